@@ -1,0 +1,157 @@
+"""The batch: the one contract between loader, objectives and evaluators.
+
+Letters in shapes: b batch, t frames, h w pixels, c channels, n tubelets,
+k visible tubelets, m hidden tubelets, l text length.
+"""
+
+import dataclasses
+from typing import TypedDict
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int32, UInt8
+
+from vtr_jax.config import choose, require
+
+
+class Batch(TypedDict, total=False):
+  """What the device sees. Evaluation batches leave out the masks.
+
+  Indices count tubelets in (time, height, width) order.
+  """
+
+  video: UInt8[Array, "b t h w c"]  # raw RGB; normalised on the device
+  video_keep_idx: Int32[Array, "b k"]  # sorted indices of visible tubelets
+  video_mask_idx: Int32[Array, "b m"]  # sorted indices of hidden tubelets
+  text_ids: Int32[Array, "b l"]  # nothing replaced: hidden words keep their ids
+  text_valid: Bool[Array, "b l"]  # True = a real token, False = padding
+  text_hidden: Bool[Array, "b l"]  # True = hidden by the text mask
+  valid: Bool[Array, "b"]  # False = the row counts in no loss and no metric
+
+
+# Keys that stay on the host. `record` [b] int64 is the index of the record that
+# was asked for; `problem` [b] str says why it was replaced, or is empty.
+HOST_KEYS = ("record", "problem")
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSpec:
+  """Size of the clip that the model sees, and how it is cut into tubelets."""
+
+  frames: int  # frames per clip
+  size: int  # height and width, pixels
+  tubelet: tuple[int, int, int]  # (frames, pixels, pixels) of one token
+  mean: tuple[float, float, float]  # of RGB in [0, 1], subtracted
+  std: tuple[float, float, float]  # of RGB in [0, 1], divided by
+
+  def __post_init__(self):
+    pt, ph, pw = self.tubelet
+    require(min(self.tubelet) > 0, f"tubelet: {self.tubelet} must be positive")
+    require(self.frames > 0, f"frames: {self.frames} must be positive")
+    require(
+      self.frames % pt == 0,
+      f"frames: {self.frames} is not a multiple of tubelet[0] = {pt}; "
+      f"use {_around(self.frames, pt)}",
+    )
+    for p in (ph, pw):
+      require(
+        self.size > 0 and self.size % p == 0,
+        f"size: {self.size} is not a multiple of the tubelet's {p} pixels; "
+        f"use {_around(self.size, p)}",
+      )
+
+  @property
+  def grid(self) -> tuple[int, int, int]:
+    """Tubelets along (time, height, width)."""
+    pt, ph, pw = self.tubelet
+    return self.frames // pt, self.size // ph, self.size // pw
+
+  @property
+  def num_tubelets(self) -> int:
+    return int(np.prod(self.grid))
+
+  @property
+  def tubelet_dim(self) -> int:
+    """Values in one tubelet: frames x pixels x pixels x 3 colours."""
+    return int(np.prod(self.tubelet)) * 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSpec:
+  """Size of the text that the model sees."""
+
+  length: int  # tokens, special tokens included; longer captions are cut
+  vocab_size: int  # rows of the word embedding; the tokenizer may have fewer
+
+  def __post_init__(self):
+    require(self.length >= 2, f"length: {self.length} must be at least 2")
+    require(self.vocab_size > 4, f"vocab_size: {self.vocab_size} must be over 4")
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskSpec:
+  """What the loader hides. Counts are fixed, so shapes are static under jit."""
+
+  video: str  # tube: the same places in every time slice | random: any tubelets
+  video_ratio: float  # share of tubelets hidden, [0, 1)
+  text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
+
+  def __post_init__(self):
+    choose(self.video, ("tube", "random"), "video")
+    require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
+    require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
+
+  def num_hidden(self, grid: tuple[int, int, int]) -> int:
+    """Hidden tubelets per clip; rounded down as in SimVTP, and one stays visible."""
+    t, h, w = grid
+    # Without the nudge, 0.7 * 10 = 6.999... would round down to 6.
+    count = lambda n: min(int(self.video_ratio * n + 1e-9), n - 1)
+    return t * count(h * w) if self.video == "tube" else count(t * h * w)
+
+
+def spec(
+  clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a training batch, before any data exists."""
+  hidden = mask.num_hidden(clip.grid)
+  shapes = dict(
+    video=((clip.frames, clip.size, clip.size, 3), np.uint8),
+    video_keep_idx=((clip.num_tubelets - hidden,), np.int32),
+    video_mask_idx=((hidden,), np.int32),
+    text_ids=((text.length,), np.int32),
+    text_valid=((text.length,), np.bool_),
+    text_hidden=((text.length,), np.bool_),
+    valid=((), np.bool_),
+  )
+  return {
+    key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+    for key, (shape, dtype) in shapes.items()
+  }
+
+
+def fake(
+  clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+  """A random but lawful training batch, for benchmarks and contract tests."""
+  rng = np.random.default_rng(seed)
+  shapes = spec(clip, text, mask, batch_size)
+  keep = shapes["video_keep_idx"].shape[1]
+  order = rng.permuted(np.tile(np.arange(clip.num_tubelets), (batch_size, 1)), axis=1)
+  lengths = rng.integers(2, text.length + 1, (batch_size, 1))
+  text_valid = np.arange(text.length) < lengths
+  hidden = rng.random((batch_size, text.length)) < mask.text_ratio
+  return dict(
+    video=rng.integers(0, 256, shapes["video"].shape, np.uint8),
+    video_keep_idx=np.sort(order[:, :keep]).astype(np.int32),
+    video_mask_idx=np.sort(order[:, keep:]).astype(np.int32),
+    text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
+    text_valid=text_valid,
+    text_hidden=hidden & text_valid & (np.arange(text.length) > 0),
+    valid=np.ones(batch_size, np.bool_),
+  )
+
+
+def _around(value: int, step: int) -> str:
+  """The multiples of `step` on both sides of `value`, for messages."""
+  low = value // step * step
+  return f"{low} or {low + step}" if low else str(step)

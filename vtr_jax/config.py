@@ -1,0 +1,119 @@
+"""From an ml_collections config to frozen, checked dataclasses.
+
+Users write and override `ConfigDict`s, which accept anything. Each part of the
+program declares what it reads as a dataclass beside the code that uses it, and
+`read` turns one into the other: unknown keys, missing keys and wrong types are
+refused before any device work, with the nearest known name.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vtr_jax.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+  """Builds dataclass `cls` from `values`, checking every key and type.
+
+  Args:
+    cls: a dataclass; nested dataclass fields are read the same way.
+    values: a mapping such as a ConfigDict.
+    where: dotted path of `values`, used in messages.
+
+  Raises:
+    ConfigError: a key is unknown or missing, a value has the wrong type, or the
+      dataclass's own `__post_init__` refuses it.
+  """
+  hints = typing.get_type_hints(cls)
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
+  for key in values:
+    if key not in fields:
+      raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, fields)}")
+  kwargs = {}
+  for name, field in fields.items():
+    if name in values:
+      kwargs[name] = _convert(hints[name], values[name], f"{where}.{name}")
+    elif (
+      field.default is dataclasses.MISSING
+      and field.default_factory is dataclasses.MISSING
+    ):
+      raise ConfigError(f"{where}.{name}: missing; add it to the config file")
+  try:
+    return cls(**kwargs)
+  except ConfigError as e:
+    raise ConfigError(f"{where}.{e}") from None
+
+
+def choose(value: str, allowed: typing.Iterable[str], name: str) -> None:
+  """Refuses a `value` that is not among `allowed`; for `__post_init__`."""
+  allowed = list(allowed)
+  if value not in allowed:
+    raise ConfigError(f"{name}: {value!r} is unknown; {nearest(value, allowed)}")
+
+
+def require(ok: bool, message: str) -> None:
+  """Refuses a field; `message` starts with the field's name."""
+  if not ok:
+    raise ConfigError(message)
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+  """One clause that names the closest known names, or lists them all."""
+  known = sorted(str(k) for k in known)
+  close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+  if close:
+    return f"did you mean {close[0]!r}?"
+  return "known: " + ", ".join(known)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{'a': {'b': 1}} -> {'a.b': 1}; lists become tuples."""
+  flat = {}
+  for key, value in values.items():
+    if isinstance(value, Mapping):
+      flat |= flatten(value, f"{prefix}{key}.")
+    else:
+      flat[prefix + key] = tuple(value) if isinstance(value, list) else value
+  return flat
+
+
+def _convert(kind: Any, value: Any, where: str) -> Any:
+  """Checks `value` against the annotation `kind`; ints may stand for floats."""
+  origin, args = typing.get_origin(kind), typing.get_args(kind)
+  if kind is Any:
+    return value
+  if dataclasses.is_dataclass(kind):
+    if not isinstance(value, Mapping):
+      raise ConfigError(f"{where}: expected a group of keys, got {value!r}")
+    return read(typing.cast(type, kind), value, where)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in args:
+      return None
+    (inner,) = (a for a in args if a is not type(None))
+    return _convert(inner, value, where)
+  if origin is dict:
+    if not isinstance(value, Mapping):
+      raise ConfigError(f"{where}: expected a group of keys, got {value!r}")
+    return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+  if origin is tuple:
+    if not isinstance(value, tuple | list):
+      raise ConfigError(f"{where}: expected a tuple, got {value!r}")
+    inner = args[:1] * len(value) if args[1:] == (...,) else args
+    if len(inner) != len(value):
+      raise ConfigError(f"{where}: expected {len(inner)} values, got {len(value)}")
+    return tuple(
+      _convert(a, v, f"{where}[{i}]")
+      for i, (a, v) in enumerate(zip(inner, value, strict=True))
+    )
+  if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+    got = f"{value!r} ({type(value).__name__})"
+    raise ConfigError(f"{where}: expected {kind.__name__}, got {got}")
+  return value

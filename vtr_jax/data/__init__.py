@@ -1,0 +1,1 @@
+"""Host side: files to NumPy batches. Never touches a JAX device."""

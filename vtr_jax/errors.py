@@ -1,0 +1,51 @@
+"""Errors a user can cause or must act on, each with its documented exit code.
+
+A message is one line: the file or key, what is wrong, and what to do about it.
+`main` prints the line without a traceback and leaves with `exit_code`.
+"""
+
+
+class VtrError(Exception):
+  """Base of every error that ends a command with one line and a code."""
+
+  exit_code = 2
+
+
+class ConfigError(VtrError):
+  """A config key is unknown, missing, of the wrong type or out of range."""
+
+  exit_code = 2
+
+
+class DataError(VtrError):
+  """Data is missing, empty, damaged or of another schema."""
+
+  exit_code = 2
+
+
+class BadSample(DataError):
+  """One record cannot be used. Training replaces it, evaluation stops."""
+
+
+class DataBudgetError(VtrError):
+  """More records were bad than `data.bad_budget` allows."""
+
+  exit_code = 3
+
+
+class DivergedError(VtrError):
+  """A loss or gradient is no longer finite."""
+
+  exit_code = 4
+
+
+class CheckpointError(VtrError):
+  """A checkpoint cannot be read, or belongs to another model."""
+
+  exit_code = 5
+
+
+class Preempted(VtrError):
+  """Asked to stop by a signal, after saving; the launcher should requeue."""
+
+  exit_code = 85

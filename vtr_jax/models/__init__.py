@@ -1,0 +1,1 @@
+"""Device side: pure linen modules. They return arrays, never losses."""

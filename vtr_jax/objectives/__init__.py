@@ -1,0 +1,1 @@
+"""One file per objective; each offers `Config` and `build`. See base.py."""
