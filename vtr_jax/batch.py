@@ -82,10 +82,15 @@ class TextSpec:
 
   length: int  # tokens, special tokens included; longer captions are cut
   vocab_size: int  # rows of the word embedding; the tokenizer may have fewer
+  mask_id: int  # id that stands for a hidden word; must be the tokenizer's own
 
   def __post_init__(self):
     require(self.length >= 2, f"length: {self.length} must be at least 2")
     require(self.vocab_size > 4, f"vocab_size: {self.vocab_size} must be over 4")
+    require(
+      0 <= self.mask_id < self.vocab_size,
+      f"mask_id: {self.mask_id} is not below vocab_size {self.vocab_size}",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,174 @@
+"""Our numbers against those of the reference code, weights and masks given.
+
+The cases lie in tests/golden; VTR_GOLDEN_DIR names another directory of the same
+layout, for fresh cases.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_cases import golden
+
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.losses import info_nce
+from vtr_jax.models.layers import Compute, Size
+from vtr_jax.objectives import simvtp
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def assert_close(ours, theirs, name):
+  """Within 1e-4 of the largest value of the reference array."""
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  assert ours.shape == theirs.shape, name
+  error = np.abs(ours - theirs).max() / np.abs(theirs).max()
+  assert error < 1e-4, f"{name}: relative error {error:.2g}"
+
+
+def blocks(state, prefix, depth):
+  """Reference transformer blocks (fused qkv [3d, d]) to ours."""
+  tree = {}
+  for i in range(depth):
+    p = f"{prefix}.blocks.{i}."
+    q, k, v = np.split(state[p + "attn.qkv.weight"], 3)
+    tree[f"block_{i}"] = dict(
+      norm_attention=norm(state, p + "norm1"),
+      norm_mlp=norm(state, p + "norm2"),
+      attention=dict(
+        query=dict(kernel=q.T, bias=state[p + "attn.q_bias"]),
+        key=dict(kernel=k.T),
+        value=dict(kernel=v.T, bias=state[p + "attn.v_bias"]),
+        out=dense(state, p + "attn.proj"),
+      ),
+      mlp=dict(up=dense(state, p + "mlp.fc1"), down=dense(state, p + "mlp.fc2")),
+    )
+  return tree | dict(norm=norm(state, f"{prefix}.norm"))
+
+
+def norm(state, name):
+  return dict(scale=state[name + ".weight"], bias=state[name + ".bias"])
+
+
+def dense(state, name):
+  return dict(kernel=state[name + ".weight"].T, bias=state[name + ".bias"])
+
+
+def tubelet_kernel(weight):
+  """Conv3d [d, c, pt, ph, pw] to [pt ph pw c, d]."""
+  return weight.transpose(2, 3, 4, 1, 0).reshape(-1, weight.shape[0])
+
+
+def simvtp_params(state, encoder_depth, decoder_depth):
+  table = "text_embeddings."
+  types = state[table + "token_type_embeddings.weight"]
+  return dict(
+    video_embed=dict(
+      proj=dict(
+        kernel=tubelet_kernel(state["encoder.patch_embed.proj.weight"]),
+        bias=state["encoder.patch_embed.proj.bias"],
+      )
+    ),
+    text_embed=dict(
+      words=state[table + "word_embeddings.weight"],
+      positions=state[table + "position_embeddings.weight"] + types[0],
+      norm=norm(state, table + "LayerNorm"),
+    ),
+    encoder=blocks(state, "encoder", encoder_depth),
+    decoder=blocks(state, "decoder", decoder_depth),
+    to_decoder=dict(kernel=state["encoder_to_decoder.weight"].T),
+    mask_token=state["mask_token"].reshape(-1),
+    pixel_head=dense(state, "decoder.head"),
+    word_head=dense(state, "text_cls"),
+    match_head=dense(state, "vtm_head"),
+  )
+
+
+@pytest.fixture(scope="module")
+def case():
+  """(model, params, batch, negatives, reference arrays) of simvtp_pretrain."""
+  arrays, meta = golden("simvtp_pretrain")
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  c = meta["config"]
+  size = lambda s: Size(s["dim"], s["depth"], 4 * s["dim"], s["heads"])
+  clip = ClipSpec(
+    c["frames"],
+    c["img_size"],
+    (c["tubelet"], c["patch_size"], c["patch_size"]),
+    **IMAGENET,
+  )
+  text = c["text"]
+  spec = TextSpec(text["max_pos"], text["vocab"], text["mask_id"])
+  config = simvtp.Config(
+    encoder=size(c["encoder"]),
+    decoder=size(c["decoder"]),
+    compute=Compute("float32", "xla", False, "none"),
+    text_dropout=0.0,
+    temperature=c["temperature"],
+    negatives="random",
+    pool="all",
+  )
+  hidden = arrays["in/video_mask"]
+  index = lambda mask: np.stack([np.flatnonzero(row) for row in mask]).astype("i4")
+  labels = arrays["in/text_labels"]
+  is_hidden = labels != -100
+  batch = dict(
+    video=arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2),
+    video_keep_idx=index(~hidden),
+    video_mask_idx=index(hidden),
+    text_ids=arrays["in/text_ids"].astype("i4"),
+    text_valid=arrays["in/attention_mask"].astype(bool),
+    text_hidden=is_hidden,
+    valid=np.ones(len(hidden), bool),
+  )
+  replaced = np.where(is_hidden, text["mask_id"], arrays["in/text_ids"])
+  np.testing.assert_array_equal(replaced, arrays["in/text_ids_masked"])
+  params = simvtp_params(state, c["encoder"]["depth"], c["decoder"]["depth"])
+  negatives = arrays["in/vtm_negative_video"].astype("i4")
+  model = simvtp.SimVTP(clip, spec, config)
+  return model, jax.tree.map(jnp.asarray, params), batch, negatives, arrays
+
+
+def test_simvtp_outputs(case):
+  model, params, batch, negatives, want = case
+  key = jax.random.key(0)
+  out = model.apply({"params": params}, batch, key, negatives, rngs={"dropout": key})
+  hidden = want["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
+  patches = simvtp.patchify(hidden, model.clip.tubelet)
+  targets, _, _ = simvtp.pixel_targets(simvtp.gather(patches, batch["video_mask_idx"]))
+  assert_close(out.joint, want["out/joint_tokens"], "joint")
+  assert_close(out.pixels, want["out/pixels_at_masked"], "pixels")
+  assert_close(targets.reshape(out.pixels.shape), want["out/pixel_targets"], "targets")
+  assert_close(out.words, want["out/mlm_logits"], "words")
+  assert_close(out.match, want["out/vtm_logits"], "match")
+  assert_close(out.text, want["out/text_mean"], "text")
+  assert_close(out.video, want["out/video_mean"], "video")
+
+
+def test_simvtp_losses_and_gradients(case):
+  model, params, batch, negatives, want = case
+
+  def losses(params):
+    out = simvtp.forward(model, params, batch, jax.random.key(0), negatives)
+    vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
+    return vtc + sum(out.terms.values()), out.terms | dict(vtc=vtc)
+
+  (_, terms), grads = jax.value_and_grad(losses, has_aux=True)(params)
+  for name, value in terms.items():
+    assert_close(value, want[f"out/loss_{name}"], name)
+  attention = grads["encoder"]["block_0"]["attention"]
+  qkv = [attention[name]["kernel"].T for name in ("query", "key", "value")]
+  ours = {
+    "mask_token": grads["mask_token"][None, None],
+    "encoder.blocks.0.attn.qkv.weight": np.concatenate(qkv),
+    "decoder.head.weight": grads["pixel_head"]["kernel"].T,
+    "text_embeddings.word_embeddings.weight": grads["text_embed"]["words"],
+    "vtm_head.weight": grads["match_head"]["kernel"].T,
+  }
+  conv = want["grad/encoder.patch_embed.proj.weight"]
+  theirs = tubelet_kernel(conv)
+  assert_close(grads["video_embed"]["proj"]["kernel"], theirs, "patch_embed")
+  listed = {k[5:] for k in want if k.startswith("grad/")}
+  assert listed == set(ours) | {"encoder.patch_embed.proj.weight"}
+  for name, value in ours.items():
+    assert_close(value, want["grad/" + name], name)

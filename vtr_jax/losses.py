@@ -1,0 +1,50 @@
+"""Losses: arrays to scalars. Rows with valid = False count nowhere."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+
+def masked_mean(
+  values: Float[Array, "..."], mask: Bool[Array, "..."]
+) -> Float[Array, ""]:
+  """Mean of `values` where `mask`; 0 when nothing counts. `mask` may lack last axes."""
+  weight = jnp.broadcast_to(
+    mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
+  ).astype(jnp.float32)
+  # where, not a product: a row that does not count may hold anything, even NaN.
+  total = jnp.sum(jnp.where(weight > 0, values.astype(jnp.float32), 0))
+  return total / jnp.maximum(jnp.sum(weight), 1)
+
+
+def cross_entropy(
+  logits: Float[Array, "... v"], labels: Int32[Array, "..."]
+) -> Float[Array, "..."]:
+  """Negative log-likelihood of `labels`, in float32."""
+  logits = logits.astype(jnp.float32)
+  picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def info_nce(
+  video: Float[Array, "b e"],
+  text: Float[Array, "b e"],
+  scale: Float[Array, ""] | float,
+  valid: Bool[Array, "b"],
+) -> Float[Array, ""]:
+  """Symmetric InfoNCE over the global batch; pairs lie on the diagonal.
+
+  The sum of both directions, as Frozen's NormSoftmaxLoss, not their mean.
+
+  Args:
+    video: unit-norm embeddings.
+    text: unit-norm embeddings; text[i] describes video[i].
+    scale: 1 / temperature.
+    valid: rows that take part, as anchors and as negatives.
+  """
+  logits = scale * (text.astype(jnp.float32) @ video.astype(jnp.float32).T)
+  logits = jnp.where(valid[None, :] & valid[:, None], logits, -1e9)
+  labels = jnp.arange(logits.shape[0])
+  text_to_video = masked_mean(cross_entropy(logits, labels), valid)
+  video_to_text = masked_mean(cross_entropy(logits.T, labels), valid)
+  return text_to_video + video_to_text

@@ -1,0 +1,272 @@
+"""Retrieval metrics from a similarity matrix; NumPy only, on the host.
+
+`sim[i, j]` is the score of text i and video j, higher is better, and `owner[i]` is the
+video that text i describes. A video may own any number of texts, even none. Ranks
+count from 1.
+
+The rules are those of Frozen in Time (github.com/m-bain/frozen-in-time,
+model/metric.py), which MCQ, MILES and SimVTP copied. Only the default differs: Frozen
+breaks text-to-video ties in favour of the right video, so that a collapsed model whose
+scores are all equal gets R@1 = 100 %. Here ties are averaged (McSherry and Najork,
+ECIR 2008) unless `ties="optimistic"`.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from vtr_jax.errors import ConfigError, DataError
+
+Ties = Literal["average", "optimistic"]
+
+_CHUNK = 1 << 20  # scores looked at in one go: their temporaries fit in the cache
+
+
+def text_to_video_ranks(
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
+) -> Float[np.ndarray, "t"]:
+  """Rank of each text's own video among all videos; best is 1.
+
+  Args:
+    sim: score of every text (row) with every video (column); finite.
+    owner: index of the video that each text describes.
+    ties: "average" gives all videos of equal score their mean rank; "optimistic"
+      ranks the right one first, as Frozen does for this direction.
+
+  Raises:
+    DataError: no pair at all, shapes or indices that do not fit, or a score that is
+      not finite; names the first such text or video.
+    ConfigError: unknown `ties`.
+  """
+  sim, owner = _check(sim, owner, ties)
+  own = sim[np.arange(len(sim)), owner][:, None]
+  better = np.empty(len(sim), np.int64)
+  equal = np.empty(len(sim), np.int64)
+  for rows in _chunks(sim):
+    better[rows] = np.count_nonzero(sim[rows] > own[rows], axis=1)
+    equal[rows] = np.count_nonzero(sim[rows] == own[rows], axis=1)
+  return _ranks(better, equal, ties)
+
+
+def video_to_text_ranks(
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
+) -> Float[np.ndarray, "w"]:
+  """Rank, among all texts, of the best-placed text of each video; best is 1.
+
+  Videos without a text are left out: w counts the videos that own one, in order.
+  A video's further texts count as rivals like any other, as in Frozen.
+
+  Args, Raises: as `text_to_video_ranks`. Frozen averages ties in this direction.
+  """
+  sim, owner = _check(sim, owner, ties)
+  videos = np.unique(owner)
+  best = np.full(sim.shape[1], sim.min(), sim.dtype)
+  np.maximum.at(best, owner, sim[np.arange(len(sim)), owner])
+  better = np.zeros(sim.shape[1], np.int64)
+  equal = np.zeros(sim.shape[1], np.int64)
+  for rows in _chunks(sim):
+    better += np.count_nonzero(sim[rows] > best, axis=0)
+    equal += np.count_nonzero(sim[rows] == best, axis=0)
+  return _ranks(better[videos], equal[videos], ties)
+
+
+def summarize(ranks: Float[np.ndarray, "n"]) -> dict[str, float]:
+  """R@1, R@5 and R@10 in percent, median rank MedR and mean rank MeanR.
+
+  Averaged ranks can end in .5. As in Frozen, such a rank counts for R@5 and R@10 when
+  its whole part is within K, but a shared first place (1.5) does not count for R@1.
+
+  Raises:
+    DataError: there are no ranks.
+  """
+  ranks = np.asarray(ranks)
+  if not ranks.size:
+    raise DataError("ranks: empty; the split needs at least one text with its video")
+  return {
+    "R@1": 100 * float(np.mean(ranks == 1)),
+    "R@5": 100 * float(np.mean(ranks < 6)),
+    "R@10": 100 * float(np.mean(ranks < 11)),
+    "MedR": float(np.median(ranks)),
+    "MeanR": float(np.mean(ranks)),
+  }
+
+
+def retrieval_metrics(
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
+) -> dict[str, float]:
+  """`summarize` in both directions: "t2v/R@1" ... "t2v/MeanR", "v2t/R@1" ...
+
+  Args, Raises: as `text_to_video_ranks`.
+  """
+  both = dict(
+    t2v=text_to_video_ranks(sim, owner, ties), v2t=video_to_text_ranks(sim, owner, ties)
+  )
+  return {
+    f"{way}/{name}": value
+    for way, ranks in both.items()
+    for name, value in summarize(ranks).items()
+  }
+
+
+def dual_softmax(
+  sim: Shaped[np.ndarray, "t v"], temperature: float
+) -> Float[np.ndarray, "t v"]:
+  """Text-to-video scores weighed by how much each video prefers each text.
+
+  `sim * softmax(sim / temperature)` over the texts, the inference trick of CAMoE (arXiv
+  2109.04290). It needs all queries at once, so report it in a row of its own. For
+  video-to-text, pass and return the transposed matrix.
+
+  Args:
+    sim: finite scores.
+    temperature: positive, in units of `sim`; 0.01 suits cosines.
+
+  Returns:
+    float64, whose range keeps far-off texts from underflowing into ties.
+
+  Raises:
+    ConfigError: `temperature` is not positive.
+    DataError: a score is not finite.
+  """
+  if not 0 < temperature < np.inf:
+    raise ConfigError(f"temperature: {temperature} must be positive and finite")
+  sim = _matrix(sim)
+  weight = sim.astype(np.float64)
+  weight -= weight.max(axis=0)
+  weight /= temperature
+  np.exp(weight, out=weight)
+  weight /= weight.sum(axis=0)
+  weight *= sim
+  return weight
+
+
+def rerank(
+  sim: Shaped[np.ndarray, "t v"],
+  candidates: Int[np.ndarray, "t k"],
+  scores: Shaped[np.ndarray, "t k"],
+) -> Float[np.ndarray, "t v"]:
+  """Puts each text's candidates first, in the order of their matching scores.
+
+  All other videos stay behind them in their old order. Equal scores, and only those,
+  stay equal. Values of the result compare within a row only, so use it for
+  `text_to_video_ranks`; for the other direction, pass the transposed matrix.
+
+  Args:
+    sim: finite scores, from the two towers.
+    candidates: distinct videos for each text, such as its top k.
+    scores: matching score of each candidate, higher is better; any scale.
+
+  Raises:
+    DataError: shapes or indices do not fit, a video is twice among a text's
+      candidates, or a score is not finite.
+  """
+  sim, candidates, scores = _matrix(sim), np.asarray(candidates), np.asarray(scores)
+  if candidates.shape != scores.shape or candidates.shape[:-1] != sim.shape[:1]:
+    raise DataError(
+      f"candidates: shape {candidates.shape} does not fit scores {scores.shape} and "
+      f"sim {sim.shape}; give [texts, k] of both"
+    )
+  if not candidates.size:
+    return sim.astype(np.result_type(sim, np.float32))
+  _indices(candidates, sim.shape[1], "candidates")
+  twice = np.any(np.diff(np.sort(candidates, axis=1), axis=1) == 0, axis=1)
+  if twice.any():
+    raise DataError(
+      f"candidates: text {twice.argmax()} lists a video twice; give distinct videos"
+    )
+  if not np.isfinite(scores).all():
+    i, j = np.argwhere(~np.isfinite(scores))[0]
+    raise DataError(
+      f"scores: {scores[i, j]} for text {i}, candidate {j}; the matching head or its "
+      "input is not finite: the weights have diverged or did not load"
+    )
+  result = sim.astype(np.result_type(sim, np.float32))
+  top = result.max(axis=1, keepdims=True)
+  # Steps above the row's best score, each too large to be rounded away.
+  lifted = top + _places(scores) * (1 + np.abs(top))
+  np.put_along_axis(result, candidates, lifted, axis=1)
+  return result
+
+
+def _places(scores: np.ndarray) -> np.ndarray:
+  """Each row's values as 1, 2, 3 ... from the lowest; equal values share one number."""
+  order = np.argsort(scores, axis=1)
+  ascending = np.take_along_axis(scores, order, axis=1)
+  rises = np.ones(scores.shape, np.bool_)
+  rises[:, 1:] = ascending[:, 1:] > ascending[:, :-1]
+  places = np.empty(scores.shape, np.int64)
+  np.put_along_axis(places, order, np.cumsum(rises, axis=1), axis=1)
+  return places
+
+
+def _ranks(better: np.ndarray, equal: np.ndarray, ties: Ties) -> np.ndarray:
+  """Ranks of items with `better` rivals ahead and `equal` at par, itself included."""
+  return better + ((equal + 1) / 2 if ties == "average" else 1.0)
+
+
+def _chunks(sim: np.ndarray) -> Iterator[slice]:
+  """Groups of rows with about `_CHUNK` scores each."""
+  size = max(1, _CHUNK // sim.shape[1])
+  return (slice(i, i + size) for i in range(0, len(sim), size))
+
+
+def _check(
+  sim: np.ndarray, owner: np.ndarray, ties: Ties
+) -> tuple[np.ndarray, np.ndarray]:
+  """The arguments of the rank functions as sound arrays."""
+  if ties not in ("average", "optimistic"):
+    raise ConfigError(f"ties: {ties!r} is unknown; known: average, optimistic")
+  sim, owner = _matrix(sim), np.asarray(owner)
+  if owner.shape != sim.shape[:1]:
+    raise DataError(
+      f"owner: shape {owner.shape} does not fit sim {sim.shape}; give the index of "
+      "one video for each row of sim"
+    )
+  _indices(owner, sim.shape[1], "owner")
+  return sim, owner
+
+
+def _matrix(sim: np.ndarray) -> np.ndarray:
+  """`sim` as an array, checked to be a finite matrix with a pair in it."""
+  sim = np.asarray(sim)
+  if sim.ndim != 2 or not sim.size:
+    raise DataError(
+      f"sim: shape {sim.shape} has no pairs; give [texts, videos], at least one of each"
+    )
+  _finite(sim)
+  return sim
+
+
+def _indices(values: np.ndarray, count: int, name: str) -> None:
+  """Refuses anything but indices of `count` videos; the first axis is texts."""
+  if not np.issubdtype(values.dtype, np.integer):
+    raise DataError(f"{name}: {values.dtype} are no indices; give integers")
+  wrong = (values < 0) | (values >= count)
+  if wrong.any():
+    at = tuple(np.argwhere(wrong)[0])
+    raise DataError(
+      f"{name}: text {at[0]} points to video {values[at]}, but sim has {count} videos "
+      f"(0 to {count - 1}); do texts and videos come from the same split?"
+    )
+
+
+def _finite(sim: np.ndarray) -> None:
+  """Refuses NaN and infinity; says whether one text, one video or one pair is bad."""
+  for rows in _chunks(sim):
+    good = np.isfinite(sim[rows])
+    if good.all():
+      continue
+    row, j = np.argwhere(~good)[0]
+    i = rows.start + row
+    if not np.isfinite(sim[i]).any():
+      where = f"text {i} (all its scores)"
+    elif not np.isfinite(sim[:, j]).any():
+      where = f"video {j} (all its scores)"
+    else:
+      where = f"text {i}, video {j}"
+    raise DataError(
+      f"sim: {sim[i, j]} for {where}; its embedding is not finite: the weights have "
+      "diverged or did not load, or the input is damaged"
+    )

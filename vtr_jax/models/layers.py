@@ -1,0 +1,185 @@
+"""Transformer parts shared by every tower: Dense, Attention, Block, Transformer.
+
+Parameters are float32 and carry logical axis names (sharding.py maps them to the
+mesh); activations have `Compute.dtype`; softmax and normalisation are float32.
+Initialisation is VideoMAE's: Xavier-uniform kernels, zero biases.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from vtr_jax.config import choose, require
+
+logical = nn.with_logical_partitioning
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Size of one transformer."""
+
+  width: int
+  depth: int
+  mlp_dim: int
+  num_heads: int
+
+  def __post_init__(self):
+    require(
+      self.width % self.num_heads == 0,
+      f"num_heads: {self.num_heads} does not divide width {self.width}",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+  """How the same numbers are computed; no choice changes the parameters' meaning."""
+
+  dtype: str  # of activations: float32 | bfloat16
+  attention: str  # auto | xla | cudnn, of jax.nn.dot_product_attention
+  scan: bool  # one compiled block for all layers; parameters are stacked
+  remat: str  # what the backward pass recomputes: none | dots | full
+
+  def __post_init__(self):
+    choose(self.dtype, ("float32", "bfloat16"), "dtype")
+    choose(self.attention, ("auto", "xla", "cudnn"), "attention")
+    choose(self.remat, ("none", "dots", "full"), "remat")
+
+
+class Dense(nn.Module):
+  """Linear layer over the last axis; `axes` names the kernel's logical axes.
+
+  The product is taken over one flattened axis, because XLA's CPU back end is slow
+  at float32 weight gradients that contract several axes.
+  """
+
+  features: int
+  axes: tuple[str, str]
+  dtype: str
+  use_bias: bool = True
+  kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+    shape = (x.shape[-1], self.features)
+    kernel = self.param("kernel", logical(self.kernel_init, self.axes), shape)
+    y = x.reshape(-1, shape[0]).astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.use_bias:
+      init = logical(nn.initializers.zeros_init(), self.axes[1:])
+      y += self.param("bias", init, shape[1:]).astype(self.dtype)
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+def layer_norm(epsilon: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
+  """LayerNorm with float32 statistics."""
+  return nn.LayerNorm(
+    epsilon=epsilon,
+    dtype=jnp.dtype(dtype),
+    scale_init=logical(nn.initializers.ones_init(), ("embed",)),
+    bias_init=logical(nn.initializers.zeros_init(), ("embed",)),
+    name=name,
+  )
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention.
+
+  Keys have no bias: it would add one number to all scores of a query, and softmax
+  takes that away again. VideoMAE and SimVTP leave it out for the same reason.
+  """
+
+  num_heads: int
+  compute: Compute
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+  ) -> Float[Array, "b n d"]:
+    b, n, d = x.shape
+    dense = functools.partial(Dense, d, dtype=self.compute.dtype)
+    split = lambda y: y.reshape(b, n, self.num_heads, d // self.num_heads)
+    query = split(dense(("embed", "heads"), name="query")(x))
+    key = split(dense(("embed", "heads"), use_bias=False, name="key")(x))
+    value = split(dense(("embed", "heads"), name="value")(x))
+    implementation = self.compute.attention
+    with jax.named_scope("attend"):
+      y = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=None if valid is None else valid[:, None, None, :],
+        implementation=None if implementation == "auto" else implementation,  # pyright: ignore
+      )
+    return dense(("heads", "embed"), name="out")(y.reshape(b, n, d))
+
+
+class Mlp(nn.Module):
+  """Two layers with the exact GELU between them."""
+
+  hidden: int
+  dtype: str
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    y = Dense(self.hidden, ("embed", "mlp"), self.dtype, name="up")(x)
+    y = nn.gelu(y, approximate=False)
+    return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(y)
+
+
+class Block(nn.Module):
+  """Pre-norm transformer block (ViT, VideoMAE; LayerNorm epsilon 1e-6)."""
+
+  size: Size
+  compute: Compute
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+  ) -> Float[Array, "b n d"]:
+    norm = functools.partial(layer_norm, 1e-6, self.compute.dtype)
+    x += Attention(self.size.num_heads, self.compute, name="attention")(
+      norm(name="norm_attention")(x), valid
+    )
+    x += Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(
+      norm(name="norm_mlp")(x)
+    )
+    return nn.with_logical_constraint(x, ("batch", "length", None))
+
+
+class Transformer(nn.Module):
+  """`depth` blocks and a last LayerNorm, with optional scan and remat."""
+
+  size: Size
+  compute: Compute
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+  ) -> Float[Array, "b n d"]:
+    x = x.astype(self.compute.dtype)
+    block = Block
+    if self.compute.remat != "none":
+      policies = dict(
+        full=jax.checkpoint_policies.nothing_saveable,
+        dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+      )
+      policy = policies[self.compute.remat]
+      block = nn.remat(Block, policy=policy, prevent_cse=not self.compute.scan)
+    if self.compute.scan:
+      step = nn.scan(
+        lambda layer, x, valid: (layer(x, valid), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=self.size.depth,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )
+      x, _ = step(block(self.size, self.compute, name="blocks"), x, valid)
+    else:
+      for i in range(self.size.depth):
+        x = block(self.size, self.compute, name=f"block_{i}")(x, valid)
+    return layer_norm(1e-6, self.compute.dtype, name="norm")(x)

@@ -1,0 +1,40 @@
+"""Text embedding: BERT's first layer (word + position, LayerNorm, dropout)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32
+
+from vtr_jax.batch import TextSpec
+from vtr_jax.models.layers import layer_norm, logical
+
+
+class TextEmbed(nn.Module):
+  """Words and learned positions, normalised (epsilon 1e-12, as in BERT).
+
+  BERT also adds its token-type-0 row to every token; that row belongs into the
+  position table here.
+  """
+
+  text: TextSpec
+  width: int
+  dropout: float
+  dtype: str
+
+  @nn.compact
+  def __call__(
+    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
+  ) -> Float[Array, "b l d"]:
+    init = nn.initializers.truncated_normal(0.02)
+    words = self.param(
+      "words", logical(init, ("vocab", "embed")), (self.text.vocab_size, self.width)
+    )
+    positions = self.param(
+      "positions", logical(init, ("length", "embed")), (self.text.length, self.width)
+    )
+    x = jnp.take(words, ids, axis=0)
+    # As PyTorch's padding_idx: padding never trains its word row.
+    x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
+    x += positions[: ids.shape[1]]
+    x = layer_norm(1e-12, self.dtype, name="norm")(x)
+    return nn.Dropout(self.dropout)(x, deterministic=not train)

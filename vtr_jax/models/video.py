@@ -1,0 +1,74 @@
+"""Video tubelets: cutting, embedding, fixed space-time positions."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int32, Num
+
+from vtr_jax.batch import ClipSpec
+from vtr_jax.models.layers import Dense
+
+
+def patchify(
+  video: Num[Array, "b t h w c"], tubelet: tuple[int, int, int]
+) -> Num[Array, "b n p"]:
+  """Cuts clips into tubelets, (time, height, width) order, values (pt ph pw c)."""
+  b, t, h, w, c = video.shape
+  pt, ph, pw = tubelet
+  x = video.reshape(b, t // pt, pt, h // ph, ph, w // pw, pw, c)
+  x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+  return x.reshape(b, -1, pt * ph * pw * c)
+
+
+def unpatchify(patches: Num[Array, "b n p"], clip: ClipSpec) -> Num[Array, "b t h w c"]:
+  """Inverse of `patchify`."""
+  (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet
+  x = patches.reshape(-1, gt, gh, gw, pt, ph, pw, 3)
+  x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+  return x.reshape(-1, clip.frames, clip.size, clip.size, 3)
+
+
+def gather(x: Num[Array, "b n d"], idx: Int32[Array, "b k"]) -> Num[Array, "b k d"]:
+  """Picks tokens by index; needs no communication when the batch is sharded."""
+  return jnp.take_along_axis(x, idx[:, :, None], axis=1)
+
+
+def unit_pixels(pixels: Num[Array, "..."]) -> Float[Array, "..."]:
+  """RGB in [0, 1]; uint8 is divided by 255, floats are taken as they are."""
+  if pixels.dtype == jnp.uint8:
+    return pixels.astype(jnp.float32) / 255
+  return pixels.astype(jnp.float32)
+
+
+def sincos_positions(length: int, width: int) -> Float[np.ndarray, "n d"]:
+  """Fixed sinusoid over the flat space-time index (VideoMAE's and SimVTP's table).
+
+  Even columns are sines, odd columns cosines, of index / 10000^(2 (i // 2) / width).
+  """
+  rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
+  angle = np.arange(length)[:, None] * rate
+  table = np.where(np.arange(width) % 2 == 0, np.sin(angle), np.cos(angle))
+  return table.astype(np.float32)
+
+
+class VideoEmbed(nn.Module):
+  """Linear embedding of tubelets plus positions; a Conv3d with stride = kernel."""
+
+  clip: ClipSpec
+  width: int
+  dtype: str
+
+  @nn.compact
+  def __call__(
+    self,
+    patches: Num[Array, "b k p"],
+    idx: Int32[Array, "b k"] | None = None,
+  ) -> Float[Array, "b k d"]:
+    """`patches` are raw pixels; `idx` are their places, None = all in order."""
+    repeats = self.clip.tubelet_dim // 3
+    mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
+    x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
+    x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
+    table = sincos_positions(self.clip.num_tubelets, self.width)
+    positions = jnp.asarray(table, self.dtype)
+    return x + (positions[None] if idx is None else positions[idx])

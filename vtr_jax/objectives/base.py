@@ -1,0 +1,80 @@
+"""What an objective is: a value that the step and the evaluators call.
+
+An objective is one file beside this one with four parts: a docstring that says
+which values are the paper's, a linen module, a forward function, and
+`build(config, clip, text, mask) -> Objective` with a dataclass `Config` for its
+section of the config. Nothing else needs to know of it.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from vtr_jax import objectives
+from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.config import choose, read
+from vtr_jax.errors import ConfigError
+
+Params = Mapping[str, Any]
+
+
+class Forward(NamedTuple):
+  """What a training pass gives to the step, which makes the loss of it."""
+
+  video: Float[Array, "b e"]  # unit norm, for the contrastive term
+  text: Float[Array, "b e"]  # unit norm, text[i] belongs to video[i]
+  scale: Float[Array, ""] | float  # 1 / temperature
+  terms: dict[str, Float[Array, ""]]  # every other loss term, means over the batch
+
+
+class Reconstruction(NamedTuple):
+  """What the model puts in the place of what was hidden, for pictures."""
+
+  pixels: Float[Array, "b m p"]  # RGB in [0, 1] of the hidden tubelets
+  word_ids: Float[Array, "b l"]  # the likeliest token at every place
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """The step and the evaluators use these fields and nothing else."""
+
+  model: nn.Module  # a linen definition, no state
+  mask: MaskSpec  # what the loader hides
+  init: Callable[[jax.Array, Batch], Any]  # (key, batch) -> boxed params
+  forward: Callable[..., Forward]  # (params, batch, key)
+  embed_video: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
+  embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
+  terms: tuple[str, ...]  # names in Forward.terms
+  # (params, batch) -> [b] how well video[i] and text[i] fit, for re-ranking
+  match: Callable[[Params, Batch], Float[Array, "b"]] | None = None
+  reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
+
+
+def names() -> list[str]:
+  """Objectives that exist: the files beside this one."""
+  found = [m.name for m in pkgutil.iter_modules(objectives.__path__)]
+  return sorted(set(found) - {"base"})
+
+
+def build(
+  values: Mapping[str, Any], clip: ClipSpec, text: TextSpec, mask: MaskSpec
+) -> Objective:
+  """Builds the objective that `values.name` names.
+
+  Raises:
+    ConfigError: the name is unknown, or a key of its section is wrong.
+  """
+  values = dict(values)
+  name = values.pop("name", None)
+  if not isinstance(name, str):
+    raise ConfigError(f"config.objective.name: missing; one of {', '.join(names())}")
+  choose(name, names(), "config.objective.name")
+  module = importlib.import_module(f"vtr_jax.objectives.{name}")
+  config = read(module.Config, values, "config.objective")
+  return module.build(config, clip, text, mask)

@@ -1,0 +1,114 @@
+"""AdamW with schedule, clipping, and per-parameter rules addressed by path.
+
+A path is the parameter's keys joined by '/', such as
+`encoder/block_0/mlp/up/kernel`. Rules are (regular expression, factor) pairs; the
+first whose expression is found in the path counts. A parameter that no rule covers,
+or a rule that covers no parameter, is an error: a misspelt rule must not pass.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import optax
+
+from vtr_jax.config import choose, require
+from vtr_jax.errors import ConfigError
+
+Rules = tuple[tuple[str, float], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """Section `optim` of the config."""
+
+  lr: float  # peak learning rate, at the end of the warm-up
+  min_lr: float  # learning rate at the last step (cosine only)
+  schedule: str  # after the warm-up: cosine | constant
+  warmup_steps: int  # linear from 0
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  decay_rules: Rules  # path -> factor of weight_decay
+  lr_rules: Rules  # path -> factor of the learning rate; 0 freezes
+  clip_norm: float  # of the gradient over all parameters; 0 = off
+
+  def __post_init__(self):
+    choose(self.schedule, ("cosine", "constant"), "schedule")
+    require(self.lr >= 0, f"lr: {self.lr} must not be negative")
+    require(self.warmup_steps >= 0, f"warmup_steps: {self.warmup_steps} is negative")
+
+
+def paths(params: Any) -> Any:
+  """A tree like `params` that holds each parameter's path."""
+  name = lambda path, _: "/".join(str(k.key) for k in path)
+  return jax.tree_util.tree_map_with_path(name, params)
+
+
+def by_rule(params: Any, rules: Rules, where: str) -> Any:
+  """A tree like `params` with the factor that `rules` give to each parameter.
+
+  Raises:
+    ConfigError: a parameter is covered by no rule, or a rule by no parameter.
+  """
+  used = set()
+
+  def factor(path: str) -> float:
+    for pattern, value in rules:
+      if re.search(pattern, path):
+        used.add(pattern)
+        return value
+    raise ConfigError(f"{where}: no rule covers {path}; end with ('.*', factor)")
+
+  tree = jax.tree.map(factor, paths(params))
+  # The catch-all at the end may be idle: it guards what is not there yet.
+  for pattern, _ in rules:
+    if pattern not in used and pattern != ".*":
+      raise ConfigError(f"{where}: {pattern!r} matches no parameter; check its spelling")
+  return tree
+
+
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+  """Learning rate by step: linear warm-up, then cosine to `min_lr` or constant."""
+  if config.schedule == "constant":
+    warm = optax.linear_schedule(0.0, config.lr, config.warmup_steps)
+    return warm if config.warmup_steps else optax.constant_schedule(config.lr)
+  require(
+    config.warmup_steps < steps,
+    f"config.optim.warmup_steps: {config.warmup_steps} must be below steps = {steps}",
+  )
+  return optax.warmup_cosine_decay_schedule(
+    0.0 if config.warmup_steps else config.lr,
+    config.lr,
+    config.warmup_steps,
+    steps,
+    config.min_lr,
+  )
+
+
+def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
+  """The optimiser; `params` may be abstract, only paths are read."""
+  decay = by_rule(params, config.decay_rules, "config.optim.decay_rules")
+  rate = by_rule(params, config.lr_rules, "config.optim.lr_rules")
+  trained = jax.tree.map(lambda r: r != 0, rate)
+  frozen = jax.tree.map(lambda r: r == 0, rate)
+
+  def decayed(updates, params):
+    add = lambda u, p, factor: u + config.weight_decay * factor * p
+    return jax.tree.map(add, updates, params, decay)
+
+  def scaled(updates, _):
+    return jax.tree.map(lambda u, factor: u * factor, updates, rate)
+
+  return optax.chain(
+    optax.masked(optax.set_to_zero(), frozen),  # before the norm is taken
+    optax.clip_by_global_norm(config.clip_norm)
+    if config.clip_norm
+    else optax.identity(),
+    optax.masked(optax.scale_by_adam(config.b1, config.b2, config.eps), trained),
+    optax.stateless(decayed),
+    optax.stateless(scaled),
+    optax.scale_by_learning_rate(schedule(config, steps)),
+  )

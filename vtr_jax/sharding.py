@@ -1,0 +1,125 @@
+"""The mesh, and which logical axis lies on which mesh axis: all of it, on one screen.
+
+Axes are Auto: the compiler places collectives, guided by the shardings of the
+parameters and of the batch and by the constraint at the end of every block.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from vtr_jax.config import require
+from vtr_jax.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor")
+
+RULES = (
+  ("batch", ("data", "fsdp")),
+  ("embed", "fsdp"),
+  ("mlp", "tensor"),
+  ("heads", "tensor"),
+  ("vocab", "tensor"),
+  ("pixels", None),
+  ("classes", None),
+  ("length", None),
+  ("layers", None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Section `mesh` of the config: devices along each axis; one may be -1, the rest."""
+
+  data: int  # copies of the parameters
+  fsdp: int  # parts of the parameters, gathered when used
+  tensor: int  # parts of every product
+
+  def __post_init__(self):
+    sizes = [getattr(self, a) for a in AXES]
+    require(all(n == -1 or n > 0 for n in sizes), f"data, fsdp, tensor: {sizes}")
+    require(sizes.count(-1) <= 1, "data, fsdp, tensor: only one may be -1")
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+  """Lays all devices out as data x fsdp x tensor.
+
+  Raises:
+    ConfigError: the sizes do not multiply to the number of devices.
+  """
+  total = jax.device_count()
+  sizes = [getattr(config, a) for a in AXES]
+  known = math.prod(n for n in sizes if n != -1)
+  sizes = [total // known if n == -1 else n for n in sizes]
+  if math.prod(sizes) != total or 0 in sizes:
+    raise ConfigError(
+      f"config.mesh: {' x '.join(f'{a}={getattr(config, a)}' for a in AXES)} "
+      f"does not multiply to the {total} devices here; set one axis to -1"
+    )
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def scope(mesh: Mesh) -> Iterator[None]:
+  """Within it, logical constraints hold; without it they are silently ignored."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+    yield
+
+
+def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+  """Shardings for boxed (abstract) parameters, by their logical axes.
+
+  An axis that the mesh does not divide evenly stays whole on every device.
+  """
+  wanted = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+
+  def fit(array, sharding: NamedSharding) -> NamedSharding:
+    spec = [
+      axis if size % _mesh_size(mesh, axis) == 0 else None
+      for size, axis in zip(array.shape, sharding.spec, strict=False)
+    ]
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(fit, nn.unbox(boxed), wanted)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over data and fsdp; every other axis whole."""
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Makes one global array of every host's rows."""
+  sharding = batch_sharding(mesh)
+  return {
+    key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+    for key, value in local.items()
+  }
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
+  """Refuses a batch that does not divide, naming the two nearest that do."""
+  parts = _mesh_size(mesh, ("data", "fsdp"))
+  if batch_size <= 0 or batch_size % parts:
+    low = batch_size // parts * parts
+    near = f"{low} or {low + parts}" if low > 0 else str(parts)
+    raise ConfigError(
+      f"{key}: {batch_size} rows do not divide over data x fsdp = {parts} devices; "
+      f"use {near}"
+    )
+
+
+def _mesh_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+  if axis is None:
+    return 1
+  return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
