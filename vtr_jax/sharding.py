@@ -26,6 +26,7 @@ RULES = (
   ("mlp", "tensor"),
   ("heads", "tensor"),
   ("vocab", "tensor"),
+  ("norm", None),  # one-dimensional: too small to be worth gathering
   ("pixels", None),
   ("classes", None),
   ("length", None),

@@ -69,7 +69,8 @@ class Dense(nn.Module):
     kernel = self.param("kernel", logical(self.kernel_init, self.axes), shape)
     y = x.reshape(-1, shape[0]).astype(self.dtype) @ kernel.astype(self.dtype)
     if self.use_bias:
-      init = logical(nn.initializers.zeros_init(), self.axes[1:])
+      axis = "norm" if self.axes[1] == "embed" else self.axes[1]
+      init = logical(nn.initializers.zeros_init(), (axis,))
       y += self.param("bias", init, shape[1:]).astype(self.dtype)
     return y.reshape(*x.shape[:-1], self.features)
 
@@ -79,10 +80,15 @@ def layer_norm(epsilon: float, dtype: str, name: str | None = None) -> nn.LayerN
   return nn.LayerNorm(
     epsilon=epsilon,
     dtype=jnp.dtype(dtype),
-    scale_init=logical(nn.initializers.ones_init(), ("embed",)),
-    bias_init=logical(nn.initializers.zeros_init(), ("embed",)),
+    scale_init=logical(nn.initializers.ones_init(), ("norm",)),
+    bias_init=logical(nn.initializers.zeros_init(), ("norm",)),
     name=name,
   )
+
+
+def activation(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+  """Keeps activations split over the batch alone, whatever the parameters are."""
+  return nn.with_logical_constraint(x, ("batch", None, None))
 
 
 class Attention(nn.Module):
@@ -147,7 +153,7 @@ class Block(nn.Module):
     x += Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(
       norm(name="norm_mlp")(x)
     )
-    return nn.with_logical_constraint(x, ("batch", "length", None))
+    return activation(x)
 
 
 class Transformer(nn.Module):
@@ -160,7 +166,7 @@ class Transformer(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
-    x = x.astype(self.compute.dtype)
+    x = activation(x.astype(self.compute.dtype))
     block = Block
     if self.compute.remat != "none":
       policies = dict(
@@ -182,4 +188,4 @@ class Transformer(nn.Module):
     else:
       for i in range(self.size.depth):
         x = block(self.size, self.compute, name=f"block_{i}")(x, valid)
-    return layer_norm(1e-6, self.compute.dtype, name="norm")(x)
+    return activation(layer_norm(1e-6, self.compute.dtype, name="norm")(x))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.batch import TextSpec
-from vtr_jax.models.layers import layer_norm, logical
+from vtr_jax.models.layers import activation, layer_norm, logical
 
 
 class TextEmbed(nn.Module):
@@ -32,9 +32,11 @@ class TextEmbed(nn.Module):
     positions = self.param(
       "positions", logical(init, ("length", "embed")), (self.text.length, self.width)
     )
-    x = jnp.take(words, ids, axis=0)
+    # Whole rows: a lookup in a table split by column would move every activation.
+    words = nn.with_logical_constraint(words.astype(self.dtype), ("vocab", None))
+    x = activation(jnp.take(words, ids, axis=0))
     # As PyTorch's padding_idx: padding never trains its word row.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
-    x += positions[: ids.shape[1]]
+    x += positions[: ids.shape[1]].astype(self.dtype)
     x = layer_norm(1e-12, self.dtype, name="norm")(x)
     return nn.Dropout(self.dropout)(x, deterministic=not train)

@@ -80,7 +80,7 @@ class SimVTP(nn.Module):
     self.encoder = Transformer(c.encoder, c.compute)
     self.to_decoder = Dense(c.decoder.width, ("embed", "mlp"), dtype, use_bias=False)
     self.decoder = Transformer(c.decoder, c.compute)
-    init = logical(nn.initializers.truncated_normal(0.02), ("embed",))
+    init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
     self.mask_token = self.param("mask_token", init, (c.decoder.width,))
     self.pixel_head = Dense(self.clip.tubelet_dim, ("embed", "pixels"), dtype)
     self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"), dtype)
@@ -102,14 +102,15 @@ class SimVTP(nn.Module):
       hard = self.config.negatives == "hard"
       negatives = draw_negatives(key, scores if hard else 0 * scores, batch["valid"])
     false = self.encode_pair(jnp.take(x, negatives, axis=0), y, valid)
-    pairs = jnp.concatenate([joint, false])
+    pair_valid = _pair_valid(valid, k)
+    pairs = [self.pool(tokens, pair_valid) for tokens in (joint, false)]
     return Outputs(
       joint=joint,
       pixels=self.decode(joint[:, :k], keep_idx, batch["video_mask_idx"]),
       words=self.word_head(joint[:, k:]),
       video=video,
       text=text,
-      match=self.match_head(self.pool(pairs, _pair_valid(jnp.tile(valid, (2, 1)), k))),
+      match=self.match_head(jnp.concatenate(pairs)),
       negatives=negatives,
     )
 
