@@ -1,29 +1,22 @@
 """Pictures of what a model does: one function, one PNG.
 
 Each function takes host arrays and writes to `path`, the name of a local file or a
-binary file object (so `epath.Path(...).open("wb")` reaches a bucket). All raise
-`DataError` for arrays that do not fit, and `VtrError` where matplotlib is missing.
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; no meaning
-rests on colour alone.
+binary file object. All raise `DataError` for arrays that do not fit together, and
+`VtrError` where matplotlib is missing. No meaning rests on colour alone.
 """
 
-import os
 import re
-from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Int, Shaped
 
-from vtr_jax.errors import DataError, VtrError
+from vtr_jax import canvas
+from vtr_jax.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
+from vtr_jax.errors import DataError
 
-Target = str | os.PathLike[str] | BinaryIO
-Video = UInt8[np.ndarray, "t h w 3"]
-
-_DPI = 100  # canvases are laid out in pixels at this resolution
-_INK, _FAINT, _BOX = "#222222", "#767676", "#d4d4d4"
-_BLUE, _GREEN, _RED = "#0072B2", "#00795A", "#C04A00"
-_CYCLE = (_BLUE, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C6D31")
+Word = tuple[str, bool, str | None]  # word, whether it was hidden, prediction
 
 
 def reconstruction(
@@ -31,42 +24,34 @@ def reconstruction(
   frames: Sequence[Video],
   masked: Sequence[Video],
   predicted: Sequence[Video],
-  captions: Sequence[Sequence[tuple[str, bool, str | None]]],
+  captions: Sequence[Sequence[Word]],
 ) -> None:
-  """Clips before masking, as masked, and as rebuilt; captions with hidden words.
+  """Clips as they are, as masked and as rebuilt, above captions with hidden words.
 
   Args:
     path: where the PNG goes.
-    frames, masked, predicted: one video per clip; in `masked`, hidden tubelets gray.
-      At most 16 frames, evenly spaced, are drawn.
-    captions: for each clip its words as (word, hidden, prediction). The prediction
-      stands beneath a hidden word; None leaves the place empty.
+    frames, masked, predicted: one video per clip; in `masked`, hidden tubelets are
+      gray. At most 16 frames, evenly spaced, are drawn.
+    captions: each clip's words as (word, hidden, prediction). The prediction stands
+      beneath a hidden word; None leaves its place empty.
   """
-  clips = _zip(frames=frames, masked=masked, predicted=predicted, captions=captions)
-  margin, label, gap, page = 24, 90, 6, 1240
-  strips, tall = [], 2 * margin + 24
-  for *videos, _ in clips:
-    rows = [_strip(v, most=16) for v in videos]
-    scale = min(page / rows[0].shape[1], 150 / rows[0].shape[0])
-    strips.append([(r, r.shape[1] * scale, r.shape[0] * scale) for r in rows])
-  lines = [_wrap(words, page) for *_, words in clips]
-  for rows, text in zip(strips, lines, strict=True):
-    tall += sum(h + gap for _, _, h in rows) + 56 * len(text) + margin
-  fig, ax = _canvas(2 * margin + label + page, tall)
-  y = margin
-  for rows, text in zip(strips, lines, strict=True):
-    for name, (image, w, h) in zip(("original", "masked", "rebuilt"), rows, strict=True):
-      _write(ax, margin, y + h / 2, name, color=_FAINT, va="center")
-      _image(ax, image, margin + label, y, w, h)
-      y += h + gap
-    for line in text:
-      for x, word, hidden, guess in line:
-        _word(ax, margin + label + x, y + 22, word, hidden, guess)
-      y += 56
-    y += margin
-  key = "gray box: hidden word, the model's guess beneath it   ✓ right   ✗ wrong"
-  _write(ax, margin + label, y, key, color=_FAINT, size=10, va="center")
-  _save(fig, path)
+  clips = _rows(frames=frames, masked=masked, predicted=predicted, captions=captions)
+  drawn = [[canvas.strip(v, most=16) for v in videos] for *videos, _ in clips]
+  sizes = [[canvas.fit(strip, 1200, 150) for strip in strips] for strips in drawn]
+  label, width = 80, max(600, *(w for clip in sizes for w, _ in clip))
+  page = Page(label + width)
+  for strips, bounds, (*_, words) in zip(drawn, sizes, clips, strict=True):
+    names = ("original", "masked", "rebuilt")
+    for name, strip, (w, h) in zip(names, strips, bounds, strict=True):
+      page.write(0, h / 2 - 10, name, color=FAINT)
+      page.image(strip, label, 0, w, h)
+      page.y += h + GAP
+    _caption(page, label, width, words)
+    page.y += MARGIN
+  key = "gray box: hidden word; beneath it the prediction,  ✓ right  ✗ wrong"
+  page.write(label, 0, key, color=FAINT, size=10)
+  page.y += MARGIN
+  page.save(path)
 
 
 def retrievals(
@@ -76,40 +61,41 @@ def retrievals(
   scores: Sequence[Sequence[float]],
   truth: Sequence[int],
 ) -> None:
-  """The first results of sample queries, best first; the right one is framed.
+  """The first results of sample queries, best first, the right one framed.
 
   Args:
     path: where the PNG goes.
     queries: text of each query.
-    strips: for each query, the videos found, best first; usually five. Of each, at
-      most four frames, evenly spaced, are drawn.
+    strips: the videos found for each query, best first; usually five. At most four
+      frames of each, evenly spaced, are drawn.
     scores: similarity of each of these videos to the query.
     truth: rank, from 1, of each query's right video; it may lie beyond those shown.
   """
-  rows = _zip(queries=queries, strips=strips, scores=scores, truth=truth)
-  margin, gap, cell = 24, 16, 320
-  columns = max(len(videos) for _, videos, _, _ in rows)
-  page = max(columns * (cell + gap) - gap, 2 * cell)
-  blocks, tall = [], margin
+  rows = _rows(queries=queries, strips=strips, scores=scores, truth=truth)
+  cell, note = 330, 180
+  page = Page(max(2, *(len(row[1]) for row in rows)) * (cell + MARGIN) - MARGIN)
   for query, videos, values, rank in rows:
-    lines = _wrap([(word, False, None) for word in query.split()], page - 180)
-    images = [_strip(v, most=4) for v in videos]
-    row = max(i.shape[0] * cell / i.shape[1] for i in images) if images else 0
-    blocks.append((lines, images, values, rank, row))
-    tall += 26 * len(lines) + row + 52 + margin
-  fig, ax = _canvas(2 * margin + page, tall)
-  y = margin
-  for lines, images, values, rank, row in blocks:
-    note = f"right video: rank {rank}"
-    _write(ax, margin + page, y + 10, note, color=_FAINT, size=11, ha="right")
-    for line in lines:
-      text = " ".join(word for _, word, _, _ in line)
-      _write(ax, margin, y + 10, text, size=13, weight="bold")
-      y += 26
-    for i, (image, score) in enumerate(zip(images, values, strict=True)):
-      _result(ax, image, margin + i * (cell + gap), y, cell, i + 1, score, rank)
-    y += row + 52 + margin
-  _save(fig, path)
+    page.write(page.width, 0, f"right video: rank {rank}", color=FAINT, ha="right")
+    words = query.split()
+    widths = [page.measure(word, "bold") for word in words]
+    for line in page.wrap(widths, page.measure("n", "bold"), page.width - note):
+      page.write(0, 0, " ".join(words[i] for i in line), weight="bold")
+      page.y += 24
+    bottom = 0.0
+    for i, (video, score) in enumerate(_rows(strips=videos, scores=values)):
+      strip = canvas.strip(video, most=4)
+      x, (w, h) = i * (cell + MARGIN), canvas.fit(strip, cell, 240)
+      page.image(strip, x, GAP, w, h)
+      text = f"{i + 1}.   {score:.3f}"
+      if i + 1 == rank:
+        canvas.outline(page.axes, x, page.y + GAP, w, h, color=GREEN, linewidth=5)
+        page.write(x, h + 14, f"{text}   ✓ right", color=GREEN, weight="bold")
+      else:
+        page.write(x, h + 14, text, color=FAINT)
+      bottom = max(bottom, h)
+    page.y += bottom + 40 + MARGIN
+  page.y -= MARGIN
+  page.save(path)
 
 
 def similarity(
@@ -118,39 +104,156 @@ def similarity(
   title: str = "Similarity of texts and videos",
   owner: Int[np.ndarray, "t"] | None = None,
 ) -> None:
-  """Heat map of scores; the right pairs are outlined, or their mean is told.
+  """Heat map of scores; up to 40 rows and columns, right pairs are outlined.
 
-  Matrices of more than 600 rows or columns are drawn as block maxima, so that a thin
-  diagonal stays in sight.
+  Beyond 500 rows or columns, each cell drawn is the highest score of a block, so
+  that a diagonal too thin for the picture stays in sight.
 
   Args:
     path: where the PNG goes.
     sim: score of every text (row) with every video (column).
     title: heading.
-    owner: index of each text's video; None means text i belongs to video i.
+    owner: index of each text's video; None means that text i belongs to video i.
   """
   sim = np.asarray(sim, np.float32)
   owner = np.arange(len(sim)) if owner is None else np.asarray(owner)
   if sim.ndim != 2 or not sim.size or owner.shape != sim.shape[:1]:
     raise DataError(
-      f"sim: shape {sim.shape} and owner {owner.shape} do not fit; give [texts, videos] "
-      "and one video for each text"
+      f"sim: shape {sim.shape} does not fit owner {owner.shape}; give [texts, videos], "
+      "at least one of each, and the video of each text"
     )
-  right = np.arange(sim.shape[1]) == owner[:, None]
-  block = -(-max(sim.shape) // 600)
-  figure = _matplotlib()
-  fig = figure.Figure(figsize=(7.4, 6.4), dpi=_DPI, layout="constrained")
-  ax = fig.add_subplot()
-  shown = ax.imshow(_block_max(sim, block), cmap="viridis", aspect="auto")
-  shown.set_extent((-0.5, sim.shape[1] - 0.5, len(sim) - 0.5, -0.5))
+  made = canvas.figure(7.6, 6.6)
+  ax = made.add_subplot()
+  block = -(-max(sim.shape) // 500)
+  extent = (-0.5, sim.shape[1] - 0.5, len(sim) - 0.5, -0.5)
+  aspect = "equal" if 0.5 < sim.shape[0] / sim.shape[1] < 2 else "auto"
+  shown = ax.imshow(_block_max(sim, block), "viridis", extent=extent, aspect=aspect)
+  right = owner[:, None] == np.arange(sim.shape[1])
   if max(sim.shape) <= 40:
     for i, j in np.argwhere(right):
-      ax.add_patch(_box(j - 0.5, i - 0.5, 1, 1, color="white", width=1.6))
-  notes = [f"{name} {sim[at].mean():.3f}" for name, at in _groups(right)]
-  ax.set_title(f"{title}\n", loc="left", color=_INK, fontsize=13)
-  fig.text(0, 0, "")
-  ax.text(0, 1.02, "mean of " + ", ".join(notes), transform=ax.transAxes, color=_FAINT)
-  _tidy(ax, "video", "text")
-  bar = fig.colorbar(shown, ax=ax, label="score" + f", maximum of {block} x {block}" * (block > 1))
-  bar.outline.set_visible(False)
-  _save(fig, path)
+      canvas.outline(ax, j - 0.5, i - 0.5, 1, 1, color="white", linewidth=1.5)
+  groups = {"right": sim[right], "wrong": sim[~right]}
+  # Adding 0 turns -0.0 into 0.0.
+  means = [
+    f"{k} pairs {np.mean(x).round(3) + 0:.3f}" for k, x in groups.items() if x.size
+  ]
+  ax.set_title(f"{title}\n", loc="left", color=INK)
+  ax.text(0, 1.02, "mean of " + ", ".join(means), color=FAINT, transform=ax.transAxes)
+  canvas.dress(ax, "video", "text")
+  unit = f"score (highest of {block} × {block} pairs)" if block > 1 else "score"
+  made.colorbar(shown, ax=ax, label=unit).outline.set_visible(False)
+  canvas.save(made, path)
+
+
+def curves(path: Target, records: Iterable[Mapping[str, Any]]) -> None:
+  """Training losses, and R@K of all evaluations, over steps.
+
+  Args:
+    path: where the PNG goes.
+    records: the lines of a metrics.jsonl: "step" with any of "loss/<name>" and
+      "t2v/R@1", "<split>/v2t/R@10" and the like. Where a step was logged twice, as
+      after a restart, the later value counts. Values that are not finite leave gaps.
+
+  Raises:
+    DataError: there is neither a loss nor an R@K.
+  """
+  losses, recalls = _series(records)
+  if not losses and not recalls:
+    raise DataError("records: no loss and no R@K; is this the metrics.jsonl of a run?")
+  made = canvas.figure(12, 4.8)
+  left, right = made.subplots(1, 2)
+  for i, name in enumerate(sorted(losses, key=lambda name: (name != "total", name))):
+    color, width = _cycle(canvas.CYCLE, i - 1), 1.4
+    if name == "total":
+      color, width = INK, 2.2
+    _line(left, losses[name], name, color=color, linewidth=width, marker="o")
+  ks = sorted({k for k, _ in recalls})
+  groups = sorted({group for _, group in recalls})
+  for k, group in sorted(recalls):
+    at = groups.index(group)
+    style = dict(
+      linestyle=_cycle(("-", "--", ":", "-."), at), marker=_cycle("os^D", at)
+    )
+    style["color"] = _cycle(canvas.CYCLE, ks.index(k))
+    _line(right, recalls[k, group], f"{group} R@{k}", **style)
+  canvas.dress(left, "step", "training loss", empty=not losses)
+  canvas.dress(right, "step", "recall, percent", empty=not recalls)
+  right.set_ylim(-2, 102)
+  canvas.save(made, path)
+
+
+def _caption(page: Page, x: float, width: float, words: Sequence[Word]) -> None:
+  """Lines of words, hidden ones boxed, with the predictions beneath them."""
+  box = dict(boxstyle="round,pad=0.25", facecolor=canvas.BOX, edgecolor="none")
+  widths = [
+    max(page.measure(word), page.measure(f"✓ {guess}") if hidden and guess else 0)
+    for word, hidden, guess in words
+  ]
+  for line in page.wrap(widths, 13, width):
+    at = x
+    for i in line:
+      word, hidden, guess = words[i]
+      page.write(at, 8, word, bbox=box if hidden else None)
+      if hidden and guess == word:
+        page.write(at, 32, f"✓ {guess}", color=GREEN, weight="bold", size=11)
+      elif hidden and guess is not None:
+        page.write(at, 32, f"✗ {guess}", color=canvas.RED, style="italic", size=11)
+      at += widths[i] + 13
+    page.y += 58
+
+
+def _series(
+  records: Iterable[Mapping[str, Any]],
+) -> tuple[dict[str, dict[int, float]], dict[tuple[int, str], dict[int, float]]]:
+  """Values over steps: losses by name, recalls by (K, split and direction)."""
+  losses, recalls = {}, {}
+  for record in records:
+    for key, value in record.items():
+      if key.startswith("loss/"):
+        points = losses.setdefault(key.removeprefix("loss/"), {})
+      elif match := re.fullmatch(r"((?:.+/)?(?:t2v|v2t))/R@(\d+)", key):
+        points = recalls.setdefault((int(match[2]), match[1]), {})
+      else:
+        continue
+      points[int(record["step"])] = np.nan if value is None else float(value)
+  return losses, recalls
+
+
+def _line(ax: Any, points: Mapping[int, float], label: str, **style: Any) -> None:
+  """One curve over its steps; a long noisy one faint, beneath its running mean."""
+  steps = np.array(sorted(points))
+  values = np.array([points[step] for step in steps])
+  good = np.isfinite(values)
+  values[~good] = np.nan
+  if not good.any():
+    label += " (never finite)"
+  window = len(steps) // 25
+  if window > 4:
+    ax.plot(steps, values, color=style["color"], alpha=0.2, linewidth=0.8)
+    ones = np.ones(window)
+    count = np.convolve(good, ones, "same")
+    mean = np.convolve(np.where(good, values, 0), ones, "same") / np.maximum(count, 1)
+    values = np.where(good, mean, np.nan)
+  if len(steps) > 40:
+    style["marker"] = ""
+  ax.plot(steps, values, label=label, markersize=4.5, **style)
+
+
+def _cycle(items: Sequence[str], i: int) -> str:
+  return items[i % len(items)]
+
+
+def _block_max(sim: np.ndarray, block: int) -> np.ndarray:
+  """Highest value of each block x block piece; pieces at the edges may be smaller."""
+  for axis in (0, 1):
+    sim = np.maximum.reduceat(sim, np.arange(0, sim.shape[axis], block), axis=axis)
+  return sim
+
+
+def _rows(**columns: Sequence[Any]) -> list[tuple[Any, ...]]:
+  """Rows of columns that must be equally long, and not empty."""
+  lengths = {name: len(column) for name, column in columns.items()}
+  if len(set(lengths.values())) != 1 or not min(lengths.values()):
+    told = ", ".join(f"{n} of {name}" for name, n in lengths.items())
+    raise DataError(f"figure: got {told}; give equally many, at least one")
+  return list(zip(*columns.values(), strict=True))

@@ -66,7 +66,9 @@ def by_rule(params: Any, rules: Rules, where: str) -> Any:
   # The catch-all at the end may be idle: it guards what is not there yet.
   for pattern, _ in rules:
     if pattern not in used and pattern != ".*":
-      raise ConfigError(f"{where}: {pattern!r} matches no parameter; check its spelling")
+      raise ConfigError(
+        f"{where}: {pattern!r} matches no parameter; check its spelling"
+      )
   return tree
 
 

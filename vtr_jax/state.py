@@ -61,5 +61,3 @@ def init(
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
   return state, shardings
-
-

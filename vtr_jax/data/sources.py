@@ -1,7 +1,16 @@
 """Prepared data: what one record holds, and random access to the records."""
 
+import concurrent.futures
+import hashlib
+import os
+import re
+
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python import array_record_module
+
+from vtr_jax.config import nearest
+from vtr_jax.errors import BadSample, DataError
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -19,3 +28,163 @@ def features() -> tfds.features.FeaturesDict:
       label=tfds.features.Text(),
     )
   )
+
+
+class Split:
+  """Random access to the records of one prepared split; may be pickled.
+
+  `split[i]` is a dict: id (str), video (bytes), captions (list of str), label
+  (str). Raises BadSample where the shard is damaged or a text is not UTF-8.
+  """
+
+  def __init__(self, directory: str, name: str, records):
+    self.directory = directory
+    self.name = name
+    self._records = records
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> dict:
+    try:
+      record = self._records[index]
+    except RuntimeError as e:  # array_record has no error class of its own
+      raise BadSample(f"damaged shard ({_one_line(e)})") from e
+    try:
+      return dict(
+        id=record["id"].decode(),
+        video=record["video"],
+        captions=[caption.decode() for caption in record["captions"]],
+        label=record["label"].decode(),
+      )
+    except UnicodeDecodeError as e:
+      raise BadSample(f"text is not UTF-8 ({_one_line(e)})") from e
+
+  def __repr__(self) -> str:
+    return f"Split({self.directory!r}, {self.name!r}, {len(self)} records)"
+
+
+def find(root: str, name: str) -> str:
+  """Directory of the data set `name` under `root`, the newest version of it.
+
+  Args:
+    root: directory of all prepared data sets.
+    name: "data_set", "data_set/config" or either with "/1.0.0" behind.
+
+  Raises:
+    DataError: nothing is prepared there.
+  """
+  base = os.path.join(root, name)
+  if os.path.exists(os.path.join(base, "dataset_info.json")):
+    return base
+  versions = [d for d in _listdir(base) if re.fullmatch(r"\d+(\.\d+)*", d)]
+  if not versions:
+    raise DataError(f"{base}: no prepared data set; run `prepare`, or set data.dir")
+  return os.path.join(base, max(versions, key=lambda v: [*map(int, v.split("."))]))
+
+
+def open_split(directory: str, split: str) -> Split:
+  """Opens a split of the prepared data set in `directory`.
+
+  Args:
+    directory: holds dataset_info.json and the ArrayRecord shards.
+    split: name, or a part such as "train[:1000]".
+
+  Raises:
+    DataError: the directory, the split or a shard is missing, empty, cut short
+      or of another schema.
+  """
+  builder = _builder(directory)
+  _check_features(builder.info.features, directory)
+  _check_split(builder.info.splits, directory, split)
+  try:
+    instructions = builder.info.splits[split].file_instructions
+  except ValueError as e:
+    raise DataError(f"{directory}: split {split!r}: {_one_line(e)}") from e
+  if not sum(i.take for i in instructions):
+    raise DataError(f"{directory}: split {split!r} holds no record; prepare it again")
+  # A shard that was cut opens without a word, and fails only when it is read.
+  with concurrent.futures.ThreadPoolExecutor(16) as pool:
+    list(pool.map(_check_shard, instructions))
+  return Split(directory, split, builder.as_data_source(split=split))
+
+
+def fingerprint(directory: str, split: str) -> str:
+  """16 hex digits that change when the split's records do.
+
+  Made of names, version, bytes and shard lengths of the split, and of
+  checksum.json where the data set carries one; no record is read.
+
+  Raises:
+    DataError: the directory or the split is missing.
+  """
+  builder = _builder(directory)
+  _check_split(builder.info.splits, directory, split)
+  info = builder.info.splits[_base(split)]
+  identity = [builder.info.full_name, split, info.num_bytes, info.shard_lengths]
+  digest = hashlib.sha256(repr(identity).encode())
+  checksum = os.path.join(directory, "checksum.json")
+  if os.path.exists(checksum):
+    with open(checksum, "rb") as f:
+      digest.update(f.read())
+  return digest.hexdigest()[:16]
+
+
+def _builder(directory: str) -> tfds.core.DatasetBuilder:
+  if not os.path.exists(os.path.join(directory, "dataset_info.json")):
+    cause = "no dataset_info.json" if os.path.isdir(directory) else "no such directory"
+    raise DataError(f"{directory}: {cause}; run `prepare`, or correct the path")
+  try:
+    return tfds.builder_from_directory(directory)
+  except Exception as e:  # TFDS raises whatever its JSON parsers raise
+    raise DataError(
+      f"{directory}: dataset_info.json or features.json is damaged "
+      f"({_one_line(e)}); prepare it again"
+    ) from e
+
+
+def _check_features(found, directory: str) -> None:
+  """The four features must be there and of their types; others do not matter."""
+  cure = "prepare it with `prepare`"
+  for key, feature in features().items():
+    if not isinstance(found, tfds.features.FeaturesDict) or key not in found:
+      raise DataError(f"{directory}: records have no feature {key!r}; {cure}")
+    want, have = feature.get_tensor_info(), found[key].get_tensor_info()
+    if want != have:
+      raise DataError(f"{directory}: feature {key!r} is {have}, not {want}; {cure}")
+
+
+def _check_split(splits, directory: str, split: str) -> None:
+  if _base(split) not in splits:
+    hint = nearest(_base(split), splits)
+    raise DataError(f"{directory}: no split {split!r}; {hint}")
+
+
+def _check_shard(instruction) -> None:
+  path, want = os.fspath(instruction.filename), instruction.examples_in_shard
+  if not os.path.exists(path):
+    raise DataError(f"{path}: shard is missing; copy it again or prepare it again")
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    have = reader.num_records()
+    reader.close()
+  except RuntimeError:
+    have = 0
+  if have != want:
+    raise DataError(
+      f"{path}: shard is damaged: {have} of {want} records can be read; "
+      "copy it again or prepare it again"
+    )
+
+
+def _base(split: str) -> str:
+  """Name of the split that "train[:10%]" is a part of."""
+  return split.split("[")[0]
+
+
+def _listdir(path: str) -> list[str]:
+  return os.listdir(path) if os.path.isdir(path) else []
+
+
+def _one_line(error: Exception) -> str:
+  return " ".join(str(error).split())[:120]

@@ -1,0 +1,26 @@
+"""Pieces that the config files share: functions that return plain dicts."""
+
+# width, depth, MLP width, heads. Ti, S, B, L: ViT (arXiv 2010.11929, table 1) and
+# DeiT (arXiv 2012.12877, table 1); mu: for tests, as in big_vision; demo: ours.
+SIZES = dict(
+  mu=(32, 1, 128, 2),
+  demo=(192, 4, 768, 6),
+  Ti=(192, 12, 768, 3),
+  S=(384, 12, 1536, 6),
+  B=(768, 12, 3072, 12),
+  L=(1024, 24, 4096, 16),
+)
+
+IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def size(name: str) -> dict:
+  """A transformer's size by name."""
+  return dict(zip(("width", "depth", "mlp_dim", "num_heads"), SIZES[name], strict=True))
+
+
+def variant(name: str, known: tuple[str, ...]) -> str:
+  """Refuses a variant that the config file does not have."""
+  if name not in known:
+    raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
+  return name

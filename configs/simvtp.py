@@ -1,0 +1,165 @@
+"""SimVTP: masked autoencoding of video tubes and words, contrast, matching.
+
+  python -m vtr_jax.main --config=configs/simvtp.py            the demo, minutes on CPU
+  python -m vtr_jax.main --config=configs/simvtp.py:smoke      seconds, for tests
+  python -m vtr_jax.main --config=configs/simvtp.py:webvid2m   the paper's recipe
+
+Sources: "paper" is arXiv 2212.03490, "code" the authors' scripts/pretrain_webvid.sh
+and what it calls, "ours" was chosen here.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "demo") -> ConfigDict:
+  variant = common.variant(variant, ("demo", "smoke", "webvid2m"))
+  c = ConfigDict(webvid2m() if variant == "webvid2m" else demo())
+  if variant == "smoke":
+    shrink(c)
+  c.name = f"simvtp-{variant}"
+  return c
+
+
+def webvid2m() -> dict:
+  """The paper's pre-training: 2.5 M pairs, 200 epochs on 64 V100."""
+  steps_per_epoch = 2_500_000 // 1024
+  return dict(
+    name="",
+    seed=0,  # of everything random; code
+    steps=200 * steps_per_epoch,  # paper: 200 epochs of WebVid-2M
+    batch_size=1024,  # code: 16 clips on each of 64 GPUs
+    eval_batch_size=256,  # ours
+    log_every=50,  # steps; ours
+    checkpoint_every=2000,  # steps; ours
+    checkpoint_keep=3,  # ours
+    clip=dict(
+      frames=16,  # code
+      size=224,  # pixels; code
+      tubelet=(2, 16, 16),  # frames, pixels, pixels; code
+      **common.IMAGENET,  # code
+    ),
+    text=dict(
+      length=64,  # tokens; ours: the code pads to the longest, at most 512
+      vocab_size=30522,  # code: bert-base-uncased
+      mask_id=103,  # code: bert-base-uncased
+    ),
+    tokenizer="",  # SentencePiece model; "" = the one prepared with the data; ours
+    mask=dict(
+      video="tube",  # paper
+      video_ratio=0.9,  # paper
+      text_ratio=0.75,  # paper
+    ),
+    data=dict(
+      name="webvid2m",  # prepared data set under dir
+      dir="data",  # of all prepared data sets; ours
+      split="train",  # ours
+      sampling="contiguous",  # code
+      stride=4,  # frames; code
+      crop="multi_scale",  # code
+      crop_scales=(1.0, 0.875, 0.75, 0.66),  # of the short side; code
+      flip=False,  # code
+      workers=8,  # processes; ours
+      bad_budget=0.01,  # share of samples; ours
+    ),
+    objective=dict(
+      name="simvtp",
+      encoder=common.size("B"),  # paper
+      decoder=dict(width=384, depth=4, mlp_dim=1536, num_heads=6),  # code
+      compute=dict(
+        dtype="bfloat16",  # of activations; ours (code: float32)
+        attention="auto",  # auto | xla | cudnn; ours
+        scan=True,  # ours: compiles one block instead of twelve
+        remat="none",  # none | dots | full; ours
+      ),
+      text_dropout=0.1,  # code
+      temperature=0.05,  # code
+      negatives="random",  # random | hard; code
+      pool="valid",  # ours; "all" counts padding, as the code does
+    ),
+    weights=dict(vtc=1.0, pixels=1.0, words=1.0, vtm=1.0),  # code
+    optim=dict(
+      lr=6e-4,  # code: 1.5e-4 x 1024 / 256
+      min_lr=4e-5,  # code: 1e-5 x 4
+      schedule="cosine",  # code
+      warmup_steps=40 * steps_per_epoch,  # code: 40 epochs
+      b1=0.9,  # code
+      b2=0.95,  # code
+      eps=1e-8,  # code
+      weight_decay=0.05,  # code
+      decay_rules=(  # code: none on what has one dimension
+        (r"(kernel|words|positions)$", 1.0),
+        (".*", 0.0),
+      ),
+      lr_rules=((".*", 1.0),),
+      clip_norm=0.0,  # code: off
+    ),
+    mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
+    evals=dict(
+      validation=retrieval("validation", every=5000),  # ours
+      reconstruction=dict(
+        kind="reconstruction", split="validation", every=0, batches=1, seed=0
+      ),
+    ),
+  )
+
+
+def demo() -> dict:
+  """Embedded clips on a laptop; every value that differs from the paper is ours."""
+  c = webvid2m()
+  c |= dict(steps=300, batch_size=128, eval_batch_size=100, log_every=10)
+  c |= dict(checkpoint_every=100, checkpoint_keep=2)
+  c["clip"] |= dict(frames=8, size=64)
+  c["text"] |= dict(length=32, vocab_size=256, mask_id=3)
+  # A short run learns faster from milder masks.
+  c["mask"] |= dict(video="random", video_ratio=0.5, text_ratio=0.25)
+  # 24-frame clips, all of which matter; cropping would cut off the shapes.
+  c["data"] |= dict(name="moving_shapes/full", sampling="segments", stride=3)
+  c["data"] |= dict(crop="resize", crop_scales=(), workers=1)
+  c["objective"] |= dict(
+    encoder=common.size("demo"),
+    decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
+    compute=dict(dtype="float32", attention="xla", scan=False, remat="none"),
+    text_dropout=0.0,
+    negatives="hard",
+  )
+  c["optim"] |= dict(lr=1e-3, min_lr=1e-5, warmup_steps=30, clip_norm=1.0)
+  c["evals"] = dict(
+    validation=retrieval("validation", every=100),
+    test=retrieval("test", dual_softmax=0.05, rerank=5),
+    novel=retrieval("novel"),
+    reconstruction=dict(
+      kind="reconstruction", split="test", every=0, batches=2, seed=0
+    ),
+  )
+  return c
+
+
+def retrieval(split: str, **changes) -> dict:
+  """A retrieval evaluation of `split`."""
+  return (
+    dict(
+      kind="retrieval",
+      split=split,
+      every=0,  # steps; 0 = at the end only
+      captions="all",  # ours: every caption is a query
+      ties="average",  # ours; "optimistic" is the papers' code
+      dual_softmax=0.0,  # temperature of an extra row; 0 = none
+      rerank=0,  # candidates the matching head re-orders; 0 = none
+    )
+    | changes
+  )
+
+
+def shrink(c: ConfigDict) -> None:
+  """The demo at the smallest sizes that still use every part."""
+  c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
+  c.checkpoint_every = 2
+  c.clip.update(frames=4, size=32)
+  c.data.name = "moving_shapes/tiny"
+  c.data.workers = 0
+  c.objective.encoder.update(common.size("mu"))
+  c.objective.decoder.update(common.size("mu"))
+  c.optim.warmup_steps = 2
+  c.evals.validation.every = 3

@@ -1,0 +1,100 @@
+"""Configs: what is wrong is named before any work, with the nearest right name."""
+
+import copy
+import re
+
+import pytest
+from conftest import ROOT, run_main
+
+from configs import simvtp
+from vtr_jax import experiment
+from vtr_jax.config import read
+from vtr_jax.errors import ConfigError
+from vtr_jax.experiment import TrainConfig
+
+VARIANTS = ("demo", "smoke", "webvid2m")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_are_read(variant):
+  config = simvtp.get_config(variant)
+  assert read(TrainConfig, config.to_dict()).name == f"simvtp-{variant}"
+
+
+def test_paper_recipe():
+  """The numbers of the authors' script, worked out by hand."""
+  c = read(TrainConfig, simvtp.get_config("webvid2m").to_dict())
+  assert c.clip.grid == (8, 14, 14)
+  assert c.mask.num_hidden(c.clip.grid) == 1408  # 176 of 196 in each of 8 slices
+  assert c.steps == 200 * 2441
+  assert c.optim.lr == pytest.approx(1.5e-4 * 1024 / 256)
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "says"),
+  [
+    ("optim.lrr", 1.0, "config.optim.lrr: unknown key; did you mean 'lr'?"),
+    ("stepz", 1, "config.stepz: unknown key; did you mean 'steps'?"),
+    ("steps", "many", "config.steps: expected int, got 'many' (str)"),
+    ("steps", 0, "config.steps: 0 must be positive"),
+    ("clip.size", 60, "use 48 or 64"),
+    ("mask.video_ratio", 1.0, "config.mask.video_ratio: 1.0 not in [0,1)"),
+    ("mask.video", "tubes", "did you mean 'tube'?"),
+    ("objective.name", "simvpt", "did you mean 'simvtp'?"),
+    ("objective.temprature", 0.1, "did you mean 'temperature'?"),
+    ("objective.encoder.num_heads", 5, "does not divide width"),
+    ("weights.vtcc", 1.0, "config.weights.vtcc: no such term; did you mean 'vtc'?"),
+    ("evals.test.kind", "retreival", "did you mean 'retrieval'?"),
+    ("evals.test.tie", "average", "did you mean 'ties'?"),
+    ("optim.schedule", "cosin", "did you mean 'cosine'?"),
+    ("batch_size", 0, "config.batch_size: 0 must be positive"),
+    ("mesh.tensor", 3, "does not multiply to the 1 devices"),
+  ],
+)
+def test_wrong_values(smoke, tmp_path, path, value, says):
+  config = copy.deepcopy(smoke)
+  *sections, key = path.split(".")
+  section = config
+  for name in sections:
+    section = section[name]
+  section[key] = value
+  with pytest.raises(ConfigError) as e:
+    experiment.build(config, tmp_path / "run")
+  assert says in str(e.value)
+  assert not (tmp_path / "run").exists()  # refused before anything was made
+
+
+def test_missing_key(smoke):
+  del smoke["optim"]["b1"]
+  with pytest.raises(ConfigError, match=r"config\.optim\.b1: missing"):
+    read(TrainConfig, smoke)
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    (["--config=configs/simvtp.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+    (["--config=configs/simvtp.py:dmo"], "known: demo, smoke, webvid2m"),
+    (["--config=configs/nothing.py"], "nothing.py"),
+    ([], "the demo is --config=configs/simvtp.py"),
+    (["--config=configs/simvtp.py:webvid2m", "--workdir={}/run"], "the demo, --config"),
+    (["--config=configs/simvtp.py:smoke", "--workdir=/proc/nowhere"], "--workdir"),
+  ],
+)
+def test_command_line(flags, says, tmp_path):
+  """One line on stderr, exit code 2, no traceback."""
+  run = run_main(*(f.format(tmp_path) for f in flags))
+  assert run.returncode == 2, run.stderr
+  assert says in run.stderr
+  assert "Traceback" not in run.stderr
+  assert len(run.stderr.strip().splitlines()) == 1
+
+
+def test_every_value_of_the_recipe_names_its_source():
+  source = (ROOT / "configs" / "simvtp.py").read_text()
+  body = source[source.index("  return dict(") : source.index("def demo")]
+  for line in body.splitlines():
+    value, _, comment = line.partition("#")
+    if re.search(r"\w=", value) and not value.rstrip().endswith("("):
+      sources = ("paper", "code", "ours", "common.", "name=", "dict(", "retrieval(")
+      assert any(word in line for word in sources), line

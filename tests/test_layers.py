@@ -1,0 +1,115 @@
+"""The house: imports point down, and what must never be imported is not."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+# A module may import what stands in an earlier line, and nothing of its own line
+# but from its own folder.
+LAYERS = (
+  {"errors"},
+  {"config"},
+  {"canvas", "batch", "losses", "metrics", "checkpoint", "writer"},
+  {"figures", "sharding", "optim", "workdir"},
+  {"data", "models"},
+  {"objectives"},
+  {"state"},
+  {"step"},
+  {"evaluators"},
+  {"experiment"},
+  {"progress"},
+  {"train"},
+  {"main"},
+)
+FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
+
+
+def room(module: str) -> str:
+  """vtr_jax.data.video -> data."""
+  return module.split(".")[1]
+
+
+def imports(path):
+  """Our modules that a file imports, wherever in the file."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (a.name for a in node.names if a.name.startswith("vtr_jax."))
+    elif isinstance(node, ast.ImportFrom) and node.module == "vtr_jax":
+      yield from (f"vtr_jax.{a.name}" for a in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      if node.module.startswith("vtr_jax."):
+        yield node.module
+
+
+def test_imports_point_down():
+  level = {name: i for i, names in enumerate(LAYERS) for name in names}
+  wrong = []
+  for path in FILES:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts == ("vtr_jax", "__init__"):
+      continue
+    here = parts[1]
+    assert here in level, f"{here}: give it a place in LAYERS"
+    for module in imports(path):
+      there = room(module)
+      if there != here and level[there] >= level[here]:
+        wrong.append(f"{'/'.join(parts)} imports {module}")
+  assert not wrong
+
+
+def test_every_layer_exists():
+  for names in LAYERS:
+    for name in names:
+      path = ROOT / "vtr_jax" / name
+      assert path.is_dir() or path.with_suffix(".py").exists(), name
+
+
+def test_neither_tensorflow_nor_pytorch(smoke, tmp_path):
+  """In a fresh interpreter: every module imported, two steps trained."""
+  modules = [
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for p in FILES
+  ]
+  smoke |= dict(steps=2, evals={})
+  smoke["optim"]["warmup_steps"] = 1
+  code = f"""
+import importlib, sys
+for name in {modules!r}:
+  importlib.import_module(name)
+from vtr_jax.train import train_and_evaluate
+train_and_evaluate({smoke!r}, {str(tmp_path)!r})
+print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
+"""
+  run = subprocess.run(
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+  )
+  assert run.returncode == 0, run.stderr
+  assert run.stdout.splitlines()[-1] == "[]"
+
+
+def test_data_modules_touch_no_device():
+  modules = [f"vtr_jax.data.{p.stem}" for p in FILES if p.parent.name == "data"]
+  code = f"""
+import importlib
+for name in {modules!r}:
+  importlib.import_module(name)
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+  subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("word", ["/home/", "/root/", "/work/", "pypi.org/simple"])
+def test_nothing_of_one_machine(word):
+  """No absolute path of a machine, no registry's host."""
+  kept = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+  ).stdout.splitlines()
+  for name in kept:
+    path = ROOT / name
+    if path.suffix in {".py", ".md", ".sh", ".toml", ".txt", ".yml", ".ipynb"}:
+      if path.name != "test_layers.py":
+        assert word not in path.read_text(), name

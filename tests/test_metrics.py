@@ -1,0 +1,224 @@
+import time
+import tracemalloc
+
+import numpy as np
+import pytest
+from golden_cases import golden
+
+from vtr_jax import metrics
+from vtr_jax.errors import ConfigError, DataError
+
+GOLDEN_CASES = ["square", "multi", "ties", "multi_missing"]
+
+
+def golden_case(case):
+  """sim [t v], owner [t] and the reference's results; missing captions are dropped."""
+  arrays, info = golden("frozen_metrics")
+  sim = arrays["sim/" + case.removesuffix("_missing")]
+  owner = np.repeat(np.arange(sim.shape[1]), len(sim) // sim.shape[1])
+  if f"mask/{case}" in arrays:
+    present = arrays[f"mask/{case}"].reshape(-1) > 0
+    sim, owner = sim[present], owner[present]
+  return sim, owner, info["results"][case]
+
+
+@pytest.mark.parametrize("case", GOLDEN_CASES)
+def test_frozen_golden(case):
+  sim, owner, theirs = golden_case(case)
+  ranks = dict(
+    t2v=metrics.text_to_video_ranks(sim, owner, "optimistic"),
+    v2t=metrics.video_to_text_ranks(sim, owner),
+  )
+  for way, values in ranks.items():
+    ours = metrics.summarize(values)
+    expected = {name.replace("@", ""): value for name, value in ours.items()}
+    assert expected == pytest.approx({k: theirs[way][k] for k in expected}, abs=1e-9)
+
+
+def slow_rank(scores, best, ties):
+  """Mean (or first) place of `best` in the descending list of `scores`, from 1."""
+  places = [i + 1 for i, s in enumerate(sorted(scores, reverse=True)) if s == best]
+  return np.mean(places) if ties == "average" else places[0]
+
+
+@pytest.mark.parametrize("ties", ["average", "optimistic"])
+@pytest.mark.parametrize("seed", range(40))
+def test_ranks_match_brute_force(seed, ties, monkeypatch):
+  rng = np.random.default_rng(seed)
+  monkeypatch.setattr(metrics, "_CHUNK", int(rng.integers(1, 60)))
+  texts, videos = rng.integers(1, 14, 2)
+  dtype = [np.float32, np.float64, np.int64, np.float16][seed % 4]
+  sim = rng.integers(-2, 3, (texts, videos)).astype(dtype)  # many ties
+  owner = rng.integers(0, videos, texts)  # unequal, unsorted, some videos without
+  t2v = [slow_rank(row, row[j], ties) for row, j in zip(sim, owner, strict=True)]
+  v2t = [
+    min(slow_rank(sim[:, j], best, ties) for best in sim[owner == j, j])
+    for j in range(videos)
+    if (owner == j).any()
+  ]
+  np.testing.assert_array_equal(metrics.text_to_video_ranks(sim, owner, ties), t2v)
+  np.testing.assert_array_equal(metrics.video_to_text_ranks(sim, owner, ties), v2t)
+
+
+def test_names_and_percent():
+  sim = np.eye(4)
+  sim[0] = [0.1, 0.9, 0.8, 0.7]  # text 0 finds its video last
+  out = metrics.retrieval_metrics(sim, np.arange(4))
+  names = ["R@1", "R@5", "R@10", "MedR", "MeanR"]
+  assert list(out) == [f"{way}/{n}" for way in ("t2v", "v2t") for n in names]
+  assert out["t2v/R@1"] == 75
+  assert out["t2v/R@5"] == 100
+  assert out["t2v/MedR"] == 1
+  assert out["t2v/MeanR"] == 1.75
+  assert all(type(v) is float for v in out.values())
+
+
+def test_collapsed_model_scores_as_chance():
+  sim, owner = np.full((100, 100), 0.3, np.float32), np.arange(100)
+  out = metrics.retrieval_metrics(sim, owner)
+  for way in ("t2v", "v2t"):
+    assert out[f"{way}/MedR"] == out[f"{way}/MeanR"] == 50.5
+    assert out[f"{way}/R@1"] == out[f"{way}/R@10"] == 0
+  assert metrics.retrieval_metrics(sim, owner, "optimistic")["t2v/R@1"] == 100
+
+
+def test_duplicate_videos_share_their_place():
+  sim = np.array([[0.9, 0.9, 0.1], [0.9, 0.9, 0.1], [0.2, 0.2, 0.8]])
+  ranks = metrics.text_to_video_ranks(sim, np.arange(3))
+  np.testing.assert_array_equal(ranks, [1.5, 1.5, 1])
+  assert metrics.summarize(ranks)["R@1"] == pytest.approx(100 / 3)
+
+
+def test_one_item():
+  out = metrics.retrieval_metrics(np.array([[-0.2]]), np.array([0]))
+  assert set(out.values()) == {100.0, 1.0}
+
+
+def test_extreme_finite_scores_keep_their_order():
+  sim = np.array([[3e38, -3e38], [-3e38, 3e38]], np.float32)
+  assert metrics.retrieval_metrics(sim, np.arange(2))["t2v/R@1"] == 100
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+  ("index", "named"),
+  [
+    ((2, slice(None)), r"text 2 \(all"),
+    ((slice(None), 1), r"video 1 \(all"),
+    ((2, 1), "text 2, video 1;"),
+  ],
+)
+def test_not_finite_is_named(value, index, named, monkeypatch):
+  monkeypatch.setattr(metrics, "_CHUNK", 4)
+  sim = np.zeros((4, 3))
+  sim[index] = value
+  for call in (metrics.text_to_video_ranks, metrics.video_to_text_ranks):
+    with pytest.raises(DataError, match=named):
+      call(sim, np.array([0, 1, 2, 0]))
+  with pytest.raises(DataError, match=named):
+    metrics.dual_softmax(sim, 0.1)
+
+
+@pytest.mark.parametrize(
+  ("sim", "owner", "message"),
+  [
+    (np.zeros((0, 3)), np.zeros(0, int), "no pairs"),
+    (np.zeros((3, 0)), np.zeros(3, int), "no pairs"),
+    (np.zeros(3), np.zeros(3, int), "no pairs"),
+    (np.zeros((3, 2)), np.array([0, 1]), "does not fit"),
+    (np.zeros((2, 2)), np.array([0, 2]), "text 1 points to video 2"),
+    (np.zeros((2, 2)), np.array([-1, 0]), "text 0 points to video -1"),
+    (np.zeros((2, 2)), np.array([0.0, 1.0]), "give integers"),
+  ],
+)
+def test_unfit_input_is_refused(sim, owner, message):
+  with pytest.raises(DataError, match=message):
+    metrics.retrieval_metrics(sim, owner)
+
+
+def test_unknown_ties_and_no_ranks_are_refused():
+  with pytest.raises(ConfigError, match="pessimistic"):
+    metrics.text_to_video_ranks(np.eye(2), np.arange(2), "pessimistic")  # pyright: ignore
+  with pytest.raises(DataError, match="empty"):
+    metrics.summarize(np.zeros(0))
+
+
+def test_dual_softmax_is_the_formula():
+  sim = np.random.default_rng(0).normal(size=(7, 5))
+  weight = np.exp(sim / 0.5)
+  expected = sim * weight / weight.sum(axis=0, keepdims=True)
+  np.testing.assert_allclose(metrics.dual_softmax(sim, 0.5), expected, rtol=1e-12)
+
+
+def test_dual_softmax_demotes_a_video_that_fits_every_text():
+  sim = np.array([[0.8, 0.9, 0.1], [0.2, 0.95, 0.1], [0.1, 0.9, 0.7]])
+  owner = np.arange(3)
+  before = metrics.retrieval_metrics(sim, owner)["t2v/R@1"]
+  after = metrics.retrieval_metrics(metrics.dual_softmax(sim, 0.05), owner)["t2v/R@1"]
+  assert before == pytest.approx(100 / 3)
+  assert after == 100
+
+
+def test_dual_softmax_stays_finite_and_distinct():
+  cosines = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
+  out = metrics.dual_softmax(np.concatenate([cosines, -cosines], axis=1), 0.01)
+  assert np.isfinite(out).all()
+  assert (np.diff(out[cosines[:, 0] > 0, 0]) > 0).all()  # nothing underflowed to a tie
+  with pytest.raises(ConfigError, match="temperature"):
+    metrics.dual_softmax(np.eye(2), 0.0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(10))
+def test_rerank_matches_brute_force(seed, dtype):
+  rng = np.random.default_rng(seed)
+  texts, videos = 6, 12
+  k = int(rng.integers(1, videos + 1))
+  sim = (rng.integers(-3, 4, (texts, videos)) * 10.0 ** (seed % 4)).astype(dtype)
+  candidates = rng.permuted(np.tile(np.arange(videos), (texts, 1)), axis=1)[:, :k]
+  scores = rng.integers(-2, 3, (texts, k)) * 1e-6
+  result = metrics.rerank(sim, candidates, scores)
+  for i in range(texts):
+    matching = dict(zip(candidates[i].tolist(), scores[i], strict=True))
+    # What the new row must sort by: candidates first, then score, or the old score.
+    keys = [(j in matching, matching.get(j, sim[i, j])) for j in range(videos)]
+    for a in range(videos):
+      for b in range(videos):
+        assert (result[i, a] < result[i, b]) == (keys[a] < keys[b])
+        assert (result[i, a] == result[i, b]) == (keys[a] == keys[b])
+
+
+def test_rerank_changes_the_rank():
+  sim = np.array([[0.9, 0.8, 0.1]], np.float32)
+  new = metrics.rerank(sim, np.array([[0, 1]]), np.array([[-5.0, -4.0]]))
+  assert metrics.text_to_video_ranks(new, np.array([1])) == [1]
+  assert metrics.text_to_video_ranks(new, np.array([0])) == [2]
+  assert metrics.text_to_video_ranks(new, np.array([2])) == [3]
+  none = metrics.rerank(sim, np.zeros((1, 0), int), np.zeros((1, 0)))
+  np.testing.assert_array_equal(none, sim)
+
+
+@pytest.mark.parametrize(
+  ("candidates", "scores", "message"),
+  [
+    ([[0, 1]], [[1.0]], "does not fit"),
+    ([0], [1.0], "does not fit"),
+    ([[0, 3]], [[1.0, 2.0]], "text 0 points to video 3"),
+    ([[1, 1]], [[1.0, 2.0]], "text 0 lists a video twice"),
+    ([[0, 1]], [[1.0, np.nan]], "text 0, candidate 1"),
+  ],
+)
+def test_rerank_refuses(candidates, scores, message):
+  with pytest.raises(DataError, match=message):
+    metrics.rerank(np.zeros((1, 3)), np.array(candidates), np.array(scores))
+
+
+def test_large_matrix_is_quick_and_lean():
+  sim = np.random.default_rng(0).random((3000, 3000), np.float32)
+  tracemalloc.start()
+  start = time.perf_counter()
+  metrics.retrieval_metrics(sim, np.arange(3000))
+  seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert seconds < 5  # about 0.1 s; sorting in Python would take minutes
+  assert peak < sim.nbytes / 2

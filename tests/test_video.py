@@ -1,0 +1,239 @@
+"""Decoding: damaged and unusual files, frame choice, crops."""
+
+import struct
+
+import clips
+import numpy as np
+import pytest
+
+from vtr_jax.data import video
+from vtr_jax.errors import BadSample
+
+GOOD = clips.mp4()
+FAST = clips.mp4(movflags="faststart")
+FRAGMENTED = clips.mp4(movflags="frag_keyframe+empty_moov")
+
+
+def levels(frames):
+  """Brightness of the right half of each frame."""
+  return frames[:, :, frames.shape[2] * 3 // 4].mean(axis=(1, 2))
+
+
+# --- Frames and sizes -------------------------------------------------------------
+
+
+def test_wanted_frames_are_the_frames_of_that_number():
+  every = video.decode(GOOD)
+  assert every.shape == (24, 96, 96, 3)
+  assert every.dtype == np.uint8
+  assert (np.diff(levels(every)) > 4).all()
+  some = video.decode(GOOD, [0, 7, 7, 23])
+  np.testing.assert_array_equal(some, every[[0, 7, 7, 23]])
+
+
+def test_indices_may_depend_on_the_number_of_frames():
+  seen = []
+  frames = video.decode(GOOD, lambda n: seen.append(n) or [n - 1])
+  assert seen == [24]
+  np.testing.assert_array_equal(frames, video.decode(GOOD)[-1:])
+
+
+def test_an_error_of_the_caller_is_not_a_bad_sample():
+  def wrong(num_frames):
+    raise ValueError("mine")
+
+  with pytest.raises(ValueError, match="mine"):
+    video.decode(GOOD, wrong)
+
+
+def test_view_resizes_cuts_and_flips():
+  whole = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 0, 0, 64))
+  cut = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 8, 40, 16))
+  np.testing.assert_array_equal(cut, whole[:, 8:24, 40:56])
+  flip = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 0, 0, 64, True))
+  np.testing.assert_array_equal(flip, whole[:, :, ::-1])
+  assert whole[0, 32, 10].mean() < whole[0, 32, 50].mean() - 20
+
+
+@pytest.mark.parametrize("pix_fmt", ["gray", "yuv422p", "yuv444p", "yuv420p10le"])
+def test_pixel_formats(pix_fmt):
+  frames = video.decode(clips.mp4(9, pix_fmt=pix_fmt))
+  assert frames.shape == (9, 96, 96, 3)
+  # The encoder takes gray for full range and does not say so: hence the 10.
+  np.testing.assert_allclose(levels(frames), levels(video.decode(GOOD))[:9], atol=10)
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "pix_fmt"),
+  [(97, 131, "yuv444p"), (98, 130, "yuv420p"), (16, 300, "yuv420p"), (2, 2, "gray")],
+)
+def test_odd_sizes(height, width, pix_fmt):
+  data = clips.mp4(5, height, width, pix_fmt=pix_fmt)
+  assert video.decode(data).shape == (5, height, width, 3)
+  view = lambda h, w: video.resize_view(h, w, 64)
+  assert video.decode(data, None, view).shape == (5, 64, 64, 3)
+
+
+def test_one_frame_is_enough():
+  data = clips.mp4(1)
+  indices = lambda n: video.frame_indices(n, 8, "segments", 1, None)
+  frames = video.decode(data, indices, needed=8)
+  assert frames.shape == (8, 96, 96, 3)
+  assert (frames == frames[0]).all()
+
+
+def test_videos_filmed_on_their_side_are_turned():
+  data = bytearray(clips.mp4(2, 64, 96))
+  at = data.index(b"tkhd") + 4 + 40
+  data[at : at + 36] = struct.pack(
+    ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30
+  )
+  frames = video.decode(bytes(data))
+  assert frames.shape == (2, 96, 64, 3)
+  # A quarter turn clockwise brings the dark left half to the top.
+  assert frames[0, 20].mean() < frames[0, 80].mean() - 15
+  seen = []
+  view = lambda h, w: seen.append((h, w)) or video.resize_view(h, w, 32)
+  small = video.decode(bytes(data), None, view)
+  assert seen == [(96, 64)]
+  assert small.shape == (2, 32, 32, 3)
+  assert small[0, 4].mean() < small[0, 28].mean() - 15
+
+
+# --- Damage -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("data", "reason"),
+  [
+    (b"", "empty file"),
+    (b"<html><body>404 Not Found</body></html>" * 20, "not a video"),
+    (b"#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n", "not a video"),
+    (bytes(5000), "not a video"),
+    (np.random.default_rng(0).bytes(20_000), "not a video"),
+    (GOOD[: len(GOOD) // 2], "not a video"),  # the index is at the end
+    (GOOD[: len(GOOD) * 95 // 100], "not a video"),
+    (GOOD[: len(GOOD) // 2] + bytes(len(GOOD) // 2), "not a video"),
+    (clips.mp4(0), "no "),  # "no video stream", or "no frame" of an empty one
+  ],
+)
+def test_unusable_files(data, reason):
+  with pytest.raises(BadSample, match=reason) as e:
+    video.decode(data)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("data", [FAST, FRAGMENTED], ids=["faststart", "fragmented"])
+def test_cut_in_the_middle_serves_if_enough_is_left(data):
+  """The header still promises all frames, or none at all (fragmented)."""
+  start = data.index(b"mdat")
+  cut = data[: start + (len(data) - start) * 7 // 10]
+  frames = video.decode(cut)
+  assert 8 <= len(frames) < 24
+  np.testing.assert_array_equal(frames, video.decode(data)[: len(frames)])
+  spread = lambda n: video.frame_indices(n, 8, "segments", 1, None)
+  assert len(video.decode(cut, spread, needed=8)) == 8
+  with pytest.raises(BadSample, match=f"only {len(frames)} frames"):
+    video.decode(cut, spread, needed=len(frames) + 1)
+
+
+def test_damage_inside_is_found_and_frames_before_it_are_good():
+  data = bytearray(FRAGMENTED)
+  middle = data.rindex(b"mdat") + 8
+  data[middle : middle + 400] = bytes(400)
+  frames = video.decode(bytes(data))
+  assert 1 <= len(frames) <= 24
+  good = video.decode(FRAGMENTED)
+  np.testing.assert_array_equal(frames[:12], good[:12])
+
+
+# --- Which frames -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampling", video.SAMPLINGS)
+@pytest.mark.parametrize("clip_frames", [1, 4, 8, 16])
+def test_frame_indices_of_every_length(sampling, clip_frames):
+  for num_frames in range(1, 41):
+    for stride in (1, 4):
+      for seed in (None, 0, 1, 2):
+        rng = None if seed is None else np.random.default_rng(seed)
+        index = video.frame_indices(num_frames, clip_frames, sampling, stride, rng)
+        assert index.shape == (clip_frames,)
+        assert (index >= 0).all()
+        assert (index < num_frames).all()
+        assert (np.diff(index) >= 0).all()
+        if sampling == "segments" and num_frames >= clip_frames:
+          assert (np.diff(index) > 0).all()
+        if sampling == "contiguous" and num_frames >= clip_frames * stride:
+          assert (np.diff(index) == stride).all()
+
+
+def test_segments_take_the_middle_or_any_frame_of_each_part():
+  middle = video.frame_indices(24, 8, "segments", 1, None)
+  np.testing.assert_array_equal(middle, np.arange(8) * 3 + 1)
+  rng = np.random.default_rng(0)
+  drawn = np.stack([video.frame_indices(24, 8, "segments", 1, rng) for _ in range(200)])
+  assert (drawn // 3 == np.arange(8)).all()
+  # Every frame is used, the last of each part too.
+  assert set(drawn.ravel()) == set(range(24))
+
+
+def test_contiguous_starts_anywhere_and_repeats_the_last_frame():
+  rng = np.random.default_rng(0)
+  starts = {video.frame_indices(20, 4, "contiguous", 4, rng)[0] for _ in range(200)}
+  assert starts == {0, 1, 2, 3, 4}
+  assert video.frame_indices(20, 4, "contiguous", 4, None)[0] == 2
+  short = video.frame_indices(6, 4, "contiguous", 4, rng)
+  np.testing.assert_array_equal(short, [0, 4, 5, 5])
+
+
+# --- Which part of them -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("crop", video.CROPS)
+@pytest.mark.parametrize(
+  "shape", [(96, 96), (97, 131), (240, 320), (10, 400), (1, 1), (720, 64)]
+)
+def test_views_lie_inside_the_frame(crop, shape):
+  scales = {"multi_scale": (1, 0.875, 0.75, 0.66), "random_resized": (0.5, 1)}
+  rng = np.random.default_rng(0)
+  for _ in range(50):
+    view = video.random_view(*shape, 64, crop, scales.get(crop, ()), True, rng)
+    assert view.size == 64
+    assert 0 <= view.top <= view.height - 64
+    assert 0 <= view.left <= view.width - 64
+
+
+def test_resize_is_plain_for_square_and_central_for_others():
+  assert video.resize_view(96, 96, 64) == video.View(64, 64, 0, 0, 64)
+  assert video.resize_view(100, 200, 50) == video.View(50, 100, 0, 25, 50)
+  assert video.resize_view(300, 100, 50) == video.View(150, 50, 50, 0, 50)
+
+
+def test_multi_scale_has_thirteen_places_and_the_given_scales():
+  rng = np.random.default_rng(0)
+  draw = lambda: video.random_view(160, 160, 80, "multi_scale", (1.0, 0.5), False, rng)
+  views = [draw() for _ in range(600)]
+  # Scale 1 shows the whole square at 80, scale .5 shows half of it at 160.
+  assert {(v.height, v.width) for v in views} == {
+    (80, 80), (160, 160), (80, 160), (160, 80)
+  }  # fmt: skip
+  places = {(v.top, v.left) for v in views if v.height == v.width == 160}
+  assert len(places) == 13
+  assert {(0, 0), (80, 80), (40, 40), (20, 60)} <= places
+
+
+def test_random_resized_keeps_area_and_aspect():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    view = video.random_view(1000, 1000, 500, "random_resized", (0.5, 0.8), False, rng)
+    tall, wide = 500 * 1000 / view.height, 500 * 1000 / view.width
+    assert 0.49 < tall * wide / 1e6 < 0.81
+    assert 0.74 < wide / tall < 1.35
+
+
+def test_flip_is_an_option_and_happens_half_of_the_time():
+  rng = np.random.default_rng(0)
+  draw = lambda flip: video.random_view(96, 96, 64, "resize", (), flip, rng).flip
+  assert not any(draw(False) for _ in range(50))
+  assert 60 < sum(draw(True) for _ in range(200)) < 140

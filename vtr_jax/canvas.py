@@ -1,0 +1,141 @@
+"""What `figures` draws with: matplotlib without pyplot, and a page laid out in pixels.
+
+Colours are those of Okabe and Ito, which the colour-blind can tell apart.
+"""
+
+import importlib
+import os
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vtr_jax.errors import DataError, VtrError
+
+Target = str | os.PathLike[str] | BinaryIO
+Video = UInt8[np.ndarray, "t h w 3"]
+
+INK, FAINT, BOX = "#222222", "#6b6b6b", "#d6d6d6"
+GREEN, RED = "#00785A", "#C04A00"
+CYCLE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8C6D31")
+MARGIN, GAP = 24, 6  # pixels
+_DPI = 100
+
+
+def matplotlib(module: str) -> Any:
+  """A module of matplotlib, imported only when a picture is asked for.
+
+  Raises:
+    VtrError: matplotlib is not installed.
+  """
+  try:
+    return importlib.import_module(f"matplotlib.{module}")
+  except ImportError:
+    raise VtrError(
+      "figures: matplotlib is not installed; pip install matplotlib"
+    ) from None
+
+
+def figure(width: float, height: float, layout: str | None = "constrained") -> Any:
+  """An empty figure, in inches; without pyplot, so no state outlives it."""
+  made = matplotlib("figure").Figure((width, height), _DPI, layout=layout)
+  matplotlib("backends.backend_agg").FigureCanvasAgg(made)
+  return made
+
+
+def save(made: Any, path: Target) -> None:
+  """Writes a figure as PNG."""
+  made.savefig(path, format="png", facecolor="white")
+
+
+def outline(ax: Any, x: float, y: float, w: float, h: float, **style: Any) -> None:
+  """An empty rectangle."""
+  ax.add_patch(matplotlib("patches").Rectangle((x, y), w, h, fill=False, **style))
+
+
+def dress(ax: Any, x: str, y: str, empty: bool = False) -> None:
+  """Names quiet axes, with a legend above if they hold curves."""
+  ax.set_xlabel(x, color=FAINT)
+  ax.set_ylabel(y, color=FAINT)
+  ax.tick_params(colors=FAINT)
+  ax.spines[:].set_visible(False)
+  ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+  if empty:
+    ax.set(xticks=[], yticks=[])
+    ax.text(0.5, 0.5, "none yet", color=FAINT, ha="center", transform=ax.transAxes)
+  elif ax.lines:
+    ax.grid(color="#e4e4e4", linewidth=0.8)
+    ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+
+
+def strip(video: Video, most: int) -> UInt8[np.ndarray, "h s 3"]:
+  """At most `most` frames, evenly spaced, side by side with white gaps.
+
+  Raises:
+    DataError: `video` is not uint8 [t, h, w, 3].
+  """
+  video = np.asarray(video)
+  if (
+    video.ndim != 4 or video.shape[-1] != 3 or video.dtype != np.uint8 or not video.size
+  ):
+    raise DataError(
+      f"video: {video.dtype} {video.shape} cannot be drawn; give uint8 [t, h, w, 3]"
+    )
+  chosen = np.linspace(0, len(video) - 1, min(most, len(video))).round().astype(int)
+  gap = max(1, video.shape[2] // 32)
+  pad = ((0, 0), (0, 0), (0, gap), (0, 0))
+  return np.concatenate(np.pad(video[chosen], pad, constant_values=255), 1)[:, :-gap]
+
+
+def fit(image: np.ndarray, width: float, height: float) -> tuple[float, float]:
+  """Largest (width, height) in pixels, within these bounds, that keeps the shape."""
+  scale = min(width / image.shape[1], height / image.shape[0])
+  return image.shape[1] * scale, image.shape[0] * scale
+
+
+class Page:
+  """A white sheet laid out in pixels, from the top down; `y` is the next free row."""
+
+  def __init__(self, width: float):
+    self.width, self.y = width, 0.0
+    self.figure = figure(1, 1, layout=None)
+    self.axes = self.figure.add_axes((0, 0, 1, 1))
+    self.axes.axis("off")
+
+  def write(
+    self, x: float, y: float, text: str, size: float = 12, **style: Any
+  ) -> None:
+    """Text from x on, its middle 10 pixels beneath row `self.y + y`."""
+    style = dict(color=INK, va="center_baseline", parse_math=False) | style
+    self.axes.text(x, self.y + y + 10, text, fontsize=size, **style)
+
+  def image(self, image: np.ndarray, x: float, y: float, w: float, h: float) -> None:
+    """An image in the rectangle that starts at x and at row `self.y + y`."""
+    extent = (x, x + w, self.y + y + h, self.y + y)
+    self.axes.imshow(image, extent=extent, aspect="auto")
+
+  def measure(self, text: str, weight: str = "normal") -> float:
+    """Pixels that `text` takes at the usual size."""
+    font = matplotlib("font_manager").FontProperties(size=12, weight=weight)
+    renderer = self.figure.canvas.get_renderer()
+    return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
+
+  def wrap(self, widths: Sequence[float], gap: float, room: float) -> list[list[int]]:
+    """Items of these widths, in order, as the lines they fill; none is left out."""
+    lines, x = [[]], 0.0
+    for i, width in enumerate(widths):
+      if lines[-1] and x + width > room:
+        lines.append([])
+        x = 0.0
+      lines[-1].append(i)
+      x += width + gap
+    return lines
+
+  def save(self, path: Target) -> None:
+    """Writes the page, cut at row `self.y`, as PNG."""
+    width, height = self.width + 2 * MARGIN, self.y + 2 * MARGIN
+    self.figure.set_size_inches(width / _DPI, height / _DPI)
+    self.axes.set_xlim(-MARGIN, width - MARGIN)
+    self.axes.set_ylim(height - MARGIN, -MARGIN)
+    save(self.figure, path)

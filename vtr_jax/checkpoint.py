@@ -1,0 +1,82 @@
+"""Checkpoints by Orbax: written in the background, complete or not there at all."""
+
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from vtr_jax.errors import CheckpointError
+
+
+class Checkpoints:
+  """The newest `keep` checkpoints of a run, each {state, meta} under its step."""
+
+  def __init__(self, directory: pathlib.Path, keep: int):
+    self._directory = directory.absolute()
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, cleanup_tmp_directories=True
+    )
+    try:
+      self._manager = ocp.CheckpointManager(self._directory, options=options)
+    except OSError as e:
+      raise CheckpointError(f"{directory}: cannot be used ({e.strerror})") from e
+
+  def latest_step(self) -> int | None:
+    """Step of the newest whole checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any, meta: dict) -> None:
+    """Starts writing; returns when the arrays have been copied from the devices.
+
+    Raises:
+      CheckpointError: this save, or the one before it, could not be written.
+    """
+    if step == self.latest_step():
+      return
+    args = ocp.args.Composite(
+      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+    )
+    try:
+      self._manager.save(step, args=args)
+    except Exception as e:
+      raise self._failed(e) from e
+
+  def restore(self, like: Any) -> Any:
+    """The newest state, laid out as the arrays of `like`.
+
+    Raises:
+      CheckpointError: it cannot be read, or has other parameters than `like`.
+    """
+    step = self.latest_step()
+    where = self._directory / str(step)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    try:
+      args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+      return self._manager.restore(step, args=args)["state"]
+    except Exception as e:
+      raise CheckpointError(
+        f"{where}: cannot be restored ({_first_line(e)}); delete this folder to go "
+        "on from the checkpoint before it"
+      ) from e
+
+  def wait(self) -> None:
+    """Returns when all saves are on disk; raises as `save` does."""
+    try:
+      self._manager.wait_until_finished()
+    except Exception as e:
+      raise self._failed(e) from e
+
+  def close(self) -> None:
+    self.wait()
+    self._manager.close()
+
+  def _failed(self, e: Exception) -> CheckpointError:
+    return CheckpointError(
+      f"{self._directory}: checkpoint not written ({_first_line(e)}); earlier ones "
+      "are whole: free the disk or mend the permission, and run the command again"
+    )
+
+
+def _first_line(e: Exception) -> str:
+  return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

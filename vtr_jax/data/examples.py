@@ -1,0 +1,176 @@
+"""One record to one row of a batch: what is read, drawn and refused."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.config import choose, require
+from vtr_jax.data import masks, sources, text, video
+from vtr_jax.errors import BadSample, DataBudgetError, DataError
+
+TRIES = 10  # records tried for one row before the split is called unusable
+_PROBLEM = "U160"  # fixed width: grain's shared memory takes no Python objects
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Section `data` of the config: where the records are, how clips are made."""
+
+  name: str  # data set under dir, as "moving_shapes/full"; newest version of it
+  dir: str  # directory of all prepared data sets
+  split: str  # split to train on; TFDS slices such as "train[:1000]" are allowed
+  sampling: str  # segments | contiguous; see video.frame_indices
+  stride: int  # frames between two of a clip; read by contiguous
+  crop: str  # resize | multi_scale | random_resized; see video.random_view
+  crop_scales: tuple[float, ...]  # of the short side, or (least, most) of the area
+  flip: bool  # mirror left and right with chance 1/2 in training
+  workers: int  # processes that make batches; 0 = threads of this process
+  bad_budget: float  # share of samples that may be unusable, [0, 1]
+
+  def __post_init__(self):
+    choose(self.sampling, video.SAMPLINGS, "sampling")
+    choose(self.crop, video.CROPS, "crop")
+    scales = self.crop_scales
+    require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
+    require(self.workers >= 0, f"workers: {self.workers} must not be negative")
+    require(0 <= self.bad_budget <= 1, f"bad_budget: {self.bad_budget} not in [0, 1]")
+    require(all(0 < s <= 1 for s in scales), f"crop_scales: {scales} must be in (0, 1]")
+    if self.crop == "multi_scale":
+      require(len(scales) > 0, "crop_scales: multi_scale needs at least one scale")
+    if self.crop == "random_resized":
+      require(
+        len(scales) == 2 and scales[0] <= scales[1],
+        f"crop_scales: {scales}; random_resized needs (least, most) share of the area",
+      )
+
+  def open(self, split: str = "") -> sources.Split:
+    """Opens `split`, or the training split.
+
+    Raises:
+      DataError: see `sources.open_split`.
+    """
+    return sources.open_split(sources.find(self.dir, self.name), split or self.split)
+
+
+class TrainExample:
+  """(index of the record, generator) to a row of a training batch."""
+
+  def __init__(
+    self,
+    source: sources.Split,
+    data: DataConfig,
+    clip: ClipSpec,
+    text_spec: TextSpec,
+    mask: MaskSpec,
+    tokenizer: text.Tokenizer,
+  ):
+    self._source = source
+    self._data = data
+    self._clip = clip
+    self._text_spec = text_spec
+    self._mask = mask
+    self._tokenizer = tokenizer
+
+  def __call__(self, index: int, rng: np.random.Generator) -> dict:
+    """The row, made of another record where this one cannot be used.
+
+    Raises:
+      DataBudgetError: ten records in a row cannot be used.
+    """
+    problem, chosen = "", index
+    for _ in range(TRIES):
+      try:
+        row = self._row(chosen, rng)
+        break
+      except BadSample as e:
+        problem = problem or name_problem(self._source, index, e)
+        chosen = int(rng.integers(len(self._source)))
+    else:
+      raise DataBudgetError(
+        f"{self._source.directory}: {TRIES} records in a row cannot be used, the "
+        f"first is {problem}; repair the data set"
+      )
+    return row | dict(
+      valid=np.bool_(not problem),
+      record=np.int64(index),
+      problem=np.array(problem, _PROBLEM),
+    )
+
+  def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    record = self._source[index]
+    if not record["captions"]:
+      raise BadSample("no caption")
+    caption = record["captions"][rng.integers(len(record["captions"]))]
+    ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
+    clip = read_clip(record["video"], self._clip, self._data, rng)
+    keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
+    special = self._tokenizer.special_ids
+    return dict(
+      video=clip,
+      video_keep_idx=keep_idx,
+      video_mask_idx=mask_idx,
+      text_ids=ids,
+      text_valid=valid,
+      text_hidden=masks.text_mask(self._mask, ids, valid, special, rng),
+    )
+
+
+class EvalExample:
+  """Index of the record to a row of an evaluation batch."""
+
+  def __init__(self, source: sources.Split, data: DataConfig, clip: ClipSpec):
+    self._source = source
+    self._data = data
+    self._clip = clip
+
+  def __call__(self, index: int) -> dict[str, np.ndarray]:
+    """The row.
+
+    Raises:
+      DataError: the record cannot be used: a score must not depend on luck.
+    """
+    try:
+      clip = read_clip(self._source[index]["video"], self._clip, self._data, None)
+    except BadSample as e:
+      raise refusal(self._source, index, e) from e
+    return dict(video=clip, valid=np.True_, record=np.int64(index))
+
+
+def read_clip(
+  data: bytes, clip: ClipSpec, config: DataConfig, rng: np.random.Generator | None
+) -> UInt8[np.ndarray, "t h w 3"]:
+  """Decodes one clip; without a generator always the same one, not cropped.
+
+  Raises:
+    BadSample: see `video.decode`.
+  """
+
+  def indices(count):
+    return video.frame_indices(count, clip.frames, config.sampling, config.stride, rng)
+
+  def view(height, width):
+    if rng is None:
+      return video.resize_view(height, width, clip.size)
+    return video.random_view(
+      height, width, clip.size, config.crop, config.crop_scales, config.flip, rng
+    )
+
+  return video.decode(data, indices, view, needed=clip.frames)
+
+
+def name_problem(source: sources.Split, index: int, error: BadSample) -> str:
+  """ "id: reason"; the index stands in for an id that cannot be read."""
+  try:
+    name = source[index]["id"]
+  except BadSample:
+    name = f"record {index}"
+  return f"{name}: {error}"
+
+
+def refusal(source: sources.Split, index: int, error: BadSample) -> DataError:
+  """The error that ends an evaluation."""
+  where = f"{source.directory}: record {index} of {source.name!r}"
+  problem = name_problem(source, index, error)
+  return DataError(f"{where} cannot be used ({problem}); repair or remove it")

@@ -1,0 +1,220 @@
+"""Records to batches: one global order, whatever the number of hosts and workers.
+
+Row r of global batch s is example g = s * batch_size + r of the shuffled split
+repeated for ever, and everything random about it comes from a generator made of
+(seed, g). A host takes its rows of it. So a stream can be continued at any step,
+on other machines, and brings the identical examples.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from jaxtyping import Int64
+
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.data import sources, text
+from vtr_jax.data.examples import DataConfig, EvalExample, TrainExample, refusal
+from vtr_jax.data.workers import Batches, HostBatches, iterate
+from vtr_jax.errors import BadSample, DataBudgetError, DataError
+
+
+def train_batches(
+  data: DataConfig,
+  clip: ClipSpec,
+  text_spec: TextSpec,
+  mask: MaskSpec,
+  tokenizer: text.Tokenizer,
+  *,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  host: int = 0,
+  num_hosts: int = 1,
+) -> Batches:
+  """This host's rows of the training batches, for ever.
+
+  A record that cannot be used is replaced by another, drawn from the example's
+  own generator; its row has valid = False and says why in `problem`.
+
+  Args:
+    data: where the records are and how clips are cut.
+    clip: size of the clip.
+    text_spec: size of the text.
+    mask: what is hidden.
+    tokenizer: captions to ids.
+    batch_size: rows of the global batch.
+    seed: of the order and of everything drawn for an example; 0 to 2**32 - 1.
+    start_step: number of the first batch; costs nothing.
+    host: number of this host.
+    num_hosts: hosts that share the global batch evenly.
+
+  Returns:
+    Batches as `batch.spec`, with `record` [b] int64, the index of the record
+    that was asked for, and `problem` [b] str, "" or "id: reason".
+
+  Raises:
+    DataError: the split cannot be opened, or does not fit the tokenizer.
+    ConfigError: the hosts cannot share the batch evenly.
+    DataBudgetError: (while iterating) ten records in a row are unusable.
+  """
+  text.check(tokenizer, text_spec)
+  source = data.open()
+  example = TrainExample(source, data, clip, text_spec, mask, tokenizer)
+  dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  dataset = dataset.random_map(example)
+  batches = HostBatches(dataset, batch_size, host, num_hosts)
+  return iterate(batches[start_step:], data.workers)
+
+
+def eval_videos(
+  source: sources.Split,
+  data: DataConfig,
+  clip: ClipSpec,
+  batch_size: int,
+  *,
+  workers: int = 0,
+  host: int = 0,
+  num_hosts: int = 1,
+) -> Batches:
+  """This host's rows of every video of a split, once, in order.
+
+  Returns:
+    Batches of video, valid and record. The last one is filled up with rows of
+    valid = False and record = -1; every host gets the same number of batches.
+
+  Raises:
+    ConfigError: the hosts cannot share the batch evenly.
+    DataError: (while iterating) a record is unusable; its index and id are named.
+  """
+  dataset = grain.MapDataset.range(len(source)).map(EvalExample(source, data, clip))
+  return iterate(HostBatches(dataset, batch_size, host, num_hosts), workers)
+
+
+def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, "q"]]:
+  """All captions of a split in order, and the record that each belongs to.
+
+  Reads the records, but decodes no video.
+
+  Raises:
+    DataError: a record has no caption or cannot be read.
+  """
+  texts, owner = [], []
+  for index in range(len(source)):
+    try:
+      found = source[index]["captions"]
+    except BadSample as e:
+      raise refusal(source, index, e) from e
+    if not found:
+      raise refusal(source, index, BadSample("no caption"))
+    texts += found
+    owner += [index] * len(found)
+  return texts, np.array(owner, np.int64)
+
+
+def eval_texts(
+  source: sources.Split | Sequence[str],
+  text_spec: TextSpec,
+  tokenizer: text.Tokenizer,
+  batch_size: int,
+  *,
+  host: int = 0,
+  num_hosts: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+  """This host's rows of every caption, once, in the order of `captions`.
+
+  Args:
+    source: a split, or the texts themselves.
+    text_spec: size of the text.
+    tokenizer: captions to ids.
+    batch_size: rows of the global batch.
+    host: number of this host.
+    num_hosts: hosts that share the global batch evenly.
+
+  Yields:
+    text_ids, text_valid, valid, and record [b] int64: the record that the
+    caption belongs to (for plain texts their own number), -1 in filling rows.
+
+  Raises:
+    DataError: a caption is empty, or the vocabulary does not fit `text_spec`.
+  """
+  text.check(tokenizer, text_spec)
+  if isinstance(source, sources.Split):
+    texts, owner = captions(source)
+  else:
+    texts, owner = list(source), np.arange(len(source))
+
+  def example(index: int) -> dict:
+    try:
+      ids, valid = tokenizer.encode(texts[index], text_spec.length)
+    except BadSample as e:
+      raise DataError(f"caption {index} ({texts[index]!r}): {e}; correct it") from e
+    return dict(
+      text_ids=ids, text_valid=valid, valid=np.True_, record=np.int64(owner[index])
+    )
+
+  dataset = grain.MapDataset.range(len(texts)).map(example)
+  batches = HostBatches(dataset, batch_size, host, num_hosts)
+  return (batches[step] for step in range(len(batches)))
+
+
+class Quarantine:
+  """Counts replaced samples, lists the records, and stops when there are too many.
+
+  The list has one JSON line per record: {"record", "problem", "step"}; it is
+  continued when a run is. With several hosts, give each its own file.
+  """
+
+  def __init__(self, path: str, budget: float, judge_after: int = 1000):
+    """Reads what an earlier run has listed.
+
+    Args:
+      path: of the list, usually workdir/quarantine.jsonl; made when needed.
+      budget: share of samples that may be bad, [0, 1]; see data.bad_budget.
+      judge_after: samples to see first, because a share of few means nothing.
+    """
+    self.path = path
+    self.seen = 0  # samples of this run, good or bad
+    self.bad = 0
+    self._budget = budget
+    self._judge_after = judge_after
+    self._reasons = Counter()
+    self._listed = set()
+    if os.path.exists(path):
+      self._continue_list()
+
+  def _continue_list(self) -> None:
+    """A run that was killed may have left half a line at the end: it goes."""
+    with open(self.path, "rb+") as f:
+      whole = f.read().rpartition(b"\n")[0].splitlines(keepends=True)
+      f.truncate(sum(map(len, whole)) + bool(whole))
+    self._listed = {json.loads(line)["record"] for line in whole}
+
+  def add(self, batch: dict[str, np.ndarray], step: int) -> None:
+    """Takes the host keys of one training batch.
+
+    Raises:
+      DataBudgetError: more than `budget` of the samples of this run were bad.
+    """
+    self.seen += len(batch["problem"])
+    lines = []
+    for row in np.flatnonzero(batch["problem"] != ""):
+      record, problem = int(batch["record"][row]), str(batch["problem"][row])
+      self.bad += 1
+      self._reasons[problem.split(": ", 1)[-1]] += 1
+      if record not in self._listed:
+        self._listed.add(record)
+        lines.append(json.dumps(dict(record=record, problem=problem, step=step)))
+    if lines:
+      with open(self.path, "a") as f:
+        f.writelines(line + "\n" for line in lines)
+    if self.seen >= self._judge_after and self.bad > self._budget * self.seen:
+      top = ", ".join(f"{n} x {why}" for why, n in self._reasons.most_common(3))
+      raise DataBudgetError(
+        f"{self.path}: {self.bad} of {self.seen} samples could not be used, more than "
+        f"data.bad_budget = {self._budget:g} allows ({top}); repair the records "
+        "listed there, or raise the budget"
+      )

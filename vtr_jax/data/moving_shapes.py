@@ -1,0 +1,265 @@
+"""`moving_shapes`: the embedded data set, rendered from a seed and built once.
+
+    directory = moving_shapes.build("data")
+    source = tfds.builder_from_directory(directory).as_data_source("train")
+
+The build renders in several processes, in parts that outlive a killed build, and
+shows itself only when it is whole: records, tokenizer and checksums appear under
+their final name in one step.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import sentencepiece
+import tensorflow_datasets as tfds
+import tqdm
+
+from vtr_jax.config import choose
+from vtr_jax.data import shapes, shapes_parts, shapes_render, sources
+from vtr_jax.errors import DataError
+
+LABELS = shapes.LABELS
+TOKENIZER = "tokenizer.model"
+CHECKSUM = "checksum.json"
+
+
+@dataclasses.dataclass(eq=False)
+class ShapesConfig(tfds.core.BuilderConfig):
+  """How many clips a variant has, and how many lie in a part."""
+
+  counts: dict[str, int] = dataclasses.field(default_factory=dict)
+  chunk: int = 250
+
+  def clips(
+    self, split: str, parts: pathlib.Path | None
+  ) -> Iterator[shapes_render.Clip]:
+    """The clips of a split, from the directory `parts` if it is given."""
+    return shapes_parts.clips(parts, split, self.counts[split], self.chunk)
+
+
+CONFIGS = dict(
+  full=ShapesConfig(
+    name="full",
+    description="For training: 8,000 clips, and 2,500 to evaluate on.",
+    counts=dict(train=8000, validation=500, test=1000, novel=1000),
+  ),
+  tiny=ShapesConfig(
+    name="tiny",
+    description="For tests: 96 clips, and 64 to evaluate on.",
+    counts=dict(train=96, validation=16, test=32, novel=16),
+    chunk=16,
+  ),
+)
+
+
+class MovingShapes(tfds.core.GeneratorBasedBuilder):
+  """Short clips of coloured shapes that move, change, appear and cross.
+
+  Prefer `build`, which renders in parallel and adds the tokenizer; this class
+  alone renders in one process.
+  """
+
+  VERSION = tfds.core.Version("1.0.0")
+  BUILDER_CONFIGS: ClassVar[list[ShapesConfig]] = list(CONFIGS.values())
+  # Nothing is downloaded; to look for addresses, TFDS needs a package that it does
+  # not depend on (importlib_resources).
+  url_infos = None
+  parts: pathlib.Path | None = None  # where `build` has put the rendered parts
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description="Short clips of coloured shapes that move, change and cross.",
+      features=sources.features(),
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+    del dl_manager
+    return {name: self._generate_examples(name) for name in shapes.SPLITS}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    assert isinstance(self.builder_config, ShapesConfig)
+    clips = self.builder_config.clips(split, self.parts)
+    yield from ((number, clip._asdict()) for number, clip in enumerate(clips))
+
+
+def build(
+  data_dir: str | os.PathLike,
+  config: str = "full",
+  *,
+  workers: int | None = None,
+  progress: bool = True,
+) -> pathlib.Path:
+  """Builds a variant of the data set, unless it is there, and says where it is.
+
+  A build that was killed goes on where it stopped. Of two builds in one place, the
+  second waits for the first. The bytes depend on nothing but the libraries.
+
+  Args:
+    data_dir: where data sets lie; the result is moving_shapes/<config>/<version>
+      below it: ArrayRecord files, tokenizer.model, checksum.json.
+    config: full | tiny.
+    workers: rendering processes; by default as many as there are cores.
+    progress: whether to show a progress bar and a closing line on stderr.
+
+  Raises:
+    ConfigError: `config` is unknown.
+    DataError: `data_dir` cannot be written or holds half a data set, or a rendering
+      process came to a sudden end.
+  """
+  choose(config, CONFIGS, "config")
+  root = pathlib.Path(data_dir).expanduser() / "moving_shapes"
+  version = str(MovingShapes.VERSION)
+  directory = root / config / version
+  parts = root / f".parts-{config}-{version}"
+  if _is_whole(directory) and not parts.exists():
+    return directory
+  try:
+    root.mkdir(parents=True, exist_ok=True)
+    with _lock(root / f".lock-{config}-{version}"):
+      if not _is_whole(directory):
+        _build(directory, parts, CONFIGS[config], workers, progress)
+      shutil.rmtree(parts, ignore_errors=True)
+  except OSError as e:
+    reason = e.strerror or e
+    raise DataError(
+      f"{data_dir}: cannot build moving_shapes here ({reason}); "
+      "free the place or choose another data directory"
+    ) from None
+  return directory
+
+
+def _build(
+  directory: pathlib.Path,
+  parts: pathlib.Path,
+  config: ShapesConfig,
+  workers: int | None,
+  progress: bool,
+) -> None:
+  """Renders what is missing, then writes the data set beside its final place."""
+  if directory.exists():
+    raise DataError(f"{directory}: not a whole data set; delete it and build again")
+  started = time.time()
+  parts.mkdir(exist_ok=True)
+  total = sum(config.counts.values())
+  with tqdm.tqdm(
+    total=total, unit="clip", desc=f"moving_shapes/{config.name}", disable=not progress
+  ) as bar:
+    shapes_parts.render(parts, config.counts, config.chunk, workers, bar)
+    bar.set_postfix_str("writing")
+    staged = _write(parts, config)
+  directory.parent.mkdir(parents=True, exist_ok=True)
+  staged.rename(directory)
+  if progress:
+    size = sum(f.stat().st_size for f in directory.iterdir()) / 1e6
+    seconds = time.time() - started
+    print(
+      f"{directory}: {total} clips, {size:.0f} MB, built in {seconds:.0f} s",
+      file=sys.stderr,
+    )
+
+
+def _write(parts: pathlib.Path, config: ShapesConfig) -> pathlib.Path:
+  """Turns the parts into ArrayRecord, tokenizer and checksums; returns where."""
+  staging = parts / "staging"
+  shutil.rmtree(staging, ignore_errors=True)
+  builder = MovingShapes(
+    config=config, data_dir=str(staging), file_format="array_record"
+  )
+  builder.parts = parts
+  with _quiet():
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+  directory = pathlib.Path(builder.data_dir)
+  texts = [text for clip in config.clips("train", parts) for text in clip.captions]
+  (directory / TOKENIZER).write_bytes(train_tokenizer(texts))
+  sums = {split: _checksum(config.clips(split, parts)) for split in config.counts}
+  (directory / CHECKSUM).write_text(json.dumps(sums, indent=2) + "\n")
+  return directory
+
+
+def train_tokenizer(captions: list[str]) -> bytes:
+  """A sentencepiece model in which every word of `captions` is one piece.
+
+  Pieces 0 to 3 are <pad>, <unk>, <cls> and <mask>; there is no begin or end piece.
+  Text is put in lower case. Words that are not in `captions` fall into letters, so
+  English never gives <unk>.
+  """
+  # Left alone, training splits half of so few words in two: masking would hide
+  # half a word, and the other half would tell it.
+  words = sorted({w for text in captions for w in text.replace(",", "").split()})
+  letters = "▁abcdefghijklmnopqrstuvwxyz,."
+  model = io.BytesIO()
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(captions),
+    model_writer=model,
+    model_type="unigram",
+    vocab_size=4 + len(words) + len(letters),
+    hard_vocab_limit=False,
+    normalization_rule_name="nmt_nfkc_cf",
+    character_coverage=1.0,
+    required_chars=letters,
+    pad_id=0,
+    unk_id=1,
+    bos_id=-1,
+    eos_id=-1,
+    pad_piece="<pad>",
+    unk_piece="<unk>",
+    control_symbols=["<cls>", "<mask>"],
+    user_defined_symbols=[f"▁{word}" for word in words],
+    num_threads=1,
+    minloglevel=2,
+  )
+  return model.getvalue()
+
+
+def _checksum(clips: Iterator[shapes_render.Clip]) -> dict[str, str]:
+  """SHA-256 of a split's records, and of its captions alone."""
+  records, captions = hashlib.sha256(), hashlib.sha256()
+  for clip in clips:
+    texts = json.dumps(clip.captions).encode()
+    captions.update(texts)
+    records.update(json.dumps([clip.id, clip.label]).encode() + clip.video + texts)
+  return dict(records=records.hexdigest(), captions=captions.hexdigest())
+
+
+def _is_whole(directory: pathlib.Path) -> bool:
+  files = ("dataset_info.json", TOKENIZER, CHECKSUM)
+  return all((directory / file).exists() for file in files)
+
+
+@contextlib.contextmanager
+def _lock(path: pathlib.Path) -> Iterator[None]:
+  """Holds `path` for this process; the system frees it even after SIGKILL."""
+  with path.open("w") as f:
+    try:
+      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"{path}: waiting for another build to end", file=sys.stderr)
+      fcntl.flock(f, fcntl.LOCK_EX)
+    yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Silences the bars and lines of TFDS; ours has said it all."""
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    tfds.enable_progress_bar()

@@ -1,0 +1,146 @@
+"""Renders `moving_shapes` in several processes, in parts that outlive a killed build.
+
+A part is a file with the records of `chunk` consecutive clips. It gets its name when
+it is whole, so a build goes on with the parts it finds. Rendering processes import
+this module and no more: neither JAX nor TFDS.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Iterator
+
+import tqdm
+
+from vtr_jax.data import shapes, shapes_render
+from vtr_jax.errors import DataError
+
+Job = tuple[pathlib.Path, str, int, list[shapes.Meaning]]
+
+
+def render(
+  directory: pathlib.Path,
+  counts: dict[str, int],
+  chunk: int,
+  workers: int | None,
+  bar: tqdm.tqdm,
+) -> None:
+  """Makes the parts of all splits that are not in `directory` yet.
+
+  Args:
+    counts: clips by split.
+    chunk: clips per part.
+    workers: processes; by default as many as there are cores.
+    bar: counts clips.
+
+  Raises:
+    DataError: a rendering process came to a sudden end.
+  """
+  jobs: list[Job] = []
+  for split, count in counts.items():
+    drawn = shapes.meanings(split, count)
+    for start in range(0, count, chunk):
+      path = _path(directory, split, start)
+      jobs.append((path, split, start, drawn[start : start + chunk]))
+  missing = [job for job in jobs if not job[0].exists()]
+  # What an earlier build has done says nothing about the speed of this one.
+  bar.initial = bar.n = sum(counts.values()) - sum(len(job[3]) for job in missing)
+  bar.refresh()
+  workers = min(workers or _cores(), len(missing))
+  if workers <= 1:
+    for job in missing:
+      bar.update(_render_part(*job))
+  else:
+    _render_parallel(missing, workers, bar)
+
+
+def clips(
+  directory: pathlib.Path | None, split: str, count: int, chunk: int
+) -> Iterator[shapes_render.Clip]:
+  """All clips of a split in order, from parts, or rendered when there are none."""
+  drawn = shapes.meanings(split, count)
+  for start in range(0, count, chunk):
+    if directory is None:
+      part = drawn[start : start + chunk]
+      yield from shapes_render.make_clips(split, start, part)
+    else:
+      part = pickle.loads(_path(directory, split, start).read_bytes())
+      yield from (shapes_render.Clip(*clip) for clip in part)
+
+
+def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
+  # Not forked: JAX's threads in the parent would be copied in the midst of things.
+  context = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(
+    workers, context, initializer=_end_with_parent
+  ) as pool:
+    try:
+      with _hidden_main():
+        futures = [pool.submit(_render_part, *job) for job in jobs]
+      for future in concurrent.futures.as_completed(futures):
+        bar.update(future.result())
+    except concurrent.futures.process.BrokenProcessPool:
+      raise DataError(
+        "moving_shapes: a rendering process was ended, perhaps for want of memory; "
+        "build again with workers=1"
+      ) from None
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+
+def _render_part(
+  path: pathlib.Path, split: str, start: int, meanings: list[shapes.Meaning]
+) -> int:
+  """Writes one part, and renames it last so that half a file is never found."""
+  made = shapes_render.make_clips(split, start, meanings)
+  unfinished = path.with_suffix(f".{os.getpid()}")
+  with unfinished.open("wb") as f:
+    pickle.dump([tuple(clip) for clip in made], f)
+    f.flush()
+    os.fsync(f.fileno())
+  unfinished.rename(path)
+  return len(made)
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Iterator[None]:
+  """Processes started meanwhile do not run the caller's script a second time.
+
+  They would import all that it imports, and start builds of their own if it lacks
+  the `__main__` guard.
+  """
+  main = sys.modules["__main__"]
+  sys.modules["__main__"] = types.ModuleType("__main__")
+  try:
+    yield
+  finally:
+    sys.modules["__main__"] = main
+
+
+def _end_with_parent() -> None:
+  """Ends this process when the build is killed; it would wait for work for ever."""
+
+  def watch():
+    if (parent := multiprocessing.parent_process()) is not None:
+      parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+def _path(directory: pathlib.Path, split: str, start: int) -> pathlib.Path:
+  return directory / f"{split}-{start:05d}.part"
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -1,0 +1,136 @@
+"""How well hidden pixels and words are given back, in numbers and pictures."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtr_jax import figures
+from vtr_jax.config import require
+from vtr_jax.data import loader, sources
+from vtr_jax.errors import ConfigError
+from vtr_jax.evaluators.base import Context, OnDevices, host_rows
+from vtr_jax.models.video import patchify, unpatchify
+from vtr_jax.objectives.base import Params
+
+_SHOWN = 4  # clips in the picture
+_GRAY = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One section of `evals` with kind = "reconstruction"."""
+
+  split: str
+  every: int  # steps between runs; 0 = at the end only
+  batches: int  # evaluation batches to look at
+  seed: int  # of the masks
+
+  def __post_init__(self):
+    require(self.batches > 0, f"batches: {self.batches} must be positive")
+
+
+class Evaluator:
+  """See base.Evaluator."""
+
+  def __init__(self, config: Config, context: Context):
+    if context.objective.reconstruct is None:
+      raise ConfigError("evals: this objective reconstructs nothing; drop the section")
+    self.every = config.every
+    self._config, self._context = config, context
+    self._data = dataclasses.replace(
+      context.data, split=config.split, crop="resize", flip=False, workers=0
+    )
+    self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
+
+  def run(self, params: Params) -> dict[str, float]:
+    c, rows = self._context, []
+    batches = loader.train_batches(
+      self._data,
+      c.clip,
+      c.text,
+      c.objective.mask,
+      c.tokenizer,
+      batch_size=c.batch_size,
+      seed=self._config.seed,
+      host=jax.process_index(),
+      num_hosts=jax.process_count(),
+    )
+    try:
+      for _ in range(self._config.batches):
+        batch = next(batches)
+        pixels, words = self._reconstruct(params, batch)
+        share = host_rows(c.batch_size)
+        rows.append(self._errors(batch, pixels[share], words[share]))
+        self._last = batch, pixels[share], words[share]
+    finally:
+      batches.close()
+    self._numbers = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
+    return self._numbers
+
+  def report(self) -> str:
+    n = self._numbers
+    return (
+      f"{self._config.split}: hidden pixels off by {n['pixels/rmse']:.4f} of the "
+      f"range, their tubelet's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
+      f"hidden words right {n['words/accuracy']:.1f} %"
+    )
+
+  def protocol(self) -> dict[str, Any]:
+    directory = sources.find(self._data.dir, self._data.name)
+    return dataclasses.asdict(self._config) | dict(
+      fingerprint=sources.fingerprint(directory, self._config.split),
+      pixels="root mean square over hidden tubelets, RGB in [0, 1]; mean and spread "
+      "of each hidden tubelet are given, as in VideoMAE's pictures",
+    )
+
+  def draw(self, directory: pathlib.Path, name: str) -> None:
+    batch, pixels, words = self._last
+    clip, shown = self._context.clip, slice(0, _SHOWN)
+    video = batch["video"][shown]
+    patches = patchify(video, clip.tubelet)
+    idx = batch["video_mask_idx"][shown, :, None]
+    masked, rebuilt = patches.copy(), patches.copy()
+    np.put_along_axis(masked, idx, np.uint8(_GRAY), axis=1)
+    np.put_along_axis(
+      rebuilt, idx, (255 * pixels[shown] + 0.5).astype(np.uint8), axis=1
+    )
+    figures.reconstruction(
+      directory / f"{name}.png",
+      video,
+      unpatchify(masked, clip),
+      unpatchify(rebuilt, clip),
+      [self._words(batch, words, row) for row in range(len(video))],
+    )
+
+  def _errors(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> dict:
+    """Errors of one batch of this host."""
+    patches = patchify(batch["video"], self._context.clip.tubelet)
+    idx = batch["video_mask_idx"][:, :, None]
+    truth = np.take_along_axis(patches, idx, axis=1).astype(np.float32) / 255
+    colours = truth.reshape(*truth.shape[:2], -1, 3)
+    flat = (colours - colours.mean(axis=2, keepdims=True)).ravel()
+    hidden = batch["text_hidden"]
+    right = words[hidden] == batch["text_ids"][hidden]
+    return {
+      "pixels/rmse": np.sqrt(np.mean(np.square(pixels - truth))),
+      "pixels/rmse_mean_colour": np.sqrt(np.mean(np.square(flat))),
+      "words/accuracy": 100 * np.mean(right) if len(right) else 0.0,
+    }
+
+  def _words(self, batch: dict, words: np.ndarray, row: int) -> list[figures.Word]:
+    """(piece, hidden, prediction) of each real token after the class token."""
+    tokenizer = self._context.tokenizer
+    pieces = tokenizer.pieces
+    # The model's vocabulary may be larger than the tokenizer's.
+    known = np.where(words[row] < tokenizer.vocab_size, words[row], tokenizer.unk_id)
+    valid, hidden = batch["text_valid"][row], batch["text_hidden"][row]
+    said, guess = pieces(batch["text_ids"][row]), pieces(known)
+    clean = lambda piece: piece.replace("▁", "")
+    return [
+      (clean(said[i]), bool(hidden[i]), clean(guess[i]) if hidden[i] else None)
+      for i in range(1, len(valid))
+      if valid[i]
+    ]

@@ -1,0 +1,160 @@
+"""Text-to-video and video-to-text retrieval over a whole split.
+
+The plain cosine ranking is the headline. Rows that use more than the two embeddings
+of a pair carry the name of what they use: `dual_softmax/` sees all queries at once,
+`rerank/` lets the matching head re-order the first k.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtr_jax import figures, metrics
+from vtr_jax.config import choose, require
+from vtr_jax.data import loader, sources
+from vtr_jax.data.examples import EvalExample
+from vtr_jax.data.text import encode_all
+from vtr_jax.errors import ConfigError
+from vtr_jax.evaluators.base import Context, OnDevices, host_rows
+from vtr_jax.objectives.base import Params
+
+_SHOWN = 6  # queries in the picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One section of `evals` with kind = "retrieval"."""
+
+  split: str
+  every: int  # steps between runs; 0 = at the end only
+  captions: str  # which are queries: all | first
+  ties: str  # rank among equal scores: average | optimistic
+  dual_softmax: float  # temperature of that extra row; 0 leaves it out
+  rerank: int  # candidates that the matching head re-orders; 0 leaves it out
+
+  def __post_init__(self):
+    choose(self.captions, ("all", "first"), "captions")
+    choose(self.ties, ("average", "optimistic"), "ties")
+    require(self.dual_softmax >= 0, f"dual_softmax: {self.dual_softmax} is negative")
+    require(self.rerank >= 0, f"rerank: {self.rerank} is negative")
+
+
+class Evaluator:
+  """See base.Evaluator."""
+
+  def __init__(self, config: Config, context: Context):
+    objective = context.objective
+    if config.rerank and objective.match is None:
+      raise ConfigError("evals: rerank needs an objective with a matching head; use 0")
+    self.every = config.every
+    self._config, self._context = config, context
+    self._source = context.data.open(config.split)
+    self._texts, self._owner = loader.captions(self._source)
+    if config.captions == "first":
+      _, first = np.unique(self._owner, return_index=True)
+      self._texts, self._owner = [self._texts[i] for i in first], self._owner[first]
+    self._embed_video = OnDevices(objective.embed_video, context.mesh)
+    self._embed_text = OnDevices(objective.embed_text, context.mesh)
+    self._match = OnDevices(objective.match, context.mesh) if config.rerank else None
+
+  def run(self, params: Params) -> dict[str, float]:
+    c, sim = self._config, self._similarity(params)
+    numbers = metrics.retrieval_metrics(sim, self._owner, c.ties)
+    if c.dual_softmax:
+      both = metrics.dual_softmax(sim, c.dual_softmax)
+      numbers |= self._extra("dual_softmax", both)
+    if c.rerank:
+      numbers |= self._extra(f"rerank_{c.rerank}", self._rerank(params, sim))
+    self._sim, self._numbers = sim, numbers
+    return numbers
+
+  def report(self) -> str:
+    names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
+    clips = len(self._source)
+    lines = [
+      f"{self._config.split}: {len(self._texts)} captions, {clips} clips, chance R@1 "
+      f"{100 / clips:.2g}, ties {self._config.ties}d",
+      f"{'':18}" + "".join(f"{name:>8}" for name in names),
+    ]
+    for way in dict.fromkeys(key.rpartition("/")[0] for key in self._numbers):
+      values = (self._numbers[f"{way}/{name}"] for name in names)
+      lines.append(f"{way:18}" + "".join(f"{value:8.1f}" for value in values))
+    return "\n".join(lines)
+
+  def protocol(self) -> dict[str, Any]:
+    return dataclasses.asdict(self._config) | dict(
+      fingerprint=sources.fingerprint(self._source.directory, self._config.split),
+      clips=len(self._source),
+      queries=len(self._texts),
+      data=self._context.data.name,
+      frames=self._context.clip.frames,
+      sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
+      similarity="cosine, float32",
+    )
+
+  def draw(self, directory: pathlib.Path, name: str) -> None:
+    title = f"{name}: cosine of texts and videos"
+    figures.similarity(
+      directory / f"{name}_similarity.png", self._sim, title, self._owner
+    )
+    queries = np.linspace(0, len(self._texts) - 1, _SHOWN).astype(int)
+    found = [np.argsort(-self._sim[q], kind="stable")[:5] for q in queries]
+    clips = {int(v): self._clip(int(v)) for row in found for v in row}
+    ranks = metrics.text_to_video_ranks(self._sim, self._owner, self._config.ties)
+    figures.retrievals(
+      directory / f"{name}_retrievals.png",
+      [self._texts[q] for q in queries],
+      [[clips[int(v)] for v in row] for row in found],
+      [self._sim[q, row].tolist() for q, row in zip(queries, found, strict=True)],
+      np.ceil(ranks[queries]).astype(int).tolist(),
+    )
+
+  def _similarity(self, params: Params) -> np.ndarray:
+    """Cosines [texts, videos], float32."""
+    c = self._context
+    share = dict(host=jax.process_index(), num_hosts=jax.process_count())
+    videos = loader.eval_videos(
+      self._source, c.data, c.clip, c.batch_size, workers=0, **share
+    )
+    video = self._embed_video.rows(params, videos, len(self._source))
+    texts = loader.eval_texts(self._texts, c.text, c.tokenizer, c.batch_size, **share)
+    text = self._embed_text.rows(params, texts, len(self._texts))
+    return text @ video.T
+
+  def _extra(self, row: str, sim: np.ndarray) -> dict[str, float]:
+    ranks = metrics.text_to_video_ranks(sim, self._owner, self._config.ties)
+    return {f"{row}/t2v/{k}": v for k, v in metrics.summarize(ranks).items()}
+
+  def _rerank(self, params: Params, sim: np.ndarray) -> np.ndarray:
+    k = min(self._config.rerank, sim.shape[1])
+    candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
+    # Sorted by video, so that each is decoded in one batch, not in k.
+    order = np.argsort(candidates, axis=None, kind="stable")
+    texts, videos = order // k, candidates.reshape(-1)[order]
+    scores = np.empty(len(order), np.float32)
+    scores[order] = self._match.rows(params, self._pairs(texts, videos), len(order))
+    return metrics.rerank(sim, candidates, scores.reshape(-1, k))
+
+  def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
+    """This host's rows of batches of (text, video) pairs."""
+    c = self._context
+    ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
+    rows = host_rows(c.batch_size)
+    for start in range(0, len(texts), c.batch_size):
+      # The last batch is filled up with pair 0; `rows` cuts it off again.
+      picked = np.arange(start, start + c.batch_size)[rows]
+      picked = np.where(picked < len(texts), picked, 0)
+      clips = {v: self._clip(int(v)) for v in np.unique(videos[picked])}
+      yield dict(
+        video=np.stack([clips[v] for v in videos[picked]]),
+        text_ids=ids[texts[picked]],
+        text_valid=valid[texts[picked]],
+      )
+
+  def _clip(self, index: int) -> np.ndarray:
+    example = EvalExample(self._source, self._context.data, self._context.clip)
+    return example(index)["video"]

@@ -1,0 +1,155 @@
+"""An experiment: the whole config, checked, and the parts built from it."""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import clu.parameter_overview
+import flax.linen as nn
+import jax
+
+from vtr_jax import batch as batch_lib
+from vtr_jax import optim, sharding, step, workdir, writer
+from vtr_jax import state as state_lib
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.config import read, require
+from vtr_jax.data import moving_shapes, sources
+from vtr_jax.data.examples import DataConfig
+from vtr_jax.data.text import SentencePiece, check
+from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.evaluators import base as evaluators
+from vtr_jax.objectives import base as objectives
+from vtr_jax.optim import OptimConfig
+from vtr_jax.sharding import MeshConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """The whole config; sections are read by the modules that use them."""
+
+  name: str  # of the run; runs/<name> is the default workdir
+  seed: int  # of parameters, data order, masks, dropout, negatives
+  steps: int
+  batch_size: int  # clips per step over all devices
+  eval_batch_size: int  # rows per evaluation batch over all devices
+  log_every: int  # steps
+  checkpoint_every: int  # steps; the last step is always saved
+  checkpoint_keep: int  # newest checkpoints that stay
+  clip: ClipSpec
+  text: TextSpec
+  tokenizer: str  # SentencePiece model; "" = the one prepared with the data
+  mask: MaskSpec
+  data: DataConfig
+  objective: dict[str, Any]
+  weights: dict[str, float]  # of each loss term
+  optim: OptimConfig
+  mesh: MeshConfig
+  evals: dict[str, Any]
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type is int and field.name != "seed":
+        require(value > 0, f"{field.name}: {value} must be positive")
+    require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
+
+
+@dataclasses.dataclass
+class Run:
+  """The parts of a training run, built from its config."""
+
+  config: TrainConfig
+  workdir: pathlib.Path
+  objective: objectives.Objective
+  mesh: jax.sharding.Mesh
+  tokenizer: SentencePiece
+  state: state_lib.TrainState
+  train_step: Callable
+  learning_rate: Callable
+  evals: dict[str, evaluators.Evaluator]
+  checkpoints: Checkpoints
+  writer: writer.Writer
+
+
+def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
+  """Checks everything that can be checked, cheapest first, then builds."""
+  config = read(TrainConfig, values)
+  objective = objectives.build(config.objective, config.clip, config.text, config.mask)
+  step.check_weights(config.weights, objective)
+  spec = batch_lib.spec(config.clip, config.text, config.mask, config.batch_size)
+  params = nn.unbox(state_lib.abstract_params(objective, spec))
+  optimizer = optim.make(config.optim, config.steps, params)
+  eval_configs = evaluators.check(config.evals)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(config.batch_size, mesh, "config.batch_size")
+  sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
+  place = workdir.prepare(directory, workdir.plain(values))
+  tokenizer = _tokenizer(config, _data_directory(config), place)
+
+  context = evaluators.Context(
+    objective,
+    config.clip,
+    config.text,
+    config.data,
+    tokenizer,
+    mesh,
+    config.eval_batch_size,
+  )
+  evals = evaluators.build(eval_configs, context)
+  state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
+  checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
+  if checkpoints.latest_step() is not None:
+    state = checkpoints.restore(state)
+  out = writer.Writer(place, int(state.step), jax.process_index() == 0)
+  overview = clu.parameter_overview.get_parameter_overview(state.params)
+  (place / "parameters.txt").write_text(overview + "\n")
+  count = sum(p.size for p in jax.tree.leaves(state.params))
+  shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
+  out.say(
+    f"{config.name}: {count / 1e6:.2f} M parameters, {jax.device_count()} "
+    f"{jax.devices()[0].platform} device(s) as {shape}, in {place}"
+  )
+  return Run(
+    config=config,
+    workdir=place,
+    objective=objective,
+    mesh=mesh,
+    tokenizer=tokenizer,
+    state=state,
+    train_step=step.make_train_step(
+      objective, optimizer, config.weights, config.seed, mesh, shardings
+    ),
+    learning_rate=optim.schedule(config.optim, config.steps),
+    evals=evals,
+    checkpoints=checkpoints,
+    writer=out,
+  )
+
+
+def _data_directory(config: TrainConfig) -> str:
+  """Where the data lies; the embedded set is built if it is not there yet."""
+  name, _, variant = config.data.name.partition("/")
+  if name == "moving_shapes":
+    moving_shapes.build(config.data.dir, variant or "full")
+  try:
+    return sources.find(config.data.dir, config.data.name)
+  except DataError as e:
+    raise DataError(
+      f"{e} (the demo, --config=configs/simvtp.py, makes its own data)"
+    ) from None
+
+
+def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentencePiece:
+  """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
+  copy = place / "tokenizer.model"
+  source = pathlib.Path(config.tokenizer or pathlib.Path(data) / "tokenizer.model")
+  tokenizer = SentencePiece(str(source))
+  check(tokenizer, config.text)
+  if copy.exists() and copy.read_bytes() != source.read_bytes():
+    raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
+  if jax.process_index() == 0:
+    shutil.copyfile(source, copy)
+  return tokenizer

@@ -1,0 +1,96 @@
+"""Progress of the loop: averages, rates, share of time without data, time left."""
+
+import collections
+import time
+
+import clu.metrics
+import jax
+import numpy as np
+
+from vtr_jax import step
+from vtr_jax.data import loader
+from vtr_jax.errors import DivergedError
+from vtr_jax.experiment import Run
+
+# A step's numbers are fetched when this many later steps have been dispatched, so
+# that fetching never makes the device wait.
+_BEHIND = 2
+
+
+class Progress:
+  """Averages the steps' numbers and prints a line every `log_every` steps."""
+
+  def __init__(self, run: Run, start: int):
+    self._run, self._pending = run, collections.deque()
+    self._sums: dict[str, clu.metrics.Average] = {}
+    self._last, self._begin, self._waited = start, time.monotonic(), 0.0
+    # The first step of a process compiles; rates are told from the second on.
+    self._warm = start + 1
+
+  def timed_next(self, batches: loader.Batches) -> dict[str, np.ndarray]:
+    begin = time.monotonic()
+    local = next(batches)
+    self._waited += time.monotonic() - begin
+    return local
+
+  def pause(self, seconds: float) -> None:
+    """Takes time that was not spent on training out of the rates."""
+    self._begin += seconds
+
+  def add(self, done: int, numbers: step.Metrics) -> None:
+    self._pending.append((done, numbers))
+    while len(self._pending) > _BEHIND:
+      self._take(*self._pending.popleft())
+
+  def flush(self) -> None:
+    """Waits for all dispatched steps and takes their numbers."""
+    while self._pending:
+      self._take(*self._pending.popleft())
+
+  def _take(self, done: int, numbers: step.Metrics) -> None:
+    host = {k: float(v) for k, v in jax.device_get(numbers).items()}
+    if not all(np.isfinite(v) for v in host.values()):
+      bad = ", ".join(f"{k} = {v}" for k, v in host.items() if not np.isfinite(v))
+      raise DivergedError(
+        f"step {done}: {bad}; lower config.optim.lr or start from an earlier "
+        "checkpoint (the state of this step was not saved)"
+      )
+    for key, value in host.items():
+      new = clu.metrics.Average.from_model_output(np.float32(value))
+      self._sums[key] = self._sums[key].merge(new) if key in self._sums else new
+    if done == self._warm:
+      self._begin, self._waited, self._last = time.monotonic(), 0.0, done
+    c = self._run.config
+    if done % c.log_every == 0 or done == c.steps:
+      self._write(done)
+
+  def _write(self, done: int) -> None:
+    c, elapsed = self._run.config, time.monotonic() - self._begin
+    numbers = {k: float(v.compute()) for k, v in self._sums.items()}
+    numbers["learning_rate"] = float(self._run.learning_rate(done - 1))
+    steps = done - self._last
+    line = " ".join(
+      f"{k.removeprefix('loss/')} {v:.3f}"
+      for k, v in sorted(numbers.items())
+      if "/" in k
+    )
+    rate = ""
+    if steps:
+      numbers["clips_per_second"] = steps * c.batch_size / elapsed
+      numbers["data_wait"] = self._waited / elapsed
+      left = (c.steps - done) * elapsed / steps
+      rate = (
+        f" | {numbers['clips_per_second']:.0f} clips/s, waiting for data "
+        f"{100 * numbers['data_wait']:.0f} %, {_clock(left)} left"
+      )
+    self._run.writer.say(
+      f"step {done}/{c.steps} | {line} | lr {numbers['learning_rate']:.2e}{rate}"
+    )
+    self._run.writer.scalars(done, numbers)
+    self._sums = {}
+    self._last, self._begin, self._waited = done, time.monotonic(), 0.0
+
+
+def _clock(seconds: float) -> str:
+  minutes, seconds = divmod(int(seconds), 60)
+  return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,0 +1,154 @@
+"""The loop: batches in, steps, numbers and checkpoints out, evaluation at the end."""
+
+import dataclasses
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+from vtr_jax import batch as batch_lib
+from vtr_jax import experiment, figures, sharding, workdir, writer
+from vtr_jax.data import loader, sources
+from vtr_jax.errors import Preempted
+from vtr_jax.experiment import Run
+from vtr_jax.progress import Progress
+
+
+def train_and_evaluate(
+  config: Mapping[str, Any], directory: str | pathlib.Path
+) -> dict[str, float]:
+  """Trains, or goes on with what `directory` holds, and evaluates.
+
+  Args:
+    config: as the files in configs/ give it.
+    directory: of checkpoints, numbers and pictures; see workdir.py.
+
+  Returns:
+    The last evaluation's numbers, keys such as "test/t2v/R@1".
+
+  Raises:
+    VtrError: with one line that says what to mend; see errors.py.
+  """
+  run = experiment.build(config, directory)
+  try:
+    with _StopSignal() as stopped:
+      _train(run, stopped)
+    return _finish(run)
+  finally:
+    run.checkpoints.close()
+    run.writer.close()
+
+
+def _train(run: Run, stopped: Callable[[], bool]) -> None:
+  """Steps from the state's step to the last one."""
+  c, start = run.config, int(run.state.step)
+  if start >= c.steps:
+    return
+  run.writer.say(f"training from step {start} to {c.steps}")
+  batches = loader.train_batches(
+    c.data,
+    c.clip,
+    c.text,
+    c.mask,
+    run.tokenizer,
+    batch_size=c.batch_size,
+    seed=c.seed,
+    start_step=start,
+    host=jax.process_index(),
+    num_hosts=jax.process_count(),
+  )
+  name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
+  quarantine = loader.Quarantine(str(run.workdir / name), c.data.bad_budget)
+  log = Progress(run, start)
+  try:
+    for done in range(start + 1, c.steps + 1):
+      local = log.timed_next(batches)
+      quarantine.add(local, done - 1)
+      on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
+      global_batch = sharding.put_batch(on_device, run.mesh)
+      run.state, numbers = run.train_step(run.state, global_batch)
+      log.add(done, numbers)
+      stop = stopped()
+      if done % c.checkpoint_every == 0 or done == c.steps or stop:
+        log.flush()  # a state is saved only when its losses were finite
+        run.checkpoints.save(done, run.state, _meta(run))
+      if stop and done < c.steps:
+        run.checkpoints.wait()
+        raise Preempted(f"stopped by a signal after step {done}, saved; run it again")
+      if done < c.steps:  # the last step's evaluation has all evaluators
+        due = [n for n, e in run.evals.items() if e.every and done % e.every == 0]
+        log.pause(_evaluate(run, done, due)[1])
+  finally:
+    batches.close()
+
+
+def _evaluate(
+  run: Run, done: int, names: Iterable[str]
+) -> tuple[dict[str, float], float]:
+  """Runs the named evaluators: their numbers, and the seconds it took."""
+  begin, numbers = time.monotonic(), {}
+  for name in names:
+    found = run.evals[name].run(run.state.params)
+    numbers |= {f"{name}/{key}": value for key, value in found.items()}
+    run.writer.say(run.evals[name].report())
+  if numbers:
+    run.writer.scalars(done, numbers)
+  return numbers, time.monotonic() - begin
+
+
+def _finish(run: Run) -> dict[str, float]:
+  """The last evaluation, results.json and the pictures."""
+  done = int(run.state.step)
+  run.checkpoints.wait()
+  numbers, _ = _evaluate(run, done, run.evals)
+  if jax.process_index() == 0:
+    workdir.write_json(
+      run.workdir / "results.json",
+      dict(
+        step=done,
+        results=numbers,
+        protocols={name: e.protocol() for name, e in run.evals.items()},
+        dtype=run.config.objective.get("compute", {}).get("dtype"),
+        config=workdir.plain(dataclasses.asdict(run.config)),
+        made_by=workdir.provenance(),
+      ),
+    )
+    for name, evaluator in run.evals.items():
+      evaluator.draw(run.workdir / "figures", name)
+    records = writer.read(run.workdir / "metrics.jsonl")
+    figures.curves(run.workdir / "figures" / "curves.png", records)
+    run.writer.say(f"results.json and figures/ are in {run.workdir}")
+  return numbers
+
+
+def _meta(run: Run) -> dict:
+  data = run.config.data
+  return dict(
+    config=workdir.plain(dataclasses.asdict(run.config)),
+    data=sources.fingerprint(sources.find(data.dir, data.name), data.split),
+    next_batch=int(run.state.step),
+    made_by=workdir.provenance(),
+  )
+
+
+class _StopSignal:
+  """Turns SIGTERM into a flag that the loop reads between steps.
+
+  Used in the main thread only; a second signal has its usual effect.
+  """
+
+  def __enter__(self) -> Callable[[], bool]:
+    self._stopped = False
+    self._before = signal.signal(signal.SIGTERM, self._handle)
+    return lambda: self._stopped
+
+  def __exit__(self, *unused) -> None:
+    signal.signal(signal.SIGTERM, self._before)
+
+  def _handle(self, number: int, frame: Any) -> None:
+    del number, frame
+    self._stopped = True
+    signal.signal(signal.SIGTERM, self._before)

@@ -1,0 +1,96 @@
+"""A run's directory: made or continued, and what lies in it.
+
+config.json, parameters.txt, metrics.jsonl, quarantine.jsonl, results.json,
+checkpoints/, figures/, tensorboard/, tokenizer.model
+"""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from vtr_jax.config import flatten
+from vtr_jax.errors import ConfigError, DataError
+
+# Keys that do not change what is computed: a run may be continued with others.
+FREE_KEYS = (
+  "log_every",
+  "checkpoint_every",
+  "checkpoint_keep",
+  "eval_batch_size",
+  "data.dir",
+  "data.workers",
+  "data.bad_budget",
+  "mesh.",
+  "evals.",
+)
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
+
+
+def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
+  """Makes or continues the directory; stores the config.
+
+  Raises:
+    DataError: it cannot be written.
+    ConfigError: a run with another config lives there; the difference is shown.
+  """
+  workdir = pathlib.Path(path)
+  stored = workdir / "config.json"
+  now = flatten(plain(config))
+  try:
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    before = flatten(json.loads(stored.read_text())) if stored.exists() else now
+    _refuse_change(workdir, before, now)
+    write_json(stored, plain(config))
+  except OSError as e:
+    raise DataError(
+      f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"
+    ) from e
+  return workdir
+
+
+def write_json(path: pathlib.Path, values: Any) -> None:
+  """Writes a file that is whole or not there."""
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+  os.replace(temporary, path)
+
+
+def plain(values: Any) -> Any:
+  """Mappings and tuples to dicts and lists, as JSON has them."""
+  if isinstance(values, Mapping):
+    return {k: plain(v) for k, v in values.items()}
+  if isinstance(values, tuple | list):
+    return [plain(v) for v in values]
+  return values
+
+
+def provenance() -> dict[str, Any]:
+  """Versions and revision that made a result."""
+  git = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
+  try:
+    run = subprocess.run(git, capture_output=True, text=True, check=True)
+    revision = run.stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    revision = "unknown"
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  return dict(git_revision=revision, python=platform.python_version(), **versions)
+
+
+def _refuse_change(workdir: pathlib.Path, before: dict, now: dict) -> None:
+  keys = sorted(set(before) | set(now))
+  changed = [
+    f"{key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
+    for key in keys
+    if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+  ]
+  if changed:
+    raise ConfigError(
+      f"{workdir}: holds a run with another config; use another --workdir, or undo: "
+      + "; ".join(changed)
+    )

@@ -1,0 +1,70 @@
+"""Where numbers go: metrics.jsonl always, TensorBoard when tensorboardX is there."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+
+class Writer:
+  """Writes scalars of one run. Only process 0 writes; the others do nothing."""
+
+  def __init__(self, workdir: pathlib.Path, start_step: int, active: bool = True):
+    """Continues workdir/metrics.jsonl at `start_step`; later lines are dropped.
+
+    They come from steps that were lost with an interrupted run and will be done
+    again, so the file reads as if the run had never stopped.
+    """
+    self._active = active
+    if not active:
+      return
+    path = workdir / "metrics.jsonl"
+    records = [r for r in read(path) if r["step"] <= start_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+    os.replace(temporary, path)
+    self._file = path.open("a")
+    self._board = _tensorboard(workdir, start_step)
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Appends one line {"step": step, **values}."""
+    if not self._active:
+      return
+    self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+    self._file.flush()
+    if self._board:
+      for name, value in values.items():
+        self._board.add_scalar(name, value, step)
+
+  def say(self, text: str) -> None:
+    """Prints to the terminal at once."""
+    if self._active:
+      print(text, flush=True)
+
+  def close(self) -> None:
+    if self._active:
+      self._file.close()
+      if self._board:
+        self._board.close()
+
+
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Records of a metrics.jsonl; a line cut by a crash is left out."""
+  records = []
+  if path.exists():
+    for line in path.read_text().splitlines():
+      try:
+        records.append(json.loads(line))
+      except json.JSONDecodeError:
+        continue
+  return records
+
+
+def _tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
+  """An event writer, or None where tensorboardX is not installed."""
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    return None
+  return SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
