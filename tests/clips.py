@@ -10,8 +10,12 @@ import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
 
-from vtr_jax.data import sources, text
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.data import loader, sources, text
 
+CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)
+TEXT = TextSpec(16, 64, 3)
+MASK = MaskSpec("tube", 0.5, 0.5)
 WORDS = "a red blue green big small ball box moves left right up down slowly"
 
 
@@ -128,3 +132,40 @@ def train_pieces(path: Path, symbols=("<cls>", "<mask>")) -> Path:
   )
   path.write_bytes(model.getvalue())
   return path
+
+
+def config(root, **changes) -> loader.DataConfig:
+  """A small `data` section for what `prepare` wrote under `root`."""
+  return loader.DataConfig(
+    **dict(
+      name=NAME,
+      dir=str(root),
+      split="train",
+      sampling="segments",
+      stride=1,
+      crop="multi_scale",
+      crop_scales=(1.0, 0.75),
+      flip=True,
+      workers=0,
+      bad_budget=0.1,
+    )
+    | changes
+  )
+
+
+def take(root, tokenizer, count, *, data=None, batch_size=8, seed=0, **kwargs):
+  """The first `count` training batches."""
+  data = data or config(root)
+  with loader.train_batches(
+    data, CLIP, TEXT, MASK, tokenizer, batch_size=batch_size, seed=seed, **kwargs
+  ) as batches:
+    return [next(batches) for _ in range(count)]
+
+
+def assert_same(left, right):
+  """Asserts that two lists of batches are equal to the last bit."""
+  assert len(left) == len(right)
+  for a, b in zip(left, right, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key], err_msg=key)

@@ -1,4 +1,4 @@
-"""Decoding: damaged and unusual files, frame choice, crops."""
+"""Decoding: damaged and unusual files, frame choice."""
 
 import struct
 
@@ -6,7 +6,7 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.data import video
+from vtr_jax.data import crops, video
 from vtr_jax.errors import BadSample
 
 GOOD = clips.mp4()
@@ -47,10 +47,10 @@ def test_an_error_of_the_caller_is_not_a_bad_sample():
 
 
 def test_view_resizes_cuts_and_flips():
-  whole = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 0, 0, 64))
-  cut = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 8, 40, 16))
+  whole = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64))
+  cut = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 8, 40, 16))
   np.testing.assert_array_equal(cut, whole[:, 8:24, 40:56])
-  flip = video.decode(GOOD, [5], lambda h, w: video.View(64, 64, 0, 0, 64, True))
+  flip = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64, True))
   np.testing.assert_array_equal(flip, whole[:, :, ::-1])
   assert whole[0, 32, 10].mean() < whole[0, 32, 50].mean() - 20
 
@@ -70,7 +70,7 @@ def test_pixel_formats(pix_fmt):
 def test_odd_sizes(height, width, pix_fmt):
   data = clips.mp4(5, height, width, pix_fmt=pix_fmt)
   assert video.decode(data).shape == (5, height, width, 3)
-  view = lambda h, w: video.resize_view(h, w, 64)
+  view = lambda h, w: crops.resize_view(h, w, 64)
   assert video.decode(data, None, view).shape == (5, 64, 64, 3)
 
 
@@ -93,7 +93,7 @@ def test_videos_filmed_on_their_side_are_turned():
   # A quarter turn clockwise brings the dark left half to the top.
   assert frames[0, 20].mean() < frames[0, 80].mean() - 15
   seen = []
-  view = lambda h, w: seen.append((h, w)) or video.resize_view(h, w, 32)
+  view = lambda h, w: seen.append((h, w)) or crops.resize_view(h, w, 32)
   small = video.decode(bytes(data), None, view)
   assert seen == [(96, 64)]
   assert small.shape == (2, 32, 32, 3)
@@ -185,55 +185,3 @@ def test_contiguous_starts_anywhere_and_repeats_the_last_frame():
   assert video.frame_indices(20, 4, "contiguous", 4, None)[0] == 2
   short = video.frame_indices(6, 4, "contiguous", 4, rng)
   np.testing.assert_array_equal(short, [0, 4, 5, 5])
-
-
-# --- Which part of them -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("crop", video.CROPS)
-@pytest.mark.parametrize(
-  "shape", [(96, 96), (97, 131), (240, 320), (10, 400), (1, 1), (720, 64)]
-)
-def test_views_lie_inside_the_frame(crop, shape):
-  scales = {"multi_scale": (1, 0.875, 0.75, 0.66), "random_resized": (0.5, 1)}
-  rng = np.random.default_rng(0)
-  for _ in range(50):
-    view = video.random_view(*shape, 64, crop, scales.get(crop, ()), True, rng)
-    assert view.size == 64
-    assert 0 <= view.top <= view.height - 64
-    assert 0 <= view.left <= view.width - 64
-
-
-def test_resize_is_plain_for_square_and_central_for_others():
-  assert video.resize_view(96, 96, 64) == video.View(64, 64, 0, 0, 64)
-  assert video.resize_view(100, 200, 50) == video.View(50, 100, 0, 25, 50)
-  assert video.resize_view(300, 100, 50) == video.View(150, 50, 50, 0, 50)
-
-
-def test_multi_scale_has_thirteen_places_and_the_given_scales():
-  rng = np.random.default_rng(0)
-  draw = lambda: video.random_view(160, 160, 80, "multi_scale", (1.0, 0.5), False, rng)
-  views = [draw() for _ in range(600)]
-  # Scale 1 shows the whole square at 80, scale .5 shows half of it at 160.
-  assert {(v.height, v.width) for v in views} == {
-    (80, 80), (160, 160), (80, 160), (160, 80)
-  }  # fmt: skip
-  places = {(v.top, v.left) for v in views if v.height == v.width == 160}
-  assert len(places) == 13
-  assert {(0, 0), (80, 80), (40, 40), (20, 60)} <= places
-
-
-def test_random_resized_keeps_area_and_aspect():
-  rng = np.random.default_rng(0)
-  for _ in range(200):
-    view = video.random_view(1000, 1000, 500, "random_resized", (0.5, 0.8), False, rng)
-    tall, wide = 500 * 1000 / view.height, 500 * 1000 / view.width
-    assert 0.49 < tall * wide / 1e6 < 0.81
-    assert 0.74 < wide / tall < 1.35
-
-
-def test_flip_is_an_option_and_happens_half_of_the_time():
-  rng = np.random.default_rng(0)
-  draw = lambda flip: video.random_view(96, 96, 64, "resize", (), flip, rng).flip
-  assert not any(draw(False) for _ in range(50))
-  assert 60 < sum(draw(True) for _ in range(200)) < 140

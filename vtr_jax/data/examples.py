@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.config import choose, require
-from vtr_jax.data import masks, sources, text, video
+from vtr_jax.data import crops, masks, sources, text, video
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
 TRIES = 10  # records tried for one row before the split is called unusable
@@ -23,7 +23,7 @@ class DataConfig:
   split: str  # split to train on; TFDS slices such as "train[:1000]" are allowed
   sampling: str  # segments | contiguous; see video.frame_indices
   stride: int  # frames between two of a clip; read by contiguous
-  crop: str  # resize | multi_scale | random_resized; see video.random_view
+  crop: str  # resize | multi_scale | random_resized; see crops.random_view
   crop_scales: tuple[float, ...]  # of the short side, or (least, most) of the area
   flip: bool  # mirror left and right with chance 1/2 in training
   workers: int  # processes that make batches; 0 = threads of this process
@@ -31,7 +31,7 @@ class DataConfig:
 
   def __post_init__(self):
     choose(self.sampling, video.SAMPLINGS, "sampling")
-    choose(self.crop, video.CROPS, "crop")
+    choose(self.crop, crops.CROPS, "crop")
     scales = self.crop_scales
     require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
     require(self.workers >= 0, f"workers: {self.workers} must not be negative")
@@ -125,7 +125,7 @@ class EvalExample:
     self._data = data
     self._clip = clip
 
-  def __call__(self, index: int) -> dict[str, np.ndarray]:
+  def __call__(self, index: int) -> dict:
     """The row.
 
     Raises:
@@ -147,13 +147,13 @@ def read_clip(
     BadSample: see `video.decode`.
   """
 
-  def indices(count):
+  def indices(count: int) -> np.ndarray:
     return video.frame_indices(count, clip.frames, config.sampling, config.stride, rng)
 
-  def view(height, width):
+  def view(height: int, width: int) -> crops.View:
     if rng is None:
-      return video.resize_view(height, width, clip.size)
-    return video.random_view(
+      return crops.resize_view(height, width, clip.size)
+    return crops.random_view(
       height, width, clip.size, config.crop, config.crop_scales, config.flip, rng
     )
 

@@ -67,7 +67,7 @@ def train_batches(
   dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
   dataset = dataset.random_map(example)
   batches = HostBatches(dataset, batch_size, host, num_hosts)
-  return iterate(batches[start_step:], data.workers)
+  return iterate(batches.slice(slice(start_step, None)), data.workers)
 
 
 def eval_videos(
@@ -158,7 +158,7 @@ def eval_texts(
 
   dataset = grain.MapDataset.range(len(texts)).map(example)
   batches = HostBatches(dataset, batch_size, host, num_hosts)
-  return (batches[step] for step in range(len(batches)))
+  return (batches.batch(step) for step in range(len(batches)))
 
 
 class Quarantine:

@@ -99,12 +99,11 @@ def encode(frames: np.ndarray) -> bytes:
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-  """A grey, slightly tinted plane with a slope and still noise."""
+  """A grey, slightly tinted plane with a slope."""
   base = rng.uniform(95, 165) + rng.normal(0, 7, 3)
-  slope = rng.uniform(-18, 18, 2)
+  slope = rng.uniform(-60, 60, 2)
   line = np.linspace(-0.5, 0.5, SIZE)
   plane = slope[0] * line[:, None] + slope[1] * line[None, :]
-  plane += rng.normal(0, 2.5, (SIZE, SIZE))
   pixels = np.clip(plane[..., None] + base, 0, 255).astype(np.uint8)
   return Image.fromarray(pixels)
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import tensorflow_datasets as tfds
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore
 
 from vtr_jax.config import nearest
 from vtr_jax.errors import BadSample, DataError
@@ -106,7 +106,8 @@ def open_split(directory: str, split: str) -> Split:
   # A shard that was cut opens without a word, and fails only when it is read.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     list(pool.map(_check_shard, instructions))
-  return Split(directory, split, builder.as_data_source(split=split))
+  records = builder.as_data_source(split=split)  # pyright: ignore
+  return Split(directory, split, records)
 
 
 def fingerprint(directory: str, split: str) -> str:

@@ -1,44 +1,27 @@
-"""Encoded videos to frames: which frames, which part of them, at which size."""
+"""Encoded videos to frames: which of them, and at which size."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Int, UInt8
 
+from vtr_jax.data.crops import View
 from vtr_jax.errors import BadSample
 
 SAMPLINGS = ("segments", "contiguous")
-CROPS = ("resize", "multi_scale", "random_resized")
 
 # Containers that need no other file. Without the list, a text that names a URL
 # (an HLS playlist) would be opened and followed.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,image2,h264,hevc,ivf"
-
-# Corners, middle and half-way points of the free space, in quarters of it.
-_OFFSETS = (
-  *((y, x) for y in (0, 2, 4) for x in (0, 2, 4)),
-  *((y, x) for y in (1, 3) for x in (1, 3)),
-)
-
-
-class View(NamedTuple):
-  """A square cut out of the resized frame; pixels of the resized frame."""
-
-  height: int  # the whole frame is resized to this
-  width: int
-  top: int
-  left: int
-  size: int  # height and width of the cut
-  flip: bool = False  # mirror left and right
+_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,h264,hevc,ivf"
 
 
 def decode(
   data: bytes,
-  indices: Sequence[int] | Callable[[int], Sequence[int]] | None = None,
+  indices: Iterable[int] | Callable[[int], Iterable[int]] | None = None,
   view: Callable[[int, int], View] | None = None,
   needed: int = 1,
 ) -> UInt8[np.ndarray, "t h w 3"]:
@@ -111,24 +94,22 @@ def _packets(container, stream) -> tuple[list[av.Packet], bool]:
   return packets, False
 
 
-def _wanted(indices, count: int) -> list[int]:
+def _wanted(indices: Any, count: int) -> list[int]:
   if indices is None:
     return list(range(count))
-  return [int(i) for i in (indices(count) if callable(indices) else indices)]
-
-
-def _until_damage(source: Iterator) -> Iterator:
-  """Everything that comes before the first error."""
-  try:
-    yield from source
-  except av.FFmpegError:
-    return
+  chosen: Any = indices(count) if callable(indices) else indices
+  return [int(i) for i in chosen]
 
 
 def _frames(codec, packets) -> Iterator[av.VideoFrame]:
-  """Frames in order of display, up to the first damaged packet."""
-  yield from _until_damage(f for p in packets if p.size for f in codec.decode(p))
-  yield from _until_damage(iter(codec.decode(None)))
+  """Frames in order of display, as far as the packets are good."""
+  # The second part asks the decoder for the frames that it has held back.
+  for part in ([p for p in packets if p.size], [None]):
+    try:
+      for packet in part:
+        yield from codec.decode(packet)
+    except av.FFmpegError:
+      continue
 
 
 def _convert(codec, packets, wanted, view) -> tuple[dict[int, np.ndarray], int]:
@@ -208,79 +189,3 @@ def frame_indices(
   free = max(num_frames - clip_frames * stride, 0)
   start = free // 2 if rng is None else rng.integers(free + 1)
   return np.minimum(start + steps * stride, num_frames - 1)
-
-
-def resize_view(height: int, width: int, size: int) -> View:
-  """The short side becomes `size`; the middle is cut out."""
-  short = min(height, width)
-  return _box_view(
-    height, width, ((height - short) / 2, (width - short) / 2, short, short), size
-  )
-
-
-def random_view(
-  height: int,
-  width: int,
-  size: int,
-  crop: str,
-  scales: Sequence[float],
-  flip: bool,
-  rng: np.random.Generator,
-) -> View:
-  """Draws the part of the frame that a training clip shows.
-
-  Args:
-    height: of the frames, pixels.
-    width: of the frames, pixels.
-    size: of the clip, pixels.
-    crop: "resize" as in evaluation; "multi_scale" takes one of 13 places and a
-      height and width among `scales` of the short side, at most one step apart
-      (TSN; SimVTP with 1, .875, .75, .66); "random_resized" takes a share of the
-      area between the two `scales`, of aspect 3/4 to 4/3 (Inception; Frozen in
-      Time with .5, 1).
-    scales: see `crop`; not read by "resize".
-    flip: mirror left and right with chance 1/2.
-    rng: the example's generator.
-  """
-  if crop == "resize":
-    view = resize_view(height, width, size)
-  elif crop == "multi_scale":
-    view = _box_view(height, width, _multi_scale_box(height, width, scales, rng), size)
-  else:
-    box = _random_resized_box(height, width, scales, rng)
-    view = _box_view(height, width, box, size)
-  return view._replace(flip=bool(flip and rng.random() < 0.5))
-
-
-def _multi_scale_box(height, width, scales, rng):
-  """(top, left, height, width) in pixels of the frame."""
-  pairs = [
-    (a, b)
-    for i, a in enumerate(scales)
-    for j, b in enumerate(scales)
-    if abs(i - j) <= 1
-  ]
-  tall, wide = np.array(pairs[rng.integers(len(pairs))]) * min(height, width)
-  y, x = _OFFSETS[rng.integers(len(_OFFSETS))]
-  return (height - tall) * y / 4, (width - wide) * x / 4, tall, wide
-
-
-def _random_resized_box(height, width, scales, rng):
-  """(top, left, height, width) in pixels of the frame."""
-  for _ in range(10):
-    area = height * width * rng.uniform(*scales)
-    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
-    tall, wide = np.sqrt(area / ratio), np.sqrt(area * ratio)
-    if tall <= height and wide <= width:
-      return rng.uniform(0, height - tall), rng.uniform(0, width - wide), tall, wide
-  # As torchvision does where the frame is too long for any such box.
-  tall, wide = min(height, width * 4 / 3), min(width, height * 4 / 3)
-  return (height - tall) / 2, (width - wide) / 2, tall, wide
-
-
-def _box_view(height: int, width: int, box, size: int) -> View:
-  """The frame is resized so that `box` becomes the clip."""
-  top, left, tall, wide = box
-  full = max(round(height * size / tall), size), max(round(width * size / wide), size)
-  at = round(top * size / tall), round(left * size / wide)
-  return View(*full, min(at[0], full[0] - size), min(at[1], full[1] - size), size)

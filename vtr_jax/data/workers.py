@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import weakref
+from typing import Any
 
 import grain
 import numpy as np
@@ -54,12 +55,16 @@ class HostBatches(grain.MapDataset):
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
+    return self.batch(index)
+
+  def batch(self, index: int) -> dict[str, np.ndarray]:
+    """This host's rows of batch number `index`."""
     start = index * self._batch_size + self._first
     stop = min(start + self._share, len(self._parent))
-    rows = [self._parent[g] for g in range(start, stop)]
+    rows: list[Any] = [self._parent[g] for g in range(start, stop)]
     if len(rows) < self._share:
       # A host may get no row at all: the shapes come from any example.
-      like = rows[0] if rows else self._parent[0]
+      like: Any = rows[0] if rows else self._parent[0]
       empty = {k: np.zeros_like(v) for k, v in like.items()}
       rows += [empty | dict(record=np.int64(-1))] * (self._share - len(rows))
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
@@ -69,7 +74,7 @@ class Batches:
   """An iterator over batches that owns its workers; close it when done."""
 
   def __init__(self, dataset: grain.IterDataset):
-    self._open = [iter(dataset)]
+    self._open: list[grain.DatasetIterator] = [iter(dataset)]
     # Also called when this object is lost, and before Python takes grain apart.
     self._finalize = weakref.finalize(self, _close, self._open)
 

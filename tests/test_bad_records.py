@@ -1,0 +1,128 @@
+"""Unusable records: replaced one for one, listed, counted, and stopped at."""
+
+import json
+import multiprocessing
+
+import clips
+import numpy as np
+import pytest
+
+from vtr_jax.data import loader
+from vtr_jax.errors import DataBudgetError
+
+GOOD = clips.mp4(10)
+BAD = dict(
+  empty=(b"", "empty file"),
+  html=(b"<html>Not Found</html>" * 9, "not a video"),
+  cut=(GOOD[: len(GOOD) // 2], "not a video"),
+  zero=(clips.mp4(0), "no "),
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+  return clips.tokenizer(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+  """20 records: clip0 to clip13 good; then one frame, four bad, no caption."""
+  root = tmp_path_factory.mktemp("damaged")
+  rows = clips.records(14, frames=10)
+  rows.append(clips.record("one frame", clips.mp4(1)))
+  rows += [clips.record(name, data) for name, (data, _) in BAD.items()]
+  rows.append(clips.record("silent", GOOD, []))
+  clips.prepare(root, dict(train=rows))
+  return root
+
+
+def test_bad_records_are_replaced_one_for_one(damaged, tokenizer):
+  batches = clips.take(damaged, tokenizer, 3, batch_size=20)
+  for batch in batches:
+    assert sorted(batch["record"]) == list(range(20))
+    for row, record in enumerate(batch["record"]):
+      problem = batch["problem"][row]
+      if record < 15:
+        assert problem == ""
+        assert batch["valid"][row]
+      elif record == 19:
+        assert problem == "silent: no caption"
+        assert not batch["valid"][row]
+      else:
+        name = list(BAD)[record - 15]
+        assert problem.startswith(f"{name}: {BAD[name][1]}")
+        assert not batch["valid"][row]
+    # A substitute is a real clip, never a black one.
+    assert (batch["video"].reshape(20, -1).std(1) > 5).all()
+    assert batch["text_valid"].any(1).all()
+  clips.assert_same(
+    clips.take(damaged, tokenizer, 1, batch_size=20, start_step=2), batches[2:]
+  )
+
+
+def test_substitutes_differ(damaged, tokenizer):
+  batches = clips.take(damaged, tokenizer, 6, batch_size=20)
+  used = {tokenizer.decode(i) for b in batches for i in b["text_ids"][~b["valid"]]}
+  assert len(used) > 5
+
+
+def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):
+  clips.prepare(tmp_path, dict(train=[clips.record(f"c{i}", b"") for i in range(5)]))
+  data = clips.config(tmp_path, workers=1)
+  message = r"10 records in a row cannot be used, the first is c\d: empty file"
+  with pytest.raises(DataBudgetError, match=message):
+    clips.take(tmp_path, tokenizer, 1, data=data)
+  assert not multiprocessing.active_children()
+
+
+def batch_of(problems, first=0):
+  return dict(
+    problem=np.array(problems, "U160"),
+    record=np.arange(first, first + len(problems), dtype=np.int64),
+  )
+
+
+def test_quarantine_lists_each_record_once(tmp_path):
+  path = tmp_path / "quarantine.jsonl"
+  quarantine = loader.Quarantine(str(path), budget=1.0)
+  quarantine.add(batch_of(["", ""]), step=0)
+  assert not path.exists()
+  quarantine.add(batch_of(["", "é: empty file", "b: no: frame"]), step=1)
+  quarantine.add(batch_of(["", "é: empty file", ""]), step=2)
+  assert (quarantine.seen, quarantine.bad) == (8, 3)
+  with open(path, "a") as f:
+    f.write('{"record": 7, "pro')  # killed while writing
+  # A continued run lists only what is new.
+  loader.Quarantine(str(path), budget=1.0).add(
+    batch_of(["x: gone", "é: empty file"]), step=3
+  )
+  lines = path.read_text().splitlines()
+  assert json.loads(lines[0]) == dict(record=1, problem="é: empty file", step=1)
+  assert [json.loads(line)["record"] for line in lines] == [
+    1,
+    2,
+    0,
+  ]
+
+
+def test_quarantine_stops_when_too_many_are_bad(tmp_path):
+  path = tmp_path / "quarantine.jsonl"
+  quarantine = loader.Quarantine(str(path), budget=0.1, judge_after=50)
+  many = [f"a{i}: empty file" for i in range(3)] + ["b: not a video"] + [""] * 6
+  for step in range(4):  # 16 of 40: over the budget, but too few to judge
+    quarantine.add(batch_of(many), step)
+  with pytest.raises(DataBudgetError) as e:
+    quarantine.add(batch_of(many), 4)
+  assert "20 of 50 samples" in str(e.value)
+  assert "bad_budget = 0.1" in str(e.value)
+  assert "15 x empty file, 5 x not a video" in str(e.value)
+  assert str(path) in str(e.value)
+  assert e.value.exit_code == 3
+
+
+def test_quarantine_allows_what_is_within_the_budget(tmp_path):
+  path = str(tmp_path / "quarantine.jsonl")
+  quarantine = loader.Quarantine(path, budget=0.1, judge_after=10)
+  for step in range(20):
+    quarantine.add(batch_of(["a: empty file"] + [""] * 9), step)
+  assert quarantine.bad == 20

@@ -1,0 +1,409 @@
+"""The embedded data set: what its clips mean, show and say, and how it is built."""
+
+import collections
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import av
+import numpy as np
+import pytest
+import sentencepiece
+import tensorflow_datasets as tfds
+
+from vtr_jax.data import (
+  moving_shapes,
+  shapes,
+  shapes_captions,
+  shapes_parts,
+  shapes_render,
+)
+from vtr_jax.errors import ConfigError, DataError
+
+FULL = moving_shapes.CONFIGS["full"].counts
+MEANINGS = {split: shapes.meanings(split, count) for split, count in FULL.items()}
+# Everything a caption may hold beside things and actions.
+GLUE = """
+  after and are as at before both first is it later once same see that the then there
+  time together watch we while with ,
+"""
+GLUE = set(GLUE.split())
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+  return moving_shapes.build(tmp_path_factory.mktemp("data"), "tiny", progress=False)
+
+
+# What the clips mean.
+
+
+def test_split_sizes_and_prefixes():
+  sizes = {split: len(drawn) for split, drawn in MEANINGS.items()}
+  assert sizes == dict(train=8000, validation=500, test=1000, novel=1000)
+  for split, drawn in MEANINGS.items():
+    assert shapes.meanings(split, 40) == drawn[:40]
+    assert all(shapes.is_valid(m) and shapes.canonical(m) == m for m in drawn)
+
+
+@pytest.mark.parametrize("split", ["validation", "test", "novel"])
+def test_meanings_to_be_told_apart_are_distinct(split):
+  assert len(set(MEANINGS[split])) == len(MEANINGS[split])
+
+
+def test_novel_combinations_occur_in_no_other_split():
+  seen_things, seen_orders, seen = set(), set(), set()
+  for split in ("train", "validation", "test"):
+    for m in MEANINGS[split]:
+      seen_things |= set(m.things)
+      if m.kind in ("steps", "turns") and len(m.actions) == 2:
+        seen_orders.add(m.actions)
+      seen.add(m)
+  for m in MEANINGS["novel"]:
+    ordered = m.kind in ("steps", "turns") and len(m.actions) == 2
+    new_order = ordered and m.actions not in seen_orders
+    assert set(m.things) - seen_things or new_order
+  # Novel in combination only: every colour, shape and action has been seen.
+  assert {t.colour for t in seen_things} == set(shapes.COLOURS)
+  assert {t.shape for t in seen_things} == set(shapes.SHAPES)
+  assert all(
+    (b, a) in seen_orders or a == "appear" or b == "disappear"
+    for a, b in shapes.NOVEL_ORDERS
+  )
+
+
+def test_test_split_is_full_of_clips_that_only_order_tells_apart():
+  found = set(MEANINGS["test"])
+  swapped = sum(shapes.swapped(m) in found for m in found)
+  played_back = sum(shapes.backward(m) in found - {m} for m in found)
+  assert swapped > 0.3 * len(found)
+  assert played_back > 0.6 * len(found)
+
+
+def test_labels_cover_every_clip_and_are_balanced():
+  counts = collections.Counter(shapes.label_of(m) for m in MEANINGS["train"])
+  assert set(counts) == set(moving_shapes.LABELS)
+  assert min(counts.values()) > 0.02 * FULL["train"]
+  assert max(counts.values()) < 0.12 * FULL["train"]
+
+
+# What they say.
+
+
+def parse(caption: str) -> shapes.Meaning:
+  """Reads a caption back, from its words and what they are; refuses any other."""
+  kinds = {phrase: a for a, some in shapes_captions.PHRASES.items() for phrase in some}
+  kinds |= {phrase: "cross" for phrase in shapes_captions.CROSSINGS}
+  said = {}
+  for phrase, action in kinds.items():
+    for form in range(3):
+      # No two actions share a phrase.
+      assert said.setdefault(shapes_captions.inflect(phrase, form), action) == action
+  nouns = {noun: s for s, some in shapes_captions.NOUNS.items() for noun in some}
+  things, actions = [], []
+
+  def take_action(match):
+    actions.append(said[match[0]])
+    return "ACTION"
+
+  def take_thing(match):
+    things.append(shapes.Thing(match[2], nouns[match[3]]))
+    assert match[1] == "the" or (match[1] == "an") == (match[2][0] in "aeiou")
+    return "THING"
+
+  phrases = "|".join(sorted(said, key=len, reverse=True))
+  rest = re.sub(rf"\b({phrases})\b", take_action, caption)
+  pattern = rf"\b(an?|the) ({'|'.join(shapes.COLOURS)}) ({'|'.join(nouns)})\b"
+  words = re.sub(pattern, take_thing, rest).replace(",", " , ").split()
+  assert set(words) <= GLUE | {"THING", "ACTION"}, caption
+  if words[:1] == ["before"] or "after" in words[1:]:
+    things, actions = things[::-1], actions[::-1]
+  if actions == ["cross"]:
+    kind, actions = "cross", []
+  elif len(things) == 1:
+    kind = "steps"
+  elif len(actions) == 1:
+    kind = "same"
+  else:
+    kind = "while" if {"while", "as", "same"} & set(words) else "turns"
+  return shapes.canonical(shapes.Meaning(kind, tuple(things), tuple(actions)))
+
+
+@pytest.mark.parametrize("split", shapes.SPLITS)
+def test_a_caption_has_one_meaning_and_good_form(split):
+  for i, meaning in enumerate(MEANINGS[split][:500]):
+    texts = shapes_captions.captions(meaning, np.random.default_rng(i))
+    assert len(set(texts)) == 2
+    for text in texts:
+      assert parse(text) == meaning, text
+      assert 4 <= len(text.split()) <= 24
+      assert text == text.lower().strip()
+      assert "  " not in text
+
+
+def test_the_vocabulary_is_varied_and_small():
+  words = set()
+  for i, meaning in enumerate(MEANINGS["train"]):
+    for text in shapes_captions.captions(meaning, np.random.default_rng(i)):
+      words |= set(text.replace(",", "").split())
+  assert 80 <= len(words) <= 160
+  assert {"climbs", "hoop", "later", "vanishing", "swap", "watch"} <= words
+
+
+def test_the_same_words_in_another_order_mean_another_thing():
+  assert parse("a red bar moves up after moving left") != parse(
+    "a red bar moves left after moving up"
+  )
+
+
+# What they show.
+
+
+def shown(frames: np.ndarray) -> np.ndarray:
+  """In which frames something red is seen: bool [t]."""
+  frames = frames.astype(int)
+  return ((frames[..., 0] - frames[..., 1]) > 90).sum(axis=(1, 2)) > 40
+
+
+def steps(*actions: str, shape: str = "star") -> shapes.Meaning:
+  return shapes.Meaning("steps", (shapes.Thing("red", shape),), actions)
+
+
+def test_rendered_frames_and_captions_are_those_of_version_1():
+  digest = hashlib.sha256()
+  for split in shapes.SPLITS:
+    for index in (0, 7, 11):
+      frames, texts = shapes_render.make_raw(split, index, MEANINGS[split][index])
+      digest.update(frames.tobytes() + json.dumps(texts).encode())
+  # If this changes, so does the data set: raise MovingShapes.VERSION.
+  assert (
+    digest.hexdigest()
+    == "fb3d39829098e2db12fd41988ff60bf83fadebb80c43cfedc3dcb47649a25f13"
+  )
+
+
+@pytest.mark.parametrize(
+  "actions",
+  [("left",), ("grow", "up"), ("down", "shrink"), ("blink", "right"), ("left", "up")],
+)
+def test_backward_meaning_has_the_same_frames_in_reverse(actions):
+  meaning = steps(*actions)
+  other = shapes.backward(meaning)
+  assert other != meaning
+  for seed in range(5):
+    a = shapes_render.render(meaning, np.random.default_rng(seed)).astype(int)
+    b = shapes_render.render(other, np.random.default_rng(seed)).astype(int)
+    assert np.abs(a - b[::-1]).max() <= 2
+    assert np.abs(a - b).mean() > 1
+
+
+def test_swapped_order_looks_different_in_the_middle():
+  for m in MEANINGS["test"][::4]:
+    if m.kind != "steps" or (other := shapes.swapped(m)) is None:
+      continue
+    a, b = (shapes_render.render(x, np.random.default_rng(1)) for x in (m, other))
+    assert np.abs(a.astype(int) - b)[4:20].mean() > 0.2, m
+
+
+def test_moves_are_large_and_stay_in_the_picture():
+  for seed in range(20):
+    frames = shapes_render.render(steps("right"), np.random.default_rng(seed))
+    red = (frames[..., 0].astype(int) - frames[..., 1]) > 90
+    columns = [np.flatnonzero(f.any(axis=0)).mean() for f in red]
+    assert columns[-1] - columns[0] > shapes_render.SIZE / 3
+    areas = red.sum(axis=(1, 2))
+    assert areas.min() > 0.9 * areas.max()  # nothing cut off at the edge
+
+
+@pytest.mark.parametrize("phase", [0, 1, 2])
+def test_eight_frames_show_blinking_appearing_and_vanishing(phase):
+  def sampled(*actions):
+    seen = shown(shapes_render.render(steps(*actions), np.random.default_rng(0)))
+    return list(seen[phase::3])
+
+  for blinking in (sampled("blink"), sampled("blink", "up")[:4]):
+    assert sum(blinking) >= 2
+    assert blinking.count(False) >= 2
+  assert sampled("up", "blink")[:4] == [True] * 4
+  appears = sampled("appear")
+  assert appears == sorted(appears)
+  assert not appears[2]
+  assert appears[5]
+  assert sampled("disappear")[2]
+  assert not sampled("disappear")[5]
+
+
+def test_two_things_at_once_hardly_cover_each_other():
+  covered = 0
+  both = [m for m in MEANINGS["train"] if m.kind in ("same", "while", "cross")][:100]
+  for i, meaning in enumerate(both):
+    a, b = shapes_render._tracks(meaning, np.random.default_rng(i))
+    covered += (np.hypot(a.x - b.x, a.y - b.y) < 0.8 * (a.radius + b.radius)).any()
+  assert covered <= 2
+
+
+# How the set is built.
+
+
+def read_all(directory, split):
+  return list(tfds.builder_from_directory(directory).as_data_source(split))
+
+
+def sums_of(directory):
+  return json.loads((directory / moving_shapes.CHECKSUM).read_text())
+
+
+def test_records_are_what_the_checksums_say(tiny):
+  for split, count in moving_shapes.CONFIGS["tiny"].counts.items():
+    records, captions = hashlib.sha256(), hashlib.sha256()
+    clips = read_all(tiny, split)
+    assert [c["id"].decode() for c in clips] == [
+      f"{split}-{i:05d}" for i in range(count)
+    ]
+    for clip in clips:
+      texts = json.dumps([text.decode() for text in clip["captions"]]).encode()
+      name, label = clip["id"].decode(), clip["label"].decode()
+      assert label in moving_shapes.LABELS
+      captions.update(texts)
+      records.update(json.dumps([name, label]).encode() + clip["video"] + texts)
+    expected = dict(records=records.hexdigest(), captions=captions.hexdigest())
+    assert sums_of(tiny)[split] == expected
+
+
+def test_every_video_decodes_close_to_what_was_rendered(tiny):
+  for split in shapes.SPLITS:
+    for i, clip in enumerate(read_all(tiny, split)):
+      with av.open(io.BytesIO(clip["video"])) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+      assert np.shape(frames) == (24, 96, 96, 3)
+      if i < 3:
+        raw, _ = shapes_render.make_raw(split, i, MEANINGS[split][i])
+        assert np.abs(np.array(frames, int) - raw).mean() < 6
+
+
+def test_tokenizer(tiny):
+  tokenizer = sentencepiece.SentencePieceProcessor(
+    model_file=str(tiny / moving_shapes.TOKENIZER)
+  )
+  pieces = [tokenizer.id_to_piece(i) for i in range(4)]
+  assert pieces == ["<pad>", "<unk>", "<cls>", "<mask>"]
+  assert tokenizer.bos_id() == tokenizer.eos_id() == -1
+  assert tokenizer.vocab_size() <= 256
+  for split in shapes.SPLITS:
+    for clip in read_all(tiny, split):
+      for text in clip["captions"]:
+        ids = tokenizer.encode(text.decode())
+        assert min(ids) > 3
+        assert tokenizer.decode(ids) == text.decode()
+  assert tokenizer.encode("A Red CIRCLE") == tokenizer.encode("a red circle")
+  assert min(tokenizer.encode("quick zebras jump")) > 3  # words never seen
+
+
+def test_tokenizer_of_all_captions_has_a_piece_for_every_word():
+  texts = []
+  for i, meaning in enumerate(MEANINGS["train"]):
+    key = [0, 0, i, 0]
+    texts += shapes_captions.captions(meaning, np.random.default_rng(key))
+  model = moving_shapes.train_tokenizer(texts)
+  assert model == moving_shapes.train_tokenizer(texts)
+  tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
+  words = {word for text in texts for word in text.replace(",", "").split()}
+  split = {word for word in words if len(tokenizer.encode(word)) > 1}
+  assert len(split) <= 5, split
+
+
+def test_killed_build_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch):
+  # A script without the `__main__` guard, as users write them.
+  script = tmp_path / "script.py"
+  script.write_text(
+    "import sys; from vtr_jax.data import moving_shapes\n"
+    "moving_shapes.build(sys.argv[1], 'tiny', workers=2)"
+  )
+  process = subprocess.Popen(
+    [sys.executable, script, tmp_path], stderr=subprocess.PIPE, env=_environment()
+  )
+  parts = tmp_path / "moving_shapes" / ".parts-tiny-1.0.0"
+  deadline = time.time() + 60
+  while not list(parts.glob("*.part")):
+    assert time.time() < deadline
+    assert process.poll() is None, process.stderr.read().decode()
+    time.sleep(0.002)
+  process.kill()
+  # Ends only when the rendering processes, which share the pipe, have ended too.
+  process.communicate(timeout=30)
+  assert not (tmp_path / "moving_shapes" / "tiny").exists()
+  whole = len(list(parts.glob("*.part")))
+  assert 0 < whole < 10
+  (parts / "train-00080.1234").write_bytes(b"half a file")
+
+  rendered = []
+  real = shapes_parts._render_part
+  monkeypatch.setattr(
+    shapes_parts, "_render_part", lambda *job: rendered.append(job) or real(*job)
+  )
+  directory = moving_shapes.build(tmp_path, "tiny", workers=1, progress=False)
+  assert len(rendered) == 10 - whole
+  assert sums_of(directory) == sums_of(tiny)
+  assert not parts.exists()
+
+
+def test_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, capfd):
+  directory = tmp_path / "moving_shapes" / "tiny" / "1.0.0"
+  shutil.copytree(tiny, directory)
+  before = directory.stat().st_mtime_ns
+  parts = tmp_path / "moving_shapes" / ".parts-tiny-1.0.0"
+  parts.mkdir()  # the first build is about to clear up
+  other = threading.Thread(target=moving_shapes.build, args=(tmp_path, "tiny"))
+  with moving_shapes._lock(tmp_path / "moving_shapes" / ".lock-tiny-1.0.0"):
+    other.start()
+    other.join(0.2)
+    assert other.is_alive()
+  other.join(10)
+  assert not other.is_alive()
+  assert "waiting for another build" in capfd.readouterr().err
+  assert not parts.exists()
+  assert directory.stat().st_mtime_ns == before
+
+
+def test_built_set_is_found_without_being_touched(tiny, capfd):
+  start = time.time()
+  assert moving_shapes.build(tiny.parents[2], "tiny") == tiny
+  assert time.time() - start < 0.5
+  assert capfd.readouterr() == ("", "")
+
+
+def test_bad_places_are_refused_in_one_line(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(DataError, match=r"file: cannot build .*choose another") as e:
+    moving_shapes.build(tmp_path / "file", "tiny")
+  assert "\n" not in str(e.value)
+  (tmp_path / "moving_shapes" / "tiny" / "1.0.0").mkdir(parents=True)
+  with pytest.raises(DataError, match="delete it and build again"):
+    moving_shapes.build(tmp_path, "tiny")
+  with pytest.raises(ConfigError, match="did you mean 'tiny'"):
+    moving_shapes.build(tmp_path, "tinny")
+
+
+def test_rendering_processes_stay_light():
+  code = (
+    "import sys, vtr_jax.data.shapes_parts;"
+    "print({'jax', 'tensorflow_datasets'} & set(sys.modules));"
+    "import vtr_jax.data.moving_shapes;"
+    "print({'jax', 'tensorflow', 'torch'} & set(sys.modules))"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code], env=_environment(), capture_output=True, check=True
+  )
+  assert out.stdout.decode().split("\n")[:2] == ["set()", "set()"]
+
+
+def _environment() -> dict[str, str]:
+  return os.environ | dict(PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
