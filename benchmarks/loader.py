@@ -1,49 +1,41 @@
-"""How many training clips the loader alone makes in a second.
+"""Clips per second of the loader alone, against what the training step consumes.
 
-  python -m benchmarks.loader
+  python -m benchmarks.loader [--config=configs/simvtp.py]
 
-Clips of the demo: 8 frames of 64 x 64 out of 24 of 96 x 96, batches of 128. Uses
-data/moving_shapes where it is prepared, else builds the small variant for itself.
-Machines differ and are shared: compare only numbers of one run.
+Both are measured in one run, one after the other, with the config's own data, batch
+and model; only the number of workers varies.
 """
 
+import dataclasses
 import os
-import tempfile
 import time
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from absl import app, flags
+from ml_collections import config_flags
+
+from benchmarks.step import Case
+from vtr_jax.config import read
 from vtr_jax.data import loader, moving_shapes, sources, text
+from vtr_jax.experiment import TrainConfig
 
-BATCH = 128
-WORKERS = (0, 1, 2)
-CLIP = ClipSpec(8, 64, (2, 8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-MASK = MaskSpec("tube", 0.9, 0.75)
-
-
-def config(root: str, name: str, workers: int) -> loader.DataConfig:
-  """The demo's way of cutting clips."""
-  return loader.DataConfig(
-    name=name,
-    dir=root,
-    split="train",
-    sampling="segments",
-    stride=1,
-    crop="multi_scale",
-    crop_scales=(1.0, 0.875, 0.75),
-    flip=False,
-    workers=workers,
-    bad_budget=0.0,
-  )
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/simvtp.py")
+_WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes to try.")
+_SECONDS = flags.DEFINE_float("seconds", 8.0, "Measured time of each.")
 
 
-def measure(root: str, name: str, workers: int, seconds: float = 6.0) -> tuple:
-  """Seconds to the first batch, and clips per second once it runs."""
-  directory = sources.find(root, name)
+def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
+  """(seconds to the first batch, clips per second once it runs)."""
+  directory = sources.find(config.data.dir, config.data.name)
   tokenizer = text.SentencePiece(os.path.join(directory, moving_shapes.TOKENIZER))
-  spec = TextSpec(24, tokenizer.vocab_size, tokenizer.mask_id)
   began = time.perf_counter()
   with loader.train_batches(
-    config(root, name, workers), CLIP, spec, MASK, tokenizer, batch_size=BATCH, seed=0
+    dataclasses.replace(config.data, workers=workers),
+    config.clip,
+    config.text,
+    config.mask,
+    tokenizer,
+    batch_size=config.batch_size,
+    seed=0,
   ) as batches:
     next(batches)
     first = time.perf_counter() - began
@@ -51,23 +43,36 @@ def measure(root: str, name: str, workers: int, seconds: float = 6.0) -> tuple:
     for _ in range(8):
       next(batches)
     began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
+    while time.perf_counter() - began < _SECONDS.value:
       next(batches)
-      count += BATCH
+      count += config.batch_size
     return first, count / (time.perf_counter() - began)
 
 
-def main() -> None:
-  """Prints one line per number of workers."""
-  with tempfile.TemporaryDirectory() as folder:
-    root, name = "data", "moving_shapes/full"
-    if not os.path.exists(os.path.join(root, name)):
-      root, name = folder, "moving_shapes/tiny"
-      moving_shapes.build(root, "tiny")
-    for workers in WORKERS:
-      first, rate = measure(root, name, workers)
-      print(f"workers {workers}: {rate:7.0f} clips/s, first batch after {first:.1f} s")
+def step_rate(config: TrainConfig, steps: int = 6) -> float:
+  """Clips per second of the step alone."""
+  case = Case(config, config.mask.video_ratio, config.batch_size)
+  case.run()  # the first pages in its buffers
+  began = time.perf_counter()
+  for _ in range(steps):
+    case.run()
+  return steps * config.batch_size / (time.perf_counter() - began)
+
+
+def main(_) -> None:
+  config = read(TrainConfig, _CONFIG.value.to_dict())
+  name, _, variant = config.data.name.partition("/")
+  if name == "moving_shapes":
+    moving_shapes.build(config.data.dir, variant)
+  consumed = step_rate(config)
+  print(f"{config.name}: the step alone consumes {consumed:.0f} clips/s")
+  for workers in map(int, _WORKERS.value):
+    first, rate = loader_rate(config, workers)
+    print(
+      f"workers {workers}: {rate:6.0f} clips/s, {rate / consumed:5.1f} times the step, "
+      f"first batch after {first:.1f} s"
+    )
 
 
 if __name__ == "__main__":
-  main()
+  app.run(main)

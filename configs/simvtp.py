@@ -77,6 +77,9 @@ def webvid2m() -> dict:
       temperature=0.05,  # code
       negatives="random",  # random | hard; code
       pool="valid",  # ours; "all" counts padding, as the code does
+      contrast_text="masked",  # masked | whole; code
+      pixel_target="standardized",  # standardized | raw; code
+      positions="flat",  # flat | space_time; code
     ),
     weights=dict(vtc=1.0, pixels=1.0, words=1.0, vtm=1.0),  # code
     optim=dict(
@@ -122,7 +125,9 @@ def demo() -> dict:
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
     compute=dict(dtype="float32", attention="xla", scan=False, remat="none"),
     text_dropout=0.0,
-    negatives="hard",
+    contrast_text="whole",
+    pixel_target="raw",
+    positions="space_time",
   )
   c["optim"] |= dict(lr=1e-3, min_lr=1e-5, warmup_steps=30, clip_norm=1.0)
   c["evals"] = dict(

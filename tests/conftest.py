@@ -13,7 +13,6 @@ from vtr_jax.data import moving_shapes
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
   """A directory that holds moving_shapes/tiny."""

@@ -94,7 +94,7 @@ def test_every_value_of_the_recipe_names_its_source():
   source = (ROOT / "configs" / "simvtp.py").read_text()
   body = source[source.index("  return dict(") : source.index("def demo")]
   for line in body.splitlines():
-    value, _, comment = line.partition("#")
+    value = line.split("#")[0]
     if re.search(r"\w=", value) and not value.rstrip().endswith("("):
       sources = ("paper", "code", "ours", "common.", "name=", "dict(", "retrieval(")
       assert any(word in line for word in sources), line

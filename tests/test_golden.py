@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from golden_cases import golden
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import ClipSpec, TextSpec
 from vtr_jax.losses import info_nce
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
@@ -107,6 +107,9 @@ def case():
     temperature=c["temperature"],
     negatives="random",
     pool="all",
+    contrast_text="masked",
+    pixel_target="standardized",
+    positions="flat",
   )
   hidden = arrays["in/video_mask"]
   index = lambda mask: np.stack([np.flatnonzero(row) for row in mask]).astype("i4")
@@ -135,7 +138,7 @@ def test_simvtp_outputs(case):
   out = model.apply({"params": params}, batch, key, negatives, rngs={"dropout": key})
   hidden = want["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
   patches = simvtp.patchify(hidden, model.clip.tubelet)
-  targets, _, _ = simvtp.pixel_targets(simvtp.gather(patches, batch["video_mask_idx"]))
+  targets, _, _ = model.pixel_targets(simvtp.gather(patches, batch["video_mask_idx"]))
   assert_close(out.joint, want["out/joint_tokens"], "joint")
   assert_close(out.pixels, want["out/pixels_at_masked"], "pixels")
   assert_close(targets.reshape(out.pixels.shape), want["out/pixel_targets"], "targets")

@@ -100,8 +100,8 @@ def encode(frames: np.ndarray) -> bytes:
 
 def _background(rng: np.random.Generator) -> Image.Image:
   """A grey, slightly tinted plane with a slope."""
-  base = rng.uniform(95, 165) + rng.normal(0, 7, 3)
-  slope = rng.uniform(-60, 60, 2)
+  base = rng.uniform(110, 150) + rng.normal(0, 5, 3)
+  slope = rng.uniform(-30, 30, 2)
   line = np.linspace(-0.5, 0.5, SIZE)
   plane = slope[0] * line[:, None] + slope[1] * line[None, :]
   pixels = np.clip(plane[..., None] + base, 0, 255).astype(np.uint8)
@@ -129,10 +129,10 @@ def _track(
   steps: list[tuple[str, tuple[int, int]]], rng: np.random.Generator, alone: bool
 ) -> Track:
   """One thing that starts at (0, 0) and takes its steps (action, (start, end))."""
-  fixed = rng.uniform(13, 16.5) if alone else rng.uniform(11, 13)
-  small = rng.uniform(10, 11) if alone else rng.uniform(9.5, 10.5)
-  large = rng.uniform(19.5, 21) if alone else rng.uniform(16.5, 18)
-  reach = rng.uniform(40, 56) if alone and len(steps) == 1 else rng.uniform(34, 42)
+  fixed = rng.uniform(16.5, 19) if alone else rng.uniform(13.5, 15.5)
+  small = rng.uniform(11.5, 12.5) if alone else rng.uniform(10.5, 11.5)
+  large = rng.uniform(21.5, 22.5) if alone else rng.uniform(18.5, 19.5)
+  reach = rng.uniform(38, 46) if alone and len(steps) == 1 else rng.uniform(32, 38)
   spin = rng.choice([-1, 1]) * rng.uniform(0.2, 0.26)  # radians per frame
   late = rng.uniform(0.45, 0.55)
   angle = np.full(FRAMES, rng.uniform(-0.2, 0.2))
@@ -186,7 +186,7 @@ def _place(tracks: list[Track], rng: np.random.Generator, tries: int = 64) -> li
 def _crossing(rng: np.random.Generator) -> list[Track]:
   """Two things that change sides, side by side or one above the other."""
   done = (np.arange(FRAMES) + 0.5) / FRAMES
-  radius = rng.uniform(11, 13, 2)
+  radius = rng.uniform(13, 15, 2)
   near, far = rng.uniform(16, 24), rng.uniform(72, 80)
   aside = SIZE / 2 + rng.uniform(-8, 8)
   lanes = [aside - radius[0] - 2, aside + radius[1] + 2]

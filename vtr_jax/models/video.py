@@ -40,15 +40,35 @@ def unit_pixels(pixels: Num[Array, "..."]) -> Float[Array, "..."]:
   return pixels.astype(jnp.float32)
 
 
-def sincos_positions(length: int, width: int) -> Float[np.ndarray, "n d"]:
+def flat_positions(grid: tuple[int, int, int], width: int) -> Float[np.ndarray, "n d"]:
   """Fixed sinusoid over the flat space-time index (VideoMAE's and SimVTP's table).
 
   Even columns are sines, odd columns cosines, of index / 10000^(2 (i // 2) / width).
   """
   rate = 10000.0 ** (-2 * (np.arange(width) // 2) / width)
-  angle = np.arange(length)[:, None] * rate
+  angle = np.arange(np.prod(grid))[:, None] * rate
   table = np.where(np.arange(width) % 2 == 0, np.sin(angle), np.cos(angle))
   return table.astype(np.float32)
+
+
+def space_time_positions(
+  grid: tuple[int, int, int], width: int
+) -> Float[np.ndarray, "n d"]:
+  """A third of the columns each for time, height and width, sines then cosines.
+
+  Wavelengths grow from 2 pi to 200 pi tubelets: grids are far shorter than the texts
+  that the usual 10000 was made for. Ours.
+  """
+  cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1)
+  rate = 100.0 ** (-np.arange(width // 6) / (width // 6))
+  angle = cells.reshape(-1, 3, 1) * rate
+  table = np.concatenate([np.sin(angle), np.cos(angle)], axis=-1)
+  table = table.reshape(len(angle), -1)
+  unused = width - table.shape[1]
+  return np.pad(table, ((0, 0), (0, unused))).astype(np.float32)
+
+
+POSITIONS = dict(flat=flat_positions, space_time=space_time_positions)
 
 
 class VideoEmbed(nn.Module):
@@ -56,6 +76,7 @@ class VideoEmbed(nn.Module):
 
   clip: ClipSpec
   width: int
+  positions: str  # one of POSITIONS
   dtype: str
 
   @nn.compact
@@ -69,6 +90,6 @@ class VideoEmbed(nn.Module):
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
     x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
     x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
-    table = sincos_positions(self.clip.num_tubelets, self.width)
+    table = POSITIONS[self.positions](self.clip.grid, self.width)
     positions = jnp.asarray(table, self.dtype)
     return x + (positions[None] if idx is None else positions[idx])

@@ -4,10 +4,14 @@ One transformer reads the visible tubelets and the partly hidden words together 
 must give back the hidden pixels and words; the same transformer, reading each side
 alone, aligns the two (contrastive), and judges pairs read together (matching).
 
-The paper's: everything in this file with `pool='all'` and `negatives='random'`,
-temperature 0.05, all weights 1, tubes of 90 % of the clip and 75 % of the words.
+The paper's: `pool='all'`, `negatives='random'`, `contrast_text='masked'`,
+`pixel_target='standardized'`, `positions='flat'`, temperature 0.05, all weights 1,
+tubes of 90 % of the clip and 75 % of the words.
 Ours: `pool='valid'` leaves padding out of the means, as the paper's code does not;
 `negatives='hard'` draws likely confusions (ALBEF, arXiv 2107.07651, section 3.2);
+`contrast_text='whole'` aligns with all words, since a text whose telling word is
+hidden fits many clips; `pixel_target='raw'` spends the loss where much happens, not
+evenly on every flat background; `positions='space_time'` spells the axes out;
 the contrastive term runs over the global batch; the matching positives are the
 joint pass that the reconstruction needs anyway.
 """
@@ -26,10 +30,10 @@ from vtr_jax.losses import cross_entropy, masked_mean
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
 from vtr_jax.models.text import TextEmbed
 from vtr_jax.models.video import (
+  POSITIONS,
   VideoEmbed,
   gather,
   patchify,
-  sincos_positions,
   unit_pixels,
 )
 from vtr_jax.objectives.base import Forward, Objective, Params, Reconstruction
@@ -46,10 +50,16 @@ class Config:
   temperature: float  # of the contrastive term, fixed
   negatives: str  # whose video a text is falsely paired with: random | hard
   pool: str  # tokens in the mean: valid | all (padding too, as the paper's code)
+  contrast_text: str  # text side of the contrast: masked (paper) | whole
+  pixel_target: str  # per tubelet and colour: standardized (paper) | raw
+  positions: str  # index over: flat (paper) | space_time; see models/video.py
 
   def __post_init__(self):
     choose(self.negatives, ("random", "hard"), "negatives")
     choose(self.pool, ("valid", "all"), "pool")
+    choose(self.contrast_text, ("masked", "whole"), "contrast_text")
+    choose(self.pixel_target, ("standardized", "raw"), "pixel_target")
+    choose(self.positions, POSITIONS, "positions")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
 
 
@@ -75,7 +85,7 @@ class SimVTP(nn.Module):
   def setup(self):
     c, dtype = self.config, self.config.compute.dtype
     width = c.encoder.width
-    self.video_embed = VideoEmbed(self.clip, width, dtype)
+    self.video_embed = VideoEmbed(self.clip, width, c.positions, dtype)
     self.text_embed = TextEmbed(self.text, width, c.text_dropout, dtype)
     self.encoder = Transformer(c.encoder, c.compute)
     self.to_decoder = Dense(c.decoder.width, ("embed", "mlp"), dtype, use_bias=False)
@@ -96,7 +106,10 @@ class SimVTP(nn.Module):
     y = self.text_embed(ids, valid, train=True)
     joint = self.encode_pair(x, y, valid)
     k = keep_idx.shape[1]
-    video, text = self.pool(self.encoder(x)), self.pool(self.encoder(y, valid), valid)
+    whole = self.config.contrast_text == "whole"
+    alone = self.text_embed(batch["text_ids"], valid, train=True) if whole else y
+    video = self.pool(self.encoder(x))
+    text = self.pool(self.encoder(alone, valid), valid)
     if negatives is None:
       scores = unit(text) @ unit(video).T / self.config.temperature
       hard = self.config.negatives == "hard"
@@ -141,8 +154,10 @@ class SimVTP(nn.Module):
   ) -> Float[Array, "b m p"]:
     """Pixels at the hidden places, from the encoded visible tubelets alone."""
     x = self.to_decoder(encoded)
-    table = sincos_positions(self.clip.num_tubelets, self.config.decoder.width)
-    positions = jnp.asarray(table, x.dtype)
+    c = self.config
+    positions = jnp.asarray(
+      POSITIONS[c.positions](self.clip.grid, c.decoder.width), x.dtype
+    )
     hidden = self.mask_token.astype(x.dtype) + positions[mask_idx]
     x = jnp.concatenate([x + positions[keep_idx], hidden], axis=1)
     return self.pixel_head(self.decoder(x)[:, keep_idx.shape[1] :])
@@ -173,11 +188,26 @@ class SimVTP(nn.Module):
     logits = self.match_head(self.pool(joint, valid))
     return logits[:, 1] - logits[:, 0]
 
+  def pixel_targets(self, patches: Array) -> tuple[Array, Array, Array]:
+    """(targets [b m s c], mean, std) of tubelets [b m p], s places of c colours.
+
+    Standardised: RGB in [0, 1] by mean and spread of each tubelet and colour, with
+    the unbiased variance and 1e-6 added to the standard deviation, as SimVTP's
+    engine_for_pretraining. Raw: by the clip's `mean` and `std` alone.
+    """
+    x = _by_colour(unit_pixels(patches))
+    if self.config.pixel_target == "raw":
+      mean, std = jnp.asarray(self.clip.mean), jnp.asarray(self.clip.std)
+    else:
+      mean = x.mean(axis=-2, keepdims=True)
+      std = jnp.sqrt(x.var(axis=-2, ddof=1, keepdims=True)) + 1e-6
+    return (x - mean) / std, mean, std
+
   def reconstruct(self, batch: Batch) -> Reconstruction:
     """Fills the hidden places.
 
-    The model predicts tubelets standardised per colour; as in VideoMAE's pictures,
-    the true mean and spread of each tubelet bring them back to colours.
+    Of standardised tubelets the true mean and spread bring back the colours, as in
+    VideoMAE's pictures; raw ones are predicted without such help.
     """
     keep_idx, mask_idx = batch["video_keep_idx"], batch["video_mask_idx"]
     x = self.embed_visible(batch["video"], keep_idx)
@@ -187,7 +217,7 @@ class SimVTP(nn.Module):
     k = keep_idx.shape[1]
     pixels = self.decode(joint[:, :k], keep_idx, mask_idx).astype(jnp.float32)
     hidden = gather(patchify(batch["video"], self.clip.tubelet), mask_idx)
-    _, mean, std = pixel_targets(hidden)
+    _, mean, std = self.pixel_targets(hidden)
     pixels = _by_colour(pixels) * std + mean
     words = self.word_head(joint[:, k:]).argmax(axis=-1)
     return Reconstruction(jnp.clip(pixels, 0, 1).reshape(*hidden.shape), words)
@@ -207,7 +237,7 @@ def forward(
   )
   valid = batch["valid"]
   patches = patchify(batch["video"], model.clip.tubelet)
-  targets, _, _ = pixel_targets(gather(patches, batch["video_mask_idx"]))
+  targets, _, _ = model.pixel_targets(gather(patches, batch["video_mask_idx"]))
   error = jnp.square(out.pixels.astype(jnp.float32) - targets.reshape(out.pixels.shape))
   hidden = batch["text_hidden"] & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
@@ -244,20 +274,6 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   )
 
 
-def pixel_targets(
-  patches: Array,
-) -> tuple[Float[Array, "b m s c"], Float[Array, "b m 1 c"], Float[Array, "b m 1 c"]]:
-  """(targets, mean, std) of raw tubelets [b m p], per tubelet and colour.
-
-  Targets are RGB in [0, 1] standardised with the unbiased variance, 1e-6 added to
-  the standard deviation (SimVTP engine_for_pretraining, VideoMAE).
-  """
-  x = _by_colour(unit_pixels(patches))
-  mean = x.mean(axis=-2, keepdims=True)
-  std = jnp.sqrt(x.var(axis=-2, ddof=1, keepdims=True)) + 1e-6
-  return (x - mean) / std, mean, std
-
-
 def draw_negatives(
   key: jax.Array, scores: Float[Array, "b b"], valid: Bool[Array, "b"]
 ) -> Int32[Array, "b"]:
@@ -277,7 +293,8 @@ def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
 
 
 def _by_colour(patches: Float[Array, "b m p"]) -> Float[Array, "b m s 3"]:
-  return patches.reshape(*patches.shape[:-1], -1, 3)
+  *rest, values = patches.shape
+  return patches.reshape(*rest, values // 3, 3)
 
 
 def _pair_valid(text_valid: Bool[Array, "b l"], k: int) -> Bool[Array, "b k+l"]:

@@ -1,0 +1,54 @@
+"""What the README promises: notebooks run, commands and links exist."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_runs(path, data_dir, tmp_path):
+  """Its code cells, in order, at smoke size, in a process of its own."""
+  cells = json.loads(path.read_text())["cells"]
+  code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+  assert all(not c.get("outputs") for c in cells)
+  assert path.stat().st_size < 60_000
+  env = dict(VTR_VARIANT="smoke", VTR_DATA=str(data_dir), VTR_WORKDIR=str(tmp_path))
+  run = subprocess.run(
+    [sys.executable, "-c", "\n".join(code)],
+    cwd=ROOT,
+    env=os.environ | env,
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+  for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+    if "://" not in link:
+      assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_commands_name_what_exists(path):
+  text = path.read_text()
+  for module in re.findall(r"python -m ((?:vtr_jax|benchmarks)\.\w+)", text):
+    assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+  for config in re.findall(r"--config=(configs/\w+\.py)", text):
+    assert (ROOT / config).exists(), config
+  for script in re.findall(r"\./(launch/\w+\.sh)", text):
+    assert os.access(ROOT / script, os.X_OK), script
+
+
+def test_launch_scripts_are_sound():
+  for script in sorted((ROOT / "launch").glob("*.sh")):
+    subprocess.run(["bash", "-n", script], check=True)

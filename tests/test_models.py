@@ -1,0 +1,193 @@
+"""Models and objectives: invariants that hold whatever the weights are."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import simvtp as simvtp_config
+from vtr_jax import batch as batch_lib
+from vtr_jax import step
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.models import video as video_lib
+from vtr_jax.objectives import base, simvtp
+
+CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TEXT = TextSpec(12, 40, 3)
+MASK = MaskSpec("random", 0.5, 0.4)
+BATCH = batch_lib.fake(CLIP, TEXT, MASK, 6)
+
+
+def make(mask=MASK, **changes):
+  """(objective, parameters) at the smoke size; nested keys by double underscore."""
+  values = simvtp_config.get_config("smoke").objective.to_dict()
+  for path, value in changes.items():
+    *sections, key = path.split("__")
+    section = values
+    for name in sections:
+      section = section[name]
+    section[key] = value
+  objective = base.build(values, CLIP, TEXT, mask)
+  params = nn.unbox(objective.init(jax.random.key(0), BATCH))
+  return objective, params
+
+
+def terms(objective, params, batch=BATCH):
+  weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
+  return step.losses(objective, weights, params, batch, jax.random.key(1))
+
+
+def test_patchify_is_undone():
+  video = BATCH["video"]
+  patches = video_lib.patchify(video, CLIP.tubelet)
+  assert patches.shape == (6, CLIP.num_tubelets, CLIP.tubelet_dim)
+  np.testing.assert_array_equal(video_lib.unpatchify(patches, CLIP), video)
+  # The second tubelet lies right of the first.
+  np.testing.assert_array_equal(
+    patches[0, 1].reshape(2, 8, 8, 3), video[0, :2, :8, 8:16]
+  )
+
+
+def test_flat_positions_by_hand():
+  table = video_lib.flat_positions((2, 2, 2), 4)
+  np.testing.assert_allclose(table[0], [0, 1, 0, 1])
+  want = [np.sin(5), np.cos(5), np.sin(0.05), np.cos(0.05)]
+  np.testing.assert_allclose(table[5], want, rtol=1e-6)
+
+
+def test_space_time_positions_share_axes():
+  """Places of one row differ in the width columns alone; all places differ."""
+  table = video_lib.space_time_positions((2, 3, 3), 32)
+  assert table.shape == (18, 32)
+  assert len(np.unique(table.round(6), axis=0)) == 18
+  differs = np.flatnonzero(table[0] != table[1])
+  assert differs.min() >= 20  # the last third of the 30 used columns
+
+
+def test_embeddings_have_unit_length_and_ignore_padding():
+  objective, params = make()
+  video = objective.embed_video(params, BATCH)
+  text = objective.embed_text(params, BATCH)
+  for x in (video, text):
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
+  junk = np.where(BATCH["text_valid"], BATCH["text_ids"], 17)
+  other = objective.embed_text(params, BATCH | dict(text_ids=junk))
+  np.testing.assert_allclose(other, text, atol=1e-6)
+  short = {k: BATCH[k][:, :9] for k in ("text_ids", "text_valid")}
+  rows = ~BATCH["text_valid"][:, 9:].any(axis=1)
+  assert rows.any()
+  np.testing.assert_allclose(
+    objective.embed_text(params, short)[rows], text[rows], atol=1e-6
+  )
+
+
+def test_hidden_tubelets_and_words_are_not_seen():
+  """Changing what is hidden changes only the terms that must predict it."""
+  objective, params = make(contrast_text="masked")
+  patches = np.array(video_lib.patchify(BATCH["video"], CLIP.tubelet))
+  np.put_along_axis(patches, BATCH["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
+  ids = np.where(BATCH["text_hidden"], 9, BATCH["text_ids"])
+  other = BATCH | dict(video=video_lib.unpatchify(patches, CLIP), text_ids=ids)
+  _, before = terms(objective, params)
+  _, after = terms(objective, params, other)
+  for name in ("loss/vtc", "loss/vtm"):
+    np.testing.assert_allclose(after[name], before[name], rtol=1e-5)
+  assert abs(after["loss/pixels"] - before["loss/pixels"]) > 1e-3
+  assert abs(after["loss/words"] - before["loss/words"]) > 1e-3
+
+
+def test_whole_text_in_the_contrast():
+  objective, params = make(contrast_text="whole")
+  blind = BATCH | dict(text_hidden=np.zeros_like(BATCH["text_hidden"]))
+  _, masked = terms(objective, params)
+  _, unmasked = terms(objective, params, blind)
+  np.testing.assert_allclose(masked["loss/vtc"], unmasked["loss/vtc"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "change", [dict(compute__remat="full"), dict(compute__remat="dots")]
+)
+def test_remat_changes_nothing(change):
+  plain, params = make()
+  other, _ = make(**change)
+  grad = lambda o: jax.grad(lambda p: terms(o, p)[0])(params)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    grad(plain),
+    grad(other),
+  )
+
+
+def test_scan_computes_the_same():
+  plain, params = make(encoder__depth=2, decoder__depth=2)
+  scanned, _ = make(encoder__depth=2, decoder__depth=2, compute__scan=True)
+
+  def stack(tower):
+    blocks = [tower.pop(f"block_{i}") for i in range(2)]
+    return tower | dict(blocks=jax.tree.map(lambda *x: jnp.stack(x), *blocks))
+
+  stacked = dict(params)
+  for name in ("encoder", "decoder"):
+    stacked[name] = stack(dict(params[name]))
+  want, _ = terms(plain, params)
+  got, _ = terms(scanned, stacked)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_bfloat16_is_close_and_keeps_float32_parameters():
+  exact, params = make()
+  rough, rough_params = make(compute__dtype="bfloat16")
+  assert {p.dtype for p in jax.tree.leaves(rough_params)} == {jnp.dtype("float32")}
+  want, _ = terms(exact, params)
+  loss = lambda p: terms(rough, p)[0]
+  got, grads = jax.jit(jax.value_and_grad(loss))(params)
+  np.testing.assert_allclose(got, want, rtol=0.03)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_negatives_are_never_the_own_video():
+  scores = jnp.asarray(np.eye(8) * 100, jnp.float32)  # own pairs look best
+  valid = jnp.ones(8, bool).at[3].set(False)
+  rows = []
+  for seed in range(50):
+    rows.append(simvtp.draw_negatives(jax.random.key(seed), scores, valid))
+  rows = np.stack(rows)
+  assert not (rows == np.arange(8)).any()
+  assert not (rows == 3).any()  # a replaced sample serves as no negative
+  for text in range(8):
+    assert len(set(rows[:, text])) >= 5
+
+
+def test_hard_negatives_follow_the_scores():
+  scores = jnp.zeros((6, 6)).at[:, 2].set(50.0)
+  got = simvtp.draw_negatives(jax.random.key(0), scores, jnp.ones(6, bool))
+  assert (np.delete(np.asarray(got), 2) == 2).all()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
+def test_any_share_of_hidden_video(ratio):
+  mask = dataclasses.replace(MASK, video_ratio=ratio)
+  objective, params = make(mask)
+  total, _ = terms(objective, params, batch_lib.fake(CLIP, TEXT, mask, 4))
+  assert np.isfinite(total)
+
+
+def test_every_parameter_has_logical_axes():
+  objective, _ = make()
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), BATCH)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(
+    boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
+  ):
+    assert isinstance(leaf, nn.Partitioned), path
+    assert len(leaf.names) == leaf.value.ndim, path
+
+
+def test_match_prefers_nothing_before_training_but_differs_by_pair():
+  objective, params = make()
+  scores = objective.match(params, BATCH)
+  swapped = BATCH | dict(video=BATCH["video"][::-1])
+  assert scores.shape == (6,)
+  assert not np.allclose(scores, objective.match(params, swapped))

@@ -1,0 +1,336 @@
+"""The real loop at the smallest size: its products, and what interrupts it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from clips import prepare
+from conftest import ROOT, run_main
+
+from vtr_jax import experiment, sharding, writer
+from vtr_jax.data import loader, sources
+from vtr_jax.errors import (
+  CheckpointError,
+  ConfigError,
+  DataBudgetError,
+  DataError,
+  DivergedError,
+)
+from vtr_jax.train import train_and_evaluate
+
+DRIVER = """
+import json, sys
+from vtr_jax.train import train_and_evaluate
+from vtr_jax.errors import VtrError
+try:
+  train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
+except VtrError as e:
+  print(e, flush=True)
+  sys.exit(e.exit_code)
+"""
+
+
+def start(config, workdir, **env):
+  """Starts training in a process of its own."""
+  return subprocess.Popen(
+    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
+    cwd=ROOT,
+    env=os.environ | env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process):
+  """(exit code, what it printed)."""
+  text, _ = process.communicate(timeout=240)
+  return process.returncode, text
+
+
+def params(workdir, step):
+  """All arrays of a checkpoint, flat."""
+  path = workdir / "checkpoints" / str(step) / "state"
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.restore(path.absolute())
+  return {str(k): np.asarray(v) for k, v in flat(tree)}
+
+
+def flat(tree, prefix=()):
+  if hasattr(tree, "items"):
+    for key, value in tree.items():
+      yield from flat(value, (*prefix, key))
+  elif isinstance(tree, list | tuple):
+    for i, value in enumerate(tree):
+      yield from flat(value, (*prefix, i))
+  elif tree is not None:
+    yield "/".join(map(str, prefix)), tree
+
+
+def losses(workdir):
+  """step -> total loss."""
+  records = writer.read(workdir / "metrics.jsonl")
+  return {r["step"]: r["loss/total"] for r in records if "loss/total" in r}
+
+
+def assert_same(ours, theirs):
+  assert ours.keys() == theirs.keys()
+  for name in ours:
+    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+  """A whole smoke run by the command line: (workdir, what it printed)."""
+  workdir = tmp_path_factory.mktemp("runs") / "new" / "smoke"
+  flags = ["--config=configs/simvtp.py:smoke", f"--workdir={workdir}"]
+  run = run_main(*flags, f"--config.data.dir={data_dir}")
+  assert run.returncode == 0, run.stderr
+  return workdir, run.stdout
+
+
+def test_a_run_leaves_all_it_promises(finished):
+  workdir, printed = finished
+  results = json.loads((workdir / "results.json").read_text())
+  assert set(results) == {
+    "step", "results", "protocols", "dtype", "config", "made_by"
+  }  # fmt: skip
+  assert {"test/t2v/R@1", "test/v2t/MedR", "novel/t2v/R@10"} <= set(results["results"])
+  assert "test/rerank_5/t2v/R@1" in results["results"]
+  assert results["protocols"]["test"]["ties"] == "average"
+  assert len(results["protocols"]["test"]["fingerprint"]) == 16
+  assert results["made_by"]["jax"]
+  figures = {p.name for p in (workdir / "figures").iterdir()}
+  assert {"curves.png", "reconstruction.png", "test_retrievals.png"} <= figures
+  assert "test_similarity.png" in figures
+  assert list((workdir / "tensorboard").iterdir())
+  assert "encoder/block_0/mlp/up/kernel" in (workdir / "parameters.txt").read_text()
+  assert set(losses(workdir)) == {2, 4, 6}
+  kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
+  assert kept == {"4", "6"}
+  for word in ("clips/s", "waiting for data", "left", "lr ", "R@1"):
+    assert word in printed
+
+
+def test_the_same_command_again_only_evaluates(finished, smoke):
+  workdir, _ = finished
+  before = json.loads((workdir / "results.json").read_text())["results"]
+  again = train_and_evaluate(smoke, workdir)
+  assert again == pytest.approx(before)
+  assert set(losses(workdir)) == {2, 4, 6}
+
+
+def test_another_config_in_the_same_place_is_refused(finished, smoke):
+  workdir, _ = finished
+  smoke["optim"]["lr"] = 0.5
+  smoke["log_every"] = 1  # may change
+  with pytest.raises(ConfigError) as e:
+    train_and_evaluate(smoke, workdir)
+  assert "optim.lr: 0.001 there, 0.5 now" in str(e.value)
+  assert "log_every" not in str(e.value)
+
+
+def bare(smoke, **changes):
+  """No evaluation, a log line every step."""
+  config = smoke | dict(evals={}, log_every=1, checkpoint_every=2) | changes
+  return json.loads(json.dumps(config))
+
+
+def test_killed_and_resumed_is_bitwise_the_same(smoke, tmp_path):
+  """SIGKILL at a random moment after the first step, three times over."""
+  config = bare(smoke, steps=14)
+  train_and_evaluate(config, tmp_path / "calm")
+  rng, wild = np.random.default_rng(), tmp_path / "wild"
+  for _ in range(3):
+    process = start(config, wild)
+    line = ""
+    while not line.startswith("step ") and process.poll() is None:
+      line = process.stdout.readline()
+    time.sleep(rng.uniform(0, 0.4))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+  code, text = finish(start(config, wild))
+  assert code == 0, text
+  assert_same(params(wild, 14), params(tmp_path / "calm", 14))
+  assert losses(wild) == losses(tmp_path / "calm")
+
+
+def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
+  config = bare(smoke, steps=5000, checkpoint_every=5000)
+  process = start(config, tmp_path / "run")
+  while not process.stdout.readline().startswith("step 3/"):
+    assert process.poll() is None
+  process.send_signal(signal.SIGTERM)
+  code, text = finish(process)
+  assert code == 85, text
+  (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
+  assert f"after step {saved.name}, saved" in text
+  assert int(saved.name) >= 3
+
+
+def test_eight_devices_give_the_same_losses(smoke, tmp_path):
+  config = bare(smoke, steps=4)
+  train_and_evaluate(config, tmp_path / "one")
+  config["mesh"] = dict(data=2, fsdp=2, tensor=2)
+  # Collectives need a thread for each device, and this machine may have two.
+  env = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8", NPROC="16")
+  code, text = finish(start(config, tmp_path / "eight", **env))
+  assert code == 0, text
+  assert "data=2 x fsdp=2 x tensor=2" in text
+  one, eight = losses(tmp_path / "one"), losses(tmp_path / "eight")
+  assert one.keys() == eight.keys() == {1, 2, 3, 4}
+  for step, value in one.items():
+    assert eight[step] == pytest.approx(value, rel=2e-4), step
+
+
+SHARDED = """
+import json, sys
+from vtr_jax import experiment
+run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
+block = run.state.params["encoder"]["block_0"]
+for name, array in dict(
+  up=block["mlp"]["up"]["kernel"],
+  down=block["mlp"]["down"]["kernel"],
+  query=block["attention"]["query"]["kernel"],
+  out=block["attention"]["out"]["kernel"],
+  words=run.state.params["text_embed"]["words"],
+  moment=run.state.opt_state[2].inner_state.mu["encoder"]["block_0"]["mlp"]["up"][
+    "kernel"],
+  bias=block["mlp"]["down"]["bias"],
+).items():
+  parts = {s.data.shape for s in array.addressable_shards}
+  print(name, array.shape, *parts)
+"""
+
+
+def test_kernels_are_really_sharded(smoke, tmp_path):
+  config = bare(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
+  env = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8", NPROC="16")
+  run = subprocess.run(
+    [sys.executable, "-c", SHARDED, json.dumps(config), str(tmp_path / "run")],
+    cwd=ROOT,
+    env=os.environ | env,
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+  assert set(run.stdout.splitlines()[1:]) == {
+    "up (32, 128) (16, 64)",
+    "down (128, 32) (64, 16)",
+    "query (32, 32) (16, 16)",
+    "out (32, 32) (16, 16)",
+    "words (256, 32) (128, 16)",
+    "moment (32, 128) (16, 64)",
+    "bias (32,) (32,)",
+  }
+
+
+def test_a_step_compiles_once(smoke, tmp_path):
+  run = experiment.build(bare(smoke), tmp_path / "run")
+  batches = loader.train_batches(
+    run.config.data,
+    run.config.clip,
+    run.config.text,
+    run.config.mask,
+    run.tokenizer,
+    batch_size=run.config.batch_size,
+    seed=0,
+  )
+  state = run.state
+  for _ in range(3):
+    batch = next(batches)
+    batch = {k: v for k, v in batch.items() if k not in ("record", "problem")}
+    state, _ = run.train_step(state, sharding.put_batch(batch, run.mesh))
+  batches.close()
+  assert run.train_step.jitted._cache_size() == 1
+  run.checkpoints.close()
+  run.writer.close()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_is_saved(smoke, tmp_path):
+  config = bare(smoke)
+  config["optim"] |= dict(lr=1e30, warmup_steps=0, clip_norm=0.0)
+  with pytest.raises(DivergedError, match=r"step \d: .*loss/total = (nan|inf)") as e:
+    train_and_evaluate(config, tmp_path)
+  assert e.value.exit_code == 4
+  assert all(np.isfinite(v) for v in losses(tmp_path).values())
+
+
+def spoiled(data_dir, root, spoil):
+  """moving_shapes/tiny, some training videos replaced: {index: bytes}."""
+  origin = sources.find(str(data_dir), "moving_shapes/tiny")
+  splits = {}
+  for name in ("train", "validation", "test", "novel"):
+    source = sources.open_split(origin, name)
+    splits[name] = [source[i] for i in range(len(source))]
+  for index, video in spoil.items():
+    splits["train"][index]["video"] = video
+  directory = prepare(root, splits)
+  tokenizer = (ROOT / origin / "tokenizer.model").read_bytes()
+  with open(os.path.join(directory, "tokenizer.model"), "wb") as f:
+    f.write(tokenizer)
+
+
+def test_damaged_records_count_in_no_loss(smoke, data_dir, tmp_path, monkeypatch):
+  """Same parameters as a run on whole records in which these rows do not count."""
+  spoil = {3: b"", 40: b"<html>not found</html>", 77: b"\0" * 4000}
+  for name, damage in (("hurt", spoil), ("whole", {})):
+    spoiled(data_dir, tmp_path / name, damage)
+  config = bare(smoke, steps=6)
+  config["data"] |= dict(name="clips", bad_budget=0.1)
+  config["data"]["dir"] = str(tmp_path / "hurt")
+  train_and_evaluate(config, tmp_path / "run-hurt")
+
+  plain = loader.train_batches
+
+  def masked(*args, **kwargs):
+    batches = plain(*args, **kwargs)
+
+    class Masked:
+      close = batches.close
+
+      def __next__(self):
+        batch = next(batches)
+        return batch | dict(valid=~np.isin(batch["record"], list(spoil)))
+
+    return Masked()
+
+  config["data"]["dir"] = str(tmp_path / "whole")
+  monkeypatch.setattr(loader, "train_batches", masked)
+  train_and_evaluate(config, tmp_path / "run-whole")
+  assert_same(params(tmp_path / "run-hurt", 6), params(tmp_path / "run-whole", 6))
+  lines = (tmp_path / "run-hurt" / "quarantine.jsonl").read_text().splitlines()
+  assert {json.loads(line)["record"] for line in lines} == set(spoil)
+
+
+def test_too_many_damaged_records(smoke, data_dir, tmp_path):
+  spoiled(data_dir, tmp_path, dict.fromkeys(range(0, 96, 4), b"gone"))
+  config = bare(smoke, steps=100)
+  config["data"] |= dict(name="clips", dir=str(tmp_path))
+  with pytest.raises(DataBudgetError, match=r"quarantine\.jsonl") as e:
+    train_and_evaluate(config, tmp_path / "run")
+  assert e.value.exit_code == 3
+
+
+def test_missing_data_names_the_demo(smoke, tmp_path):
+  smoke["data"] |= dict(name="webvid2m", dir=str(tmp_path))
+  with pytest.raises(DataError, match=r"configs/simvtp\.py"):
+    train_and_evaluate(smoke, tmp_path / "run")
+
+
+def test_a_damaged_checkpoint_is_named(finished, smoke, tmp_path):
+  workdir = tmp_path / "run"
+  subprocess.run(["cp", "-r", finished[0], workdir], check=True)
+  for path in (workdir / "checkpoints" / "6" / "state" / "d").iterdir():
+    path.write_bytes(path.read_bytes()[:-50])
+  with pytest.raises(CheckpointError, match="checkpoints/6") as e:
+    train_and_evaluate(smoke, workdir)
+  assert "\n" not in str(e.value)
+  assert e.value.exit_code == 5
