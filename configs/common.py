@@ -4,7 +4,7 @@
 # DeiT (arXiv 2012.12877, table 1); mu: for tests, as in big_vision; demo: ours.
 SIZES = dict(
   mu=(32, 1, 128, 2),
-  demo=(192, 4, 768, 3),
+  demo=(192, 2, 384, 3),
   Ti=(192, 12, 768, 3),
   S=(384, 12, 1536, 6),
   B=(768, 12, 3072, 12),

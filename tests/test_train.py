@@ -132,7 +132,7 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
   smoke["log_every"] = 1  # may change
   with pytest.raises(ConfigError) as e:
     train_and_evaluate(smoke, workdir)
-  assert "optim.lr: 0.001 there, 0.5 now" in str(e.value)
+  assert "optim.lr: 0.002 there, 0.5 now" in str(e.value)
   assert "log_every" not in str(e.value)
 
 
