@@ -319,6 +319,17 @@ def test_too_many_damaged_records(smoke, data_dir, tmp_path):
   assert e.value.exit_code == 3
 
 
+def test_other_data_than_the_checkpoint_saw(smoke, data_dir, tmp_path):
+  for name, damage in (("one", {}), ("two", {5: b"other"})):
+    spoiled(data_dir, tmp_path / name, damage)
+  config = bare(smoke)
+  config["data"] |= dict(name="clips", dir=str(tmp_path / "one"))
+  train_and_evaluate(config, tmp_path / "run")
+  config["data"]["dir"] = str(tmp_path / "two")
+  with pytest.raises(CheckpointError, match="not what the run was trained on"):
+    train_and_evaluate(config, tmp_path / "run")
+
+
 def test_missing_data_names_the_demo(smoke, tmp_path):
   smoke["data"] |= dict(name="webvid2m", dir=str(tmp_path))
   with pytest.raises(DataError, match=r"configs/simvtp\.py"):

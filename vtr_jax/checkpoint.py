@@ -42,8 +42,8 @@ class Checkpoints:
     except Exception as e:
       raise self._failed(e) from e
 
-  def restore(self, like: Any) -> Any:
-    """The newest state, laid out as the arrays of `like`.
+  def restore(self, like: Any) -> tuple[Any, dict]:
+    """The newest (state, meta), the state laid out as the arrays of `like`.
 
     Raises:
       CheckpointError: it cannot be read, or has other parameters than `like`.
@@ -52,8 +52,11 @@ class Checkpoints:
     where = self._directory / str(step)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     try:
-      args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-      return self._manager.restore(step, args=args)["state"]
+      args = ocp.args.Composite(
+        state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
+      )
+      found = self._manager.restore(step, args=args)
+      return found["state"], found["meta"]
     except Exception as e:
       raise CheckpointError(
         f"{where}: cannot be restored ({_first_line(e)}); delete this folder to go "

@@ -19,7 +19,7 @@ from vtr_jax.config import read, require
 from vtr_jax.data import moving_shapes, sources
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.text import SentencePiece, check
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.optim import OptimConfig
@@ -66,6 +66,7 @@ class Run:
   objective: objectives.Objective
   mesh: jax.sharding.Mesh
   tokenizer: SentencePiece
+  data_fingerprint: str  # of the training split
   state: state_lib.TrainState
   train_step: Callable
   learning_rate: Callable
@@ -87,7 +88,9 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   sharding.check_batch_size(config.batch_size, mesh, "config.batch_size")
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
   place = workdir.prepare(directory, workdir.plain(values))
-  tokenizer = _tokenizer(config, _data_directory(config), place)
+  data = _data_directory(config)
+  fingerprint = sources.fingerprint(data, config.data.split)
+  tokenizer = _tokenizer(config, data, place)
 
   context = evaluators.Context(
     objective,
@@ -102,7 +105,12 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   if checkpoints.latest_step() is not None:
-    state = checkpoints.restore(state)
+    state, meta = checkpoints.restore(state)
+    if meta["data"] != fingerprint:
+      raise CheckpointError(
+        f"{place}: the data in {data} is not what the run was trained on "
+        f"({fingerprint}, then {meta['data']}); restore it, or use another --workdir"
+      )
   out = writer.Writer(place, int(state.step), jax.process_index() == 0)
   overview = clu.parameter_overview.get_parameter_overview(state.params)
   (place / "parameters.txt").write_text(overview + "\n")
@@ -118,6 +126,7 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     objective=objective,
     mesh=mesh,
     tokenizer=tokenizer,
+    data_fingerprint=fingerprint,
     state=state,
     train_step=step.make_train_step(
       objective, optimizer, config.weights, config.seed, mesh, shardings

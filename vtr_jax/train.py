@@ -11,7 +11,7 @@ import jax
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment, figures, sharding, workdir, writer
-from vtr_jax.data import loader, sources
+from vtr_jax.data import loader
 from vtr_jax.errors import Preempted
 from vtr_jax.experiment import Run
 from vtr_jax.progress import Progress
@@ -121,14 +121,22 @@ def _finish(run: Run) -> dict[str, float]:
     records = writer.read(run.workdir / "metrics.jsonl")
     figures.curves(run.workdir / "figures" / "curves.png", records)
     run.writer.say(f"results.json and figures/ are in {run.workdir}")
+    headline = [f"{k.split('/')[0]} {v:.1f}" for k, v in numbers.items() if _plain(k)]
+    if headline:
+      run.writer.say(f"text to video R@1, in percent: {', '.join(headline)}")
   return numbers
 
 
+def _plain(key: str) -> bool:
+  """Whether `key` is the headline: the plain number, without an extra row's name."""
+  return key.endswith("/t2v/R@1") and key.count("/") == 2
+
+
 def _meta(run: Run) -> dict:
-  data = run.config.data
+  """What a checkpoint tells beside the state."""
   return dict(
     config=workdir.plain(dataclasses.asdict(run.config)),
-    data=sources.fingerprint(sources.find(data.dir, data.name), data.split),
+    data=run.data_fingerprint,
     next_batch=int(run.state.step),
     made_by=workdir.provenance(),
   )
