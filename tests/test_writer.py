@@ -1,0 +1,64 @@
+"""metrics.jsonl and the run's directory."""
+
+import json
+import sys
+
+import pytest
+
+from vtr_jax import workdir, writer
+from vtr_jax.errors import ConfigError, DataError
+
+
+def test_steps_that_were_lost_are_written_once(tmp_path):
+  """A run that saved step 4, wrote 6, was killed, and does 5 and 6 again."""
+  first = writer.Writer(tmp_path, 0)
+  for step in (2, 4, 6):
+    first.scalars(step, {"loss/total": float(step)})
+  first.close()
+  with (tmp_path / "metrics.jsonl").open("a") as f:
+    f.write('{"step": 8, "loss/to')  # cut by the kill
+  second = writer.Writer(tmp_path, 4)
+  second.scalars(6, {"loss/total": 60.0})
+  second.close()
+  records = writer.read(tmp_path / "metrics.jsonl")
+  assert records == [
+    {"step": 2, "loss/total": 2.0},
+    {"step": 4, "loss/total": 4.0},
+    {"step": 6, "loss/total": 60.0},
+  ]
+
+
+def test_without_tensorboardx(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  out = writer.Writer(tmp_path, 0)
+  out.scalars(1, {"a": 1.0})
+  out.close()
+  assert not (tmp_path / "tensorboard").exists()
+  assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+
+
+def test_other_processes_write_nothing(tmp_path, capsys):
+  out = writer.Writer(tmp_path, 0, active=False)
+  out.say("hello")
+  out.scalars(1, {"a": 1.0})
+  out.close()
+  assert not list(tmp_path.iterdir())
+  assert not capsys.readouterr().out
+
+
+def test_free_keys_may_change_and_others_may_not(tmp_path):
+  config = dict(log_every=1, mesh=dict(data=1), optim=dict(lr=1.0, betas=(0.9, 0.95)))
+  workdir.prepare(tmp_path / "run", config)
+  workdir.prepare(tmp_path / "run", config | dict(log_every=5, mesh=dict(data=4)))
+  with pytest.raises(ConfigError) as e:
+    workdir.prepare(tmp_path / "run", config | dict(optim=dict(lr=2.0)))
+  assert "optim.lr: 1.0 there, 2.0 now" in str(e.value)
+  assert "optim.betas: (0.9, 0.95) there, 'absent' now" in str(e.value)
+  stored = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert stored["optim"]["lr"] == 1.0
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(DataError, match="--workdir"):
+    workdir.prepare(tmp_path / "file" / "run", {})
