@@ -14,8 +14,9 @@ def video_mask(
   """Splits the tubelets of a clip into visible and hidden ones.
 
   Args:
-    spec: "tube" hides the same places in every time slice (VideoMAE, SimVTP);
-      "random" hides any tubelets (MAE).
+    spec: "tube" hides the same places in every time slice (VideoMAE, SimVTP),
+      "per_frame" as many in every slice but other ones in each (MAC), "random"
+      any tubelets (MAE).
     grid: tubelets along (time, height, width).
     rng: the example's generator.
 
@@ -24,9 +25,12 @@ def video_mask(
   """
   t, h, w = grid
   hidden = np.zeros((t, h * w), np.bool_)
+  count = spec.num_hidden(grid) // t  # in each slice; not read by "random"
   if spec.video == "tube":
-    count = spec.num_hidden(grid) // t
     hidden[:, rng.permutation(h * w)[:count]] = True
+  elif spec.video == "per_frame":
+    for places in hidden:
+      places[rng.permutation(h * w)[:count]] = True
   else:
     hidden.flat[rng.permutation(hidden.size)[: spec.num_hidden(grid)]] = True
   hidden = hidden.ravel()

@@ -52,14 +52,14 @@ WEIGHTS = (
   {f"move {action}": 3.0 for action in MOVES}
   | {action: 3.0 for action in CHANGES}
   | {
-    "move then move": 9.5,
-    "move then change": 9.5,
-    "change then move": 9.5,
-    "change then change": 9.5,
-    "both the same": 8.0,
-    "both at once": 8.0,
-    "one after another": 8.0,
-    "cross": 8.0,
+    "move then move": 7.0,
+    "move then change": 7.0,
+    "change then move": 7.0,
+    "change then change": 7.0,
+    "both the same": 10.5,
+    "both at once": 10.5,
+    "one after another": 10.5,
+    "cross": 10.5,
   }
 )
 LABELS = tuple(WEIGHTS)
@@ -185,9 +185,10 @@ def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
   """The meanings of the first `count` clips of a split, in order.
 
   Train may repeat itself; the meanings of every other split are distinct. There,
-  a meaning is followed by its foils, if they are new: the same actions in the
-  other order, and the clip played backwards. Only the order in time tells them
-  apart. Meanings of validation and test may occur in train; those of novel cannot.
+  one meaning in three is followed by its foils, if they are new: the same actions
+  in the other order, and the clip played backwards. Only the order in time tells
+  them apart. Meanings of validation and test may occur in train; those of novel
+  cannot.
   """
   rng = np.random.default_rng([seed, SPLITS.index(split)])
   drawn = _draw(rng, novel=split == "novel")
@@ -196,7 +197,8 @@ def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
   chosen: dict[Meaning, None] = {}
   while len(chosen) < count:
     meaning = next(drawn)
-    for m in (meaning, swapped(meaning), backward(meaning)):
+    foils = (swapped(meaning), backward(meaning)) if rng.random() < 1 / 3 else ()
+    for m in (meaning, *foils):
       if m is not None and is_novel(m) == (split == "novel"):
         chosen.setdefault(m)
   return list(chosen)[:count]

@@ -74,7 +74,7 @@ class Evaluator:
     n = self._numbers
     return (
       f"{self._config.split}: hidden pixels off by {n['pixels/rmse']:.4f} of the "
-      f"range, their tubelet's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
+      f"range, the clip's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
       f"hidden words right {n['words/accuracy']:.1f} %"
     )
 
@@ -82,8 +82,8 @@ class Evaluator:
     directory = sources.find(self._data.dir, self._data.name)
     return dataclasses.asdict(self._config) | dict(
       fingerprint=sources.fingerprint(directory, self._config.split),
-      pixels="root mean square over hidden tubelets, RGB in [0, 1]; mean and spread "
-      "of each hidden tubelet are given, as in VideoMAE's pictures",
+      pixels="root mean square over hidden tubelets, RGB in [0, 1]; the mean colour "
+      "is that of the clip's visible tubelets",
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
@@ -108,10 +108,10 @@ class Evaluator:
   def _errors(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> dict:
     """Errors of one batch of this host."""
     patches = patchify(batch["video"], self._context.clip.tubelet)
-    idx = batch["video_mask_idx"][:, :, None]
-    truth = np.take_along_axis(patches, idx, axis=1).astype(np.float32) / 255
-    colours = truth.reshape(*truth.shape[:2], -1, 3)
-    flat = (colours - colours.mean(axis=2, keepdims=True)).ravel()
+    take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
+    truth = take("video_mask_idx").astype(np.float32) / 255
+    seen = take("video_keep_idx").reshape(len(truth), -1, 3).mean(axis=1) / 255
+    flat = truth - np.tile(seen, truth.shape[2] // 3)[:, None]
     hidden = batch["text_hidden"]
     right = words[hidden] == batch["text_ids"][hidden]
     return {

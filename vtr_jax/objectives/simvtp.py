@@ -243,7 +243,7 @@ def forward(
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
   counts = jnp.concatenate([valid, valid & valid[out.negatives]])
   terms = dict(
-    pixels=masked_mean(error, valid),
+    pixels=masked_mean(error.mean(axis=(1, 2)), valid),
     words=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
     vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
   )
