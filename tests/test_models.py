@@ -1,6 +1,7 @@
 """Models and objectives: invariants that hold whatever the weights are."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -21,6 +22,7 @@ MASK = MaskSpec("random", 0.5, 0.4)
 BATCH = batch_lib.fake(CLIP, TEXT, MASK, 6)
 
 
+@functools.cache
 def make(mask=MASK, **changes):
   """(objective, parameters) at the smoke size; nested keys by double underscore."""
   values = simvtp_config.get_config("smoke").objective.to_dict()
@@ -31,13 +33,27 @@ def make(mask=MASK, **changes):
       section = section[name]
     section[key] = value
   objective = base.build(values, CLIP, TEXT, mask)
-  params = nn.unbox(objective.init(jax.random.key(0), BATCH))
-  return objective, params
+  return objective, nn.unbox(jax.jit(objective.init)(jax.random.key(0), BATCH))
+
+
+@functools.cache
+def loss_of(objective):
+  """Jitted (params, batch) -> (total, terms, gradient)."""
+  weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
+
+  def loss(params, batch):
+    return step.losses(objective, weights, params, batch, jax.random.key(1))
+
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
 def terms(objective, params, batch=BATCH):
-  weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
-  return step.losses(objective, weights, params, batch, jax.random.key(1))
+  (total, found), _ = loss_of(objective)(params, batch)
+  return total, found
+
+
+def gradient(objective, params):
+  return loss_of(objective)(params, BATCH)[1]
 
 
 def test_patchify_is_undone():
@@ -69,19 +85,17 @@ def test_space_time_positions_share_axes():
 
 def test_embeddings_have_unit_length_and_ignore_padding():
   objective, params = make()
-  video = objective.embed_video(params, BATCH)
-  text = objective.embed_text(params, BATCH)
+  embed_text = jax.jit(objective.embed_text)
+  video, text = jax.jit(objective.embed_video)(params, BATCH), embed_text(params, BATCH)
   for x in (video, text):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
   junk = np.where(BATCH["text_valid"], BATCH["text_ids"], 17)
-  other = objective.embed_text(params, BATCH | dict(text_ids=junk))
+  other = embed_text(params, BATCH | dict(text_ids=junk))
   np.testing.assert_allclose(other, text, atol=1e-6)
   short = {k: BATCH[k][:, :9] for k in ("text_ids", "text_valid")}
   rows = ~BATCH["text_valid"][:, 9:].any(axis=1)
   assert rows.any()
-  np.testing.assert_allclose(
-    objective.embed_text(params, short)[rows], text[rows], atol=1e-6
-  )
+  np.testing.assert_allclose(embed_text(params, short)[rows], text[rows], atol=1e-6)
 
 
 def test_hidden_tubelets_and_words_are_not_seen():
@@ -113,11 +127,10 @@ def test_whole_text_in_the_contrast():
 def test_remat_changes_nothing(change):
   plain, params = make()
   other, _ = make(**change)
-  grad = lambda o: jax.grad(lambda p: terms(o, p)[0])(params)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    grad(plain),
-    grad(other),
+    gradient(plain, params),
+    gradient(other, params),
   )
 
 
@@ -142,8 +155,7 @@ def test_bfloat16_is_close_and_keeps_float32_parameters():
   rough, rough_params = make(compute__dtype="bfloat16")
   assert {p.dtype for p in jax.tree.leaves(rough_params)} == {jnp.dtype("float32")}
   want, _ = terms(exact, params)
-  loss = lambda p: terms(rough, p)[0]
-  got, grads = jax.jit(jax.value_and_grad(loss))(params)
+  (got, _), grads = loss_of(rough)(params, BATCH)
   np.testing.assert_allclose(got, want, rtol=0.03)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
@@ -187,7 +199,8 @@ def test_every_parameter_has_logical_axes():
 
 def test_match_prefers_nothing_before_training_but_differs_by_pair():
   objective, params = make()
-  scores = objective.match(params, BATCH)
+  match = jax.jit(objective.match)
+  scores = match(params, BATCH)
   swapped = BATCH | dict(video=BATCH["video"][::-1])
   assert scores.shape == (6,)
-  assert not np.allclose(scores, objective.match(params, swapped))
+  assert not np.allclose(scores, match(params, swapped))

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from clips import prepare
-from conftest import ROOT, run_main
+from conftest import ROOT, eight_devices, run_main
 
 from vtr_jax import experiment, sharding, writer
 from vtr_jax.data import loader, sources
@@ -179,9 +179,7 @@ def test_eight_devices_give_the_same_losses(smoke, tmp_path):
   config = bare(smoke, steps=4)
   train_and_evaluate(config, tmp_path / "one")
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
-  # Collectives need a thread for each device, and this machine may have two.
-  env = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8", NPROC="16")
-  code, text = finish(start(config, tmp_path / "eight", **env))
+  code, text = finish(start(config, tmp_path / "eight", **eight_devices()))
   assert code == 0, text
   assert "data=2 x fsdp=2 x tensor=2" in text
   one, eight = losses(tmp_path / "one"), losses(tmp_path / "eight")
@@ -212,11 +210,10 @@ for name, array in dict(
 
 def test_kernels_are_really_sharded(smoke, tmp_path):
   config = bare(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
-  env = dict(XLA_FLAGS="--xla_force_host_platform_device_count=8", NPROC="16")
   run = subprocess.run(
     [sys.executable, "-c", SHARDED, json.dumps(config), str(tmp_path / "run")],
     cwd=ROOT,
-    env=os.environ | env,
+    env=os.environ | eight_devices(),
     capture_output=True,
     text=True,
   )
@@ -244,14 +241,16 @@ def test_a_step_compiles_once(smoke, tmp_path):
     seed=0,
   )
   state = run.state
-  for _ in range(3):
-    batch = next(batches)
-    batch = {k: v for k, v in batch.items() if k not in ("record", "problem")}
-    state, _ = run.train_step(state, sharding.put_batch(batch, run.mesh))
-  batches.close()
-  assert run.train_step.jitted._cache_size() == 1
-  run.checkpoints.close()
-  run.writer.close()
+  try:
+    for _ in range(3):
+      batch = next(batches)
+      batch = {k: v for k, v in batch.items() if k not in ("record", "problem")}
+      state, _ = run.train_step(state, sharding.put_batch(batch, run.mesh))
+    assert run.train_step.jitted._cache_size() == 1
+  finally:
+    batches.close()
+    run.checkpoints.close()
+    run.writer.close()
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(smoke, tmp_path):

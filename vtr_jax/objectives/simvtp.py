@@ -243,7 +243,8 @@ def forward(
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
   counts = jnp.concatenate([valid, valid & valid[out.negatives]])
   terms = dict(
-    pixels=masked_mean(error.mean(axis=(1, 2)), valid),
+    # Rows first: each has the same count, which is 0 when nothing is hidden.
+    pixels=masked_mean(error.sum(axis=(1, 2)) / max(error[0].size, 1), valid),
     words=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
     vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
   )
