@@ -24,3 +24,17 @@ def variant(name: str, known: tuple[str, ...]) -> str:
   if name not in known:
     raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
   return name
+
+
+def retrieval(split: str, **changes) -> dict:
+  """A retrieval evaluation of `split`."""
+  section = dict(
+    kind="retrieval",
+    split=split,
+    every=0,  # steps; 0 = at the end only
+    captions="all",  # ours: every caption is a query
+    ties="average",  # ours; "optimistic" is the papers' code
+    dual_softmax=0.0,  # temperature of an extra row; 0 = none
+    rerank=0,  # candidates the matching head re-orders; 0 = none
+  )
+  return section | changes

@@ -95,14 +95,18 @@ def webvid2m() -> dict:
         (r"(kernel|words|positions)$", 1.0),
         (".*", 0.0),
       ),
-      lr_rules=((".*", 1.0),),
+      lr_rules=((".*", 1.0),),  # path -> factor, 0 freezes; ours
       clip_norm=0.0,  # code: off
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(
-      validation=retrieval("validation", every=5000),  # ours
-      reconstruction=dict(
-        kind="reconstruction", split="validation", every=0, batches=1, seed=0
+      validation=common.retrieval("validation", every=5000),  # ours
+      reconstruction=dict(  # ours, all of it
+        kind="reconstruction",  # ours
+        split="validation",  # ours
+        every=0,  # steps; 0 = at the end only; ours
+        batches=1,  # evaluation batches to look at; ours
+        seed=0,  # of the masks; ours
       ),
     ),
   )
@@ -132,28 +136,14 @@ def demo() -> dict:
   )
   c["optim"] |= dict(lr=2e-3, min_lr=1e-5, warmup_steps=30, clip_norm=1.0)
   c["evals"] = dict(
-    validation=retrieval("validation", every=200),
-    test=retrieval("test", dual_softmax=0.05, rerank=5),
-    novel=retrieval("novel"),
+    validation=common.retrieval("validation", every=200),
+    test=common.retrieval("test", dual_softmax=0.05, rerank=5),
+    novel=common.retrieval("novel"),
     reconstruction=dict(
       kind="reconstruction", split="test", every=0, batches=2, seed=0
     ),
   )
   return c
-
-
-def retrieval(split: str, **changes) -> dict:
-  """A retrieval evaluation of `split`."""
-  section = dict(
-    kind="retrieval",
-    split=split,
-    every=0,  # steps; 0 = at the end only
-    captions="all",  # ours: every caption is a query
-    ties="average",  # ours; "optimistic" is the papers' code
-    dual_softmax=0.0,  # temperature of an extra row; 0 = none
-    rerank=0,  # candidates the matching head re-orders; 0 = none
-  )
-  return section | changes
 
 
 def shrink(c: ConfigDict) -> None:

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_cases import golden
+from weights import dense, frozen_params, norm, patch_kernel
 
 from vtr_jax.batch import ClipSpec, TextSpec
 from vtr_jax.losses import info_nce
+from vtr_jax.models import dual
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
 
@@ -44,14 +46,6 @@ def blocks(state, prefix, depth):
       mlp=dict(up=dense(state, p + "mlp.fc1"), down=dense(state, p + "mlp.fc2")),
     )
   return tree | dict(norm=norm(state, f"{prefix}.norm"))
-
-
-def norm(state, name):
-  return dict(scale=state[name + ".weight"], bias=state[name + ".bias"])
-
-
-def dense(state, name):
-  return dict(kernel=state[name + ".weight"].T, bias=state[name + ".bias"])
 
 
 def tubelet_kernel(weight):
@@ -135,7 +129,8 @@ def case():
 def test_simvtp_outputs(case):
   model, params, batch, negatives, want = case
   key = jax.random.key(0)
-  out = model.apply({"params": params}, batch, key, negatives, rngs={"dropout": key})
+  apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
+  out = apply(params, batch)
   hidden = want["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
   patches = simvtp.patchify(hidden, model.clip.tubelet)
   targets, _, _ = model.pixel_targets(simvtp.gather(patches, batch["video_mask_idx"]))
@@ -156,7 +151,7 @@ def test_simvtp_losses_and_gradients(case):
     vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
     return vtc + sum(out.terms.values()), out.terms | dict(vtc=vtc)
 
-  (_, terms), grads = jax.value_and_grad(losses, has_aux=True)(params)
+  (_, terms), grads = jax.jit(jax.value_and_grad(losses, has_aux=True))(params)
   for name, value in terms.items():
     assert_close(value, want[f"out/loss_{name}"], name)
   attention = grads["encoder"]["block_0"]["attention"]
@@ -175,3 +170,90 @@ def test_simvtp_losses_and_gradients(case):
   assert listed == set(ours) | {"encoder.patch_embed.proj.weight"}
   for name, value in ours.items():
     assert_close(value, want["grad/" + name], name)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+  """(model, params, video, ids, valid, reference arrays) of frozen_dual."""
+  arrays, meta = golden("frozen_dual")
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  c = meta["config"]
+  text, width, patch = c["text"], c["embed_dim"], c["patch_size"]
+  hidden = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
+  config = dual.Config(
+    video=Size(width, c["depth"], hidden, c["num_heads"]),
+    text=Size(text["dim"], text["layers"], text["hidden"], text["heads"]),
+    compute=Compute("float32", "xla", False, "none"),
+    projection=c["proj"],
+    attention="divided",
+    residual="frozen",
+    time_init="frozen",
+    longer_clips="zeros",
+    text_dropout=0.0,
+    temperature=c["temperature"],
+    learn_temperature=False,
+  )
+  clip = ClipSpec(c["num_frames"], c["img_size"], (1, patch, patch), **IMAGENET)
+  spec = TextSpec(text["max_pos"], text["vocab"], mask_id=0)
+  params = frozen_params(state, c["depth"], text["layers"])
+  video = arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
+  ids = arrays["in/text_ids"].astype("i4")
+  valid = arrays["in/attention_mask"].astype(bool)
+  model = dual.DualEncoder(clip, spec, config)
+  return model, jax.tree.map(jnp.asarray, params), video, ids, valid, arrays
+
+
+def test_frozen_outputs(frozen):
+  model, params, video, ids, valid, want = frozen
+
+  @jax.jit
+  def outputs(params):
+    call = lambda method: model.apply({"params": params}, method=method)
+    return (
+      call(lambda m: m.video_tower(video)),
+      call(lambda m: m.text_tower(ids, valid, train=False)),
+      call(lambda m: m.video_tower(video[:, :2])),
+      call(lambda m: m.encode_video(video)),
+      call(lambda m: m.encode_text(ids, valid, train=False)),
+    )
+
+  tokens, texts, two_frames, video_embed, text_embed = outputs(params)
+  assert_close(tokens, want["out/video_tokens"], "video tokens")
+  assert_close(tokens[:, 0], want["out/video_cls"], "class token")
+  assert_close(two_frames[:, 0], want["out/video_cls_2frames"], "two frames")
+  assert_close(texts, want["out/text_tokens"], "text tokens")
+  assert_close(video_embed, want["out/video_embed"], "video")
+  assert_close(text_embed, want["out/text_embed"], "text")
+  similarity = simvtp.unit(text_embed) @ simvtp.unit(video_embed).T
+  assert_close(similarity, want["out/sim_t2v"], "similarity")
+
+
+def test_frozen_loss_and_gradients(frozen):
+  model, params, video, ids, valid, want = frozen
+
+  def pair(model):
+    text = simvtp.unit(model.encode_text(ids, valid, train=True))
+    return simvtp.unit(model.encode_video(video)), text, model.scale()
+
+  def loss(params):
+    out = model.apply({"params": params}, method=pair)
+    return info_nce(*out, np.ones(len(video), bool))
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert_close(value, want["out/norm_softmax_loss"], "loss")
+  tower = grads["video_tower"]
+  time = tower["block_0"]["time_attention"]
+  qkv = [time[name]["kernel"].T for name in ("query", "key", "value")]
+  ours = {
+    "video_model.temporal_embed": tower["time_positions"][None],
+    "video_model.blocks.0.timeattn.qkv.weight": np.concatenate(qkv),
+    "text_model.embeddings.word_embeddings.weight": grads["text_tower"]["embed"][
+      "words"
+    ],
+    "vid_proj.0.weight": grads["video_proj"]["kernel"].T,
+  }
+  conv = "video_model.patch_embed.proj.weight"
+  assert_close(tower["proj"]["kernel"], patch_kernel(want["grad/" + conv]), conv)
+  assert {k[5:] for k in want if k.startswith("grad/")} == set(ours) | {conv}
+  for name, gradient in ours.items():
+    assert_close(gradient, want["grad/" + name], name)

@@ -9,7 +9,7 @@ from vtr_jax.data import masks
 GRIDS = [(1, 1, 1), (1, 1, 2), (8, 14, 14), (3, 5, 7), (4, 1, 3), (1, 2, 2)]
 
 
-@pytest.mark.parametrize("kind", ["tube", "random"])
+@pytest.mark.parametrize("kind", ["tube", "per_frame", "random"])
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.7, 0.9, 0.999])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_video_mask_splits_every_tubelet(kind, ratio, grid):
@@ -28,6 +28,14 @@ def test_tube_hides_the_same_places_in_every_slice():
   _, hide = masks.video_mask(MaskSpec("tube", 0.9, 0), grid, np.random.default_rng(0))
   places = hide.reshape(8, 176) % 196  # SimVTP: int(0.9 * 196) = 176 in each slice
   assert (places == places[0]).all()
+
+
+def test_per_frame_hides_as_many_but_other_places_in_every_slice():
+  spec = MaskSpec("per_frame", 0.6, 0)
+  _, hide = masks.video_mask(spec, (4, 14, 14), np.random.default_rng(0))
+  places = hide.reshape(4, 117)  # int(0.6 * 196) in each slice
+  np.testing.assert_array_equal(places // 196, np.arange(4)[:, None].repeat(117, 1))
+  assert len({tuple(row) for row in places % 196}) == 4
 
 
 def test_random_does_not_follow_slices():

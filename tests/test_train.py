@@ -340,7 +340,8 @@ def test_a_damaged_checkpoint_is_named(finished, smoke, tmp_path):
   subprocess.run(["cp", "-r", finished[0], workdir], check=True)
   for path in (workdir / "checkpoints" / "6" / "state" / "d").iterdir():
     path.write_bytes(path.read_bytes()[:-50])
-  with pytest.raises(CheckpointError, match="checkpoints/6") as e:
-    train_and_evaluate(smoke, workdir)
-  assert "\n" not in str(e.value)
-  assert e.value.exit_code == 5
+  # In its own process: TensorStore's unread parts outlive the error.
+  code, text = finish(start(smoke, workdir))
+  assert code == 5, text
+  assert "checkpoints/6: cannot be restored" in text
+  assert "Traceback" not in text

@@ -95,14 +95,18 @@ class TextSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MaskSpec:
-  """What the loader hides. Counts are fixed, so shapes are static under jit."""
+  """What the loader hides. Counts are fixed, so shapes are static under jit.
 
-  video: str  # tube: the same places in every time slice | random: any tubelets
+  video: "tube" hides the same places in every time slice, "per_frame" as many in
+    every slice but other ones in each, "random" any tubelets.
+  """
+
+  video: str  # tube | per_frame | random
   video_ratio: float  # share of tubelets hidden, [0, 1)
   text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
 
   def __post_init__(self):
-    choose(self.video, ("tube", "random"), "video")
+    choose(self.video, ("tube", "per_frame", "random"), "video")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
 
@@ -111,7 +115,7 @@ class MaskSpec:
     t, h, w = grid
     # Without the nudge, 0.7 * 10 = 6.999... would round down to 6.
     count = lambda n: min(int(self.video_ratio * n + 1e-9), n - 1)
-    return t * count(h * w) if self.video == "tube" else count(t * h * w)
+    return count(t * h * w) if self.video == "random" else t * count(h * w)
 
 
 def spec(

@@ -48,3 +48,10 @@ def info_nce(
   text_to_video = masked_mean(cross_entropy(logits, labels), valid)
   video_to_text = masked_mean(cross_entropy(logits.T, labels), valid)
   return text_to_video + video_to_text
+
+
+def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+  """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
+  x = x.astype(jnp.float32)
+  # The square root's gradient at 0 is infinite; the bound goes inside.
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))

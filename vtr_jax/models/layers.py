@@ -156,6 +156,37 @@ class Block(nn.Module):
     return activation(x)
 
 
+def run_blocks(
+  block: type[nn.Module],
+  fields: tuple,
+  depth: int,
+  compute: Compute,
+  x: Float[Array, "b n d"],
+  valid: Bool[Array, "b n"] | None = None,
+) -> Float[Array, "b n d"]:
+  """`depth` times `block(*fields)`, inside a compact method; scan, remat as chosen."""
+  if compute.remat != "none":
+    policies = dict(
+      full=jax.checkpoint_policies.nothing_saveable,
+      dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    )
+    policy = policies[compute.remat]
+    block = nn.remat(block, policy=policy, prevent_cse=not compute.scan)
+  if compute.scan:
+    step = nn.scan(
+      lambda layer, x, valid: (layer(x, valid), None),
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=nn.broadcast,
+      length=depth,
+      metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    return step(block(*fields, name="blocks"), x, valid)[0]
+  for i in range(depth):
+    x = block(*fields, name=f"block_{i}")(x, valid)
+  return x
+
+
 class Transformer(nn.Module):
   """`depth` blocks and a last LayerNorm, with optional scan and remat."""
 
@@ -167,25 +198,6 @@ class Transformer(nn.Module):
     self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
-    block = Block
-    if self.compute.remat != "none":
-      policies = dict(
-        full=jax.checkpoint_policies.nothing_saveable,
-        dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      )
-      policy = policies[self.compute.remat]
-      block = nn.remat(Block, policy=policy, prevent_cse=not self.compute.scan)
-    if self.compute.scan:
-      step = nn.scan(
-        lambda layer, x, valid: (layer(x, valid), None),
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        in_axes=nn.broadcast,
-        length=self.size.depth,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-      )
-      x, _ = step(block(self.size, self.compute, name="blocks"), x, valid)
-    else:
-      for i in range(self.size.depth):
-        x = block(self.size, self.compute, name=f"block_{i}")(x, valid)
+    fields = self.size, self.compute
+    x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid)
     return activation(layer_norm(1e-6, self.compute.dtype, name="norm")(x))

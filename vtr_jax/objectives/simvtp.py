@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.config import choose, require
-from vtr_jax.losses import cross_entropy, masked_mean
+from vtr_jax.losses import cross_entropy, masked_mean, unit
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
 from vtr_jax.models.text import TextEmbed
 from vtr_jax.models.video import (
@@ -284,13 +284,6 @@ def draw_negatives(
   return jax.random.categorical(
     key, jnp.where(own, -jnp.inf, jnp.where(valid[None, :], scores, -1e9))
   )
-
-
-def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
-  """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
-  x = x.astype(jnp.float32)
-  # The square root's gradient at 0 is infinite; the bound goes inside.
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))
 
 
 def _by_colour(patches: Float[Array, "b m p"]) -> Float[Array, "b m s 3"]:

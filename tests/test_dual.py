@@ -1,0 +1,90 @@
+"""The dual encoder's parts: who sees whom, first values, clips of other lengths."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from weights import draw
+
+from vtr_jax.batch import MaskSpec
+from vtr_jax.data import masks
+from vtr_jax.models import divided, dual
+from vtr_jax.models.layers import Compute, Size
+
+SIZE, COMPUTE = Size(8, 1, 16, 2), Compute("float32", "xla", False, "none")
+
+
+def random_params(layer, x):
+  """Parameters of a layer, none at a special first value."""
+  return draw(nn.unbox(jax.eval_shape(layer.init, jax.random.key(0), x))["params"])
+
+
+def dense_attention(params, x, allowed):
+  """Attention over all pairs of tokens, those not `allowed` [b n n] left out."""
+  linear = lambda p, x: x @ p["kernel"] + p.get("bias", 0)
+  split = lambda y: y.reshape(*y.shape[:2], SIZE.num_heads, -1)
+  q, k, v = (split(linear(params[n], x)) for n in ("query", "key", "value"))
+  scores = jnp.einsum("bihe,bjhe->bhij", q, k) / np.sqrt(q.shape[-1])
+  weights = jax.nn.softmax(jnp.where(allowed[:, None], scores, -jnp.inf))
+  return linear(
+    params["out"], jnp.einsum("bhij,bjhe->bihe", weights, v).reshape(x.shape)
+  )
+
+
+@pytest.mark.parametrize("over", ["time", "space"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_divided_attention_sees_its_frame_or_its_place(over, masked):
+  """Against plain attention under a mask made of the tubelets' true places."""
+  mask, grid = MaskSpec("tube", 0.5 if masked else 0.0, 0.0), (4, 2, 2)
+  rng = np.random.default_rng(0)
+  idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])
+  place = idx % 4 if over == "time" else idx // 4
+  allowed = np.ones((3, idx.shape[1] + 1, idx.shape[1] + 1), bool)
+  allowed[:, 1:, 1:] = place[:, :, None] == place[:, None, :]
+  x = rng.normal(size=(*allowed.shape[:2], 8)).astype("f")
+  inits = divided.TIME_INITS["output"]
+  layer = divided.DividedAttention(2, COMPUTE, 4, over, inits)
+  params = random_params(layer, x)
+  got = jax.jit(layer.apply)({"params": params}, x)
+  np.testing.assert_allclose(got, dense_attention(params, x, allowed), atol=1e-5)
+
+
+@pytest.mark.parametrize("time_init", ["frozen", "output"])
+def test_time_attention_starts_at_zero(time_init):
+  """And with Frozen's own start, query and key have no gradient, ever."""
+  block = divided.DividedBlock(SIZE, COMPUTE, 4, "frozen", time_init)
+  x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
+  inits = divided.TIME_INITS[time_init]
+  layer = divided.DividedAttention(2, COMPUTE, 4, "time", inits)
+  time = nn.unbox(layer.init(jax.random.key(0), x))["params"]
+  assert not layer.apply({"params": time}, x).any()
+  # Long after the start: what can move has moved.
+  can_move = time if time_init == "output" else {k: time[k] for k in ("value", "out")}
+  params = random_params(block, x) | dict(time_attention=time | draw(can_move))
+  loss = lambda p: jnp.square(block.apply({"params": p}, x)).sum()
+  grads = jax.jit(jax.grad(loss))(params)
+  for name in ("query", "key"):
+    gradient = grads["time_attention"][name]["kernel"]
+    assert gradient.any() == (time_init == "output"), name
+
+
+@pytest.mark.parametrize("residual", ["frozen", "timesformer"])
+def test_residual(residual):
+  """With space attention and MLP silenced, only TimeSformer keeps the time part."""
+  block = divided.DividedBlock(SIZE, COMPUTE, 4, residual, "output")
+  x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
+  params = random_params(block, x)
+  for part, last in (("attention", "out"), ("mlp", "down")):
+    params[part][last] = jax.tree.map(jnp.zeros_like, params[part][last])
+  change = abs(block.apply({"params": params}, x) - x).max()
+  assert (change > 1e-3) == (residual == "timesformer")
+
+
+def test_time_positions_of_other_lengths():
+  learned = jnp.array([[0.0, 4.0], [2.0, 8.0]])
+  fit = lambda *args: np.asarray(dual.time_positions(learned, *args))
+  np.testing.assert_array_equal(fit(1, "linear"), [[0, 4]])
+  np.testing.assert_array_equal(fit(3, "zeros"), [[0, 4], [2, 8], [0, 0]])
+  want = [[0, 4], [0.5, 5], [1.5, 7], [2, 8]]
+  np.testing.assert_allclose(fit(4, "linear"), want, rtol=1e-6)

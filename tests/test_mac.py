@@ -1,0 +1,266 @@
+"""MAC: what is hidden, what is learned, and that the loop runs it."""
+
+import re
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from weights import draw
+
+from configs import mac as mac_config
+from vtr_jax import batch as batch_lib
+from vtr_jax import experiment, step
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.config import read
+from vtr_jax.data import masks
+from vtr_jax.errors import ConfigError
+from vtr_jax.models.video import patchify, unpatchify
+from vtr_jax.objectives import base
+from vtr_jax.train import train_and_evaluate
+
+CLIP = ClipSpec(4, 16, (1, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TEXT = TextSpec(10, 40, 3)
+TUBE, PER_FRAME = MaskSpec("tube", 0.5, 0.4), MaskSpec("per_frame", 0.5, 0.4)
+BOTH = pytest.mark.parametrize(
+  ("attention", "mask"), [("joint", PER_FRAME), ("divided", TUBE)]
+)
+
+
+def make_batch(mask, rows=6):
+  """Random clips and texts, masks as the loader draws them."""
+  rng = np.random.default_rng(0)
+  drawn = [masks.video_mask(mask, CLIP.grid, rng) for _ in range(rows)]
+  keep, hide = (np.stack(idx) for idx in zip(*drawn, strict=True))
+  fake = batch_lib.fake(CLIP, TEXT, mask, rows)
+  return fake | dict(video_keep_idx=keep, video_mask_idx=hide)
+
+
+def make(mask=PER_FRAME, depth=1, compute=None, **changes):
+  """(objective, parameters, batch) at the smoke size, no parameter at a special value.
+
+  Values are drawn with NumPy: compiling the initialisation would take longer.
+  """
+  values = mac_config.get_config("smoke").objective.to_dict() | changes
+  values["compute"] |= compute or {}
+  for tower in ("video", "text"):
+    values[tower]["depth"] = depth
+  objective = base.build(values, CLIP, TEXT, mask)
+  batch = make_batch(mask)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), batch)
+  return objective, draw(nn.unbox(boxed)), batch
+
+
+def forward(objective, params, batch, seed=1):
+  return jax.jit(objective.forward)(params, batch, jax.random.key(seed))
+
+
+@BOTH
+def test_what_is_hidden_is_not_seen(attention, mask):
+  objective, params, batch = make(mask, attention=attention)
+
+  @jax.jit
+  def encode(batch):
+    out = objective.forward(params, batch, jax.random.key(0))
+    whole = objective.embed_video(params, batch), objective.embed_text(params, batch)
+    assert out.terms == {}
+    return out.video, out.text, *whole
+
+  patches = np.array(patchify(batch["video"], CLIP.tubelet))
+  np.put_along_axis(patches, batch["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
+  blanked = batch | dict(
+    video=unpatchify(patches, CLIP),
+    text_ids=np.where(batch["text_hidden"], 9, batch["text_ids"]),
+  )
+  video, text, whole_video, whole_text = before = encode(batch)
+  after = encode(blanked)
+  np.testing.assert_allclose(after[0], video, atol=1e-6)
+  np.testing.assert_allclose(after[1], text, atol=1e-6)
+  # Inference sees everything.
+  for x, other in zip(before[2:], after[2:], strict=True):
+    assert abs(x - other).max() > 1e-3
+  assert abs(whole_video - video).max() > 1e-3
+  assert abs(whole_text - text).max() > 1e-3
+  for x in before:
+    np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
+
+
+@BOTH
+def test_hidden_tubelets_cost_nothing(attention, mask):
+  objective, params, batch = make(mask, attention=attention)
+
+  def flops(keep_idx):
+    encode = lambda m: m.video_tower(batch["video"], keep_idx)
+    call = lambda p: objective.model.apply({"params": p}, method=encode)
+    return jax.jit(call).lower(params).cost_analysis()["flops"]
+
+  assert flops(batch["video_keep_idx"]) < 0.6 * flops(None)
+
+
+def test_padding_is_not_seen():
+  objective, params, batch = make()
+  junk = np.where(batch["text_valid"], batch["text_ids"], 17)
+  assert (junk != batch["text_ids"]).any()
+  embed = jax.jit(objective.embed_text)
+  np.testing.assert_allclose(
+    embed(params, batch | dict(text_ids=junk)), embed(params, batch), atol=1e-6
+  )
+
+
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_an_image_is_a_one_frame_video(attention):
+  """The model of 4 frames reads it as a model of 1 frame with the same weights."""
+  objective, params, batch = make(TUBE, attention=attention)
+  image = batch["video"][:, :1]
+  clip = ClipSpec(1, CLIP.size, CLIP.tubelet, CLIP.mean, CLIP.std)
+  tower = params["video_tower"]
+  short = tower | dict(time_positions=tower["time_positions"][:1])
+
+  @jax.jit
+  def encode(params):
+    model = objective.model.clone(clip=clip)
+    variables = {"params": params | dict(video_tower=short)}
+    return (
+      objective.embed_video(params, dict(video=image)),
+      model.apply(variables, dict(video=image), method="embed_video"),
+      objective.embed_video(params, batch),
+    )
+
+  got, want, whole = encode(params)
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  assert abs(got - whole).max() > 1e-3
+
+
+def test_scan_and_remat_compute_the_same():
+  """Both towers, divided attention: the loss, and its slope in one direction."""
+  changes = dict(mask=TUBE, depth=2, attention="divided")
+  plain, params, batch = make(**changes)
+  other, _, _ = make(**changes, compute=dict(scan=True, remat="full"))
+
+  def stack(tree):
+    """block_0, block_1 -> blocks, in both towers."""
+    tree = dict(tree)
+    for name in ("video_tower", "text_tower"):
+      tower = dict(tree[name])
+      layers = [tower.pop(f"block_{i}") for i in range(2)]
+      tower["blocks"] = jax.tree.map(lambda *x: np.stack(x), *layers)
+      tree[name] = tower
+    return tree
+
+  def loss(objective):
+    key = jax.random.key(1)
+    return lambda p: step.losses(objective, {"vtc": 1.0}, p, batch, key)[0]
+
+  want = jax.jit(loss(plain))
+  got, grads = jax.jit(jax.value_and_grad(loss(other)))(stack(params))
+  np.testing.assert_allclose(got, want(params), rtol=1e-5)
+  away = draw(params, seed=2)
+  move = lambda step: jax.tree.map(lambda p, d: p + step * d, params, away)
+  slope = (want(move(1e-3)) - want(move(-1e-3))) / 2e-3
+  pairs = jax.tree.leaves(jax.tree.map(np.vdot, grads, stack(away)))
+  np.testing.assert_allclose(sum(pairs), slope, rtol=0.02)
+
+
+def test_text_dropout_follows_the_key():
+  objective, params, batch = make(text_dropout=0.5, compute=dict(scan=True))
+  run = jax.jit(lambda seed: objective.forward(params, batch, jax.random.key(seed)))
+  one, same, two = run(1), run(1), run(2)
+  np.testing.assert_array_equal(one.text, same.text)
+  assert abs(one.text - two.text).max() > 1e-3
+  np.testing.assert_array_equal(one.video, two.video)
+
+
+def test_bfloat16_is_close_and_keeps_float32_parameters():
+  exact, params, batch = make(TUBE, attention="divided")
+  rough, own, _ = make(TUBE, attention="divided", compute=dict(dtype="bfloat16"))
+  assert {p.dtype for p in jax.tree.leaves(own)} == {np.dtype("float32")}
+  want, got = forward(exact, params, batch), forward(rough, params, batch)
+  assert got.video.dtype == got.text.dtype == np.float32
+  np.testing.assert_allclose(got.video, want.video, atol=0.05)
+  np.testing.assert_allclose(got.text, want.text, atol=0.05)
+
+
+def test_learned_temperature():
+  """Starts at 1 / temperature; above the bound it still has a gradient back."""
+  objective, params, _ = make(learn_temperature=True)
+  first = objective.model.clone().init(jax.random.key(0), method="scale")
+  assert np.exp(nn.unbox(first)["params"]["logit_scale"]) == pytest.approx(20)
+
+  def scale(value):
+    variables = {"params": params | dict(logit_scale=value)}
+    return objective.model.apply(variables, method="scale")
+
+  for value, want in ((1.5, np.exp(1.5)), (10.0, 100)):
+    got, slope = jax.value_and_grad(scale)(value)
+    np.testing.assert_allclose((got, slope), want, rtol=1e-5)
+  fixed, params, _ = make()
+  assert "logit_scale" not in params
+  assert fixed.model.apply({"params": params}, method="scale") == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    (dict(attention="divided"), "config.mask.video: 'per_frame' hides other places"),
+    (dict(attention="dividde"), "did you mean 'divided'?"),
+    (dict(residual="frozn"), "did you mean 'frozen'?"),
+    (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),
+  ],
+)
+def test_wrong_values(changes, says):
+  with pytest.raises(ConfigError) as e:
+    make(**changes)
+  assert says in str(e.value)
+
+
+def test_every_parameter_has_logical_axes():
+  values = mac_config.get_config("smoke").objective.to_dict()
+  values |= dict(attention="divided", learn_temperature=True)
+  objective = base.build(values, CLIP, TEXT, TUBE)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), make_batch(TUBE))
+  is_box = lambda x: isinstance(x, nn.Partitioned)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+    assert is_box(leaf), path
+    assert len(leaf.names) == leaf.value.ndim, path
+
+
+@pytest.mark.parametrize("variant", ["demo", "smoke", "webvid2m_cc3m"])
+def test_variants_are_built(variant):
+  c = read(experiment.TrainConfig, mac_config.get_config(variant).to_dict())
+  assert c.name == f"mac-{variant}"
+  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  step.check_weights(c.weights, objective)
+
+
+def test_paper_recipe():
+  c = read(experiment.TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
+  assert c.clip.grid == (4, 14, 14)
+  assert c.mask.num_hidden(c.clip.grid) == 4 * 117  # 60 % of the 196 of each frame
+  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch_lib.spec(c.clip, c.text, c.mask, 2)
+  params = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  count = lambda tree: sum(p.size for p in jax.tree.leaves(tree))
+  # ViT-B/16 and DistilBERT without their heads and key biases.
+  assert count(params["video_tower"]) == 85_798_656 + 4 * 768 - 12 * 768
+  assert count(params["text_tower"]) == 66_362_880 - (512 - 64) * 768 - 6 * 768
+
+
+def test_every_value_of_the_recipe_names_its_source():
+  source = (ROOT / "configs" / "mac.py").read_text()
+  body = source[source.index("  return dict(") : source.index("def demo")]
+  sources = ("paper", "weak", "Frozen", "ours", "name=", "lr_rules", "mesh=")
+  for line in body.splitlines():
+    value = line.split("#")[0]
+    if re.search(r"\w=", value) and not value.rstrip().endswith("("):
+      assert any(word in line for word in sources), line
+
+
+def test_the_loop_runs_it(data_dir, tmp_path):
+  """Masks of the loader, the sharded step, the evaluators; nothing else is told."""
+  config = mac_config.get_config("smoke").to_dict()
+  config |= dict(steps=2, evals=dict(test=config["evals"]["test"]))
+  config["data"]["dir"] = str(data_dir)
+  config["optim"]["warmup_steps"] = 1
+  results = train_and_evaluate(config, tmp_path / "mac")
+  assert {"test/t2v/R@1", "test/v2t/MedR"} <= set(results)
