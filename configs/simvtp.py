@@ -32,7 +32,7 @@ def webvid2m() -> dict:
     batch_size=1024,  # code: 16 clips on each of 64 GPUs
     eval_batch_size=256,  # ours
     log_every=50,  # steps; ours
-    checkpoint_every=2000,  # steps; ours
+    checkpoint_every=3000,  # steps; ours
     checkpoint_keep=3,  # ours
     clip=dict(
       frames=16,  # code
@@ -115,8 +115,8 @@ def webvid2m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the paper is ours."""
   c = webvid2m()
-  c |= dict(steps=700, batch_size=128, eval_batch_size=100, log_every=20)
-  c |= dict(checkpoint_every=200, checkpoint_keep=2)
+  c |= dict(steps=900, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(checkpoint_every=300, checkpoint_keep=2)
   c["clip"] |= dict(frames=8, size=64)
   # One caption in 120 is longer and loses its last words.
   c["text"] |= dict(length=16, vocab_size=256, mask_id=3)
@@ -136,7 +136,7 @@ def demo() -> dict:
   )
   c["optim"] |= dict(lr=2e-3, min_lr=1e-5, warmup_steps=30, clip_norm=1.0)
   c["evals"] = dict(
-    validation=common.retrieval("validation", every=200),
+    validation=common.retrieval("validation", every=300),
     test=common.retrieval("test", dual_softmax=0.05, rerank=5),
     novel=common.retrieval("novel"),
     reconstruction=dict(
