@@ -23,7 +23,11 @@ def get_config(variant: str = "demo") -> ConfigDict:
 
 
 def webvid2m() -> dict:
-  """The paper's pre-training: 2.5 M pairs, 200 epochs on 64 V100."""
+  """The paper's pre-training: 2.5 M pairs, 200 epochs on 64 V100.
+
+  The paper starts from VideoMAE's weights (Kinetics-400) and BERT's word embeddings;
+  this starts from scratch until public weights can be read.
+  """
   steps_per_epoch = 2_500_000 // 1024
   return dict(
     name="",
@@ -32,7 +36,7 @@ def webvid2m() -> dict:
     batch_size=1024,  # code: 16 clips on each of 64 GPUs
     eval_batch_size=256,  # ours
     log_every=50,  # steps; ours
-    checkpoint_every=3000,  # steps; ours
+    checkpoint_every=2000,  # steps; ours
     checkpoint_keep=3,  # ours
     clip=dict(
       frames=16,  # code

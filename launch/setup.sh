@@ -26,9 +26,9 @@ find_python() {
 }
 
 install() {
-  # The mark says which requirements were installed; a second run has nothing to do.
-  local mark=.venv/requirements.sha python
-  if [ -x .venv/bin/python ] && [ -f "$mark" ] && sha256sum --status -c "$mark"; then
+  # The copy says which requirements were installed; a second run has nothing to do.
+  local mark=.venv/requirements.txt python
+  if [ -x .venv/bin/python ] && cmp -s requirements.txt "$mark"; then
     return
   fi
   python=$(find_python)
@@ -36,11 +36,11 @@ install() {
     [ -x .venv/bin/python ] || run uv venv --quiet --python "$python" .venv
     run uv pip install --quiet --python .venv/bin/python -r requirements.txt
   else
-    [ -x .venv/bin/python ] || run "$python" -m venv .venv
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || run "$python" -m venv .venv
     run .venv/bin/python -m pip install --quiet --disable-pip-version-check \
       -r requirements.txt
   fi
-  sha256sum requirements.txt >"$mark"
+  cp requirements.txt "$mark"
 }
 
 install

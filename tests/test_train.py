@@ -340,8 +340,8 @@ def test_a_damaged_checkpoint_is_named(finished, smoke, tmp_path):
   subprocess.run(["cp", "-r", finished[0], workdir], check=True)
   for path in (workdir / "checkpoints" / "6" / "state" / "d").iterdir():
     path.write_bytes(path.read_bytes()[:-50])
-  # In its own process: TensorStore's unread parts outlive the error.
+  # In its own process: TensorStore's threads grumble on after the error.
   code, text = finish(start(smoke, workdir))
   assert code == 5, text
   assert "checkpoints/6: cannot be restored" in text
-  assert "Traceback" not in text
+  assert "go on from the checkpoint before it" in text

@@ -114,6 +114,7 @@ def test_videos_filmed_on_their_side_are_turned():
     (GOOD[: len(GOOD) // 2], "not a video"),  # the index is at the end
     (GOOD[: len(GOOD) * 95 // 100], "not a video"),
     (GOOD[: len(GOOD) // 2] + bytes(len(GOOD) // 2), "not a video"),
+    (GOOD.replace(b"avc1", b"zzz1").replace(b"avcC", b"zzzC"), "unknown codec"),
     (clips.mp4(0), "no "),  # "no video stream", or "no frame" of an empty one
   ],
 )

@@ -50,12 +50,27 @@ def test_free_keys_may_change_and_others_may_not(tmp_path):
   config = dict(log_every=1, mesh=dict(data=1), optim=dict(lr=1.0, betas=(0.9, 0.95)))
   workdir.prepare(tmp_path / "run", config)
   workdir.prepare(tmp_path / "run", config | dict(log_every=5, mesh=dict(data=4)))
+  other = config | dict(optim=dict(lr=2.0))
+  (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
   with pytest.raises(ConfigError) as e:
-    workdir.prepare(tmp_path / "run", config | dict(optim=dict(lr=2.0)))
+    workdir.prepare(tmp_path / "run", other)
   assert "optim.lr: 1.0 there, 2.0 now" in str(e.value)
   assert "optim.betas: (0.9, 0.95) there, 'absent' now" in str(e.value)
   stored = json.loads((tmp_path / "run" / "config.json").read_text())
   assert stored["optim"]["lr"] == 1.0
+
+
+def test_a_failed_start_holds_no_place(tmp_path):
+  workdir.prepare(tmp_path / "run", dict(steps=1))
+  workdir.prepare(tmp_path / "run", dict(steps=2))  # no checkpoint was made
+
+
+def test_a_damaged_config_is_named(tmp_path):
+  workdir.prepare(tmp_path / "run", dict(steps=1))
+  (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
+  (tmp_path / "run" / "config.json").write_text("")
+  with pytest.raises(DataError, match=r"config\.json: damaged"):
+    workdir.prepare(tmp_path / "run", dict(steps=1))
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

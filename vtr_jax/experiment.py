@@ -54,6 +54,7 @@ class TrainConfig:
       value = getattr(self, field.name)
       if field.type is int and field.name != "seed":
         require(value > 0, f"{field.name}: {value} must be positive")
+    require(self.batch_size > 1, "batch_size: 1 leaves no pair to tell apart; use 2 up")
     require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
 
 
@@ -78,12 +79,12 @@ class Run:
 def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
+  eval_configs = evaluators.check(config.evals)
   objective = objectives.build(config.objective, config.clip, config.text, config.mask)
   step.check_weights(config.weights, objective)
   spec = batch_lib.spec(config.clip, config.text, config.mask, config.batch_size)
   params = nn.unbox(state_lib.abstract_params(objective, spec))
   optimizer = optim.make(config.optim, config.steps, params)
-  eval_configs = evaluators.check(config.evals)
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch_size(config.batch_size, mesh, "config.batch_size")
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
@@ -140,9 +141,9 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
 
 def _data_directory(config: TrainConfig) -> str:
   """Where the data lies; the embedded set is built if it is not there yet."""
-  name, _, variant = config.data.name.partition("/")
+  name, *variant = config.data.name.split("/")
   if name == "moving_shapes":
-    moving_shapes.build(config.data.dir, variant or "full")
+    return str(moving_shapes.build(config.data.dir, *variant[:1]))
   try:
     return sources.find(config.data.dir, config.data.name)
   except DataError as e:
@@ -159,6 +160,8 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentenceP
   check(tokenizer, config.text)
   if copy.exists() and copy.read_bytes() != source.read_bytes():
     raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
-  if jax.process_index() == 0:
-    shutil.copyfile(source, copy)
+  if jax.process_index() == 0 and not copy.exists():
+    temporary = copy.with_suffix(".tmp")  # whole, or not there
+    shutil.copyfile(source, temporary)
+    temporary.replace(copy)
   return tokenizer

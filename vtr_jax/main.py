@@ -8,7 +8,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vtr_jax.errors import ConfigError, VtrError
+from vtr_jax.errors import ConfigError, DataError, VtrError
 
 _CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -27,6 +27,10 @@ def main(argv: list[str]) -> None:
     train_and_evaluate(config, _WORKDIR.value or f"runs/{config['name']}")
   except VtrError as e:
     _leave(e)
+  except OSError as e:
+    if e.filename is None:
+      raise
+    _leave(DataError(f"{e.filename}: {e.strerror}; mend it and run the command again"))
 
 
 def parse(argv: list[str]) -> list[str]:

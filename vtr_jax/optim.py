@@ -38,6 +38,13 @@ class OptimConfig:
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")
     require(self.lr >= 0, f"lr: {self.lr} must not be negative")
+    require(self.clip_norm >= 0, f"clip_norm: {self.clip_norm} is negative")
+    for key in ("decay_rules", "lr_rules"):
+      for pattern, _ in getattr(self, key):
+        try:
+          re.compile(pattern)
+        except re.error as e:
+          raise ConfigError(f"{key}: {pattern!r} is no regular expression ({e})") from e
     require(self.warmup_steps >= 0, f"warmup_steps: {self.warmup_steps} is negative")
 
 

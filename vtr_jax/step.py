@@ -24,6 +24,10 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
   for name in weights:
     if name not in terms:
       raise ConfigError(f"config.weights.{name}: no such term; {nearest(name, terms)}")
+  if not any(weights.values()) or not all(w >= 0 for w in weights.values()):
+    raise ConfigError(
+      f"config.weights: {dict(weights)}; none may be negative, not all 0"
+    )
   for name in sorted(terms - set(weights)):
     raise ConfigError(f"config.weights.{name}: missing; set it, 0 leaves the term out")
 

@@ -38,8 +38,8 @@ def train_and_evaluate(
       _train(run, stopped)
     return _finish(run)
   finally:
-    run.checkpoints.close()
     run.writer.close()
+    run.checkpoints.close()
 
 
 def _train(run: Run, stopped: Callable[[], bool]) -> None:

@@ -44,13 +44,17 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
   now = flatten(plain(config))
   try:
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
-    before = flatten(json.loads(stored.read_text())) if stored.exists() else now
+    # Without a checkpoint nothing is lost: a failed start does not hold the place.
+    begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
+    before = flatten(json.loads(stored.read_text())) if begun else now
     _refuse_change(workdir, before, now)
     write_json(stored, plain(config))
   except OSError as e:
     raise DataError(
       f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"
     ) from e
+  except ValueError as e:
+    raise DataError(f"{stored}: damaged ({e}); restore or delete it") from e
   return workdir
 
 

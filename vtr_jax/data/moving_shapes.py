@@ -121,7 +121,7 @@ def build(
       process came to a sudden end.
   """
   choose(config, CONFIGS, "config")
-  root = pathlib.Path(data_dir).expanduser() / "moving_shapes"
+  root = pathlib.Path(data_dir) / "moving_shapes"
   version = str(MovingShapes.VERSION)
   directory = root / config / version
   parts = root / f".parts-{config}-{version}"

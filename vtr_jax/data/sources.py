@@ -79,7 +79,7 @@ def find(root: str, name: str) -> str:
     return base
   versions = [d for d in _listdir(base) if re.fullmatch(r"\d+(\.\d+)*", d)]
   if not versions:
-    raise DataError(f"{base}: no prepared data set; run `prepare`, or set data.dir")
+    raise DataError(f"{base}: no prepared data set; set data.dir and data.name")
   return os.path.join(base, max(versions, key=lambda v: [*map(int, v.split("."))]))
 
 
@@ -134,7 +134,7 @@ def fingerprint(directory: str, split: str) -> str:
 def _builder(directory: str) -> tfds.core.DatasetBuilder:
   if not os.path.exists(os.path.join(directory, "dataset_info.json")):
     cause = "no dataset_info.json" if os.path.isdir(directory) else "no such directory"
-    raise DataError(f"{directory}: {cause}; run `prepare`, or correct the path")
+    raise DataError(f"{directory}: {cause}; correct data.dir and data.name")
   try:
     return tfds.builder_from_directory(directory)
   except Exception as e:  # TFDS raises whatever its JSON parsers raise
@@ -146,7 +146,7 @@ def _builder(directory: str) -> tfds.core.DatasetBuilder:
 
 def _check_features(found, directory: str) -> None:
   """The four features must be there and of their types; others do not matter."""
-  cure = "prepare it with `prepare`"
+  cure = "it must be as sources.features()"
   for key, feature in features().items():
     if not isinstance(found, tfds.features.FeaturesDict) or key not in found:
       raise DataError(f"{directory}: records have no feature {key!r}; {cure}")

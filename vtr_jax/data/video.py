@@ -60,6 +60,8 @@ def _decode(container, indices, view, needed: int) -> np.ndarray:
   if not container.streams.video:
     raise BadSample("no video stream")
   stream = container.streams.video[0]
+  if stream.codec_context is None:
+    raise BadSample("unknown codec")
   stream.thread_type = "SLICE"
   stream.codec_context.thread_count = 1
   packets, damaged = _packets(container, stream)

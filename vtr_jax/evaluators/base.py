@@ -69,6 +69,8 @@ def check(sections: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
   """Sections of `evals` to (kind, config); no data or device is touched."""
   checked = {}
   for name, section in sections.items():
+    if not isinstance(section, Mapping):
+      raise ConfigError(f"config.evals.{name}: expected a group of keys")
     values = dict(section)
     kind = values.pop("kind", "")
     if not isinstance(kind, str):

@@ -10,7 +10,7 @@ import numpy as np
 from vtr_jax import figures
 from vtr_jax.config import require
 from vtr_jax.data import loader, sources
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.evaluators.base import Context, OnDevices, host_rows
 from vtr_jax.models.video import patchify, unpatchify
 from vtr_jax.objectives.base import Params
@@ -43,6 +43,9 @@ class Evaluator:
     self._data = dataclasses.replace(
       context.data, split=config.split, crop="resize", flip=False, workers=0
     )
+    if not context.objective.mask.num_hidden(context.clip.grid):
+      raise ConfigError("evals: nothing of the video is hidden; drop the section")
+    self._data.open()  # a misspelt split is refused now, not after training
     self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
@@ -61,6 +64,8 @@ class Evaluator:
     try:
       for _ in range(self._config.batches):
         batch = next(batches)
+        if problems := [p for p in batch["problem"] if p]:
+          raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
         pixels, words = self._reconstruct(params, batch)
         share = host_rows(c.batch_size)
         rows.append(self._errors(batch, pixels[share], words[share]))
