@@ -62,7 +62,7 @@ def test_find_takes_the_newest_version(tmp_path):
   (tmp_path / clips.NAME / "incomplete.AB_2.0.0").mkdir()
   assert sources.find(tmp_path, clips.NAME).endswith("1.10.0")
   assert sources.find(tmp_path, clips.NAME + "/1.9.0").endswith("1.9.0")
-  with pytest.raises(DataError, match="no prepared data set; set data.dir"):
+  with pytest.raises(DataError, match="no prepared data set; set"):
     sources.find(tmp_path, "other")
 
 
@@ -79,7 +79,7 @@ def test_fingerprint_changes_with_the_records(prepared, copy, tmp_path):
 
 
 def test_missing_directory_and_split(prepared, tmp_path):
-  with pytest.raises(DataError, match="nowhere: no such directory; correct data.dir"):
+  with pytest.raises(DataError, match="nowhere: no such directory; correct"):
     sources.open_split(tmp_path / "nowhere", "train")
   with pytest.raises(DataError, match=r": no dataset_info\.json"):
     sources.open_split(tmp_path, "train")
