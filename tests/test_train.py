@@ -121,9 +121,13 @@ def test_a_run_leaves_all_it_promises(finished):
 def test_the_same_command_again_only_evaluates(finished, smoke):
   workdir, _ = finished
   before = json.loads((workdir / "results.json").read_text())["results"]
+  written = writer.read(workdir / "metrics.jsonl")
   again = train_and_evaluate(smoke, workdir)
   assert again == pytest.approx(before)
   assert set(losses(workdir)) == {2, 4, 6}
+  assert [r.keys() for r in writer.read(workdir / "metrics.jsonl")] == [
+    r.keys() for r in written
+  ]
 
 
 def test_another_config_in_the_same_place_is_refused(finished, smoke):

@@ -14,6 +14,7 @@ def test_steps_that_were_lost_are_written_once(tmp_path):
   first = writer.Writer(tmp_path, 0)
   for step in (2, 4, 6):
     first.scalars(step, {"loss/total": float(step)})
+    first.scalars(step, {"test/t2v/R@1": 0.0})
   first.close()
   with (tmp_path / "metrics.jsonl").open("a") as f:
     f.write('{"step": 8, "loss/to')  # cut by the kill
@@ -23,7 +24,8 @@ def test_steps_that_were_lost_are_written_once(tmp_path):
   records = writer.read(tmp_path / "metrics.jsonl")
   assert records == [
     {"step": 2, "loss/total": 2.0},
-    {"step": 4, "loss/total": 4.0},
+    {"step": 2, "test/t2v/R@1": 0.0},
+    {"step": 4, "loss/total": 4.0},  # its evaluation comes after its checkpoint
     {"step": 6, "loss/total": 60.0},
   ]
 

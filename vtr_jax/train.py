@@ -62,6 +62,11 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
   )
   name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
   quarantine = loader.Quarantine(str(run.workdir / name), c.data.bad_budget)
+  due = lambda done: [
+    n for n, e in run.evals.items() if e.every and done % e.every == 0
+  ]
+  if start:  # the run ended after this step's checkpoint, and before or in these
+    _evaluate(run, start, due(start))
   log = Progress(run, start)
   try:
     for done in range(start + 1, c.steps + 1):
@@ -79,8 +84,7 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
         run.checkpoints.wait()
         raise Preempted(f"stopped by a signal after step {done}, saved; run it again")
       if done < c.steps:  # the last step's evaluation has all evaluators
-        due = [n for n, e in run.evals.items() if e.every and done % e.every == 0]
-        log.pause(_evaluate(run, done, due)[1])
+        log.pause(_evaluate(run, done, due(done))[1])
   finally:
     batches.close()
 

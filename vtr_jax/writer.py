@@ -11,16 +11,19 @@ class Writer:
   """Writes scalars of one run. Only process 0 writes; the others do nothing."""
 
   def __init__(self, workdir: pathlib.Path, start_step: int, active: bool = True):
-    """Continues workdir/metrics.jsonl at `start_step`; later lines are dropped.
+    """Continues workdir/metrics.jsonl behind the checkpoint of `start_step`.
 
-    They come from steps that were lost with an interrupted run and will be done
-    again, so the file reads as if the run had never stopped.
+    What was written after it will be done again: later steps, and evaluations of
+    that step. So the file reads as if the run had never stopped.
     """
     self._active = active
     if not active:
       return
     path = workdir / "metrics.jsonl"
-    records = [r for r in read(path) if r["step"] <= start_step]
+    kept = lambda r: (
+      r["step"] < start_step or (r["step"] == start_step and "loss/total" in r)
+    )
+    records = [r for r in read(path) if kept(r)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
     os.replace(temporary, path)
