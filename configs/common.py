@@ -1,4 +1,6 @@
-"""Pieces that the config files share: functions that return plain dicts."""
+"""Pieces that the config files share."""
+
+from ml_collections import ConfigDict
 
 # width, depth, MLP width, heads. Ti, S, B, L: ViT (arXiv 2010.11929, table 1) and
 # DeiT (arXiv 2012.12877, table 1); mu: for tests, as in big_vision; demo: ours.
@@ -38,3 +40,14 @@ def retrieval(split: str, **changes) -> dict:
     rerank=0,  # candidates the matching head re-orders; 0 = none
   )
   return section | changes
+
+
+def shrink(c: ConfigDict) -> None:
+  """A demo at the smallest sizes that still use every part; towers are its own."""
+  c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
+  c.checkpoint_every = 2
+  c.clip.update(frames=4, size=32)
+  c.data.name = "moving_shapes/tiny"
+  c.data.workers = 0
+  c.optim.warmup_steps = 2
+  c.evals.validation.every = 3

@@ -17,7 +17,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
   variant = common.variant(variant, ("demo", "smoke", "webvid2m"))
   c = ConfigDict(webvid2m() if variant == "webvid2m" else demo())
   if variant == "smoke":
-    shrink(c)
+    common.shrink(c)
+    c.objective.encoder.update(common.size("mu"))
+    c.objective.decoder.update(common.size("mu"))
   c.name = f"simvtp-{variant}"
   return c
 
@@ -148,16 +150,3 @@ def demo() -> dict:
     ),
   )
   return c
-
-
-def shrink(c: ConfigDict) -> None:
-  """The demo at the smallest sizes that still use every part."""
-  c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
-  c.checkpoint_every = 2
-  c.clip.update(frames=4, size=32)
-  c.data.name = "moving_shapes/tiny"
-  c.data.workers = 0
-  c.objective.encoder.update(common.size("mu"))
-  c.objective.decoder.update(common.size("mu"))
-  c.optim.warmup_steps = 2
-  c.evals.validation.every = 3
