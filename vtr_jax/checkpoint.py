@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from vtr_jax.errors import CheckpointError
+from vtr_jax.errors import CheckpointError, one_line
 
 
 class Checkpoints:
@@ -59,7 +59,7 @@ class Checkpoints:
       return found["state"], found["meta"]
     except Exception as e:
       raise CheckpointError(
-        f"{where}: cannot be restored ({_first_line(e)}); delete this folder to go "
+        f"{where}: cannot be restored ({one_line(e)}); delete this folder to go "
         "on from the checkpoint before it"
       ) from e
 
@@ -76,10 +76,6 @@ class Checkpoints:
 
   def _failed(self, e: Exception) -> CheckpointError:
     return CheckpointError(
-      f"{self._directory}: checkpoint not written ({_first_line(e)}); earlier ones "
+      f"{self._directory}: checkpoint not written ({one_line(e)}); earlier ones "
       "are whole: free the disk or mend the permission, and run the command again"
     )
-
-
-def _first_line(e: Exception) -> str:
-  return (str(e).strip().splitlines() or [type(e).__name__])[0][:200]

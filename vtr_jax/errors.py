@@ -5,6 +5,11 @@ A message is one line: the file or key, what is wrong, and what to do about it.
 """
 
 
+def one_line(error: Exception) -> str:
+  """What a library's error says, short enough for a message of ours."""
+  return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 class VtrError(Exception):
   """Base of every error that ends a command with one line and a code."""
 

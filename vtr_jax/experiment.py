@@ -107,11 +107,7 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   if checkpoints.latest_step() is not None:
     state, meta = checkpoints.restore(state)
-    if meta["data"] != fingerprint:
-      raise CheckpointError(
-        f"{place}: the data in {data} is not what the run was trained on "
-        f"({fingerprint}, then {meta['data']}); restore it, or use another --workdir"
-      )
+    _check_data(meta["data"], fingerprint, data)
   out = writer.Writer(place, int(state.step), jax.process_index() == 0)
   overview = clu.parameter_overview.get_parameter_overview(state.params)
   (place / "parameters.txt").write_text(overview + "\n")
@@ -150,6 +146,15 @@ def _data_directory(config: TrainConfig) -> str:
     raise DataError(
       f"{e} (the demo, --config=configs/simvtp.py, makes its own data)"
     ) from None
+
+
+def _check_data(before: str, now: str, data: str) -> None:
+  """Refuses to go on with other records than the checkpoint's."""
+  if before != now:
+    raise CheckpointError(
+      f"{data}: is not what the run was trained on (fingerprint {now}, then "
+      f"{before}); restore it, or use another --workdir"
+    )
 
 
 def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentencePiece:

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
 
 from vtr_jax.config import nearest
-from vtr_jax.errors import BadSample, DataError
+from vtr_jax.errors import BadSample, DataError, one_line
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -49,7 +49,7 @@ class Split:
     try:
       record = self._records[index]
     except RuntimeError as e:  # array_record has no error class of its own
-      raise BadSample(f"damaged shard ({_one_line(e)})") from e
+      raise BadSample(f"damaged shard ({one_line(e)})") from e
     try:
       return dict(
         id=record["id"].decode(),
@@ -58,7 +58,7 @@ class Split:
         label=record["label"].decode(),
       )
     except UnicodeDecodeError as e:
-      raise BadSample(f"text is not UTF-8 ({_one_line(e)})") from e
+      raise BadSample(f"text is not UTF-8 ({one_line(e)})") from e
 
   def __repr__(self) -> str:
     return f"Split({self.directory!r}, {self.name!r}, {len(self)} records)"
@@ -100,7 +100,7 @@ def open_split(directory: str, split: str) -> Split:
   try:
     instructions = builder.info.splits[split].file_instructions
   except ValueError as e:
-    raise DataError(f"{directory}: split {split!r}: {_one_line(e)}") from e
+    raise DataError(f"{directory}: split {split!r}: {one_line(e)}") from e
   if not sum(i.take for i in instructions):
     raise DataError(f"{directory}: split {split!r} holds no record; prepare it again")
   # A shard that was cut opens without a word, and fails only when it is read.
@@ -140,7 +140,7 @@ def _builder(directory: str) -> tfds.core.DatasetBuilder:
   except Exception as e:  # TFDS raises whatever its JSON parsers raise
     raise DataError(
       f"{directory}: dataset_info.json or features.json is damaged "
-      f"({_one_line(e)}); prepare it again"
+      f"({one_line(e)}); prepare it again"
     ) from e
 
 
@@ -185,7 +185,3 @@ def _base(split: str) -> str:
 
 def _listdir(path: str) -> list[str]:
   return os.listdir(path) if os.path.isdir(path) else []
-
-
-def _one_line(error: Exception) -> str:
-  return " ".join(str(error).split())[:120]

@@ -56,6 +56,11 @@ class Objective:
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
 
 
+def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:
+  """(params, batch) -> `model.name(batch)`, for the functions of an Objective."""
+  return lambda params, batch: model.apply({"params": params}, batch, method=name)
+
+
 def names() -> list[str]:
   """Objectives that exist: the files beside this one."""
   found = [m.name for m in pkgutil.iter_modules(objectives.__path__)]

@@ -23,7 +23,7 @@ from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.errors import ConfigError
 from vtr_jax.losses import unit
 from vtr_jax.models import dual
-from vtr_jax.objectives.base import Forward, Objective, Params
+from vtr_jax.objectives.base import Forward, Objective, Params, method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +71,6 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
       "config.objective.attention = 'joint'"
     )
   model = MAC(clip, text, config)
-  call = lambda method: (
-    lambda params, batch: model.apply({"params": params}, batch, method=method)
-  )
 
   def init(key: jax.Array, batch: Batch):
     params, dropout = jax.random.split(key)
@@ -84,7 +81,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     mask=mask,
     init=init,
     forward=lambda params, batch, key: forward(model, params, batch, key),
-    embed_video=call("embed_video"),
-    embed_text=call("embed_text"),
+    embed_video=method(model, "embed_video"),
+    embed_text=method(model, "embed_text"),
     terms=(),
   )

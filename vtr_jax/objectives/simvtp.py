@@ -36,7 +36,7 @@ from vtr_jax.models.video import (
   patchify,
   unit_pixels,
 )
-from vtr_jax.objectives.base import Forward, Objective, Params, Reconstruction
+from vtr_jax.objectives.base import Forward, Objective, Params, Reconstruction, method
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,9 +253,6 @@ def forward(
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
   model = SimVTP(clip, text, config)
-  call = lambda method: (
-    lambda params, batch: model.apply({"params": params}, batch, method=method)
-  )
 
   def init(key: jax.Array, batch: Batch):
     names = ("params", "dropout", "negatives")
@@ -267,11 +264,11 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     mask=mask,
     init=init,
     forward=lambda params, batch, key: forward(model, params, batch, key),
-    embed_video=call("embed_video"),
-    embed_text=call("embed_text"),
+    embed_video=method(model, "embed_video"),
+    embed_text=method(model, "embed_text"),
     terms=("pixels", "words", "vtm"),
-    match=call("match"),
-    reconstruct=call("reconstruct"),
+    match=method(model, "match"),
+    reconstruct=method(model, "reconstruct"),
   )
 
 
