@@ -16,6 +16,7 @@ os.environ |= dict(
   JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES="0",
 )
 
+import clips  # noqa: E402
 import pytest  # noqa: E402
 
 from configs import simvtp  # noqa: E402
@@ -28,6 +29,12 @@ def data_dir(tmp_path_factory):
   directory = tmp_path_factory.mktemp("data")
   moving_shapes.build(directory, "tiny", progress=False)
   return directory
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+  """The tokenizer of `clips`."""
+  return clips.tokenizer(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture

@@ -20,11 +20,6 @@ BAD = dict(
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-  return clips.tokenizer(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
   """20 records: clip0 to clip13 good; then one frame, four bad, no caption."""
   root = tmp_path_factory.mktemp("damaged")

@@ -31,6 +31,20 @@ def test_notebook_runs(path, data_dir, tmp_path):
   assert run.returncode == 0, run.stderr
 
 
+def test_readme_example_runs(tmp_path):
+  """The Python of the README, as it stands, in an empty folder."""
+  (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
+  run = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=tmp_path,
+    env=os.environ | dict(PYTHONPATH=str(ROOT)),
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+  assert (tmp_path / "runs" / "mine" / "results.json").exists()
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
   for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):

@@ -9,11 +9,6 @@ from vtr_jax.errors import DataError
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-  return clips.tokenizer(tmp_path_factory.mktemp("text"))
-
-
-@pytest.fixture(scope="module")
 def root(tmp_path_factory):
   root = tmp_path_factory.mktemp("data")
   clips.prepare(root, dict(test=_odd_records()))
