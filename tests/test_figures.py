@@ -102,6 +102,25 @@ def test_similarity_shows_the_right_pairs(texts, videos):
     assert np.corrcoef(rows, columns)[0, 1] > 0.9
 
 
+@pytest.mark.parametrize("count", [1, 18, 70])
+def test_confusion_shows_shares_of_each_row(count):
+  names = [f"class $_{{ {i}" for i in range(count)]
+  # Rows of unlike size: what counts is the share.
+  counts = np.diag(np.arange(1.0, count + 1))
+  right = draw(figures.confusion, counts, names, "right")
+  dark = near(right, hex_color("#08306B"))[:, : int(right.shape[1] * 0.85)]
+  rows, columns = np.nonzero(dark)
+  assert rows.size > 100
+  if count > 1:
+    assert np.corrcoef(rows, columns)[0, 1] > 0.9
+    wrong = draw(figures.confusion, counts[::-1], names, "right")
+    assert (right != wrong).any()
+
+
+def test_confusion_bears_a_class_without_clips():
+  draw(figures.confusion, np.array([[0.0, 0.0], [1.0, 2.0]]), ["none", "some"], "title")
+
+
 def test_curves_show_what_was_logged():
   steps = np.arange(300)
   down = [{"step": int(s), "loss/total": 300.0 - s} for s in steps]
@@ -155,6 +174,8 @@ def test_a_path_is_written(tmp_path):
     (lambda f: figures.curves(f, [{"step": 1, "lr": 0.1}]), "no loss and no R@K"),
     (lambda f: figures.similarity(f, np.eye(3), owner=np.arange(2)), "owner"),
     (lambda f: figures.similarity(f, np.zeros((0, 3))), "at least one"),
+    (lambda f: figures.confusion(f, np.eye(3), ["a", "b"], "title"), "2 names"),
+    (lambda f: figures.confusion(f, np.zeros((0, 0)), [], "title"), "0 names"),
     (lambda f: figures.reconstruction(f, [], [], [], []), "at least one"),
     (lambda f: figures.reconstruction(f, [RED], [RED], [], [[]]), "0 of predicted"),
     (lambda f: figures.retrievals(f, ["a"], [[RED]], [[1.0, 2.0]], [1]), "2 of scores"),

@@ -213,6 +213,73 @@ def test_rerank_refuses(candidates, scores, message):
     metrics.rerank(np.zeros((1, 3)), np.array(candidates), np.array(scores))
 
 
+# Three classes (rows) and five videos; the right class of each is marked.
+RECOGNITION = np.array(
+  [
+    [0.9, 0.5, 0.2, 0.3, 0.1],  # of videos 0 and 1
+    [0.1, 0.5, 0.8, 0.3, 0.7],  # of video 2
+    [0.0, 0.5, 0.3, 0.3, 0.2],  # of videos 3 and 4
+  ],
+  np.float32,
+)
+
+
+def test_recognition_by_hand():
+  numbers, confusion = metrics.recognition(RECOGNITION, np.array([0, 0, 1, 2, 2]))
+  third = 1 / 3
+  np.testing.assert_allclose(
+    confusion, [[1 + third, third, third], [0, 1, 0], [third, 1 + third, third]]
+  )
+  assert numbers == pytest.approx(
+    dict(
+      top1=100 * (1 + third + 1 + third + 0) / 5,
+      top5=100,
+      mean_class_top1=100 * ((1 + third) / 2 + 1 + third / 2) / 3,
+    )
+  )
+
+
+@pytest.mark.parametrize("classes", [2, 5, 18])
+def test_recognition_by_a_collapsed_model_is_chance(classes):
+  label = np.arange(classes).repeat(np.arange(1, classes + 1))
+  sim = np.full((classes, len(label)), 0.3, np.float32)
+  numbers, confusion = metrics.recognition(sim, label)
+  chance, five = 100 / classes, min(100, 500 / classes)
+  assert numbers == pytest.approx(dict(top1=chance, top5=five, mean_class_top1=chance))
+  np.testing.assert_allclose(confusion.sum(axis=1), np.arange(1, classes + 1))
+
+
+def test_top5_counts_five_places_and_shares_the_last():
+  sim = np.array(
+    [[9, 8, 7, 6, 5, 4, 3], [9, 8, 7, 6, 4, 4, 3], [9, 8, 7, 6, 5, 4, 3]]
+  ).T
+  label = np.array([4, 5, 5])  # fifth of seven; one of two fifths; sixth
+  numbers, _ = metrics.recognition(sim, label)
+  assert numbers["top5"] == pytest.approx(100 * (1 + 0.5 + 0) / 3)
+  assert numbers["top1"] == 0
+
+
+def test_mean_class_leaves_out_classes_without_a_video():
+  numbers, _ = metrics.recognition(np.eye(3)[:, [0, 0, 0, 1]], np.array([0, 0, 0, 2]))
+  assert numbers["top1"] == 75
+  assert numbers["mean_class_top1"] == 50
+
+
+@pytest.mark.parametrize(
+  ("sim", "label", "message"),
+  [
+    (np.eye(3), [0, 1], "label: does not fit"),
+    (np.eye(3), [0, 1, 3], "label: does not fit"),
+    (np.eye(3), [0, 1, -1], "label: does not fit"),
+    (np.zeros((3, 0)), [], "no pairs"),
+    (np.full((2, 2), np.nan), [0, 1], "not finite"),
+  ],
+)
+def test_recognition_refuses(sim, label, message):
+  with pytest.raises(DataError, match=message):
+    metrics.recognition(sim, np.array(label, int))
+
+
 def test_large_matrix_is_quick_and_lean():
   sim = np.random.default_rng(0).random((3000, 3000), np.float32)
   tracemalloc.start()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from vtr_jax import canvas
 from vtr_jax.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
@@ -142,6 +142,42 @@ def similarity(
   canvas.dress(ax, "video", "text")
   unit = f"score (highest of {block} × {block} pairs)" if block > 1 else "score"
   made.colorbar(shown, ax=ax, label=unit).outline.set_visible(False)
+  canvas.save(made, path)
+
+
+def confusion(
+  path: Target, counts: Float[np.ndarray, "c c"], names: Sequence[str], title: str
+) -> None:
+  """What the clips of each class are taken for, in percent of the class.
+
+  Args:
+    path: where the PNG goes.
+    counts: clips of class i (row) that were taken for class j (column).
+    names: of the classes; beyond 60 they stay out of the picture.
+    title: heading.
+  """
+  counts = np.asarray(counts, np.float64)
+  if counts.shape != (len(names), len(names)) or not names:
+    raise DataError(f"counts: shape {counts.shape} does not fit {len(names)} names")
+  clips, few = counts.sum(axis=1), len(names) <= 60
+  percent = 100 * counts / np.maximum(clips, 1e-9)[:, None]
+  side = 3 + 0.36 * len(names) if few else 12
+  made = canvas.figure(side + 1, side)
+  ax = made.add_subplot()
+  shown = ax.imshow(percent, "Blues", vmin=0, vmax=100)
+  ax.set_title(f"{title}\n", loc="left", color=INK)
+  canvas.dress(ax, "taken for", "class")
+  if few:
+    rows = [f"{name} ({n:.0f})" for name, n in zip(names, clips, strict=True)]
+    ticks = dict(ticks=range(len(names)), parse_math=False)
+    ax.set_xticks(labels=names, rotation=90, **ticks)
+    ax.set_yticks(labels=rows, **ticks)
+    for i, j in np.argwhere(percent >= 0.5):
+      color = "white" if percent[i, j] > 60 else INK
+      style = dict(ha="center", va="center", color=color, fontsize=8)
+      ax.text(j, i, f"{percent[i, j]:.0f}", **style)
+  bar = made.colorbar(shown, ax=ax, label="percent of the class's clips", aspect=40)
+  bar.outline.set_visible(False)
   canvas.save(made, path)
 
 

@@ -190,6 +190,34 @@ def rerank(
   return result
 
 
+def recognition(
+  sim: Shaped[np.ndarray, "c v"], label: Int[np.ndarray, "v"]
+) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
+  """Numbers "top1", "top5" and "mean_class_top1" in percent, and the confusion.
+
+  confusion[i, j]: videos of class i that have class j as their best; classes of equal
+  score share a video, and share places, as if put in random order many times.
+
+  Args:
+    sim: finite score of every class (row) with every video (column).
+    label: row of each video's class.
+
+  Raises:
+    DataError: no pair, labels that do not fit, or a score is not finite.
+  """
+  sim, label = _matrix(sim), np.asarray(label)
+  if label.shape != sim.shape[1:] or not np.isin(label, np.arange(len(sim))).all():
+    raise DataError(f"label: does not fit sim {sim.shape}; give rows of it")
+  own = sim[label, np.arange(len(label))]
+  better, equal = (sim > own).sum(axis=0), (sim == own).sum(axis=0)
+  hit = {k: np.clip((k - better) / equal, 0, 1) for k in (1, 5)}
+  confusion, best = np.zeros((len(sim), len(sim))), sim == sim.max(axis=0)
+  np.add.at(confusion, label, (best / best.sum(axis=0)).T)
+  by_class = [hit[1][label == i].mean() for i in np.unique(label)]
+  values = dict(top1=hit[1], top5=hit[5], mean_class_top1=by_class)
+  return {name: 100 * float(np.mean(v)) for name, v in values.items()}, confusion
+
+
 def _places(scores: np.ndarray) -> np.ndarray:
   """Each row's values as 1, 2, 3 ... from the lowest; equal values share one number."""
   order = np.argsort(scores, axis=1)

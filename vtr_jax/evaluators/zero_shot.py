@@ -1,0 +1,191 @@
+"""Zero-shot recognition: which class's texts are nearest to a clip.
+
+Video-to-text retrieval with classes for captions, as in MILES (arXiv 2204.12408,
+section 4): every phrase of a class is put in every prompt and embedded. A class is
+then one vector, the mean of its texts' embeddings, normalised again (prompt
+ensembling of CLIP, arXiv 2103.00020, section 3.1.4), and its score is a cosine.
+
+The mean of texts that say different things is near none of them: "grows, then moves
+left" and "rises, then blinks" leave little of an order. With a temperature T (ours),
+the score is T log mean exp(cosine / T) over the class's texts, T times the log of the
+probability that a contrastive model of temperature T gives it, up to a constant.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from vtr_jax import figures, metrics
+from vtr_jax.config import nearest, require
+from vtr_jax.data import loader, sources
+from vtr_jax.data.examples import refusal
+from vtr_jax.errors import BadSample, ConfigError
+from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.objectives.base import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """One section of `evals` with kind = "zero_shot"."""
+
+  split: str
+  every: int  # steps between runs; 0 = at the end only
+  classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels are phrases
+  prompts: tuple[str, ...]  # texts with one "{}" each, where the phrase goes
+  temperature: float  # between the texts of a class; 0 = one mean vector, as CLIP
+
+  def __post_init__(self):
+    require(
+      len(self.prompts) > 0, 'prompts: none; "{}" alone leaves phrases as they are'
+    )
+    for prompt in self.prompts:
+      require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
+    for label, phrases in self.classes.items():
+      told = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
+      require(told, f"classes.{label}: {phrases}; give phrases that say something")
+    require(self.temperature >= 0, f"temperature: {self.temperature} is negative")
+
+
+class Evaluator:
+  """See base.Evaluator."""
+
+  def __init__(self, config: Config, context: Context):
+    self.every = config.every
+    self._config, self._context = config, context
+    self._source = context.data.open(config.split)
+    labels = _labels(self._source)
+    self._classes = config.classes or {k: (k,) for k in sorted(set(labels))}
+    self._names = list(self._classes)
+    if missing := set(labels) - set(self._names):
+      label = min(missing)
+      raise ConfigError(
+        f"evals: split {config.split!r} has the label {label!r}, which classes lacks; "
+        f"add it, or {nearest(label, self._names)}"
+      )
+    self._label = np.array([self._names.index(label) for label in labels])
+    self._embed_video = OnDevices(context.objective.embed_video, context.mesh)
+    self._embed_text = OnDevices(context.objective.embed_text, context.mesh)
+
+  def run(self, params: Params) -> dict[str, float]:
+    found = metrics.recognition(self._scores(params), self._label)
+    self._numbers, self._confusion = found
+    return self._numbers
+
+  def report(self) -> str:
+    n, count = self._numbers, len(self._names)
+    return "\n".join(
+      [
+        f"{self._config.split}: {len(self._source)} clips, {count} classes, chance "
+        f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
+        f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
+        f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
+        self._table(),
+      ]
+    )
+
+  def protocol(self) -> dict[str, Any]:
+    return dataclasses.asdict(self._config) | dict(
+      classes=self._classes,
+      fingerprint=sources.fingerprint(self._source.directory, self._config.split),
+      clips=len(self._source),
+      texts=len(self._texts()[0]),
+      data=self._context.data.name,
+      frames=self._context.clip.frames,
+      sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
+      ties="equal scores share a place",
+    )
+
+  def draw(self, directory: pathlib.Path, name: str) -> None:
+    (directory / f"{name}_classes.md").write_text(self._table() + "\n")
+    title = f"{name}: top-1 {self._numbers['top1']:.1f} %"
+    path = directory / f"{name}_confusion.png"
+    figures.confusion(path, self._confusion, self._names, title)
+
+  def _texts(self) -> tuple[list[str], np.ndarray]:
+    """All texts, and the class that each belongs to."""
+    prompts = self._config.prompts
+    texts = [
+      prompt.replace("{}", phrase)
+      for phrases in self._classes.values()
+      for phrase in phrases
+      for prompt in prompts
+    ]
+    counts = [len(phrases) * len(prompts) for phrases in self._classes.values()]
+    return texts, np.repeat(np.arange(len(counts)), counts)
+
+  def _scores(self, params: Params) -> np.ndarray:
+    """Scores [classes, videos]."""
+    c = self._context
+    share = dict(host=jax.process_index(), num_hosts=jax.process_count())
+    videos = loader.eval_videos(
+      self._source, c.data, c.clip, c.batch_size, workers=0, **share
+    )
+    video = self._embed_video.rows(params, videos, len(self._source))
+    texts, owner = self._texts()
+    batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **share)
+    text = self._embed_text.rows(params, batches, len(texts))
+    return class_scores(video, text, owner, self._config.temperature)
+
+  def _table(self) -> str:
+    """One line of Markdown per class."""
+    width = max(5, *map(len, self._names))
+    lines = [f"| {'class':{width}} | clips | top-1 | most frequent confusion |"]
+    lines += [f"|{'-' * (width + 2)}|------:|------:|-------------------------|"]
+    for i, (name, row) in enumerate(zip(self._names, self._confusion, strict=True)):
+      clips, others = row.sum(), np.where(np.arange(len(row)) == i, 0.0, row)
+      share = 100 * row / max(clips, 1)
+      worst = int(others.argmax())
+      told = f"{self._names[worst]} ({share[worst]:.0f} %)" if others.any() else ""
+      top1 = f"{share[i]:.1f}" if clips else ""
+      lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {told} |")
+    return "\n".join(lines)
+
+
+def class_scores(
+  video: Float[np.ndarray, "v e"],
+  text: Float[np.ndarray, "t e"],
+  owner: np.ndarray,
+  temperature: float,
+) -> Float[np.ndarray, "c v"]:
+  """How well each class fits each video.
+
+  Args:
+    video: unit-norm embeddings.
+    text: unit-norm embeddings.
+    owner: class of each text, 0 to c - 1, each at least once.
+    temperature: see the top of this file; 0 = cosine with the class's mean.
+  """
+  # In float64 and rounded at the end: else texts of one embedding would differ in the
+  # last bit by their class's size, and a collapsed model would not be at chance.
+  video, scores = video.astype(np.float64), []
+  for i in range(owner.max() + 1):
+    texts = text[owner == i].astype(np.float64)
+    if temperature:
+      cosines = texts @ video.T / temperature
+      top = cosines.max(axis=0)
+      scores.append(temperature * (top + np.log(np.exp(cosines - top).mean(axis=0))))
+    else:
+      center = texts.mean(axis=0)
+      scores.append(video @ (center / max(np.linalg.norm(center), 1e-12)))
+  return np.stack(scores).astype(np.float32)
+
+
+def _labels(source: sources.Split) -> list[str]:
+  """The label of every record; decodes no video.
+
+  Raises:
+    DataError: a record has no label or cannot be read.
+  """
+  labels = []
+  for index in range(len(source)):
+    try:
+      labels.append(source[index]["label"])
+    except BadSample as e:
+      raise refusal(source, index, e) from e
+    if not labels[-1]:
+      raise refusal(source, index, BadSample("no label"))
+  return labels
