@@ -85,6 +85,27 @@ def test_one_record_differs_from_epoch_to_epoch(stream):
     assert (rows[key][first] != rows[key][second]).any(), key
 
 
+def test_whole_words_are_hidden_in_the_stream(root, tokenizer, stream, monkeypatch):
+  """Of 16 tokens, most are single letters; without the option words fall apart."""
+  monkeypatch.setattr(clips, "MASK", dataclasses.replace(clips.MASK, whole_word=True))
+  whole = clips.take(root, tokenizer, 8)
+  assert torn_words(tokenizer, whole) == 0
+  assert torn_words(tokenizer, stream) > 20
+  assert sum(b["text_hidden"].sum() for b in whole) > 20
+  for key in ("video", "text_ids", "video_keep_idx"):
+    np.testing.assert_array_equal(whole[7][key], stream[7][key])
+
+
+def torn_words(tokenizer, batches):
+  """Words of which some pieces are hidden, and others not."""
+  torn = 0
+  for batch in batches:
+    for ids, hidden in zip(batch["text_ids"], batch["text_hidden"], strict=True):
+      words = tokenizer.word_ids(ids)
+      torn += len(set(words[hidden]) & set(words[~hidden]))
+  return torn
+
+
 def test_captions_of_a_record_are_all_used(root, tokenizer):
   batches = clips.take(root, tokenizer, 12)
   used = {

@@ -6,72 +6,169 @@ import pytest
 from vtr_jax.batch import MaskSpec
 from vtr_jax.data import masks
 
-GRIDS = [(1, 1, 1), (1, 1, 2), (8, 14, 14), (3, 5, 7), (4, 1, 3), (1, 2, 2)]
+KINDS = ["tube", "per_frame", "random", "block", "block_tube"]
+RATIOS = [0.0, 0.1, 0.5, 0.7, 0.9, 0.99, 0.999]
+GRIDS = [
+  (1, 1, 1),
+  (1, 1, 2),
+  (8, 14, 14),
+  (3, 5, 7),
+  (3, 3, 5),
+  (4, 1, 3),
+  (2, 1, 17),
+  (2, 17, 1),
+  (1, 2, 2),
+]
 
 
-@pytest.mark.parametrize("kind", ["tube", "per_frame", "random"])
-@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.7, 0.9, 0.999])
+def make(video="tube", video_ratio=0.0, text_ratio=0.0, whole_word=False):
+  return MaskSpec(video, video_ratio, "replace", text_ratio, whole_word)
+
+
+def draw(spec, grid, rng):
+  """The hidden places as [t, h, w] bool."""
+  hidden = np.zeros(grid, bool)
+  hidden.flat[masks.video_mask(spec, grid, rng)[1]] = True
+  return hidden
+
+
+# --- Video ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("grid", GRIDS)
 def test_video_mask_splits_every_tubelet(kind, ratio, grid):
-  spec = MaskSpec(kind, ratio, 0.0)
-  keep, hide = masks.video_mask(spec, grid, np.random.default_rng(0))
-  assert len(hide) == spec.num_hidden(grid)
-  assert keep.dtype == hide.dtype == np.int32
-  assert len(keep) >= 1
-  np.testing.assert_array_equal(np.sort([*keep, *hide]), np.arange(np.prod(grid)))
-  assert (np.diff(keep) > 0).all()
-  assert (np.diff(hide) > 0).all()
+  spec = make(kind, ratio)
+  for seed in range(3):
+    keep, hide = masks.video_mask(spec, grid, np.random.default_rng(seed))
+    assert len(hide) == spec.num_hidden(grid)
+    assert keep.dtype == hide.dtype == np.int32
+    assert len(keep) >= 1
+    np.testing.assert_array_equal(np.sort([*keep, *hide]), np.arange(np.prod(grid)))
+    assert (np.diff(keep) > 0).all()
+    assert (np.diff(hide) > 0).all()
 
 
-def test_tube_hides_the_same_places_in_every_slice():
-  grid = (8, 14, 14)
-  _, hide = masks.video_mask(MaskSpec("tube", 0.9, 0), grid, np.random.default_rng(0))
-  places = hide.reshape(8, 176) % 196  # SimVTP: int(0.9 * 196) = 176 in each slice
-  assert (places == places[0]).all()
+@pytest.mark.parametrize("kind", ["tube", "block_tube"])
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_tubes_hide_the_same_places_in_every_slice(kind, ratio, grid):
+  hidden = draw(make(kind, ratio), grid, np.random.default_rng(0))
+  assert (hidden == hidden[0]).all()
 
 
-def test_per_frame_hides_as_many_but_other_places_in_every_slice():
-  spec = MaskSpec("per_frame", 0.6, 0)
-  _, hide = masks.video_mask(spec, (4, 14, 14), np.random.default_rng(0))
-  places = hide.reshape(4, 117)  # int(0.6 * 196) in each slice
-  np.testing.assert_array_equal(places // 196, np.arange(4)[:, None].repeat(117, 1))
-  assert len({tuple(row) for row in places % 196}) == 4
+@pytest.mark.parametrize("kind", ["per_frame", "block"])
+def test_as_many_but_other_places_in_every_slice(kind):
+  hidden = draw(make(kind, 0.6), (4, 14, 14), np.random.default_rng(0))
+  assert hidden.sum((1, 2)).tolist() == [117] * 4  # int(0.6 * 196) in each slice
+  assert len({places.tobytes() for places in hidden}) == 4
+
+
+def test_counts_are_the_papers():
+  assert make("tube", 0.9).num_hidden((8, 14, 14)) == 8 * 176  # SimVTP: int(176.4)
+  assert make("block_tube", 0.4).num_hidden((4, 14, 14)) == 4 * 78  # BEiT: 40 %
 
 
 def test_random_does_not_follow_slices():
-  spec = MaskSpec("random", 0.5, 0)
-  _, hide = masks.video_mask(spec, (8, 14, 14), np.random.default_rng(0))
-  assert len(set(np.bincount(hide // 196))) > 1
+  hidden = draw(make("random", 0.5), (8, 14, 14), np.random.default_rng(0))
+  assert len(set(hidden.sum((1, 2)))) > 1
 
 
-def test_video_mask_is_drawn_from_the_generator():
-  spec, grid = MaskSpec("tube", 0.5, 0), (2, 4, 4)
-  draw = lambda seed: masks.video_mask(spec, grid, np.random.default_rng(seed))[0]
-  np.testing.assert_array_equal(draw(3), draw(3))
-  assert (draw(3) != draw(4)).any()
-  # Every place is hidden half of the time.
+def hidden_neighbours(hidden):
+  """Hidden places above, below, left and right of a hidden one, on average."""
+  around = np.pad(hidden, 1).astype(int)
+  near = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
+  return near[hidden].mean()
+
+
+@pytest.mark.parametrize(("size", "ratio"), [(14, 0.25), (14, 0.5), (7, 0.4), (4, 0.5)])
+@pytest.mark.parametrize("kind", ["block", "block_tube"])
+def test_blocks_are_blocky(size, ratio, kind):
+  """Scattered places have 4 x ratio hidden neighbours, fewer at the edges."""
   rng = np.random.default_rng(0)
-  drawn = [masks.video_mask(spec, grid, rng)[0] for _ in range(2000)]
-  share = np.bincount(np.concatenate(drawn), minlength=32) / 2000
-  np.testing.assert_allclose(share, 0.5, atol=0.06)
+  grid = (1, size, size)
+  drawn = [hidden_neighbours(draw(make(kind, ratio), grid, rng)[0]) for _ in range(200)]
+  assert np.mean(drawn) > 4 * ratio + (1.0 if size > 4 else 0.1)
 
 
-def test_text_mask_hides_only_real_words():
-  ids = np.array([2, 7, 1, 8, 9, 3, 0, 0], np.int32)
-  valid = np.arange(8) < 6
-  hidden = masks.text_mask(
-    MaskSpec("tube", 0, 1.0), ids, valid, (0, 1, 2, 3), np.random.default_rng(0)
-  )
+def test_one_block_is_a_rectangle_of_a_fair_shape():
+  """BEiT: at least 16 patches, 1 : 3.3 at most; 12 of them end within a row."""
+  rng, shapes = np.random.default_rng(0), set()
+  for _ in range(200):
+    hidden = draw(make("block", 12 / 196), (1, 14, 14), rng)[0]
+    rows, columns = np.nonzero(hidden)
+    box = hidden[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    assert box.ravel()[:12].all()
+    shapes.add(box.shape)
+  heights, widths = zip(*shapes, strict=True)
+  assert (min(widths), max(widths)) == (2, 7)
+  assert (min(heights), max(heights)) == (2, 6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_video_mask_is_drawn_from_the_generator(kind):
+  spec, grid = make(kind, 0.5), (2, 6, 6)
+  first = lambda seed: draw(spec, grid, np.random.default_rng(seed))
+  np.testing.assert_array_equal(first(3), first(3))
+  assert (first(3) != first(4)).any()
+
+
+@pytest.mark.parametrize(
+  ("kind", "atol"), [("tube", 0.06), ("random", 0.06), ("block_tube", 0.35)]
+)
+def test_every_place_is_hidden_and_seen(kind, atol):
+  """Each half of the time; blocks reach the corners less often than the middle."""
+  rng = np.random.default_rng(0)
+  drawn = [draw(make(kind, 0.5), (2, 4, 4), rng) for _ in range(2000)]
+  np.testing.assert_allclose(np.mean(drawn, 0), 0.5, atol=atol)
+
+
+# --- Text -------------------------------------------------------------------------
+
+SPECIAL = (0, 1, 2, 3)
+IDS = np.array([2, 7, 1, 8, 9, 3, 0, 0], np.int32)
+VALID = np.arange(8) < 6
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+def test_text_mask_hides_only_real_words(whole_word):
+  spec = make(text_ratio=1.0, whole_word=whole_word)
+  words = np.array([0, 1, 1, 1, 2, 3, 3, 3])  # the worst: specials within words
+  hidden = masks.text_mask(spec, IDS, VALID, words, SPECIAL, np.random.default_rng(0))
   assert hidden.dtype == np.bool_
   np.testing.assert_array_equal(hidden, [0, 1, 0, 1, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("whole_word", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.75, 1.0])
-def test_text_mask_ratio(ratio):
+def test_text_mask_ratio(ratio, whole_word):
   ids = np.full(20_000, 9, np.int32)
   rng = np.random.default_rng(0)
-  spec = MaskSpec("tube", 0, ratio)
-  hidden = masks.text_mask(spec, ids, ids > 0, (0,), rng)
+  spec = make(text_ratio=ratio, whole_word=whole_word)
+  hidden = masks.text_mask(spec, ids, ids > 0, np.arange(20_000) // 2, (0,), rng)
   assert hidden.mean() == pytest.approx(ratio, abs=0.015)
   if ratio in (0, 1):
     assert (hidden == bool(ratio)).all()
+
+
+def test_whole_words_are_hidden_or_seen():
+  ids, words = np.full(600, 9, np.int32), np.arange(600) // 3
+
+  def hidden_pieces(whole_word):
+    spec, rng = make(text_ratio=0.5, whole_word=whole_word), np.random.default_rng(0)
+    hidden = masks.text_mask(spec, ids, ids > 0, words, (0,), rng)
+    return set(hidden.reshape(200, 3).sum(1))
+
+  assert hidden_pieces(True) == {0, 3}
+  assert hidden_pieces(False) == {0, 1, 2, 3}
+
+
+def test_single_tokens_do_not_depend_on_words():
+  """Streams of runs that do not hide whole words stay as they are."""
+  ids = np.full(64, 9, np.int32)
+  hidden = masks.text_mask(
+    make(text_ratio=0.4), ids, ids > 0, ids * 0, (0,), np.random.default_rng(7)
+  )
+  want = np.random.default_rng(7).random(64) < 0.4
+  np.testing.assert_array_equal(hidden, want)

@@ -7,13 +7,22 @@ import numpy as np
 import pytest
 
 from vtr_jax.batch import TextSpec
-from vtr_jax.data import text
+from vtr_jax.data import moving_shapes, text
 from vtr_jax.errors import BadSample, DataError
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
   return clips.tokenizer(tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory):
+  """A tokenizer as the demo's: a piece for each word that it knows, and letters."""
+  captions = ["a box moves left, we see it", "it moves, a box", "see a box we left"]
+  path = tmp_path_factory.mktemp("embedded") / "tokenizer.model"
+  path.write_bytes(moving_shapes.train_tokenizer(captions * 10))
+  return text.SentencePiece(str(path))
 
 
 def test_encode_starts_with_cls_and_pads(tokenizer):
@@ -40,6 +49,48 @@ def test_unknown_letters_are_unk_and_never_special_pieces(tokenizer):
   assert tokenizer.unk_id in ids
   # A caption cannot smuggle in a control piece.
   assert tokenizer.mask_id not in ids[valid]
+
+
+def numbered_words(tokenizer, caption, length=24):
+  """The words of a caption as `word_ids` has them, and every id's number."""
+  ids, valid = tokenizer.encode(caption, length)
+  words, pieces = tokenizer.word_ids(ids), tokenizer.pieces(ids)
+  joined = {n: "" for n in words[valid]}
+  for n, piece in zip(words[valid], pieces, strict=False):
+    joined[n] += piece
+  return [*joined.values()], words
+
+
+def test_word_ids_join_the_pieces_of_a_word(tokenizer):
+  found, words = numbered_words(tokenizer, "a slow ball moves", 48)
+  assert found == ["<cls>", "▁a", "▁slow", "▁ball", "▁moves"]
+  assert len(words) == 48
+  assert words[0] == 0
+  assert set(np.diff(words)) == {0, 1}
+  # Padding belongs to no word.
+  assert (
+    len(set(words)) == 5 + (tokenizer.encode("a slow ball moves", 48)[1] == 0).sum()
+  )
+
+
+@pytest.mark.parametrize(
+  ("caption", "want"),
+  [
+    ("it zigzags, we see.", ["▁it", "▁zigzags", ",", "▁we", "▁see", "."]),
+    ("left,right", ["▁left", ",", "right"]),
+    ("dots ... , a", ["▁dots", "▁", ".", ".", ".", "▁", ",", "▁a"]),
+    ("x日b box", ["▁x<unk>b", "▁box"]),  # an unknown letter is part of its word
+  ],
+)
+def test_words_of_the_embedded_tokenizer(embedded, caption, want):
+  """Punctuation stands alone, as in BERT."""
+  assert numbered_words(embedded, caption)[0] == ["<cls>", *want]
+
+
+def test_a_word_without_a_leading_space_is_not_part_of_cls(tokenizer):
+  (i,) = (i for i in range(tokenizer.vocab_size) if tokenizer.pieces([i]) == ["a"])
+  ids = np.array([tokenizer.cls_id, i, i, tokenizer.pad_id, tokenizer.pad_id])
+  np.testing.assert_array_equal(tokenizer.word_ids(ids), [0, 1, 1, 2, 3])
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "\n\t"])

@@ -98,15 +98,19 @@ class MaskSpec:
   """What the loader hides. Counts are fixed, so shapes are static under jit.
 
   video: "tube" hides the same places in every time slice, "per_frame" as many in
-    every slice but other ones in each, "random" any tubelets.
+    every slice but other ones in each, "random" any tubelets; "block" and
+    "block_tube" are "per_frame" and "tube" with places that lie in rectangles.
   """
 
-  video: str  # tube | per_frame | random
+  video: str  # tube | per_frame | random | block | block_tube
   video_ratio: float  # share of tubelets hidden, [0, 1)
+  text: str  # replace (by the mask token) | drop (left out of attention)
   text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
+  whole_word: bool  # hide all pieces of a word, or none
 
   def __post_init__(self):
-    choose(self.video, ("tube", "per_frame", "random"), "video")
+    choose(self.video, ("tube", "per_frame", "random", "block", "block_tube"), "video")
+    choose(self.text, ("replace", "drop"), "text")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
 

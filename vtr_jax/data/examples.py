@@ -28,6 +28,9 @@ class DataConfig:
   flip: bool  # mirror left and right with chance 1/2 in training
   workers: int  # processes that make batches; 0 = threads of this process
   bad_budget: float  # share of samples that may be unusable, [0, 1]
+  # (from step, frames of the clip by turns) of each stage; () = clip.frames always.
+  # ((0, (1,)), (1000, (4,))): one frame, then four. ((0, (1, 4)),): by turns.
+  curriculum: tuple[tuple[int, tuple[int, ...]], ...]
 
   def __post_init__(self):
     choose(self.sampling, video.SAMPLINGS, "sampling")
@@ -44,6 +47,17 @@ class DataConfig:
         len(scales) == 2 and scales[0] <= scales[1],
         f"crop_scales: {scales}; random_resized needs (least, most) share of the area",
       )
+    steps = [step for step, _ in self.curriculum]
+    require(
+      steps == sorted(set(steps)) and steps[:1] in ([], [0]),
+      f"curriculum: stages start at steps {steps}; start at 0 and go up",
+    )
+    for step, frames in self.curriculum:
+      require(
+        len(frames) > 0 and min(frames) > 0,
+        f"curriculum: frames {frames} from step {step}; give one positive number or "
+        "more",
+      )
 
   def open(self, split: str = "") -> sources.Split:
     """Opens `split`, or the training split.
@@ -52,6 +66,37 @@ class DataConfig:
       DataError: see `sources.open_split`.
     """
     return sources.open_split(sources.find(self.dir, self.name), split or self.split)
+
+  def frame_counts(self, clip: ClipSpec) -> tuple[int, ...]:
+    """Every number of frames that a training clip may have, ascending."""
+    frames = {f for _, by_turns in self.curriculum for f in by_turns}
+    return tuple(sorted(frames)) or (clip.frames,)
+
+  def frames_at(self, clip: ClipSpec, step: int) -> int:
+    """Frames of the training clips of batch number `step`; see `curriculum`."""
+    for start, frames in reversed(self.curriculum):
+      if start <= step:
+        return frames[(step - start) % len(frames)]
+    return clip.frames
+
+
+def check_curriculum(data: DataConfig, clip: ClipSpec) -> None:
+  """Refuses stages that `clip`'s tubelets or positions do not fit.
+
+  Raises:
+    ConfigError: frames are cut into no whole tubelets, or exceed `clip.frames`.
+  """
+  for frames in data.frame_counts(clip):
+    require(
+      frames % clip.tubelet[0] == 0,
+      f"config.data.curriculum: {frames} frames are not a multiple of "
+      f"clip.tubelet[0] = {clip.tubelet[0]}; change one of them",
+    )
+    require(
+      frames <= clip.frames,
+      f"config.data.curriculum: {frames} frames are more than clip.frames = "
+      f"{clip.frames}; lower them, or raise clip.frames",
+    )
 
 
 class TrainExample:
@@ -106,14 +151,14 @@ class TrainExample:
     ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
     clip = read_clip(record["video"], self._clip, self._data, rng)
     keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
-    special = self._tokenizer.special_ids
+    words, special = self._tokenizer.word_ids(ids), self._tokenizer.special_ids
     return dict(
       video=clip,
       video_keep_idx=keep_idx,
       video_mask_idx=mask_idx,
       text_ids=ids,
       text_valid=valid,
-      text_hidden=masks.text_mask(self._mask, ids, valid, special, rng),
+      text_hidden=masks.text_mask(self._mask, ids, valid, words, special, rng),
     )
 
 

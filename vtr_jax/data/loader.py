@@ -2,10 +2,12 @@
 
 Row r of global batch s is example g = s * batch_size + r of the shuffled split
 repeated for ever, and everything random about it comes from a generator made of
-(seed, g). A host takes its rows of it. So a stream can be continued at any step,
-on other machines, and brings the identical examples.
+(seed, g); the frames of its clips follow from s alone. A host takes its rows of it.
+So a stream can be continued at any step, on other machines, and brings the identical
+examples.
 """
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -17,8 +19,14 @@ from jaxtyping import Int64
 
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.data import sources, text
-from vtr_jax.data.examples import DataConfig, EvalExample, TrainExample, refusal
-from vtr_jax.data.workers import Batches, HostBatches, iterate
+from vtr_jax.data.examples import (
+  DataConfig,
+  EvalExample,
+  TrainExample,
+  check_curriculum,
+  refusal,
+)
+from vtr_jax.data.workers import Batches, ByTurns, HostBatches, iterate
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
 
@@ -42,7 +50,7 @@ def train_batches(
 
   Args:
     data: where the records are and how clips are cut.
-    clip: size of the clip.
+    clip: size of the clip; the frames are those of `data.curriculum`, if any.
     text_spec: size of the text.
     mask: what is hidden.
     tokenizer: captions to ids.
@@ -53,20 +61,27 @@ def train_batches(
     num_hosts: hosts that share the global batch evenly.
 
   Returns:
-    Batches as `batch.spec`, with `record` [b] int64, the index of the record
-    that was asked for, and `problem` [b] str, "" or "id: reason".
+    Batches as `batch.spec` for the frames of their step, with `record` [b] int64,
+    the index of the record that was asked for, and `problem` [b] str, "" or
+    "id: reason".
 
   Raises:
     DataError: the split cannot be opened, or does not fit the tokenizer.
-    ConfigError: the hosts cannot share the batch evenly.
+    ConfigError: the hosts cannot share the batch evenly, or the curriculum does
+      not fit the clip.
     DataBudgetError: (while iterating) ten records in a row are unusable.
   """
+  check_curriculum(data, clip)
   text.check(tokenizer, text_spec)
   source = data.open()
-  example = TrainExample(source, data, clip, text_spec, mask, tokenizer)
-  dataset = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  dataset = dataset.random_map(example)
-  batches = HostBatches(dataset, batch_size, host, num_hosts)
+  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+  by_frames = {}
+  for frames in data.frame_counts(clip):
+    cut = dataclasses.replace(clip, frames=frames)
+    example = TrainExample(source, data, cut, text_spec, mask, tokenizer)
+    rows = order.random_map(example)
+    by_frames[frames] = HostBatches(rows, batch_size, host, num_hosts)
+  batches = ByTurns(by_frames, lambda step: data.frames_at(clip, step))
   return iterate(batches.slice(slice(start_step, None)), data.workers)
 
 

@@ -1,11 +1,15 @@
 """What is hidden: drawn on the host for each example, with fixed counts."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from vtr_jax.batch import MaskSpec
+
+_LEAST = 16  # patches of a block, as in BEiT; on a small grid a quarter of it
+_ASPECT = 0.3  # height / width of a block lies in [0.3, 1 / 0.3], as in BEiT
 
 
 def video_mask(
@@ -16,7 +20,8 @@ def video_mask(
   Args:
     spec: "tube" hides the same places in every time slice (VideoMAE, SimVTP),
       "per_frame" as many in every slice but other ones in each (MAC), "random"
-      any tubelets (MAE).
+      any tubelets (MAE); "block" draws blocks for each slice (BEiT), "block_tube"
+      once for all of them (MILES).
     grid: tubelets along (time, height, width).
     rng: the example's generator.
 
@@ -24,16 +29,17 @@ def video_mask(
     keep_idx and mask_idx, both sorted; together every index exactly once.
   """
   t, h, w = grid
-  hidden = np.zeros((t, h * w), np.bool_)
+  hidden = np.zeros(grid, np.bool_)
   count = spec.num_hidden(grid) // t  # in each slice; not read by "random"
-  if spec.video == "tube":
-    hidden[:, rng.permutation(h * w)[:count]] = True
-  elif spec.video == "per_frame":
-    for places in hidden:
-      places[rng.permutation(h * w)[:count]] = True
-  else:
+  if spec.video == "random":
     hidden.flat[rng.permutation(hidden.size)[: spec.num_hidden(grid)]] = True
-  hidden = hidden.ravel()
+  elif spec.video == "tube":
+    hidden[:] = _scattered(h, w, count, rng)
+  elif spec.video == "block_tube":
+    hidden[:] = _blocks(h, w, count, rng)
+  else:
+    draw = _scattered if spec.video == "per_frame" else _blocks
+    hidden[:] = [draw(h, w, count, rng) for _ in range(t)]
   return (
     np.flatnonzero(~hidden).astype(np.int32),
     np.flatnonzero(hidden).astype(np.int32),
@@ -44,13 +50,64 @@ def text_mask(
   spec: MaskSpec,
   ids: Int32[np.ndarray, "l"],
   valid: Bool[np.ndarray, "l"],
+  words: Int64[np.ndarray, "l"],
   special_ids: Iterable[int],
   rng: np.random.Generator,
 ) -> Bool[np.ndarray, "l"]:
   """Hides each real, non-special token with chance `spec.text_ratio`.
 
-  Every hidden token is to be replaced by the mask token, as in SimVTP; BERT's
-  80/10/10 rule is not used. A short caption may end up with nothing hidden.
+  Every hidden token is to be replaced by the mask token, as in SimVTP, or to be
+  left out; BERT's 80/10/10 rule is not used. With `spec.whole_word` the pieces of
+  a word share one draw, special tokens among them excepted. A short caption may
+  end up with nothing hidden.
+
+  Args:
+    spec: its `text_ratio` and `whole_word` are read.
+    ids: as `Tokenizer.encode` gives them.
+    valid: True = a real token.
+    words: as `Tokenizer.word_ids` gives them.
+    special_ids: ids that stay.
+    rng: the example's generator.
   """
   drawn = rng.random(ids.shape) < spec.text_ratio
+  if spec.whole_word:
+    drawn = drawn[words]
   return drawn & valid & ~np.isin(ids, list(special_ids))
+
+
+def _scattered(
+  h: int, w: int, count: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "h w"]:
+  """Hides `count` places, any of them."""
+  hidden = np.zeros((h, w), np.bool_)
+  hidden.flat[rng.permutation(h * w)[:count]] = True
+  return hidden
+
+
+def _blocks(
+  h: int, w: int, count: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "h w"]:
+  """Hides `count` places in rectangles (BEiT, arXiv 2106.08254, algorithm 1).
+
+  Size and aspect ratio are drawn as there, the ratio log-uniformly as in its code.
+  Two things differ, so that the count is exact and reached: each block covers a
+  place that was visible, and the last one ends within a row when that is enough.
+  """
+  hidden = np.zeros((h, w), np.bool_)
+  least = min(_LEAST, math.ceil(h * w / 4))
+  while (missing := count - np.count_nonzero(hidden)) > 0:
+    size = rng.uniform(least, max(least, missing))
+    aspect = math.exp(rng.uniform(math.log(_ASPECT), -math.log(_ASPECT)))
+    rows = min(max(round(math.sqrt(size * aspect)), 1), h)
+    columns = min(max(round(math.sqrt(size / aspect)), 1), w)
+    visible = np.flatnonzero(~hidden)
+    row, column = divmod(int(visible[rng.integers(len(visible))]), w)
+    top, left = _start(row, rows, h, rng), _start(column, columns, w, rng)
+    block = hidden[top : top + rows, left : left + columns]
+    block.flat[np.flatnonzero(~block)[:missing]] = True
+  return hidden
+
+
+def _start(place: int, size: int, length: int, rng: np.random.Generator) -> int:
+  """Where `size` of `length` places begin that have `place` among them."""
+  return int(rng.integers(max(place - size + 1, 0), min(place, length - size) + 1))

@@ -1,11 +1,12 @@
 """Captions to token ids."""
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 import sentencepiece
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int32, Int64
 
 from vtr_jax.batch import TextSpec
 from vtr_jax.errors import BadSample, DataError
@@ -42,6 +43,14 @@ class Tokenizer(Protocol):
     """The vocabulary's own spelling of each id."""
     ...
 
+  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
+    """A number in [0, l) for each id, the same for the pieces of one word.
+
+    What marks a word is the vocabulary's affair: a piece may begin one
+    (SentencePiece), continue one (WordPiece) or end one (BPE as in CLIP).
+    """
+    ...
+
 
 class SentencePiece:
   """A SentencePiece model with the pieces <pad>, <unk>, <cls> and <mask>."""
@@ -71,6 +80,11 @@ class SentencePiece:
     self.unk_id = self._find("<unk>")
     self.cls_id = self._find("<cls>")
     self.mask_id = self._find("<mask>")
+    pieces = self.pieces(range(self.vocab_size))
+    self._begins = np.array([piece.startswith("\u2581") for piece in pieces])
+    self._alone = np.array(
+      [self._model.IsControl(i) or _is_punctuation(p) for i, p in enumerate(pieces)]
+    )
 
   @property
   def special_ids(self) -> tuple[int, ...]:
@@ -101,6 +115,19 @@ class SentencePiece:
     """The vocabulary's own spelling of each id."""
     return [self._model.IdToPiece(int(i)) for i in ids]
 
+  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
+    """Numbers the words from 0.
+
+    A piece with a leading U+2581 begins a word. Special tokens are words of their
+    own, and so are punctuation marks, as BERT's tokenizer has them: in "ball," the
+    comma is not part of the word, "don't" is three.
+    """
+    alone = self._alone[ids]
+    begins = self._begins[ids] | alone
+    begins[1:] |= alone[:-1]
+    begins[:1] = False  # else the count would start at 1
+    return np.cumsum(begins)
+
   def _find(self, piece: str) -> int:
     found = self._model.PieceToId(piece)
     if self._model.IdToPiece(found) != piece:
@@ -109,6 +136,12 @@ class SentencePiece:
         "<pad>, <unk>, <cls> and <mask>"
       )
     return found
+
+
+def _is_punctuation(piece: str) -> bool:
+  """Whether a piece has marks and symbols only, perhaps behind a space."""
+  marks = piece.lstrip("\u2581")
+  return bool(marks) and all(unicodedata.category(mark)[0] in "PS" for mark in marks)
 
 
 def check(tokenizer: Tokenizer, text: TextSpec) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grain
@@ -68,6 +69,24 @@ class HostBatches(grain.MapDataset):
       empty = {k: np.zeros_like(v) for k, v in like.items()}
       rows += [empty | dict(record=np.int64(-1))] * (self._share - len(rows))
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+class ByTurns(grain.MapDataset):
+  """Batch number to that batch of one of several data sets of the same rows."""
+
+  def __init__(self, parents: Mapping[int, HostBatches], key: Callable[[int], int]):
+    """Takes the data sets by key, and the key of each batch number."""
+    super().__init__(list(parents.values()))
+    self._by_key = parents
+    self._key = key
+
+  def __len__(self) -> int:
+    return min(map(len, self._by_key.values()))
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    return self._by_key[self._key(index)][index]
 
 
 class Batches:
