@@ -51,7 +51,9 @@ def webvid2m_cc3m() -> dict:
     mask=dict(
       video="per_frame",  # paper: figure; as many in every frame, other ones in each
       video_ratio=0.6,  # weak: 60 % of the computation saved
+      text="replace",  # replace | drop; paper: figure
       text_ratio=0.15,  # weak
+      whole_word=False,  # hide all pieces of a word, or none; ours
     ),
     data=dict(
       name="webvid2m_cc3m",  # paper: both, prepared as one set; an image is a clip
@@ -64,6 +66,7 @@ def webvid2m_cc3m() -> dict:
       flip=True,  # Frozen
       workers=8,  # processes; ours
       bad_budget=0.01,  # share of samples; ours
+      curriculum=(),  # of stages, (from step, frames); ours: Frozen 1, then 4
     ),
     objective=dict(
       name="mac",
@@ -79,10 +82,15 @@ def webvid2m_cc3m() -> dict:
       attention="joint",  # joint | divided (Frozen; needs mask.video="tube"); ours
       residual="frozen",  # frozen | timesformer; divided attention only; Frozen
       time_init="output",  # ours; "frozen" never learns what to attend to in time
+      positions="frozen",  # frozen | space_time: first values; Frozen
+      hidden="drop",  # drop | blank; paper
       longer_clips="zeros",  # zeros | linear; Frozen
+      text_norm="post",  # post | pre; Frozen: DistilBERT's
       text_dropout=0.1,  # Frozen: DistilBERT's
       temperature=0.05,  # Frozen
       learn_temperature=False,  # Frozen
+      decoder=None,  # Size of a decoder of hidden pixels; paper: none
+      pixel_target="standardized",  # standardized | raw; ours: nothing reads it
     ),
     weights=dict(vtc=1.0),  # paper: contrast alone
     optim=dict(
@@ -120,6 +128,8 @@ def demo() -> dict:
     video=common.size("demo"),
     text=common.size("demo"),
     compute=dict(dtype="float32", attention="xla", scan=False, remat="none"),
+    positions="space_time",
+    text_norm="pre",
     text_dropout=0.0,
   )
   # From scratch, a rate that is high, and warmed up and taken back.

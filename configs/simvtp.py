@@ -55,7 +55,9 @@ def webvid2m() -> dict:
     mask=dict(
       video="tube",  # paper
       video_ratio=0.9,  # paper
+      text="replace",  # replace | drop; paper
       text_ratio=0.75,  # paper
+      whole_word=False,  # hide all pieces of a word, or none; code
     ),
     data=dict(
       name="webvid2m",  # prepared data set under dir
@@ -68,6 +70,7 @@ def webvid2m() -> dict:
       flip=False,  # code
       workers=8,  # processes; ours
       bad_budget=0.01,  # share of samples; ours
+      curriculum=(),  # (from step, frames by turns) of each stage; code
     ),
     objective=dict(
       name="simvtp",

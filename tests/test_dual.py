@@ -9,7 +9,7 @@ from weights import draw
 
 from vtr_jax.batch import MaskSpec
 from vtr_jax.data import masks
-from vtr_jax.models import divided, dual
+from vtr_jax.models import divided, dual, video
 from vtr_jax.models.layers import Compute, Size
 
 SIZE, COMPUTE = Size(8, 1, 16, 2), Compute("float32", "xla", False, "none")
@@ -36,7 +36,7 @@ def dense_attention(params, x, allowed):
 @pytest.mark.parametrize("masked", [False, True])
 def test_divided_attention_sees_its_frame_or_its_place(over, masked):
   """Against plain attention under a mask made of the tubelets' true places."""
-  mask, grid = MaskSpec("tube", 0.5 if masked else 0.0, 0.0), (4, 2, 2)
+  mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False), (4, 2, 2)
   rng = np.random.default_rng(0)
   idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])
   place = idx % 4 if over == "time" else idx // 4
@@ -88,3 +88,16 @@ def test_time_positions_of_other_lengths():
   np.testing.assert_array_equal(fit(3, "zeros"), [[0, 4], [2, 8], [0, 0]])
   want = [[0, 4], [0.5, 5], [1.5, 7], [2, 8]]
   np.testing.assert_allclose(fit(4, "linear"), want, rtol=1e-6)
+
+
+def test_positions_that_start_as_sinusoids():
+  """Space and time together are the fixed table, up to a constant over all places."""
+  grid, width = (3, 2, 4), 20
+  space, time = dual.sinusoid_starts(grid)
+  places = np.asarray(space(jax.random.key(0), (9, width)))[1:]
+  slices = np.asarray(time(jax.random.key(0), (3, width)))
+  assert not slices[0].any()  # an image is where it was
+  table = video.space_time_positions(grid, width)
+  np.testing.assert_allclose(
+    (slices[:, None] + places).reshape(-1, width), table, atol=1e-6
+  )

@@ -11,12 +11,13 @@ import pytest
 from golden_cases import golden
 from weights import dense, frozen_params, norm, patch_kernel
 
-from vtr_jax.batch import ClipSpec, TextSpec
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.losses import info_nce
-from vtr_jax.models import dual
+from vtr_jax.models import dual, pixels, video
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
 
+NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False)
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -69,10 +70,12 @@ def simvtp_params(state, encoder_depth, decoder_depth):
       norm=norm(state, table + "LayerNorm"),
     ),
     encoder=blocks(state, "encoder", encoder_depth),
-    decoder=blocks(state, "decoder", decoder_depth),
-    to_decoder=dict(kernel=state["encoder_to_decoder.weight"].T),
-    mask_token=state["mask_token"].reshape(-1),
-    pixel_head=dense(state, "decoder.head"),
+    decoder=dict(
+      proj=dict(kernel=state["encoder_to_decoder.weight"].T),
+      mask_token=state["mask_token"].reshape(-1),
+      transformer=blocks(state, "decoder", decoder_depth),
+      head=dense(state, "decoder.head"),
+    ),
     word_head=dense(state, "text_cls"),
     match_head=dense(state, "vtm_head"),
   )
@@ -131,9 +134,9 @@ def test_simvtp_outputs(case):
   key = jax.random.key(0)
   apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
   out = apply(params, batch)
-  hidden = want["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
-  patches = simvtp.patchify(hidden, model.clip.tubelet)
-  targets, _, _ = model.pixel_targets(simvtp.gather(patches, batch["video_mask_idx"]))
+  patches = video.patchify(batch["video"], model.clip.tubelet)
+  hidden = video.gather(patches, batch["video_mask_idx"])
+  targets, _, _ = pixels.targets(hidden, "standardized", model.clip)
   assert_close(out.joint, want["out/joint_tokens"], "joint")
   assert_close(out.pixels, want["out/pixels_at_masked"], "pixels")
   assert_close(targets.reshape(out.pixels.shape), want["out/pixel_targets"], "targets")
@@ -147,7 +150,7 @@ def test_simvtp_losses_and_gradients(case):
   model, params, batch, negatives, want = case
 
   def losses(params):
-    out = simvtp.forward(model, params, batch, jax.random.key(0), negatives)
+    out = simvtp.forward(model, params, None, batch, jax.random.key(0), negatives)
     vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
     return vtc + sum(out.terms.values()), out.terms | dict(vtc=vtc)
 
@@ -157,9 +160,9 @@ def test_simvtp_losses_and_gradients(case):
   attention = grads["encoder"]["block_0"]["attention"]
   qkv = [attention[name]["kernel"].T for name in ("query", "key", "value")]
   ours = {
-    "mask_token": grads["mask_token"][None, None],
+    "mask_token": grads["decoder"]["mask_token"][None, None],
     "encoder.blocks.0.attn.qkv.weight": np.concatenate(qkv),
-    "decoder.head.weight": grads["pixel_head"]["kernel"].T,
+    "decoder.head.weight": grads["decoder"]["head"]["kernel"].T,
     "text_embeddings.word_embeddings.weight": grads["text_embed"]["words"],
     "vtm_head.weight": grads["match_head"]["kernel"].T,
   }
@@ -188,7 +191,10 @@ def frozen():
     attention="divided",
     residual="frozen",
     time_init="frozen",
+    positions="frozen",
+    hidden="drop",
     longer_clips="zeros",
+    text_norm="post",
     text_dropout=0.0,
     temperature=c["temperature"],
     learn_temperature=False,
@@ -196,48 +202,50 @@ def frozen():
   clip = ClipSpec(c["num_frames"], c["img_size"], (1, patch, patch), **IMAGENET)
   spec = TextSpec(text["max_pos"], text["vocab"], mask_id=0)
   params = frozen_params(state, c["depth"], text["layers"])
-  video = arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
+  clips = arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
   ids = arrays["in/text_ids"].astype("i4")
   valid = arrays["in/attention_mask"].astype(bool)
-  model = dual.DualEncoder(clip, spec, config)
-  return model, jax.tree.map(jnp.asarray, params), video, ids, valid, arrays
+  model = dual.DualEncoder(clip, spec, NOTHING, config)
+  batch = dict(video=clips, text_ids=ids, text_valid=valid)
+  return model, jax.tree.map(jnp.asarray, params), batch, arrays
 
 
 def test_frozen_outputs(frozen):
-  model, params, video, ids, valid, want = frozen
+  model, params, batch, want = frozen
+
+  text = batch["text_ids"], batch["text_valid"]
 
   @jax.jit
   def outputs(params):
     call = lambda method: model.apply({"params": params}, method=method)
     return (
-      call(lambda m: m.video_tower(video)),
-      call(lambda m: m.text_tower(ids, valid, train=False)),
-      call(lambda m: m.video_tower(video[:, :2])),
-      call(lambda m: m.encode_video(video)),
-      call(lambda m: m.encode_text(ids, valid, train=False)),
+      call(lambda m: m.video_tower(batch["video"])),
+      call(lambda m: m.text_tower(*text, train=False)),
+      call(lambda m: m.video_tower(batch["video"][:, :2])),
+      call(lambda m: m.pool_video(m.video_tokens(batch))),
+      call(lambda m: m.encode_text(*text, train=False)),
+      call(lambda m: m.embed_text(batch) @ m.embed_video(batch).T),
     )
 
-  tokens, texts, two_frames, video_embed, text_embed = outputs(params)
+  tokens, texts, two_frames, video_embed, text_embed, similarity = outputs(params)
   assert_close(tokens, want["out/video_tokens"], "video tokens")
   assert_close(tokens[:, 0], want["out/video_cls"], "class token")
   assert_close(two_frames[:, 0], want["out/video_cls_2frames"], "two frames")
   assert_close(texts, want["out/text_tokens"], "text tokens")
   assert_close(video_embed, want["out/video_embed"], "video")
   assert_close(text_embed, want["out/text_embed"], "text")
-  similarity = simvtp.unit(text_embed) @ simvtp.unit(video_embed).T
   assert_close(similarity, want["out/sim_t2v"], "similarity")
 
 
 def test_frozen_loss_and_gradients(frozen):
-  model, params, video, ids, valid, want = frozen
+  model, params, batch, want = frozen
 
   def pair(model):
-    text = simvtp.unit(model.encode_text(ids, valid, train=True))
-    return simvtp.unit(model.encode_video(video)), text, model.scale()
+    return model.embed_video(batch), model.embed_text(batch), model.scale()
 
   def loss(params):
     out = model.apply({"params": params}, method=pair)
-    return info_nce(*out, np.ones(len(video), bool))
+    return info_nce(*out, np.ones(len(batch["video"]), bool))
 
   value, grads = jax.jit(jax.value_and_grad(loss))(params)
   assert_close(value, want["out/norm_softmax_loss"], "loss")

@@ -13,7 +13,7 @@ LAYERS = (
   {"errors"},
   {"config"},
   {"canvas", "batch", "losses", "metrics", "checkpoint", "writer"},
-  {"figures", "sharding", "optim", "workdir"},
+  {"figures", "sharding", "optim", "teacher", "workdir"},
   {"data", "models"},
   {"objectives"},
   {"state"},

@@ -1,59 +1,37 @@
 """MAC: what is hidden, what is learned, and that the loop runs it."""
 
-import re
-
+import dual_cases
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from dual_cases import CLIP, PER_FRAME, TUBE, blanked
 from weights import draw
 
 from configs import mac as mac_config
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment, step
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import ClipSpec
 from vtr_jax.config import read
-from vtr_jax.data import masks
 from vtr_jax.errors import ConfigError
-from vtr_jax.models.video import patchify, unpatchify
 from vtr_jax.objectives import base
 from vtr_jax.train import train_and_evaluate
 
-CLIP = ClipSpec(4, 16, (1, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-TEXT = TextSpec(10, 40, 3)
-TUBE, PER_FRAME = MaskSpec("tube", 0.5, 0.4), MaskSpec("per_frame", 0.5, 0.4)
 BOTH = pytest.mark.parametrize(
   ("attention", "mask"), [("joint", PER_FRAME), ("divided", TUBE)]
 )
 
 
-def make_batch(mask, rows=6):
-  """Random clips and texts, masks as the loader draws them."""
-  rng = np.random.default_rng(0)
-  drawn = [masks.video_mask(mask, CLIP.grid, rng) for _ in range(rows)]
-  keep, hide = (np.stack(idx) for idx in zip(*drawn, strict=True))
-  fake = batch_lib.fake(CLIP, TEXT, mask, rows)
-  return fake | dict(video_keep_idx=keep, video_mask_idx=hide)
-
-
 def make(mask=PER_FRAME, depth=1, compute=None, **changes):
-  """(objective, parameters, batch) at the smoke size, no parameter at a special value.
-
-  Values are drawn with NumPy: compiling the initialisation would take longer.
-  """
-  values = mac_config.get_config("smoke").objective.to_dict() | changes
+  """(objective, parameters, batch) at the smoke size, the paper's towers."""
+  values = mac_config.get_config("smoke").objective.to_dict()
+  values |= dict(text_norm="post", positions="frozen") | changes
   values["compute"] |= compute or {}
-  for tower in ("video", "text"):
-    values[tower]["depth"] = depth
-  objective = base.build(values, CLIP, TEXT, mask)
-  batch = make_batch(mask)
-  boxed = jax.eval_shape(objective.init, jax.random.key(0), batch)
-  return objective, draw(nn.unbox(boxed)), batch
+  return dual_cases.make(values, mask, depth)
 
 
 def forward(objective, params, batch, seed=1):
-  return jax.jit(objective.forward)(params, batch, jax.random.key(seed))
+  return jax.jit(objective.forward)(params, None, batch, jax.random.key(seed))
 
 
 @BOTH
@@ -62,19 +40,15 @@ def test_what_is_hidden_is_not_seen(attention, mask):
 
   @jax.jit
   def encode(batch):
-    out = objective.forward(params, batch, jax.random.key(0))
+    out = objective.forward(params, None, batch, jax.random.key(0))
     whole = objective.embed_video(params, batch), objective.embed_text(params, batch)
     assert out.terms == {}
     return out.video, out.text, *whole
 
-  patches = np.array(patchify(batch["video"], CLIP.tubelet))
-  np.put_along_axis(patches, batch["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
-  blanked = batch | dict(
-    video=unpatchify(patches, CLIP),
-    text_ids=np.where(batch["text_hidden"], 9, batch["text_ids"]),
-  )
+  ids = np.where(batch["text_hidden"], 9, batch["text_ids"])
+  other = blanked(batch) | dict(text_ids=ids)
   video, text, whole_video, whole_text = before = encode(batch)
-  after = encode(blanked)
+  after = encode(other)
   np.testing.assert_allclose(after[0], video, atol=1e-6)
   np.testing.assert_allclose(after[1], text, atol=1e-6)
   # Inference sees everything.
@@ -98,8 +72,9 @@ def test_hidden_tubelets_cost_nothing(attention, mask):
   assert flops(batch["video_keep_idx"]) < 0.6 * flops(None)
 
 
-def test_padding_is_not_seen():
-  objective, params, batch = make()
+@pytest.mark.parametrize("text_norm", ["post", "pre"])
+def test_padding_is_not_seen(text_norm):
+  objective, params, batch = make(text_norm=text_norm)
   junk = np.where(batch["text_valid"], batch["text_ids"], 17)
   assert (junk != batch["text_ids"]).any()
   embed = jax.jit(objective.embed_text)
@@ -150,7 +125,7 @@ def test_scan_and_remat_compute_the_same():
 
   def loss(objective):
     key = jax.random.key(1)
-    return lambda p: step.losses(objective, {"vtc": 1.0}, p, batch, key)[0]
+    return lambda p: step.losses(objective, {"vtc": 1.0}, p, None, batch, key)[0]
 
   want = jax.jit(loss(plain))
   got, grads = jax.jit(jax.value_and_grad(loss(other)))(stack(params))
@@ -164,7 +139,9 @@ def test_scan_and_remat_compute_the_same():
 
 def test_text_dropout_follows_the_key():
   objective, params, batch = make(text_dropout=0.5, compute=dict(scan=True))
-  run = jax.jit(lambda seed: objective.forward(params, batch, jax.random.key(seed)))
+  run = jax.jit(
+    lambda seed: objective.forward(params, None, batch, jax.random.key(seed))
+  )
   one, same, two = run(1), run(1), run(2)
   np.testing.assert_array_equal(one.text, same.text)
   assert abs(one.text - two.text).max() > 1e-3
@@ -214,25 +191,6 @@ def test_wrong_values(changes, says):
   assert says in str(e.value)
 
 
-def test_every_parameter_has_logical_axes():
-  values = mac_config.get_config("smoke").objective.to_dict()
-  values |= dict(attention="divided", learn_temperature=True)
-  objective = base.build(values, CLIP, TEXT, TUBE)
-  boxed = jax.eval_shape(objective.init, jax.random.key(0), make_batch(TUBE))
-  is_box = lambda x: isinstance(x, nn.Partitioned)
-  for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
-    assert is_box(leaf), path
-    assert len(leaf.names) == leaf.value.ndim, path
-
-
-@pytest.mark.parametrize("variant", ["demo", "smoke", "webvid2m_cc3m"])
-def test_variants_are_built(variant):
-  c = read(experiment.TrainConfig, mac_config.get_config(variant).to_dict())
-  assert c.name == f"mac-{variant}"
-  objective = base.build(c.objective, c.clip, c.text, c.mask)
-  step.check_weights(c.weights, objective)
-
-
 def test_paper_recipe():
   c = read(experiment.TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
   assert c.clip.grid == (4, 14, 14)
@@ -244,16 +202,6 @@ def test_paper_recipe():
   # ViT-B/16 and DistilBERT without their heads and key biases.
   assert count(params["video_tower"]) == 85_798_656 + 4 * 768 - 12 * 768
   assert count(params["text_tower"]) == 66_362_880 - (512 - 64) * 768 - 6 * 768
-
-
-def test_every_value_of_the_recipe_names_its_source():
-  source = (ROOT / "configs" / "mac.py").read_text()
-  body = source[source.index("  return dict(") : source.index("def demo")]
-  sources = ("paper", "weak", "Frozen", "ours", "name=", "lr_rules", "mesh=")
-  for line in body.splitlines():
-    value = line.split("#")[0]
-    if re.search(r"\w=", value) and not value.rstrip().endswith("("):
-      assert any(word in line for word in sources), line
 
 
 def test_the_loop_runs_it(data_dir, tmp_path):

@@ -18,7 +18,7 @@ from vtr_jax.objectives import base, simvtp
 
 CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TEXT = TextSpec(12, 40, 3)
-MASK = MaskSpec("random", 0.5, 0.4)
+MASK = MaskSpec("random", 0.5, "replace", 0.4, False)
 BATCH = batch_lib.fake(CLIP, TEXT, MASK, 6)
 
 
@@ -42,7 +42,7 @@ def loss_of(objective):
   weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
 
   def loss(params, batch):
-    return step.losses(objective, weights, params, batch, jax.random.key(1))
+    return step.losses(objective, weights, params, None, batch, jax.random.key(1))
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
@@ -142,9 +142,11 @@ def test_scan_computes_the_same():
     blocks = [tower.pop(f"block_{i}") for i in range(2)]
     return tower | dict(blocks=jax.tree.map(lambda *x: jnp.stack(x), *blocks))
 
-  stacked = dict(params)
-  for name in ("encoder", "decoder"):
-    stacked[name] = stack(dict(params[name]))
+  decoder = dict(params["decoder"])
+  stacked = params | dict(
+    encoder=stack(dict(params["encoder"])),
+    decoder=decoder | dict(transformer=stack(dict(decoder["transformer"]))),
+  )
   want, _ = terms(plain, params)
   got, _ = terms(scanned, stacked)
   np.testing.assert_allclose(got, want, rtol=1e-5)

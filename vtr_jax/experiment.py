@@ -17,7 +17,7 @@ from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
 from vtr_jax.config import read, require
 from vtr_jax.data import moving_shapes, sources
-from vtr_jax.data.examples import DataConfig
+from vtr_jax.data.examples import DataConfig, check_curriculum
 from vtr_jax.data.text import SentencePiece, check
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
@@ -79,6 +79,7 @@ class Run:
 def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
+  check_curriculum(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
   objective = objectives.build(config.objective, config.clip, config.text, config.mask)
   step.check_weights(config.weights, objective)
@@ -126,7 +127,13 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     data_fingerprint=fingerprint,
     state=state,
     train_step=step.make_train_step(
-      objective, optimizer, config.weights, config.seed, mesh, shardings
+      objective,
+      optimizer,
+      config.weights,
+      config.steps,
+      config.seed,
+      mesh,
+      shardings,
     ),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,

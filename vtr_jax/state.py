@@ -21,6 +21,7 @@ class TrainState:
   step: Int32[Array, ""]  # steps done; also the position in the data
   params: Any  # float32, nested dicts
   opt_state: Any  # optax
+  teacher: Any  # float32, the shadowed part of params; None without a teacher
 
 
 def abstract_params(objective: Objective, spec: dict) -> Any:
@@ -51,12 +52,15 @@ def init(
     params,
     transform_non_params=lambda _: whole,
   )
-  shardings = TrainState(step=whole, params=params, opt_state=opt_state)
+  pick = objective.teacher.pick if objective.teacher else lambda _: None
+  shardings = TrainState(whole, params, opt_state, pick(params))
 
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    teacher = jax.tree.map(jnp.copy, pick(params))
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, optimizer.init(params), teacher)
 
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))

@@ -36,11 +36,12 @@ def losses(
   objective: Objective,
   weights: Mapping[str, float],
   params: Params,
+  teacher: Params | None,
   batch: Batch,
   key: jax.Array,
 ) -> tuple[Float[Array, ""], Metrics]:
   """(weighted sum, each term). A term of weight 0 is neither computed nor reported."""
-  out = objective.forward(params, batch, key)
+  out = objective.forward(params, teacher, batch, key)
   with jax.named_scope("vtc"):
     vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
   terms = {k: v for k, v in (out.terms | {"vtc": vtc}).items() if weights[k]}
@@ -52,25 +53,30 @@ def make_train_step(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   weights: Mapping[str, float],
+  steps: int,
   seed: int,
   mesh: Mesh,
   shardings: TrainState,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The jitted step; the state that goes in is given up (donated).
 
+  `steps` is the length of the training, for a teacher that follows ever more slowly.
   Randomness on the device is a function of (seed, state.step) alone.
   """
   check_weights(weights, objective)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    loss = lambda params: losses(objective, weights, params, batch, key)
+    loss = lambda params: losses(objective, weights, params, state.teacher, batch, key)
     (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
+      teacher = state.teacher
+      if objective.teacher:
+        teacher = objective.teacher.follow(teacher, params, state.step, steps)
     metrics["grad_norm"] = optax.tree.norm(grads)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    return TrainState(state.step + 1, params, opt_state, teacher), metrics
 
   jitted = jax.jit(
     train_step,

@@ -9,6 +9,7 @@ clip and a caption are compared by their class tokens, each through a linear lay
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -16,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
-from vtr_jax.batch import ClipSpec, TextSpec
+from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.config import choose, require
+from vtr_jax.losses import unit
 from vtr_jax.models.divided import RESIDUALS, TIME_INITS, DividedBlock
 from vtr_jax.models.layers import (
   Attention,
@@ -26,13 +28,19 @@ from vtr_jax.models.layers import (
   Dense,
   Mlp,
   Size,
+  Transformer,
   activation,
   layer_norm,
   logical,
   run_blocks,
 )
-from vtr_jax.models.text import TextEmbed
-from vtr_jax.models.video import gather, patchify, unit_pixels
+from vtr_jax.models.text import TextEmbed, hide_words
+from vtr_jax.models.video import (
+  gather,
+  patchify,
+  space_time_positions,
+  unit_pixels,
+)
 
 MAX_SCALE = 100.0  # of a learned 1 / temperature, as in CLIP
 
@@ -48,8 +56,11 @@ class Config:
   attention: str  # between video tokens: divided | joint
   residual: str  # frozen | timesformer; divided only, see models/divided.py
   time_init: str  # frozen | output; divided only, see models/divided.py
+  positions: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid)
+  hidden: str  # tubelets: drop | blank (by a learned mask token)
   longer_clips: str  # time positions of more slices than were learned: zeros | linear
-  text_dropout: float  # after the text embedding and every text MLP
+  text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
+  text_dropout: float  # after the text embedding and every MLP; pre: embedding only
   temperature: float  # of the contrastive term, or its first value
   learn_temperature: bool  # False = fixed
 
@@ -57,6 +68,9 @@ class Config:
     choose(self.attention, ("divided", "joint"), "attention")
     choose(self.residual, RESIDUALS, "residual")
     choose(self.time_init, TIME_INITS, "time_init")
+    choose(self.positions, ("frozen", "space_time"), "positions")
+    choose(self.text_norm, ("post", "pre"), "text_norm")
+    choose(self.hidden, ("drop", "blank"), "hidden")
     choose(self.longer_clips, ("zeros", "linear"), "longer_clips")
     require(self.projection > 0, f"projection: {self.projection} must be positive")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
@@ -97,16 +111,18 @@ class VideoTower(nn.Module):
     self,
     video: Num[Array, "b t h w c"],
     keep_idx: Int32[Array, "b k"] | None = None,
+    mask_idx: Int32[Array, "b m"] | None = None,
   ) -> Float[Array, "b 1+k d"]:
     """Encodes the tubelets at `keep_idx`, None = all; the class token comes first.
 
+    Those at `mask_idx` stay, but a learned mask token takes the place of their pixels.
     `video` may have any number of frames, one for an image: its time positions are
     made by `time_positions`. With divided attention `keep_idx` must hold the same
     places in every time slice.
     """
     c, dtype = self.config, self.config.compute.dtype
     slices = video.shape[1] // self.clip.tubelet[0]
-    x = self._embed(video, keep_idx, slices)
+    x = self._embed(video, keep_idx, mask_idx, slices)
     if c.attention == "joint":
       block, fields = Block, (c.video, c.compute)
     else:
@@ -116,7 +132,7 @@ class VideoTower(nn.Module):
     return activation(layer_norm(1e-6, dtype, name="norm")(x))
 
   def _embed(
-    self, video: Array, keep_idx: Array | None, slices: int
+    self, video: Array, keep_idx: Array | None, mask_idx: Array | None, slices: int
   ) -> Float[Array, "b 1+k d"]:
     dtype, width = self.config.compute.dtype, self.config.video.width
     frames, height, wide = self.clip.grid
@@ -125,8 +141,11 @@ class VideoTower(nn.Module):
       name, logical(init, ("length", "embed")), (rows, width)
     )
     cls = self.param("cls_token", logical(init, ("norm",)), (width,))
-    space = table("space_positions", init, 1 + height * wide)
-    time = table("time_positions", zeros, frames)
+    starts = init, zeros
+    if self.config.positions == "space_time":
+      starts = sinusoid_starts(self.clip.grid)
+    space = table("space_positions", starts[0], 1 + height * wide)
+    time = table("time_positions", starts[1], frames)
     time = time_positions(time, slices, self.config.longer_clips)
     positions = (space[None, 1:] + time[:, None]).reshape(-1, width).astype(dtype)
     # Whole rows, for the reason given in models/text.py.
@@ -138,6 +157,10 @@ class VideoTower(nn.Module):
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
     x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
     x = Dense(width, ("pixels", "embed"), dtype, name="proj")(x)
+    if mask_idx is not None:
+      blank = self.param("mask_token", logical(init, ("norm",)), (width,))
+      hidden = (mask_idx[:, :, None] == jnp.arange(x.shape[1])).any(axis=1)
+      x = jnp.where(hidden[:, :, None], blank.astype(dtype), x)
     x += positions if keep_idx is None else jnp.take(positions, keep_idx, axis=0)
     cls = jnp.broadcast_to((cls + space[0]).astype(dtype), (x.shape[0], 1, width))
     return activation(jnp.concatenate([cls, x], axis=1))
@@ -157,6 +180,8 @@ class TextTower(nn.Module):
     rate = c.text_dropout if train else 0.0
     embed = TextEmbed(self.text, c.text.width, rate, c.compute.dtype, name="embed")
     x = embed(ids, valid, train=train)
+    if c.text_norm == "pre":
+      return Transformer(c.text, c.compute, name="transformer")(x, valid)
     fields = (c.text, c.compute, rate)
     return run_blocks(TextBlock, fields, c.text.depth, c.compute, x, valid)
 
@@ -166,6 +191,7 @@ class DualEncoder(nn.Module):
 
   clip: ClipSpec
   text: TextSpec
+  mask: MaskSpec
   config: Config
 
   def setup(self):
@@ -178,17 +204,37 @@ class DualEncoder(nn.Module):
       init = nn.initializers.constant(-math.log(c.temperature))
       self.logit_scale = self.param("logit_scale", logical(init, ()), ())
 
-  def encode_video(
-    self, video: Num[Array, "b t h w c"], keep_idx: Int32[Array, "b k"] | None = None
-  ) -> Float[Array, "b e"]:
-    """Embeddings, not normalised, from the tubelets at `keep_idx`, None = all."""
-    return self.video_proj(self.video_tower(video, keep_idx)[:, 0])
+  def video_tokens(self, batch: Batch) -> Float[Array, "b 1+n d"]:
+    """The video tower's tokens of whole clips."""
+    return self.video_tower(batch["video"])
+
+  def masked_tokens(self, batch: Batch) -> Float[Array, "b 1+k d"]:
+    """The same of masked clips: the hidden tubelets are dropped, or blanked."""
+    drop = self.config.hidden == "drop"
+    idx = batch["video_keep_idx" if drop else "video_mask_idx"]
+    return self.video_tower(batch["video"], **{"keep_idx" if drop else "mask_idx": idx})
+
+  def pool_video(self, tokens: Float[Array, "b 1+n d"]) -> Float[Array, "b e"]:
+    """Embeddings, not normalised."""
+    return self.video_proj(tokens[:, 0])
 
   def encode_text(
     self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
     return self.text_proj(nn.relu(self.text_tower(ids, valid, train=train)[:, 0]))
+
+  def masked_text(self, batch: Batch) -> Float[Array, "b e"]:
+    """Embeddings of masked captions, not normalised; with dropout."""
+    ids, valid = hide_words(batch, self.mask, self.text.mask_id)
+    return self.encode_text(ids, valid, train=True)
+
+  def embed_video(self, batch: Batch) -> Float[Array, "b e"]:
+    return unit(self.pool_video(self.video_tokens(batch)))
+
+  def embed_text(self, batch: Batch) -> Float[Array, "b e"]:
+    ids, valid = batch["text_ids"], batch["text_valid"]
+    return unit(self.encode_text(ids, valid, train=False))
 
   def scale(self) -> Float[Array, ""] | float:
     """1 / temperature; a learned one is at most MAX_SCALE."""
@@ -197,6 +243,40 @@ class DualEncoder(nn.Module):
     # The gradient passes the bound, or a scale that once crossed it could not return.
     excess = jnp.maximum(self.logit_scale - math.log(MAX_SCALE), 0)
     return jnp.exp(self.logit_scale - jax.lax.stop_gradient(excess))
+
+
+def sinusoid_starts(grid: tuple[int, int, int]) -> tuple[Callable, Callable]:
+  """First values of the position tables: [class token ; places], and time slices.
+
+  Together they are `video.space_time_positions`, at time 0 the space table alone.
+  """
+  frames, height, width = grid
+
+  def space(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "n d"]:
+    places = space_time_positions((1, height, width), shape[1])
+    first = nn.initializers.truncated_normal(0.02)(key, (1, shape[1]))
+    return jnp.concatenate([first, places])
+
+  def time(key: jax.Array, shape: tuple[int, int]) -> Float[Array, "t d"]:
+    slices = space_time_positions((frames, 1, 1), shape[1])
+    return jnp.asarray(slices - slices[0])
+
+  return space, time
+
+
+def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
+  """Refuses divided attention over hidden places that differ between frames.
+
+  Raises:
+    ConfigError: tubelets are dropped, and not the same ones in every time slice.
+  """
+  if config.attention == "divided" and config.hidden == "drop":
+    require(
+      not mask.num_hidden(clip.grid) or mask.video in ("tube", "block_tube"),
+      f"config.mask.video: {mask.video!r} hides other places in every frame, but "
+      "divided attention needs the same ones; set 'tube' or 'block_tube', or "
+      "config.objective.attention = 'joint'",
+    )
 
 
 def time_positions(

@@ -1,12 +1,25 @@
-"""Text embedding: BERT's first layer (word + position, LayerNorm, dropout)."""
+"""Hidden words, and BERT's first layer (word + position, LayerNorm, dropout)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.batch import TextSpec
+from vtr_jax.batch import Batch, MaskSpec, TextSpec
 from vtr_jax.models.layers import activation, layer_norm, logical
+
+
+def hide_words(
+  batch: Batch, mask: MaskSpec, mask_id: int
+) -> tuple[Int32[Array, "b l"], Bool[Array, "b l"]]:
+  """(ids, valid) of captions whose hidden words are replaced, or left out.
+
+  A word that is left out keeps its place, and no other word attends to it.
+  """
+  ids, valid, hidden = batch["text_ids"], batch["text_valid"], batch["text_hidden"]
+  if mask.text == "drop":
+    return ids, valid & ~hidden
+  return jnp.where(hidden, mask_id, ids), valid
 
 
 class TextEmbed(nn.Module):

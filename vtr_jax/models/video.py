@@ -92,4 +92,4 @@ class VideoEmbed(nn.Module):
     x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
     table = POSITIONS[self.positions](self.clip.grid, self.width)
     positions = jnp.asarray(table, self.dtype)
-    return x + (positions[None] if idx is None else positions[idx])
+    return x + (positions[: x.shape[1]] if idx is None else positions[idx])

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from vtr_jax import objectives
 from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.config import choose, read
 from vtr_jax.errors import ConfigError
+from vtr_jax.teacher import Teacher
 
 Params = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ class Reconstruction(NamedTuple):
   """What the model puts in the place of what was hidden, for pictures."""
 
   pixels: Float[Array, "b m p"]  # RGB in [0, 1] of the hidden tubelets
-  word_ids: Float[Array, "b l"]  # the likeliest token at every place
+  word_ids: Int32[Array, "b l"] | None  # the likeliest token at every place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +48,25 @@ class Objective:
   model: nn.Module  # a linen definition, no state
   mask: MaskSpec  # what the loader hides
   init: Callable[[jax.Array, Batch], Any]  # (key, batch) -> boxed params
-  forward: Callable[..., Forward]  # (params, batch, key)
+  # (params, teacher's parameters or None, batch, key)
+  forward: Callable[[Params, Params | None, Batch, jax.Array], Forward]
   embed_video: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
   embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
   terms: tuple[str, ...]  # names in Forward.terms
   # (params, batch) -> [b] how well video[i] and text[i] fit, for re-ranking
   match: Callable[[Params, Batch], Float[Array, "b"]] | None = None
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
+  teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
+
+
+def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
+  """(key, batch) -> boxed parameters, for models that are called with a batch."""
+
+  def init(key: jax.Array, batch: Batch) -> Any:
+    params, dropout = jax.random.split(key)
+    return model.init({"params": params, "dropout": dropout}, batch)["params"]
+
+  return init
 
 
 def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:

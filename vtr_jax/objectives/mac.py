@@ -9,79 +9,111 @@ not replaced, equally many in every frame and other ones in each, words replaced
 the mask token, contrast alone. Its code's base is Frozen (models/dual.py), and from
 there: temperature 0.05, fixed, and the sum of both directions.
 Ours, for what the paper's public parts leave open: joint attention, since divided
-attention pairs the same place in all frames and needs `mask.video = "tube"`; a
-learned temperature by choice; the contrast runs over the global batch.
+attention pairs the same place in all frames and needs tubes; a learned temperature
+by choice; the contrast runs over the global batch. Beyond the paper, by choice: a
+light decoder that rebuilds the hidden pixels beside the contrast.
 """
 
 import dataclasses
+import functools
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.errors import ConfigError
-from vtr_jax.losses import unit
-from vtr_jax.models import dual
-from vtr_jax.objectives.base import Forward, Objective, Params, method
+from vtr_jax.config import choose
+from vtr_jax.losses import masked_mean, unit
+from vtr_jax.models import dual, pixels
+from vtr_jax.models.layers import Size
+from vtr_jax.models.video import gather
+from vtr_jax.objectives.base import (
+  Forward,
+  Objective,
+  Params,
+  Reconstruction,
+  initializer,
+  method,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(dual.Config):
-  """Section `objective` of the config: the dual encoder's, and nothing more."""
+  """Section `objective` of the config: the dual encoder's, and a decoder."""
+
+  decoder: Size | None  # of hidden pixels; None = contrast alone
+  pixel_target: str  # per tubelet and colour: standardized | raw
+
+  def __post_init__(self):
+    super().__post_init__()
+    choose(self.pixel_target, pixels.TARGETS, "pixel_target")
 
 
 class MAC(dual.DualEncoder):
-  """The dual encoder on masked batches; it has no head of its own."""
+  """The dual encoder on masked batches."""
+
+  config: Config
+
+  def setup(self):
+    super().setup()
+    c = self.config
+    if c.decoder is not None:
+      self.decoder = pixels.PixelDecoder(self.clip, c.decoder, c.compute, "space_time")
 
   def __call__(
     self, batch: Batch
-  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, ""] | float]:
-    """(video, text, 1 / temperature) of the masked batch; unit norm."""
-    ids = jnp.where(batch["text_hidden"], self.text.mask_id, batch["text_ids"])
-    video = self.encode_video(batch["video"], batch["video_keep_idx"])
-    text = self.encode_text(ids, batch["text_valid"], train=True)
-    return unit(video), unit(text), self.scale()
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m p"] | None]:
+    """(video, text, hidden pixels) of the masked batch; not normalised."""
+    tokens = self.masked_tokens(batch)
+    rebuilt = None if self.config.decoder is None else self.decode(tokens, batch)
+    return self.pool_video(tokens), self.masked_text(batch), rebuilt
 
-  def embed_video(self, batch: Batch) -> Float[Array, "b e"]:
-    return unit(self.encode_video(batch["video"]))
+  def decode(
+    self, tokens: Float[Array, "b 1+k d"], batch: Batch
+  ) -> Float[Array, "b m p"]:
+    keep_idx, visible = batch["video_keep_idx"], tokens[:, 1:]
+    if self.config.hidden == "blank":
+      visible = gather(visible, keep_idx)
+    return self.decoder(visible, keep_idx, batch["video_mask_idx"])
 
-  def embed_text(self, batch: Batch) -> Float[Array, "b e"]:
-    ids, valid = batch["text_ids"], batch["text_valid"]
-    return unit(self.encode_text(ids, valid, train=False))
+  def reconstruct(self, batch: Batch) -> Reconstruction:
+    """Fills the hidden places of the video."""
+    rebuilt = self.decode(self.masked_tokens(batch), batch)
+    kind = self.config.pixel_target
+    return Reconstruction(pixels.to_rgb(rebuilt, batch, kind, self.clip), None)
 
 
-def forward(model: MAC, params: Params, batch: Batch, key: jax.Array) -> Forward:
-  """Embeddings of one masked batch; `key` is of the dropout."""
-  out = model.apply({"params": params}, batch, rngs={"dropout": key})
-  return Forward(*out, terms={})
+def forward(
+  model: MAC, params: Params, teacher: None, batch: Batch, key: jax.Array
+) -> Forward:
+  """Embeddings and terms of one masked batch; `key` is of the dropout."""
+  del teacher
+  variables = {"params": params}
+  video, text, rebuilt = model.apply(variables, batch, rngs={"dropout": key})
+  terms = {}
+  if rebuilt is not None:
+    c = model.config
+    error = pixels.errors(rebuilt, batch, c.pixel_target, model.clip)
+    terms["pixels"] = masked_mean(error, batch["valid"])
+  scale = model.apply(variables, method="scale")
+  return Forward(unit(video), unit(text), scale, terms)
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
   """Builds the objective.
 
   Raises:
-    ConfigError: divided attention with hidden places that differ between frames.
+    ConfigError: see `dual.check_mask`.
   """
-  hidden = mask.num_hidden(clip.grid)
-  if config.attention == "divided" and hidden and mask.video != "tube":
-    raise ConfigError(
-      f"config.mask.video: {mask.video!r} hides other places in every frame, but "
-      "divided attention needs the same ones; set 'tube', or "
-      "config.objective.attention = 'joint'"
-    )
-  model = MAC(clip, text, config)
-
-  def init(key: jax.Array, batch: Batch):
-    params, dropout = jax.random.split(key)
-    return model.init({"params": params, "dropout": dropout}, batch)["params"]
-
+  dual.check_mask(config, clip, mask)
+  model = MAC(clip, text, mask, config)
+  decodes = config.decoder is not None
   return Objective(
     model=model,
     mask=mask,
-    init=init,
-    forward=lambda params, batch, key: forward(model, params, batch, key),
+    init=initializer(model),
+    forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),
     embed_text=method(model, "embed_text"),
-    terms=(),
+    terms=("pixels",) if decodes else (),
+    reconstruct=method(model, "reconstruct") if decodes else None,
   )

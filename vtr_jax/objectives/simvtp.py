@@ -17,6 +17,7 @@ joint pass that the reconstruction needs anyway.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -27,15 +28,11 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.config import choose, require
 from vtr_jax.losses import cross_entropy, masked_mean, unit
-from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
+from vtr_jax.models import pixels
+from vtr_jax.models.layers import Compute, Dense, Size, Transformer
+from vtr_jax.models.pixels import PixelDecoder
 from vtr_jax.models.text import TextEmbed
-from vtr_jax.models.video import (
-  POSITIONS,
-  VideoEmbed,
-  gather,
-  patchify,
-  unit_pixels,
-)
+from vtr_jax.models.video import POSITIONS, VideoEmbed, gather, patchify
 from vtr_jax.objectives.base import Forward, Objective, Params, Reconstruction, method
 
 
@@ -58,7 +55,7 @@ class Config:
     choose(self.negatives, ("random", "hard"), "negatives")
     choose(self.pool, ("valid", "all"), "pool")
     choose(self.contrast_text, ("masked", "whole"), "contrast_text")
-    choose(self.pixel_target, ("standardized", "raw"), "pixel_target")
+    choose(self.pixel_target, pixels.TARGETS, "pixel_target")
     choose(self.positions, POSITIONS, "positions")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
 
@@ -67,7 +64,7 @@ class Outputs(NamedTuple):
   """Arrays of one training pass; tokens are [visible video ; text]."""
 
   joint: Float[Array, "b k+l d"]
-  pixels: Float[Array, "b m p"]  # at hidden tubelets, in units of `pixel_targets`
+  pixels: Float[Array, "b m p"]  # at hidden tubelets, in units of `pixels.targets`
   words: Float[Array, "b l v"]  # logits
   video: Float[Array, "b d"]  # mean of the video read alone
   text: Float[Array, "b d"]  # mean of the text read alone
@@ -88,11 +85,7 @@ class SimVTP(nn.Module):
     self.video_embed = VideoEmbed(self.clip, width, c.positions, dtype)
     self.text_embed = TextEmbed(self.text, width, c.text_dropout, dtype)
     self.encoder = Transformer(c.encoder, c.compute)
-    self.to_decoder = Dense(c.decoder.width, ("embed", "mlp"), dtype, use_bias=False)
-    self.decoder = Transformer(c.decoder, c.compute)
-    init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
-    self.mask_token = self.param("mask_token", init, (c.decoder.width,))
-    self.pixel_head = Dense(self.clip.tubelet_dim, ("embed", "pixels"), dtype)
+    self.decoder = PixelDecoder(self.clip, c.decoder, c.compute, c.positions)
     self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"), dtype)
     self.match_head = Dense(2, ("embed", "classes"), "float32")
 
@@ -119,7 +112,7 @@ class SimVTP(nn.Module):
     pairs = [self.pool(tokens, pair_valid) for tokens in (joint, false)]
     return Outputs(
       joint=joint,
-      pixels=self.decode(joint[:, :k], keep_idx, batch["video_mask_idx"]),
+      pixels=self.decoder(joint[:, :k], keep_idx, batch["video_mask_idx"]),
       words=self.word_head(joint[:, k:]),
       video=video,
       text=text,
@@ -145,22 +138,6 @@ class SimVTP(nn.Module):
     """Video and text read together."""
     tokens = jnp.concatenate([x, y], axis=1)
     return self.encoder(tokens, _pair_valid(valid, x.shape[1]))
-
-  def decode(
-    self,
-    encoded: Float[Array, "b k d"],
-    keep_idx: Int32[Array, "b k"],
-    mask_idx: Int32[Array, "b m"],
-  ) -> Float[Array, "b m p"]:
-    """Pixels at the hidden places, from the encoded visible tubelets alone."""
-    x = self.to_decoder(encoded)
-    c = self.config
-    positions = jnp.asarray(
-      POSITIONS[c.positions](self.clip.grid, c.decoder.width), x.dtype
-    )
-    hidden = self.mask_token.astype(x.dtype) + positions[mask_idx]
-    x = jnp.concatenate([x + positions[keep_idx], hidden], axis=1)
-    return self.pixel_head(self.decoder(x)[:, keep_idx.shape[1] :])
 
   def pool(
     self, tokens: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
@@ -188,63 +165,40 @@ class SimVTP(nn.Module):
     logits = self.match_head(self.pool(joint, valid))
     return logits[:, 1] - logits[:, 0]
 
-  def pixel_targets(self, patches: Array) -> tuple[Array, Array, Array]:
-    """(targets [b m s c], mean, std) of tubelets [b m p], s places of c colours.
-
-    Standardised: RGB in [0, 1] by mean and spread of each tubelet and colour, with
-    the unbiased variance and 1e-6 added to the standard deviation, as SimVTP's
-    engine_for_pretraining. Raw: by the clip's `mean` and `std` alone.
-    """
-    x = _by_colour(unit_pixels(patches))
-    if self.config.pixel_target == "raw":
-      mean, std = jnp.asarray(self.clip.mean), jnp.asarray(self.clip.std)
-    else:
-      mean = x.mean(axis=-2, keepdims=True)
-      std = jnp.sqrt(x.var(axis=-2, ddof=1, keepdims=True)) + 1e-6
-    return (x - mean) / std, mean, std
-
   def reconstruct(self, batch: Batch) -> Reconstruction:
-    """Fills the hidden places.
-
-    Of standardised tubelets the true mean and spread bring back the colours, as in
-    VideoMAE's pictures; raw ones are predicted without such help.
-    """
-    keep_idx, mask_idx = batch["video_keep_idx"], batch["video_mask_idx"]
+    """Fills the hidden places."""
+    keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
     x = self.embed_visible(batch["video"], keep_idx)
     ids = jnp.where(batch["text_hidden"], self.text.mask_id, batch["text_ids"])
-    valid = batch["text_valid"]
     joint = self.encode_pair(x, self.text_embed(ids, valid, train=False), valid)
     k = keep_idx.shape[1]
-    pixels = self.decode(joint[:, :k], keep_idx, mask_idx).astype(jnp.float32)
-    hidden = gather(patchify(batch["video"], self.clip.tubelet), mask_idx)
-    _, mean, std = self.pixel_targets(hidden)
-    pixels = _by_colour(pixels) * std + mean
+    rebuilt = self.decoder(joint[:, :k], keep_idx, batch["video_mask_idx"])
     words = self.word_head(joint[:, k:]).argmax(axis=-1)
-    return Reconstruction(jnp.clip(pixels, 0, 1).reshape(*hidden.shape), words)
+    kind = self.config.pixel_target
+    return Reconstruction(pixels.to_rgb(rebuilt, batch, kind, self.clip), words)
 
 
 def forward(
   model: SimVTP,
   params: Params,
+  teacher: None,
   batch: Batch,
   key: jax.Array,
   negatives: Int32[Array, "b"] | None = None,
 ) -> Forward:
   """Losses of one masked batch; `negatives` overrides the draw, for tests."""
+  del teacher
   key, dropout = jax.random.split(key)
   out = model.apply(
     {"params": params}, batch, key, negatives, rngs={"dropout": dropout}
   )
   valid = batch["valid"]
-  patches = patchify(batch["video"], model.clip.tubelet)
-  targets, _, _ = model.pixel_targets(gather(patches, batch["video_mask_idx"]))
-  error = jnp.square(out.pixels.astype(jnp.float32) - targets.reshape(out.pixels.shape))
+  error = pixels.errors(out.pixels, batch, model.config.pixel_target, model.clip)
   hidden = batch["text_hidden"] & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
   counts = jnp.concatenate([valid, valid & valid[out.negatives]])
   terms = dict(
-    # Rows first: each has the same count, which is 0 when nothing is hidden.
-    pixels=masked_mean(error.sum(axis=(1, 2)) / max(error[0].size, 1), valid),
+    pixels=masked_mean(error, valid),
     words=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
     vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
   )
@@ -252,6 +206,16 @@ def forward(
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
+  """Builds the objective.
+
+  Raises:
+    ConfigError: words are left out, which leaves nothing at their places to predict.
+  """
+  require(
+    mask.text == "replace",
+    f"config.mask.text: {mask.text!r} leaves hidden words out, but SimVTP predicts "
+    "them at their places; set 'replace'",
+  )
   model = SimVTP(clip, text, config)
 
   def init(key: jax.Array, batch: Batch):
@@ -263,7 +227,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     model=model,
     mask=mask,
     init=init,
-    forward=lambda params, batch, key: forward(model, params, batch, key),
+    forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),
     embed_text=method(model, "embed_text"),
     terms=("pixels", "words", "vtm"),
@@ -281,11 +245,6 @@ def draw_negatives(
   return jax.random.categorical(
     key, jnp.where(own, -jnp.inf, jnp.where(valid[None, :], scores, -1e9))
   )
-
-
-def _by_colour(patches: Float[Array, "b m p"]) -> Float[Array, "b m s 3"]:
-  *rest, values = patches.shape
-  return patches.reshape(*rest, values // 3, 3)
 
 
 def _pair_valid(text_valid: Bool[Array, "b l"], k: int) -> Bool[Array, "b k+l"]:

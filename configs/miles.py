@@ -1,0 +1,152 @@
+"""MILES: a dual encoder that also predicts its own snapshot's features.
+
+  python -m vtr_jax.main --config=configs/miles.py                 the demo, on CPU
+  python -m vtr_jax.main --config=configs/miles.py:smoke           seconds, for tests
+  python -m vtr_jax.main --config=configs/miles.py:webvid2m_cc3m   the paper's recipe
+
+Sources: "paper" is arXiv 2204.12408 (text or figures), "code" the authors' evaluation
+code, "MCQ" their sibling work's training code (arXiv 2201.04850), "weak" a value that
+is backed by nothing found, "Frozen" the code that all of it builds on, "ours" was
+chosen here: no training code of MILES is public.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "demo") -> ConfigDict:
+  variant = common.variant(variant, ("demo", "smoke", "webvid2m_cc3m"))
+  c = ConfigDict(webvid2m_cc3m() if variant == "webvid2m_cc3m" else demo())
+  if variant == "smoke":
+    common.shrink(c)
+    c.objective.video.update(common.size("mu"))
+    c.objective.text.update(common.size("mu"))
+  c.name = f"miles-{variant}"
+  return c
+
+
+def webvid2m_cc3m() -> dict:
+  """Pre-training on 5.5 M pairs, ViT-B/16 and DistilBERT; MCQ's second stage."""
+  return dict(
+    name="",
+    seed=0,  # of everything random; ours
+    steps=10 * (5_500_000 // 800),  # MCQ: 10 epochs with 4 frames
+    batch_size=800,  # MCQ: 20 clips on each of 40 GPUs
+    eval_batch_size=256,  # ours
+    log_every=50,  # steps; ours
+    checkpoint_every=2000,  # steps; ours
+    checkpoint_keep=3,  # ours
+    clip=dict(
+      frames=4,  # paper
+      size=224,  # pixels; code
+      tubelet=(1, 16, 16),  # frames, pixels, pixels; code: patches of each frame
+      **common.IMAGENET,  # code
+    ),
+    text=dict(
+      length=64,  # tokens; ours: the code pads to the longest, at most 512
+      vocab_size=30522,  # code: distilbert-base-uncased
+      mask_id=103,  # code: distilbert-base-uncased
+    ),
+    tokenizer="",  # SentencePiece model; "" = the one prepared with the data; ours
+    mask=dict(
+      video="block_tube",  # paper: figure; one block, at the same place in all frames
+      video_ratio=0.4,  # weak: BEiT's
+      text="replace",  # ours: nothing is hidden
+      text_ratio=0.0,  # paper: figure
+      whole_word=False,  # ours: nothing is hidden
+    ),
+    data=dict(
+      name="webvid2m_cc3m",  # paper: both, prepared as one set; an image is a clip
+      dir="data",  # of all prepared data sets; ours
+      split="train",  # ours
+      sampling="segments",  # Frozen
+      stride=1,  # frames; ours: segments do not read it
+      curriculum=(),  # ours: the whole run as MCQ's second stage, after one of 1 frame
+      crop="random_resized",  # MCQ
+      crop_scales=(0.5, 1.0),  # of the area; MCQ
+      flip=True,  # MCQ
+      workers=8,  # processes; ours
+      bad_budget=0.01,  # share of samples; ours
+    ),
+    objective=dict(
+      name="miles",
+      video=common.size("B"),  # code: ViT-B/16
+      text=common.size("B") | dict(depth=6),  # code: DistilBERT
+      compute=dict(
+        dtype="bfloat16",  # of activations; ours
+        attention="auto",  # auto | xla | cudnn; ours
+        scan=True,  # ours: compiles one block instead of twelve
+        remat="none",  # none | dots | full; ours
+      ),
+      projection=256,  # code
+      attention="divided",  # divided | joint; paper
+      residual="frozen",  # frozen | timesformer; divided attention only; code
+      time_init="output",  # ours; "frozen" never learns what to attend to in time
+      positions="frozen",  # frozen | space_time: first values; code
+      hidden="blank",  # blank (by the mask token) | drop; paper: figure
+      longer_clips="linear",  # zeros | linear; paper: 16 frames at test, as cited
+      text_norm="post",  # post | pre; code: DistilBERT's
+      text_dropout=0.1,  # code: DistilBERT's
+      temperature=0.05,  # MCQ
+      learn_temperature=False,  # MCQ
+      teacher=dict(  # the snapshot
+        follow="ema",  # ema | copy; ours: the paper says only that it is updated
+        decay=0.996,  # ours: BYOL's
+        final_decay=1.0,  # ours: BYOL's
+        every=1000,  # steps between copies; ours: ema does not read it
+      ),
+      target="tower",  # tower | projected; ours
+      distance="cosine",  # cosine | mse | smooth_l1; ours
+    ),
+    weights=dict(vtc=1.0, features=1.0),  # ours
+    optim=dict(
+      lr=3e-5,  # MCQ
+      min_lr=0.0,  # ours: a constant schedule does not read it
+      schedule="constant",  # ours: MCQ divides by 10 at epochs 6 and 8
+      warmup_steps=0,  # MCQ
+      b1=0.9,  # MCQ
+      b2=0.999,  # MCQ
+      eps=1e-6,  # MCQ
+      weight_decay=0.0,  # MCQ
+      decay_rules=((".*", 0.0),),  # MCQ
+      lr_rules=((".*", 1.0),),
+      clip_norm=0.0,  # MCQ: off
+    ),
+    mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
+    evals=dict(validation=common.retrieval("validation", every=5000)),  # ours
+  )
+
+
+def demo() -> dict:
+  """Embedded clips on a laptop; every value that differs from the recipe is ours."""
+  c = webvid2m_cc3m()
+  c |= dict(steps=900, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(checkpoint_every=300, checkpoint_keep=2)
+  c["clip"] |= dict(frames=8, size=64, tubelet=(2, 16, 16))
+  # One caption in 120 is longer and loses its last words.
+  c["text"] |= dict(length=16, vocab_size=256, mask_id=3)
+  # 24-frame clips, all of which matter; crops and mirrors would change the story.
+  c["data"] |= dict(name="moving_shapes/full", crop="resize", crop_scales=())
+  c["data"] |= dict(flip=False, workers=1)
+  c["objective"] |= dict(
+    video=common.size("demo"),
+    text=common.size("demo"),
+    compute=dict(dtype="float32", attention="xla", scan=False, remat="none"),
+    attention="joint",
+    positions="space_time",
+    text_norm="pre",
+    text_dropout=0.0,
+  )
+  # From scratch, a rate that is high, and warmed up and taken back.
+  c["optim"] |= dict(lr=2e-3, min_lr=1e-5, schedule="cosine", warmup_steps=30)
+  c["optim"] |= dict(b2=0.95, eps=1e-8, weight_decay=0.05, clip_norm=1.0)
+  c["optim"] |= dict(
+    decay_rules=((r"(kernel|words|positions)$", 1.0), (".*", 0.0)),
+  )
+  c["evals"] = dict(
+    validation=common.retrieval("validation", every=300),
+    test=common.retrieval("test", dual_softmax=0.05),
+    novel=common.retrieval("novel"),
+  )
+  return c

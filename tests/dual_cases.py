@@ -1,0 +1,46 @@
+"""Sizes, masks and batches of the tests of dual encoders, and their real trees."""
+
+import flax.linen as nn
+import jax
+import numpy as np
+from weights import draw
+
+from vtr_jax import batch as batch_lib
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.data import masks
+from vtr_jax.models.video import patchify, unpatchify
+from vtr_jax.objectives import base
+
+CLIP = ClipSpec(4, 16, (1, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+TEXT = TextSpec(10, 40, 3)
+TUBE = MaskSpec("tube", 0.5, "replace", 0.4, False)
+PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False)
+
+
+def make_batch(mask, rows=6):
+  """Random clips and texts, masks as the loader draws them."""
+  rng = np.random.default_rng(0)
+  drawn = [masks.video_mask(mask, CLIP.grid, rng) for _ in range(rows)]
+  keep, hide = (np.stack(idx) for idx in zip(*drawn, strict=True))
+  fake = batch_lib.fake(CLIP, TEXT, mask, rows)
+  return fake | dict(video_keep_idx=keep, video_mask_idx=hide)
+
+
+def blanked(batch):
+  """The batch with other pixels at the hidden places."""
+  patches = np.array(patchify(batch["video"], CLIP.tubelet))
+  np.put_along_axis(patches, batch["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
+  return batch | dict(video=unpatchify(patches, CLIP))
+
+
+def make(values, mask, depth=1):
+  """(objective, parameters, batch), no parameter at a special value.
+
+  Values are drawn with NumPy: compiling the initialisation would take longer.
+  """
+  for tower in ("video", "text"):
+    values[tower]["depth"] = depth
+  objective = base.build(values, CLIP, TEXT, mask)
+  batch = make_batch(mask)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), batch)
+  return objective, draw(nn.unbox(boxed)), batch

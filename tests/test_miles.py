@@ -1,0 +1,163 @@
+"""MILES: what the tower sees, what it is compared with, how the snapshot moves."""
+
+import dual_cases
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from dual_cases import CLIP, PER_FRAME, TEXT, blanked, make_batch
+from weights import draw
+
+from configs import miles as miles_config
+from vtr_jax import batch as batch_lib
+from vtr_jax import optim, sharding, state, step
+from vtr_jax.batch import MaskSpec
+from vtr_jax.errors import ConfigError
+from vtr_jax.losses import unit
+from vtr_jax.models.video import gather
+from vtr_jax.objectives import miles
+
+NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False)
+BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False)
+
+
+def make(mask=BLOCK, **changes):
+  """(objective, parameters, snapshot, batch) at the smoke size, all drawn."""
+  values = miles_config.get_config("smoke").objective.to_dict() | changes
+  objective, params, batch = dual_cases.make(values, mask)
+  return objective, params, draw(objective.teacher.pick(params), seed=2), batch
+
+
+def forward(objective, params, snapshot, batch):
+  return jax.jit(objective.forward)(params, snapshot, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize("attention", ["joint", "divided"])
+def test_the_snapshot_alone_sees_what_is_hidden(attention):
+  objective, params, snapshot, batch = make(attention=attention)
+  before = forward(objective, params, snapshot, batch)
+  after = forward(objective, params, snapshot, blanked(batch))
+  np.testing.assert_allclose(after.video, before.video, atol=1e-6)
+  np.testing.assert_allclose(after.text, before.text, atol=1e-6)
+  assert abs(after.terms["features"] - before.terms["features"]) > 1e-3
+
+
+def test_a_hidden_place_keeps_its_position():
+  """Other hidden places with the same pixels give another embedding."""
+  objective, params, snapshot, batch = make()
+  grey = batch | dict(video=np.full_like(batch["video"], 128))
+  swapped = dict(
+    video_keep_idx=batch["video_mask_idx"], video_mask_idx=batch["video_keep_idx"]
+  )
+  one = forward(objective, params, snapshot, grey).video
+  other = forward(objective, params, snapshot, grey | swapped).video
+  assert abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("target", ["tower", "projected"])
+@pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
+@pytest.mark.parametrize("hidden", ["blank", "drop"])
+def test_the_features_term_by_hand(target, distance, hidden):
+  objective, params, snapshot, batch = make(
+    target=target, distance=distance, hidden=hidden
+  )
+  batch["valid"][2] = False
+  found = forward(objective, params, snapshot, batch).terms["features"]
+  tower = lambda weights, *idx: objective.model.apply(
+    {"params": params | weights}, method=lambda m: m.video_tower(batch["video"], *idx)
+  )
+  keep, mask = batch["video_keep_idx"], batch["video_mask_idx"]
+  whole = tower(snapshot)[:, 1:]
+  if hidden == "blank":
+    ours, theirs = gather(tower({}, None, mask)[:, 1:], mask), gather(whole, mask)
+  else:
+    ours, theirs = tower({}, keep)[:, 1:], gather(whole, keep)
+  if target == "projected":
+    head = params["video_proj"]
+    ours, theirs = (x @ head["kernel"] + head["bias"] for x in (ours, theirs))
+  gap = np.abs(np.asarray(ours - theirs))
+  each = dict(
+    cosine=2 - 2 * (unit(ours) * unit(theirs)).sum(-1),
+    mse=np.square(gap).mean(-1),
+    smooth_l1=np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(-1),
+  )[distance]
+  np.testing.assert_allclose(found, each[batch["valid"]].mean(), rtol=1e-4)
+
+
+def test_nothing_flows_into_the_target():
+  """Only through the masked tower: the gradient is that of a constant target."""
+  objective, params, snapshot, batch = make(target="projected")
+  features = lambda p: objective.forward(p, snapshot, batch, jax.random.key(1)).terms[
+    "features"
+  ]
+  wanted = objective.model.apply(
+    {"params": params | snapshot}, batch, method="features"
+  )
+
+  def constant(p):
+    rngs = {"dropout": jax.random.key(1)}
+    found = objective.model.apply({"params": p}, batch, rngs=rngs)[2]
+    return miles.distance("cosine", found, wanted).mean()
+
+  got, want = jax.jit(jax.grad(features))(params), jax.jit(jax.grad(constant))(params)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, want)
+  assert abs(got["video_proj"]["kernel"]).max() > 1e-4
+  assert abs(got["video_tower"]["mask_token"]).max() > 1e-4
+
+
+def test_nothing_hidden_gives_nothing_to_predict():
+  objective, params, snapshot, batch = make(NOTHING)
+  assert forward(objective, params, snapshot, batch).terms["features"] == 0
+
+
+def test_the_step_moves_the_snapshot():
+  """After it: decay times the old one and the rest of the new tower, at 0.996."""
+  objective, _, _, _ = make()
+  spec = batch_lib.spec(CLIP, TEXT, BLOCK, 6)
+  c = miles_config.get_config("smoke").optim.to_dict() | dict(lr=0.01, warmup_steps=0)
+  config = optim.OptimConfig(**c)
+  abstract = nn.unbox(state.abstract_params(objective, spec))
+  optimizer = optim.make(config, 10, abstract)
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
+  start, shardings = state.init(objective, optimizer, spec, mesh, 0)
+  old = jax.tree.map(np.asarray, start.teacher)
+  jax.tree.map(np.testing.assert_array_equal, old, objective.teacher.pick(start.params))
+  train_step = step.make_train_step(
+    objective, optimizer, dict(vtc=1.0, features=1.0), 10, 0, mesh, shardings
+  )
+  end, numbers = train_step(start, sharding.put_batch(make_batch(BLOCK), mesh))
+  assert end.teacher.keys() == {"video_tower"}
+  assert numbers["loss/features"] > 0
+  new = objective.teacher.pick(end.params)
+  mixed = jax.tree.map(lambda s, p: 0.996 * s + 0.004 * p, old, new)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+    end.teacher,
+    mixed,
+  )
+  moved = jax.tree.map(lambda a, b: abs(a - b).max() > 0, end.teacher, old)
+  assert jax.tree.leaves(moved).count(True) > 10
+
+
+def test_without_the_term_the_snapshot_is_not_run():
+  objective, params, snapshot, batch = make()
+
+  def flops(**weights):
+    loss = lambda p: step.losses(
+      objective, weights, p, snapshot, batch, jax.random.key(0)
+    )[0]
+    compiled = jax.jit(jax.grad(loss)).lower(params).compile()
+    return compiled.cost_analysis()["flops"]
+
+  assert flops(vtc=1.0, features=0.0) < 0.9 * flops(vtc=1.0, features=1.0)
+
+
+def test_wrong_values():
+  with pytest.raises(ConfigError, match=r"teacher\.follow: 'copi' is unknown"):
+    make(teacher=dict(follow="copi", decay=0.9, final_decay=1.0, every=1))
+  with pytest.raises(ConfigError, match="did you mean 'cosine'"):
+    make(distance="cosin")
+  with pytest.raises(ConfigError, match="needs the same ones"):
+    make(PER_FRAME, hidden="drop", attention="divided")
+  # Blanked tubelets stay where they are, so any mask will do.
+  make(PER_FRAME, hidden="blank", attention="divided")

@@ -1,0 +1,172 @@
+"""The contract that every file in vtr_jax/objectives keeps, found by its name."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import ROOT, eight_devices
+
+from vtr_jax import batch as batch_lib
+from vtr_jax import experiment
+from vtr_jax.config import read
+from vtr_jax.data import loader
+from vtr_jax.data.text import SentencePiece
+from vtr_jax.objectives import base
+from vtr_jax.train import train_and_evaluate
+
+EVERY = pytest.mark.parametrize("name", base.names())
+
+
+def smoke(name, data_dir, **changes):
+  """The smoke config of an objective's own file, without evaluation."""
+  values = importlib.import_module(f"configs.{name}").get_config("smoke").to_dict()
+  values["data"]["dir"] = str(data_dir)
+  values["optim"]["warmup_steps"] = 0
+  return json.loads(json.dumps(values | dict(evals={}, log_every=1) | changes))
+
+
+@EVERY
+def test_the_loader_brings_what_the_spec_says(name, data_dir):
+  c = read(experiment.TrainConfig, smoke(name, data_dir))
+  (model,) = data_dir.rglob("tokenizer.model")
+  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  with loader.train_batches(
+    c.data,
+    c.clip,
+    c.text,
+    c.mask,
+    SentencePiece(str(model)),
+    batch_size=c.batch_size,
+    seed=0,
+  ) as batches:
+    batch = next(batches)
+  fake = batch_lib.fake(c.clip, c.text, c.mask, c.batch_size)
+  for found in ({k: v for k, v in batch.items() if k in spec}, fake):
+    assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
+      k: (s.shape, s.dtype) for k, s in spec.items()
+    }
+  assert set(batch) - set(spec) == set(batch_lib.HOST_KEYS)
+
+
+SHARDED = """
+import json, sys
+import jax, numpy as np
+from vtr_jax import batch, experiment, sharding
+config = json.loads(sys.argv[1])
+run = experiment.build(config, sys.argv[2])
+c, state = run.config, run.state
+fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
+on_device, losses = sharding.put_batch(fake, run.mesh), []
+for _ in range(c.steps):
+  state, numbers = run.train_step(state, on_device)
+  losses.append({k: float(v) for k, v in numbers.items()})
+norms = {}
+with sharding.scope(run.mesh):
+  for side in ("video", "text"):
+    embed = jax.jit(getattr(run.objective, "embed_" + side))
+    norms[side] = np.linalg.norm(embed(state.params, on_device), axis=1).tolist()
+leaves = jax.tree_util.tree_leaves_with_path
+layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
+print(json.dumps(dict(
+  losses=losses, norms=norms, steps=int(state.step),
+  params=layout(state.params), teacher=layout(state.teacher),
+)))
+"""
+
+
+@EVERY
+def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
+  """One batch over and over: every loss is finite, the sum falls to a half."""
+  config = smoke(name, data_dir, steps=30)
+  config["mesh"] = dict(data=2, fsdp=2, tensor=2)
+  run = subprocess.run(
+    [sys.executable, "-c", SHARDED, json.dumps(config), str(tmp_path / "run")],
+    cwd=ROOT,
+    env=os.environ | eight_devices(),
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+  found = json.loads(run.stdout.splitlines()[-1])
+  assert found["steps"] == 30
+  first, last = found["losses"][0], found["losses"][-1]
+  terms = {"vtc", *config["weights"]}
+  assert {f"loss/{t}" for t in terms} | {"loss/total", "grad_norm"} == set(first)
+  assert all(np.isfinite(v) for v in last.values())
+  assert last["loss/total"] < 0.5 * first["loss/total"]
+  for norms in found["norms"].values():
+    np.testing.assert_allclose(norms, 1, rtol=1e-5)
+  split = [path for path, spec in found["params"].items() if "fsdp" in spec]
+  assert len(split) > 10
+  for path, spec in found["teacher"].items():
+    assert found["params"][path] == spec  # as what it shadows
+
+
+def arrays(workdir, step):
+  """The state of a checkpoint."""
+  path = workdir / "checkpoints" / str(step) / "state"
+  with ocp.StandardCheckpointer() as reader:
+    return jax.tree.map(np.asarray, reader.restore(path.absolute()))
+
+
+@EVERY
+def test_continued_is_bitwise_the_same(name, data_dir, tmp_path):
+  """As if the run had been killed after step 4 of 6."""
+  config = smoke(name, data_dir, steps=6, checkpoint_every=2)
+  train_and_evaluate(config, tmp_path)
+  calm = arrays(tmp_path, 6)
+  shutil.rmtree(tmp_path / "checkpoints" / "6")
+  train_and_evaluate(config, tmp_path)
+  again = arrays(tmp_path, 6)
+  assert jax.tree.structure(again) == jax.tree.structure(calm)
+  jax.tree.map(np.testing.assert_array_equal, again, calm)
+
+
+@EVERY
+@pytest.mark.parametrize("variant", ["demo", "smoke", "recipe"])
+def test_variants_are_built(name, variant):
+  """The last one is the paper's own."""
+  module = importlib.import_module(f"configs.{name}")
+  if variant == "recipe":
+    (variant,) = {k for k in vars(module) if k.startswith("webvid")}
+  c = read(experiment.TrainConfig, module.get_config(variant).to_dict())
+  assert c.name == f"{name}-{variant}"
+  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  assert set(c.weights) == {"vtc", *objective.terms}
+
+
+@EVERY
+def test_every_parameter_has_logical_axes(name):
+  module = importlib.import_module(f"configs.{name}")
+  c = read(experiment.TrainConfig, module.get_config("smoke").to_dict())
+  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  is_box = lambda x: isinstance(x, nn.Partitioned)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):
+    assert is_box(leaf), path
+    assert len(leaf.names) == leaf.value.ndim, path
+
+
+@EVERY
+def test_every_value_of_the_recipe_names_its_source(name):
+  """One of the sources that the file's head explains, beside each number."""
+  text = (ROOT / "configs" / f"{name}.py").read_text()
+  head, body = text.split("def get_config")
+  body = body[body.index("  return dict(") : body.index("def demo")]
+  sources = re.findall(r'"(\w+)" ', head.partition("Sources: ")[2])
+  assert len(sources) >= 3
+  for line in body.splitlines():
+    value = line.split("#")[0]
+    exempt = any(key in value for key in ("name=", "lr_rules=", "mesh="))
+    if re.search(r"\w=", value) and not value.rstrip().endswith("(") and not exempt:
+      assert any(source in line for source in sources), line

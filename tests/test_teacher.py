@@ -1,0 +1,67 @@
+"""The teacher: what it shadows, how it follows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtr_jax.errors import ConfigError
+from vtr_jax.teacher import Teacher, TeacherConfig
+
+PARAMS = dict(tower=dict(kernel=jnp.array([1.0, 2.0])), head=jnp.array([5.0]))
+
+
+def teacher(follow="ema", decay=0.9, final_decay=0.9, every=3):
+  return Teacher(("tower",), TeacherConfig(follow, decay, final_decay, every))
+
+
+def run(teacher, steps):
+  """The shadow after each step; the parameters grow by 1 a step, from 1 and 2."""
+  shadow, seen, params = teacher.pick(PARAMS), [], PARAMS
+  follow = jax.jit(teacher.follow, static_argnums=3)
+  for step in range(steps):
+    params = jax.tree.map(lambda p: p + 1, params)
+    shadow = follow(shadow, params, step, steps)
+    seen.append(float(shadow["tower"]["kernel"][0]))
+  assert shadow.keys() == {"tower"}
+  return seen
+
+
+def test_moving_average_by_hand():
+  # 0.9 * 1 + 0.1 * 2 = 1.1;  0.9 * 1.1 + 0.1 * 3 = 1.29
+  np.testing.assert_allclose(run(teacher(), 2), [1.1, 1.29], rtol=1e-6)
+
+
+def test_the_decay_rises_along_half_a_cosine():
+  keep = teacher(decay=0.8, final_decay=1.0).keep
+  found = [float(keep(jnp.array(s), 100)) for s in (0, 25, 50, 75, 100)]
+  half = np.sqrt(0.5)
+  want = [0.8, 0.9 - 0.1 * half, 0.9, 0.9 + 0.1 * half, 1.0]
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_copies_are_exact_and_in_time():
+  assert run(teacher("copy"), 7) == [1, 1, 4, 4, 4, 7, 7]
+
+
+def test_what_it_never_forgets_and_never_keeps():
+  """Bit for bit: no rounding where there is nothing to mix."""
+  params = dict(tower=jnp.float32(0.1))
+  shadow = dict(tower=jnp.float32(1 / 3))
+  for decay, want in ((1.0, shadow), (0.0, params)):
+    found = teacher(decay=decay, final_decay=decay).follow(shadow, params, 4, 10)
+    assert found["tower"] == want["tower"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "says"),
+  [
+    (dict(follow="emma"), "follow: 'emma' is unknown; did you mean 'ema'?"),
+    (dict(decay=1.5), "decay: 1.5 not in"),
+    (dict(final_decay=-0.1), "final_decay: -0.1 not in"),
+    (dict(every=0), "every: 0 must be positive"),
+  ],
+)
+def test_wrong_values(changes, says):
+  with pytest.raises(ConfigError, match=says):
+    teacher(**changes)

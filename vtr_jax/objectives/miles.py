@@ -1,0 +1,120 @@
+"""MILES: a dual encoder that predicts its own snapshot's features (arXiv 2204.12408).
+
+Blocks of the video are hidden, the same places in all frames, and stay in the input
+as a learned mask token. The class token of such a video must still find its text; and
+what the tower makes of the hidden places must be like what a snapshot of the tower,
+an older copy of itself, makes of them when it sees the whole video. The snapshot
+shadows the video tower alone and is not trained. Inference hides nothing.
+
+The paper's: Frozen's two towers with divided attention (models/dual.py), mask token,
+block masks shared over time, whole captions, contrast from the masked video, a
+stop-gradient target at the hidden places, temperature 0.05. Its training code is not
+public.
+Ours, all by config: `distance` between features after the last LayerNorm, by default
+2 - 2 cos, `target = "projected"` to compare after the projection; the snapshot follows
+as a moving average or is copied every k steps; `hidden = "drop"` leaves hidden
+tubelets out and compares at the visible places, where the snapshot knows the rest.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import optax
+from jaxtyping import Array, Float
+
+from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.config import choose
+from vtr_jax.losses import masked_mean, unit
+from vtr_jax.models import dual
+from vtr_jax.models.video import gather
+from vtr_jax.objectives.base import Forward, Objective, Params, initializer, method
+from vtr_jax.teacher import Teacher, TeacherConfig
+
+SHADOWED = ("video_tower",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(dual.Config):
+  """Section `objective` of the config: the dual encoder's, and the snapshot."""
+
+  teacher: TeacherConfig  # how the snapshot follows
+  target: str  # features that are compared: tower | projected
+  distance: str  # cosine | mse | smooth_l1
+
+  def __post_init__(self):
+    super().__post_init__()
+    choose(self.target, ("tower", "projected"), "target")
+    choose(self.distance, ("cosine", "mse", "smooth_l1"), "distance")
+
+
+class MILES(dual.DualEncoder):
+  """The dual encoder on masked clips; it has no head of its own."""
+
+  config: Config
+
+  def __call__(
+    self, batch: Batch
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m d"]]:
+    """(video, text, features where they are compared) of the masked batch."""
+    tokens = self.masked_tokens(batch)
+    found = tokens[:, 1:]
+    if self.config.hidden == "blank":
+      found = gather(found, batch["video_mask_idx"])
+    return self.pool_video(tokens), self.masked_text(batch), self.project(found)
+
+  def features(self, batch: Batch) -> Float[Array, "b m d"]:
+    """Features of the whole clip where they are compared."""
+    where = "video_mask_idx" if self.config.hidden == "blank" else "video_keep_idx"
+    return self.project(gather(self.video_tokens(batch)[:, 1:], batch[where]))
+
+  def project(self, features: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
+    projected = self.config.target == "projected"
+    return self.video_proj(features) if projected else features
+
+
+def forward(
+  model: MILES, params: Params, teacher: Params, batch: Batch, key: jax.Array
+) -> Forward:
+  """Embeddings and the features' distance; `teacher` holds the snapshot."""
+  variables = {"params": params}
+  video, text, found = model.apply(variables, batch, rngs={"dropout": key})
+  with jax.named_scope("snapshot"):
+    # The projection, if it is used, is today's: only the tower is shadowed.
+    wanted = model.apply({"params": params | teacher}, batch, method="features")
+  error = distance(model.config.distance, found, jax.lax.stop_gradient(wanted))
+  scale = model.apply(variables, method="scale")
+  terms = dict(features=masked_mean(error, batch["valid"]))
+  return Forward(unit(video), unit(text), scale, terms)
+
+
+def distance(
+  kind: str, found: Float[Array, "b m d"], wanted: Float[Array, "b m d"]
+) -> Float[Array, "b m"]:
+  """Distance of features, in float32: 2 - 2 cos, or a mean over their entries."""
+  if kind == "cosine":
+    return 2 - 2 * (unit(found) * unit(wanted)).sum(axis=-1)
+  found, wanted = found.astype("float32"), wanted.astype("float32")
+  if kind == "mse":
+    return jax.numpy.square(found - wanted).mean(axis=-1)
+  return optax.losses.huber_loss(found, wanted).mean(axis=-1)
+
+
+def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
+  """Builds the objective.
+
+  Raises:
+    ConfigError: see `dual.check_mask`.
+  """
+  dual.check_mask(config, clip, mask)
+  model = MILES(clip, text, mask, config)
+  return Objective(
+    model=model,
+    mask=mask,
+    init=initializer(model),
+    forward=functools.partial(forward, model),
+    embed_video=method(model, "embed_video"),
+    embed_text=method(model, "embed_text"),
+    terms=("features",),
+    teacher=Teacher(SHADOWED, config.teacher),
+  )

@@ -1,0 +1,62 @@
+"""A teacher: a copy of some parameters that follows them slowly, and is not trained."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int32
+
+from vtr_jax.config import choose, require
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+  """How a teacher follows; part of the section `objective` that has one."""
+
+  follow: str  # ema | copy
+  decay: float  # ema: share of itself that the teacher keeps in the first step
+  final_decay: float  # ema: the same in the last step; half a cosine between them
+  every: int  # copy: steps from one copy to the next
+
+  def __post_init__(self):
+    choose(self.follow, ("ema", "copy"), "follow")
+    for key in ("decay", "final_decay"):
+      value = getattr(self, key)
+      require(0 <= value <= 1, f"{key}: {value} not in [0, 1]")
+    require(self.every > 0, f"every: {self.every} must be positive")
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+  """Which parameters are shadowed, and how the shadow follows."""
+
+  names: tuple[str, ...]  # top-level groups of the parameters
+  config: TeacherConfig
+
+  def pick(self, params: Any) -> dict[str, Any]:
+    """The shadowed part of a tree of parameters, or of anything of that shape."""
+    return {name: params[name] for name in self.names}
+
+  def keep(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
+    """Share of itself that the teacher keeps in step number `step` of `steps`, from 0.
+
+    The half cosine from `decay` to `final_decay` is BYOL's (arXiv 2006.07733, C.1).
+    """
+    c = self.config
+    if c.follow == "copy":
+      return jnp.where((step + 1) % c.every == 0, 0.0, 1.0)
+    left = (jnp.cos(jnp.pi * step / steps) + 1) / 2  # 1 at first, 0 at last
+    return c.final_decay + (c.decay - c.final_decay) * left
+
+  def follow(
+    self, shadow: Any, params: Any, step: Int32[Array, ""], steps: int
+  ) -> dict[str, Any]:
+    """The shadow after step number `step`, which left `params`."""
+    keep = self.keep(step, steps)
+
+    def mix(s: jax.Array, p: jax.Array) -> jax.Array:
+      # Exact at both ends: a copy is one to the last bit.
+      return jnp.select([keep == 0, keep == 1], [p, s], p + keep * (s - p))
+
+    return jax.tree.map(mix, shadow, self.pick(params))
