@@ -58,6 +58,7 @@ def webvid2m() -> dict:
       text="replace",  # replace | drop; paper
       text_ratio=0.75,  # paper
       whole_word=False,  # hide all pieces of a word, or none; code
+      send="clip",  # of the video, to the device: clip | visible; code
     ),
     data=dict(
       name="webvid2m",  # prepared data set under dir
@@ -148,6 +149,8 @@ def demo() -> dict:
     validation=common.retrieval("validation", every=300),
     test=common.retrieval("test", dual_softmax=0.05, rerank=5),
     novel=common.retrieval("novel"),
+    motion=common.motion_recognition("test", single=True),
+    labels=common.motion_recognition("test", single=False),
     reconstruction=dict(
       kind="reconstruction", split="test", every=0, batches=2, seed=0
     ),

@@ -6,15 +6,14 @@ import numpy as np
 from weights import draw
 
 from vtr_jax import batch as batch_lib
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify, unpatchify
 from vtr_jax.data import masks
-from vtr_jax.models.video import patchify, unpatchify
 from vtr_jax.objectives import base
 
 CLIP = ClipSpec(4, 16, (1, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TEXT = TextSpec(10, 40, 3)
-TUBE = MaskSpec("tube", 0.5, "replace", 0.4, False)
-PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False)
+TUBE = MaskSpec("tube", 0.5, "replace", 0.4, False, "clip")
+PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False, "clip")
 
 
 def make_batch(mask, rows=6):

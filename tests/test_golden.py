@@ -11,13 +11,13 @@ import pytest
 from golden_cases import golden
 from weights import dense, frozen_params, norm, patch_kernel
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.losses import info_nce
 from vtr_jax.models import dual, pixels, video
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
 
-NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False)
+NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False, "clip")
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
@@ -134,7 +134,7 @@ def test_simvtp_outputs(case):
   key = jax.random.key(0)
   apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
   out = apply(params, batch)
-  patches = video.patchify(batch["video"], model.clip.tubelet)
+  patches = patchify(batch["video"], model.clip.tubelet)
   hidden = video.gather(patches, batch["video_mask_idx"])
   targets, _, _ = pixels.targets(hidden, "standardized", model.clip)
   assert_close(out.joint, want["out/joint_tokens"], "joint")
@@ -194,6 +194,7 @@ def frozen():
     positions="frozen",
     hidden="drop",
     longer_clips="zeros",
+    pool="cls",
     text_norm="post",
     text_dropout=0.0,
     temperature=c["temperature"],

@@ -1,5 +1,7 @@
 """MAC: what is hidden, what is learned, and that the loop runs it."""
 
+import dataclasses
+
 import dual_cases
 import flax.linen as nn
 import jax
@@ -11,8 +13,10 @@ from weights import draw
 from configs import mac as mac_config
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment, step
-from vtr_jax.batch import ClipSpec
+from vtr_jax.batch import ClipSpec, patchify
 from vtr_jax.config import read
+from vtr_jax.data import loader
+from vtr_jax.data.text import SentencePiece
 from vtr_jax.errors import ConfigError
 from vtr_jax.objectives import base
 from vtr_jax.train import train_and_evaluate
@@ -25,7 +29,7 @@ BOTH = pytest.mark.parametrize(
 def make(mask=PER_FRAME, depth=1, compute=None, **changes):
   """(objective, parameters, batch) at the smoke size, the paper's towers."""
   values = mac_config.get_config("smoke").objective.to_dict()
-  values |= dict(text_norm="post", positions="frozen") | changes
+  values |= dict(text_norm="post", positions="frozen", pool="cls") | changes
   values["compute"] |= compute or {}
   return dual_cases.make(values, mask, depth)
 
@@ -60,6 +64,39 @@ def test_what_is_hidden_is_not_seen(attention, mask):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
 
 
+def test_visible_tubelets_alone_are_enough():
+  """Cut on the host, they give the same step as whole clips; no other pixel is sent."""
+  objective, params, batch = make()
+  sent = dataclasses.replace(PER_FRAME, send="visible")
+  other, _, _ = make(sent)
+  tubelets = patchify(batch["video"], CLIP.tubelet)
+  visible = np.take_along_axis(tubelets, batch["video_keep_idx"][:, :, None], axis=1)
+  less = {k: v for k, v in batch.items() if k != "video"} | dict(video_visible=visible)
+  assert less["video_visible"].nbytes * 2 == batch["video"].nbytes
+  want, got = forward(objective, params, batch), forward(other, params, less)
+  np.testing.assert_allclose(got.video, want.video, atol=1e-6)
+
+
+def test_the_loader_cuts_what_is_sent(data_dir):
+  """The same tubelets as of the whole clips that it would have sent."""
+  config = read(experiment.TrainConfig, mac_config.get_config("smoke").to_dict())
+  data = dataclasses.replace(config.data, dir=str(data_dir))
+  (model,) = data_dir.rglob("tokenizer.model")
+  found = []
+  for send in ("clip", "visible"):
+    mask = dataclasses.replace(config.mask, send=send)
+    tokenizer = SentencePiece(str(model))
+    with loader.train_batches(
+      data, config.clip, config.text, mask, tokenizer, batch_size=4, seed=0
+    ) as batches:
+      found.append(next(batches))
+  whole, less = found
+  tubelets = patchify(whole["video"], config.clip.tubelet)
+  want = np.take_along_axis(tubelets, whole["video_keep_idx"][:, :, None], axis=1)
+  np.testing.assert_array_equal(less["video_visible"], want)
+  assert "video" not in less
+
+
 @BOTH
 def test_hidden_tubelets_cost_nothing(attention, mask):
   objective, params, batch = make(mask, attention=attention)
@@ -73,8 +110,9 @@ def test_hidden_tubelets_cost_nothing(attention, mask):
 
 
 @pytest.mark.parametrize("text_norm", ["post", "pre"])
-def test_padding_is_not_seen(text_norm):
-  objective, params, batch = make(text_norm=text_norm)
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_padding_is_not_seen(text_norm, pool):
+  objective, params, batch = make(text_norm=text_norm, pool=pool)
   junk = np.where(batch["text_valid"], batch["text_ids"], 17)
   assert (junk != batch["text_ids"]).any()
   embed = jax.jit(objective.embed_text)
@@ -180,6 +218,10 @@ def test_learned_temperature():
   ("changes", "says"),
   [
     (dict(attention="divided"), "config.mask.video: 'per_frame' hides other places"),
+    (
+      dict(mask=dataclasses.replace(TUBE, send="visible"), attention="divided"),
+      "config.mask.send: 'visible' needs",
+    ),
     (dict(attention="dividde"), "did you mean 'divided'?"),
     (dict(residual="frozn"), "did you mean 'frozen'?"),
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),

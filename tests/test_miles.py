@@ -17,8 +17,8 @@ from vtr_jax.losses import unit
 from vtr_jax.models.video import gather
 from vtr_jax.objectives import miles
 
-NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False)
-BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False)
+NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False, "clip")
+BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False, "clip")
 
 
 def make(mask=BLOCK, **changes):

@@ -18,7 +18,7 @@ from vtr_jax.objectives import base, simvtp
 
 CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TEXT = TextSpec(12, 40, 3)
-MASK = MaskSpec("random", 0.5, "replace", 0.4, False)
+MASK = MaskSpec("random", 0.5, "replace", 0.4, False, "clip")
 BATCH = batch_lib.fake(CLIP, TEXT, MASK, 6)
 
 
@@ -58,9 +58,9 @@ def gradient(objective, params):
 
 def test_patchify_is_undone():
   video = BATCH["video"]
-  patches = video_lib.patchify(video, CLIP.tubelet)
+  patches = batch_lib.patchify(video, CLIP.tubelet)
   assert patches.shape == (6, CLIP.num_tubelets, CLIP.tubelet_dim)
-  np.testing.assert_array_equal(video_lib.unpatchify(patches, CLIP), video)
+  np.testing.assert_array_equal(batch_lib.unpatchify(patches, CLIP), video)
   # The second tubelet lies right of the first.
   np.testing.assert_array_equal(
     patches[0, 1].reshape(2, 8, 8, 3), video[0, :2, :8, 8:16]
@@ -101,10 +101,10 @@ def test_embeddings_have_unit_length_and_ignore_padding():
 def test_hidden_tubelets_and_words_are_not_seen():
   """Changing what is hidden changes only the terms that must predict it."""
   objective, params = make(contrast_text="masked")
-  patches = np.array(video_lib.patchify(BATCH["video"], CLIP.tubelet))
+  patches = np.array(batch_lib.patchify(BATCH["video"], CLIP.tubelet))
   np.put_along_axis(patches, BATCH["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
   ids = np.where(BATCH["text_hidden"], 9, BATCH["text_ids"])
-  other = BATCH | dict(video=video_lib.unpatchify(patches, CLIP), text_ids=ids)
+  other = BATCH | dict(video=batch_lib.unpatchify(patches, CLIP), text_ids=ids)
   _, before = terms(objective, params)
   _, after = terms(objective, params, other)
   for name in ("loss/vtc", "loss/vtm"):

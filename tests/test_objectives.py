@@ -58,7 +58,7 @@ def test_the_loader_brings_what_the_spec_says(name, data_dir):
 
 
 SHARDED = """
-import json, sys
+import dataclasses, json, sys
 import jax, numpy as np
 from vtr_jax import batch, experiment, sharding
 config = json.loads(sys.argv[1])
@@ -70,10 +70,12 @@ for _ in range(c.steps):
   state, numbers = run.train_step(state, on_device)
   losses.append({k: float(v) for k, v in numbers.items()})
 norms = {}
+whole = batch.fake(c.clip, c.text, dataclasses.replace(c.mask, send="clip"), 16)
+whole = sharding.put_batch(whole, run.mesh)
 with sharding.scope(run.mesh):
   for side in ("video", "text"):
     embed = jax.jit(getattr(run.objective, "embed_" + side))
-    norms[side] = np.linalg.norm(embed(state.params, on_device), axis=1).tolist()
+    norms[side] = np.linalg.norm(embed(state.params, whole), axis=1).tolist()
 leaves = jax.tree_util.tree_leaves_with_path
 layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
 print(json.dumps(dict(

@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int32, UInt8
+from jaxtyping import Array, Bool, Int32, Num, UInt8
 
 from vtr_jax.config import choose, require
 
@@ -21,6 +21,7 @@ class Batch(TypedDict, total=False):
   """
 
   video: UInt8[Array, "b t h w c"]  # raw RGB; normalised on the device
+  video_visible: UInt8[Array, "b k p"]  # instead of it with MaskSpec.send = "visible"
   video_keep_idx: Int32[Array, "b k"]  # sorted indices of visible tubelets
   video_mask_idx: Int32[Array, "b m"]  # sorted indices of hidden tubelets
   text_ids: Int32[Array, "b l"]  # nothing replaced: hidden words keep their ids
@@ -107,8 +108,10 @@ class MaskSpec:
   text: str  # replace (by the mask token) | drop (left out of attention)
   text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
   whole_word: bool  # hide all pieces of a word, or none
+  send: str  # of the video, to the device: clip | visible (its visible tubelets)
 
   def __post_init__(self):
+    choose(self.send, ("clip", "visible"), "send")
     choose(self.video, ("tube", "per_frame", "random", "block", "block_tube"), "video")
     choose(self.text, ("replace", "drop"), "text")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
@@ -127,9 +130,13 @@ def spec(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a training batch, before any data exists."""
   hidden = mask.num_hidden(clip.grid)
-  shapes = dict(
-    video=((clip.frames, clip.size, clip.size, 3), np.uint8),
-    video_keep_idx=((clip.num_tubelets - hidden,), np.int32),
+  visible = clip.num_tubelets - hidden
+  if mask.send == "visible":
+    shapes = dict(video_visible=((visible, clip.tubelet_dim), np.uint8))
+  else:
+    shapes = dict(video=((clip.frames, clip.size, clip.size, 3), np.uint8))
+  shapes |= dict(
+    video_keep_idx=((visible,), np.int32),
     video_mask_idx=((hidden,), np.int32),
     text_ids=((text.length,), np.int32),
     text_valid=((text.length,), np.bool_),
@@ -153,8 +160,9 @@ def fake(
   lengths = rng.integers(2, text.length + 1, (batch_size, 1))
   text_valid = np.arange(text.length) < lengths
   hidden = rng.random((batch_size, text.length)) < mask.text_ratio
+  video = "video_visible" if mask.send == "visible" else "video"
   return dict(
-    video=rng.integers(0, 256, shapes["video"].shape, np.uint8),
+    {video: rng.integers(0, 256, shapes[video].shape, np.uint8)},
     video_keep_idx=np.sort(order[:, :keep]).astype(np.int32),
     video_mask_idx=np.sort(order[:, keep:]).astype(np.int32),
     text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
@@ -162,6 +170,25 @@ def fake(
     text_hidden=hidden & text_valid & (np.arange(text.length) > 0),
     valid=np.ones(batch_size, np.bool_),
   )
+
+
+def patchify(
+  video: Num[Array, "b t h w c"], tubelet: tuple[int, int, int]
+) -> Num[Array, "b n p"]:
+  """Cuts clips into tubelets, (time, height, width) order, values (pt ph pw c)."""
+  b, t, h, w, c = video.shape
+  pt, ph, pw = tubelet
+  x = video.reshape(b, t // pt, pt, h // ph, ph, w // pw, pw, c)
+  x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+  return x.reshape(b, -1, pt * ph * pw * c)
+
+
+def unpatchify(patches: Num[Array, "b n p"], clip: ClipSpec) -> Num[Array, "b t h w c"]:
+  """Inverse of `patchify`."""
+  (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet
+  x = patches.reshape(-1, gt, gh, gw, pt, ph, pw, 3)
+  x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
+  return x.reshape(-1, clip.frames, clip.size, clip.size, 3)
 
 
 def _around(value: int, step: int) -> str:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import UInt8
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.config import choose, require
 from vtr_jax.data import crops, masks, sources, text, video
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
@@ -151,9 +151,13 @@ class TrainExample:
     ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
     clip = read_clip(record["video"], self._clip, self._data, rng)
     keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
+    if self._mask.send == "visible":
+      tubelets = patchify(clip[None], self._clip.tubelet)[0]
+      sent = dict(video_visible=tubelets[keep_idx])
+    else:
+      sent = dict(video=clip)
     words, special = self._tokenizer.word_ids(ids), self._tokenizer.special_ids
-    return dict(
-      video=clip,
+    return sent | dict(
       video_keep_idx=keep_idx,
       video_mask_idx=mask_idx,
       text_ids=ids,

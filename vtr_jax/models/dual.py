@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.config import choose, require
 from vtr_jax.losses import unit
 from vtr_jax.models.divided import RESIDUALS, TIME_INITS, DividedBlock
@@ -37,7 +37,6 @@ from vtr_jax.models.layers import (
 from vtr_jax.models.text import TextEmbed, hide_words
 from vtr_jax.models.video import (
   gather,
-  patchify,
   space_time_positions,
   unit_pixels,
 )
@@ -59,6 +58,7 @@ class Config:
   positions: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid)
   hidden: str  # tubelets: drop | blank (by a learned mask token)
   longer_clips: str  # time positions of more slices than were learned: zeros | linear
+  pool: str  # what is projected: cls (the class token) | mean (of all other tokens)
   text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
   text_dropout: float  # after the text embedding and every MLP; pre: embedding only
   temperature: float  # of the contrastive term, or its first value
@@ -69,6 +69,7 @@ class Config:
     choose(self.residual, RESIDUALS, "residual")
     choose(self.time_init, TIME_INITS, "time_init")
     choose(self.positions, ("frozen", "space_time"), "positions")
+    choose(self.pool, ("cls", "mean"), "pool")
     choose(self.text_norm, ("post", "pre"), "text_norm")
     choose(self.hidden, ("drop", "blank"), "hidden")
     choose(self.longer_clips, ("zeros", "linear"), "longer_clips")
@@ -109,19 +110,21 @@ class VideoTower(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Num[Array, "b t h w c"],
+    video: Num[Array, "b t h w c"] | Num[Array, "b k p"],
     keep_idx: Int32[Array, "b k"] | None = None,
     mask_idx: Int32[Array, "b m"] | None = None,
   ) -> Float[Array, "b 1+k d"]:
     """Encodes the tubelets at `keep_idx`, None = all; the class token comes first.
 
     Those at `mask_idx` stay, but a learned mask token takes the place of their pixels.
+    `video` may also be the tubelets at `keep_idx` alone; then attention must be joint.
     `video` may have any number of frames, one for an image: its time positions are
     made by `time_positions`. With divided attention `keep_idx` must hold the same
     places in every time slice.
     """
     c, dtype = self.config, self.config.compute.dtype
-    slices = video.shape[1] // self.clip.tubelet[0]
+    whole = video.ndim == 5
+    slices = video.shape[1] // self.clip.tubelet[0] if whole else self.clip.grid[0]
     x = self._embed(video, keep_idx, mask_idx, slices)
     if c.attention == "joint":
       block, fields = Block, (c.video, c.compute)
@@ -150,8 +153,8 @@ class VideoTower(nn.Module):
     positions = (space[None, 1:] + time[:, None]).reshape(-1, width).astype(dtype)
     # Whole rows, for the reason given in models/text.py.
     positions = nn.with_logical_constraint(positions, ("length", None))
-    patches = patchify(video, self.clip.tubelet)
-    if keep_idx is not None:
+    patches = patchify(video, self.clip.tubelet) if video.ndim == 5 else video
+    if keep_idx is not None and video.ndim == 5:
       patches = gather(patches, keep_idx)
     repeats = self.clip.tubelet_dim // 3
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
@@ -210,19 +213,28 @@ class DualEncoder(nn.Module):
 
   def masked_tokens(self, batch: Batch) -> Float[Array, "b 1+k d"]:
     """The same of masked clips: the hidden tubelets are dropped, or blanked."""
+    if self.mask.send == "visible":
+      return self.video_tower(batch["video_visible"], batch["video_keep_idx"])
     drop = self.config.hidden == "drop"
     idx = batch["video_keep_idx" if drop else "video_mask_idx"]
     return self.video_tower(batch["video"], **{"keep_idx" if drop else "mask_idx": idx})
 
   def pool_video(self, tokens: Float[Array, "b 1+n d"]) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
-    return self.video_proj(tokens[:, 0])
+    if self.config.pool == "cls":
+      return self.video_proj(tokens[:, 0])
+    return self.video_proj(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
 
   def encode_text(
     self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
-    return self.text_proj(nn.relu(self.text_tower(ids, valid, train=train)[:, 0]))
+    tokens = self.text_tower(ids, valid, train=train)
+    if self.config.pool == "cls":
+      return self.text_proj(nn.relu(tokens[:, 0]))
+    words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
+    count = valid.sum(axis=1, keepdims=True)
+    return self.text_proj(nn.relu(words.sum(axis=1) / count))
 
   def masked_text(self, batch: Batch) -> Float[Array, "b e"]:
     """Embeddings of masked captions, not normalised; with dropout."""
@@ -265,11 +277,18 @@ def sinusoid_starts(grid: tuple[int, int, int]) -> tuple[Callable, Callable]:
 
 
 def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
-  """Refuses divided attention over hidden places that differ between frames.
+  """Refuses masks that the video tower cannot have.
 
   Raises:
-    ConfigError: tubelets are dropped, and not the same ones in every time slice.
+    ConfigError: divided attention and tubelets dropped that are not the same ones in
+      every time slice; or visible tubelets alone are sent and that is not enough.
   """
+  joint_drop = config.attention == "joint" and config.hidden == "drop"
+  require(
+    mask.send == "clip" or joint_drop,
+    "config.mask.send: 'visible' needs config.objective.attention = 'joint' and "
+    "hidden = 'drop'; set 'clip'",
+  )
   if config.attention == "divided" and config.hidden == "drop":
     require(
       not mask.num_hidden(clip.grid) or mask.video in ("tube", "block_tube"),

@@ -1,4 +1,4 @@
-"""Video tubelets: cutting, embedding, fixed space-time positions."""
+"""Video tubelets: picking, embedding, fixed space-time positions."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -7,25 +7,6 @@ from jaxtyping import Array, Float, Int32, Num
 
 from vtr_jax.batch import ClipSpec
 from vtr_jax.models.layers import Dense
-
-
-def patchify(
-  video: Num[Array, "b t h w c"], tubelet: tuple[int, int, int]
-) -> Num[Array, "b n p"]:
-  """Cuts clips into tubelets, (time, height, width) order, values (pt ph pw c)."""
-  b, t, h, w, c = video.shape
-  pt, ph, pw = tubelet
-  x = video.reshape(b, t // pt, pt, h // ph, ph, w // pw, pw, c)
-  x = x.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-  return x.reshape(b, -1, pt * ph * pw * c)
-
-
-def unpatchify(patches: Num[Array, "b n p"], clip: ClipSpec) -> Num[Array, "b t h w c"]:
-  """Inverse of `patchify`."""
-  (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet
-  x = patches.reshape(-1, gt, gh, gw, pt, ph, pw, 3)
-  x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-  return x.reshape(-1, clip.frames, clip.size, clip.size, 3)
 
 
 def gather(x: Num[Array, "b n d"], idx: Int32[Array, "b k"]) -> Num[Array, "b k d"]:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int32
 
 from vtr_jax import objectives
 from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.config import choose, read
+from vtr_jax.config import choose, read, require
 from vtr_jax.errors import ConfigError
 from vtr_jax.teacher import Teacher
 
@@ -72,6 +72,13 @@ def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
 def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:
   """(params, batch) -> `model.name(batch)`, for the functions of an Objective."""
   return lambda params, batch: model.apply({"params": params}, batch, method=name)
+
+
+def check_sent(mask: MaskSpec, why: str) -> None:
+  """Refuses a loader that keeps the hidden pixels to itself."""
+  require(
+    mask.send == "clip", f"config.mask.send: {mask.send!r}, but {why}; set 'clip'"
+  )
 
 
 def names() -> list[str]:

@@ -31,6 +31,7 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   Reconstruction,
+  check_sent,
   initializer,
   method,
 )
@@ -107,6 +108,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   dual.check_mask(config, clip, mask)
   model = MAC(clip, text, mask, config)
   decodes = config.decoder is not None
+  if decodes:
+    check_sent(mask, "the decoder is to rebuild hidden pixels")
   return Objective(
     model=model,
     mask=mask,

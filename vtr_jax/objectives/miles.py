@@ -28,7 +28,14 @@ from vtr_jax.config import choose
 from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual
 from vtr_jax.models.video import gather
-from vtr_jax.objectives.base import Forward, Objective, Params, initializer, method
+from vtr_jax.objectives.base import (
+  Forward,
+  Objective,
+  Params,
+  check_sent,
+  initializer,
+  method,
+)
 from vtr_jax.teacher import Teacher, TeacherConfig
 
 SHADOWED = ("video_tower",)
@@ -107,6 +114,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     ConfigError: see `dual.check_mask`.
   """
   dual.check_mask(config, clip, mask)
+  check_sent(mask, "the snapshot sees the whole clip")
   model = MILES(clip, text, mask, config)
   return Objective(
     model=model,

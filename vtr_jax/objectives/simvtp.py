@@ -25,15 +25,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.config import choose, require
 from vtr_jax.losses import cross_entropy, masked_mean, unit
 from vtr_jax.models import pixels
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer
 from vtr_jax.models.pixels import PixelDecoder
 from vtr_jax.models.text import TextEmbed
-from vtr_jax.models.video import POSITIONS, VideoEmbed, gather, patchify
-from vtr_jax.objectives.base import Forward, Objective, Params, Reconstruction, method
+from vtr_jax.models.video import POSITIONS, VideoEmbed, gather
+from vtr_jax.objectives.base import (
+  Forward,
+  Objective,
+  Params,
+  Reconstruction,
+  check_sent,
+  method,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +223,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     f"config.mask.text: {mask.text!r} leaves hidden words out, but SimVTP predicts "
     "them at their places; set 'replace'",
   )
+  check_sent(mask, "hidden pixels are predicted")
   model = SimVTP(clip, text, config)
 
   def init(key: jax.Array, batch: Batch):
