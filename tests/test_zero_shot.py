@@ -31,6 +31,7 @@ SECTION = dict(
   },
   prompts=PROMPTS,
   temperature=0.0,
+  others="refuse",
 )
 LABELS = tuple(SECTION["classes"])
 
@@ -132,6 +133,17 @@ def test_unfit_labels_are_refused(root, tokenizer):
     build(root, tokenizer, split="empty")
 
 
+def test_clips_of_other_labels_are_left_out_if_wanted(root, tokenizer):
+  classes = {k: SECTION["classes"][k] for k in ("the red", "blue")}
+  evaluator = build(root, tokenizer, classes=classes, others="skip")
+  numbers = evaluator.run(np.eye(3))
+  assert numbers["top1"] == 100
+  assert evaluator.protocol()["clips"] == 5
+  assert "5 clips, 2 classes" in evaluator.report()
+  with pytest.raises(ConfigError, match="which classes lacks"):
+    build(root, tokenizer, classes={"no such": ("moves",)}, others="skip")
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [
@@ -140,6 +152,7 @@ def test_unfit_labels_are_refused(root, tokenizer):
     (dict(prompts=("{} and {}",)), r"prompts: '\{\} and \{\}' needs one"),
     (dict(classes=dict(blue=())), r"classes\.blue: \(\)"),
     (dict(classes=dict(blue=("sky", " "))), r"classes\.blue"),
+    (dict(others="ignore"), "others: 'ignore' is unknown"),
     (dict(temperature=-0.1), "temperature: -0.1 is negative"),
   ],
 )
@@ -194,8 +207,8 @@ def test_texts_of_opposite_meaning_do_not_break_a_class():
 @pytest.fixture(scope="module")
 def motions():
   """The section for moving_shapes, checked."""
-  (_, config) = base.check(dict(m=common.motion_recognition("test", every=7)))["m"]
-  return config
+  section = common.motion_recognition("test", single=False, every=7)
+  return base.check(dict(m=section))["m"][1]
 
 
 def test_motions_tell_every_label_once(motions):
@@ -217,6 +230,15 @@ def test_motions_tell_every_label_once(motions):
     "one after another": ", then a ",
   }.items():
     assert all(word in phrase for phrase in motions.classes[label])
+
+
+def test_single_motions_are_ten_of_them(motions):
+  section = common.motion_recognition("test", single=True)
+  single = base.check(dict(m=section))["m"][1].classes
+  assert len(single) == len(shapes.ACTIONS)
+  assert all(motions.classes[label] == phrases for label, phrases in single.items())
+  told = {shapes.label_of(shapes.Meaning("steps", (), (a,))) for a in shapes.ACTIONS}
+  assert set(single) == told
 
 
 def test_motions_speak_as_the_captions_do(motions, data_dir):

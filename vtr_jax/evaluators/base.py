@@ -9,17 +9,20 @@ import dataclasses
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
 
 from vtr_jax import evaluators, sharding
 from vtr_jax.batch import HOST_KEYS, ClipSpec, TextSpec
 from vtr_jax.config import choose, read
+from vtr_jax.data import loader
 from vtr_jax.data.examples import DataConfig
+from vtr_jax.data.sources import Split
 from vtr_jax.data.text import Tokenizer
 from vtr_jax.errors import ConfigError
 from vtr_jax.objectives.base import Objective, Params
@@ -106,6 +109,28 @@ class OnDevices:
   def rows(self, params: Params, batches: Iterable[Mapping], count: int) -> np.ndarray:
     """The first `count` rows over all batches; the last batch is padded."""
     return np.concatenate([self(params, batch) for batch in batches])[:count]
+
+
+class Embedder:
+  """Embeds the videos of a split, and texts; every host gets all of them."""
+
+  def __init__(self, context: Context):
+    self._context = context
+    self._video = OnDevices(context.objective.embed_video, context.mesh)
+    self._text = OnDevices(context.objective.embed_text, context.mesh)
+    self._share = dict(host=jax.process_index(), num_hosts=jax.process_count())
+
+  def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
+    c = self._context
+    batches = loader.eval_videos(
+      source, c.data, c.clip, c.batch_size, workers=0, **self._share
+    )
+    return self._video.rows(params, batches, len(source))
+
+  def texts(self, params: Params, texts: Sequence[str]) -> Float[np.ndarray, "t e"]:
+    c = self._context
+    batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **self._share)
+    return self._text.rows(params, batches, len(texts))
 
 
 def host_rows(rows: int) -> slice:

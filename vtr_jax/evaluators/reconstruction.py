@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from vtr_jax import figures
+from vtr_jax.batch import patchify, unpatchify
 from vtr_jax.config import require
 from vtr_jax.data import loader, sources
 from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.evaluators.base import Context, OnDevices, host_rows
-from vtr_jax.models.video import patchify, unpatchify
 from vtr_jax.objectives.base import Params
 
 _SHOWN = 4  # clips in the picture

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from vtr_jax import figures, metrics
@@ -19,7 +18,7 @@ from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.data.text import encode_all
 from vtr_jax.errors import ConfigError
-from vtr_jax.evaluators.base import Context, OnDevices, host_rows
+from vtr_jax.evaluators.base import Context, Embedder, OnDevices, host_rows
 from vtr_jax.objectives.base import Params
 
 _SHOWN = 6  # queries in the picture
@@ -57,8 +56,7 @@ class Evaluator:
     if config.captions == "first":
       _, first = np.unique(self._owner, return_index=True)
       self._texts, self._owner = [self._texts[i] for i in first], self._owner[first]
-    self._embed_video = OnDevices(objective.embed_video, context.mesh)
-    self._embed_text = OnDevices(objective.embed_text, context.mesh)
+    self._embed = Embedder(context)
     self._match = OnDevices(objective.match, context.mesh) if config.rerank else None
 
   def run(self, params: Params) -> dict[str, float]:
@@ -115,14 +113,8 @@ class Evaluator:
 
   def _similarity(self, params: Params) -> np.ndarray:
     """Cosines [texts, videos], float32."""
-    c = self._context
-    share = dict(host=jax.process_index(), num_hosts=jax.process_count())
-    videos = loader.eval_videos(
-      self._source, c.data, c.clip, c.batch_size, workers=0, **share
-    )
-    video = self._embed_video.rows(params, videos, len(self._source))
-    texts = loader.eval_texts(self._texts, c.text, c.tokenizer, c.batch_size, **share)
-    text = self._embed_text.rows(params, texts, len(self._texts))
+    video = self._embed.videos(params, self._source)
+    text = self._embed.texts(params, self._texts)
     return text @ video.T
 
   def _extra(self, row: str, sim: np.ndarray) -> dict[str, float]:

@@ -15,16 +15,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from vtr_jax import figures, metrics
-from vtr_jax.config import nearest, require
-from vtr_jax.data import loader, sources
+from vtr_jax.config import choose, nearest, require
+from vtr_jax.data import sources
 from vtr_jax.data.examples import refusal
 from vtr_jax.errors import BadSample, ConfigError
-from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.evaluators.base import Context, Embedder
 from vtr_jax.objectives.base import Params
 
 
@@ -37,8 +36,10 @@ class Config:
   classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels are phrases
   prompts: tuple[str, ...]  # texts with one "{}" each, where the phrase goes
   temperature: float  # between the texts of a class; 0 = one mean vector, as CLIP
+  others: str  # clips whose label is not among the classes: refuse | skip
 
   def __post_init__(self):
+    choose(self.others, ("refuse", "skip"), "others")
     require(
       len(self.prompts) > 0, 'prompts: none; "{}" alone leaves phrases as they are'
     )
@@ -60,15 +61,16 @@ class Evaluator:
     labels = _labels(self._source)
     self._classes = config.classes or {k: (k,) for k in sorted(set(labels))}
     self._names = list(self._classes)
-    if missing := set(labels) - set(self._names):
+    missing = set(labels) - set(self._names)
+    if missing and (config.others == "refuse" or missing == set(labels)):
       label = min(missing)
       raise ConfigError(
         f"evals: split {config.split!r} has the label {label!r}, which classes lacks; "
-        f"add it, or {nearest(label, self._names)}"
+        f"add it, or others='skip', or {nearest(label, self._names)}"
       )
-    self._label = np.array([self._names.index(label) for label in labels])
-    self._embed_video = OnDevices(context.objective.embed_video, context.mesh)
-    self._embed_text = OnDevices(context.objective.embed_text, context.mesh)
+    self._rows = np.flatnonzero([label in self._classes for label in labels])
+    self._label = np.array([self._names.index(labels[i]) for i in self._rows])
+    self._embed = Embedder(context)
 
   def run(self, params: Params) -> dict[str, float]:
     found = metrics.recognition(self._scores(params), self._label)
@@ -79,7 +81,7 @@ class Evaluator:
     n, count = self._numbers, len(self._names)
     return "\n".join(
       [
-        f"{self._config.split}: {len(self._source)} clips, {count} classes, chance "
+        f"{self._config.split}: {len(self._label)} clips, {count} classes, chance "
         f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
         f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
         f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
@@ -91,7 +93,7 @@ class Evaluator:
     return dataclasses.asdict(self._config) | dict(
       classes=self._classes,
       fingerprint=sources.fingerprint(self._source.directory, self._config.split),
-      clips=len(self._source),
+      clips=len(self._label),
       texts=len(self._texts()[0]),
       data=self._context.data.name,
       frames=self._context.clip.frames,
@@ -119,15 +121,9 @@ class Evaluator:
 
   def _scores(self, params: Params) -> np.ndarray:
     """Scores [classes, videos]."""
-    c = self._context
-    share = dict(host=jax.process_index(), num_hosts=jax.process_count())
-    videos = loader.eval_videos(
-      self._source, c.data, c.clip, c.batch_size, workers=0, **share
-    )
-    video = self._embed_video.rows(params, videos, len(self._source))
     texts, owner = self._texts()
-    batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **share)
-    text = self._embed_text.rows(params, batches, len(texts))
+    video = self._embed.videos(params, self._source)[self._rows]
+    text = self._embed.texts(params, texts)
     return class_scores(video, text, owner, self._config.temperature)
 
   def _table(self) -> str:
