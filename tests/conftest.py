@@ -52,9 +52,9 @@ def eight_devices():
   return dict(XLA_FLAGS=flags, NPROC="16")
 
 
-def run_main(*args, **env):
-  """Runs the command in a process of its own; returns it, text captured."""
-  command = [sys.executable, "-m", "vtr_jax.main", *map(str, args)]
+def run_main(*args, module="vtr_jax.main", **env):
+  """Runs a command in a process of its own; returns it, text captured."""
+  command = [sys.executable, "-m", module, *map(str, args)]
   return subprocess.run(
     command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True
   )

@@ -22,7 +22,8 @@ LAYERS = (
   {"experiment"},
   {"progress"},
   {"train"},
-  {"main"},
+  {"command"},
+  {"main", "study"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -1,0 +1,108 @@
+"""What each paper claims, checked in short trainings on the embedded data.
+
+  python -m vtr_jax.study --config=configs/study.py          makes docs/study.md
+  python -m vtr_jax.study --config=configs/study.py:smoke    a minute, for tests
+
+Every row of a table sees the same clips in the same order for as many steps.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(variant: str = "full") -> ConfigDict:
+  variant = common.variant(variant, ("full", "smoke"))
+  short = dict(optim=dict(warmup_steps=20), batch_size=64, checkpoint_every=10000)
+  mac, simvtp, miles = (short | dict(steps=n) for n in (400, 300, 300))
+  tables = [
+    table("MAC: hidden video", "mac:demo", mac, *hidden()),
+    table("SimVTP: loss terms", "simvtp:demo", simvtp, *terms()),
+    table("MILES: the snapshot", "miles:demo", miles, *snapshots()),
+    table("SimVTP: hidden words", "simvtp:demo", simvtp, *words()),
+    table("SimVTP: hidden video", "simvtp:demo", simvtp, *tubes()),
+    table("MAC: hidden words", "mac:demo", mac, *mac_words()),
+  ]
+  seeds = (0, 1)
+  evals = dict(test=common.retrieval("test"))
+  if variant == "smoke":
+    # Two rows of three steps each show that all of it works.
+    tiny = lambda t: t["config"].replace("demo", "smoke")
+    tables = [
+      table(t["title"], tiny(t), dict(steps=3), *t["rows"][:2])
+      for t in (tables[0], tables[2])
+    ]
+    seeds = (0,)
+  return ConfigDict(
+    dict(
+      name=f"study-{variant}",
+      data_dir="data",  # of all prepared data sets
+      seeds=seeds,  # of parameters, order, masks
+      evals=evals,
+      shown="test",
+      tables=tuple(tables),
+    )
+  )
+
+
+def table(title: str, config: str, changes: dict, *rows: dict) -> dict:
+  return dict(title=title, config=config, changes=changes, rows=rows)
+
+
+def row(name: str, **changes) -> dict:
+  return dict(name=name, changes=changes)
+
+
+def hidden() -> list[dict]:
+  """MAC's claim: 60 % less to compute, 3 times faster, and not worse."""
+  return [
+    row(f"{percent} % hidden", mask=dict(video_ratio=percent / 100))
+    for percent in (0, 40, 60, 75, 90)
+  ]
+
+
+def mac_words() -> list[dict]:
+  """MAC hides words too."""
+  return [
+    row(f"{percent} % of words", mask=dict(text_ratio=percent / 100))
+    for percent in (0, 15)
+  ]
+
+
+def words() -> list[dict]:
+  """SimVTP's claim: 75 % of the words hidden are better than 15 %."""
+  return [
+    row(f"{percent} % of words", mask=dict(text_ratio=percent / 100))
+    for percent in (15, 50, 75)
+  ]
+
+
+def tubes() -> list[dict]:
+  """SimVTP hides 90 % of the tubes."""
+  return [
+    row(f"{percent} % of tubes", mask=dict(video="tube", video_ratio=percent / 100))
+    for percent in (50, 75, 90)
+  ]
+
+
+def terms() -> list[dict]:
+  """SimVTP's claim: contrast and matching help."""
+  both = dict(pixels=1.0, words=1.0)
+  return [
+    row("reconstruction alone", weights=both | dict(vtc=0.0, vtm=0.0)),
+    row("+ contrast", weights=both | dict(vtc=1.0, vtm=0.0)),
+    row("+ contrast + matching", weights=both | dict(vtc=1.0, vtm=1.0)),
+    row("contrast alone", weights=dict(pixels=0.0, words=0.0, vtc=1.0, vtm=0.0)),
+  ]
+
+
+def snapshots() -> list[dict]:
+  """MILES' claim: predicting the snapshot's features helps its own dual encoder."""
+  block = dict(video_ratio=0.4)  # BEiT's, as in the recipe
+  copied = dict(follow="copy", every=50)
+  return [
+    row("without features", mask=block, weights=dict(vtc=1.0, features=0.0)),
+    row("moving average", mask=block, weights=dict(vtc=1.0, features=1.0)),
+    row("copied each 50 steps", mask=block, objective=dict(teacher=copied)),
+    row("nothing hidden", mask=dict(video_ratio=0.0), weights=dict(features=0.0)),
+  ]
