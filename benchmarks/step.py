@@ -1,14 +1,21 @@
 """Time of a training step against its FLOPs, at several shares of hidden video.
 
   python -m benchmarks.step [--config=configs/simvtp.py] [--batch_size=64]
+  taskset -c 0 python -m benchmarks.step --config=configs/mac.py:webvid2m_cc3m \
+    --hidden=0,60,75,90 --batch_size=2 --config.objective.compute.dtype=float32
+  python -m benchmarks.step --config=configs/miles.py --hidden=20 --without=features
 
-The masks are measured in turn, round after round, so that a machine whose speed
-drifts slows all of them alike; medians are printed. FLOPs are the compiler's count.
+Any config of any objective. The masks are measured in turn, round after round, so that
+a machine whose speed drifts slows all of them alike; medians are printed. FLOPs are the
+compiler's count of the whole step, which counts a scanned layer only once: layers are
+unrolled here (`compute.scan` is set to False). `--without` tells what a loss term
+costs: the same step with that weight at 0 is measured beside.
 """
 
 import dataclasses
 import statistics
 import time
+import types
 
 import flax.linen as nn
 import jax
@@ -20,46 +27,86 @@ from vtr_jax.config import read
 from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base
 
+# On one core that others use too, the process' own time is steadier than the wall's.
+CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
+
 
 class Case:
-  """A step at one share of hidden video, compiled, with its own state."""
+  """A step at one share of hidden video, compiled, that trains its own state.
 
-  def __init__(self, config: TrainConfig, hidden: float, batch_size: int):
+  Args:
+    like: shares this one's state instead; masks do not change the parameters.
+    clock: of `times`, seconds.
+  """
+
+  def __init__(
+    self,
+    config: TrainConfig,
+    hidden: float,
+    batch_size: int,
+    like: "Case | None" = None,
+    clock: str = "wall",
+  ):
     mask = dataclasses.replace(config.mask, video_ratio=hidden)
     shape = config.clip, config.text, mask, batch_size
     spec = batch.spec(*shape)
-    objective = base.build(config.objective, *shape[:3])
+    objective = base.build(unrolled(config.objective), *shape[:3])
     mesh = sharding.make_mesh(config.mesh)
     params = nn.unbox(state.abstract_params(objective, spec))
     optimizer = optim.make(config.optim, config.steps, params)
-    self._state, shardings = state.init(objective, optimizer, spec, mesh, 0)
+    if like is None:
+      first, shardings = state.init(objective, optimizer, spec, mesh, 0)
+      self._shared = types.SimpleNamespace(state=first, shardings=shardings)
+    else:
+      self._shared = like._shared
     self._batch = sharding.put_batch(batch.fake(*shape), mesh)
     self._step = step.make_train_step(
-      objective, optimizer, config.weights, 0, mesh, shardings
+      objective,
+      optimizer,
+      config.weights,
+      config.steps,
+      0,
+      mesh,
+      self._shared.shardings,
     )
     with sharding.scope(mesh):
-      compiled = self._step.jitted.lower(self._state, self._batch).compile()
-    self.flops = compiled.cost_analysis()["flops"]
+      lowered = self._step.jitted.lower(self._shared.state, self._batch)
+    self.flops = lowered.compile().cost_analysis()["flops"]
     self.visible = spec["video_keep_idx"].shape[1]
     self.times = []
+    self._clock = CLOCKS[clock]
 
   def run(self) -> None:
-    begin = time.perf_counter()
-    self._state, metrics = self._step(self._state, self._batch)
-    jax.block_until_ready(metrics)
-    self.times.append(time.perf_counter() - begin)
+    begin = self._clock()
+    self._shared.state, metrics = self._step(self._shared.state, self._batch)
+    jax.block_until_ready((self._shared.state, metrics))
+    self.times.append(self._clock() - begin)
+
+
+def unrolled(objective: dict) -> dict:
+  """The section `objective` of a config without scan."""
+  return objective | dict(compute=objective["compute"] | dict(scan=False))
 
 
 def main(_) -> None:
   values, rows = flags.FLAGS, flags.FLAGS.batch_size
   config = read(TrainConfig, values.config.to_dict())
-  cases = {h: Case(config, int(h) / 100, rows) for h in values.hidden}
+  cases, first = {}, None
+  for hidden in values.hidden:
+    cases[hidden] = Case(config, int(hidden) / 100, rows, first, values.clock)
+    first = first or cases[hidden]
+    if values.without:
+      less = config.weights | {values.without: 0.0}
+      lean = dataclasses.replace(config, weights=less)
+      cases[f"{hidden}*"] = Case(lean, int(hidden) / 100, rows, first, values.clock)
   for _ in range(1 + values.rounds):
     for case in cases.values():
       case.run()
-  first = next(iter(cases.values()))
   whole = statistics.median(first.times[1:])
-  print(f"{config.name}, batch {rows}, {jax.devices()[0].device_kind}")
+  print(
+    f"{config.name}, {config.objective['compute']['dtype']}, batch {rows}, "
+    f"{jax.devices()[0].device_kind}, {values.clock} time"
+  )
   print(
     "hidden  visible   ms/step  clips/s  GFLOP/step  GFLOP/s   faster  FLOPs fewer  "
     "reached"
@@ -69,10 +116,14 @@ def main(_) -> None:
     faster, fewer = whole / seconds, first.flops / case.flops
     print(
       f"{hidden:>4} %  {case.visible:7}  {1e3 * seconds:8.1f}  "
-      f"{rows / seconds:7.0f}  {case.flops / 1e9:10.1f}  "
+      f"{rows / seconds:7.1f}  {case.flops / 1e9:10.1f}  "
       f"{case.flops / seconds / 1e9:7.0f}  {faster:6.2f}x  {fewer:10.2f}x  "
       f"{faster / fewer:7.2f}"
     )
+  for hidden in values.hidden if values.without else ():
+    both = (statistics.median(cases[h].times[1:]) for h in (hidden, f"{hidden}*"))
+    ratio = next(both) / next(both)
+    print(f"{hidden} % hidden: {ratio:.2f} times the step without {values.without} (*)")
 
 
 if __name__ == "__main__":
@@ -80,4 +131,6 @@ if __name__ == "__main__":
   flags.DEFINE_integer("batch_size", 64, "Clips per step.")
   flags.DEFINE_integer("rounds", 5, "Measured rounds, after one to warm up.")
   flags.DEFINE_list("hidden", ["0", "50", "75", "90"], "Percent of the video.")
+  flags.DEFINE_string("without", "", "A loss term to measure the cost of.")
+  flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core of a busy machine.")
   app.run(main)

@@ -1,0 +1,120 @@
+"""Training steps against PyTorch's, of the same models and batches, in one run.
+
+  python -m benchmarks.peers [--batch_size=2] [--threads=1] [--rounds=5]
+
+Needs `pip install torch transformers`, which nothing else here does. Peers:
+  mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, the hidden
+            patches dropped, and DistilBERT; contrast, backward pass, AdamW.
+  videomae  transformers' VideoMAEForPreTraining, ViT-B, 16 frames, 90 % of the tubes
+            hidden. Ours is SimVTP's masked autoencoder with every other loss off; the
+            two words that each text has at least stay in its joint pass.
+Both are measured in turn in one process, step by step, on the same cores with the same
+allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same). bfloat16 is of
+activations; parameters and optimiser are float32, in PyTorch by autocast. Medians are
+printed.
+"""
+
+import dataclasses
+import gc
+import os
+import statistics
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from benchmarks.step import CLOCKS, Case
+from configs import mac, simvtp
+from vtr_jax import batch
+from vtr_jax.config import read
+from vtr_jax.experiment import TrainConfig
+
+_WORKS = flags.DEFINE_list("works", ["mac", "videomae"], "mac, videomae.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "float32, bfloat16.")
+_HIDDEN = flags.DEFINE_list("hidden", ["0", "60", "75", "90"], "Percent; of mac.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "Clips per step.")
+_TEXT_LENGTH = flags.DEFINE_integer("text_length", 32, "Tokens of a caption; of mac.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Cores for either.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds, after one to warm up.")
+_CLOCK = flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core, machine busy.")
+
+
+def config_of(work: str, dtype: str) -> TrainConfig:
+  """The recipe's config, cut down to what both sides do."""
+  if work == "mac":
+    c = mac.get_config("webvid2m_cc3m")
+    c.text.length = _TEXT_LENGTH.value
+  else:
+    c = simvtp.get_config("webvid2m")
+    c.weights = dict(vtc=0.0, pixels=1.0, words=0.0, vtm=0.0)
+    c.text = dict(length=2, vocab_size=8, mask_id=3)
+  c.objective.compute.dtype = dtype
+  return read(TrainConfig, c.to_dict())
+
+
+class PeerCase:
+  """The peer's step on one batch, timed as `Case` times ours."""
+
+  def __init__(self, step: Callable, inputs: tuple, clock: str):
+    self._step, self._inputs, self._clock = step, inputs, CLOCKS[clock]
+    self.times = []
+
+  def run(self) -> None:
+    begin = self._clock()
+    self._step(*self._inputs)
+    self.times.append(self._clock() - begin)
+
+
+def measure(work: str, dtype: str, kind: type) -> None:
+  """Prints the rows of one work in one dtype."""
+  from benchmarks import torch_peers
+
+  config, rows, clock = config_of(work, dtype), _BATCH_SIZE.value, _CLOCK.value
+  trainer = torch_peers.Trainer(kind, config, dtype)
+  cases, first = {}, None
+  for hidden in _HIDDEN.value if work == "mac" else ["90"]:
+    share = int(hidden) / 100
+    ours = Case(config, share, rows, first, clock)
+    first = first or ours
+    mask = dataclasses.replace(config.mask, video_ratio=share, send="clip")
+    inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, rows))
+    cases[hidden] = ours, PeerCase(trainer.step, inputs, clock)
+  for _ in range(1 + _ROUNDS.value):
+    for ours, peer in cases.values():
+      ours.run()
+      peer.run()
+  for hidden, pair in cases.items():
+    ours, peer = (1e3 * statistics.median(case.times[1:]) for case in pair)
+    print(
+      f"{work:8}  {dtype:8}  {hidden:>4} %  {ours:9.0f}  {peer:9.0f}  "
+      f"{peer / ours:9.2f}",
+      flush=True,
+    )
+
+
+def main(_) -> None:
+  cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
+  os.sched_setaffinity(0, cores)  # before either makes its threads
+  try:
+    import torch
+    import transformers
+
+    from benchmarks import torch_peers
+  except ModuleNotFoundError as e:
+    sys.exit(f"{e.name} is not installed: python -m pip install torch transformers")
+  torch.set_num_threads(len(cores))
+  kinds = dict(mac=torch_peers.DualEncoder, videomae=torch_peers.VideoMAE)
+  print(
+    f"batch {_BATCH_SIZE.value}, {len(cores)} core(s), {_CLOCK.value} time, "
+    f"torch {torch.__version__}, transformers {transformers.__version__}, "
+    f"GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', 'not set')}"
+  )
+  print("work      dtype     hidden    ours ms    peer ms  peer/ours")
+  for work in _WORKS.value:
+    for dtype in _DTYPES.value:
+      measure(work, dtype, kinds[work])
+      gc.collect()  # both models, before the next ones
+
+
+if __name__ == "__main__":
+  app.run(main)
