@@ -197,7 +197,7 @@ def draw(
     for place, name in enumerate(names):
       values = [r.numbers["R@1"] for r in found[table.title, name]]
       ax.barh(place, np.mean(values or [0]), height=0.5, color=canvas.BOX)
-      ax.plot(values, [place] * len(values), "o", color=canvas.CYCLE[0], markersize=5)
+      ax.scatter(values, [place] * len(values), color=canvas.CYCLE[0], zorder=2)
     ax.set_title(table.title, loc="left", color=canvas.INK)
     canvas.dress(ax, "R@1, text to video, percent", "")
     ax.set_yticks(range(len(names)), labels=names)

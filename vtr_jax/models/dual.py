@@ -234,7 +234,7 @@ class DualEncoder(nn.Module):
       return self.text_proj(nn.relu(tokens[:, 0]))
     words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
     count = valid.sum(axis=1, keepdims=True)
-    return self.text_proj(nn.relu(words.sum(axis=1) / count))
+    return self.text_proj(nn.relu(words.sum(axis=1) / jnp.maximum(count, 1)))
 
   def masked_text(self, batch: Batch) -> Float[Array, "b e"]:
     """Embeddings of masked captions, not normalised; with dropout."""
