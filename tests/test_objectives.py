@@ -134,6 +134,19 @@ def test_continued_is_bitwise_the_same(name, data_dir, tmp_path):
 
 
 @EVERY
+def test_clips_of_two_lengths_by_turns(name, data_dir, tmp_path):
+  """Half of the frames, then half and all by turns; and resumed amid it the same."""
+  config = smoke(name, data_dir, steps=4, checkpoint_every=2)
+  config["data"]["curriculum"] = [[0, [2]], [1, [4, 2]]]
+  train_and_evaluate(config, tmp_path)
+  calm = arrays(tmp_path, 4)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(calm["params"]))
+  shutil.rmtree(tmp_path / "checkpoints" / "4")
+  train_and_evaluate(config, tmp_path)
+  jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path, 4), calm)
+
+
+@EVERY
 @pytest.mark.parametrize("variant", ["demo", "smoke", "recipe"])
 def test_variants_are_built(name, variant):
   """The last one is the paper's own."""
