@@ -70,12 +70,10 @@ def simvtp_params(state, encoder_depth, decoder_depth):
       norm=norm(state, table + "LayerNorm"),
     ),
     encoder=blocks(state, "encoder", encoder_depth),
-    decoder=dict(
-      proj=dict(kernel=state["encoder_to_decoder.weight"].T),
-      mask_token=state["mask_token"].reshape(-1),
-      transformer=blocks(state, "decoder", decoder_depth),
-      head=dense(state, "decoder.head"),
-    ),
+    decoder=blocks(state, "decoder", decoder_depth),
+    to_decoder=dict(kernel=state["encoder_to_decoder.weight"].T),
+    mask_token=state["mask_token"].reshape(-1),
+    pixel_head=dense(state, "decoder.head"),
     word_head=dense(state, "text_cls"),
     match_head=dense(state, "vtm_head"),
   )
@@ -160,9 +158,9 @@ def test_simvtp_losses_and_gradients(case):
   attention = grads["encoder"]["block_0"]["attention"]
   qkv = [attention[name]["kernel"].T for name in ("query", "key", "value")]
   ours = {
-    "mask_token": grads["decoder"]["mask_token"][None, None],
+    "mask_token": grads["mask_token"][None, None],
     "encoder.blocks.0.attn.qkv.weight": np.concatenate(qkv),
-    "decoder.head.weight": grads["decoder"]["head"]["kernel"].T,
+    "decoder.head.weight": grads["pixel_head"]["kernel"].T,
     "text_embeddings.word_embeddings.weight": grads["text_embed"]["words"],
     "vtm_head.weight": grads["match_head"]["kernel"].T,
   }

@@ -142,11 +142,8 @@ def test_scan_computes_the_same():
     blocks = [tower.pop(f"block_{i}") for i in range(2)]
     return tower | dict(blocks=jax.tree.map(lambda *x: jnp.stack(x), *blocks))
 
-  decoder = dict(params["decoder"])
-  stacked = params | dict(
-    encoder=stack(dict(params["encoder"])),
-    decoder=decoder | dict(transformer=stack(dict(decoder["transformer"]))),
-  )
+  towers = {name: stack(dict(params[name])) for name in ("encoder", "decoder")}
+  stacked = params | towers
   want, _ = terms(plain, params)
   got, _ = terms(scanned, stacked)
   np.testing.assert_allclose(got, want, rtol=1e-5)

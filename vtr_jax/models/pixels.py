@@ -12,7 +12,10 @@ TARGETS = ("standardized", "raw")
 
 
 class PixelDecoder(nn.Module):
-  """Hidden tubelets from the encoded visible ones (VideoMAE, arXiv 2203.12602)."""
+  """Hidden tubelets from the encoded visible ones (VideoMAE, arXiv 2203.12602).
+
+  Its parameters are to lie beside the encoder's, as in VideoMAE: see `nn.share_scope`.
+  """
 
   clip: ClipSpec
   size: Size
@@ -28,15 +31,16 @@ class PixelDecoder(nn.Module):
   ) -> Float[Array, "b m p"]:
     """Pixels at `mask_idx`, in units of `targets`."""
     width, dtype = self.size.width, self.compute.dtype
-    x = Dense(width, ("embed", "mlp"), dtype, use_bias=False, name="proj")(encoded)
+    narrow = Dense(width, ("embed", "mlp"), dtype, use_bias=False, name="to_decoder")
+    x = narrow(encoded)
     init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
     mask_token = self.param("mask_token", init, (width,))
     table = POSITIONS[self.positions](self.clip.grid, width)
     positions = jnp.asarray(table, x.dtype)
     hidden = mask_token.astype(x.dtype) + positions[mask_idx]
     x = jnp.concatenate([x + positions[keep_idx], hidden], axis=1)
-    x = Transformer(self.size, self.compute, name="transformer")(x)
-    head = Dense(self.clip.tubelet_dim, ("embed", "pixels"), dtype, name="head")
+    x = Transformer(self.size, self.compute, name="decoder")(x)
+    head = Dense(self.clip.tubelet_dim, ("embed", "pixels"), dtype, name="pixel_head")
     return head(x[:, keep_idx.shape[1] :])
 
 

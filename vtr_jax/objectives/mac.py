@@ -17,6 +17,7 @@ light decoder that rebuilds the hidden pixels beside the contrast.
 import dataclasses
 import functools
 
+import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
@@ -58,7 +59,8 @@ class MAC(dual.DualEncoder):
     super().setup()
     c = self.config
     if c.decoder is not None:
-      self.decoder = pixels.PixelDecoder(self.clip, c.decoder, c.compute, "space_time")
+      self.rebuild = pixels.PixelDecoder(self.clip, c.decoder, c.compute, "space_time")
+      nn.share_scope(self, self.rebuild)
 
   def __call__(
     self, batch: Batch
@@ -74,7 +76,7 @@ class MAC(dual.DualEncoder):
     keep_idx, visible = batch["video_keep_idx"], tokens[:, 1:]
     if self.config.hidden == "blank":
       visible = gather(visible, keep_idx)
-    return self.decoder(visible, keep_idx, batch["video_mask_idx"])
+    return self.rebuild(visible, keep_idx, batch["video_mask_idx"])
 
   def reconstruct(self, batch: Batch) -> Reconstruction:
     """Fills the hidden places of the video."""

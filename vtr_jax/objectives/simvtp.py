@@ -92,7 +92,8 @@ class SimVTP(nn.Module):
     self.video_embed = VideoEmbed(self.clip, width, c.positions, dtype)
     self.text_embed = TextEmbed(self.text, width, c.text_dropout, dtype)
     self.encoder = Transformer(c.encoder, c.compute)
-    self.decoder = PixelDecoder(self.clip, c.decoder, c.compute, c.positions)
+    self.rebuild = PixelDecoder(self.clip, c.decoder, c.compute, c.positions)
+    nn.share_scope(self, self.rebuild)
     self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"), dtype)
     self.match_head = Dense(2, ("embed", "classes"), "float32")
 
@@ -119,7 +120,7 @@ class SimVTP(nn.Module):
     pairs = [self.pool(tokens, pair_valid) for tokens in (joint, false)]
     return Outputs(
       joint=joint,
-      pixels=self.decoder(joint[:, :k], keep_idx, batch["video_mask_idx"]),
+      pixels=self.rebuild(joint[:, :k], keep_idx, batch["video_mask_idx"]),
       words=self.word_head(joint[:, k:]),
       video=video,
       text=text,
@@ -179,7 +180,7 @@ class SimVTP(nn.Module):
     ids = jnp.where(batch["text_hidden"], self.text.mask_id, batch["text_ids"])
     joint = self.encode_pair(x, self.text_embed(ids, valid, train=False), valid)
     k = keep_idx.shape[1]
-    rebuilt = self.decoder(joint[:, :k], keep_idx, batch["video_mask_idx"])
+    rebuilt = self.rebuild(joint[:, :k], keep_idx, batch["video_mask_idx"])
     words = self.word_head(joint[:, k:]).argmax(axis=-1)
     kind = self.config.pixel_target
     return Reconstruction(pixels.to_rgb(rebuilt, batch, kind, self.clip), words)
