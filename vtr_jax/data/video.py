@@ -1,5 +1,6 @@
 """Encoded videos to frames: which of them, and at which size."""
 
+import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,6 +43,17 @@ def decode(
   Raises:
     BadSample: no frame can be decoded, or too few.
   """
+  with opened(data) as container:
+    return _decode(container, indices, view, needed)
+
+
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[Any]:
+  """An encoded file's PyAV container; what it names outside itself is not followed.
+
+  Raises:
+    BadSample: not a video, also where that shows only inside the `with`.
+  """
   if not data:
     raise BadSample("empty file")
   try:
@@ -50,7 +62,7 @@ def decode(
       metadata_errors="replace",
       container_options={"format_whitelist": _FORMATS},
     ) as container:
-      return _decode(container, indices, view, needed)
+      yield container
   except av.FFmpegError as e:
     raise BadSample(f"not a video ({_reason(e)})") from e
 
