@@ -76,7 +76,7 @@ def webvid2m_cc3m() -> dict:
       text=common.size("B") | dict(depth=6),  # code: DistilBERT
       compute=dict(
         dtype="bfloat16",  # of activations; ours
-        attention="auto",  # auto | xla | cudnn; ours
+        attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
         remat="none",  # none | dots | full; ours
       ),

@@ -79,7 +79,7 @@ def webvid2m() -> dict:
       decoder=dict(width=384, depth=4, mlp_dim=1536, num_heads=6),  # code
       compute=dict(
         dtype="bfloat16",  # of activations; ours (code: float32)
-        attention="auto",  # auto | xla | cudnn; ours
+        attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
         remat="none",  # none | dots | full; ours
       ),
