@@ -30,6 +30,7 @@ def webvid2m_cc3m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; ours
+    init_from="",  # run whose parameters this one starts from; ours
     steps=10 * (5_500_000 // 1024),  # ours: 10 epochs
     batch_size=1024,  # ours
     eval_batch_size=256,  # ours
@@ -47,7 +48,7 @@ def webvid2m_cc3m() -> dict:
       vocab_size=30522,  # Frozen: distilbert-base-uncased
       mask_id=103,  # Frozen: distilbert-base-uncased
     ),
-    tokenizer="",  # SentencePiece model; "" = the one prepared with the data; ours
+    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
       video="per_frame",  # paper: figure; as many in every frame, other ones in each
       video_ratio=0.6,  # weak: 60 % of the computation saved

@@ -34,6 +34,7 @@ def webvid2m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; code
+    init_from="",  # run whose parameters this one starts from; ours
     steps=200 * steps_per_epoch,  # paper: 200 epochs of WebVid-2M
     batch_size=1024,  # code: 16 clips on each of 64 GPUs
     eval_batch_size=256,  # ours
@@ -51,7 +52,7 @@ def webvid2m() -> dict:
       vocab_size=30522,  # code: bert-base-uncased
       mask_id=103,  # code: bert-base-uncased
     ),
-    tokenizer="",  # SentencePiece model; "" = the one prepared with the data; ours
+    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
       video="tube",  # paper
       video_ratio=0.9,  # paper

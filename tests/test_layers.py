@@ -17,6 +17,7 @@ LAYERS = (
   {"data", "models"},
   {"objectives"},
   {"state"},
+  {"transfer"},
   {"step"},
   {"evaluators"},
   {"experiment"},

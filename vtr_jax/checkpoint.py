@@ -79,3 +79,55 @@ class Checkpoints:
       f"{self._directory}: checkpoint not written ({one_line(e)}); earlier ones "
       "are whole: free the disk or mend the permission, and run the command again"
     )
+
+
+def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
+  """The newest checkpoint's parameters and step; touches no file, reads no more.
+
+  Args:
+    directory: of a run's checkpoints.
+    like: ShapeDtypeStructs with the shardings that are wanted.
+
+  Raises:
+    CheckpointError: there is none, it cannot be read, or it has other parameters.
+  """
+  where = _newest(directory)
+  args = ocp.args.PyTreeRestore(
+    item=dict(params=like),
+    restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
+    partial_restore=True,
+  )
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(where / "state", args=args)["params"], int(where.name)
+  except Exception as e:
+    raise _unreadable(where, e) from e
+
+
+def param_shapes(directory: pathlib.Path) -> Any:
+  """Shapes and dtypes of the newest checkpoint's parameters; no array is read.
+
+  Raises:
+    CheckpointError: there is none, or it cannot be read.
+  """
+  where = _newest(directory)
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      tree = reader.metadata(where / "state").item_metadata.tree["params"]
+  except Exception as e:
+    raise _unreadable(where, e) from e
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _newest(directory: pathlib.Path) -> pathlib.Path:
+  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+  if not steps:
+    raise CheckpointError(f"{directory}: no checkpoint; train first")
+  return directory.absolute() / str(steps[-1])
+
+
+def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
+  return CheckpointError(
+    f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
+    "folder to use the checkpoint before it"
+  )
