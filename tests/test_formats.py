@@ -452,22 +452,19 @@ def test_folder_with_side_files(tmp_path):
 
 
 def tar(path, members):
-  """A tar of (name, bytes or TarInfo type)."""
+  """A tar of (name, content) or (name, content, type)."""
   with tarfile.open(path, "w") as out:
-    for name, content in members:
+    for name, content, *kind in members:
       info = tarfile.TarInfo(name)
-      if isinstance(content, bytes):
-        info.size = len(content)
-        out.addfile(info, io.BytesIO(content))
-      else:
-        info.type, info.linkname = content, "/etc/passwd"
-        out.addfile(info)
+      info.size, info.linkname = len(content), "/etc/passwd"
+      info.type = kind[0] if kind else tarfile.REGTYPE
+      out.addfile(info, io.BytesIO(content))
   return str(path)
 
 
 def test_webdataset_reads_parts_of_the_tar(tmp_path):
   members = [
-    ("sub/", tarfile.DIRTYPE),
+    ("sub", b"", tarfile.DIRTYPE),
     ("sub/0.mp4", b"MOVIE"),
     ("sub/0.txt", "ein Hügel\n".encode()),
     ("sub/0.thumb.jpg", b"x"),

@@ -30,11 +30,15 @@ def load(path: str, allowed: bool) -> Any:
     raise DataError(f"{path}: not a pickle ({one_line(e)}); {parse.LOOK}") from e
 
 
+_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "str"}
+
+
 class _Plain(pickle.Unpickler):
   """Builds nothing that could run code."""
 
   _KNOWN: Mapping[str, set[str]] = {
-    "builtins": {"set", "frozenset", "list", "dict", "tuple", "int", "float", "str"},
+    "builtins": _BUILTINS,
+    "__builtin__": _BUILTINS,  # Python 2
     "collections": {"OrderedDict", "defaultdict"},
     "numpy": {"ndarray", "dtype"},
     "numpy.core.multiarray": {"_reconstruct", "scalar"},
