@@ -280,8 +280,8 @@ def test_folder():
     ("umt", "msvd/captions_msvd.json", "json: expected a list of objects"),
     ("videomae", "msvd/train_list.txt", r"txt:1: expected 'path label', got '-4wsuP"),
     ("webvid", "msvd/train_list.txt", "txt:1: expected columns videoid, name"),
-    ("simvtp", "didemo/val_data.json", "json: expected an object from path"),
-    ("coco_karpathy", "flickr30k/test.json", "the list 'images'"),
+    ("simvtp", "didemo/val_data.json", "json: expected an object;"),
+    ("coco_karpathy", "flickr30k/test.json", "json: expected an object with images"),
     ("csv", "msrvtt/MSRVTT_train.9k.csv", "csv:1: expected columns path, caption"),
   ],
 )
