@@ -136,6 +136,8 @@ def as_text(value: Any, where: str, what: str) -> str:
 
 def sentences(value: Any, where: str) -> tuple[str, ...]:
   """Captions of a text or a list of texts; blank ones are left out."""
+  if isinstance(value, str):
+    return (value.strip(),) if value.strip() else ()
   texts = value if isinstance(value, list | tuple) else [value]
   require(all(isinstance(t, str) for t in texts), where, "a text or a list of texts")
   return tuple(t.strip() for t in texts if t.strip())
