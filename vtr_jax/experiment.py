@@ -17,7 +17,7 @@ from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
 from vtr_jax.config import read, require
 from vtr_jax.data import moving_shapes, sources
-from vtr_jax.data.examples import DataConfig, check_curriculum
+from vtr_jax.data.examples import DataConfig, check_frames
 from vtr_jax.data.text import SentencePiece, check
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
@@ -80,7 +80,7 @@ class Run:
 def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
-  check_curriculum(config.data, config.clip)
+  check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
   objective = objectives.build(config.objective, config.clip, config.text, config.mask)
   step.check_weights(config.weights, objective)
@@ -92,7 +92,7 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
   place = workdir.prepare(directory, workdir.plain(values))
   data = _data_directory(config)
-  fingerprint = sources.fingerprint(data, config.data.split)
+  fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
 
   context = evaluators.Context(
