@@ -215,6 +215,9 @@ def test_a_tar_that_is_cut_or_compressed(tmp_path):
   whole = path.read_bytes()
   path.write_bytes(whole[:3000])
   assert "cut short" in refusal("webdataset", tmp_path)
+  tar(path, [("a.txt", b"x" * 5000)])
+  path.write_bytes(path.read_bytes()[:3000])
+  assert "cut short" in refusal("webdataset", tmp_path)
   with tarfile.open(path, "w:gz") as out:
     out.addfile(tarfile.TarInfo("a.mp4"))
   assert "compressed" in refusal("webdataset", tmp_path)
