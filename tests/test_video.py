@@ -96,7 +96,7 @@ def image(kind, array, **options):
   return file.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "GIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WebP", "BMP", "GIF"])
 def test_an_image_is_a_video_of_one_frame(kind):
   gradient = np.mgrid[:62, :90][0] * 4
   picture = np.stack([gradient, 255 - gradient, gradient // 2], -1).astype(np.uint8)
