@@ -24,7 +24,7 @@ SAMPLINGS = ("segments", "contiguous")
 # (an HLS playlist) would be opened and followed.
 _FORMATS = (
   "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,h264,hevc,ivf,"
-  "jpeg_pipe,png_pipe,webp_pipe,apng"
+  "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,apng"
 )
 # A small file may unfold to any size. Ours: 8192 x 8192 pixels of one frame, and
 # 16 GB of frames that are kept.
