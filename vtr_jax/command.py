@@ -22,12 +22,24 @@ def start(call: Callable[[dict, str], object], config: str | None, hint: str) ->
     "workdir", "", "Checkpoints, numbers and pictures; runs/<config.name> if empty."
   )
 
+  def main() -> None:
+    values = _load(chosen, hint)
+    call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
+
+  run(main)
+
+
+def run(call: Callable[[], object]) -> None:
+  """Parses the flags that the caller has defined, calls `call()`; ends the process."""
+
   def main(argv: list[str]) -> None:
-    del argv
     logging.set_verbosity(logging.WARNING)  # libraries report every file they read
     try:
-      values = _load(chosen, hint)
-      call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
+      if argv[1:]:
+        raise ConfigError(
+          f"command line: {argv[1]!r} is not a flag; write --NAME=VALUE"
+        )
+      call()
     except VtrError as e:
       _leave(e)
     except OSError as e:
