@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vtr_jax.config import choose
 from vtr_jax.errors import DataError
 
-_HELPERS = ("base", "parse", "media")
+_HELPERS = ("base", "media", "parse", "pickles")
 
 
 class Media(NamedTuple):

@@ -1,0 +1,31 @@
+"""Something-Something v1 and v2 (Goyal et al. 2017).
+
+something-something-v2-{train,validation,test}.json: a list of {id, label, template};
+the label is a sentence of its own, and the template without brackets is the class
+(174 in v2). Videos are <id>.webm.
+"""
+
+import os
+from collections.abc import Iterator
+
+from vtr_jax.formats import media, parse
+from vtr_jax.formats.base import Item, Request
+
+
+def read(request: Request) -> Iterator[Item]:
+  """One item a video: caption = its sentence, label = its class; none in test."""
+  files = media.Files(request.source, (".webm", *media.VIDEO))
+  paths = parse.listed(request, "something-something-*.json")
+  for split, path in paths:
+    if os.path.basename(path).endswith("labels.json"):
+      continue
+    rows = parse.load_json(path)
+    parse.require(isinstance(rows, list), path, "a list of objects")
+    for i, row in enumerate(rows):
+      where = f"{path}: [{i}]"
+      parse.require(isinstance(row, dict) and "id" in row, where, "an object with id")
+      name, template = str(row["id"]), row.get("template", "")
+      parse.require(isinstance(template, str), where, "a template that is a text")
+      label = template.replace("[", "").replace("]", "")
+      captions = parse.sentences(row.get("label", ""), where)
+      yield Item(name, split, files.find(name, where), captions, label)
