@@ -5,6 +5,7 @@ process that dies takes its own task with it and no other.
 """
 
 import concurrent.futures
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -47,7 +48,7 @@ def run(
   try:
     while True:
       # Two each: one in work, one on its way.
-      for task in _first(tasks, 2 * workers - len(pending)):
+      for task in itertools.islice(tasks, 2 * workers - len(pending)):
         args = (task.path, task.item, options)
         pending[pool.schedule(make, args=args, timeout=deadline)] = task
       if not pending:
@@ -74,11 +75,6 @@ def _settle(future, task: Task, deadline: float) -> None:
   except pebble.ProcessExpired as e:
     reason = f"its process died (exit code {e.exitcode}), perhaps for want of memory"
     spool.write(task.path, Result(refused=reason))
-
-
-def _first(tasks: Iterator[Task], count: int) -> Iterator[Task]:
-  """At most `count` of the next tasks."""
-  yield from (task for task, _ in zip(tasks, range(count), strict=False))
 
 
 def _end_with_parent() -> None:
