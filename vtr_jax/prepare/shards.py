@@ -14,6 +14,7 @@ import shutil
 from typing import Any, NamedTuple
 
 from array_record.python import array_record_module  # pyright: ignore
+from tensorflow_datasets.proto import tf_example_pb2
 
 from vtr_jax.data import sources
 from vtr_jax.errors import DataError
@@ -124,7 +125,9 @@ def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
   example = dict(
     id=item.id, video=result.data, captions=list(captions(item)), label=item.label
   )
-  return _features().serialize_example(_features().encode_example(example))
+  data = _features().serialize_example(_features().encode_example(example))
+  # Else the order of the keys would be another in every process.
+  return tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
 
 
 @functools.cache
