@@ -26,7 +26,6 @@ import tensorflow_datasets as tfds
 import vtr_jax
 from vtr_jax.config import require
 from vtr_jax.data import sources
-from vtr_jax.data.text import SentencePiece
 from vtr_jax.errors import DataBudgetError, DataError
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
@@ -198,6 +197,8 @@ def _checksum(shards: list[dict]) -> dict[str, str]:
 
 def _tokenizer(staging, train: list[dict], final: Final) -> int:
   """Writes tokenizer.model and returns its size; 0 if there is nothing to learn."""
+  from vtr_jax.data.text import SentencePiece  # imports JAX, which takes a second
+
   path = staging / "tokenizer.model"
   texts = [text for made in train for row in made["captions"] for text in row]
   if final.tokenizer:
