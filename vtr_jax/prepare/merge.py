@@ -231,6 +231,7 @@ def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:
     version=VERSION,
     origin=plan["origin"],
     items=plan["items"],
+    annotations=plan["annotations"],
     splits=splits,
     options=plan["options"],
     seed=plan["seed"],

@@ -58,12 +58,17 @@ class Place:
       self.work.mkdir(exist_ok=True)
       write_json(path, plan)
       return
-    for key, before in self.plan().items():
-      if before != plan.get(key):
-        raise DataError(
-          f"{self.work}: was begun with another {key} ({_differ(before, plan[key])}); "
-          "use the same, or delete it to begin anew"
-        )
+    _same(self.work, self.plan(), plan)
+
+  def confirm(self, plan: dict[str, Any]) -> None:
+    """Says that the data set is there.
+
+    Raises:
+      DataError: other items or options were used.
+    """
+    manifest = json.loads((self.directory / "manifest.json").read_text())
+    _same(self.directory, manifest, {k: v for k, v in plan.items() if k in manifest})
+    print(f"{self.directory}: is there already", file=sys.stderr)
 
   def plan(self) -> dict[str, Any]:
     """What was noted by `begin`.
@@ -79,10 +84,20 @@ class Place:
       ) from e
 
 
+def _same(place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+  """Refuses another source or other options than before."""
+  for key, value in now.items():
+    if before.get(key) != value:
+      raise DataError(
+        f"{place}: was made with another {key} ({_differ(before.get(key), value)}); "
+        "use the same, choose another --name, or delete it to begin anew"
+      )
+
+
 def _differ(before: Any, now: Any) -> str:
-  if isinstance(before, dict):
-    changed = [f"{k} {v}, now {now.get(k)}" for k, v in before.items() if v != now[k]]
-    return "; ".join(changed)
+  if isinstance(before, dict) and isinstance(now, dict):
+    changed = [k for k in before | now if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in changed)
   return f"{before}, now {now}"
 
 

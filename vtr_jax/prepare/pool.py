@@ -5,6 +5,7 @@ process that dies takes its own task with it and no other.
 """
 
 import concurrent.futures
+import concurrent.futures.process
 import itertools
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import pebble
 
+from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
 from vtr_jax.prepare.options import Options, Result
@@ -38,7 +40,7 @@ def run(
   item that is killed by the end of this process leaves nothing.
 
   Raises:
-    OSError: a result cannot be written.
+    DataError: a result cannot be written, or processes end before they begin.
   """
   tasks = iter(tasks)
   # Not forked: threads in the parent would be copied in the midst of things.
@@ -75,6 +77,15 @@ def _settle(future, task: Task, deadline: float) -> None:
   except pebble.ProcessExpired as e:
     reason = f"its process died (exit code {e.exitcode}), perhaps for want of memory"
     spool.write(task.path, Result(refused=reason))
+  except OSError as e:
+    raise DataError(
+      f"{task.path}: cannot be written ({one_line(e)}); make room and run it again"
+    ) from e
+  except concurrent.futures.process.BrokenProcessPool as e:
+    raise DataError(
+      "processes end before they begin, perhaps for want of memory; run it again with "
+      "fewer --workers"
+    ) from e
 
 
 def _end_with_parent() -> None:

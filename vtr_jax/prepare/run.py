@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -67,17 +66,17 @@ def prepare(
       something else.
     DataBudgetError: more items are refused than `final` allows; the work stays.
   """
-  if place.whole():
-    print(f"{place.directory}: is there already", file=sys.stderr)
-    return
   shards = cut(list(items), shard_size, seed)
+  plan = _plan(place, items, origin, options, shards, shard_size, seed)
   with place.held(alone=False):
-    if not place.whole():
-      place.begin(_plan(place, items, origin, options, shards, shard_size, seed))
-      mine = [s for s in shards if s.number % run.jobs == run.job]
-      if run.jobs == 1:
-        _survey(items, options, final)
-      _make(place, mine, options, run)
+    if place.whole():
+      place.confirm(plan)
+      return
+    place.begin(plan)
+    mine = [s for s in shards if s.number % run.jobs == run.job]
+    if run.jobs == 1:
+      _survey(items, options, final)
+    _make(place, mine, options, run)
   if run.jobs == 1:
     merge.merge(place, final)
 
@@ -123,7 +122,9 @@ def _make(place: Place, shards: list[Shard], options: Options, run: Run) -> None
   by_number = {shard.number: shard for shard in shards}
   locks = {shard.number: contextlib.ExitStack() for shard in shards}
   workers = run.workers or _cores()
-  with tqdm.tqdm(total=sum(left.values()), unit="item", desc=place.name) as bar:
+  with tqdm.tqdm(
+    total=sum(left.values()), unit="item", desc=place.name, mininterval=1
+  ) as bar:
     tasks = _tasks(place, shards, left, locks, bar)
     for task in pool.run(tasks, options, workers, run.deadline):
       left[task.shard] -= 1

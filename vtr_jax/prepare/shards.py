@@ -11,6 +11,7 @@ import os
 import pathlib
 import re
 import shutil
+import uuid
 from typing import Any, NamedTuple
 
 from array_record.python import array_record_module  # pyright: ignore
@@ -137,7 +138,7 @@ def _features():
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes under another name and renames last."""
-  part = path.with_suffix(f".{os.getpid()}.tmp")
+  part = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # jobs may write the same
   part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
   sync(part)
   part.rename(path)

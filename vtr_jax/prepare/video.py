@@ -40,12 +40,23 @@ def encode(
   Raises:
     BadSample: it cannot be decoded, is damaged, or beyond a limit.
   """
+  begin, stop = start or 0.0, float("inf") if end is None else end
+  if begin > _SEEK:
+    try:
+      return _encode(data, options, begin, stop, seek=True)
+    except BadSample:
+      pass  # its index is wrong, or frames need some before the key frame
+  return _encode(data, options, begin, stop, seek=False)
+
+
+def _encode(
+  data: bytes, options: Options, start: float, end: float, *, seek: bool
+) -> Result:
   with opened(data) as container:
     reader = _Reader(container, options)
-    shown = reader.part(start or 0.0, float("inf") if end is None else end)
+    shown = reader.part(start, end, seek)
     if options.copy:
-      facts = _look(shown, reader)
-      return facts._replace(data=data)
+      return _look(shown, reader)._replace(data=data)
     if options.fps:
       shown = _resampled(shown, options.fps, reader.rate)
     return _write(shown, reader, options)
@@ -73,16 +84,21 @@ class _Reader:
     self.warnings: list[str] = []
     self._container, self._stream, self._options = container, stream, options
 
-  def part(self, start: float, end: float) -> Iterator[Shown]:
+  def part(self, start: float, end: float, seek: bool) -> Iterator[Shown]:
     """Frames shown from `start` until `end`, times counted from `start`.
 
-    Between two frames, the earlier one is shown.
+    Between two frames, the earlier one is shown. `seek` begins to decode at the key
+    frame before `start`.
     """
     limit = self._options.max_seconds
     origin, held, any_given = None, None, False
-    for time, frame in self._timed(start):
+    if seek:
+      origin = float((self._stream.start_time or 0) * self._stream.time_base)
+      ticks = int((origin + start) / self._stream.time_base)
+      self._container.seek(ticks, stream=self._stream)
+    for time, frame in self._timed(complete=not seek):
       if origin is None:
-        origin = time if start <= _SEEK else self._begin()
+        origin = time
       time -= origin
       if time >= end:
         break
@@ -101,22 +117,21 @@ class _Reader:
         raise BadSample(f"no frame from {start:g} s to {end:g} s")
       yield Shown(0.0, held)
 
-  def _begin(self) -> float:
-    return float((self._stream.start_time or 0) * self._stream.time_base)
-
-  def _timed(self, start: float) -> Iterator[Shown]:
+  def _timed(self, complete: bool) -> Iterator[Shown]:
     """Decoded frames in the order of display; times always grow."""
-    if start > _SEEK:
-      ticks = int((self._begin() + start) / self._stream.time_base)
-      self._container.seek(ticks, stream=self._stream)
     last = -np.inf
-    for index, frame in enumerate(self._decoded()):
+    for index, frame in enumerate(self._decoded(complete)):
+      if frame.time is None and not complete:
+        raise BadSample("no times to seek by")
       time = index / self.rate if frame.time is None else frame.time
       last = time if time > last else last + 1 / _CLOCK
       yield Shown(last, frame)
 
-  def _decoded(self) -> Iterator[av.VideoFrame]:
-    """Frames until the first damage; what `needed` asks for may end there."""
+  def _decoded(self, complete: bool) -> Iterator[av.VideoFrame]:
+    """Frames until the first damage; what `needed` asks for may end there.
+
+    `complete`: as many are expected as the file says it has.
+    """
     packets = frames = 0
     try:
       for packet in self._container.demux(self._stream):
@@ -129,7 +144,7 @@ class _Reader:
           frames += 1
           yield frame
       # A file may lack its end without a sign but this. 0: the file does not say.
-      if packets < self._stream.frames and self._stream.start_time is not None:
+      if complete and packets < self._stream.frames:
         raise BadSample(f"{packets} of {self._stream.frames} frames are there")
     except (av.FFmpegError, BadSample) as e:
       if not 0 < self._options.needed <= frames:
@@ -192,7 +207,8 @@ def _stream(out, first: av.VideoFrame, size, rate: float, options: Options) -> A
   stream.width, stream.height = size
   stream.pix_fmt = "yuv420p"
   stream.codec_context.time_base = Fraction(1, _CLOCK)
-  stream.codec_context.colorspace = first.colorspace  # else colours shift
+  if first.colorspace:  # 0 is RGB; the scaler has left all others as they are
+    stream.codec_context.colorspace = first.colorspace
   return stream
 
 
