@@ -26,13 +26,13 @@ LIST = "train_list.txt"
 BAD = {  # format: file, content, what the line says
   "webvid": ("results_2M_train.csv", WEBVID + "7,u,d,,x\n", ":2: expected a value in"),
   "cc3m": ("Train_GCC.tsv", "a cat\thttp://a\na dog\n", ":2: expected 2 fields, got 1"),
-  "msrvtt": ("MSR_VTT.json", {"sentences": []}, "with the list 'annotations'"),
+  "msrvtt": ("MSR_VTT.json", {"sentences": []}, "expected an object with annotations"),
   "msrvtt_clip4clip": ("MSRVTT_train.9k.csv", "video0\n", ":1: expected columns video"),
   "msvd": ("captions.jsonl", '{"id": "a", "captions": []}\nx\n', ":2: not JSON"),
   "lsmdc": ("LSMDC16_annos_val.csv", "a\t1\t2\t3\t4\n", ":1: expected six fields"),
   "didemo": ("val_data.json", [{"video": "a"}], ": [0]: expected an object with video"),
   "activitynet": ("train.json", {"v_a": {}}, ": 'v_a': expected an object with senten"),
-  "youcook2": ("youcookii_annotations_x.json", [], "an object with 'database'"),
+  "youcook2": ("youcookii_annotations_x.json", [], "expected an object with database"),
   "flickr30k": ("test.json", {"1.jpg": "a cat"}, "'1.jpg': expected a list of capti"),
   "flickr8k": ("Flickr8k.token.txt", "1.jpg\ta cat\n", ":1: expected <image>#<number>"),
   "coco_karpathy": ("dataset_coco.json", {"images": [{}]}, "images[0]: expected an"),
@@ -46,7 +46,11 @@ BAD = {  # format: file, content, what the line says
   "something_something": ("something-something-v2-train.json", [{}], ": [0]: expected"),
   "videomae": ("train.csv", "a.mp4 1\nb.mp4\n", ":2: expected 'path label', got 'b.m"),
   "simvtp": ("train.json", {"a.mp4": 3}, "'a.mp4': expected a text or a list"),
-  "umt": ("train.json", [{"caption": "x"}], ": [0]: expected an object with image or"),
+  "umt": (
+    "train.json",
+    [{"caption": "x"}],
+    ": [0]: expected a text for image or video",
+  ),
   "mcq": ("webvid_training.tsv", "caption\tpath\n", ":1: expected four fields"),
   "csv": ("a.csv", "path,caption\na.mp4,x\nb.mp4\n", ":3: expected 2 fields as in li"),
   "folder": ("a.json", "[", "a.json:1: not JSON"),
@@ -210,6 +214,9 @@ def test_a_tar_that_is_cut_or_compressed(tmp_path):
   tar(path, [("a.mp4", b"x" * 5000)])
   whole = path.read_bytes()
   path.write_bytes(whole[:3000])
+  assert "cut short" in refusal("webdataset", tmp_path)
+  tar(path, [("a.txt", b"x" * 5000)])
+  path.write_bytes(path.read_bytes()[:3000])
   assert "cut short" in refusal("webdataset", tmp_path)
   with tarfile.open(path, "w:gz") as out:
     out.addfile(tarfile.TarInfo("a.mp4"))

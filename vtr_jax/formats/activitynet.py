@@ -18,12 +18,10 @@ def read(request: Request) -> Iterator[Item]:
   files = media.Files(request.source)
   lists = dict(train="train.json", test=f"{request.variant}.json")
   for split, path in parse.by_split(request, lists):
-    videos = parse.load_json(path)
-    parse.require(isinstance(videos, dict), path, "an object from video to sentences")
+    videos = parse.as_object(parse.load_json(path), path)
     for name, video in videos.items():
       where = f"{path}: {name!r}"
-      ok = isinstance(video, dict) and "sentences" in video
-      parse.require(ok, where, "an object with sentences")
-      paragraph = " ".join(parse.sentences(video["sentences"], where))
+      texts = parse.as_object(video, where, "sentences")["sentences"]
+      paragraph = " ".join(parse.sentences(texts, where))
       found = files.find(name.removeprefix("v_"), where, name)
       yield Item(name, split, found, parse.sentences(paragraph, where))

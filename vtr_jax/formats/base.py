@@ -9,6 +9,8 @@ import importlib
 import pathlib
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from vtr_jax.config import choose
 from vtr_jax.errors import DataError
 
@@ -89,24 +91,26 @@ def open(name: str, request: Request) -> list[Item]:
     choose(request.variant, variants, "variant")
   elif variants:
     request = dataclasses.replace(request, variant=variants[0])
-  items = list(module.read(request))
+  found = module.read(request)
+  # How many there will be is known at the end; silent for short files and in logs.
+  items = list(tqdm(found, f"reading {name}", delay=2, unit=" items", disable=None))
   _check_ids(items)
   return _take(items, request)
 
 
 def _check_ids(items: list[Item]) -> None:
   first = {}
-  for i, item in enumerate(items, 1):
+  for i, item in enumerate(items):
     if item.id in first:
       raise DataError(
-        f"id {item.id!r} occurs twice: {_place(*first[item.id])}, and "
-        f"{_place(i, item)}; rename or remove one in the annotations"
+        f"id {item.id!r} occurs twice: {_place(items, first[item.id])}, and "
+        f"{_place(items, i)}; rename or remove one in the annotations"
       )
-    first[item.id] = (i, item)
+    first[item.id] = i
 
 
-def _place(number: int, item: Item) -> str:
-  return f"item {number} ({item.split}, {item.media.path})"
+def _place(items: list[Item], i: int) -> str:
+  return f"item {i + 1} ({items[i].split}, {items[i].media.path})"
 
 
 def _take(items: list[Item], request: Request) -> list[Item]:

@@ -24,23 +24,18 @@ def read(request: Request) -> Iterator[Item]:
 
 
 def _dataset(path: str) -> Iterator[tuple]:
-  data = parse.load_json(path)
-  images = data.get("images") if isinstance(data, dict) else None
-  parse.require(isinstance(images, list), path, "an object with the list 'images'")
-  for i, image in enumerate(images):
+  data = parse.as_object(parse.load_json(path), path, "images")
+  for i, image in enumerate(parse.as_list(data["images"], path)):
     where = f"{path}: images[{i}]"
-    ok = isinstance(image, dict) and {"filename", "split", "sentences"} <= set(image)
-    parse.require(ok, where, "an object with filename, split and sentences")
-    split = "train" if image["split"] == "restval" else image["split"]
-    texts = image["sentences"]
-    ok = isinstance(texts, list) and all(isinstance(t, dict) for t in texts)
-    parse.require(ok, where, "sentences that are a list of objects with raw")
-    captions = [t.get("raw") for t in texts]
-    yield image["filename"], where, parse.split_named(split), captions
+    image = parse.as_object(image, where, "filename", "split", "sentences")
+    name = parse.as_text(image["filename"], where, "filename")
+    split = parse.as_text(image["split"], where, "split")
+    split = "train" if split == "restval" else parse.split_named(split)
+    texts = parse.as_list(image["sentences"], where)
+    yield name, where, split, [parse.as_object(t, where, "raw")["raw"] for t in texts]
 
 
 def _lines(path: str, split: str) -> Iterator[tuple]:
   for where, row in parse.json_lines(path):
-    ok = isinstance(row, dict) and {"image", "caption"} <= set(row)
-    parse.require(ok, where, "an object with image and caption")
-    yield row["image"], where, split, row["caption"]
+    row = parse.as_object(row, where, "image", "caption")
+    yield parse.as_text(row["image"], where, "image"), where, split, row["caption"]

@@ -22,12 +22,11 @@ def read(request: Request) -> Iterator[Item]:
   files = media.Files(request.source)
   for split, path in parse.by_split(request, _DATA):
     texts = _texts(path)
-    listed = parse.optional(request, _LISTS[split])
-    if listed:
+    if listed := parse.optional(request, _LISTS[split]):
       names = parse.ids(listed)
     else:
       texts = _same_stem(texts)
-      names = dict.fromkeys(texts, path)
+      names = {name: path for name in texts}
     for name, where in names.items():
       stem = os.path.splitext(name)[0]
       found = files.find(name, where, stem)
@@ -47,13 +46,10 @@ def _same_stem(texts: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _texts(path: str) -> dict[str, list[str]]:
-  rows, texts = parse.load_json(path), {}
-  parse.require(isinstance(rows, list), path, "a list of objects")
-  for i, row in enumerate(rows):
-    ok = isinstance(row, dict) and {"video", "description"} <= set(row)
+  texts = {}
+  for i, row in enumerate(parse.as_list(parse.load_json(path), path)):
     where = f"{path}: [{i}]"
-    parse.require(ok, where, "an object with video and description")
-    texts.setdefault(row["video"], []).extend(
-      parse.sentences(row["description"], where)
-    )
+    row = parse.as_object(row, where, "video", "description")
+    name = parse.as_text(row["video"], where, "video")
+    texts.setdefault(name, []).extend(parse.sentences(row["description"], where))
   return texts

@@ -28,11 +28,9 @@ def read(request: Request) -> Iterator[Item]:
 
 
 def _json(path: str) -> Iterator[tuple[str, str, list[str]]]:
-  images = parse.load_json(path)
-  parse.require(isinstance(images, dict), path, "an object from image to captions")
-  for name, texts in images.items():
+  for name, texts in parse.as_object(parse.load_json(path), path).items():
     where = f"{path}: {name!r}"
-    parse.require(isinstance(texts, list), where, "a list of captions")
+    texts = parse.as_list(texts, where, "captions")
     # The files that are about end each list with the image's own path.
     yield name, where, [t for t in texts if not str(t).endswith("/" + name)]
 

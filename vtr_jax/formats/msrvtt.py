@@ -21,6 +21,7 @@ _LISTS = dict(
     test="test_list_full.txt",
   ),
 )
+_CHOSEN = "jsfusion_val_caption_idx.pkl"
 _FOLDER = os.path.join("high-quality", "structured-symlinks")
 
 
@@ -45,15 +46,13 @@ def read(request: Request) -> Iterator[Item]:
 
 def captions_of(path: str, key: str, name: str) -> dict[str, list[str]]:
   """{video: its captions in the file's order} of {key: [{name, "caption"}]}."""
-  data = parse.load_json(path)
-  rows = data.get(key) if isinstance(data, dict) else None
-  parse.require(isinstance(rows, list), path, f"an object with the list {key!r}")
+  data = parse.as_object(parse.load_json(path), path, key)
   captions = {}
-  for i, row in enumerate(rows):
-    ok = isinstance(row, dict) and isinstance(row.get(name), str)
+  for i, row in enumerate(parse.as_list(data[key], path)):
     where = f"{path}: {key}[{i}]"
-    parse.require(ok and "caption" in row, where, f"an object with {name} and caption")
-    captions.setdefault(row[name], []).extend(parse.sentences(row["caption"], where))
+    row = parse.as_object(row, where, name, "caption")
+    video = parse.as_text(row[name], where, name)
+    captions.setdefault(video, []).extend(parse.sentences(row["caption"], where))
   return captions
 
 
@@ -63,7 +62,7 @@ def _places(name: str) -> tuple[str, str]:
 
 def _chosen(request: Request) -> dict:
   """{video: which of its captions is the query}."""
-  path = parse.required(request, *_places("jsfusion_val_caption_idx.pkl"))
+  path = parse.required(request, *_places(_CHOSEN))
   chosen = pickles.load(path, request.allow_pickle)
   parse.require(isinstance(chosen, dict), path, "a dict from video to caption number")
   return chosen
@@ -71,14 +70,11 @@ def _chosen(request: Request) -> dict:
 
 def _one(texts, chosen: dict, name: str, where: str) -> tuple[str, ...]:
   """The caption that 1k-A asks for; none if the video has none."""
-  number = chosen.get(name)
   if not texts:
     return ()
-  ok = isinstance(number, int) or hasattr(number, "__index__")
-  parse.require(
-    ok and 0 <= int(number) < len(texts),
-    where,
-    f"a caption number below {len(texts)} in jsfusion_val_caption_idx.pkl, "
-    f"got {number!r}",
-  )
-  return (texts[int(number)],)
+  number = chosen.get(name)
+  expected = f"a caption number below {len(texts)} in {_CHOSEN}, got {number!r}"
+  # NumPy's integers are numbers too.
+  index = int(number) if hasattr(number, "__index__") else -1  # pyright: ignore
+  parse.require(0 <= index < len(texts), where, expected)
+  return (texts[index],)

@@ -42,9 +42,8 @@ def _captions(request: Request) -> dict[str, tuple[str, ...]]:
 
 def _json_lines(path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
   for where, row in parse.json_lines(path):
-    ok = isinstance(row, dict) and {"id", "captions"} <= set(row)
-    parse.require(ok, where, "an object with id and captions")
-    yield row["id"], parse.sentences(row["captions"], where)
+    row = parse.as_object(row, where, "id", "captions")
+    yield parse.as_text(row["id"], where, "id"), parse.sentences(row["captions"], where)
 
 
 def token_captions(path: str, allow_pickle: bool) -> dict[str, tuple[str, ...]]:
@@ -53,9 +52,8 @@ def token_captions(path: str, allow_pickle: bool) -> dict[str, tuple[str, ...]]:
     data = pickles.load(path, allow_pickle)
   else:
     data = parse.load_json(path)
-  parse.require(isinstance(data, dict), path, "a dict from video to its captions")
   found = {}
-  for name, texts in data.items():
+  for name, texts in parse.as_object(data, path).items():
     where = f"{path}: {name!r}"
     parse.require(isinstance(texts, list | tuple), where, "a list of captions")
     joined = [" ".join(t) if _tokens(t) else t for t in texts]

@@ -115,8 +115,29 @@ def require(ok: object, where: str, expected: str) -> None:
     raise DataError(f"{where}: expected {expected}; {LOOK}")
 
 
-def sentences(value: object, where: str) -> tuple[str, ...]:
+def as_list(value: Any, where: str, of: str = "objects") -> list:
+  """`value`, refused unless it is a list."""
+  require(isinstance(value, list), where, f"a list of {of}")
+  return value
+
+
+def as_object(value: Any, where: str, *keys: str) -> dict[str, Any]:
+  """`value`, refused unless it is a JSON object that has `keys`."""
+  ok = isinstance(value, dict) and all(key in value for key in keys)
+  require(ok, where, f"an object with {' and '.join(keys)}" if keys else "an object")
+  return value
+
+
+def as_text(value: Any, where: str, what: str) -> str:
+  """`value`, refused unless it is a text that says something."""
+  require(isinstance(value, str) and value.strip(), where, f"a text for {what}")
+  return value
+
+
+def sentences(value: Any, where: str) -> tuple[str, ...]:
   """Captions of a text or a list of texts; blank ones are left out."""
+  if isinstance(value, str):
+    return (value.strip(),) if value.strip() else ()
   texts = value if isinstance(value, list | tuple) else [value]
   require(all(isinstance(t, str) for t in texts), where, "a text or a list of texts")
   return tuple(t.strip() for t in texts if t.strip())

@@ -10,8 +10,7 @@ def read(request: Request) -> Iterator[Item]:
   """One item a path, called by it."""
   files = media.Files(request.source)
   for split, path in parse.listed(request, "*.json"):
-    captions = parse.load_json(path)
-    parse.require(isinstance(captions, dict), path, "an object from path to caption")
+    captions = parse.as_object(parse.load_json(path), path)
     for name, texts in captions.items():
       where = f"{path}: {name!r}"
       yield Item(name, split, files.find(name, where), parse.sentences(texts, where))

@@ -19,11 +19,9 @@ def read(request: Request) -> Iterator[Item]:
   for split, path in paths:
     if os.path.basename(path).endswith("labels.json"):
       continue
-    rows = parse.load_json(path)
-    parse.require(isinstance(rows, list), path, "a list of objects")
-    for i, row in enumerate(rows):
+    for i, row in enumerate(parse.as_list(parse.load_json(path), path)):
       where = f"{path}: [{i}]"
-      parse.require(isinstance(row, dict) and "id" in row, where, "an object with id")
+      row = parse.as_object(row, where, "id")
       name, template = str(row["id"]), row.get("template", "")
       parse.require(isinstance(template, str), where, "a template that is a text")
       label = template.replace("[", "").replace("]", "")

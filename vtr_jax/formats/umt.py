@@ -13,14 +13,12 @@ def read(request: Request) -> Iterator[Item]:
   """One item an image or video, called by its path, with all its captions."""
   files = media.Files(request.source, media.VIDEO + media.IMAGE)
   for split, path in parse.listed(request, "*.json"):
-    captions, rows = {}, parse.load_json(path)
-    parse.require(isinstance(rows, list), path, "a list of objects")
-    for i, row in enumerate(rows):
+    captions = {}
+    for i, row in enumerate(parse.as_list(parse.load_json(path), path)):
       where = f"{path}: [{i}]"
-      ok = isinstance(row, dict) and ("video" in row) != ("image" in row)
-      name = (row.get("video") or row.get("image")) if ok else None
-      parse.require(isinstance(name, str), where, "an object with image or video")
-      parse.require("caption" in row, where, "an object with caption")
+      row = parse.as_object(row, where, "caption")
+      name = row.get("video") or row.get("image")
+      name = parse.as_text(name, where, "image or video")
       _, texts = captions.setdefault(name, (where, []))
       texts.extend(parse.sentences(row["caption"], where))
     for name, (where, texts) in captions.items():

@@ -25,8 +25,8 @@ def read(request: Request) -> Iterator[Item]:
   for split, path in parse.listed(request, "*.csv", "*list*.txt"):
     for where, line in parse.lines(path):
       match = _LINE.fullmatch(line)
+      name, label = match.group("path", "label") if match else ("", "")
       parse.require(match, where, f"'path label', got {line[:60]!r}")
-      name, label = match["path"], match["label"]
       if classes:
         ok = 0 <= int(label) < len(classes)
         parse.require(ok, where, f"a label below {len(classes)}, got {label}")

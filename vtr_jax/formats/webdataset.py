@@ -68,15 +68,19 @@ def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
   try:
     with tarfile.open(path, "r:") as tar:
       for info in tar:
-        tar.members = []  # else a tar of any size is kept
+        tar.members = []  # pyright: ignore  # else every header is kept
         _check(path, info)
         if info.isfile():
           yield info, tar
   except tarfile.TarError as e:
-    raise DataError(
-      f"{path}: not a tar, cut short, or compressed ({one_line(e)}); "
-      "copy it again, or decompress it"
-    ) from e
+    raise _damaged(path, e) from e
+
+
+def _damaged(path: str, error: tarfile.TarError) -> DataError:
+  return DataError(
+    f"{path}: not a tar, cut short, or compressed ({one_line(error)}); "
+    "copy it again, or decompress it"
+  )
 
 
 def _check(path: str, info: tarfile.TarInfo) -> None:
@@ -95,6 +99,8 @@ def _content(path: str, tar: tarfile.TarFile, info: tarfile.TarInfo, ending: str
   parse.require(info.size <= _MAX_TEXT, where, f"at most {_MAX_TEXT} bytes of text")
   try:
     return tar.extractfile(info).read().decode().strip()  # pyright: ignore
+  except tarfile.TarError as e:
+    raise _damaged(path, e) from e
   except UnicodeDecodeError as e:
     raise DataError(f"{where}: not UTF-8 ({one_line(e)}); write it as UTF-8") from e
 

@@ -14,21 +14,15 @@ def read(request: Request) -> Iterator[Item]:
   """One item a segment, called <video>_<id>."""
   files = media.Files(request.source)
   for _, path in parse.listed(request, "youcookii_annotations_*.json"):
-    data = parse.load_json(path)
-    videos = data.get("database") if isinstance(data, dict) else None
-    parse.require(isinstance(videos, dict), path, "an object with 'database'")
-    for name, video in videos.items():
+    data = parse.as_object(parse.load_json(path), path, "database")
+    for name, video in parse.as_object(data["database"], path).items():
       where = f"{path}: {name!r}"
-      ok = isinstance(video, dict) and {"subset", "annotations"} <= set(video)
-      parse.require(ok, where, "an object with subset and annotations")
-      split, found = parse.split_named(video["subset"]), files.find(name, where)
-      for part in video["annotations"]:
-        yield _segment(part, name, split, found, where)
-
-
-def _segment(part, name, split, found, where) -> Item:
-  ok = isinstance(part, dict) and {"segment", "id", "sentence"} <= set(part)
-  parse.require(ok, where, "annotations with segment, id and sentence")
-  start, end = parse.segment(part["segment"], where)
-  captions = parse.sentences(part["sentence"], where)
-  return Item(f"{name}_{part['id']}", split, found, captions, "", start, end)
+      video = parse.as_object(video, where, "subset", "annotations")
+      split = parse.split_named(parse.as_text(video["subset"], where, "subset"))
+      found = files.find(name, where)
+      for part in parse.as_list(video["annotations"], where):
+        part = parse.as_object(part, where, "segment", "id", "sentence")
+        start, end = parse.segment(part["segment"], where)
+        captions = parse.sentences(part["sentence"], where)
+        part_name = f"{name}_{part['id']}"
+        yield Item(part_name, split, found, captions, start=start, end=end)
