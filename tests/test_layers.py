@@ -24,7 +24,7 @@ LAYERS = (
   {"progress"},
   {"train"},
   {"command"},
-  {"main", "study"},
+  {"main", "prepare", "study"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 
