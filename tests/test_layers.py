@@ -14,16 +14,17 @@ LAYERS = (
   {"config"},
   {"canvas", "batch", "losses", "metrics", "checkpoint", "writer"},
   {"figures", "sharding", "optim", "teacher", "workdir"},
-  {"data", "models"},
+  {"protocols", "rescore", "similarity", "embeddings"},
+  {"data", "models", "scoring"},
   {"objectives"},
   {"state"},
   {"step"},
   {"evaluators"},
   {"experiment"},
-  {"progress"},
-  {"train"},
+  {"progress", "trained"},
+  {"train", "embed"},
   {"command"},
-  {"main", "study"},
+  {"main", "study", "evaluate"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

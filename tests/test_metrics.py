@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from golden_cases import golden
 
-from vtr_jax import metrics
+from vtr_jax import metrics, rescore
 from vtr_jax.errors import ConfigError, DataError
 
 GOLDEN_CASES = ["square", "multi", "ties", "multi_missing"]
@@ -116,7 +116,7 @@ def test_not_finite_is_named(value, index, named, monkeypatch):
     with pytest.raises(DataError, match=named):
       call(sim, np.array([0, 1, 2, 0]))
   with pytest.raises(DataError, match=named):
-    metrics.dual_softmax(sim, 0.1)
+    rescore.dual_softmax(sim, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -147,25 +147,25 @@ def test_dual_softmax_is_the_formula():
   sim = np.random.default_rng(0).normal(size=(7, 5))
   weight = np.exp(sim / 0.5)
   expected = sim * weight / weight.sum(axis=0, keepdims=True)
-  np.testing.assert_allclose(metrics.dual_softmax(sim, 0.5), expected, rtol=1e-12)
+  np.testing.assert_allclose(rescore.dual_softmax(sim, 0.5), expected, rtol=1e-12)
 
 
 def test_dual_softmax_demotes_a_video_that_fits_every_text():
   sim = np.array([[0.8, 0.9, 0.1], [0.2, 0.95, 0.1], [0.1, 0.9, 0.7]])
   owner = np.arange(3)
   before = metrics.retrieval_metrics(sim, owner)["t2v/R@1"]
-  after = metrics.retrieval_metrics(metrics.dual_softmax(sim, 0.05), owner)["t2v/R@1"]
+  after = metrics.retrieval_metrics(rescore.dual_softmax(sim, 0.05), owner)["t2v/R@1"]
   assert before == pytest.approx(100 / 3)
   assert after == 100
 
 
 def test_dual_softmax_stays_finite_and_distinct():
   cosines = np.linspace(-1, 1, 50, dtype=np.float32)[:, None]
-  out = metrics.dual_softmax(np.concatenate([cosines, -cosines], axis=1), 0.01)
+  out = rescore.dual_softmax(np.concatenate([cosines, -cosines], axis=1), 0.01)
   assert np.isfinite(out).all()
   assert (np.diff(out[cosines[:, 0] > 0, 0]) > 0).all()  # nothing underflowed to a tie
   with pytest.raises(ConfigError, match="temperature"):
-    metrics.dual_softmax(np.eye(2), 0.0)
+    rescore.dual_softmax(np.eye(2), 0.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -177,7 +177,7 @@ def test_rerank_matches_brute_force(seed, dtype):
   sim = (rng.integers(-3, 4, (texts, videos)) * 10.0 ** (seed % 4)).astype(dtype)
   candidates = rng.permuted(np.tile(np.arange(videos), (texts, 1)), axis=1)[:, :k]
   scores = rng.integers(-2, 3, (texts, k)) * 1e-6
-  result = metrics.rerank(sim, candidates, scores)
+  result = rescore.rerank(sim, candidates, scores)
   for i in range(texts):
     matching = dict(zip(candidates[i].tolist(), scores[i], strict=True))
     # What the new row must sort by: candidates first, then score, or the old score.
@@ -190,11 +190,11 @@ def test_rerank_matches_brute_force(seed, dtype):
 
 def test_rerank_changes_the_rank():
   sim = np.array([[0.9, 0.8, 0.1]], np.float32)
-  new = metrics.rerank(sim, np.array([[0, 1]]), np.array([[-5.0, -4.0]]))
+  new = rescore.rerank(sim, np.array([[0, 1]]), np.array([[-5.0, -4.0]]))
   assert metrics.text_to_video_ranks(new, np.array([1])) == [1]
   assert metrics.text_to_video_ranks(new, np.array([0])) == [2]
   assert metrics.text_to_video_ranks(new, np.array([2])) == [3]
-  none = metrics.rerank(sim, np.zeros((1, 0), int), np.zeros((1, 0)))
+  none = rescore.rerank(sim, np.zeros((1, 0), int), np.zeros((1, 0)))
   np.testing.assert_array_equal(none, sim)
 
 
@@ -210,7 +210,7 @@ def test_rerank_changes_the_rank():
 )
 def test_rerank_refuses(candidates, scores, message):
   with pytest.raises(DataError, match=message):
-    metrics.rerank(np.zeros((1, 3)), np.array(candidates), np.array(scores))
+    rescore.rerank(np.zeros((1, 3)), np.array(candidates), np.array(scores))
 
 
 # Three classes (rows) and five videos; the right class of each is marked.

@@ -79,3 +79,32 @@ class Checkpoints:
       f"{self._directory}: checkpoint not written ({one_line(e)}); earlier ones "
       "are whole: free the disk or mend the permission, and run the command again"
     )
+
+
+def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
+  """The newest checkpoint's parameters and step; touches no file, reads no more.
+
+  Args:
+    directory: of a run's checkpoints.
+    like: ShapeDtypeStructs with the shardings that are wanted.
+
+  Raises:
+    CheckpointError: there is none, it cannot be read, or it has other parameters.
+  """
+  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+  if not steps:
+    raise CheckpointError(f"{directory}: no checkpoint; train first")
+  where = directory.absolute() / str(steps[-1])
+  args = ocp.args.PyTreeRestore(
+    item=dict(params=like),
+    restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
+    partial_restore=True,
+  )
+  try:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(where / "state", args=args)["params"], steps[-1]
+  except Exception as e:
+    raise CheckpointError(
+      f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
+      "folder to use the checkpoint before it"
+    ) from e

@@ -1,4 +1,4 @@
-"""What the commands share: --config and --workdir, errors as one line and a code."""
+"""What the commands share: flags, --config and --workdir, errors as one line."""
 
 import sys
 from collections.abc import Callable
@@ -22,12 +22,21 @@ def start(call: Callable[[dict, str], object], config: str | None, hint: str) ->
     "workdir", "", "Checkpoints, numbers and pictures; runs/<config.name> if empty."
   )
 
+  def work() -> None:
+    values = _load(chosen, hint)
+    call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
+
+  run(work)
+
+
+def run(work: Callable[[], object]) -> None:
+  """Parses the flags that are defined and calls `work()`; ends the process."""
+
   def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)  # libraries report every file they read
     try:
-      values = _load(chosen, hint)
-      call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
+      work()
     except VtrError as e:
       _leave(e)
     except OSError as e:
