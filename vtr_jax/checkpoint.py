@@ -95,16 +95,36 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   if not steps:
     raise CheckpointError(f"{directory}: no checkpoint; train first")
   where = directory.absolute() / str(steps[-1])
-  args = ocp.args.PyTreeRestore(
+  restore = ocp.args.PyTreeRestore(
     item=dict(params=like),
     restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
     partial_restore=True,
   )
+  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      return reader.restore(where / "state", args=args)["params"], steps[-1]
+    with ocp.Checkpointer(handler) as reader:
+      _check_shapes(where, reader.metadata(where).item_metadata["state"], like)
+      found = reader.restore(where, args=ocp.args.Composite(state=restore))
+  except CheckpointError:
+    raise
   except Exception as e:
     raise CheckpointError(
       f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
       "folder to use the checkpoint before it"
     ) from e
+  return found["state"]["params"], steps[-1]
+
+
+def _check_shapes(where: pathlib.Path, metadata: Any, like: Any) -> None:
+  """Refuses parameters of other names or shapes than `like`, before any is read."""
+  shapes = lambda tree: {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+  there, here = shapes(metadata.tree["params"]), shapes(like)
+  for name in sorted(here | there):
+    if there.get(name) != here.get(name):
+      raise CheckpointError(
+        f"{where}: {name} is {there.get(name, 'absent')} there, and "
+        f"{here.get(name, 'absent')} by config.json; do both come from one run?"
+      )

@@ -142,11 +142,14 @@ def _write(
 
 def _lines(path: pathlib.Path) -> list[dict]:
   try:
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines: a caption may hold U+2028, which is no end of a JSON line.
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
   except (OSError, UnicodeDecodeError) as e:
     raise DataError(
       f"{path}: cannot be read ({e}); docs/evaluation.md has the layout"
     ) from e
+  if lines == [""]:
+    raise DataError(f"{path}: empty; give one line for each embedding")
   found = []
   for number, line in enumerate(lines, 1):
     try:
@@ -155,8 +158,6 @@ def _lines(path: pathlib.Path) -> list[dict]:
       raise DataError(f"{path}, line {number}: no JSON ({e}); mend it") from e
     if not isinstance(found[-1], dict):
       raise DataError(f'{path}, line {number}: expected an object such as {{"id": ""}}')
-  if not found:
-    raise DataError(f"{path}: empty; give one line for each embedding")
   return found
 
 
