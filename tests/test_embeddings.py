@@ -152,7 +152,7 @@ def test_choice_by_hand(tmp_path):
 
 def example():
   unit = np.eye(4, 6, dtype=np.float32)
-  ids = ["ä", "b c", "d\ne", "f"]
+  ids = ["ä", "b\u2028c", "d\ne", "f"]
   return embeddings.Embeddings(
     video=unit,
     ids=ids,
@@ -226,7 +226,7 @@ def damage(name, value):
     (damage("videos.jsonl", '{"id": "v0"}\n{"id": '), r"jsonl, line 2: no JSON"),
     (damage("videos.jsonl", '"v0"\n'), r"line 1: expected an object"),
     (damage("videos.jsonl", '{"name": "v0"}\n' * 3), r"line 1: no string 'id'"),
-    (damage("videos.jsonl", '{"id": "v0"}\n' * 3), "lines 1 and 3 have one id"),
+    (damage("videos.jsonl", '{"id": "v0"}\n' * 3), "lines 1 and 2 have one id"),
     (damage("texts.jsonl", '{"id": "v7"}\n' * 3), "line 1: no clip 'v7'"),
     (damage("manifest.json", "[1]"), r"manifest\.json: damaged"),
   ],
