@@ -3,7 +3,8 @@
   python -m benchmarks.metrics
 
 Each case runs in a process of its own, whose largest resident size is told beside what
-it had before the measured call (Python, NumPy and the input).
+it had before the measured call (Python, NumPy and the input). Seconds are those of the
+clock, and of the processor: on a machine that is shared, the latter count.
 """
 
 import multiprocessing
@@ -24,7 +25,7 @@ _WIDTH = flags.DEFINE_integer("width", 256, "Width of the embeddings (Frozen: 25
 def dense(size: int) -> str:
   """Both directions of a given float32 matrix."""
   sim = np.random.default_rng(0).random((size, size), np.float32)
-  owner, before, began = np.arange(size), peak(), time.perf_counter()
+  owner, before, began = np.arange(size), peak(), now()
   metrics.retrieval_metrics(sim, owner)
   told = f"{size:,} x {size:,} scores, given ({sim.nbytes / 1e6:,.0f} MB)"
   return f"{told}: {measured(before, began)}"
@@ -36,7 +37,7 @@ def streamed(queries: int, videos: int, width: int) -> str:
   text = rng.normal(size=(queries, width)).astype(np.float32)
   video = rng.normal(size=(videos, width)).astype(np.float32)
   owner = np.arange(queries) * videos // queries
-  before, began = peak(), time.perf_counter()
+  before, began = peak(), now()
   similarity.ranks(text, video, owner)
   whole = f"{4 * queries * videos / 1e6:,.0f} MB as a matrix"
   told = f"{queries:,} texts x {videos:,} videos of width {width} ({whole})"
@@ -48,9 +49,15 @@ def peak() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measured(before: float, began: float) -> str:
-  seconds = time.perf_counter() - began
-  return f"{seconds:.2f} s, peak {peak():,.0f} MB (before: {before:,.0f} MB)"
+def now() -> tuple[float, float]:
+  """Seconds of the clock, and of this process's threads."""
+  return time.perf_counter(), time.process_time()
+
+
+def measured(before: float, began: tuple[float, float]) -> str:
+  wall, busy = (end - begin for end, begin in zip(now(), began, strict=True))
+  memory = f"peak {peak():,.0f} MB (before: {before:,.0f} MB)"
+  return f"{wall:.2f} s, {busy:.2f} s of processor, {memory}"
 
 
 def main(_) -> None:
