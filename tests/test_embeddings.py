@@ -124,7 +124,7 @@ def test_recognition_by_hand(tmp_path):
   assert numbers["top1"] == pytest.approx(200 / 3)
   assert numbers["top5"] == 100
   assert numbers["mean_class_top1"] == 75
-  with pytest.raises(ConfigError, match="texts are of classes, the protocol needs"):
+  with pytest.raises(DataError, match="texts are classes, the protocol's are captions"):
     score(place)
   videos[2]["label"] = "cow"
   write(place, video, text, videos, texts)
@@ -139,14 +139,14 @@ def test_choice_by_hand(tmp_path):
   place = write(tmp_path / "e", [[1, 0]] * 3, text, texts=texts)
   numbers = score(place, "msrvtt_mc")
   assert numbers == pytest.approx(dict(accuracy=50, chance=100 / 3))  # 1 + 0 + 0.5
-  with pytest.raises(ConfigError, match="needs texts of clips"):
+  with pytest.raises(DataError, match="texts are candidates, the protocol's are capt"):
     score(place)
   texts[1]["right"] = True
   write(place, [[1, 0]] * 3, text, texts=texts)
   with pytest.raises(DataError, match="'v0': 2 right candidates of 3"):
     score(place, "msrvtt_mc")
   write(place, np.eye(3), np.eye(3))
-  with pytest.raises(DataError, match='no "right"'):
+  with pytest.raises(DataError, match="captions, the protocol's are candidates"):
     score(place, "msrvtt_mc")
 
 

@@ -22,7 +22,7 @@ LAYERS = (
   {"evaluators"},
   {"experiment"},
   {"progress", "trained"},
-  {"train", "embed"},
+  {"train", "embed", "mteb_encoder"},
   {"command"},
   {"main", "study", "evaluate"},
 )

@@ -81,23 +81,12 @@ def _score(
   e: Embeddings, protocol: Protocol, extras: Extras, match: scoring.Match | None
 ) -> dict[str, float]:
   if protocol.task == "retrieval":
-    _require_texts_of(e, "clips", e.names is e.ids)
     return scoring.retrieval(e, protocol, extras, match)
   if extras != Extras():
     raise ConfigError(f"extra rows: are for retrieval, not for {protocol.task}")
   if protocol.task == "choice":
     return scoring.choice(e)
-  _require_texts_of(e, "classes", e.names is not e.ids)
   return scoring.recognition(e, protocol)[0]
-
-
-def _require_texts_of(e: Embeddings, what: str, ok: bool) -> None:
-  found = "clips" if e.names is e.ids else "classes"
-  require(
-    ok and (e.right is None),
-    f"embeddings: texts are of {found}, the protocol needs texts of {what}; give "
-    "another --protocol",
-  )
 
 
 def _tell(
@@ -105,8 +94,7 @@ def _tell(
 ) -> None:
   """The table, and results.json."""
   clips, texts = len(e.ids), len(e.texts)
-  classes = protocol.task == "recognition"
-  different = protocols.differences(protocol, clips, 0 if classes else texts)
+  different = protocols.differences(protocol, clips, texts)
   split = dict(e.manifest.get("data", {})).get("split", protocol.split)
   if split != protocol.split:
     different.append(f"split {split!r}, not {protocol.split!r}")

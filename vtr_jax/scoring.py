@@ -40,9 +40,10 @@ def retrieval(
   whole matrix; extra rows do.
 
   Raises:
-    DataError: there is no bank, or it shares clips with the test; the matrix for the
-      extra rows is too large; see also similarity.ranks.
+    DataError: the texts are not of clips; there is no bank, or it shares clips with
+      the test; the matrix for the extra rows is too large.
   """
+  _need(e, "captions")
   folds = np.array_split(np.arange(len(e.ids)), protocol.folds)
   found = [_fold(e, clips, protocol, extras, match) for clips in folds]
   return {key: float(np.mean([numbers[key] for numbers in found])) for key in found[0]}
@@ -71,8 +72,9 @@ def recognition(
   """metrics.recognition of the clips' labels by the classes' texts.
 
   Raises:
-    DataError: a clip has no label, or one that is no class.
+    DataError: the texts are not of classes; a clip has no label, or one that is none.
   """
+  _need(e, "classes")
   known = {name: i for i, name in enumerate(e.names)}
   for clip, label in zip(e.ids, e.labels, strict=True):
     if label not in known:
@@ -91,13 +93,9 @@ def choice(e: Embeddings) -> dict[str, float]:
   which is the second number.
 
   Raises:
-    DataError: a clip has not exactly one right candidate, or the texts are none.
+    DataError: the texts are no candidates, or a clip has not exactly one right one.
   """
-  if e.right is None:
-    raise DataError(
-      'texts.jsonl: no "right": the task is to choose among candidates, of which it '
-      "tells the right one; add it"
-    )
+  _need(e, "candidates")
   score = np.einsum("te,te->t", e.text, e.video[e.owner], dtype=np.float64)
   score = score.astype(np.float32)
   hits, chances = [], []
@@ -151,6 +149,17 @@ def table(numbers: Mapping[str, float]) -> list[str]:
     values = (numbers[f"{way}/{name}"] for name in names)
     lines.append(f"{way:18}" + "".join(f"{value:8.1f}" for value in values))
   return lines
+
+
+def _need(e: Embeddings, wanted: str) -> None:
+  """Refuses texts of another kind: captions, classes or candidates."""
+  kind = "captions" if e.names is e.ids else "classes"
+  kind = kind if e.right is None else "candidates"
+  if kind != wanted:
+    raise DataError(
+      f"embeddings: the texts are {kind}, the protocol's are {wanted}; give another "
+      "--protocol, or embed other texts (docs/evaluation.md)"
+    )
 
 
 def _fold(
