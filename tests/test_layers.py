@@ -14,17 +14,18 @@ LAYERS = (
   {"config"},
   {"canvas", "batch", "formats", "losses", "metrics", "checkpoint", "writer"},
   {"figures", "sharding", "optim", "teacher", "workdir"},
-  {"data", "models"},
+  {"protocols", "rescore", "similarity", "embeddings"},
+  {"data", "models", "scoring"},
   {"objectives"},
   {"state"},
   {"transfer"},
   {"step"},
   {"evaluators"},
   {"experiment"},
-  {"progress"},
-  {"train"},
+  {"progress", "trained"},
+  {"train", "embed", "mteb_encoder"},
   {"command"},
-  {"main", "prepare", "study"},
+  {"main", "evaluate", "prepare", "study"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

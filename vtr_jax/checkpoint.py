@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from vtr_jax.errors import CheckpointError, one_line
 
@@ -92,16 +93,18 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
     CheckpointError: there is none, it cannot be read, or it has other parameters.
   """
   where = _newest(directory)
-  args = ocp.args.PyTreeRestore(
+  _check_shapes(where, param_shapes(directory), like)
+  restore = ocp.args.PyTreeRestore(
     item=dict(params=like),
     restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
     partial_restore=True,
   )
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      return reader.restore(where / "state", args=args)["params"], int(where.name)
+    with _reader() as reader:
+      found = reader.restore(where, args=ocp.args.Composite(state=restore))
   except Exception as e:
     raise _unreadable(where, e) from e
+  return found["state"]["params"], int(where.name)
 
 
 def param_shapes(directory: pathlib.Path) -> Any:
@@ -112,11 +115,16 @@ def param_shapes(directory: pathlib.Path) -> Any:
   """
   where = _newest(directory)
   try:
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-      tree = reader.metadata(where / "state").item_metadata.tree["params"]
+    with _reader() as reader:
+      tree = reader.metadata(where).item_metadata["state"].tree["params"]
   except Exception as e:
     raise _unreadable(where, e) from e
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _reader() -> ocp.Checkpointer:
+  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  return ocp.Checkpointer(handler)
 
 
 def _newest(directory: pathlib.Path) -> pathlib.Path:
@@ -131,3 +139,15 @@ def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
     f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
     "folder to use the checkpoint before it"
   )
+
+
+def _check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
+  """Refuses parameters of other names or shapes, before any is read."""
+  stored, wanted = (flatten_dict(tree, sep="/") for tree in (there, here))
+  shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
+  for name in sorted(stored | wanted):
+    if shape(stored, name) != shape(wanted, name):
+      raise CheckpointError(
+        f"{where}: {name} is {shape(stored, name)} there, and {shape(wanted, name)} "
+        "by config.json; do both come from one run?"
+      )

@@ -8,18 +8,21 @@ The rules are those of Frozen in Time (github.com/m-bain/frozen-in-time,
 model/metric.py), which MCQ, MILES and SimVTP copied. Only the default differs: Frozen
 breaks text-to-video ties in favour of the right video, so that a collapsed model whose
 scores are all equal gets R@1 = 100 %. Here ties are averaged (McSherry and Najork,
-ECIR 2008) unless `ties="optimistic"`.
+ECIR 2008) unless `ties` says otherwise: "optimistic" as Frozen, "pessimistic" as code
+that counts rivals by `>=`.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.config import choose
+from vtr_jax.errors import DataError
 
-Ties = Literal["average", "optimistic"]
+Ties = Literal["average", "optimistic", "pessimistic"]
+TIES = get_args(Ties)
 
 _CHUNK = 1 << 20  # scores looked at in one go: their temporaries fit in the cache
 
@@ -33,21 +36,23 @@ def text_to_video_ranks(
     sim: score of every text (row) with every video (column); finite.
     owner: index of the video that each text describes.
     ties: "average" gives all videos of equal score their mean rank; "optimistic"
-      ranks the right one first, as Frozen does for this direction.
+      ranks the right one first, as Frozen does for this direction; "pessimistic"
+      ranks it last.
 
   Raises:
     DataError: no pair at all, shapes or indices that do not fit, or a score that is
       not finite; names the first such text or video.
     ConfigError: unknown `ties`.
   """
-  sim, owner = _check(sim, owner, ties)
+  sim = matrix(sim)
+  owner = check_owner(owner, *sim.shape, ties)
   own = sim[np.arange(len(sim)), owner][:, None]
   better = np.empty(len(sim), np.int64)
   equal = np.empty(len(sim), np.int64)
   for rows in _chunks(sim):
     better[rows] = np.count_nonzero(sim[rows] > own[rows], axis=1)
     equal[rows] = np.count_nonzero(sim[rows] == own[rows], axis=1)
-  return _ranks(better, equal, ties)
+  return ranks_of(better, equal, ties)
 
 
 def video_to_text_ranks(
@@ -60,7 +65,8 @@ def video_to_text_ranks(
 
   Args, Raises: as `text_to_video_ranks`. Frozen averages ties in this direction.
   """
-  sim, owner = _check(sim, owner, ties)
+  sim = matrix(sim)
+  owner = check_owner(owner, *sim.shape, ties)
   videos = np.unique(owner)
   best = np.full(sim.shape[1], sim.min(), sim.dtype)
   np.maximum.at(best, owner, sim[np.arange(len(sim)), owner])
@@ -69,7 +75,7 @@ def video_to_text_ranks(
   for rows in _chunks(sim):
     better += np.count_nonzero(sim[rows] > best, axis=0)
     equal += np.count_nonzero(sim[rows] == best, axis=0)
-  return _ranks(better[videos], equal[videos], ties)
+  return ranks_of(better[videos], equal[videos], ties)
 
 
 def summarize(ranks: Float[np.ndarray, "n"]) -> dict[str, float]:
@@ -100,94 +106,20 @@ def retrieval_metrics(
 
   Args, Raises: as `text_to_video_ranks`.
   """
-  both = dict(
-    t2v=text_to_video_ranks(sim, owner, ties), v2t=video_to_text_ranks(sim, owner, ties)
+  return both_ways(
+    text_to_video_ranks(sim, owner, ties), video_to_text_ranks(sim, owner, ties)
   )
+
+
+def both_ways(
+  t2v: Float[np.ndarray, "t"], v2t: Float[np.ndarray, "w"]
+) -> dict[str, float]:
+  """`summarize` of ranks in both directions: "t2v/R@1" ... "v2t/MeanR"."""
   return {
     f"{way}/{name}": value
-    for way, ranks in both.items()
+    for way, ranks in dict(t2v=t2v, v2t=v2t).items()
     for name, value in summarize(ranks).items()
   }
-
-
-def dual_softmax(
-  sim: Shaped[np.ndarray, "t v"], temperature: float
-) -> Float[np.ndarray, "t v"]:
-  """Text-to-video scores weighed by how much each video prefers each text.
-
-  `sim * softmax(sim / temperature)` over the texts, the inference trick of CAMoE (arXiv
-  2109.04290). It needs all queries at once, so report it in a row of its own. For
-  video-to-text, pass and return the transposed matrix.
-
-  Args:
-    sim: finite scores.
-    temperature: positive, in units of `sim`; 0.01 suits cosines.
-
-  Returns:
-    float64, whose range keeps far-off texts from underflowing into ties.
-
-  Raises:
-    ConfigError: `temperature` is not positive.
-    DataError: a score is not finite.
-  """
-  if not 0 < temperature < np.inf:
-    raise ConfigError(f"temperature: {temperature} must be positive and finite")
-  sim = _matrix(sim)
-  weight = sim.astype(np.float64)
-  weight -= weight.max(axis=0)
-  weight /= temperature
-  np.exp(weight, out=weight)
-  weight /= weight.sum(axis=0)
-  weight *= sim
-  return weight
-
-
-def rerank(
-  sim: Shaped[np.ndarray, "t v"],
-  candidates: Int[np.ndarray, "t k"],
-  scores: Shaped[np.ndarray, "t k"],
-) -> Float[np.ndarray, "t v"]:
-  """Puts each text's candidates first, in the order of their matching scores.
-
-  All other videos stay behind them in their old order. Equal scores, and only those,
-  stay equal. Values of the result compare within a row only, so use it for
-  `text_to_video_ranks`; for the other direction, pass the transposed matrix.
-
-  Args:
-    sim: finite scores, from the two towers.
-    candidates: distinct videos for each text, such as its top k.
-    scores: matching score of each candidate, higher is better; any scale.
-
-  Raises:
-    DataError: shapes or indices do not fit, a video is twice among a text's
-      candidates, or a score is not finite.
-  """
-  sim, candidates, scores = _matrix(sim), np.asarray(candidates), np.asarray(scores)
-  if candidates.shape != scores.shape or candidates.shape[:-1] != sim.shape[:1]:
-    raise DataError(
-      f"candidates: shape {candidates.shape} does not fit scores {scores.shape} and "
-      f"sim {sim.shape}; give [texts, k] of both"
-    )
-  if not candidates.size:
-    return sim.astype(np.result_type(sim, np.float32))
-  _indices(candidates, sim.shape[1], "candidates")
-  twice = np.any(np.diff(np.sort(candidates, axis=1), axis=1) == 0, axis=1)
-  if twice.any():
-    raise DataError(
-      f"candidates: text {twice.argmax()} lists a video twice; give distinct videos"
-    )
-  if not np.isfinite(scores).all():
-    i, j = np.argwhere(~np.isfinite(scores))[0]
-    raise DataError(
-      f"scores: {scores[i, j]} for text {i}, candidate {j}; the matching head or its "
-      "input is not finite: the weights have diverged or did not load"
-    )
-  result = sim.astype(np.result_type(sim, np.float32))
-  top = result.max(axis=1, keepdims=True)
-  # Steps above the row's best score, each too large to be rounded away.
-  lifted = top + _places(scores) * (1 + np.abs(top))
-  np.put_along_axis(result, candidates, lifted, axis=1)
-  return result
 
 
 def recognition(
@@ -205,7 +137,7 @@ def recognition(
   Raises:
     DataError: no pair, labels that do not fit, or a score is not finite.
   """
-  sim, label = _matrix(sim), np.asarray(label)
+  sim, label = matrix(sim), np.asarray(label)
   if label.shape != sim.shape[1:] or not np.isin(label, np.arange(len(sim))).all():
     raise DataError(f"label: does not fit sim {sim.shape}; give rows of it")
   own = sim[label, np.arange(len(label))]
@@ -218,20 +150,9 @@ def recognition(
   return {name: 100 * float(np.mean(v)) for name, v in values.items()}, confusion
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
-  """Each row's values as 1, 2, 3 ... from the lowest; equal values share one number."""
-  order = np.argsort(scores, axis=1)
-  ascending = np.take_along_axis(scores, order, axis=1)
-  rises = np.ones(scores.shape, np.bool_)
-  rises[:, 1:] = ascending[:, 1:] > ascending[:, :-1]
-  places = np.empty(scores.shape, np.int64)
-  np.put_along_axis(places, order, np.cumsum(rises, axis=1), axis=1)
-  return places
-
-
-def _ranks(better: np.ndarray, equal: np.ndarray, ties: Ties) -> np.ndarray:
+def ranks_of(better: np.ndarray, equal: np.ndarray, ties: Ties) -> np.ndarray:
   """Ranks of items with `better` rivals ahead and `equal` at par, itself included."""
-  return better + ((equal + 1) / 2 if ties == "average" else 1.0)
+  return better + dict(average=(equal + 1) / 2, optimistic=1.0, pessimistic=equal)[ties]
 
 
 def _chunks(sim: np.ndarray) -> Iterator[slice]:
@@ -240,23 +161,20 @@ def _chunks(sim: np.ndarray) -> Iterator[slice]:
   return (slice(i, i + size) for i in range(0, len(sim), size))
 
 
-def _check(
-  sim: np.ndarray, owner: np.ndarray, ties: Ties
-) -> tuple[np.ndarray, np.ndarray]:
-  """The arguments of the rank functions as sound arrays."""
-  if ties not in ("average", "optimistic"):
-    raise ConfigError(f"ties: {ties!r} is unknown; known: average, optimistic")
-  sim, owner = _matrix(sim), np.asarray(owner)
-  if owner.shape != sim.shape[:1]:
+def check_owner(owner: np.ndarray, texts: int, videos: int, ties: Ties) -> np.ndarray:
+  """`owner` as an array of indices; refuses what does not fit, and unknown `ties`."""
+  choose(ties, TIES, "ties")
+  owner = np.asarray(owner)
+  if owner.shape != (texts,):
     raise DataError(
-      f"owner: shape {owner.shape} does not fit sim {sim.shape}; give the index of "
-      "one video for each row of sim"
+      f"owner: shape {owner.shape} does not fit sim {(texts, videos)}; give the index "
+      "of one video for each row of sim"
     )
-  _indices(owner, sim.shape[1], "owner")
-  return sim, owner
+  check_indices(owner, videos, "owner")
+  return owner
 
 
-def _matrix(sim: np.ndarray) -> np.ndarray:
+def matrix(sim: np.ndarray) -> np.ndarray:
   """`sim` as an array, checked to be a finite matrix with a pair in it."""
   sim = np.asarray(sim)
   if sim.ndim != 2 or not sim.size:
@@ -267,7 +185,7 @@ def _matrix(sim: np.ndarray) -> np.ndarray:
   return sim
 
 
-def _indices(values: np.ndarray, count: int, name: str) -> None:
+def check_indices(values: np.ndarray, count: int, name: str) -> None:
   """Refuses anything but indices of `count` videos; the first axis is texts."""
   if not np.issubdtype(values.dtype, np.integer):
     raise DataError(f"{name}: {values.dtype} are no indices; give integers")

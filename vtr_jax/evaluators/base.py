@@ -9,21 +9,24 @@ import dataclasses
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+import tqdm
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from vtr_jax import evaluators, sharding
 from vtr_jax.batch import HOST_KEYS, ClipSpec, TextSpec
 from vtr_jax.config import choose, read
 from vtr_jax.data import loader
-from vtr_jax.data.examples import DataConfig
+from vtr_jax.data.examples import DataConfig, EvalExample
 from vtr_jax.data.sources import Split
-from vtr_jax.data.text import Tokenizer
+from vtr_jax.data.text import Tokenizer, encode_all
+from vtr_jax.data.views import Views
+from vtr_jax.data.views import batches as view_batches
 from vtr_jax.errors import ConfigError
 from vtr_jax.objectives.base import Objective, Params
 
@@ -114,23 +117,110 @@ class OnDevices:
 class Embedder:
   """Embeds the videos of a split, and texts; every host gets all of them."""
 
-  def __init__(self, context: Context):
-    self._context = context
-    self._video = OnDevices(context.objective.embed_video, context.mesh)
-    self._text = OnDevices(context.objective.embed_text, context.mesh)
+  def __init__(
+    self,
+    context: Context,
+    views: Views | None = None,
+    average: str = "before",
+    progress: bool = False,
+  ):
+    """Takes what is seen of each video.
+
+    Args:
+      context: of the run.
+      views: clips of each video, whose embeddings are averaged; None = the centred
+        one of `context.clip` and `context.data`.
+      average: normalisation, before or after which that is done.
+      progress: whether to show bars with the time that is left.
+
+    Raises:
+      ConfigError: the objective tells no embedding before normalisation.
+    """
+    objective, mesh = context.objective, context.mesh
+    self._context, self._progress = context, progress
+    self._views = views if views is not None and len(views) > 1 else None
+    embed = objective.embed_video
+    if self._views and average == "before":
+      if objective.encode_video is None:
+        raise ConfigError(
+          "average: this objective has no encode_video, embeddings before "
+          "normalisation; use 'after'"
+        )
+      embed = objective.encode_video
+    self._video = OnDevices(embed, mesh)
+    self._text = OnDevices(objective.embed_text, mesh)
     self._share = dict(host=jax.process_index(), num_hosts=jax.process_count())
 
   def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
-    c = self._context
-    batches = loader.eval_videos(
-      source, c.data, c.clip, c.batch_size, workers=0, **self._share
-    )
-    return self._video.rows(params, batches, len(source))
+    c, views = self._context, self._views
+    if views is None:
+      batches = loader.eval_videos(
+        source, c.data, c.clip, c.batch_size, workers=0, **self._share
+      )
+      batches = self._bar(batches, len(source), "clips")
+      return self._video.rows(params, batches, len(source))
+    count = len(source) * len(views)
+    batches = view_batches(source, c.clip, views, c.batch_size, **self._share)
+    batches = self._bar(batches, count, f"clips, {len(views)} of each video")
+    rows = self._video.rows(params, batches, count).astype(np.float64)
+    mean = rows.reshape(len(source), len(views), -1).mean(axis=1)
+    length = np.linalg.norm(mean, axis=1, keepdims=True)
+    return (mean / np.maximum(length, 1e-12)).astype(np.float32)
 
   def texts(self, params: Params, texts: Sequence[str]) -> Float[np.ndarray, "t e"]:
     c = self._context
     batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **self._share)
+    batches = self._bar(batches, len(texts), "texts")
     return self._text.rows(params, batches, len(texts))
+
+  def _bar(self, batches: Iterable, rows: int, what: str) -> Iterable:
+    total = -(-rows // self._context.batch_size)
+    return tqdm.tqdm(
+      batches, f"embedding {what}", total, unit="batch", disable=not self._progress
+    )
+
+
+class Matcher:
+  """Scores pairs of texts and videos by the objective's matching head."""
+
+  def __init__(self, context: Context, source: Split, texts: Sequence[str]):
+    """Takes a split and texts.
+
+    Raises:
+      ConfigError: the objective has no matching head.
+    """
+    if context.objective.match is None:
+      raise ConfigError("rerank: needs an objective with a matching head; use 0")
+    self._context, self._texts = context, texts
+    self._match = OnDevices(context.objective.match, context.mesh)
+    self._example = EvalExample(source, context.data, context.clip)
+
+  def __call__(
+    self, params: Params, texts: Int[np.ndarray, "n"], videos: Int[np.ndarray, "n"]
+  ) -> Float[np.ndarray, "n"]:
+    """How well text texts[i] and video videos[i] fit, by their numbers."""
+    # Sorted by video, so that each is decoded in one batch, not in many.
+    order = np.argsort(videos, kind="stable")
+    scores = np.empty(len(order), np.float32)
+    batches = self._pairs(texts[order], videos[order])
+    scores[order] = self._match.rows(params, batches, len(order))
+    return scores
+
+  def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
+    """This host's rows of batches of pairs."""
+    c = self._context
+    ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
+    rows = host_rows(c.batch_size)
+    for start in range(0, len(texts), c.batch_size):
+      # The last batch is filled up with pair 0; `rows` cuts it off again.
+      picked = np.arange(start, start + c.batch_size)[rows]
+      picked = np.where(picked < len(texts), picked, 0)
+      clips = {v: self._example(int(v))["video"] for v in np.unique(videos[picked])}
+      yield dict(
+        video=np.stack([clips[v] for v in videos[picked]]),
+        text_ids=ids[texts[picked]],
+        text_valid=valid[texts[picked]],
+      )
 
 
 def host_rows(rows: int) -> slice:

@@ -7,18 +7,15 @@ of a pair carry the name of what they use: `dual_softmax/` sees all queries at o
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from vtr_jax import figures, metrics
+from vtr_jax import figures, metrics, protocols, rescore, scoring, similarity
 from vtr_jax.config import choose, require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
-from vtr_jax.data.text import encode_all
-from vtr_jax.errors import ConfigError
-from vtr_jax.evaluators.base import Context, Embedder, OnDevices, host_rows
+from vtr_jax.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.objectives.base import Params
 
 _SHOWN = 6  # queries in the picture
@@ -30,14 +27,14 @@ class Config:
 
   split: str
   every: int  # steps between runs; 0 = at the end only
-  captions: str  # which are queries: all | first
-  ties: str  # rank among equal scores: average | optimistic
+  captions: str  # which are queries: all | first | joined; see protocols.py
+  ties: str  # rank among equal scores: average | optimistic | pessimistic
   dual_softmax: float  # temperature of that extra row; 0 leaves it out
   rerank: int  # candidates that the matching head re-orders; 0 leaves it out
 
   def __post_init__(self):
-    choose(self.captions, ("all", "first"), "captions")
-    choose(self.ties, ("average", "optimistic"), "ties")
+    choose(self.captions, protocols.CAPTIONS, "captions")
+    choose(self.ties, metrics.TIES, "ties")
     require(self.dual_softmax >= 0, f"dual_softmax: {self.dual_softmax} is negative")
     require(self.rerank >= 0, f"rerank: {self.rerank} is negative")
 
@@ -46,24 +43,20 @@ class Evaluator:
   """See base.Evaluator."""
 
   def __init__(self, config: Config, context: Context):
-    objective = context.objective
-    if config.rerank and objective.match is None:
-      raise ConfigError("evals: rerank needs an objective with a matching head; use 0")
     self.every = config.every
     self._config, self._context = config, context
     self._source = context.data.open(config.split)
-    self._texts, self._owner = loader.captions(self._source)
-    if config.captions == "first":
-      _, first = np.unique(self._owner, return_index=True)
-      self._texts, self._owner = [self._texts[i] for i in first], self._owner[first]
+    texts, owner = loader.captions(self._source)
+    self._texts, self._owner = protocols.select(texts, owner, config.captions)
     self._embed = Embedder(context)
-    self._match = OnDevices(objective.match, context.mesh) if config.rerank else None
+    if config.rerank:
+      self._match = Matcher(context, self._source, self._texts)
 
   def run(self, params: Params) -> dict[str, float]:
     c, sim = self._config, self._similarity(params)
     numbers = metrics.retrieval_metrics(sim, self._owner, c.ties)
     if c.dual_softmax:
-      both = metrics.dual_softmax(sim, c.dual_softmax)
+      both = rescore.dual_softmax(sim, c.dual_softmax)
       numbers |= self._extra("dual_softmax", both)
     if c.rerank:
       numbers |= self._extra(f"rerank_{c.rerank}", self._rerank(params, sim))
@@ -71,17 +64,12 @@ class Evaluator:
     return numbers
 
   def report(self) -> str:
-    names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
     clips = len(self._source)
-    lines = [
+    told = (
       f"{self._config.split}: {len(self._texts)} captions, {clips} clips, chance R@1 "
-      f"{100 / clips:.2g}, ties {self._config.ties}d",
-      f"{'':18}" + "".join(f"{name:>8}" for name in names),
-    ]
-    for way in dict.fromkeys(key.rpartition("/")[0] for key in self._numbers):
-      values = (self._numbers[f"{way}/{name}"] for name in names)
-      lines.append(f"{way:18}" + "".join(f"{value:8.1f}" for value in values))
-    return "\n".join(lines)
+      f"{100 / clips:.2g}, ties {self._config.ties}"
+    )
+    return "\n".join([told, *scoring.table(self._numbers)])
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
@@ -115,7 +103,7 @@ class Evaluator:
     """Cosines [texts, videos], float32."""
     video = self._embed.videos(params, self._source)
     text = self._embed.texts(params, self._texts)
-    return text @ video.T
+    return similarity.cosines(text, video)
 
   def _extra(self, row: str, sim: np.ndarray) -> dict[str, float]:
     ranks = metrics.text_to_video_ranks(sim, self._owner, self._config.ties)
@@ -124,28 +112,9 @@ class Evaluator:
   def _rerank(self, params: Params, sim: np.ndarray) -> np.ndarray:
     k = min(self._config.rerank, sim.shape[1])
     candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
-    # Sorted by video, so that each is decoded in one batch, not in k.
-    order = np.argsort(candidates, axis=None, kind="stable")
-    texts, videos = order // k, candidates.reshape(-1)[order]
-    scores = np.empty(len(order), np.float32)
-    scores[order] = self._match.rows(params, self._pairs(texts, videos), len(order))
-    return metrics.rerank(sim, candidates, scores.reshape(-1, k))
-
-  def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
-    """This host's rows of batches of (text, video) pairs."""
-    c = self._context
-    ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
-    rows = host_rows(c.batch_size)
-    for start in range(0, len(texts), c.batch_size):
-      # The last batch is filled up with pair 0; `rows` cuts it off again.
-      picked = np.arange(start, start + c.batch_size)[rows]
-      picked = np.where(picked < len(texts), picked, 0)
-      clips = {v: self._clip(int(v)) for v in np.unique(videos[picked])}
-      yield dict(
-        video=np.stack([clips[v] for v in videos[picked]]),
-        text_ids=ids[texts[picked]],
-        text_valid=valid[texts[picked]],
-      )
+    texts = np.repeat(np.arange(len(sim)), k)
+    scores = self._match(params, texts, candidates.reshape(-1))
+    return rescore.rerank(sim, candidates, scores.reshape(-1, k))
 
   def _clip(self, index: int) -> np.ndarray:
     example = EvalExample(self._source, self._context.data, self._context.clip)

@@ -16,7 +16,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from vtr_jax import figures, metrics
 from vtr_jax.config import choose, nearest, require
@@ -25,6 +24,7 @@ from vtr_jax.data.examples import refusal
 from vtr_jax.errors import BadSample, ConfigError
 from vtr_jax.evaluators.base import Context, Embedder
 from vtr_jax.objectives.base import Params
+from vtr_jax.scoring import class_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,35 +139,6 @@ class Evaluator:
       top1 = f"{share[i]:.1f}" if clips else ""
       lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {told} |")
     return "\n".join(lines)
-
-
-def class_scores(
-  video: Float[np.ndarray, "v e"],
-  text: Float[np.ndarray, "t e"],
-  owner: np.ndarray,
-  temperature: float,
-) -> Float[np.ndarray, "c v"]:
-  """How well each class fits each video.
-
-  Args:
-    video: unit-norm embeddings.
-    text: unit-norm embeddings.
-    owner: class of each text, 0 to c - 1, each at least once.
-    temperature: see the top of this file; 0 = cosine with the class's mean.
-  """
-  # In float64 and rounded at the end: else texts of one embedding would differ in the
-  # last bit by their class's size, and a collapsed model would not be at chance.
-  video, scores = video.astype(np.float64), []
-  for i in range(owner.max() + 1):
-    texts = text[owner == i].astype(np.float64)
-    if temperature:
-      cosines = texts @ video.T / temperature
-      top = cosines.max(axis=0)
-      scores.append(temperature * (top + np.log(np.exp(cosines - top).mean(axis=0))))
-    else:
-      center = texts.mean(axis=0)
-      scores.append(video @ (center / max(np.linalg.norm(center), 1e-12)))
-  return np.stack(scores).astype(np.float32)
 
 
 def _labels(source: sources.Split) -> list[str]:

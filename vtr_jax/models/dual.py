@@ -241,8 +241,12 @@ class DualEncoder(nn.Module):
     ids, valid = hide_words(batch, self.mask, self.text.mask_id)
     return self.encode_text(ids, valid, train=True)
 
+  def encode_video(self, batch: Batch) -> Float[Array, "b e"]:
+    """Embeddings of whole clips, not normalised."""
+    return self.pool_video(self.video_tokens(batch))
+
   def embed_video(self, batch: Batch) -> Float[Array, "b e"]:
-    return unit(self.pool_video(self.video_tokens(batch)))
+    return unit(self.encode_video(batch))
 
   def embed_text(self, batch: Batch) -> Float[Array, "b e"]:
     ids, valid = batch["text_ids"], batch["text_valid"]

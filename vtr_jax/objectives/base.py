@@ -56,6 +56,8 @@ class Objective:
   # (params, batch) -> [b] how well video[i] and text[i] fit, for re-ranking
   match: Callable[[Params, Batch], Float[Array, "b"]] | None = None
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
+  # embed_video before normalisation, for means over several clips of one video
+  encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
   teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
 
 

@@ -118,6 +118,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     init=initializer(model),
     forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),
+    encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
     terms=("pixels",) if decodes else (),
     reconstruct=method(model, "reconstruct") if decodes else None,

@@ -157,8 +157,12 @@ class SimVTP(nn.Module):
     weight = valid[:, :, None].astype(jnp.float32)
     return (tokens * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
 
+  def encode_video(self, batch: Batch) -> Float[Array, "b d"]:
+    """Means over a whole clip's tokens, not normalised."""
+    return self.pool(self.encoder(self.embed_visible(batch["video"], None)))
+
   def embed_video(self, batch: Batch) -> Float[Array, "b d"]:
-    return unit(self.pool(self.encoder(self.embed_visible(batch["video"], None))))
+    return unit(self.encode_video(batch))
 
   def embed_text(self, batch: Batch) -> Float[Array, "b d"]:
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
@@ -238,6 +242,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     init=init,
     forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),
+    encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
     terms=("pixels", "words", "vtm"),
     match=method(model, "match"),

@@ -1,0 +1,253 @@
+"""The evaluate command on a trained run: the same numbers as the run's own."""
+
+import json
+import shutil
+import types
+
+import clips
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import run_main
+
+from configs import simvtp
+from vtr_jax import embed, embeddings, evaluate, protocols, sharding, trained
+from vtr_jax.data import sources, views
+from vtr_jax.errors import CheckpointError, ConfigError, DataError
+from vtr_jax.evaluators import base
+from vtr_jax.losses import unit
+from vtr_jax.scoring import Extras
+from vtr_jax.train import train_and_evaluate
+
+DATA = "moving_shapes/tiny"
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+  """(directory, numbers) of a smoke run of SimVTP, which can re-rank."""
+  config = simvtp.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  test = config["evals"]["test"] | dict(dual_softmax=0.05, rerank=3)
+  config |= dict(steps=2, checkpoint_every=2, evals=dict(test=test))
+  config["optim"]["warmup_steps"] = 1
+  directory = tmp_path_factory.mktemp("run")
+  return directory, train_and_evaluate(config, directory)
+
+
+def call(run, name="custom", extras=None, **flags):
+  changes = flags.pop("changes", {})
+  return evaluate.evaluate(
+    evaluate.Request(
+      name, changes, checkpoint=str(run[0]), extras=extras or Extras(), **flags
+    )
+  )
+
+
+def test_numbers_are_those_of_the_run(run, tmp_path, capsys):
+  extras = Extras(dual_softmax=0.05, rerank=3)
+  numbers = call(run, extras=extras, out=str(tmp_path))
+  own = {k.removeprefix("test/"): v for k, v in run[1].items()}
+  assert numbers == pytest.approx(own)
+  assert "rerank_3/t2v" in capsys.readouterr().out
+  written = json.loads((tmp_path / "results.json").read_text())
+  assert written["results"] == numbers
+  told = written["embeddings"]
+  assert told["model"]["step"] == 2
+  assert told["model"]["objective"] == "simvtp"
+  train = json.loads((run[0] / "results.json").read_text())
+  assert told["data"]["fingerprint"] == train["protocols"]["test"]["fingerprint"]
+
+
+def test_saved_embeddings_give_the_same_numbers_without_the_run(run, tmp_path):
+  extras = Extras(querybank=0.05)
+  place = tmp_path / "e"
+  numbers = call(run, extras=extras, out=str(tmp_path), save_embeddings=str(place))
+  request = evaluate.Request("custom", {}, embeddings=str(place), extras=extras)
+  assert evaluate.evaluate(request) == numbers
+  saved = embeddings.load(place)
+  assert saved.ids[0].startswith("test-")
+  assert all(name.startswith("train-") for name in saved.bank_ids)
+  assert len(saved.bank) == len(saved.bank_ids) > len(saved.texts)
+
+
+def test_evaluation_leaves_a_run_that_goes_on_alone(run, tmp_path):
+  """Training may be writing its next checkpoint."""
+  busy = run[0] / "checkpoints" / "4.orbax-checkpoint-tmp-1"
+  busy.mkdir()
+  before = sorted((p, p.stat().st_mtime_ns) for p in run[0].rglob("*"))
+  call(run, out=str(tmp_path))
+  assert sorted((p, p.stat().st_mtime_ns) for p in run[0].rglob("*")) == before
+  busy.rmdir()
+
+
+def test_command_by_flags(run, data_dir):
+  """Data by its directory; the rest by flags."""
+  done = run_main(
+    f"--checkpoint={run[0]}",
+    f"--data={sources.find(str(data_dir), DATA)}",
+    "--protocol=msvd",
+    "--set=captions=first",
+    "--set=split=novel",
+    module="vtr_jax.evaluate",
+  )
+  assert done.returncode == 0, done.stderr
+  assert "changed: captions = 'first', split = 'novel'" in done.stdout
+  assert "NOT THE PROTOCOL'S DATA: 16 clips, not 670" in done.stdout
+  assert "embedding clips" in done.stderr
+  written = json.loads((run[0] / "evaluations/msvd/results.json").read_text())
+  assert written["texts"] == written["clips"] == 16
+
+
+def test_recognition_is_that_of_the_zero_shot_evaluator(run, tmp_path):
+  """Labels as classes, put in words."""
+  changes = dict(frames=4, prompts=("a red bar {}",))
+  numbers = call(run, "hmdb51", changes=changes, out=str(tmp_path))
+  model = trained.load(run[0])
+  source = model.config.data.open("test")
+  labels = sorted({source[i]["label"] for i in range(len(source))})
+  section = dict(
+    kind="zero_shot",
+    split="test",
+    every=0,
+    classes={label: (protocols.words(label),) for label in labels},
+    prompts=changes["prompts"],
+    temperature=0.0,
+    others="refuse",
+  )
+  c = model.config
+  context = base.Context(
+    model.objective, c.clip, c.text, c.data, model.tokenizer, model.mesh, 16
+  )
+  own = base.build(base.check(dict(z=section)), context)["z"].run(model.params)
+  assert numbers == pytest.approx(own)
+
+
+def candidates(tmp_path, ids):
+  items = [
+    dict(video=f"videos/{name}.mp4", caption=["a cat", "a red bar", "it"], answer=1)
+    for name in ids
+  ]
+  path = tmp_path / "mc.json"
+  path.write_text(json.dumps(items))
+  return path, items
+
+
+def test_choice_among_candidates(run, tmp_path):
+  ids = embed.read_clips(trained.load(run[0]).config.data.open("test")).ids
+  path, _ = candidates(tmp_path, ids)
+  place = tmp_path / "e"
+  numbers = call(
+    run,
+    "msrvtt_mc",
+    candidates=str(path),
+    out=str(tmp_path),
+    save_embeddings=str(place),
+  )
+  e = embeddings.load(place)
+  scores = np.einsum("te,te->t", e.text, e.video[e.owner]).reshape(-1, 3)
+  assert numbers["accuracy"] == pytest.approx(100 * np.mean(scores.argmax(1) == 1))
+  assert numbers["chance"] == pytest.approx(100 / 3)
+  with pytest.raises(ConfigError, match="--candidates: missing"):
+    call(run, "msrvtt_mc")
+  with pytest.raises(ConfigError, match="--candidates: are not for retrieval"):
+    call(run, candidates=str(path))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda items: items[:1], "no candidates for clip 'b'"),
+    (lambda items: [*items, items[0]], "item 2: 'videos/a.mp4' is named twice"),
+    (lambda items: [items[0] | dict(video="c")], "item 0: 'c' is no clip"),
+    (lambda items: [items[0] | dict(answer=3)], "item 0: expected video, caption"),
+    (lambda items: [items[0] | dict(answer="1")], "item 0: expected video, caption"),
+    (lambda items: [dict(video="a")], "item 0: expected video, caption"),
+    (lambda items: "text", "item 0: expected video, caption"),
+  ],
+)
+def test_unfit_candidates_are_refused(tmp_path, change, message):
+  path, items = candidates(tmp_path, ["a", "b"])
+  path.write_text(json.dumps(change(items)))
+  with pytest.raises(DataError, match=message):
+    embed.read_candidates(str(path), ["a", "b"])
+
+
+def test_rows_and_frames_that_do_not_fit_are_refused(run):
+  with pytest.raises(ConfigError, match="extra rows: are for retrieval"):
+    call(run, "hmdb51", Extras(dual_softmax=0.1), changes=dict(frames=4))
+  with pytest.raises(ConfigError, match="of 4 frames cannot see 16; --set=frames=4"):
+    call(run, "hmdb51")
+  with pytest.raises(DataError, match="no split 'tset'; did you mean 'test'"):
+    call(run, changes=dict(split="tset"))
+  with pytest.raises(DataError, match="no prepared data set"):
+    call(run, data="nowhere")
+
+
+@pytest.mark.parametrize(
+  ("spoil", "message"),
+  [
+    (shutil.rmtree, "not a run"),
+    (lambda d: (d / "config.json").write_text("{"), "not a run"),
+    (lambda d: shutil.rmtree(d / "checkpoints"), "no checkpoint; train first"),
+    (lambda d: shutil.rmtree(d / "checkpoints/2/state"), "2: cannot be restored"),
+  ],
+)
+def test_unusable_runs_are_told(run, tmp_path, spoil, message):
+  copy = tmp_path / "copy"
+  shutil.copytree(run[0], copy)
+  spoil(copy)
+  with pytest.raises(CheckpointError, match=message):
+    trained.load(copy)
+
+
+def test_another_model_s_checkpoint_is_refused(run, tmp_path):
+  shutil.copytree(run[0], tmp_path / "copy")
+  config = json.loads((tmp_path / "copy/config.json").read_text())
+  config["objective"]["encoder"]["mlp_dim"] += 16
+  (tmp_path / "copy/config.json").write_text(json.dumps(config))
+  with pytest.raises(CheckpointError, match=r"mlp/down/kernel is .* by config.json"):
+    trained.load(tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def tints(tmp_path_factory):
+  """(DataConfig, tokenizer) of three clips that grow brighter."""
+  root = tmp_path_factory.mktemp("tints")
+  rows = [clips.record(f"c{i}", clips.mp4(12, 32, 64, seed=i)) for i in range(3)]
+  clips.prepare(root, dict(test=rows))
+  return clips.config(root, split="test"), clips.tokenizer(root)
+
+
+def brightness(params, batch):
+  """A known embedding: (brightness of the clip, one), not normalised."""
+  del params
+  mean = batch["video"].astype(jnp.float32).mean(axis=(1, 2, 3, 4))
+  return jnp.stack([mean / 20, jnp.ones_like(mean)], axis=1)
+
+
+@pytest.mark.parametrize("average", ["before", "after"])
+def test_several_views_are_averaged(tints, average):
+  data, tokenizer = tints
+  seen = views.Views(4, "segments", 1, windows=2, crops=3)
+  model = types.SimpleNamespace(
+    embed_video=lambda p, b: unit(brightness(p, b)),
+    encode_video=brightness,
+    embed_text=brightness,
+  )
+  mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+  context = base.Context(model, clips.CLIP, clips.TEXT, data, tokenizer, mesh, 8)
+  source = data.open()
+  found = base.Embedder(context, seen, average).videos(None, source)
+  norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
+  example = views.ViewExample(source, clips.CLIP, seen)
+  for i in range(3):
+    shown = np.stack([example(6 * i + v)["video"] for v in range(6)])
+    each = np.asarray(brightness(None, dict(video=shown)))
+    mean = norm(each).mean(axis=0) if average == "after" else each.mean(axis=0)
+    np.testing.assert_allclose(found[i], norm(mean), atol=1e-6)
+  model.encode_video = None
+  if average == "before":
+    with pytest.raises(ConfigError, match="use 'after'"):
+      base.Embedder(context, seen, average)
+  else:
+    base.Embedder(context, seen, average)

@@ -1,0 +1,131 @@
+"""Ranks from embeddings, tile by tile, against the functions of the whole matrix."""
+
+import csv
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from vtr_jax import metrics, similarity
+from vtr_jax.errors import ConfigError, DataError
+
+SHARED = Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared"))
+CLAP = SHARED / "data" / "metrics_reference" / "clap_audiocaps497"
+CONDITIONS = (
+  "original", "highpass_1000Hz", "lowpass_4000Hz", "noisy_snr10dB", "pitch_shift"
+)  # fmt: skip
+
+
+def unit(x):
+  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def case(seed, texts, videos, width):
+  """Embeddings in which every third video is a copy of an earlier one."""
+  rng = np.random.default_rng(seed)
+  video = unit(rng.normal(size=(videos, width)))
+  video[2::3] = video[rng.integers(0, 2, len(video[2::3]))]
+  text = unit(rng.normal(size=(texts, width)))
+  text[1::4] = text[0]
+  return text, video, rng.integers(0, videos, texts)
+
+
+@pytest.mark.parametrize("ties", metrics.TIES)
+@pytest.mark.parametrize("seed", range(6))
+def test_streamed_equals_dense(seed, ties, monkeypatch):
+  monkeypatch.setattr(similarity, "TILE", [3, 7, 16, 64, 1, 200][seed])
+  text, video, owner = case(seed, 90, 41, 8)
+  if seed % 2:
+    owner = np.sort(owner)
+  sim = similarity.cosines(text, video)
+  t2v, v2t = similarity.ranks(text, video, owner, ties)
+  np.testing.assert_array_equal(t2v, metrics.text_to_video_ranks(sim, owner, ties))
+  np.testing.assert_array_equal(v2t, metrics.video_to_text_ranks(sim, owner, ties))
+
+
+def test_equal_embeddings_have_equal_scores_in_every_tile(monkeypatch):
+  """Products of other shapes may round otherwise; that must not break a tie."""
+  rng = np.random.default_rng(0)
+  text, video = unit(rng.normal(size=(1, 333))), unit(rng.normal(size=(1, 333)))
+  text, video = np.repeat(text, 70, axis=0), np.repeat(video, 53, axis=0)
+  for tile in (16, 33, 2048):
+    monkeypatch.setattr(similarity, "TILE", tile)
+    assert len(np.unique(similarity.cosines(text, video))) == 1
+    t2v, v2t = similarity.ranks(text, video, np.arange(70) % 53)
+    assert set(t2v) == {27.0}
+    assert set(v2t) == {35.5}
+
+
+def test_streamed_holds_no_matrix():
+  text, video, owner = case(0, 12_000, 6_000, 4)
+  tracemalloc.start()
+  similarity.ranks(text, video, np.sort(owner))
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 12_000 * 6_000 * 4 / 2
+
+
+@pytest.mark.parametrize(
+  ("text", "video", "owner", "message"),
+  [
+    (np.ones((2, 3)), np.ones((2, 4)), [0, 1], "cannot be compared"),
+    (np.ones((0, 3)), np.ones((2, 3)), [], "cannot be compared"),
+    (np.ones((2, 3)), np.ones((2, 3)), [0], "does not fit"),
+    (np.ones((2, 3)), np.ones((2, 3)), [0, 2], "text 1 points to video 2"),
+    (np.array([[1.0], [np.nan]]), np.ones((2, 1)), [0, 1], "text 1 is not finite"),
+    (np.ones((2, 1)), np.array([[np.inf], [1.0]]), [0, 1], "video 0 is not finite"),
+  ],
+)
+def test_unfit_embeddings_are_refused(text, video, owner, message):
+  with pytest.raises(DataError, match=message):
+    similarity.ranks(text, video, np.array(owner, int))
+
+
+def test_unknown_ties_are_refused():
+  with pytest.raises(ConfigError, match="known: average"):
+    similarity.ranks(np.eye(2), np.eye(2), np.arange(2), "random")  # pyright: ignore
+
+
+def published():
+  """(condition, direction) -> R@1, R@5, R@10 as shares and MedR."""
+  if not CLAP.exists():
+    pytest.skip(f"no published matrices at {CLAP}; VTR_SHARED names their place")
+  with (CLAP / "retrieval_summary.csv").open() as f:
+    rows = {(r.pop("condition"), r.pop("direction")): r for r in csv.DictReader(f)}
+  return {k: {n: float(v) for n, v in row.items()} for k, row in rows.items()}
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_published_numbers_of_clap(condition):
+  """All ten rows to the last digit; their rule is `>=`, and 74 clips are doubles."""
+  expected = published()
+  text = unit(np.load(CLAP / "text_embeddings.npy"))
+  audio = unit(np.load(CLAP / f"audio_emb_{condition}.npy"))
+  owner = np.arange(len(text))
+  for way, pair in {"T->A": (text, audio), "A->T": (audio, text)}.items():
+    ranks, _ = similarity.ranks(*pair, owner, "pessimistic")
+    found = metrics.summarize(ranks)
+    for name, value in expected[condition, way].items():
+      scale = 1 if name == "MedR" else 100
+      assert found[name] == pytest.approx(scale * value, abs=1e-9), (way, name)
+
+
+def test_published_matrix_under_each_rule():
+  """Rows of sim_matrix.npy are audio: T->A ranks its columns."""
+  published()
+  sim = np.load(CLAP / "sim_matrix.npy").T.copy()
+  owner = np.arange(len(sim))
+  first = {
+    ties: metrics.summarize(metrics.text_to_video_ranks(sim, owner, ties))["R@1"]
+    for ties in metrics.TIES
+  }
+  assert first == pytest.approx(
+    dict(average=25.35, optimistic=34.41, pessimistic=25.35), abs=0.01
+  )
+  # What a stable sort makes of it lies between, by luck of the order.
+  sort = np.argsort(np.argsort(-sim, axis=1, kind="stable"), axis=1)
+  stable = 100 * np.mean(sort[owner, owner] == 0)
+  assert first["pessimistic"] < stable < first["optimistic"]

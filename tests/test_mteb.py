@@ -1,0 +1,81 @@
+"""Our models in the mteb package: its protocol, its loop, and our own numbers."""
+
+import types
+
+import numpy as np
+import pytest
+
+from configs import mac
+from vtr_jax import embed, protocols
+from vtr_jax.data.video import decode
+from vtr_jax.errors import DataError
+from vtr_jax.mteb_encoder import Encoder
+from vtr_jax.train import train_and_evaluate
+
+
+class Decoder:
+  """What mteb uses of torchcodec's VideoDecoder, with NumPy for torch."""
+
+  def __init__(self, data):
+    self._frames = decode(data).transpose(0, 3, 1, 2)
+
+  def __len__(self):
+    return len(self._frames)
+
+  def get_frames_at(self, indices):
+    return types.SimpleNamespace(data=self._frames[indices])
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+  """(directory, our embeddings of its test split)."""
+  config = mac.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config |= dict(steps=2, checkpoint_every=2, evals={})
+  config["optim"]["warmup_steps"] = 1
+  directory = tmp_path_factory.mktemp("run")
+  train_and_evaluate(config, directory)
+  return directory, embed.embed(str(directory), protocols.get("custom"))[0]
+
+
+@pytest.fixture(scope="module")
+def encoder(run):
+  return Encoder(str(run[0]), None, device="cpu")
+
+
+def batches(key, values, size):
+  return [{key: values[i : i + size]} for i in range(0, len(values), size)]
+
+
+def test_embeddings_are_our_own(run, encoder):
+  """Frames are resized by another library: nearly the same, the texts exactly."""
+  _, ours = run
+  source = encoder._model.config.data.open("test")
+  videos = [Decoder(source[i]["video"]) for i in range(len(source))]
+  seen = encoder.encode(batches("video", videos, 5), hf_split="test", batch_size=5)
+  assert seen.shape == ours.video.shape
+  assert ((seen * ours.video).sum(axis=1) > 0.995).all()
+  told = encoder.encode(batches("text", ours.texts, 7), hf_split="test")
+  np.testing.assert_allclose(told, ours.text, atol=1e-5)
+  arrays = [video._frames for video in videos[:2]]
+  again = encoder.encode([dict(video=arrays)])
+  np.testing.assert_allclose(again, seen[:2], atol=1e-5)
+  square = encoder.similarity(told, seen)
+  pairs = encoder.similarity_pairwise(told[:3], seen[:3])
+  np.testing.assert_allclose(np.diag(square[:3, :3]), pairs, atol=1e-6)
+
+
+def test_what_is_neither_video_nor_text_is_refused(encoder):
+  with pytest.raises(DataError, match=r"a batch of \['audio'\]"):
+    encoder.encode([dict(audio=[0])])
+  with pytest.raises(DataError, match="empty caption"):
+    encoder.encode([dict(text=["a red bar", " "])])
+
+
+def test_mteb_takes_it(encoder):
+  """Where the package is installed."""
+  models = pytest.importorskip("mteb.models", reason="mteb is not installed")
+  assert isinstance(encoder, models.EncoderProtocol)
+  meta = encoder.mteb_model_meta
+  assert meta.name == "vtr_jax/mac-smoke"
+  assert meta.modalities == ["text", "video"]

@@ -1,0 +1,148 @@
+"""Protocols: the table, changes of it, and what they make of captions and clips."""
+
+import dataclasses
+
+import clips
+import numpy as np
+import pytest
+
+from vtr_jax import protocols
+from vtr_jax.data import sources, video, views
+from vtr_jax.errors import ConfigError, DataError
+
+NAMES = {
+  "msrvtt_1ka", "msrvtt_full", "msvd", "lsmdc", "didemo", "activitynet",
+  "flickr30k_1k", "coco_5k", "flickr8k_1k", "hmdb51", "ucf101", "kinetics400", "custom",
+}  # fmt: skip
+TEXTS = ["a cat", "a dog ", " it barks", "it runs", "a bird"]
+OWNER = np.array([0, 1, 1, 1, 3])
+
+
+def test_all_benchmarks_are_there():
+  assert set(protocols.TABLE) >= NAMES
+
+
+def test_changes_replace_fields_and_nothing_else():
+  plain = protocols.get("msvd")
+  changed = protocols.get("msvd", protocols.parse(["captions=first", "windows=3"]))
+  assert changed == dataclasses.replace(plain, captions="first", windows=3)
+  assert protocols.get("custom", {"prompts": ["{}"]}).prompts == ("{}",)
+
+
+@pytest.mark.parametrize(
+  ("name", "changes", "message"),
+  [
+    ("msvdd", [], "did you mean 'msvd'"),
+    ("msvd", ["caption=first"], "did you mean 'captions'"),
+    ("msvd", ["captions=fist"], "did you mean 'first'"),
+    ("msvd", ["windows=0"], "windows: 0 is below 1"),
+    ("msvd", ["windows=two"], "expected int"),
+    ("msvd", ["frames=-1"], "frames: -1 is negative"),
+    ("msvd", ["ties"], "no field=value"),
+    ("hmdb51", ["prompts=()"], "prompts: none"),
+    ("hmdb51", ["prompts=('a person',)"], 'needs one "{}"'),
+  ],
+)
+def test_mistakes_are_told(name, changes, message):
+  with pytest.raises(ConfigError, match=message):
+    protocols.get(name, protocols.parse(changes))
+
+
+@pytest.mark.parametrize(
+  ("rule", "texts", "owner"),
+  [
+    ("all", TEXTS, [0, 1, 1, 1, 3]),
+    ("first", ["a cat", "a dog ", "a bird"], [0, 1, 3]),
+    ("joined", ["a cat", "a dog it barks it runs", "a bird"], [0, 1, 3]),
+  ],
+)
+def test_select_by_hand(rule, texts, owner):
+  found = protocols.select(TEXTS, OWNER, rule)
+  assert found[0] == texts
+  np.testing.assert_array_equal(found[1], owner)
+
+
+def test_select_keeps_a_clip_s_own_order():
+  order = [3, 0, 4, 2, 1]  # captions of one clip need not be neighbours
+  texts, owner = protocols.select([TEXTS[i] for i in order], OWNER[order], "joined")
+  assert texts == ["a cat", "it runs it barks a dog", "a bird"]
+  np.testing.assert_array_equal(owner, [0, 1, 3])
+
+
+def test_differences_are_told_and_any_number_is_none():
+  msvd = protocols.get("msvd")
+  assert protocols.differences(msvd, 670, 27_763) == []
+  assert protocols.differences(msvd, 34, 1400) == [
+    "34 clips, not 670",
+    "1,400 queries, not 27,763",
+  ]
+  assert protocols.differences(protocols.get("custom"), 3, 4) == []
+
+
+@pytest.mark.parametrize(
+  ("label", "words"),
+  [
+    ("ApplyEyeMakeup", "apply eye makeup"),
+    ("brush_hair", "brush hair"),
+    ("riding a bike", "riding a bike"),
+    ("TaiChi", "tai chi"),
+    ("YoYo", "yo yo"),
+    ("CPRTraining", "cpr training"),
+  ],
+)
+def test_labels_become_words(label, words):
+  assert protocols.words(label) == words
+
+
+# Frames by hand: 12 frames, 2 segments of 6, each cut into 3 parts of 2 frames, whose
+# first is the lower middle.
+def test_windows_of_segments_by_hand():
+  seen = views.Views(2, "segments", 1, windows=3)
+  assert [seen.indices(v)(12).tolist() for v in range(3)] == [[0, 6], [2, 8], [4, 10]]
+
+
+def test_windows_of_a_contiguous_clip_are_videomae_s():
+  """30 frames at stride 4 are 8; windows of 4 may start at 0 to 4."""
+  seen = views.Views(4, "contiguous", 4, windows=3)
+  first = [seen.indices(v)(30).tolist() for v in range(3)]
+  assert first == [[0, 4, 8, 12], [8, 12, 16, 20], [16, 20, 24, 28]]
+  assert seen.indices(2)(5).tolist() == [0, 4, 4, 4]  # the last frame again
+
+
+@pytest.mark.parametrize("sampling", video.SAMPLINGS)
+@pytest.mark.parametrize("count", [1, 3, 24, 100])
+def test_one_window_is_the_usual_clip(sampling, count):
+  seen = views.Views(4, sampling, 3)
+  usual = video.frame_indices(count, 4, sampling, 3, None)
+  np.testing.assert_array_equal(seen.indices(0)(count), usual)
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 200), (200, 100)])
+def test_three_crops_lie_along_the_long_side(height, width):
+  seen = views.Views(4, "segments", 1, windows=2, crops=3)
+  cuts = [seen.cut(v, 50)(height, width) for v in range(6)]
+  places = [(c.top, c.left) for c in cuts]
+  along = [(0, 0), (0, 25), (0, 50)]
+  if height > width:
+    along = [(left, top) for top, left in along]
+  assert places == along * 2
+  assert {(c.height, c.width) for c in cuts} == {(height // 2, width // 2)}
+  assert len(seen) == 6
+
+
+def test_view_batches_show_every_view_of_every_video(tmp_path):
+  rows = [clips.record(f"c{i}", clips.mp4(12, 32, 64, seed=i)) for i in range(3)]
+  rows.append(clips.record("broken", b"no video"))
+  directory = clips.prepare(tmp_path, dict(test=rows[:3], bad=rows[2:]))
+  seen = views.Views(4, "segments", 1, windows=2, crops=2)
+  source = sources.open_split(directory, "test")
+  got = list(views.batches(source, clips.CLIP, seen, 8))
+  record = np.concatenate([b["record"] for b in got])
+  np.testing.assert_array_equal(record, [0] * 4 + [1] * 4 + [2] * 4 + [-1] * 4)
+  shown = got[0]["video"]
+  assert shown.shape == (8, 4, 32, 32, 3)
+  brightness = shown.mean(axis=(2, 3, 4))
+  assert (brightness[2] > brightness[0]).all()  # a later window of a brightening clip
+  assert (brightness[1] > brightness[0] + 5).all()  # the right half is the brighter
+  with pytest.raises(DataError, match=r"record 1 of 'bad' .* \(broken: not a video"):
+    list(views.batches(sources.open_split(directory, "bad"), clips.CLIP, seen, 8))

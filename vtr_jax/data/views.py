@@ -1,0 +1,105 @@
+"""Several clips of one video, for evaluation: windows along time, crops in space."""
+
+import dataclasses
+from collections.abc import Callable
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from vtr_jax.batch import ClipSpec
+from vtr_jax.data import video, workers
+from vtr_jax.data.crops import View, resize_view
+from vtr_jax.data.examples import refusal
+from vtr_jax.data.sources import Split
+from vtr_jax.errors import BadSample
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """Which clips of each video are seen; windows first, then the crops of each."""
+
+  frames: int  # of a clip
+  sampling: str  # see video.frame_indices
+  stride: int  # frames between two of a clip; read by "contiguous"
+  windows: int = 1
+  crops: int = 1
+
+  def __len__(self) -> int:
+    return self.windows * self.crops
+
+  def indices(self, view: int) -> Callable[[int], Int[np.ndarray, "t"]]:
+    """From the number of frames of a video to those of clip number `view`.
+
+    "segments": window k of K takes the k-th of K frames spread over each segment.
+    "contiguous": starts are spread evenly from the first frame to the last that
+    leaves a whole window (VideoMAE). One window is the middle one in both.
+    """
+    window, n = view // self.crops, self.frames
+
+    def chosen(count: int) -> np.ndarray:
+      if self.sampling == "segments":
+        fine = video.frame_indices(count, n * self.windows, "segments", 1, None)
+        return fine[window :: self.windows]
+      if self.windows == 1:
+        return video.frame_indices(count, n, self.sampling, self.stride, None)
+      free = max(-(-count // self.stride) - n, 0)  # in strides, as VideoMAE's
+      start = int(window * free / (self.windows - 1))
+      return np.minimum((start + np.arange(n)) * self.stride, count - 1)
+
+    return chosen
+
+  def cut(self, view: int, size: int) -> Callable[[int, int], View]:
+    """From height and width of a video to the part that clip number `view` shows."""
+    place = view % self.crops
+
+    def chosen(height: int, width: int) -> View:
+      middle = resize_view(height, width, size)
+      if self.crops == 1:
+        return middle
+      share = place / (self.crops - 1)
+      top = round((middle.height - size) * share)
+      return middle._replace(top=top, left=round((middle.width - size) * share))
+
+    return chosen
+
+
+class ViewExample:
+  """Number of a clip, videos in order and their views within, to a row."""
+
+  def __init__(self, source: Split, clip: ClipSpec, views: Views):
+    self._source, self._clip, self._views = source, clip, views
+
+  def __call__(self, index: int) -> dict:
+    """The row.
+
+    Raises:
+      DataError: the record cannot be used: a score must not depend on luck.
+    """
+    record, view = divmod(index, len(self._views))
+    try:
+      clip = video.decode(
+        self._source[record]["video"],
+        self._views.indices(view),
+        self._views.cut(view, self._clip.size),
+        needed=self._views.frames,
+      )
+    except BadSample as e:
+      raise refusal(self._source, record, e) from e
+    return dict(video=clip, valid=np.True_, record=np.int64(record))
+
+
+def batches(
+  source: Split,
+  clip: ClipSpec,
+  views: Views,
+  batch_size: int,
+  *,
+  host: int = 0,
+  num_hosts: int = 1,
+) -> workers.Batches:
+  """This host's rows of every view of every video, in order; else as `eval_videos`."""
+  example = ViewExample(source, clip, views)
+  rows = grain.MapDataset.range(len(source) * len(views)).map(example)
+  shared = workers.HostBatches(rows, batch_size, host, num_hosts)
+  return workers.iterate(shared, workers=0)

@@ -1,0 +1,271 @@
+"""Embeds a prepared split with a trained model, as a protocol wants it."""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from vtr_jax import protocols, scoring, sharding, trained, workdir
+from vtr_jax.config import require
+from vtr_jax.data import sources
+from vtr_jax.data.examples import DataConfig, refusal
+from vtr_jax.data.views import Views
+from vtr_jax.embeddings import Embeddings
+from vtr_jax.errors import BadSample, ConfigError, DataError
+from vtr_jax.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.protocols import Protocol
+
+# Captions of the training split in a bank, evenly spread if there are more; ours.
+BANK = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+  """What the records of a split say, videos left out."""
+
+  ids: list[str]
+  labels: list[str]
+  captions: list[str]
+  owner: np.ndarray  # the clip of each caption
+
+
+def embed(
+  checkpoint: str,
+  protocol: Protocol,
+  *,
+  data: str = "",
+  candidates: str = "",
+  batch_size: int = 0,
+  bank: bool = False,
+) -> tuple[Embeddings, scoring.Match | None]:
+  """Embeddings of the split and the texts that `protocol` names.
+
+  Args:
+    checkpoint: directory of a run.
+    protocol: what is embedded.
+    data: prepared data, a directory or a name in the run's data.dir; "" = the run's.
+    candidates: JSON file of a multiple choice; see `read_candidates`.
+    batch_size: clips at once; 0 = the run's.
+    bank: whether to embed training captions too, for QB-norm.
+
+  Returns:
+    The embeddings, and the matching head's scores of (texts, videos) by number; None
+    where the objective has none.
+
+  Raises:
+    VtrError: the run, the data or the candidates cannot be used, or do not fit the
+      protocol.
+  """
+  model = trained.load(checkpoint)
+  context = _context(model, protocol, data, batch_size)
+  source = context.data.open(protocol.split)
+  clips = read_clips(source)
+  owned = _texts(protocol, clips, candidates, source)
+  views = Views(
+    context.clip.frames,
+    context.data.sampling,
+    context.data.stride,
+    protocol.windows,
+    protocol.crops,
+  )
+  embedder = Embedder(
+    context, views, protocol.average, progress=jax.process_index() == 0
+  )
+  video = embedder.videos(model.params, source)
+  found = Embeddings(
+    video=video,
+    ids=clips.ids,
+    labels=clips.labels,
+    text=embedder.texts(model.params, owned["texts"]),
+    manifest=_manifest(checkpoint, model, context, source, protocol),
+    **owned,
+  )
+  if bank:
+    found = _with_bank(found, context, embedder, model.params)
+  if context.objective.match is None:
+    return found, None
+  match = Matcher(context, source, owned["texts"])
+  return found, functools.partial(match, model.params)
+
+
+def read_clips(source: sources.Split) -> Clips:
+  """Reads every record; decodes no video.
+
+  Raises:
+    DataError: a record cannot be read.
+  """
+  ids, labels, captions, owner = [], [], [], []
+  for index in range(len(source)):
+    try:
+      record = source[index]
+    except BadSample as e:
+      raise refusal(source, index, e) from e
+    ids.append(record["id"])
+    labels.append(record["label"])
+    captions += record["captions"]
+    owner += [index] * len(record["captions"])
+  return Clips(ids, labels, captions, np.array(owner, np.int64))
+
+
+def read_candidates(
+  path: str, ids: list[str]
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+  """(sentences, the clip of each, whether it is the answer) of a multiple choice.
+
+  The file is a JSON list of {"video": "video7010.mp4", "caption": [sentences],
+  "answer": number of the right one}; a clip's id is the video's name, with or without
+  its directory and extension.
+
+  Raises:
+    DataError: the file cannot be read or is of another format, or names a clip that
+      is not in the split or one twice, or lacks one of the split.
+  """
+  try:
+    items = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except (OSError, ValueError) as e:
+    raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
+  rows, texts, owner, right = {name: i for i, name in enumerate(ids)}, [], [], []
+  seen = set()
+  for number, item in enumerate(items):
+    where = f"{path}, item {number}"
+    try:
+      name, sentences, answer = str(item["video"]), item["caption"], item["answer"]
+      fits = isinstance(sentences, list) and 0 <= answer < len(sentences)
+    except (TypeError, KeyError):
+      fits = False
+    if not fits:
+      raise DataError(f"{where}: expected video, caption [sentences] and answer")
+    row = rows.get(name, rows.get(pathlib.PurePath(name).stem))
+    if row is None or row in seen:
+      cause = "no clip of the split" if row is None else "named twice"
+      raise DataError(f"{where}: {name!r} is {cause}; mend the file or the data")
+    seen.add(row)
+    texts += sentences
+    owner += [row] * len(sentences)
+    right += [i == answer for i in range(len(sentences))]
+  if len(seen) < len(ids):
+    missing = next(name for name, row in rows.items() if row not in seen)
+    raise DataError(f"{path}: no candidates for clip {missing!r}; add them")
+  return texts, np.array(owner, np.int64), np.array(right, np.bool_)
+
+
+def _texts(
+  protocol: Protocol, clips: Clips, candidates: str, source: sources.Split
+) -> dict[str, Any]:
+  """texts, owner, names and right, as Embeddings has them."""
+  if protocol.task == "choice":
+    require(bool(candidates), "--candidates: missing; the protocol chooses among them")
+    texts, owner, right = read_candidates(candidates, clips.ids)
+    return dict(texts=texts, owner=owner, names=clips.ids, right=right)
+  require(not candidates, f"--candidates: are not for {protocol.task}; leave it out")
+  if protocol.task == "retrieval":
+    without = np.setdiff1d(np.arange(len(clips.ids)), clips.owner)
+    if len(without):
+      raise refusal(source, int(without[0]), BadSample("no caption"))
+    texts, owner = protocols.select(clips.captions, clips.owner, protocol.captions)
+    return dict(texts=texts, owner=owner, names=clips.ids)
+  phrases = protocol.classes or {
+    label: (protocols.words(label),) for label in sorted(set(clips.labels))
+  }
+  texts, owner = [], []
+  for number, told in enumerate(phrases.values()):
+    texts += [prompt.replace("{}", one) for one in told for prompt in protocol.prompts]
+    owner += [number] * len(told) * len(protocol.prompts)
+  return dict(texts=texts, owner=np.array(owner, np.int64), names=list(phrases))
+
+
+def _context(
+  model: trained.Trained, protocol: Protocol, data: str, batch_size: int
+) -> Context:
+  c = model.config
+  size = batch_size or c.eval_batch_size
+  sharding.check_batch_size(size, model.mesh, "--batch_size")
+  clip = dataclasses.replace(c.clip, frames=protocol.frames or c.clip.frames)
+  if clip != c.clip:
+    _check_frames(model, clip.frames)
+  return Context(
+    model.objective,
+    clip,
+    c.text,
+    _data(c.data, data, protocol),
+    model.tokenizer,
+    model.mesh,
+    size,
+  )
+
+
+def _data(config: DataConfig, data: str, protocol: Protocol) -> DataConfig:
+  """The run's section, of other data."""
+  name = os.path.abspath(data) if os.path.isdir(data) else data or config.name
+  sampling = protocol.sampling or config.sampling
+  return dataclasses.replace(config, name=name, sampling=sampling, curriculum=())
+
+
+def _check_frames(model: trained.Trained, frames: int) -> None:
+  """Refuses clips that the model cannot see, before any is read."""
+  size = model.config.clip.size
+  video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
+  try:
+    jax.eval_shape(model.objective.embed_video, model.params, dict(video=video))
+  except (TypeError, ValueError) as e:
+    own = model.config.clip.frames
+    raise ConfigError(
+      f"protocol: a model of {own} frames cannot see {frames}; --set=frames={own}"
+    ) from e
+
+
+def _with_bank(
+  e: Embeddings, context: Context, embedder: Embedder, params: Any
+) -> Embeddings:
+  """Adds captions of the training split."""
+  train = read_clips(context.data.open("train"))
+  picked = np.unique(np.linspace(0, len(train.captions) - 1, BANK).astype(int))
+  texts = embedder.texts(params, [train.captions[i] for i in picked])
+  ids = [train.ids[train.owner[i]] for i in picked]
+  return dataclasses.replace(e, bank=texts, bank_ids=ids)
+
+
+def _manifest(
+  checkpoint: str,
+  model: trained.Trained,
+  context: Context,
+  source: sources.Split,
+  protocol: Protocol,
+) -> dict[str, Any]:
+  """What made the embeddings."""
+  c = model.config
+  return dict(
+    model=dict(
+      run=c.name,
+      directory=str(checkpoint),
+      step=model.step,
+      objective=c.objective["name"],
+      dtype=c.objective.get("compute", {}).get("dtype"),
+    ),
+    data=dict(
+      name=context.data.name,
+      split=protocol.split,
+      fingerprint=sources.fingerprint(source.directory, protocol.split),
+    ),
+    clips_seen=dict(
+      frames=context.clip.frames,
+      size=context.clip.size,
+      sampling=context.data.sampling,
+      stride=context.data.stride,
+      windows=protocol.windows,
+      crops=protocol.crops,
+      average=protocol.average,
+    ),
+    texts=dict(
+      length=context.text.length,
+      task=protocol.task,
+      captions=protocol.captions,
+      prompts=list(protocol.prompts) if protocol.task == "recognition" else [],
+    ),
+    embedded_by=workdir.provenance(),
+  )

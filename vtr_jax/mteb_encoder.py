@@ -1,0 +1,152 @@
+"""A run of ours as an encoder of the `mteb` benchmark package (2.26), video and text.
+
+  import mteb
+  from vtr_jax.mteb_encoder import Encoder
+  tasks = mteb.get_tasks(tasks=["MSVDT2VRetrieval"])
+  mteb.evaluate(Encoder("runs/mine"), tasks)
+
+mteb is not a dependency: install it yourself; it brings PyTorch along.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from vtr_jax import similarity, trained
+from vtr_jax.data.crops import resize_view
+from vtr_jax.data.text import encode_all
+from vtr_jax.data.video import frame_indices
+from vtr_jax.errors import BadSample, DataError
+from vtr_jax.evaluators.base import OnDevices
+
+
+class Encoder:
+  """mteb's EncoderProtocol: one centred clip of a video, or a text."""
+
+  def __init__(
+    self,
+    model_name: str,
+    revision: str | None = None,
+    *,
+    device: str | None = None,
+    **kwargs: Any,
+  ):
+    """Loads a run.
+
+    Args:
+      model_name: directory of the run.
+      revision: of no meaning here; mteb passes it.
+      device: of no meaning here; JAX takes what there is.
+      **kwargs: none that is read; mteb may pass some.
+
+    Raises:
+      CheckpointError: see `trained.load`.
+    """
+    del revision, device, kwargs
+    self._model = model = trained.load(model_name)
+    self._video = OnDevices(model.objective.embed_video, model.mesh)
+    self._text = OnDevices(model.objective.embed_text, model.mesh)
+
+  def encode(
+    self, inputs: Iterable[Mapping[str, Any]], **kwargs: Any
+  ) -> Float[np.ndarray, "n e"]:
+    """Embeddings of unit norm.
+
+    Args:
+      inputs: batches with "video" (torchcodec's VideoDecoder, or uint8 frames
+        [t c h w]) or else "text" (str).
+      **kwargs: task_metadata, hf_split, hf_subset, prompt_type, batch_size ...; not
+        read: our texts have no instruction.
+
+    Raises:
+      DataError: a batch has neither, or a text is empty.
+    """
+    del kwargs
+    found = []
+    for batch in inputs:
+      if "video" in batch:
+        found.append(self._videos(batch["video"]))
+      elif "text" in batch:
+        found.append(self._texts(batch["text"]))
+      else:
+        raise DataError(
+          f"mteb: a batch of {sorted(batch)}; this model takes video, text"
+        )
+    return np.concatenate(found)
+
+  def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
+    """Cosines [n, m]."""
+    return similarity.cosines(np.asarray(embeddings1), np.asarray(embeddings2))
+
+  def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
+    """Cosines [n] of pairs."""
+    return np.einsum("ne,ne->n", np.asarray(embeddings1), np.asarray(embeddings2))
+
+  @property
+  def mteb_model_meta(self) -> Any:
+    """What mteb's results say of the model."""
+    from mteb.models.model_meta import ModelMeta
+
+    c = self._model.config
+    return ModelMeta(
+      loader=None,
+      name=f"vtr_jax/{c.name}",
+      revision=str(self._model.step),
+      release_date=None,
+      languages=["eng-Latn"],
+      n_parameters=None,
+      memory_usage_mb=None,
+      max_tokens=c.text.length,
+      embed_dim=None,
+      license=None,
+      open_weights=None,
+      public_training_code=None,
+      public_training_data=None,
+      framework=["JAX"],
+      similarity_fn_name="cosine",
+      use_instructions=False,
+      training_datasets=None,
+      modalities=["text", "video"],
+    )
+
+  def _videos(self, videos: Iterable[Any]) -> np.ndarray:
+    c = self._model.config
+    clips = np.stack([self._clip(video) for video in videos])
+    return self._in_batches(self._video, dict(video=clips), c.eval_batch_size)
+
+  def _clip(self, video: Any) -> UInt8[np.ndarray, "t h w 3"]:
+    """As data/video.py does it of files: frames, then size, then the middle."""
+    clip, data = self._model.config.clip, self._model.config.data
+    indices = frame_indices(len(video), clip.frames, data.sampling, data.stride, None)
+    if hasattr(video, "get_frames_at"):
+      frames = np.asarray(video.get_frames_at(indices=indices.tolist()).data)
+    else:
+      frames = np.asarray(video)[indices]
+    frames = frames.transpose(0, 2, 3, 1)
+    view = resize_view(*frames.shape[1:3], clip.size)
+    box = (view.left, view.top, view.left + clip.size, view.top + clip.size)
+    size, how = (view.width, view.height), Image.Resampling.BILINEAR
+    return np.stack([Image.fromarray(f).resize(size, how).crop(box) for f in frames])
+
+  def _texts(self, texts: Iterable[str]) -> np.ndarray:
+    c = self._model.config
+    try:
+      ids, valid = encode_all(self._model.tokenizer, list(texts), c.text.length)
+    except BadSample as e:
+      raise DataError(f"mteb: {e} among the task's texts; leave it out") from e
+    batch = dict(text_ids=ids, text_valid=valid)
+    return self._in_batches(self._text, batch, c.eval_batch_size)
+
+  def _in_batches(
+    self, embed: OnDevices, rows: Mapping[str, np.ndarray], size: int
+  ) -> np.ndarray:
+    """Batches of the run's own size, filled up: one shape, one compilation."""
+    count = len(next(iter(rows.values())))
+    picked = [
+      np.minimum(np.arange(i, i + size), count - 1) for i in range(0, count, size)
+    ]
+    batches = ({k: v[p] for k, v in rows.items()} for p in picked)
+    return embed.rows(self._model.params, batches, count)

@@ -1,0 +1,171 @@
+"""Evaluation protocols as data: what a number of a benchmark means.
+
+A protocol fixes the split, which captions are queries, how clips are cut and pooled,
+and the tie rule; everything that is left at its default is the rule of the house or
+the trained model's own. In both directions a video's best-ranked caption counts.
+`get(name, {field: value})` changes fields by name; a change is told wherever numbers
+are. Counts that differ from `clips` and `queries` are told, too, and hidden nowhere.
+"""
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from vtr_jax import config, metrics
+from vtr_jax.config import choose, require
+from vtr_jax.errors import ConfigError
+
+CAPTIONS = ("all", "first", "joined")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+  """Defaults are the most common rule; sources stand beside them."""
+
+  # retrieval | recognition (classes' texts for captions) | choice (the right one of
+  # a clip's candidate sentences).
+  task: str = "retrieval"
+  split: str = "test"  # of the prepared data
+  clips: int = 0  # in the split; 0 = any number
+  queries: int = 0  # texts, after `captions`; 0 = any number
+  # Which are queries: all (each by itself), first (of each clip), joined (a clip's
+  # captions as one paragraph). All: MSVD's rule since Frozen (frozen#48, #53).
+  captions: str = "all"
+  frames: int = 0  # of a clip; 0 = those the model was trained on
+  sampling: str = ""  # segments | contiguous; "" = the model's; see data/video.py
+  # Clips of a video along time, and crops of each: 1 centred, or spread evenly along
+  # the long side. One of each: Frozen, CLIP4Clip. SimVTP and VideoMAE have more.
+  windows: int = 1
+  crops: int = 1
+  # Their embeddings are averaged before or after normalisation. Before: SimVTP's test
+  # and Frozen's sliding window.
+  average: str = "before"
+  ties: str = "average"  # average (ours) | optimistic | pessimistic; see metrics.py
+  # Equal parts of the clips, in their order, that are evaluated apart; numbers are
+  # means. 1: all papers here but COCO 1k.
+  folds: int = 1
+  # Of recognition: see evaluators/zero_shot.py. Classes {} are the split's labels,
+  # put in words: "ApplyEyeMakeup" and "apply_eye_makeup" are "apply eye makeup".
+  classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  # MILES's prompt is not public; TVTS-v2, of the same group, has "a person {}".
+  prompts: tuple[str, ...] = ("a person {}",)
+  temperature: float = 0.0  # 0 = the mean of a class's texts (CLIP)
+
+  def __post_init__(self):
+    choose(self.task, ("retrieval", "recognition", "choice"), "task")
+    choose(self.captions, CAPTIONS, "captions")
+    choose(self.average, ("before", "after"), "average")
+    choose(self.ties, metrics.TIES, "ties")
+    choose(self.sampling, ("", "segments", "contiguous"), "sampling")
+    for name in ("windows", "crops", "folds"):
+      require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
+    for name in ("frames", "clips", "queries", "temperature"):
+      require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
+    require(bool(self.prompts), 'prompts: none; "{}" alone leaves phrases as they are')
+    for prompt in self.prompts:
+      require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
+
+
+TABLE = dict(
+  # 1k-A of JSFusion (Yu et al., ECCV 2018): one given caption for each clip
+  # (MSRVTT_JSFUSION_test.csv has 1,000 rows). Frozen, MCQ, MILES, MAC, CLIP4Clip.
+  msrvtt_1ka=Protocol(clips=1000, queries=1000),
+  # The official test split (Xu et al., CVPR 2016), 20 captions each, all queries.
+  msrvtt_full=Protocol(clips=2990, queries=59_800),
+  # 670 test videos, every caption a query (MILES section 4; frozen#48): 27,763 by
+  # X-Pool's captions_msvd.json and the standard test_list.txt.
+  msvd=Protocol(clips=670, queries=27_763),
+  # LSMDC16 public test, 1,000 clips of one caption (MILES; CLIP4Clip's
+  # LSMDC16_challenge_1000_publictect.csv).
+  lsmdc=Protocol(clips=1000, queries=1000),
+  # Paragraph to video: a video's sentences joined (Zhang et al., ECCV 2018; Frozen,
+  # CLIP4Clip). 1,004 videos: test_list.txt of Collaborative Experts.
+  didemo=Protocol(clips=1004, queries=1004, captions="joined"),
+  # Paragraph to video; the test is val_1 (CLIP4Clip, Collaborative Experts): 4,917.
+  activitynet=Protocol(clips=4917, queries=4917, captions="joined"),
+  # Karpathy and Fei-Fei (CVPR 2015): 1,000 test images of 5 captions.
+  flickr30k_1k=Protocol(clips=1000, queries=5000),
+  # 5,000 test images with all of their 25,010 captions (ALBEF, BLIP); code that keeps
+  # five each has 25,000.
+  coco_5k=Protocol(clips=5000, queries=25_010),
+  # Mean over five folds of 1,000 images (Karpathy and Fei-Fei; VSE++).
+  coco_1k=Protocol(clips=5000, queries=25_010, folds=5),
+  # Official split (Hodosh et al., JAIR 2013): 1,000 test images of 5 captions.
+  flickr8k_1k=Protocol(clips=1000, queries=5000),
+  # Zero-shot on test split 1, 30 clips of each of 51 classes. MILES tested its
+  # 4-frame model with 16 (as third-party code tells); shorter models cannot.
+  hmdb51=Protocol(task="recognition", clips=1530, frames=16),
+  # testlist01, 101 classes; as HMDB51.
+  ucf101=Protocol(task="recognition", clips=3783, frames=16),
+  # The validation split; no two copies have the same videos, so no count.
+  kinetics400=Protocol(task="recognition", split="validation"),
+  # Multiple choice (Yu et al., ECCV 2018): the right one of 5 sentences, 2,990 clips.
+  msrvtt_mc=Protocol(task="choice", clips=2990, queries=5 * 2990),
+  custom=Protocol(),
+)
+
+
+def get(name: str, changes: Mapping[str, Any] | None = None) -> Protocol:
+  """The protocol of that name, with `changes` of its fields.
+
+  Raises:
+    ConfigError: no such protocol or field, or a value that does not fit; the nearest
+      name is told.
+  """
+  choose(name, TABLE, "protocol")
+  known = {f.name: getattr(TABLE[name], f.name) for f in dataclasses.fields(Protocol)}
+  return config.read(Protocol, known | dict(changes or {}), f"protocol {name}")
+
+
+def parse(assignments: Iterable[str]) -> dict[str, Any]:
+  """["captions=first", "windows=3"] to a mapping; for the command line.
+
+  Raises:
+    ConfigError: no "=" in it.
+  """
+  changes = {}
+  for text in assignments:
+    key, sign, value = text.partition("=")
+    if not sign:
+      raise ConfigError(f"--set: {text!r} is no field=value; try captions=first")
+    try:
+      changes[key.strip()] = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError):  # a bare word
+      changes[key.strip()] = value.strip()
+  return changes
+
+
+def select(
+  texts: Sequence[str], owner: Int[np.ndarray, "t"], captions: str
+) -> tuple[list[str], Int[np.ndarray, "q"]]:
+  """The queries that rule `captions` makes of a split's captions, and their owners."""
+  if captions == "all":
+    return list(texts), owner
+  order = np.argsort(owner, kind="stable")
+  owners, starts = np.unique(owner[order], return_index=True)
+  groups = np.split(order, starts[1:])
+  if captions == "first":
+    return [texts[group[0]] for group in groups], owners
+  return [" ".join(texts[i].strip() for i in group) for group in groups], owners
+
+
+def differences(protocol: Protocol, clips: int, queries: int) -> list[str]:
+  """What of the counts is not the protocol's; numbers then compare with no paper's."""
+  found = dict(clips=clips, queries=queries)
+  wanted = dict(clips=protocol.clips, queries=protocol.queries)
+  return [
+    f"{found[k]:,} {k}, not {wanted[k]:,}"
+    for k in found
+    if wanted[k] and found[k] != wanted[k]
+  ]
+
+
+def words(label: str) -> str:
+  """A class's name as words: "ApplyEyeMakeup" to "apply eye makeup"."""
+  spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+  return " ".join(spaced.replace("_", " ").lower().split())

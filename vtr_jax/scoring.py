@@ -1,0 +1,228 @@
+"""From embeddings and a protocol to numbers; which model made them does not matter."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from vtr_jax import embeddings, metrics, rescore, similarity
+from vtr_jax.config import require
+from vtr_jax.embeddings import Embeddings
+from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.protocols import Protocol
+
+_DENSE = 1 << 29  # scores of the largest matrix that extra rows may make: 4 GB each
+
+# (texts [n], videos [n]) -> how well each pair fits.
+Match = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extras:
+  """Rows beside the plain number, text to video; 0 leaves one out."""
+
+  dual_softmax: float = 0.0  # temperature; CAMoE's trick, which sees all queries
+  querybank: float = 0.0  # temperature; QB-norm, which sees training captions
+  rerank: int = 0  # candidates that the matching head re-orders
+
+  def __post_init__(self):
+    for name, value in dataclasses.asdict(self).items():
+      require(value >= 0, f"{name}: {value} is negative")
+
+
+def retrieval(
+  e: Embeddings, protocol: Protocol, extras: Extras, match: Match | None = None
+) -> dict[str, float]:
+  """Numbers such as "t2v/R@1" and "dual_softmax/t2v/R@1"; means over folds.
+
+  `e` holds the protocol's queries; see `queries`. The plain numbers never hold the
+  whole matrix; extra rows do.
+
+  Raises:
+    DataError: the texts are not of clips; there is no bank, or it shares clips with
+      the test; the matrix for the extra rows is too large.
+  """
+  _need(e, "captions")
+  folds = np.array_split(np.arange(len(e.ids)), protocol.folds)
+  found = [_fold(e, clips, protocol, extras, match) for clips in folds]
+  return {key: float(np.mean([numbers[key] for numbers in found])) for key in found[0]}
+
+
+def queries(e: Embeddings, captions: str) -> Embeddings:
+  """The texts that rule `captions` of the protocol makes queries.
+
+  Raises:
+    DataError: captions are to be joined, but were embedded one by one.
+  """
+  if captions == "all":
+    return e
+  _, first = np.unique(e.owner, return_index=True)
+  if captions == "joined" and len(first) < len(e.owner):
+    raise DataError(
+      f"embeddings: {len(e.owner)} texts of {len(first)} clips, but the protocol joins "
+      "a clip's captions; embed each clip's paragraph as one text"
+    )
+  return embeddings.rows(e, first)
+
+
+def recognition(
+  e: Embeddings, protocol: Protocol
+) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
+  """metrics.recognition of the clips' labels by the classes' texts.
+
+  Raises:
+    DataError: the texts are not of classes; a clip has no label, or one that is none.
+  """
+  _need(e, "classes")
+  known = {name: i for i, name in enumerate(e.names)}
+  for clip, label in zip(e.ids, e.labels, strict=True):
+    if label not in known:
+      raise DataError(
+        f"clip {clip!r}: its label {label!r} is no class of the {len(known)} with "
+        "texts; add texts of it, or drop the clip"
+      )
+  scores = class_scores(e.video, e.text, e.owner, protocol.temperature)
+  return metrics.recognition(scores, np.array([known[label] for label in e.labels]))
+
+
+def choice(e: Embeddings) -> dict[str, float]:
+  """Percent of clips whose right sentence has the best cosine of its candidates.
+
+  Candidates of equal score share the place, so that a collapsed model is at chance,
+  which is the second number.
+
+  Raises:
+    DataError: the texts are no candidates, or a clip has not exactly one right one.
+  """
+  _need(e, "candidates")
+  score = np.einsum("te,te->t", e.text, e.video[e.owner], dtype=np.float64)
+  score = score.astype(np.float32)
+  hits, chances = [], []
+  for clip in range(len(e.ids)):
+    mine = e.owner == clip
+    best, right = score[mine] == score[mine].max(initial=-np.inf), e.right[mine]
+    if right.sum() != 1:
+      raise DataError(
+        f"clip {e.ids[clip]!r}: {right.sum()} right candidates of {mine.sum()}; give "
+        "it exactly one"
+      )
+    hits.append((best & right).sum() / best.sum())
+    chances.append(1 / mine.sum())
+  return dict(accuracy=100 * float(np.mean(hits)), chance=100 * float(np.mean(chances)))
+
+
+def class_scores(
+  video: Float[np.ndarray, "v e"],
+  text: Float[np.ndarray, "t e"],
+  owner: Int[np.ndarray, "t"],
+  temperature: float,
+) -> Float[np.ndarray, "c v"]:
+  """How well each class fits each video; see evaluators/zero_shot.py.
+
+  Args:
+    video: unit-norm embeddings.
+    text: unit-norm embeddings.
+    owner: class of each text, 0 to c - 1, each at least once.
+    temperature: between the texts of a class; 0 = cosine with the class's mean.
+  """
+  # In float64 and rounded at the end: else texts of one embedding would differ in the
+  # last bit by their class's size, and a collapsed model would not be at chance.
+  video, scores = video.astype(np.float64), []
+  for i in range(owner.max() + 1):
+    texts = text[owner == i].astype(np.float64)
+    if temperature:
+      cosines = texts @ video.T / temperature
+      top = cosines.max(axis=0)
+      scores.append(temperature * (top + np.log(np.exp(cosines - top).mean(axis=0))))
+    else:
+      center = texts.mean(axis=0)
+      scores.append(video @ (center / max(np.linalg.norm(center), 1e-12)))
+  return np.stack(scores).astype(np.float32)
+
+
+def table(numbers: Mapping[str, float]) -> list[str]:
+  """Lines of retrieval numbers: one for each way of scoring, plain ones first."""
+  names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
+  lines = [f"{'':18}" + "".join(f"{name:>8}" for name in names)]
+  for way in dict.fromkeys(key.rpartition("/")[0] for key in numbers):
+    values = (numbers[f"{way}/{name}"] for name in names)
+    lines.append(f"{way:18}" + "".join(f"{value:8.1f}" for value in values))
+  return lines
+
+
+def _need(e: Embeddings, wanted: str) -> None:
+  """Refuses texts of another kind: captions, classes or candidates."""
+  kind = "captions" if e.names is e.ids else "classes"
+  kind = kind if e.right is None else "candidates"
+  if kind != wanted:
+    raise DataError(
+      f"embeddings: the texts are {kind}, the protocol's are {wanted}; give another "
+      "--protocol, or embed other texts (docs/evaluation.md)"
+    )
+
+
+def _fold(
+  e: Embeddings,
+  clips: Int[np.ndarray, "n"],
+  protocol: Protocol,
+  extras: Extras,
+  match: Match | None,
+) -> dict[str, float]:
+  """Numbers of some neighbouring clips and their texts alone."""
+  texts = np.flatnonzero((e.owner >= clips[0]) & (e.owner <= clips[-1]))
+  text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
+  ties = protocol.ties
+  numbers = metrics.both_ways(*similarity.ranks(text, video, owner, ties))
+
+  def add(row: str, scores: np.ndarray) -> None:
+    ranks = metrics.text_to_video_ranks(scores, owner, ties)
+    found = metrics.summarize(ranks)
+    numbers.update({f"{row}/t2v/{key}": value for key, value in found.items()})
+
+  if extras != Extras():
+    sim = _dense(text, video)
+  if extras.dual_softmax:
+    add("dual_softmax", rescore.dual_softmax(sim, extras.dual_softmax))
+  if extras.querybank:
+    bank = _dense(_bank(e), video)
+    add("querybank", rescore.querybank(sim, bank, extras.querybank))
+  if extras.rerank:
+    add(f"rerank_{extras.rerank}", _rerank(sim, texts, clips, extras.rerank, match))
+  return numbers
+
+
+def _dense(text: np.ndarray, video: np.ndarray) -> np.ndarray:
+  if len(text) * len(video) > _DENSE:
+    raise DataError(
+      f"embeddings: {len(text):,} texts by {len(video):,} clips are too many for extra "
+      "rows, which need the whole matrix; leave them out"
+    )
+  return similarity.cosines(text, video)
+
+
+def _bank(e: Embeddings) -> np.ndarray:
+  """The bank's embeddings; refuses one that knows the test."""
+  if e.bank is None:
+    raise DataError(
+      "embeddings: no bank.npy, which the querybank row needs: embeddings of training "
+      "captions; add it, or leave the row out"
+    )
+  shared = set(e.ids) & set(e.bank_ids)
+  if shared:
+    raise DataError(
+      f"bank: clip {min(shared)!r} is also in the test; take the bank from the "
+      "training split alone"
+    )
+  return e.bank
+
+
+def _rerank(
+  sim: np.ndarray, texts: np.ndarray, clips: np.ndarray, k: int, match: Match | None
+) -> np.ndarray:
+  if match is None:
+    raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
+  k = min(k, sim.shape[1])
+  candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
+  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
+  return rescore.rerank(sim, candidates, scores.reshape(-1, k))

@@ -1,0 +1,68 @@
+"""A trained model, built from a run's directory alone: config, weights, tokenizer."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+from jax.sharding import Mesh
+
+from vtr_jax import batch, checkpoint, config, sharding, state
+from vtr_jax.data.text import SentencePiece, check
+from vtr_jax.errors import CheckpointError, ConfigError
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.objectives import base as objectives
+
+
+class Trained(NamedTuple):
+  """What evaluation and search need of a run."""
+
+  config: TrainConfig
+  objective: objectives.Objective
+  tokenizer: SentencePiece
+  mesh: Mesh
+  params: Any  # on the mesh
+  step: int  # of the checkpoint
+
+
+def load(directory: str | pathlib.Path) -> Trained:
+  """Reads the newest checkpoint; writes nothing, so the run may still go on.
+
+  Args:
+    directory: the --workdir of a training.
+
+  Raises:
+    CheckpointError: it is no run, or has no checkpoint that can be read.
+    ConfigError: its config does not fit this version.
+  """
+  place = pathlib.Path(directory)
+  try:
+    values = json.loads((place / "config.json").read_text())
+  except (OSError, ValueError) as e:
+    raise CheckpointError(
+      f"{place}: not a run ({e}); give the --workdir of a training"
+    ) from None
+  # The evaluators of the run are not of interest, nor whether they still exist.
+  c = config.read(TrainConfig, values | dict(evals={}), f"{place}/config.json")
+  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  tokenizer = SentencePiece(str(place / "tokenizer.model"))
+  check(tokenizer, c.text)
+  mesh = _mesh(c.mesh)
+  spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
+  boxed = state.abstract_params(objective, spec)
+  like = jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+    nn.unbox(boxed),
+    sharding.param_shardings(boxed, mesh),
+  )
+  params, step = checkpoint.read_params(place / "checkpoints", like)
+  return Trained(c, objective, tokenizer, mesh, params, step)
+
+
+def _mesh(wanted: sharding.MeshConfig) -> Mesh:
+  """The run's mesh, or, on another number of devices, copies on all of them."""
+  try:
+    return sharding.make_mesh(wanted)
+  except ConfigError:
+    return sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
