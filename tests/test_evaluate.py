@@ -11,12 +11,13 @@ import pytest
 from conftest import run_main
 
 from configs import simvtp
-from vtr_jax import embed, embeddings, evaluate, protocols, sharding, trained
+from vtr_jax import embed, evaluate, sharding, trained
 from vtr_jax.data import sources, views
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base
 from vtr_jax.losses import unit
-from vtr_jax.scoring import Extras
+from vtr_jax.scores import embeddings, protocols
+from vtr_jax.scores.scoring import Extras
 from vtr_jax.train import train_and_evaluate
 
 DATA = "moving_shapes/tiny"

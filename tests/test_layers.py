@@ -12,10 +12,9 @@ from conftest import ROOT
 LAYERS = (
   {"errors"},
   {"config"},
-  {"canvas", "batch", "formats", "losses", "metrics", "checkpoint", "writer"},
+  {"canvas", "batch", "formats", "losses", "checkpoint", "writer"},
   {"figures", "sharding", "optim", "teacher", "workdir"},
-  {"protocols", "rescore", "similarity", "embeddings"},
-  {"data", "models", "scoring"},
+  {"data", "models", "scores"},
   {"objectives"},
   {"state"},
   {"transfer"},

@@ -6,9 +6,9 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax import protocols
 from vtr_jax.data import sources, video, views
 from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.scores import protocols
 
 NAMES = {
   "msrvtt_1ka", "msrvtt_full", "msvd", "lsmdc", "didemo", "activitynet",
