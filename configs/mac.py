@@ -144,7 +144,7 @@ def flickr8k() -> dict:
   understood: crops, mirrors and what is hidden hold that back.
   """
   c = demo()
-  c |= dict(steps=3000, checkpoint_every=500)
+  c |= dict(steps=1000, checkpoint_every=250)
   c["clip"] |= dict(frames=1, size=112, tubelet=(1, 16, 16))
   c["text"] |= dict(length=24, vocab_size=4096)
   c["mask"] |= dict(video_ratio=0.5, text_ratio=0.15)
@@ -153,7 +153,7 @@ def flickr8k() -> dict:
   c["objective"] |= dict(video=common.size("demo") | dict(depth=4))
   c["optim"] |= dict(lr=1e-3, warmup_steps=100)
   c["evals"] = dict(
-    validation=common.retrieval("validation", every=500),
+    validation=common.retrieval("validation", every=250),
     test=common.retrieval("test"),
   )
   return c
