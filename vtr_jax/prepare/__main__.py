@@ -83,13 +83,14 @@ def _call() -> None:
   if given.check:
     check.check(given.check, given.workers)
     return
-  place = Place(given.out, given.name or given.format)
   final = merge.Final(**{name: getattr(given, name) for name in _FINAL})
   if given.merge:
-    merge.merge(place, final)
+    require(bool(given.name or given.format), "name: missing; what is to be merged?")
+    merge.merge(Place(given.out, given.name or given.format), final)
     return
   require(bool(given.format), f"format: missing; known: {', '.join(base.kinds())}")
   require(bool(given.source), "source: missing; name the directory of the media")
+  place = Place(given.out, given.name or given.format)
   require(given.shard_size > 0, f"shard_size: {given.shard_size}; must be positive")
   given.gop = 1 if given.all_intra else given.gop
   options = Options(**{name: getattr(given, name) for name in _OPTIONS})
