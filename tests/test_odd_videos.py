@@ -110,10 +110,10 @@ def test_a_small_file_of_many_pixels_is_refused_at_once():
   Image.MAX_IMAGE_PIXELS = None
   bomb = image("PNG", np.zeros((12_000, 12_000), bool))
   assert len(bomb) < 50_000
-  began = time.monotonic()
+  began = time.thread_time()
   with pytest.raises(BadSample, match="no frame can be decoded"):
     video.decode(bomb)
-  assert time.monotonic() - began < 1
+  assert time.thread_time() - began < 0.5
 
 
 def test_frames_that_are_too_large_are_refused(monkeypatch):
