@@ -227,7 +227,8 @@ class _Picture:
       self._size = self._turned((self._cut.height, self._cut.width))
 
   def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
-    return size[::-1] if self._turns % 2 else size
+    height, width = size
+    return (width, height) if self._turns % 2 else size
 
 
 def _reason(error: av.FFmpegError) -> str:
