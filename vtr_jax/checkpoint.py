@@ -100,7 +100,9 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
     restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
     partial_restore=True,
   )
-  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  handler = ocp.CompositeCheckpointHandler(
+    state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+  )
   try:
     with ocp.Checkpointer(handler) as reader:
       _check_shapes(where, reader.metadata(where).item_metadata["state"], like)
