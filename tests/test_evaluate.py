@@ -225,6 +225,12 @@ def brightness(params, batch):
   return jnp.stack([mean / 20, jnp.ones_like(mean)], axis=1)
 
 
+def test_recognition_needs_labels(run, tints):
+  data = f"{tints[0].dir}/{tints[0].name}"
+  with pytest.raises(DataError, match=r"record 0 of 'test' .* \(c0: no label\)"):
+    call(run, "kinetics400", data=data, changes=dict(split="test"))
+
+
 @pytest.mark.parametrize("average", ["before", "after"])
 def test_several_views_are_averaged(tints, average):
   data, tokenizer = tints
