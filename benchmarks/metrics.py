@@ -14,7 +14,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from vtr_jax import metrics, similarity
+from vtr_jax.scores import metrics, similarity
 
 _SIZE = flags.DEFINE_integer("size", 10_000, "Texts and videos of the whole matrix.")
 _QUERIES = flags.DEFINE_integer("queries", 50_000, "Texts of the streamed case.")

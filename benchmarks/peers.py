@@ -9,7 +9,8 @@ Needs `pip install torch transformers`, which nothing else here does. Peers:
             hidden. Ours is SimVTP's masked autoencoder with every other loss off; the
             two words that each text has at least stay in its joint pass.
 Both are measured in turn in one process, step by step, on the same cores with the same
-allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same). bfloat16 is of
+allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same, and add
+:glibc.malloc.arena_max=1, see docs/performance.md). bfloat16 is of
 activations; parameters and optimiser are float32, in PyTorch by autocast. Medians are
 printed.
 """
@@ -23,7 +24,7 @@ from collections.abc import Callable
 
 from absl import app, flags
 
-from benchmarks.step import CLOCKS, Case
+from benchmarks.step import CLOCKS, WARM_UP, Case
 from configs import mac, simvtp
 from vtr_jax import batch
 from vtr_jax.config import read
@@ -35,7 +36,7 @@ _HIDDEN = flags.DEFINE_list("hidden", ["0", "60", "75", "90"], "Percent; of mac.
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "Clips per step.")
 _TEXT_LENGTH = flags.DEFINE_integer("text_length", 32, "Tokens of a caption; of mac.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Cores for either.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds, after one to warm up.")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds, after warm-up.")
 _CLOCK = flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core, machine busy.")
 
 
@@ -79,12 +80,12 @@ def measure(work: str, dtype: str, kind: type) -> None:
     mask = dataclasses.replace(config.mask, video_ratio=share, send="clip")
     inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, rows))
     cases[hidden] = ours, PeerCase(trainer.step, inputs, clock)
-  for _ in range(1 + _ROUNDS.value):
+  for _ in range(WARM_UP + _ROUNDS.value):
     for ours, peer in cases.values():
       ours.run()
       peer.run()
   for hidden, pair in cases.items():
-    ours, peer = (1e3 * statistics.median(case.times[1:]) for case in pair)
+    ours, peer = (1e3 * statistics.median(case.times[WARM_UP:]) for case in pair)
     print(
       f"{work:8}  {dtype:8}  {hidden:>4} %  {ours:9.0f}  {peer:9.0f}  "
       f"{peer / ours:9.2f}",

@@ -31,6 +31,7 @@ def webvid2m_cc3m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; ours
+    init_from="",  # run whose parameters this one starts from; ours
     steps=10 * (5_500_000 // 800),  # MCQ: 10 epochs with 4 frames
     batch_size=800,  # MCQ: 20 clips on each of 40 GPUs
     eval_batch_size=256,  # ours
@@ -48,7 +49,7 @@ def webvid2m_cc3m() -> dict:
       vocab_size=30522,  # code: distilbert-base-uncased
       mask_id=103,  # code: distilbert-base-uncased
     ),
-    tokenizer="",  # SentencePiece model; "" = the one prepared with the data; ours
+    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
       video="block_tube",  # paper: figure; one block, at the same place in all frames
       video_ratio=0.4,  # weak: BEiT's
@@ -76,7 +77,7 @@ def webvid2m_cc3m() -> dict:
       text=common.size("B") | dict(depth=6),  # code: DistilBERT
       compute=dict(
         dtype="bfloat16",  # of activations; ours
-        attention="auto",  # auto | xla | cudnn; ours
+        attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
         remat="none",  # none | dots | full; ours
       ),

@@ -1,5 +1,6 @@
 """Unusable records: replaced one for one, listed, counted, and stopped at."""
 
+import itertools
 import json
 import multiprocessing
 
@@ -7,8 +8,8 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.data import loader
-from vtr_jax.errors import DataBudgetError
+from vtr_jax.data import loader, packets
+from vtr_jax.errors import ConfigError, DataBudgetError
 
 GOOD = clips.mp4(10)
 BAD = dict(
@@ -59,6 +60,33 @@ def test_substitutes_differ(damaged, tokenizer):
   batches = clips.take(damaged, tokenizer, 6, batch_size=20)
   used = {tokenizer.decode(i) for b in batches for i in b["text_ids"][~b["valid"]]}
   assert len(used) > 5
+
+
+class Clock:
+  """A second goes by between two looks at it."""
+
+  def __init__(self):
+    self._ticks = itertools.count()
+
+  def thread_time(self):
+    return float(next(self._ticks))
+
+
+def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch):
+  rows = [*clips.records(7, frames=10), clips.record("long", clips.mp4(200))]
+  clips.prepare(tmp_path, dict(train=rows))
+  free = clips.take(tmp_path, tokenizer, 3)
+  monkeypatch.setattr(packets, "time", Clock())
+  bound = clips.take(tmp_path, tokenizer, 3, data=clips.config(tmp_path, deadline=12.0))
+  for one, other in zip(bound, free, strict=True):
+    np.testing.assert_array_equal(one["record"], other["record"])
+    long = one["record"] == 7
+    assert one["problem"][long].tolist() == ["long: took more than 12 s to decode"]
+    np.testing.assert_array_equal(one["valid"], ~long)
+    for key in one:
+      np.testing.assert_array_equal(one[key][~long], other[key][~long], err_msg=key)
+  with pytest.raises(ConfigError, match=r"deadline: 0\.0 must be positive"):
+    clips.config(tmp_path, deadline=0.0)
 
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):

@@ -9,7 +9,7 @@ import pytest
 from vtr_jax.batch import HOST_KEYS, spec
 from vtr_jax.config import read
 from vtr_jax.data import loader, sources, video
-from vtr_jax.data.examples import DataConfig, check_curriculum
+from vtr_jax.data.examples import DataConfig, check_frames
 from vtr_jax.errors import BadSample, ConfigError
 
 # Clips of clips.CLIP have 4 frames, tubelets 2 of them.
@@ -146,7 +146,7 @@ def test_stages_are_checked(tmp_path, curriculum, message):
 def test_stages_must_fit_the_clip(tmp_path, tokenizer, frames, message):
   data = clips.config(tmp_path, curriculum=((0, (2,)), (9, (4, frames))))
   with pytest.raises(ConfigError, match=message):
-    check_curriculum(data, clips.CLIP)
+    check_frames(data, clips.CLIP)
   with pytest.raises(ConfigError, match=message):  # before data is looked for
     clips.take(tmp_path, tokenizer, 1, data=data)
 

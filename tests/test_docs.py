@@ -56,7 +56,9 @@ def test_links_lead_somewhere(path):
 def test_commands_name_what_exists(path):
   text = path.read_text()
   for module in re.findall(r"python -m ((?:vtr_jax|benchmarks)\.\w+)", text):
-    assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    path = ROOT / module.replace(".", "/")
+    command = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    assert command.exists(), module
   for config in re.findall(r"--config=(configs/\w+\.py)", text):
     assert (ROOT / config).exists(), config
   for script in re.findall(r"\./(launch/\w+\.sh)", text):

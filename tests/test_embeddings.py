@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
-from vtr_jax import embeddings, evaluate, protocols, scoring
+from vtr_jax import evaluate
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.scoring import Extras
+from vtr_jax.scores import embeddings, protocols, scoring
+from vtr_jax.scores.scoring import Extras
 
 CUSTOM = protocols.get("custom")
 

@@ -11,12 +11,13 @@ import pytest
 from conftest import run_main
 
 from configs import simvtp
-from vtr_jax import embed, embeddings, evaluate, protocols, sharding, trained
+from vtr_jax import embed, evaluate, sharding, trained
 from vtr_jax.data import sources, views
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base
 from vtr_jax.losses import unit
-from vtr_jax.scoring import Extras
+from vtr_jax.scores import embeddings, protocols
+from vtr_jax.scores.scoring import Extras
 from vtr_jax.train import train_and_evaluate
 
 DATA = "moving_shapes/tiny"
@@ -245,7 +246,7 @@ def test_several_views_are_averaged(tints, average):
   source = data.open()
   found = base.Embedder(context, seen, average).videos(None, source)
   norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
-  example = views.ViewExample(source, clips.CLIP, seen)
+  example = views.ViewExample(source, data, clips.CLIP, seen)
   for i in range(3):
     shown = np.stack([example(6 * i + v)["video"] for v in range(6)])
     each = np.asarray(brightness(None, dict(video=shown)))

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from golden_cases import golden
 
-from vtr_jax import metrics
 from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.scores import metrics
 
 GOLDEN_CASES = ["square", "multi", "ties", "multi_missing"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from vtr_jax import metrics, rescore
 from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.scores import metrics, rescore
 
 
 def test_dual_softmax_is_the_formula():

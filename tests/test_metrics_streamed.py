@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from vtr_jax import metrics, similarity
 from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.scores import metrics, similarity
 
 SHARED = Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared"))
 CLAP = SHARED / "data" / "metrics_reference" / "clap_audiocaps497"

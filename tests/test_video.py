@@ -74,14 +74,6 @@ def test_odd_sizes(height, width, pix_fmt):
   assert video.decode(data, None, view).shape == (5, 64, 64, 3)
 
 
-def test_one_frame_is_enough():
-  data = clips.mp4(1)
-  indices = lambda n: video.frame_indices(n, 8, "segments", 1, None)
-  frames = video.decode(data, indices, needed=8)
-  assert frames.shape == (8, 96, 96, 3)
-  assert (frames == frames[0]).all()
-
-
 def test_videos_filmed_on_their_side_are_turned():
   data = bytearray(clips.mp4(2, 64, 96))
   at = data.index(b"tkhd") + 4 + 40

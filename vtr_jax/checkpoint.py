@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import flatten_dict
 
 from vtr_jax.errors import CheckpointError, one_line
 
@@ -91,42 +92,65 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   Raises:
     CheckpointError: there is none, it cannot be read, or it has other parameters.
   """
-  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
-  if not steps:
-    raise CheckpointError(f"{directory}: no checkpoint; train first")
-  where = directory.absolute() / str(steps[-1])
+  where = _newest(directory)
+  _check_shapes(where, param_shapes(directory), like)
   restore = ocp.args.PyTreeRestore(
     item=dict(params=like),
     restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
     partial_restore=True,
   )
+  try:
+    with _reader() as reader:
+      found = reader.restore(where, args=ocp.args.Composite(state=restore))
+  except Exception as e:
+    raise _unreadable(where, e) from e
+  return found["state"]["params"], int(where.name)
+
+
+def param_shapes(directory: pathlib.Path) -> Any:
+  """Shapes and dtypes of the newest checkpoint's parameters; no array is read.
+
+  Raises:
+    CheckpointError: there is none, or it cannot be read.
+  """
+  where = _newest(directory)
+  try:
+    with _reader() as reader:
+      tree = reader.metadata(where).item_metadata["state"].tree["params"]
+  except Exception as e:
+    raise _unreadable(where, e) from e
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _reader() -> ocp.Checkpointer:
+  # `meta` is not read, but a handler keeps orbax from warning that it was not.
   handler = ocp.CompositeCheckpointHandler(
     state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
   )
-  try:
-    with ocp.Checkpointer(handler) as reader:
-      _check_shapes(where, reader.metadata(where).item_metadata["state"], like)
-      found = reader.restore(where, args=ocp.args.Composite(state=restore))
-  except CheckpointError:
-    raise
-  except Exception as e:
-    raise CheckpointError(
-      f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
-      "folder to use the checkpoint before it"
-    ) from e
-  return found["state"]["params"], steps[-1]
+  return ocp.Checkpointer(handler)
 
 
-def _check_shapes(where: pathlib.Path, metadata: Any, like: Any) -> None:
-  """Refuses parameters of other names or shapes than `like`, before any is read."""
-  shapes = lambda tree: {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-  there, here = shapes(metadata.tree["params"]), shapes(like)
-  for name in sorted(here | there):
-    if there.get(name) != here.get(name):
+def _newest(directory: pathlib.Path) -> pathlib.Path:
+  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+  if not steps:
+    raise CheckpointError(f"{directory}: no checkpoint; train first")
+  return directory.absolute() / str(steps[-1])
+
+
+def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
+  return CheckpointError(
+    f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
+    "folder to use the checkpoint before it"
+  )
+
+
+def _check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
+  """Refuses parameters of other names or shapes, before any is read."""
+  stored, wanted = (flatten_dict(tree, sep="/") for tree in (there, here))
+  shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
+  for name in sorted(stored | wanted):
+    if shape(stored, name) != shape(wanted, name):
       raise CheckpointError(
-        f"{where}: {name} is {there.get(name, 'absent')} there, and "
-        f"{here.get(name, 'absent')} by config.json; do both come from one run?"
+        f"{where}: {name} is {shape(stored, name)} there, and {shape(wanted, name)} "
+        "by config.json; do both come from one run?"
       )

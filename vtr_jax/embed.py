@@ -10,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtr_jax import protocols, scoring, sharding, trained, workdir
+from vtr_jax import sharding, trained, workdir
 from vtr_jax.config import require
 from vtr_jax.data import sources
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.views import Views
-from vtr_jax.embeddings import Embeddings
 from vtr_jax.errors import BadSample, ConfigError, DataError
 from vtr_jax.evaluators.base import Context, Embedder, Matcher
-from vtr_jax.protocols import Protocol
+from vtr_jax.scores import protocols, scoring
+from vtr_jax.scores.embeddings import Embeddings
+from vtr_jax.scores.protocols import Protocol
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
 BANK = 20_000

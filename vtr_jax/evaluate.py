@@ -1,4 +1,4 @@
-"""Evaluates, by a protocol of protocols.py, a run or the embeddings of any model.
+"""Evaluates, by one of scores/protocols.py, a run or the embeddings of any model.
 
   python -m vtr_jax.evaluate --checkpoint=runs/mine --data=msvd --protocol=msvd
   python -m vtr_jax.evaluate --embeddings=DIR --protocol=msrvtt_1ka
@@ -16,12 +16,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from vtr_jax import command, embed, embeddings, protocols, scoring, workdir
+from vtr_jax import command, embed, workdir
 from vtr_jax.config import require
-from vtr_jax.embeddings import Embeddings
 from vtr_jax.errors import ConfigError
-from vtr_jax.protocols import Protocol
-from vtr_jax.scoring import Extras
+from vtr_jax.scores import embeddings, protocols, scoring
+from vtr_jax.scores.embeddings import Embeddings
+from vtr_jax.scores.protocols import Protocol
+from vtr_jax.scores.scoring import Extras
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Request:
   name: str  # of the protocol
   changes: dict[str, Any]  # of its fields
   checkpoint: str = ""  # directory of a run; this or `embeddings`
-  embeddings: str = ""  # directory; see embeddings.py
+  embeddings: str = ""  # directory; see scores/embeddings.py
   data: str = ""  # prepared data: a directory, or a name in the run's; "" = the run's
   candidates: str = ""  # JSON file of a multiple choice
   extras: Extras = dataclasses.field(default_factory=Extras)

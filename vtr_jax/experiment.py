@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import optim, sharding, step, workdir, writer
+from vtr_jax import optim, sharding, step, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
 from vtr_jax.config import read, require
 from vtr_jax.data import moving_shapes, sources
-from vtr_jax.data.examples import DataConfig, check_curriculum
+from vtr_jax.data.examples import DataConfig, check_frames
 from vtr_jax.data.text import SentencePiece, check
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
@@ -32,6 +32,7 @@ class TrainConfig:
 
   name: str  # of the run; runs/<name> is the default workdir
   seed: int  # of parameters, data order, masks, dropout, negatives
+  init_from: str  # directory of the run whose parameters this one starts from, or ""
   steps: int
   batch_size: int  # clips per step over all devices
   eval_batch_size: int  # rows per evaluation batch over all devices
@@ -40,7 +41,7 @@ class TrainConfig:
   checkpoint_keep: int  # newest checkpoints that stay
   clip: ClipSpec
   text: TextSpec
-  tokenizer: str  # SentencePiece model; "" = the one prepared with the data
+  tokenizer: str  # SentencePiece model; "" = init_from's, or the data set's own
   mask: MaskSpec
   data: DataConfig
   objective: dict[str, Any]
@@ -79,7 +80,7 @@ class Run:
 def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
-  check_curriculum(config.data, config.clip)
+  check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
   objective = objectives.build(config.objective, config.clip, config.text, config.mask)
   step.check_weights(config.weights, objective)
@@ -91,7 +92,7 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
   place = workdir.prepare(directory, workdir.plain(values))
   data = _data_directory(config)
-  fingerprint = sources.fingerprint(data, config.data.split)
+  fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
 
   context = evaluators.Context(
@@ -109,6 +110,9 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   if checkpoints.latest_step() is not None:
     state, meta = checkpoints.restore(state)
     _check_data(meta["data"], fingerprint, data)
+  elif config.init_from:
+    longer = config.objective.get("longer_clips", "zeros")
+    state = transfer.start_from(config.init_from, state, objective, mesh, longer)
   out = writer.Writer(place, int(state.step), jax.process_index() == 0)
   overview = clu.parameter_overview.get_parameter_overview(state.params)
   (place / "parameters.txt").write_text(overview + "\n")
@@ -167,7 +171,9 @@ def _check_data(before: str, now: str, data: str) -> None:
 def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentencePiece:
   """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
   copy = place / "tokenizer.model"
-  source = pathlib.Path(config.tokenizer or pathlib.Path(data) / "tokenizer.model")
+  # Words keep their meaning only with the tokenizer that they were learned with.
+  first = pathlib.Path(config.init_from or data) / "tokenizer.model"
+  source = pathlib.Path(config.tokenizer or first)
   tokenizer = SentencePiece(str(source))
   check(tokenizer, config.text)
   if copy.exists() and copy.read_bytes() != source.read_bytes():

@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from vtr_jax import similarity, trained
+from vtr_jax import trained
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.text import encode_all
 from vtr_jax.data.video import frame_indices
 from vtr_jax.errors import BadSample, DataError
 from vtr_jax.evaluators.base import OnDevices
+from vtr_jax.scores import similarity
 
 
 class Encoder:

@@ -25,6 +25,7 @@ FREE_KEYS = (
   "data.dir",
   "data.workers",
   "data.bad_budget",
+  "data.deadline",
   "mesh.",
   "evals.",
 )

@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.config import choose, require
 from vtr_jax.data import crops, masks, sources, text, video
+from vtr_jax.data.mixture import Joined, Part
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
 TRIES = 10  # records tried for one row before the split is called unusable
@@ -31,6 +32,10 @@ class DataConfig:
   # (from step, frames of the clip by turns) of each stage; () = clip.frames always.
   # ((0, (1,)), (1000, (4,))): one frame, then four. ((0, (1, 4)),): by turns.
   curriculum: tuple[tuple[int, tuple[int, ...]], ...]
+  # Data sets to train on instead of `name` and `split`, which evaluators and the
+  # tokenizer stay with; see mixture.py. Ours: none.
+  mix: tuple[Part, ...] = ()
+  deadline: float = 30.0  # seconds of processor time that one record may take; ours
 
   def __post_init__(self):
     choose(self.sampling, video.SAMPLINGS, "sampling")
@@ -38,6 +43,7 @@ class DataConfig:
     scales = self.crop_scales
     require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
     require(self.workers >= 0, f"workers: {self.workers} must not be negative")
+    require(self.deadline > 0, f"deadline: {self.deadline} must be positive")
     require(0 <= self.bad_budget <= 1, f"bad_budget: {self.bad_budget} not in [0, 1]")
     require(all(0 < s <= 1 for s in scales), f"crop_scales: {scales} must be in (0, 1]")
     if self.crop == "multi_scale":
@@ -60,15 +66,33 @@ class DataConfig:
       )
 
   def open(self, split: str = "") -> sources.Split:
-    """Opens `split`, or the training split.
+    """Opens `split`, or the training split, of `name`.
 
     Raises:
       DataError: see `sources.open_split`.
     """
     return sources.open_split(sources.find(self.dir, self.name), split or self.split)
 
-  def frame_counts(self, clip: ClipSpec) -> tuple[int, ...]:
-    """Every number of frames that a training clip may have, ascending."""
+  def open_mix(self) -> list[sources.Split]:
+    """Opens the splits of `mix`; raises DataError."""
+    return [
+      sources.open_split(sources.find(self.dir, part.name), part.split)
+      for part in self.mix
+    ]
+
+  def fingerprint(self) -> str:
+    """16 hex digits that change when a record to train on does; raises DataError."""
+    parts = self.mix or (Part(self.name, self.split, 1.0),)
+    found = [
+      sources.fingerprint(sources.find(self.dir, part.name), part.split)
+      for part in parts
+    ]
+    return found[0] if len(found) == 1 else sources.digest(found)
+
+  def frame_counts(self, clip: ClipSpec, of: int = 0) -> tuple[int, ...]:
+    """Numbers of frames of training clips, ascending, where `Part.frames` is `of`."""
+    if of:
+      return (of,)
     frames = {f for _, by_turns in self.curriculum for f in by_turns}
     return tuple(sorted(frames)) or (clip.frames,)
 
@@ -80,21 +104,23 @@ class DataConfig:
     return clip.frames
 
 
-def check_curriculum(data: DataConfig, clip: ClipSpec) -> None:
-  """Refuses stages that `clip`'s tubelets or positions do not fit.
+def check_frames(data: DataConfig, clip: ClipSpec) -> None:
+  """Refuses clips that `clip`'s tubelets or positions do not fit.
 
   Raises:
     ConfigError: frames are cut into no whole tubelets, or exceed `clip.frames`.
   """
-  for frames in data.frame_counts(clip):
+  counts = [("curriculum", frames) for frames in data.frame_counts(clip)]
+  counts += [("mix", part.frames) for part in data.mix if part.frames]
+  for key, frames in counts:
     require(
       frames % clip.tubelet[0] == 0,
-      f"config.data.curriculum: {frames} frames are not a multiple of "
+      f"config.data.{key}: {frames} frames are not a multiple of "
       f"clip.tubelet[0] = {clip.tubelet[0]}; change one of them",
     )
     require(
       frames <= clip.frames,
-      f"config.data.curriculum: {frames} frames are more than clip.frames = "
+      f"config.data.{key}: {frames} frames are more than clip.frames = "
       f"{clip.frames}; lower them, or raise clip.frames",
     )
 
@@ -104,7 +130,7 @@ class TrainExample:
 
   def __init__(
     self,
-    source: sources.Split,
+    source: sources.Split | Joined,
     data: DataConfig,
     clip: ClipSpec,
     text_spec: TextSpec,
@@ -206,10 +232,10 @@ def read_clip(
       height, width, clip.size, config.crop, config.crop_scales, config.flip, rng
     )
 
-  return video.decode(data, indices, view, needed=clip.frames)
+  return video.decode(data, indices, view, clip.frames, config.deadline)
 
 
-def name_problem(source: sources.Split, index: int, error: BadSample) -> str:
+def name_problem(source: sources.Split | Joined, index: int, error: BadSample) -> str:
   """ "id: reason"; the index stands in for an id that cannot be read."""
   try:
     name = source[index]["id"]

@@ -4,7 +4,8 @@ Row r of global batch s is example g = s * batch_size + r of the shuffled split
 repeated for ever, and everything random about it comes from a generator made of
 (seed, g); the frames of its clips follow from s alone. A host takes its rows of it.
 So a stream can be continued at any step, on other machines, and brings the identical
-examples.
+examples. With several data sets (`data.mix`), s counts the batches of those whose
+turn it is, and whose turn it is follows from the step alone too.
 """
 
 import dataclasses
@@ -23,9 +24,10 @@ from vtr_jax.data.examples import (
   DataConfig,
   EvalExample,
   TrainExample,
-  check_curriculum,
+  check_frames,
   refusal,
 )
+from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches, iterate
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
@@ -50,7 +52,7 @@ def train_batches(
 
   Args:
     data: where the records are and how clips are cut.
-    clip: size of the clip; the frames are those of `data.curriculum`, if any.
+    clip: size of the clip; `data.curriculum` and `data.mix` may have it shorter.
     text_spec: size of the text.
     mask: what is hidden.
     tokenizer: captions to ids.
@@ -62,27 +64,39 @@ def train_batches(
 
   Returns:
     Batches as `batch.spec` for the frames of their step, with `record` [b] int64,
-    the index of the record that was asked for, and `problem` [b] str, "" or
-    "id: reason".
+    the index of the record that was asked for, counted through all of `data.mix`,
+    and `problem` [b] str, "" or "id: reason".
 
   Raises:
     DataError: the split cannot be opened, or does not fit the tokenizer.
-    ConfigError: the hosts cannot share the batch evenly, or the curriculum does
-      not fit the clip.
+    ConfigError: the hosts cannot share the batch evenly, or frames do not
+      fit the clip.
     DataBudgetError: (while iterating) ten records in a row are unusable.
   """
-  check_curriculum(data, clip)
+  check_frames(data, clip)
   text.check(tokenizer, text_spec)
-  source = data.open()
-  order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
-  by_frames = {}
-  for frames in data.frame_counts(clip):
-    cut = dataclasses.replace(clip, frames=frames)
-    example = TrainExample(source, data, cut, text_spec, mask, tokenizer)
-    rows = order.random_map(example)
-    by_frames[frames] = HostBatches(rows, batch_size, host, num_hosts)
-  batches = ByTurns(by_frames, lambda step: data.frames_at(clip, step))
-  return iterate(batches.slice(slice(start_step, None)), data.workers)
+  if data.mix:
+    splits = data.open_mix()
+    source = Joined([part.name for part in data.mix], splits)
+    mixture = Mixture(data.mix, [len(split) for split in splits], seed)
+    orders, at = mixture.orders(), mixture.at
+  else:
+    source = data.open()
+    order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    orders, at = {0: order}, lambda step: (0, step)
+  batches = {}
+  for part_frames, order in orders.items():
+    for frames in data.frame_counts(clip, part_frames):
+      cut = dataclasses.replace(clip, frames=frames)
+      example = TrainExample(source, data, cut, text_spec, mask, tokenizer)
+      rows = order.random_map(example)
+      batches[part_frames, frames] = HostBatches(rows, batch_size, host, num_hosts)
+
+  def turn(step: int) -> tuple[tuple[int, int], int]:
+    part_frames, number = at(step)
+    return (part_frames, part_frames or data.frames_at(clip, step)), number
+
+  return iterate(ByTurns(batches, turn).slice(slice(start_step, None)), data.workers)
 
 
 def eval_videos(

@@ -123,12 +123,16 @@ def fingerprint(directory: str, split: str) -> str:
   _check_split(builder.info.splits, directory, split)
   info = builder.info.splits[_base(split)]
   identity = [builder.info.full_name, split, info.num_bytes, info.shard_lengths]
-  digest = hashlib.sha256(repr(identity).encode())
-  checksum = os.path.join(directory, "checksum.json")
+  checksum, carried = os.path.join(directory, "checksum.json"), b""
   if os.path.exists(checksum):
     with open(checksum, "rb") as f:
-      digest.update(f.read())
-  return digest.hexdigest()[:16]
+      carried = f.read()
+  return digest(identity, carried)
+
+
+def digest(identity: list, more: bytes = b"") -> str:
+  """16 hex digits of a list of plain values."""
+  return hashlib.sha256(repr(identity).encode() + more).hexdigest()[:16]
 
 
 def _builder(directory: str) -> tfds.core.DatasetBuilder:

@@ -1,4 +1,7 @@
-"""Encoded videos to frames: which of them, and at which size."""
+"""Encoded videos and images to frames: which of them, when, and at which size.
+
+One image is a video of one frame. See packets.py for how little is decoded.
+"""
 
 import contextlib
 import io
@@ -8,16 +11,25 @@ from typing import Any
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
+from vtr_jax.data import packets as packets_lib
 from vtr_jax.data.crops import View
+from vtr_jax.data.packets import Deadline, Surprise
 from vtr_jax.errors import BadSample
 
 SAMPLINGS = ("segments", "contiguous")
 
 # Containers that need no other file. Without the list, a text that names a URL
 # (an HLS playlist) would be opened and followed.
-_FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,gif,h264,hevc,ivf"
+_FORMATS = (
+  "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,h264,hevc,ivf,"
+  "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,apng"
+)
+# A small file may unfold to any size. Ours: 8192 x 8192 pixels of one frame, and
+# 16 GB of frames that are kept.
+_MAX_PIXELS = 2**26
+_MAX_BYTES = 2**34
 
 
 def decode(
@@ -25,26 +37,74 @@ def decode(
   indices: Iterable[int] | Callable[[int], Iterable[int]] | None = None,
   view: Callable[[int, int], View] | None = None,
   needed: int = 1,
+  seconds: float = float("inf"),
 ) -> UInt8[np.ndarray, "t h w 3"]:
   """Decodes the wanted frames as RGB, on one thread.
 
   Frames are counted in the order of display, whatever their times are. Only
-  wanted frames are converted, and decoding stops after the last of them.
+  wanted frames are converted, and little more than these is decoded. What is
+  transparent shows the colour that is stored there.
 
   Args:
-    data: the encoded file.
+    data: the encoded file: a video, or a JPEG, PNG or WebP image.
     indices: sorted frame numbers, or a function of the number of frames that
       returns them; None takes every frame.
     view: from (height, width) of the frames to the part that is cut out; the
       same for all frames. None keeps the whole frame.
     needed: a damaged file with fewer good frames than this is refused; an
       intact file may be shorter.
+    seconds: of processor time that the file may take; see packets.Deadline.
 
   Raises:
-    BadSample: no frame can be decoded, or too few.
+    BadSample: no frame can be decoded, or too few; too large; too slow.
+  """
+  deadline, picture = Deadline(seconds), _Picture(view)
+  with opened(data) as container:
+    stream = _video(container)
+    codec = stream.codec_context
+    packets, damaged = packets_lib.read(container, stream, deadline)
+    count = sum(not packet.is_discard for packet in packets)
+    damaged |= count < stream.frames  # 0 where the container does not say
+    # One packet is one frame, except in damaged and in unusual files: there the
+    # first pass finds out how many frames there are, and the second uses that.
+    for attempt in range(2):
+      if not count or (damaged and count < needed):
+        break
+      wanted, found = _wanted(indices, count), None
+      if not damaged and attempt == 0:
+        found = _decode_runs(stream, packets, wanted, picture, deadline)
+      if found is None:
+        found, count, torn = _decode_all(codec, packets, wanted, picture, deadline)
+        damaged |= torn
+      if len(found) == len(set(wanted)):
+        return np.stack([found[number] for number in wanted])
+  if not count:
+    raise BadSample("no frame can be decoded")
+  raise BadSample(f"only {count} frames can be decoded, fewer than needed")
+
+
+def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray, "t"]:
+  """When each frame is shown, in seconds since the first; decodes nothing.
+
+  Where a file does not say, frames follow each other at its frame rate.
+
+  Args:
+    data: the encoded file.
+    seconds: of processor time that the file may take.
+
+  Raises:
+    BadSample: not a video, or without a whole packet.
   """
   with opened(data) as container:
-    return _decode(container, indices, view, needed)
+    stream = _video(container)
+    packets, _ = packets_lib.read(container, stream, Deadline(seconds))
+    count = sum(not packet.is_discard for packet in packets)
+    if not count:
+      raise BadSample("no whole frame")
+    shown = packets_lib.times(packets)
+    if shown is not None:
+      return (np.array(shown) - shown[0]) * float(stream.time_base)
+    return np.arange(count) / float(stream.guessed_rate or stream.average_rate or 25)
 
 
 @contextlib.contextmanager
@@ -59,7 +119,10 @@ def opened(data: bytes) -> Iterator[Any]:
   try:
     with av.open(
       io.BytesIO(data),
+      # The commonest needs no search, which takes a quarter of opening it.
+      format="mp4" if data[4:8] == b"ftyp" else None,
       metadata_errors="replace",
+      options={"max_pixels": str(_MAX_PIXELS)},
       container_options={"format_whitelist": _FORMATS},
     ) as container:
       yield container
@@ -67,45 +130,20 @@ def opened(data: bytes) -> Iterator[Any]:
     raise BadSample(f"not a video ({_reason(e)})") from e
 
 
-def _decode(container, indices, view, needed: int) -> np.ndarray:
-  """`decode` of an opened container."""
+def _video(container) -> Any:
+  """The video stream, to be decoded by one thread."""
   if not container.streams.video:
     raise BadSample("no video stream")
   stream = container.streams.video[0]
-  if stream.codec_context is None:
+  codec = stream.codec_context
+  if codec is None:
     raise BadSample("unknown codec")
+  if codec.width * codec.height > _MAX_PIXELS:
+    raise BadSample(f"frames of {codec.width} x {codec.height} pixels are too large")
+  codec.options = {"max_pixels": str(_MAX_PIXELS)}
   stream.thread_type = "SLICE"
-  stream.codec_context.thread_count = 1
-  packets, damaged = _packets(container, stream)
-  count = sum(p.size > 0 and not p.is_discard for p in packets)
-  damaged |= count < stream.frames  # 0 where the container does not say
-  # One packet is one frame, except in damaged and in unusual files: there the
-  # first pass finds out how many frames there are, and the second uses that.
-  for _ in range(2):
-    if not count:
-      raise BadSample("no frame can be decoded")
-    if damaged and count < needed:
-      break
-    wanted = _wanted(indices, count)
-    frames, decoded = _convert(stream.codec_context, packets, wanted, view)
-    if len(frames) == len(set(wanted)):
-      return np.stack([frames[i] for i in wanted])
-    damaged, count = True, decoded
-    stream.codec_context.flush_buffers()
-  raise BadSample(f"only {count} frames can be decoded, fewer than needed")
-
-
-def _packets(container, stream) -> tuple[list[av.Packet], bool]:
-  """Packets before the first damaged one, and whether there was one."""
-  packets = []
-  try:
-    for packet in container.demux(stream):
-      if packet.is_corrupt:
-        return packets, True
-      packets.append(packet)
-  except av.FFmpegError:
-    return packets, True
-  return packets, False
+  codec.thread_count = 1
+  return stream
 
 
 def _wanted(indices: Any, count: int) -> list[int]:
@@ -115,60 +153,81 @@ def _wanted(indices: Any, count: int) -> list[int]:
   return [int(i) for i in chosen]
 
 
-def _frames(codec, packets) -> Iterator[av.VideoFrame]:
-  """Frames in order of display, as far as the packets are good."""
-  # The second part asks the decoder for the frames that it has held back.
-  for part in ([p for p in packets if p.size], [None]):
-    try:
-      for packet in part:
-        yield from codec.decode(packet)
-    except av.FFmpegError:
+def _decode_runs(
+  stream, packets, wanted: list[int], picture, deadline: Deadline
+) -> dict[int, np.ndarray] | None:
+  """Wanted frames by number, from as little as possible; None: take all packets."""
+  if max(wanted) >= len(packets):
+    return None
+  runs, found = packets_lib.runs(stream, packets, wanted), {}
+  try:
+    for run in runs:
+      for number, frame in packets_lib.decode_run(stream.codec_context, run, deadline):
+        found[number] = picture(frame)
+  except (Surprise, av.FFmpegError):
+    return None
+  return found if runs else None
+
+
+def _decode_all(
+  codec, packets, wanted: list[int], picture, deadline: Deadline
+) -> tuple[dict[int, np.ndarray], int, bool]:
+  """Wanted frames by number, how many were decoded, and whether any failed."""
+  found, decoded, torn = {}, 0, False
+  todo, last = set(wanted), max(wanted)
+  for frame in packets_lib.decode_all(codec, packets, deadline):
+    if frame is None:
+      torn = True
       continue
-
-
-def _convert(codec, packets, wanted, view) -> tuple[dict[int, np.ndarray], int]:
-  """Wanted frames as RGB by their number, and how many frames were decoded."""
-  reformatter, found, decoded = VideoReformatter(), {}, 0
-  todo, last, cut = set(wanted), max(wanted), None
-  for frame in _frames(codec, packets):
+    torn |= frame.is_corrupt
     if decoded in todo:
-      if cut is None:
-        cut = _view_of(frame, view)
-      found[decoded] = _to_rgb(frame, cut, reformatter)
+      found[decoded] = picture(frame)
     decoded += 1
     if decoded > last:
       break
-  return found, decoded
+  return found, decoded, torn
 
 
-def _view_of(frame: av.VideoFrame, view) -> View | None:
-  """The part to cut, as seen after the frame is turned upright."""
-  if view is None:
-    return None
-  turned = _quarter_turns(frame) % 2
-  return view(frame.width, frame.height) if turned else view(frame.height, frame.width)
+class _Picture:
+  """Frames to RGB, all turned, resized and cut as the first one."""
 
+  def __init__(self, view: Callable[[int, int], View] | None):
+    self._view, self._cut = view, None
+    self._reformatter = VideoReformatter()
+    self._turns, self._size = -1, (0, 0)
+    self._bytes = 0
 
-def _to_rgb(frame: av.VideoFrame, view: View | None, reformatter) -> np.ndarray:
-  """Resizes while converting: far cheaper than doing it afterwards."""
-  turns = _quarter_turns(frame)
-  height, width = (view.height, view.width) if view else (frame.height, frame.width)
-  if view and turns % 2:
-    height, width = width, height
-  # One thread: starting swscale's own threads costs more than the conversion.
-  rgb = reformatter.reformat(
-    frame, width=width, height=height, format="rgb24", threads=1
-  ).to_ndarray()
-  rgb = np.rot90(rgb, turns)
-  if not view:
-    return rgb
-  rgb = rgb[view.top : view.top + view.size, view.left : view.left + view.size]
-  return rgb[:, ::-1] if view.flip else rgb
+  def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "h w 3"]:
+    if self._turns < 0:
+      self._look_at(frame)
+    height, width = self._size
+    # Resizes while converting: far cheaper than doing it afterwards. One thread:
+    # starting swscale's own threads costs more than the conversion.
+    rgb = self._reformatter.reformat(
+      frame, width=width, height=height, format="rgb24", threads=1
+    ).to_ndarray()
+    self._bytes += rgb.nbytes
+    if self._bytes > _MAX_BYTES:
+      raise BadSample(f"frames take more than {_MAX_BYTES >> 30} GiB; take fewer")
+    if self._turns:
+      rgb = np.rot90(rgb, self._turns)
+    cut = self._cut
+    if not cut:
+      return rgb
+    rgb = rgb[cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
+    return rgb[:, ::-1] if cut.flip else rgb
 
+  def _look_at(self, frame: av.VideoFrame) -> None:
+    """Fixes the turn, the size before it, and the part to cut after it."""
+    # Counter-clockwise; telephones film on their side.
+    self._turns = round(frame.rotation / 90) % 4
+    self._size = frame.height, frame.width
+    if self._view:
+      self._cut = self._view(*self._turned(self._size))
+      self._size = self._turned((self._cut.height, self._cut.width))
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-  """How often to turn counter-clockwise; telephones film on their side."""
-  return round(frame.rotation / 90) % 4
+  def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
+    return size[::-1] if self._turns % 2 else size
 
 
 def _reason(error: av.FFmpegError) -> str:

@@ -72,13 +72,15 @@ class HostBatches(grain.MapDataset):
 
 
 class ByTurns(grain.MapDataset):
-  """Batch number to that batch of one of several data sets of the same rows."""
+  """Batch number to a batch of one of several data sets."""
 
-  def __init__(self, parents: Mapping[int, HostBatches], key: Callable[[int], int]):
-    """Takes the data sets by key, and the key of each batch number."""
+  def __init__(
+    self, parents: Mapping[Any, HostBatches], turn: Callable[[int], tuple[Any, int]]
+  ):
+    """Takes the data sets by key, and (key, number in there) of each batch number."""
     super().__init__(list(parents.values()))
     self._by_key = parents
-    self._key = key
+    self._turn = turn
 
   def __len__(self) -> int:
     return min(map(len, self._by_key.values()))
@@ -86,7 +88,8 @@ class ByTurns(grain.MapDataset):
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
-    return self._by_key[self._key(index)][index]
+    key, number = self._turn(index)
+    return self._by_key[key][number]
 
 
 class Batches:

@@ -41,7 +41,7 @@ class Evaluator:
     self.every = config.every
     self._config, self._context = config, context
     self._data = dataclasses.replace(
-      context.data, split=config.split, crop="resize", flip=False, workers=0
+      context.data, split=config.split, mix=(), crop="resize", flip=False, workers=0
     )
     if not context.objective.mask.num_hidden(context.clip.grid):
       raise ConfigError("evals: nothing of the video is hidden; drop the section")

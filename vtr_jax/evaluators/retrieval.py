@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax import figures, metrics, protocols, rescore, scoring, similarity
+from vtr_jax import figures
 from vtr_jax.config import choose, require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.objectives.base import Params
+from vtr_jax.scores import metrics, protocols, rescore, scoring, similarity
 
 _SHOWN = 6  # queries in the picture
 
@@ -27,7 +28,7 @@ class Config:
 
   split: str
   every: int  # steps between runs; 0 = at the end only
-  captions: str  # which are queries: all | first | joined; see protocols.py
+  captions: str  # which are queries: all | first | joined; scores/protocols.py
   ties: str  # rank among equal scores: average | optimistic | pessimistic
   dual_softmax: float  # temperature of that extra row; 0 leaves it out
   rerank: int  # candidates that the matching head re-orders; 0 leaves it out

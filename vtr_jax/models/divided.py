@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Compute, Dense, Mlp, Size, activation, layer_norm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
@@ -44,10 +45,11 @@ class DividedAttention(nn.Module):
     key = split(heads(use_bias=False, name="key")(x))
     value = split(heads(name="value")(x))
     with jax.named_scope(f"attend_{self.over}"):
-      cls = self._attend(query[:, :1], key, value)
+      how = dict(implementation=self.compute.attention)
+      cls = attend(query[:, :1], key, value, **how)
       groups = self._group(query)
       inputs = groups, self._with_cls(key), self._with_cls(value)
-      rest = self._attend(*(y.reshape(-1, *y.shape[2:]) for y in inputs))
+      rest = attend(*(y.reshape(-1, *y.shape[2:]) for y in inputs), **how)
       rest = rest.reshape(groups.shape)
       if self.over == "time":
         rest = rest.swapaxes(1, 2)
@@ -63,16 +65,6 @@ class DividedAttention(nn.Module):
     groups = self._group(y)
     shape = (*groups.shape[:2], 1, *groups.shape[3:])
     return jnp.concatenate([jnp.broadcast_to(y[:, :1, None], shape), groups], axis=2)
-
-  def _attend(self, query: Array, key: Array, value: Array) -> Array:
-    chosen = self.compute.attention
-    implementation = None if chosen == "auto" else chosen
-    return jax.nn.dot_product_attention(
-      query,
-      key,
-      value,
-      implementation=implementation,  # pyright: ignore
-    )
 
 
 class DividedBlock(nn.Module):

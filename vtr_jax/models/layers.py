@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from vtr_jax.config import choose, require
+from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
 
 logical = nn.with_logical_partitioning
 
@@ -40,21 +41,45 @@ class Compute:
   """How the same numbers are computed; no choice changes the parameters' meaning."""
 
   dtype: str  # of activations: float32 | bfloat16
-  attention: str  # auto | xla | cudnn, of jax.nn.dot_product_attention
+  attention: str  # xla | cudnn, see models/attention.py
   scan: bool  # one compiled block for all layers; parameters are stacked
   remat: str  # what the backward pass recomputes: none | dots | full
 
   def __post_init__(self):
     choose(self.dtype, ("float32", "bfloat16"), "dtype")
-    choose(self.attention, ("auto", "xla", "cudnn"), "attention")
+    choose(self.attention, IMPLEMENTATIONS, "attention")
     choose(self.remat, ("none", "dots", "full"), "remat")
+
+
+@jax.custom_vjp
+def product(
+  x: Float[Array, "*b i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "*b o"]:
+  """x @ kernel in x's dtype, float32 out; so are the products of its gradients."""
+  return einsum("...i,io->...o", x, kernel.astype(x.dtype))
+
+
+def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+  return product(x, kernel), (x, kernel)
+
+
+def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+  x, kernel = saved
+  g, rows = g.astype(x.dtype), tuple(range(x.ndim - 1))
+  to_x = einsum("...o,io->...i", g, kernel.astype(x.dtype)).astype(x.dtype)
+  dims = ((rows, rows), ((), ()))
+  return to_x, jax.lax.dot_general(x, g, dims, preferred_element_type=jnp.float32)
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 class Dense(nn.Module):
   """Linear layer over the last axis; `axes` names the kernel's logical axes.
 
-  The product is taken over one flattened axis, because XLA's CPU back end is slow
-  at float32 weight gradients that contract several axes.
+  A float32 product is taken over one flattened axis: XLA's CPU back end is slow at
+  float32 weight gradients that contract several axes, and at bfloat16 ones that
+  contract one.
   """
 
   features: int
@@ -67,12 +92,15 @@ class Dense(nn.Module):
   def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", logical(self.kernel_init, self.axes), shape)
-    y = x.reshape(-1, shape[0]).astype(self.dtype) @ kernel.astype(self.dtype)
+    if self.dtype == "bfloat16":
+      y = product(x.astype(self.dtype), kernel)
+    else:
+      y = (x.reshape(-1, shape[0]) @ kernel).reshape(*x.shape[:-1], self.features)
     if self.use_bias:
       axis = "norm" if self.axes[1] == "embed" else self.axes[1]
       init = logical(nn.initializers.zeros_init(), (axis,))
-      y += self.param("bias", init, shape[1:]).astype(self.dtype)
-    return y.reshape(*x.shape[:-1], self.features)
+      y += self.param("bias", init, shape[1:])
+    return y.astype(self.dtype)
 
 
 def layer_norm(epsilon: float, dtype: str, name: str | None = None) -> nn.LayerNorm:
@@ -111,20 +139,13 @@ class Attention(nn.Module):
     query = split(dense(("embed", "heads"), name="query")(x))
     key = split(dense(("embed", "heads"), use_bias=False, name="key")(x))
     value = split(dense(("embed", "heads"), name="value")(x))
-    implementation = self.compute.attention
     with jax.named_scope("attend"):
-      y = jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        mask=None if valid is None else valid[:, None, None, :],
-        implementation=None if implementation == "auto" else implementation,  # pyright: ignore
-      )
+      y = attend(query, key, value, valid, self.compute.attention)
     return dense(("heads", "embed"), name="out")(y.reshape(b, n, d))
 
 
 class Mlp(nn.Module):
-  """Two layers with the exact GELU between them."""
+  """Two layers with the exact GELU between them, computed in float32."""
 
   hidden: int
   dtype: str
@@ -132,7 +153,9 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     y = Dense(self.hidden, ("embed", "mlp"), self.dtype, name="up")(x)
-    y = nn.gelu(y, approximate=False)
+    # Not jax.nn.gelu: its erfc takes twice as long on CPU, three times in bfloat16.
+    y = y.astype(jnp.float32)
+    y = (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(self.dtype)
     return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(y)
 
 

@@ -8,8 +8,8 @@ test, `querybank` captions of the training split, `rerank` a matching head.
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax import metrics
 from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.scores import metrics
 
 
 def dual_softmax(

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtr_jax import embeddings, metrics, rescore, similarity
 from vtr_jax.config import require
-from vtr_jax.embeddings import Embeddings
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.protocols import Protocol
+from vtr_jax.scores import embeddings, metrics, rescore, similarity
+from vtr_jax.scores.embeddings import Embeddings
+from vtr_jax.scores.protocols import Protocol
 
 _DENSE = 1 << 29  # scores of the largest matrix that extra rows may make: 4 GB each
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtr_jax import metrics
 from vtr_jax.errors import DataError
+from vtr_jax.scores import metrics
 
 TILE = 2048  # texts and videos of one product: 50 MB of scores
 

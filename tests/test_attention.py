@@ -1,0 +1,68 @@
+"""Our attention against JAX's own, value and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtr_jax.models.attention import attend
+from vtr_jax.models.layers import Dense
+
+VALID = np.arange(9) < np.array([[9], [4]])
+
+
+def normal(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def whole(fun, *inputs):
+  """Value and gradients, each as float32."""
+  value, back = jax.vjp(fun, *inputs)
+  # A gradient unlike ones, or softmax's own would vanish.
+  grads = back(jnp.asarray(normal(9, *value.shape), value.dtype))
+  return [np.asarray(x, np.float32) for x in jax.tree.leaves((value, grads))]
+
+
+@pytest.mark.parametrize("valid", [None, VALID])
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-5), ("bfloat16", 3e-2)])
+def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
+  inputs = [normal(0, 2, 7, 3, 8), normal(1, 2, 9, 3, 8), normal(2, 2, 9, 3, 8)]
+  mask = None if valid is None else valid[:, None, None, :]
+  exact = whole(
+    lambda *x: jax.nn.dot_product_attention(*x, mask=mask, implementation="xla"),
+    *inputs,
+  )
+  rough = [jnp.asarray(x, dtype) for x in inputs]
+  ours = whole(jax.jit(lambda *x: attend(*x, valid)), *rough)
+  for a, b in zip(ours, exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=close * np.abs(b).max(), rtol=0)
+
+
+def test_what_is_not_valid_has_no_say():
+  query, key, value = (
+    normal(0, 2, 7, 3, 8),
+    normal(1, 2, 9, 3, 8),
+    normal(2, 2, 9, 3, 8),
+  )
+  junk = np.where(VALID[:, :, None, None], 0, 1e4).astype(np.float32)
+  clean = whole(lambda *x: attend(*x, VALID), query, key, value)
+  dirty = whole(lambda *x: attend(*x, VALID), query, key + junk, value + junk)
+  np.testing.assert_array_equal(clean[0], dirty[0])
+  for grad in clean[2:]:
+    assert not grad[~VALID].any()
+    assert grad[VALID].any()
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (2, 2, 3, 5)])
+def test_bfloat16_layers_are_the_float32_ones_but_for_rounding(shape):
+  x = normal(0, *shape)
+  exact, rough = (
+    Dense(4, ("embed", "mlp"), dtype) for dtype in ("float32", "bfloat16")
+  )
+  params = exact.init(jax.random.key(0), x)
+  pairs = (
+    whole(lambda p, x, layer=layer: layer.apply(p, x), params, x)
+    for layer in (exact, rough)
+  )
+  for a, b in zip(*pairs, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-2 * np.abs(a).max(), rtol=0)

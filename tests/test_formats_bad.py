@@ -1,0 +1,250 @@
+"""Annotation files with something wrong: one line says where, what and the cure."""
+
+import json
+import pickle
+import tarfile
+
+import numpy as np
+import pytest
+from test_formats import WEBVID, put, read, tar
+
+from vtr_jax.errors import DataError
+from vtr_jax.formats import base, media, parse, pickles
+from vtr_jax.formats.base import Request
+
+
+def refusal(name, source, **kwargs):
+  """The one line with which a data set is refused."""
+  with pytest.raises(DataError) as caught:
+    base.open(name, Request(str(source), **kwargs))
+  line = str(caught.value)
+  assert "\n" not in line
+  return line
+
+
+LIST = "train_list.txt"
+BAD = {  # format: file, content, what the line says
+  "webvid": ("results_2M_train.csv", WEBVID + "7,u,d,,x\n", ":2: expected a value in"),
+  "cc3m": ("Train_GCC.tsv", "a cat\thttp://a\na dog\n", ":2: expected 2 fields, got 1"),
+  "msrvtt": ("MSR_VTT.json", {"sentences": []}, "expected an object with annotations"),
+  "msrvtt_clip4clip": ("MSRVTT_train.9k.csv", "video0\n", ":1: expected columns video"),
+  "msvd": ("captions.jsonl", '{"id": "a", "captions": []}\nx\n', ":2: not JSON"),
+  "lsmdc": ("LSMDC16_annos_val.csv", "a\t1\t2\t3\t4\n", ":1: expected six fields"),
+  "didemo": ("val_data.json", [{"video": "a"}], ": [0]: expected an object with video"),
+  "activitynet": ("train.json", {"v_a": {}}, ": 'v_a': expected an object with senten"),
+  "youcook2": ("youcookii_annotations_x.json", [], "expected an object with database"),
+  "flickr30k": ("test.json", {"1.jpg": "a cat"}, "'1.jpg': expected a list of capti"),
+  "flickr8k": ("Flickr8k.token.txt", "1.jpg\ta cat\n", ":1: expected <image>#<number>"),
+  "coco_karpathy": ("dataset_coco.json", {"images": [{}]}, "images[0]: expected an"),
+  "ucf101": ("classInd.txt", "Archery\n", "classInd.txt:1: expected a number and"),
+  "hmdb51": ("run_test_split1.txt", "a.avi 1\nb.avi 3\n", ":2: expected <file> 0, 1"),
+  "kinetics": (
+    "train.csv",
+    "label,youtube_id,time_start,time_end\nyoga,a,9,3\n",
+    ":2: expected 0 <= start < end, got ('9', '3')",
+  ),
+  "something_something": ("something-something-v2-train.json", [{}], ": [0]: expected"),
+  "videomae": ("train.csv", "a.mp4 1\nb.mp4\n", ":2: expected 'path label', got 'b.m"),
+  "simvtp": ("train.json", {"a.mp4": 3}, "'a.mp4': expected a text or a list"),
+  "umt": (
+    "train.json",
+    [{"caption": "x"}],
+    ": [0]: expected a text for image or video",
+  ),
+  "mcq": ("webvid_training.tsv", "caption\tpath\n", ":1: expected four fields"),
+  "csv": ("a.csv", "path,caption\na.mp4,x\nb.mp4\n", ":3: expected 2 fields as in li"),
+  "folder": ("a.json", "[", "a.json:1: not JSON"),
+  "webdataset": ("a.tar", b"x" * 2000, "a.tar: not a tar, cut short, or compressed"),
+}
+
+
+def test_every_format_has_a_bad_file():
+  assert sorted(BAD) == base.kinds()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_file_is_told(tmp_path, name):
+  file, content, says = BAD[name]
+  others = {
+    "folder": {"a.mp4": ""},
+    "msvd": {LIST: "a"},
+    "msrvtt_clip4clip": {"MSRVTT_data.json": {"sentences": []}},
+  }.get(name, {})
+  put(tmp_path, others | {file: content})
+  line = refusal(name, tmp_path)
+  assert str(tmp_path / file) in line
+  assert says in line
+  assert line.count(";") >= 1  # the cure
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_an_empty_directory_is_told(tmp_path, name):
+  assert str(tmp_path) in refusal(name, tmp_path)
+  assert "missing" in refusal(name, tmp_path / "missing")
+
+
+@pytest.mark.parametrize("name", ["../up.mp4", "/etc/passwd", "a/../../b.mp4", "a\0"])
+def test_no_path_leads_out_of_the_source(tmp_path, name):
+  put(tmp_path / "in", {"train.json": {name: "x"}})
+  line = refusal("simvtp", tmp_path / "in")
+  assert "train.json" in line
+  assert f"{name!r} leads out of --source" in line
+
+
+def test_a_path_may_turn_back_within_the_source(tmp_path):
+  assert media.inside(str(tmp_path), "a/../b.mp4", "") == f"{tmp_path}/a/../b.mp4"
+  assert media.inside(str(tmp_path), f"{tmp_path}/b.mp4", "") == f"{tmp_path}/b.mp4"
+  with pytest.raises(DataError, match="leads out"):
+    media.inside(str(tmp_path / "a"), f"{tmp_path}/ab/c.mp4", "")
+
+
+def test_traversal_by_an_id_and_by_a_folder(tmp_path):
+  put(tmp_path, {LIST: "../x\n", "captions.jsonl": '{"id": "../x", "captions": []}'})
+  assert "train_list.txt:1: path '../x'" in refusal("msvd", tmp_path)
+  put(tmp_path, {"results_2M_val.csv": WEBVID + "7,u,d,../..,x\n"})
+  assert "results_2M_val.csv:2: path '../../7.mp4'" in refusal("webvid", tmp_path)
+
+
+def test_an_id_that_occurs_twice_names_both_places(tmp_path):
+  rows = "7,u,d,p,x\n8,u,d,p,y\n7,u,d,q,z\n"
+  put(tmp_path, {"results_2M_train.csv": WEBVID + rows})
+  line = refusal("webvid", tmp_path)
+  assert "id '7' occurs twice: item 1 (train, " in line
+  assert "p/7.mp4), and item 3 (train, " in line
+  put(tmp_path, {LIST: "a\nb\na\n", "captions.jsonl": ""})
+  line = refusal("msvd", tmp_path)
+  assert f"{LIST}:3: id 'a' stands also at {tmp_path / LIST}:1" in line
+
+
+def test_a_key_that_stands_twice_in_json(tmp_path):
+  put(tmp_path, {"train.json": '{"a.mp4": "x", "b.mp4": "y", "a.mp4": "z"}'})
+  assert "key 'a.mp4' stands twice" in refusal("simvtp", tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("name", "file", "head"),
+  [
+    ("csv", "a.csv", b"path,caption\n"),
+    ("videomae", "train.csv", b"a.mp4 1\n"),
+    ("simvtp", "train.json", b"{\n"),
+    ("folder", "a.txt", b"one\n"),
+  ],
+)
+def test_text_that_is_not_utf8(tmp_path, name, file, head):
+  put(tmp_path, {"a.mp4": "", file: head + "a.mp4,Hügel\n".encode("latin-1")})
+  assert f"{tmp_path / file}:2: not UTF-8 (byte 8 of" in refusal(name, tmp_path)
+
+
+def test_a_quote_that_is_never_closed(tmp_path):
+  text = 'path,caption\na.mp4,"x\ny"\nb.mp4,"z\n' + "c.mp4,x\n" * 3
+  put(tmp_path, {"a.csv": text})
+  assert "a.csv:4: unexpected end of data; mend the quotes" in refusal("csv", tmp_path)
+
+
+def test_json_that_is_nested_without_end(tmp_path):
+  put(tmp_path, {"train.json": "[" * 100_000})
+  assert "nested too deeply" in refusal("simvtp", tmp_path)
+
+
+class Evil:
+  def __reduce__(self):
+    return (eval, ("open('harm', 'w')",))
+
+
+def test_a_pickle_cannot_run_code(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  put(tmp_path, {"a.pkl": pickle.dumps({"video0": Evil()})})
+  with pytest.raises(DataError, match=r"a.pkl: .*builtins.eval, not plain data"):
+    pickles.load("a.pkl", allowed=True)
+  assert not (tmp_path / "harm").exists()
+  put(tmp_path, {"a.pkl": b"junk"})
+  with pytest.raises(DataError, match="not a pickle"):
+    pickles.load("a.pkl", allowed=True)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_pickle_of_plain_data(tmp_path, protocol):
+  data = {"a": [("x", 1.5, None), {2}], "b": np.arange(3), "c": np.float32(2)}
+  path = tmp_path / "a.pkl"
+  path.write_bytes(pickle.dumps(data, protocol=protocol))
+  got = pickles.load(str(path), allowed=True)
+  assert got["a"] == data["a"]
+  assert got["b"].tolist() == [0, 1, 2]
+  assert got["c"] == 2
+  # Written by NumPy 1, and by Python 2.
+  path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))
+  if protocol == 2:  # without the lengths that protocol 4 has
+    assert pickles.load(str(path), allowed=True)["b"].tolist() == [0, 1, 2]
+  path.write_bytes(b"(dS'v'\n(lS'H\\xc3\\xbcgel'\nas.")
+  assert pickles.load(str(path), allowed=True) == {"v": ["Hügel"]}
+
+
+TARS = {
+  "link": ([("a.mp4", b"", tarfile.SYMTYPE)], "'a.mp4' is a link or no plain file"),
+  "hard link": (
+    [("a.mp4", b"", tarfile.LNKTYPE)],
+    "'a.mp4' is a link or no plain file",
+  ),
+  "pipe": ([("a.mp4", b"", tarfile.FIFOTYPE)], "'a.mp4' is a link or no plain file"),
+  "above": ([("../a.mp4", b"x")], "'../a.mp4' leads out of the tar"),
+  "absolute": ([("/a.mp4", b"x")], "'/a.mp4' leads out of the tar"),
+  "member twice": ([("a.mp4", b"x"), ("a.MP4", b"y")], "'a.MP4' occurs twice"),
+  "key twice": (
+    [("a.mp4", b"x"), ("b.mp4", b"y"), ("a.txt", b"z")],
+    "'a' occurs twice",
+  ),
+  "two videos": ([("a.mp4", b"x"), ("a.webm", b"y")], "one video or image, got more"),
+  "not UTF-8": ([("a.mp4", b"x"), ("a.txt", b"\xe9")], "'a.txt': not UTF-8"),
+  "json": ([("a.mp4", b"x"), ("a.json", b"{")], "'a': json is damaged"),
+  "long text": ([("a.txt", b"x" * (2 << 20))], "at most 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", TARS)
+def test_a_tar_that_is_refused(tmp_path, kind):
+  members, says = TARS[kind]
+  path = tar(tmp_path / "a.tar", members)
+  line = refusal("webdataset", tmp_path)
+  assert path in line
+  assert says in line
+
+
+def test_a_tar_that_is_cut_or_compressed(tmp_path):
+  path = tmp_path / "a.tar"
+  tar(path, [("a.mp4", b"x" * 5000)])
+  whole = path.read_bytes()
+  path.write_bytes(whole[:3000])
+  assert "cut short" in refusal("webdataset", tmp_path)
+  tar(path, [("a.txt", b"x" * 5000)])
+  path.write_bytes(path.read_bytes()[:3000])
+  assert "cut short" in refusal("webdataset", tmp_path)
+  with tarfile.open(path, "w:gz") as out:
+    out.addfile(tarfile.TarInfo("a.mp4"))
+  assert "compressed" in refusal("webdataset", tmp_path)
+
+
+def test_two_files_of_one_name(tmp_path):
+  put(tmp_path, {"a/x.mp4": "", "b/x.avi": "", "test.json": {"x": "one"}})
+  line = refusal("simvtp", tmp_path)
+  assert f"'x' may be {tmp_path}/a/x.mp4 or {tmp_path}/b/x.avi; remove one" in line
+  put(tmp_path, {"test.json": {"b/x.avi": "one"}})
+  assert read("simvtp", tmp_path)[0][2] == "b/x.avi"
+
+
+def test_split_names():
+  names = ("train_list", "results_2M_val", "dev", "Validation_GCC-1.1", "testlist01")
+  want = ["train", "validation", "validation", "validation", ""]
+  assert [parse.split_of(f"train/{n}.txt") for n in names] == want
+
+
+def test_a_large_csv_is_read_line_by_line(tmp_path):
+  """Line numbers stay right behind fields that hold line ends."""
+  rows = "".join(f'{i}.mp4,"one\n{i}"\n' for i in range(1000))
+  put(tmp_path, {"a.csv": "path,caption\n" + rows + "x.mp4,y,z\n"})
+  assert "a.csv:2002: expected 2 fields" in refusal("csv", tmp_path)
+
+
+def test_json_line_numbers(tmp_path):
+  text = json.dumps({"a.mp4": "x", "b.mp4": "y"}, indent=1).replace('"y"', "y")
+  put(tmp_path, {"train.json": text})
+  assert "train.json:3: not JSON" in refusal("simvtp", tmp_path)

@@ -1,0 +1,345 @@
+"""Preparing a data set: whole or not there, the same by whatever way it was made."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import clips
+import pytest
+from conftest import ROOT, run_main
+
+from vtr_jax.data import sources
+from vtr_jax.data.text import SentencePiece
+from vtr_jax.data.video import decode
+from vtr_jax.errors import ConfigError, DataBudgetError, DataError
+from vtr_jax.formats import base
+from vtr_jax.prepare import merge, run, spool
+from vtr_jax.prepare.check import check
+from vtr_jax.prepare.options import Options, Result
+from vtr_jax.prepare.place import Place
+
+TRAIN, TEST = 14, 4
+
+
+def write_source(folder, bad=()):
+  """A csv of tiny videos; `bad` are (name, bytes or None) beside the good ones."""
+  folder.mkdir()
+  rows = []
+  videos = [clips.mp4(frames=6, height=32, width=48, seed=i) for i in range(4)]
+  for i in range(TRAIN + TEST):
+    name = f"v{i:02d}.mp4"
+    (folder / name).write_bytes(videos[i % 4])
+    split = "train" if i < TRAIN else "test"
+    rows.append((name, f"a {'red' if i % 2 else 'blue'} ball moves {i}", split))
+  for name, data in bad:
+    rows.append((name, "a bad thing", "train"))
+    if data is not None:
+      (folder / name).write_bytes(data)
+  with (folder / "all.csv").open("w", newline="") as f:
+    csv.writer(f).writerows([("path", "caption", "split"), *rows])
+  return folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  return write_source(tmp_path_factory.mktemp("source") / "videos")
+
+
+def make(source, out, options=None, bad_budget=0.01, items=None, **how):
+  """Prepares `source` in this process, in shards of 4; returns the directory."""
+  request = base.Request(str(source))
+  items = items or base.open("csv", request)
+  place = Place(str(out), "mine")
+  run.prepare(
+    place,
+    items,
+    dict(format="csv") | dataclasses.asdict(request),
+    options or Options(short_side=32),
+    run.Run(**dict(workers=1) | how),
+    merge.Final(bad_budget=bad_budget),
+    shard_size=4,
+    seed=0,
+  )
+  return place.directory
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+  """The data set, made without disturbance."""
+  return make(source, tmp_path_factory.mktemp("whole"))
+
+
+def content(directory):
+  """Name and hash of every file."""
+  return {
+    p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in directory.iterdir()
+  }
+
+
+def manifest(directory):
+  return json.loads((directory / "manifest.json").read_text())
+
+
+def test_records_can_be_read(source, whole):
+  root, name = whole.parents[1], "mine"
+  assert sources.find(str(root), name) == str(whole)
+  train = sources.open_split(str(whole), "train")
+  ids = [train[i]["id"] for i in range(len(train))]
+  assert ids != sorted(ids)
+  assert sorted(ids) == [f"v{i:02d}.mp4" for i in range(TRAIN)]
+  test = sources.open_split(str(whole), "test")
+  records = [test[i] for i in range(len(test))]
+  assert [r["id"] for r in records] == [f"v{i}.mp4" for i in range(TRAIN, TRAIN + TEST)]
+  assert records[0]["captions"] == [f"a blue ball moves {TRAIN}"]
+  assert records[0]["label"] == ""
+  assert decode(records[0]["video"]).shape == (6, 32, 48, 3)
+
+
+def test_manifest_and_tokenizer(whole):
+  told = manifest(whole)
+  assert told["splits"]["train"]["records"] == TRAIN
+  assert told["splits"]["train"]["frames"] == 6 * TRAIN
+  assert told["splits"]["train"]["shards"] == 4
+  assert told["splits"]["test"]["records"] == TEST
+  assert told["refused"] == told["warned"] == []
+  sums = json.loads((whole / "checksum.json").read_text())
+  assert told["splits"]["test"]["checksum"] == sums["test"]["records"]
+  pieces = SentencePiece(str(whole / "tokenizer.model"))
+  assert (pieces.pad_id, pieces.unk_id, pieces.cls_id, pieces.mask_id) == (0, 1, 2, 3)
+  ids, valid = pieces.encode("a purple ball", 16)
+  assert pieces.unk_id not in ids[valid]
+
+
+def test_three_jobs_make_what_one_makes(source, whole, tmp_path):
+  for job in (2, 0):
+    make(source, tmp_path, job=job, jobs=3)
+  place = Place(str(tmp_path), "mine")
+  with pytest.raises(DataError, match=r"train-00001 \(number 1\), test-00000"):
+    merge.merge(place, merge.Final())
+  make(source, tmp_path, job=1, jobs=3)
+  merge.merge(place, merge.Final())
+  assert content(place.directory) == content(whole)
+  assert not place.work.exists()
+
+
+def test_merge_sees_a_shard_that_was_cut(source, tmp_path):
+  make(source, tmp_path, job=0, jobs=2)
+  make(source, tmp_path, job=1, jobs=2)
+  place = Place(str(tmp_path), "mine")
+  path = place.work / "train-00002.array_record"
+  path.write_bytes(path.read_bytes()[:-100])
+  with pytest.raises(DataError, match=r"train-00002.array_record: .* bytes; delete"):
+    merge.merge(place, merge.Final())
+  assert not place.directory.exists()
+
+
+def killed(source, out, ready):
+  """Runs the command until `ready()`, then kills it without warning."""
+  command = [sys.executable, "-m", "vtr_jax.prepare", *arguments(source, out)]
+  with (out / "log").open("w") as log:
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    while not ready() and process.poll() is None:
+      time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
+
+
+def arguments(source, out):
+  return (
+    "--format=csv",
+    f"--source={source}",
+    f"--out={out}",
+    "--name=mine",
+    "--short_side=32",
+    "--shard_size=4",
+    "--workers=2",
+  )
+
+
+def test_killed_at_any_moment_and_run_again(source, whole, tmp_path):
+  """What was done before a kill is kept; the result is that of an undisturbed run."""
+  work = tmp_path / "mine" / ".unfinished-1.0.0"
+  moments = [
+    lambda: list(work.glob("train-*/0*")),
+    lambda: len(list(work.glob("*.json"))) > 3,
+    lambda: (work / "staging" / "dataset_info.json").exists(),
+  ]
+  kept = {}
+  for ready in moments:
+    assert killed(source, tmp_path, ready) == -signal.SIGKILL
+    assert not (tmp_path / "mine" / "1.0.0").exists()
+    for path in work.glob("*.array_record"):
+      assert kept.setdefault(path.name, path.stat().st_ino) == path.stat().st_ino
+  assert len(kept) == 5
+  again = run_main(*arguments(source, tmp_path), module="vtr_jax.prepare")
+  assert again.returncode == 0, again.stderr
+  assert "train 14, test 4; refused 0" in again.stderr
+  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
+
+
+def test_done_items_are_not_done_again_and_torn_ones_are(source, tmp_path):
+  place = Place(str(tmp_path), "mine")
+  (place.work / "test-00000").mkdir(parents=True)
+  good, torn = (place.work / "test-00000" / f"0000{i}" for i in range(2))
+  spool.write(good, Result(clips.mp4(frames=3), frames=3))
+  spool.write(torn, Result(clips.mp4(frames=3), frames=3))
+  torn.write_bytes(torn.read_bytes()[:-1])
+  test = sources.open_split(str(make(source, tmp_path)), "test")
+  assert [len(decode(test[i]["video"])) for i in range(4)] == [3, 6, 6, 6]
+
+
+def test_hung_and_killed_items_are_refused_alone(source, tmp_path):
+  """A pipe that nobody writes to hangs its reader; another's process is killed."""
+  items = base.open("csv", base.Request(str(source)))[TRAIN:]
+  pipes = [tmp_path / "hung.mp4", tmp_path / "killed.mp4"]
+  for path in pipes:
+    os.mkfifo(path)
+    media = base.Media(str(path))
+    items.insert(1, items[0]._replace(id=path.name, media=media))
+  threading.Thread(target=_kill_reader, args=(pipes[1],), daemon=True).start()
+  began = time.monotonic()
+  made = make(source, tmp_path / "out", items=items, bad_budget=0.5, deadline=4.0)
+  assert time.monotonic() - began < 20
+  reasons = {note["id"]: note["reason"] for note in manifest(made)["refused"]}
+  assert set(reasons) == {"hung.mp4", "killed.mp4"}
+  assert "not done after 4 s" in reasons["hung.mp4"]
+  assert "its process died (exit code -9)" in reasons["killed.mp4"]
+  test = sources.open_split(str(made), "test")
+  assert [test[i]["id"] for i in range(4)] == [f"v{i}.mp4" for i in range(14, 18)]
+  assert not multiprocessing.active_children()
+
+
+def _kill_reader(path):
+  """Kills the only worker as soon as it waits for the pipe."""
+  while True:
+    try:
+      os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+      time.sleep(0.01)
+      continue
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    return
+
+
+BAD = (
+  ("empty.mp4", b"", "empty file"),
+  ("page.mp4", b"<html>404</html>", "not a video"),
+  ("cut.mp4", clips.mp4()[:900], "not a video"),
+  ("missing.mp4", None, "no such file"),
+)
+
+
+def test_exactly_the_bad_are_refused(tmp_path):
+  """Above the budget nothing is lost: a larger one goes on from there."""
+  source = write_source(tmp_path / "videos", [bad[:2] for bad in BAD])
+  with pytest.raises(DataBudgetError, match=r"4 of 22 items are refused.*bad_budget"):
+    make(source, tmp_path, bad_budget=0.1)
+  work = tmp_path / "mine" / ".unfinished-1.0.0"
+  assert len((work / "refused.jsonl").read_text().splitlines()) == 4
+  before = {path: path.stat().st_ino for path in work.glob("*.array_record")}
+  made = make(source, tmp_path, bad_budget=0.2)
+  assert {path.stat().st_ino for path in made.glob("*array_record*")} == {
+    *before.values()
+  }
+  refused = {note["id"]: note for note in manifest(made)["refused"]}
+  assert refused.keys() == {name for name, _, _ in BAD}
+  for name, _, reason in BAD:
+    assert refused[name]["file"] == str(source / name)
+    assert reason in refused[name]["reason"]
+  assert manifest(made)["splits"]["train"] | dict(bytes=0, checksum="") == dict(
+    records=14, refused=4, captions=14, frames=84, seconds=10.5, bytes=0, shards=5
+  ) | dict(checksum="")
+
+
+def test_missing_files_end_the_run_before_the_work(source, tmp_path):
+  items = base.open("csv", base.Request(str(source)))
+  gone = [i._replace(media=base.Media(str(tmp_path / i.id))) for i in items]
+  with pytest.raises(DataBudgetError, match=r"18 of 18 items are unfit.*no such file"):
+    make(source, tmp_path, items=gone)
+
+
+def test_items_without_captions(source, tmp_path):
+  """Refused, but for those that carry a label; empty captions say nothing."""
+  items = base.open("csv", base.Request(str(source)))
+  items[0] = items[0]._replace(captions=())
+  items[1] = items[1]._replace(captions=(" ", ""))
+  items[2] = items[2]._replace(captions=(), label="jump")
+  made = make(source, tmp_path / "a", items=items, bad_budget=0.5)
+  assert {note["id"] for note in manifest(made)["refused"]} == {"v00.mp4", "v01.mp4"}
+  keep = Options(short_side=32, allow_no_captions=True)
+  made = make(source, tmp_path / "b", keep, items=items)
+  assert manifest(made)["splits"]["train"]["records"] == TRAIN
+  assert manifest(made)["splits"]["train"]["captions"] == TRAIN - 3
+
+
+def test_copied_bytes_are_the_file_s(source, tmp_path):
+  test = sources.open_split(str(make(source, tmp_path, Options(copy=True))), "test")
+  for i in range(TEST):
+    assert test[i]["video"] == (source / test[i]["id"]).read_bytes()
+
+
+def test_other_options_are_refused(source, tmp_path):
+  make(source, tmp_path, job=0, jobs=9)
+  with pytest.raises(DataError, match=r"another options .short_side 32, now 64"):
+    make(source, tmp_path, Options(short_side=64))
+  fewer = base.open("csv", base.Request(str(source)))[1:]
+  with pytest.raises(DataError, match=r"another items .18, now 17"):
+    make(source, tmp_path, items=fewer)
+
+
+def test_check_names_each_bad_record(source, tmp_path, capsys):
+  made = make(source, tmp_path, Options(copy=True))
+  check(str(made))
+  assert capsys.readouterr().out == ""
+  path = made / "mine-test.array_record-00000-of-00001"
+  data = path.read_bytes()
+  at = data.index((source / "v15.mp4").read_bytes()[-300:]) + 100
+  path.write_bytes(data[:at] + b"\xa5\x5a" + data[at + 2 :])
+  gone = made / "mine-train.array_record-00003-of-00004"
+  gone.unlink()
+  with pytest.raises(DataError, match="3 of 18 records are bad"):
+    check(str(made))
+  lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+  assert [line[:2] for line in lines] == [
+    ["train", "12"],
+    ["train", "13"],
+    ["test", "1"],
+  ]
+  assert lines[2][2] == "v15.mp4"
+  assert lines[0][3:] == [str(gone), "no such file"]
+
+
+def test_check_of_data_from_elsewhere(data_dir):
+  check(str(data_dir / "moving_shapes" / "tiny" / "1.0.0"))
+  with pytest.raises(DataError, match="no prepared data set"):
+    check(str(data_dir))
+
+
+@pytest.mark.parametrize(
+  ("flags", "code", "line"),
+  [
+    ((), 2, "ConfigError: format: missing"),
+    (("--format=cvs", "--source=x"), 2, "ConfigError: format: 'cvs' is unknown"),
+    (("--format=csv", "--source=x", "--crf=99"), 2, "ConfigError: crf: 99"),
+  ],
+)
+def test_command_line(flags, code, line, tmp_path):
+  ran = run_main(*flags, f"--out={tmp_path}", module="vtr_jax.prepare")
+  assert ran.returncode == code
+  assert ran.stderr.startswith(line)
+  assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("shard", ["3/3", "1", "a/b", "-1/2"])
+def test_jobs_that_cannot_be(shard):
+  with pytest.raises((ConfigError, DataError), match="must be i/n"):
+    run.Run(0, 1.0, *run.parse_job(shard))

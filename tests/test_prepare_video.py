@@ -1,0 +1,259 @@
+"""Preparing one video or image: what comes out, and what is refused."""
+
+import io
+from fractions import Fraction
+
+import av
+import clips
+import numpy as np
+import pytest
+from PIL import Image
+
+from vtr_jax.data.video import decode
+from vtr_jax.errors import BadSample
+from vtr_jax.prepare import image, video
+from vtr_jax.prepare.options import Options
+
+
+def times(data):
+  """Times of all frames in seconds, and which are key frames."""
+  with av.open(io.BytesIO(data)) as container:
+    frames = list(container.decode(video=0))
+  return [round(float(f.time), 3) for f in frames], [f.key_frame for f in frames]
+
+
+def written(frames, **options):
+  """A video of (time in ms, RGB array) pairs."""
+  file = io.BytesIO()
+  with av.open(file, "w", format="mp4", options=options) as out:
+    stream = out.add_stream("libx264", rate=25, options=dict(g="6"))
+    stream.height, stream.width = frames[0][1].shape[:2]
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.time_base = Fraction(1, 1000)
+    for time, picture in frames:
+      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+      frame.pts, frame.time_base = time, stream.codec_context.time_base
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode())
+  return file.getvalue()
+
+
+def noise(height=64, width=80, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def textured(**options):
+  """24 frames of a picture with much to tell, that moves."""
+  small = Image.fromarray(noise(20, 40)).resize((320, 160), Image.Resampling.BICUBIC)
+  wide = np.asarray(small)
+  frames = [(40 * i, wide[:, 4 * i : 4 * i + 192]) for i in range(24)]
+  return written([(t, np.ascontiguousarray(f)) for t, f in frames], **options)
+
+
+def test_frames_and_times_are_kept_where_the_rate_varies():
+  at = [0, 40, 80, 500, 540, 1500]
+  data = written([(t, np.full((64, 64, 3), 20 + t // 10, np.uint8)) for t in at])
+  result = video.encode(data, Options())
+  assert times(result.data)[0] == [t / 1000 for t in at]
+  assert (result.frames, result.width, result.height) == (6, 64, 64)
+  shown = decode(result.data)[:, 30, 30, 0].astype(int)
+  np.testing.assert_allclose(shown, [20 + t // 10 for t in at], atol=3)
+
+
+def test_constant_rate_repeats_and_drops():
+  """At 4 a second, what is shown at 0, 0.25, 0.5 ... s."""
+  at = {0: 40, 100: 80, 300: 120, 1000: 200}
+  data = written([(t, np.full((64, 64, 3), v, np.uint8)) for t, v in at.items()])
+  result = video.encode(data, Options(fps=4))
+  assert times(result.data)[0] == [0, 0.25, 0.5, 0.75, 1]
+  shown = decode(result.data)[:, 30, 30, 0].astype(int)
+  np.testing.assert_allclose(shown, [40, 80, 120, 120, 200], atol=3)
+
+
+@pytest.mark.parametrize(
+  ("start", "end", "frames"), [(1, 2, 8), (0.9, 1, 1), (2, 9, 8)]
+)
+def test_part(start, end, frames):
+  """8 frames a second: a part begins with what is shown at its start."""
+  data = clips.mp4(frames=24, fps=8)
+  part = decode(video.encode(data, Options(crf=10), start, end).data)
+  whole = decode(data)
+  assert len(part) == frames
+  first = int(start * 8)
+  expected = whole[first : first + frames, 10, -10].astype(int)
+  np.testing.assert_allclose(part[:, 10, -10].astype(int), expected, atol=4)
+
+
+def test_part_far_behind_the_start():
+  """Found by seeking, with the same frames as by decoding."""
+  data = clips.mp4(frames=120, fps=4)
+  near = decode(video.encode(data, Options(crf=10), 9.0, 16.0).data)
+  far = decode(video.encode(data, Options(crf=10), 13.0, 16.0).data)
+  assert len(far) == 12
+  np.testing.assert_allclose(near[16:].astype(int), far.astype(int), atol=5)
+
+
+def test_part_behind_the_end_is_refused():
+  with pytest.raises(BadSample, match="no frame from 5 s to 6 s"):
+    video.encode(clips.mp4(frames=24, fps=8), Options(), 5, 6)
+
+
+@pytest.mark.parametrize(("gop", "keys"), [(1, 24), (8, 3), (250, 1)])
+def test_distance_of_key_frames(gop, keys):
+  """The original's own key frames, every sixth, do not stay."""
+  result = video.encode(textured(), Options(gop=gop))
+  assert sum(times(result.data)[1]) == keys
+
+
+def test_short_side_is_even_and_never_enlarged():
+  data = clips.mp4(height=90, width=150)
+  small = video.encode(data, Options(short_side=33))
+  assert (small.width, small.height) == (54, 32) or small.height == 34
+  assert decode(small.data).shape[1:3] == (small.height, small.width)
+  assert video.encode(data, Options(short_side=200)).height == 90
+
+
+def test_turned_upright():
+  """A quarter turn in the file: the result needs none, and looks the same."""
+  data = turned(clips.mp4(height=64, width=96))
+  whole = decode(data)
+  assert whole.shape[1:3] == (96, 64)
+  result = video.encode(data, Options(crf=10))
+  assert (result.width, result.height) == (64, 96)
+  with av.open(io.BytesIO(result.data)) as container:
+    assert next(container.decode(video=0)).rotation == 0
+  difference = decode(result.data).astype(int) - whole
+  assert np.abs(difference).mean() < 3
+
+
+def turned(data):
+  """The mp4 with a matrix that turns it by a quarter (ISO 14496-12, tkhd)."""
+  upright = b"\0\1\0\0" + 12 * b"\0" + b"\0\1\0\0" + 12 * b"\0" + b"\x40\0\0\0"
+  quarter = 4 * b"\0" + b"\0\1\0\0" + 4 * b"\0" + b"\xff\xff\0\0"
+  quarter += 16 * b"\0" + b"\x40\0\0\0"
+  at = data.index(upright, data.index(b"tkhd"))
+  return data[:at] + quarter + data[at + 36 :]
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p10le", "yuvj420p", "gray"])
+def test_odd_pixels_look_the_same(pix_fmt):
+  data = clips.mp4(pix_fmt=pix_fmt)
+  result = video.encode(data, Options(crf=10))
+  with av.open(io.BytesIO(result.data)) as container:
+    assert container.streams.video[0].pix_fmt == "yuv420p"
+  assert np.abs(decode(result.data).astype(int) - decode(data)).mean() < 3
+
+
+def test_gif_is_a_video():
+  frames = [np.full((40, 60), 60 * i, np.uint8) for i in range(4)]
+  first, *rest = [Image.fromarray(f) for f in frames]
+  file = io.BytesIO()
+  first.save(file, "GIF", save_all=True, append_images=rest, duration=500)
+  assert not image.is_image(file.getvalue())
+  result = video.encode(file.getvalue(), Options())
+  assert (result.frames, result.width, result.height) == (4, 60, 40)
+  assert result.seconds == pytest.approx(2, abs=0.5)
+
+
+def test_copy_keeps_the_bytes():
+  data = textured()
+  result = video.encode(data, Options(copy=True))
+  assert result.data == data
+  assert (result.frames, result.width, result.height) == (24, 192, 160)
+
+
+def test_same_bytes_every_time():
+  data = textured()
+  first, second = (video.encode(data, Options(short_side=32)) for _ in range(2))
+  assert first == second
+
+
+def damaged():
+  """Name of a damage to the file that has it."""
+  whole = textured()
+  flipped = bytearray(whole)
+  middle = len(whole) // 2
+  flipped[middle : middle + 400] = noise(seed=9).tobytes()[:400]
+  pieces = textured(movflags="frag_keyframe")
+  return dict(
+    empty=b"",
+    page=b"<!DOCTYPE html><html><body>404 not found</body></html>",
+    cut_95=whole[: len(whole) * 95 // 100],
+    cut_50=whole[: len(whole) // 2],
+    zero_tail=whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2),
+    pieces_cut=pieces[: len(pieces) * 6 // 10],
+    flipped=bytes(flipped),
+    playlist=b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://x/y.ts\n",
+  )
+
+
+@pytest.mark.parametrize("copy", [False, True])
+@pytest.mark.parametrize("kind", damaged())
+def test_damaged_files_are_refused(kind, copy):
+  with pytest.raises(BadSample) as told:
+    video.encode(damaged()[kind], Options(copy=copy))
+  assert "\n" not in str(told.value)
+
+
+def test_damaged_file_is_cut_short_on_request():
+  """Good frames stay, in their places; too few are refused all the same."""
+  data = damaged()["pieces_cut"]
+  result = video.encode(data, Options(needed=6, crf=10))
+  assert 6 <= result.frames < 24
+  assert result.warnings == (f"damaged: cut short after {result.frames} good frames",)
+  with pytest.raises(BadSample, match="damaged after"):
+    video.encode(data, Options(needed=24))
+
+
+def test_limits():
+  data = clips.mp4(frames=24, fps=8, height=64, width=64)
+  with pytest.raises(BadSample, match="64 x 64 pixels"):
+    video.encode(data, Options(max_pixels=64 * 63))
+  with pytest.raises(BadSample, match="longer than --max_seconds=2"):
+    video.encode(data, Options(max_seconds=2))
+  assert video.encode(data, Options(max_seconds=2), 0, 2).frames == 16
+
+
+def test_blank_frames_are_told():
+  data = written([(40 * i, np.full((64, 64, 3), 7, np.uint8)) for i in range(5)])
+  for copy in (False, True):
+    (told,) = video.encode(data, Options(copy=copy)).warnings
+    assert told == "blank: 5 of 5 frames have nearly equal pixels"
+  assert not video.encode(textured(), Options()).warnings
+
+
+def picture(kind, size=(80, 60), **options):
+  file = io.BytesIO()
+  Image.fromarray(noise(size[1], size[0])).resize((8, 6)).resize(size).save(
+    file, kind, **options
+  )
+  return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_image_becomes_a_small_jpeg(kind):
+  data = picture(kind)
+  assert image.is_image(data)
+  result = image.encode(data, Options(short_side=30))
+  small = Image.open(io.BytesIO(result.data))
+  assert (small.format, small.size, result.frames) == ("JPEG", (40, 30), 1)
+  reference = Image.open(io.BytesIO(data)).convert("RGB").resize((40, 30))
+  assert np.abs(np.asarray(small).astype(int) - np.asarray(reference)).mean() < 6
+
+
+def test_image_is_turned_upright():
+  exif = Image.Exif()
+  exif[0x0112] = 6
+  result = image.encode(picture("JPEG", exif=exif), Options())
+  assert (result.width, result.height) == (60, 80)
+
+
+def test_image_copied_or_refused():
+  data = picture("PNG")
+  assert image.encode(data, Options(copy=True)).data == data
+  with pytest.raises(BadSample, match="WEBP cannot be copied"):
+    image.encode(picture("WEBP"), Options(copy=True))
+  with pytest.raises(BadSample, match="not an image"):
+    image.encode(picture("JPEG")[:-200], Options())
+  with pytest.raises(BadSample, match="above --max_pixels"):
+    image.encode(data, Options(max_pixels=4000))

@@ -1,0 +1,109 @@
+"""Runs that start from another run's parameters."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from configs import mac, miles
+from vtr_jax import checkpoint, experiment
+from vtr_jax.errors import CheckpointError
+from vtr_jax.train import train_and_evaluate
+
+
+def values(file, data_dir, **changes):
+  c = file.get_config("smoke").to_dict()
+  c["data"]["dir"] = str(data_dir)
+  c |= dict(evals={}, steps=2, checkpoint_every=2)
+  c["optim"] |= dict(warmup_steps=0)
+  for key, value in changes.items():
+    c[key] = c[key] | value if isinstance(value, dict) else value
+  return json.loads(json.dumps(c))
+
+
+@pytest.fixture(scope="module")
+def pretrained(data_dir, tmp_path_factory):
+  """Directory of a MAC run; parameters: those of its checkpoint."""
+  place = tmp_path_factory.mktemp("mac")
+  train_and_evaluate(values(mac, data_dir), place)
+  return place
+
+
+def fresh(config, place):
+  run = experiment.build(config, place)
+  run.writer.close()
+  run.checkpoints.close()
+  return run
+
+
+def stored(place, like):
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
+  )
+  return checkpoint.read_params(place / "checkpoints", shapes)
+
+
+def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_path):
+  config = values(mac, data_dir, init_from=str(pretrained), seed=7)
+  run = fresh(config, tmp_path)
+  found, step = stored(pretrained, run.state.params)
+  assert step == 2
+  assert int(run.state.step) == 0
+  jax.tree.map(np.testing.assert_array_equal, run.state.params, found)
+  # Moments are fresh, and what it learned with is beside it.
+  assert not any(np.any(m) for m in jax.tree.leaves(run.state.opt_state))
+  copy = (tmp_path / "tokenizer.model").read_bytes()
+  assert copy == (pretrained / "tokenizer.model").read_bytes()
+
+
+def test_it_then_goes_on_from_its_own_checkpoint(pretrained, data_dir, tmp_path):
+  config = values(mac, data_dir, init_from=str(pretrained), steps=3)
+  config["checkpoint_every"] = 1
+  train_and_evaluate(config, tmp_path)
+  run = fresh(config, tmp_path)
+  assert int(run.state.step) == 3
+  found, _ = stored(pretrained, run.state.params)
+  same = jax.tree.map(lambda a, b: np.array_equal(a, b), run.state.params, found)
+  assert not all(jax.tree.leaves(same))
+
+
+@pytest.mark.parametrize("longer_clips", ["zeros", "linear"])
+def test_more_frames_find_time_positions(pretrained, data_dir, tmp_path, longer_clips):
+  config = values(mac, data_dir, init_from=str(pretrained), clip=dict(frames=8))
+  config["objective"]["longer_clips"] = longer_clips
+  time = np.asarray(
+    fresh(config, tmp_path).state.params["video_tower"]["time_positions"]
+  )
+  before = values(mac, data_dir, init_from=str(pretrained))
+  short = fresh(before, tmp_path / "short").state.params["video_tower"]
+  learned = np.asarray(short["time_positions"])
+  assert (learned.shape[0], time.shape[0]) == (2, 4)
+  if longer_clips == "zeros":
+    np.testing.assert_array_equal(time, np.pad(learned, ((0, 2), (0, 0))))
+  else:  # half-pixel centres: 3/4 and 1/4 of the two between the ends
+    np.testing.assert_allclose(time[1], 0.75 * learned[0] + 0.25 * learned[1], 1e-5)
+    np.testing.assert_allclose(time[[0, 3]], learned, 1e-5)
+
+
+def test_a_teacher_starts_as_the_parameters_that_came(data_dir, tmp_path):
+  train_and_evaluate(values(miles, data_dir), tmp_path / "a")
+  config = values(miles, data_dir, init_from=str(tmp_path / "a"), seed=7)
+  state = fresh(config, tmp_path / "b").state
+  teacher, own = state.teacher["video_tower"], state.params["video_tower"]
+  jax.tree.map(np.testing.assert_array_equal, teacher, own)
+
+
+def test_what_does_not_fit_is_named(pretrained, data_dir, tmp_path):
+  config = values(mac, data_dir, init_from=str(pretrained))
+  config["objective"]["text"] |= dict(depth=2)
+  config["objective"]["projection"] = 64
+  with pytest.raises(CheckpointError) as caught:
+    fresh(config, tmp_path)
+  assert "text_tower/transformer/block_1/mlp/up/kernel is missing" in str(caught.value)
+  assert "video_proj/kernel is (32, 256), not (32, 64)" in str(caught.value)
+  config["objective"]["text"] |= dict(depth=1)
+  config["init_from"] = str(tmp_path / "nothing")
+  config["tokenizer"] = str(pretrained / "tokenizer.model")
+  with pytest.raises(CheckpointError, match="no checkpoint; train first"):
+    fresh(config, tmp_path)

@@ -1,0 +1,130 @@
+"""Several data sets in one stream: whose turn it is follows from its number alone.
+
+Data sets of one number of frames share every batch by their weights; those of another
+number take turns with them, a whole step each, because the clips of a batch have one
+shape. Two of equal weight, images of one frame and videos of four, alternate.
+"""
+
+import bisect
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from fractions import Fraction
+
+import grain
+import numpy as np
+
+from vtr_jax.config import require
+from vtr_jax.data import sources
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """One data set of a mixture."""
+
+  name: str  # data set under data.dir
+  split: str  # TFDS slices are allowed
+  weight: float  # of its clips among all; any unit
+  frames: int = 0  # of its clips; ours: 0 = clip.frames, or data.curriculum's
+
+  def __post_init__(self):
+    require(self.weight > 0, f"weight: {self.weight} must be positive")
+    require(self.frames >= 0, f"frames: {self.frames} must not be negative")
+
+
+class Turns:
+  """Number of a turn to (who has it, how many it had before), as even as can be."""
+
+  def __init__(self, weights: Sequence[float]):
+    exact = [Fraction(str(weight)) for weight in weights]
+    # Of the turns that those before it leave, each takes its share.
+    self._shares = [w / sum(exact[i:]) for i, w in enumerate(exact)]
+
+  def __call__(self, number: int) -> tuple[int, int]:
+    for who, share in enumerate(self._shares):
+      before = _rounded(number * share)
+      if _rounded((number + 1) * share) > before:
+        return who, before
+      number -= before
+    raise AssertionError("the last one takes all")
+
+
+def _rounded(x: Fraction) -> int:
+  """Halves go up, so that the first of two equals begins."""
+  return (2 * x.numerator + x.denominator) // (2 * x.denominator)
+
+
+class Interleaved(grain.MapDataset):
+  """Endless data sets in turn."""
+
+  def __init__(self, parents: Sequence[grain.MapDataset], turns: Turns):
+    super().__init__(list(parents))
+    self._turns = turns
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    who, number = self._turns(index)
+    return self._parents[who][number]
+
+
+class Mixture:
+  """Which parts share a batch, whose turn a step is, and the order of records.
+
+  Records are numbered through all parts, as in `Joined`.
+  """
+
+  def __init__(self, parts: Sequence[Part], lengths: Sequence[int], seed: int):
+    """Takes the parts, their numbers of records, and the seed of every order."""
+    self._parts, self._lengths, self._seed = parts, lengths, seed
+    groups: dict[int, list[int]] = {}
+    for i, part in enumerate(parts):
+      groups.setdefault(part.frames, []).append(i)
+    self._groups = groups
+    self._turns = Turns([sum(self._weights(g)) for g in groups.values()])
+
+  def at(self, step: int) -> tuple[int, int]:
+    """(Part.frames of the parts that make this step's batch, number of the batch)."""
+    group, number = self._turns(step)
+    return [*self._groups][group], number
+
+  def orders(self) -> dict[int, grain.MapDataset]:
+    """Part.frames to the numbers of records, for ever; seeded for `random_map`."""
+    return {
+      frames: Interleaved(
+        [self._shuffled(i) for i in group], Turns(self._weights(group))
+      )
+      for frames, group in self._groups.items()
+    }
+
+  def _shuffled(self, part: int) -> grain.MapDataset:
+    first = sum(self._lengths[:part])
+    records = grain.MapDataset.range(first, first + self._lengths[part])
+    # Seeds that are no neighbours: grain's shuffle adds the epoch to its own.
+    seed = np.random.SeedSequence((self._seed, part)).generate_state(1)[0]
+    return records.seed(int(seed)).shuffle().repeat()
+
+  def _weights(self, members: Sequence[int]) -> list[float]:
+    return [self._parts[i].weight for i in members]
+
+
+class Joined:
+  """Splits as one: what training reads of a `sources.Split`, ids behind names."""
+
+  def __init__(self, names: Sequence[str], splits: Sequence[sources.Split]):
+    self._names, self._splits = names, splits
+    self._ends = list(itertools.accumulate(map(len, splits)))
+    self.directory = ", ".join(split.directory for split in splits)
+
+  def __len__(self) -> int:
+    return self._ends[-1]
+
+  def __getitem__(self, index: int) -> dict:
+    which = bisect.bisect_right(self._ends, index)
+    split = self._splits[which]
+    record = split[index - self._ends[which] + len(split)]
+    return record | dict(id=f"{self._names[which]}/{record['id']}")

@@ -1,0 +1,216 @@
+"""Which parts of an encoded video are decoded: no more than the wanted frames need.
+
+All packets are read first: it costs a copy, and says where the key frames are and
+which packet shows which frame. Then only the groups of pictures that hold a wanted
+frame are decoded, up to the last wanted one, and of these not the frames that no
+other refers to. What comes out is checked against what should; where it differs, the
+whole file is decoded in order. Either way the frames are the same to the last bit.
+"""
+
+import bisect
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from vtr_jax.errors import BadSample
+
+# Codecs that leave out frames to which none refers when they are told to, packet by
+# packet. libdav1d reads it once, VP9 has no such frames.
+_SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
+
+# A container without times of display; those that come with its packets are made up.
+_TIMELESS = "avi"
+
+# Packets between two looks at the clock, each of which takes half a microsecond.
+_CALLS = 8
+
+# A packet takes half a kilobyte, however little is in it; 4.6 hours at 60 a second.
+_MAX_PACKETS = 1_000_000  # ours
+
+
+class Deadline:
+  """Bounds the processor time that this thread spends on one file.
+
+  Not the time that passes: a busy or sleeping machine must not change a batch. A
+  single call of the decoder is not interrupted.
+  """
+
+  def __init__(self, seconds: float):
+    self._seconds = seconds
+    self._end = time.thread_time() + seconds
+    self._calls = 0
+
+  def check(self) -> None:
+    """Raises BadSample when the time is up; looks at the clock at times."""
+    self._calls += 1
+    if self._calls % _CALLS == 0 and time.thread_time() > self._end:
+      raise BadSample(f"took more than {self._seconds:g} s to decode")
+
+
+class Run(NamedTuple):
+  """A part that can be decoded without what is before it."""
+
+  packets: list[av.Packet]  # in order of decoding, up to the last wanted one
+  times: list[int]  # of its frames, in order of display
+  wanted: dict[int, int]  # time -> number of the frame in the file
+  skip: bool  # leave out unwanted frames that no other needs
+
+
+class Surprise(Exception):
+  """The file is not what its packets say."""
+
+
+def read(container, stream, deadline: Deadline) -> tuple[list[av.Packet], bool]:
+  """Packets before the first damaged one, and whether there was one.
+
+  Raises:
+    BadSample: more packets than any real video has, or the time is up.
+  """
+  packets = []
+  try:
+    for packet in container.demux(stream):
+      if packet.is_corrupt:
+        return packets, True
+      if packet.size:
+        packets.append(packet)
+      if len(packets) > _MAX_PACKETS:
+        raise BadSample(f"more than {_MAX_PACKETS} frames")
+      deadline.check()
+  except av.FFmpegError:
+    return packets, True
+  return packets, False
+
+
+def times(packets: Sequence[av.Packet]) -> list[int] | None:
+  """Times of the shown frames in order of display, if every packet has its own."""
+  found = [p.pts for p in packets if not p.is_discard]
+  if None in found or len(set(found)) < len(found):
+    return None
+  return sorted(found)
+
+
+def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Run]:
+  """Parts to decode for the wanted frames; none if the packets do not tell them.
+
+  Args:
+    stream: of the container.
+    packets: all of the file, undamaged.
+    wanted: frame numbers in order of display.
+  """
+  codec = stream.codec_context
+  keys = [i for i, packet in enumerate(packets) if _restarts(codec, packet)]
+  decoded = [packet.pts for packet in packets]
+  shown = times(packets)
+  if shown is None or None in decoded:
+    return []
+  reordered = decoded != sorted(decoded)
+  timeless = stream.container.format.name == _TIMELESS
+  if codec.has_b_frames and (timeless or not reordered):
+    return []
+  if not reordered and len(keys) < 2:
+    return []  # as good as in order
+  starts = _starts(np.array(decoded), keys)
+  where = {pts: position for position, pts in enumerate(decoded)}
+  skip = reordered and codec.name in _SKIPPING
+  chosen: dict[int, dict[int, int]] = {}
+  for number in wanted:
+    pts = shown[number]
+    start = starts[bisect.bisect_right(starts, where[pts]) - 1]
+    chosen.setdefault(start, {})[pts] = number
+  result = []
+  for start, numbers in chosen.items():
+    stop = max(where[pts] for pts in numbers) + 1
+    first = bisect.bisect_left(shown, decoded[start]) if start else 0
+    result.append(Run(list(packets[start:stop]), shown[first:], numbers, skip))
+  return result
+
+
+def _restarts(codec, packet: av.Packet) -> bool:
+  """Whether nothing after the packet refers to what is before it.
+
+  In H.264, decoders may start at other key frames, but what they show differs a
+  little: only an IDR picture (ITU-T H.264, 7.4.1.2.4) starts anew.
+  """
+  if not packet.is_keyframe or codec.name != "h264":
+    return packet.is_keyframe
+  data, header = memoryview(packet), codec.extradata or b""
+  if header[:1] != b"\1":  # units behind start codes
+    return re.search(rb"\x00\x00\x01[\x25\x45\x65]", data) is not None
+  at, prefix = 0, (header[4] & 3) + 1  # units behind their lengths
+  while at + prefix < len(data):
+    if data[at + prefix] & 31 == 5:
+      return True
+    at += prefix + int.from_bytes(data[at : at + prefix])
+  return False
+
+
+def _starts(decoded: np.ndarray, keys: list[int]) -> list[int]:
+  """Key frames that all earlier packets are shown before, and all later ones after."""
+  before = np.maximum.accumulate(decoded)
+  after = np.minimum.accumulate(decoded[::-1])[::-1]
+  clean = [k for k in keys if before[k] == decoded[k] == after[k]]
+  return clean if clean[:1] == [0] else [0, *clean]
+
+
+def decode_run(
+  codec, run: Run, deadline: Deadline
+) -> Iterator[tuple[int, av.VideoFrame]]:
+  """(number, frame) of the wanted frames of one part.
+
+  Raises:
+    Surprise: other frames come out than should, or damaged ones.
+    FFmpegError: a packet is damaged.
+    BadSample: the time is up.
+  """
+  codec.flush_buffers()
+  expected, left = iter(run.times), len(run.wanted)
+  for packet in (*run.packets, None):
+    deadline.check()
+    if run.skip:
+      codec.skip_frame = "DEFAULT" if _keep(packet, run.wanted) else "NONREF"
+    for frame in codec.decode(packet):
+      if not _follows(frame, expected, run.skip):
+        raise Surprise
+      if frame.pts in run.wanted:
+        yield run.wanted[frame.pts], frame
+        left -= 1
+    if not left:
+      return
+  raise Surprise
+
+
+def _keep(packet: av.Packet | None, wanted: dict[int, int]) -> bool:
+  return packet is None or packet.pts in wanted
+
+
+def _follows(frame: av.VideoFrame, expected: Iterator[int], gaps: bool) -> bool:
+  """Whether the frame is whole and the next one, or with `gaps` any later one."""
+  if frame.is_corrupt:
+    return False
+  if gaps:
+    return frame.pts in expected  # takes the times up to this one
+  return frame.pts == next(expected, None)
+
+
+def decode_all(
+  codec, packets: Sequence[av.Packet], deadline: Deadline
+) -> Iterator[av.VideoFrame | None]:
+  """Frames in order of display, as far as the packets are good; None: not so far.
+
+  Raises:
+    BadSample: the time is up.
+  """
+  codec.flush_buffers()
+  codec.skip_frame = "DEFAULT"
+  # The second part asks the decoder for the frames that it has held back.
+  for part in (packets, [None]):
+    try:
+      for packet in part:
+        deadline.check()
+        yield from codec.decode(packet)
+    except av.FFmpegError:
+      yield None

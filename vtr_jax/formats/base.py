@@ -1,0 +1,127 @@
+"""What every format yields, and opening one by its name.
+
+A format is one file beside this one: a docstring, `VARIANTS` if it has some, and
+`read(request) -> Iterator[Item]`. `kinds` finds it; nothing else is edited.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from vtr_jax.config import choose
+from vtr_jax.errors import DataError
+
+_HELPERS = ("base", "media", "parse", "pickles")
+
+
+class Media(NamedTuple):
+  """Bytes of a file, or of a part of it such as a member of a tar.
+
+  path: the file, which may not exist. offset: first byte. size: bytes; -1 takes
+  all to the file's end.
+  """
+
+  path: str
+  offset: int = 0
+  size: int = -1
+
+
+class Item(NamedTuple):
+  """One video or image with what the annotations say of it.
+
+  id: unique in the data set. split: train, validation, test or the files' own
+  name. captions: may be empty. label: name of the class, empty if there is none.
+  start, end: seconds of the part that is meant; None is the file's own.
+  """
+
+  id: str
+  split: str
+  media: Media
+  captions: tuple[str, ...]
+  label: str = ""
+  start: float | None = None
+  end: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+  """What is to be read.
+
+  source: directory of the media, or tar files. annotations: file or directory;
+  empty is `source`. variant: one of the format's `VARIANTS`; empty is the first.
+  split: names the split where the files do not, and else takes that split alone.
+  allow_pickle: read pickles, of which only plain data are unpacked.
+  """
+
+  source: str
+  annotations: str = ""
+  variant: str = ""
+  split: str = ""
+  allow_pickle: bool = False
+
+
+def kinds() -> list[str]:
+  """Names of all formats."""
+  files = pathlib.Path(__file__).parent.glob("[a-z]*.py")
+  return sorted(f.stem for f in files if f.stem not in _HELPERS)
+
+
+def open(name: str, request: Request) -> list[Item]:
+  """Reads the annotations of a data set; no media file is opened.
+
+  Items come in the order of the files, which never depends on the machine.
+  Media that do not exist and items without captions are among them.
+
+  Args:
+    name: one of `kinds()`.
+    request: where the files are, and which of them.
+
+  Raises:
+    ConfigError: the format or its variant is unknown.
+    DataError: a file is missing or of another format, an id occurs twice, or
+      there is no item.
+  """
+  choose(name, kinds(), "format")
+  module = importlib.import_module(f"vtr_jax.formats.{name}")
+  variants = getattr(module, "VARIANTS", ())
+  if request.variant:
+    choose(request.variant, variants, "variant")
+  elif variants:
+    request = dataclasses.replace(request, variant=variants[0])
+  found = module.read(request)
+  # How many there will be is known at the end; silent for short files and in logs.
+  items = list(tqdm(found, f"reading {name}", delay=2, unit=" items", disable=None))
+  _check_ids(items)
+  return _take(items, request)
+
+
+def _check_ids(items: list[Item]) -> None:
+  first = {}
+  for i, item in enumerate(items):
+    if item.id in first:
+      raise DataError(
+        f"id {item.id!r} occurs twice: {_place(items, first[item.id])}, and "
+        f"{_place(items, i)}; rename or remove one in the annotations"
+      )
+    first[item.id] = i
+
+
+def _place(items: list[Item], i: int) -> str:
+  return f"item {i + 1} ({items[i].split}, {items[i].media.path})"
+
+
+def _take(items: list[Item], request: Request) -> list[Item]:
+  """The items of the wanted split; all if none is named."""
+  where = request.annotations or request.source
+  if not items:
+    raise DataError(f"{where}: no item; look at --source, --annotations and --format")
+  if not request.split:
+    return items
+  taken = [item for item in items if item.split == request.split]
+  if not taken:
+    known = ", ".join(sorted({item.split for item in items}))
+    raise DataError(f"{where}: no item of split {request.split!r}; there are: {known}")
+  return taken

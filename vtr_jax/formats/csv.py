@@ -1,0 +1,30 @@
+"""A plain csv with a header: path,caption[,start,end,split].
+
+Fields may be quoted, and hold commas and line ends. start and end are in seconds;
+both empty is the whole file. Rows of the same part are one item with their captions.
+"""
+
+from collections.abc import Iterator
+
+from vtr_jax.formats import media, parse
+from vtr_jax.formats.base import Item, Request
+
+
+def read(request: Request) -> Iterator[Item]:
+  """One item a part of a file, called <path> or <path>#<start>-<end>."""
+  files = media.Files(request.source, media.VIDEO + media.IMAGE)
+  for split, path in parse.listed(request, "*.csv"):
+    items = {}
+    for where, row in parse.table(path, ("path", "caption")):
+      parse.filled(row, ("path",), where)
+      part = parse.split_named(row.get("split") or split)
+      times = (row.get("start") or "", row.get("end") or "")
+      start, end = parse.segment(times, where) if any(times) else (None, None)
+      name = row["path"] if start is None else f"{row['path']}#{times[0]}-{times[1]}"
+      first = items.get((name, part))
+      if first is None:
+        found = files.find(row["path"], where)
+        first = Item(name, part, found, (), "", start, end)
+      captions = first.captions + parse.sentences(row["caption"], where)
+      items[name, part] = first._replace(captions=captions)
+    yield from items.values()

@@ -1,0 +1,32 @@
+"""A folder of videos and images, with captions in files beside them or without.
+
+clip.mp4 takes its captions from clip.txt (one a line) or clip.json (a text, a list
+of texts, or an object with caption or captions). A first folder called train, val,
+test or the like is the split.
+"""
+
+import os
+from collections.abc import Iterator
+
+from vtr_jax.formats import media, parse
+from vtr_jax.formats.base import Item, Media, Request
+
+
+def read(request: Request) -> Iterator[Item]:
+  """One item a file, called by its path, sorted by folder and name."""
+  parse.no_annotations(request, "folder")
+  for path in media.walk(request.source, media.VIDEO + media.IMAGE):
+    name = os.path.relpath(path, request.source)
+    first = parse.split_named(name.split(os.sep)[0])
+    told = first in ("train", "validation", "test") and os.sep in name
+    split = first if told else request.split or "train"
+    yield Item(name.replace(os.sep, "/"), split, Media(path), _captions(path))
+
+
+def _captions(path: str) -> tuple[str, ...]:
+  base = os.path.splitext(path)[0]
+  if os.path.isfile(base + ".txt"):
+    return tuple(line for _, line in parse.lines(base + ".txt"))
+  if os.path.isfile(base + ".json"):
+    return parse.caption_in(parse.load_json(base + ".json"), base + ".json")
+  return ()

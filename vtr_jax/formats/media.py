@@ -1,0 +1,119 @@
+"""From names in annotations to media files, never outside the source directory."""
+
+import functools
+import os
+from collections.abc import Iterator
+
+from vtr_jax.errors import DataError
+from vtr_jax.formats.base import Media
+
+# The first is what a file that is missing is expected to be called.
+VIDEO = (
+  *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp"),
+  *(".flv", ".wmv", ".ogv", ".ts", ".gif"),
+)
+IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def inside(source: str, name: str, where: str) -> str:
+  """Path of `name` in the directory `source`.
+
+  Args:
+    source: directory of the media.
+    name: relative path, or an absolute one within `source`.
+    where: file and line that say so, for the message.
+
+  Raises:
+    DataError: the path leaves `source`.
+  """
+  path = os.path.join(source, name)
+  plain = name and "\0" not in name
+  # Nearly every name is inside on the face of it, and there are millions.
+  if plain and ".." not in name and not os.path.isabs(name):
+    return path
+  root = os.path.abspath(source)
+  if not plain or os.path.commonpath([root, os.path.abspath(path)]) != root:
+    raise DataError(
+      f"{where}: path {name!r} leads out of --source={source}; correct one of them"
+    )
+  return path
+
+
+def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
+  """Sorted paths of all files under `source` with one of `endings`."""
+  if not os.path.isdir(source):
+    raise DataError(f"{source}: no such directory; set --source to that of the media")
+  seen = set()
+  for folder, folders, names in os.walk(source, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen:  # a link back to a folder above
+      folders.clear()
+      continue
+    seen.add(real)
+    folders.sort()
+    for name in sorted(names):
+      if name.lower().endswith(endings):
+        yield os.path.join(folder, name)
+
+
+class Files:
+  """Media files under a directory, found by path, or by name wherever they lie."""
+
+  def __init__(self, source: str, endings: tuple[str, ...] = VIDEO):
+    self._source = source
+    self._endings = endings
+
+  def find(self, name: str, where: str, *others: str) -> Media:
+    """The file called `name` or one of `others`; one that may not exist if none is.
+
+    Args:
+      name: path within the directory, with or without its ending. A file of this
+        name with another ending, or in another folder, is taken too.
+      where: file and line that name it.
+      others: other names.
+
+    Raises:
+      DataError: the name leads out of the directory, or two files are called so.
+    """
+    path = inside(self._source, name, where)
+    known = path.lower().endswith(self._endings)
+    if known and os.path.isfile(path):
+      return Media(path)
+    for other in (name, *others):
+      stem = os.path.basename(other)
+      stem = os.path.splitext(stem)[0] if stem.lower().endswith(self._endings) else stem
+      found = self._stems.get(stem, ())
+      if len(found) > 1:
+        raise DataError(
+          f"{where}: {name!r} may be {found[0]} or {found[1]}; remove one, or "
+          "set --source to the directory of one"
+        )
+      if found:
+        return Media(found[0])
+    return Media(path if known else path + self._endings[0])
+
+  @functools.cached_property
+  def _stems(self) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for path in walk(self._source, self._endings):
+      stem = os.path.splitext(os.path.basename(path))[0]
+      found[stem] = (*found.get(stem, ()), path)
+    return found
+
+
+def below(source: str, folder: str) -> str:
+  """`source`/`folder` where there is one, else `source`."""
+  path = os.path.join(source, folder)
+  return path if os.path.isdir(path) else source
+
+
+def exists(found: Media) -> bool:
+  """Whether the file is there."""
+  return os.path.isfile(found.path)
+
+
+def stem(name: str) -> str:
+  """File name without folders and without the ending of a video or image."""
+  name = os.path.basename(name)
+  known = name.lower().endswith(VIDEO + IMAGE)
+  return os.path.splitext(name)[0] if known else name

@@ -1,0 +1,294 @@
+"""Reading annotation files: every error names the file, the line and the cure."""
+
+import csv
+import glob
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from vtr_jax.config import choose
+from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.formats.base import Request
+
+LOOK = "look at the file and at --format"
+# What other people's files call the splits.
+_SPLITS = dict(
+  train="train",
+  training="train",
+  val="validation",
+  valid="validation",
+  validate="validation",
+  validation="validation",
+  dev="validation",
+  test="test",
+  testing="test",
+)
+
+
+def split_named(name: str) -> str:
+  """train, validation or test for one of their usual names; others unchanged."""
+  return _SPLITS.get(name.lower(), name)
+
+
+def place(request: Request) -> str:
+  """Directory or file of the annotations."""
+  return request.annotations or request.source
+
+
+def folder(request: Request) -> str:
+  """Directory of the annotations, also where a single file was given."""
+  where = place(request)
+  return os.path.dirname(where) or "." if os.path.isfile(where) else where
+
+
+def no_annotations(request: Request, name: str) -> None:
+  """Refuses --annotations where the source says everything."""
+  if request.annotations:
+    raise ConfigError(f"annotations: {name} has none but --source; leave it out")
+
+
+def optional(request: Request, *names: str) -> str | None:
+  """The first of the files `names` that lies in the annotations' directory."""
+  paths = (os.path.join(folder(request), name) for name in names)
+  return next((path for path in paths if os.path.isfile(path)), None)
+
+
+def required(request: Request, *names: str) -> str:
+  """`optional`, and an error that names the files where there is none."""
+  found = optional(request, *names)
+  if found is None:
+    raise DataError(
+      f"{folder(request)}: holds no {' or '.join(names)}; "
+      "set --annotations to the directory that does"
+    )
+  return found
+
+
+def by_split(request: Request, names: Mapping[str, str | tuple]) -> list[tuple]:
+  """[(split, path)] of the files that are there, one a split.
+
+  Args:
+    request: where to look; a split that it names is the only one.
+    names: file names in the annotations' directory, or alternatives, by split.
+  """
+  if request.split:
+    choose(request.split, names, "split")
+    names = {request.split: names[request.split]}
+  wanted = {k: (v,) if isinstance(v, str) else v for k, v in names.items()}
+  found = [(k, optional(request, *v)) for k, v in wanted.items()]
+  found = [(split, path) for split, path in found if path]
+  if not found:
+    required(request, *(v[0] for v in wanted.values()))
+  return found
+
+
+def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
+  """[(split, path)] of the file that was given, or of all that match `patterns`.
+
+  The split is told by a file's name, such as results_2M_val.csv; else it is the
+  one that was asked for, else train (ours).
+  """
+  where = place(request)
+  if os.path.isfile(where):
+    return [(request.split or split_of(where) or "train", where)]
+  paths = {p for pattern in patterns for p in glob.glob(os.path.join(where, pattern))}
+  if not paths:
+    raise DataError(
+      f"{where}: holds no {' or '.join(patterns)}; set --annotations to the file, "
+      "or to the directory that holds it"
+    )
+  return [(split_of(p) or request.split or "train", p) for p in sorted(paths)]
+
+
+def split_of(path: str) -> str:
+  """The split that a file's name tells, such as train_list.txt; else empty."""
+  words = re.findall("[a-z]+", os.path.basename(path).lower())
+  return next((_SPLITS[word] for word in words if word in _SPLITS), "")
+
+
+def require(ok: object, where: str, expected: str) -> None:
+  """Refuses the file at `where` (file and line or key) unless `ok`."""
+  if not ok:
+    raise DataError(f"{where}: expected {expected}; {LOOK}")
+
+
+def as_list(value: Any, where: str, of: str = "objects") -> list:
+  """`value`, refused unless it is a list."""
+  require(isinstance(value, list), where, f"a list of {of}")
+  return value
+
+
+def as_object(value: Any, where: str, *keys: str) -> dict[str, Any]:
+  """`value`, refused unless it is a JSON object that has `keys`."""
+  ok = isinstance(value, dict) and all(key in value for key in keys)
+  require(ok, where, f"an object with {' and '.join(keys)}" if keys else "an object")
+  return value
+
+
+def as_text(value: Any, where: str, what: str) -> str:
+  """`value`, refused unless it is a text that says something."""
+  require(isinstance(value, str) and value.strip(), where, f"a text for {what}")
+  return value
+
+
+def sentences(value: Any, where: str) -> tuple[str, ...]:
+  """Captions of a text or a list of texts; blank ones are left out."""
+  if isinstance(value, str):
+    return (value.strip(),) if value.strip() else ()
+  texts = value if isinstance(value, list | tuple) else [value]
+  require(all(isinstance(t, str) for t in texts), where, "a text or a list of texts")
+  return tuple(t.strip() for t in texts if t.strip())
+
+
+def caption_in(value: Any, where: str) -> tuple[str, ...]:
+  """Captions of a side file: texts, or an object with caption or captions."""
+  if isinstance(value, dict):
+    value = value.get("captions") or value.get("caption") or ""
+  return sentences(value, where)
+
+
+def segment(value: object, where: str) -> tuple[float, float]:
+  """Start and end in seconds, of two numbers or texts that say them."""
+  try:
+    start, end = (float(x) for x in value)  # pyright: ignore
+  except (TypeError, ValueError):
+    start, end = 0.0, -1.0
+  require(0 <= start < end < math.inf, where, f"0 <= start < end, got {value!r}")
+  return start, end
+
+
+def text(path: str) -> str:
+  """A whole UTF-8 file.
+
+  Raises:
+    DataError: no such file, or a line is not UTF-8.
+  """
+  try:
+    with open(path, encoding="utf-8-sig") as f:
+      return f.read()
+  except UnicodeDecodeError as e:
+    raise _not_utf8(path) from e
+  except OSError as e:
+    raise unreadable(path, e) from e
+
+
+def lines(path: str) -> Iterator[tuple[str, str]]:
+  """("file:line", stripped text) of the lines that are not blank."""
+  try:
+    with open(path, encoding="utf-8-sig") as f:
+      for number, line in enumerate(f, 1):
+        if line.strip():
+          yield f"{path}:{number}", line.strip()
+  except UnicodeDecodeError as e:
+    raise _not_utf8(path) from e
+  except OSError as e:
+    raise unreadable(path, e) from e
+
+
+def ids(path: str) -> dict[str, str]:
+  """A list of one id per line: {id: "file:line"}, in the file's order."""
+  found = {}
+  for where, line in lines(path):
+    require(len(line.split()) == 1, where, f"one id, got {line[:60]!r}")
+    if line in found:
+      raise DataError(f"{where}: id {line!r} stands also at {found[line]}; remove one")
+    found[line] = where
+  return found
+
+
+def rows(path: str, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
+  """("file:line", fields) of a quoted csv; a field may hold line ends."""
+  number = 1
+  try:
+    with open(path, encoding="utf-8-sig", newline="") as f:
+      reader = csv.reader(f, delimiter=delimiter, strict=True)
+      for row in reader:
+        if row:
+          yield f"{path}:{number}", row
+        number = reader.line_num + 1
+  except csv.Error as e:
+    raise DataError(f"{path}:{number}: {one_line(e)}; mend the quotes") from e
+  except UnicodeDecodeError as e:
+    raise _not_utf8(path) from e
+  except OSError as e:
+    raise unreadable(path, e) from e
+
+
+def table(
+  path: str, columns: Iterable[str], delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, str]]]:
+  """("file:line", {column: text}) of a csv with a header that has `columns`."""
+  header = None
+  for where, row in rows(path, delimiter):
+    if header is None:
+      header = [name.strip() for name in row]
+      need = ", ".join(columns)
+      require(
+        set(columns) <= set(header),
+        where,
+        f"columns {need}, got {','.join(row)[:80]!r}",
+      )
+      continue
+    require(
+      len(row) == len(header),
+      where,
+      f"{len(header)} fields as in line 1, got {len(row)}",
+    )
+    yield where, dict(zip(header, row, strict=True))
+
+
+def filled(row: Mapping[str, str], columns: Iterable[str], where: str) -> None:
+  """Refuses a row in which one of `columns` is empty."""
+  for name in columns:
+    require(row[name].strip(), where, f"a value in column {name!r}, got an empty one")
+
+
+def load_json(path: str) -> Any:
+  """A JSON file; a key that stands twice in one object is refused."""
+  return _json(text(path), path, 1)
+
+
+def json_lines(path: str) -> Iterator[tuple[str, Any]]:
+  """("file:line", value) of a file with one JSON value a line."""
+  for where, line in lines(path):
+    yield where, _json(line, path, int(where.rsplit(":", 1)[1]))
+
+
+def _json(data: str, path: str, first_line: int) -> Any:
+  def once(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+      keys = [k for k, _ in pairs]
+      twice = next(k for i, k in enumerate(keys) if k in keys[:i])
+      raise DataError(f"{path}: key {twice!r} stands twice; remove one")
+    return found
+
+  try:
+    return json.loads(data, object_pairs_hook=once)
+  except json.JSONDecodeError as e:
+    line = first_line + e.lineno - 1
+    raise DataError(f"{path}:{line}: not JSON ({e.msg}); {LOOK}") from e
+  except RecursionError as e:
+    raise DataError(f"{path}: JSON is nested too deeply; {LOOK}") from e
+
+
+def _not_utf8(path: str) -> DataError:
+  """The error that names the first line that cannot be decoded."""
+  with open(path, "rb") as f:
+    for number, line in enumerate(f, 1):
+      try:
+        line.decode("utf-8")
+      except UnicodeDecodeError as e:
+        return DataError(
+          f"{path}:{number}: not UTF-8 (byte {e.start + 1} of the line is "
+          f"0x{line[e.start]:02x}); save the file as UTF-8"
+        )
+  return DataError(f"{path}: not UTF-8; save the file as UTF-8")
+
+
+def unreadable(path: str, error: OSError) -> DataError:
+  """The error for a file that cannot be opened."""
+  return DataError(f"{path}: {error.strerror or error}; look at --annotations")

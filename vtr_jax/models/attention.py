@@ -1,0 +1,66 @@
+"""Scaled dot-product attention, in the ways that `Compute.attention` names.
+
+"xla" is ours: autodiff of jax.nn.dot_product_attention keeps and moves several float32
+arrays of the size of the scores, this one only the probabilities, in the activations'
+dtype. "cudnn" is the fused kernel of NVIDIA GPUs, for bfloat16.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+IMPLEMENTATIONS = ("xla", "cudnn")
+
+# Products of bfloat16 accumulate in float32, as everywhere; said so, XLA's CPU back end
+# multiplies bfloat16 itself instead of converting both sides to float32 first.
+einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+def attend(
+  query: Float[Array, "b n h e"],
+  key: Float[Array, "b m h e"],
+  value: Float[Array, "b m h e"],
+  valid: Bool[Array, "b m"] | None = None,
+  implementation: str = "xla",
+) -> Float[Array, "b n h e"]:
+  """softmax(query key / sqrt(e)) value, of each head; invalid keys are not seen."""
+  if implementation == "xla":
+    return _attend(query, key, value, valid)
+  mask = None if valid is None else valid[:, None, None, :]
+  return jax.nn.dot_product_attention(
+    query, key, value, mask=mask, implementation="cudnn"
+  )
+
+
+@jax.custom_vjp
+def _attend(query: Array, key: Array, value: Array, valid: Array | None) -> Array:
+  return _forward(query, key, value, valid)[0]
+
+
+def _forward(
+  query: Array, key: Array, value: Array, valid: Array | None
+) -> tuple[Array, tuple[Array, ...]]:
+  query = query * query.shape[-1] ** -0.5
+  scores = einsum("bnhe,bmhe->bhnm", query, key)
+  if valid is not None:
+    scores = jnp.where(valid[:, None, None, :], scores, -1e30)
+  probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  out = einsum("bhnm,bmhe->bnhe", probs, value).astype(query.dtype)
+  return out, (query, key, value, probs, out)
+
+
+def _backward(saved: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
+  query, key, value, probs, out = saved
+  to_value = einsum("bhnm,bnhe->bmhe", probs, g)
+  to_probs = einsum("bnhe,bmhe->bhnm", g, value)
+  # The sum over keys of probs * to_probs, from far fewer values.
+  mean = einsum("bnhe,bnhe->bhn", g, out)[..., None]
+  to_scores = (probs * (to_probs - mean)).astype(query.dtype)
+  to_query = einsum("bhnm,bmhe->bnhe", to_scores, key) * query.shape[-1] ** -0.5
+  to_key = einsum("bhnm,bnhe->bmhe", to_scores, query)
+  return *(y.astype(query.dtype) for y in (to_query, to_key, to_value)), None
+
+
+_attend.defvjp(_forward, _backward)

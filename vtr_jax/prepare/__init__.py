@@ -1,0 +1,1 @@
+"""Videos and images with annotations, made into checked shards."""

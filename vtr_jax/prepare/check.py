@@ -1,0 +1,171 @@
+"""Prepared data, verified: every shard can be read, every record decodes, sums hold."""
+
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import threading
+from typing import NamedTuple
+
+import tensorflow_datasets as tfds
+import tqdm
+from array_record.python import array_record_module  # pyright: ignore
+
+from vtr_jax.data import sources
+from vtr_jax.errors import BadSample, DataError, one_line
+from vtr_jax.formats.base import Item, Media
+from vtr_jax.prepare import image, video
+from vtr_jax.prepare.options import Options, digest
+
+
+class Bad(NamedTuple):
+  """A record that cannot be used."""
+
+  split: str
+  index: int
+  id: str
+  file: str
+  reason: str
+
+
+class _Shard(NamedTuple):
+  split: str
+  path: str
+  first: int  # number of its first record within the split
+  count: int
+
+
+def check(directory: str, workers: int = 0) -> None:
+  """Reads all of a prepared data set and prints a line for each bad record.
+
+  Data sets of other makers have no sums; their records need only decode.
+
+  Args:
+    directory: holds dataset_info.json.
+    workers: threads; 0 is one per core. Decoding lets other threads work.
+
+  Raises:
+    DataError: a record is bad, or the metadata cannot be read.
+  """
+  shards = _shards(directory)
+  rows = _rows(directory, shards)
+  options = _options(directory)
+  total = sum(shard.count for shard in shards)
+  bad = []
+  with (
+    concurrent.futures.ThreadPoolExecutor(workers or None) as pool,
+    tqdm.tqdm(total=total, unit="record", desc="check") as bar,
+  ):
+    for shard in shards:
+      for found in pool.map(
+        _Look(shard, rows[shard.split], options), range(shard.count)
+      ):
+        bar.update()
+        if found:
+          bad.append(found)
+          tqdm.tqdm.write("  ".join(map(str, found)), file=sys.stdout)
+  if bad:
+    raise DataError(
+      f"{directory}: {len(bad)} of {total} records are bad, listed above; copy these "
+      "shards again or prepare it again"
+    )
+  print(f"{directory}: all {total} records are good", file=sys.stderr)
+
+
+def _shards(directory: str) -> list[_Shard]:
+  try:
+    builder = tfds.builder_from_directory(directory)
+  except Exception as e:  # TFDS raises whatever its JSON parsers raise
+    raise DataError(
+      f"{directory}: no prepared data set, or its metadata is damaged ({one_line(e)}); "
+      "name the directory that holds dataset_info.json"
+    ) from e
+  found = []
+  for split, info in builder.info.splits.items():
+    first = 0
+    for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
+      found.append(_Shard(split, os.fspath(path), first, count))
+      first += count
+  return found
+
+
+def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
+  """What was noted of each record when it was made, by split."""
+  rows: dict[str, list[dict]] = {shard.split: [] for shard in shards}
+  path = pathlib.Path(directory) / "records.jsonl"
+  if not path.exists():
+    return rows
+  try:
+    for line in path.read_text().splitlines():
+      row = json.loads(line)
+      rows[row["split"]].append(row)
+  except (ValueError, KeyError) as e:
+    raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
+  for split, noted in rows.items():
+    count = sum(shard.count for shard in shards if shard.split == split)
+    if len(noted) != count:
+      raise DataError(f"{path}: {len(noted)} of {count} records of {split}")
+  return rows
+
+
+def _options(directory: str) -> Options:
+  """The limits under which it was made; the bytes are to be looked at as they are."""
+  path = pathlib.Path(directory) / "manifest.json"
+  made = json.loads(path.read_text())["options"] if path.exists() else {}
+  return dataclasses.replace(Options(**made), copy=True)
+
+
+class _Look:
+  """Looks at the records of one shard, from several threads."""
+
+  def __init__(self, shard: _Shard, rows: list[dict], options: Options):
+    self._shard, self._options = shard, options
+    self._rows = rows[shard.first : shard.first + shard.count]
+    self._lock = threading.Lock()
+    self._features = sources.features()
+    self._reader, self._broken = None, ""
+    try:
+      self._reader = array_record_module.ArrayRecordReader(shard.path)
+      there = self._reader.num_records()
+      if there != shard.count:
+        self._broken = f"damaged shard: {there} of {shard.count} records"
+    except RuntimeError as e:
+      missing = not os.path.exists(shard.path)
+      self._broken = "no such file" if missing else f"damaged shard ({one_line(e)})"
+
+  def __call__(self, index: int) -> Bad | None:
+    row = self._rows[index] if self._rows else {}
+    try:
+      if self._broken:
+        raise BadSample(self._broken)
+      self._verify(self._record(index), row)
+    except BadSample as e:
+      number, name = self._shard.first + index, row.get("id", "?")
+      return Bad(self._shard.split, number, name, self._shard.path, str(e))
+    return None
+
+  def _record(self, index: int) -> dict:
+    try:
+      with self._lock:
+        (data,) = self._reader.read([index])
+      return self._features.deserialize_example_np(data)
+    except Exception as e:  # both libraries raise what they please
+      raise BadSample(f"damaged record ({one_line(e)})") from e
+
+  def _verify(self, record: dict, row: dict) -> None:
+    """Raises BadSample where the record is not what was written, or not a video."""
+    try:
+      texts = tuple(text.decode() for text in record["captions"])
+      name, label = record["id"].decode(), record["label"].decode()
+    except UnicodeDecodeError as e:
+      raise BadSample(f"text is not UTF-8 ({one_line(e)})") from e
+    data = record["video"]
+    item = Item(name, self._shard.split, Media(""), texts, label)
+    if row and digest(item, data) != row["sha256"]:
+      raise BadSample("not the bytes that were written")
+    encode = image.encode if image.is_image(data) else video.encode
+    frames = encode(data, self._options).frames
+    if row and frames != row["frames"]:
+      raise BadSample(f"{frames} of {row['frames']} frames can be decoded")

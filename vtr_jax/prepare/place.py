@@ -1,0 +1,114 @@
+"""Where a data set is made, and who may work there."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from vtr_jax.config import require
+from vtr_jax.errors import DataError
+from vtr_jax.prepare.shards import write_json
+
+VERSION = "1.0.0"
+
+
+class Place:
+  """`directory` holds the data set when it is whole, `work` what is done before."""
+
+  def __init__(self, out: str, name: str):
+    """Raises ConfigError if TFDS would not take `name`."""
+    legal = re.fullmatch(r"[a-z][a-z0-9_]*", name)
+    require(bool(legal), f"name: {name!r}; use small letters, digits and _")
+    self.name = name
+    self.root = pathlib.Path(out) / name
+    self.directory = self.root / VERSION
+    self.work = self.root / f".unfinished-{VERSION}"
+
+  def whole(self) -> bool:
+    """Whether the data set is there; it appears in one step.
+
+    Raises:
+      DataError: something else is there.
+    """
+    if self.directory.exists() and not (self.directory / "manifest.json").exists():
+      raise DataError(
+        f"{self.directory}: not made by prepare; choose another --out or --name"
+      )
+    return self.directory.exists()
+
+  @contextlib.contextmanager
+  def held(self, alone: bool) -> Iterator[None]:
+    """Keeps others out: all of them, or only those who would be alone."""
+    self.root.mkdir(parents=True, exist_ok=True)
+    with locked(self.root / f".lock-{VERSION}", alone):
+      yield
+
+  def begin(self, plan: dict[str, Any]) -> None:
+    """Notes what is made here, or checks that it is the same as before.
+
+    Raises:
+      DataError: other items or options were used.
+    """
+    path = self.work / "plan.json"
+    if not path.exists():
+      self.work.mkdir(exist_ok=True)
+      write_json(path, plan)
+      return
+    _same(self.work, self.plan(), plan)
+
+  def confirm(self, plan: dict[str, Any]) -> None:
+    """Says that the data set is there.
+
+    Raises:
+      DataError: other items or options were used.
+    """
+    manifest = json.loads((self.directory / "manifest.json").read_text())
+    _same(self.directory, manifest, {k: v for k, v in plan.items() if k in manifest})
+    print(f"{self.directory}: is there already", file=sys.stderr)
+
+  def plan(self) -> dict[str, Any]:
+    """What was noted by `begin`.
+
+    Raises:
+      DataError: nothing was begun.
+    """
+    try:
+      return json.loads((self.work / "plan.json").read_text())
+    except FileNotFoundError as e:
+      raise DataError(
+        f"{self.work}: nothing was begun here; correct --out and --name"
+      ) from e
+
+
+def _same(place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+  """Refuses another source or other options than before."""
+  for key, value in now.items():
+    if before.get(key) != value:
+      raise DataError(
+        f"{place}: was made with another {key} ({_differ(before.get(key), value)}); "
+        "use the same, choose another --name, or delete it to begin anew"
+      )
+
+
+def _differ(before: Any, now: Any) -> str:
+  if isinstance(before, dict) and isinstance(now, dict):
+    changed = [k for k in before | now if before.get(k) != now.get(k)]
+    return "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in changed)
+  return f"{before}, now {now}"
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, alone: bool = True) -> Iterator[None]:
+  """Holds `path` for this process; the system frees it even after SIGKILL."""
+  kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+  with path.open("a+") as f:
+    try:
+      fcntl.flock(f, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"{path}: waiting for another run to end", file=sys.stderr)
+      fcntl.flock(f, kind)
+    yield

@@ -1,0 +1,99 @@
+"""Items to results, in several processes that may hang or die.
+
+pebble's pool does what concurrent.futures' does not: a task has a deadline, and a
+process that dies takes its own task with it and no other.
+"""
+
+import concurrent.futures
+import concurrent.futures.process
+import itertools
+import multiprocessing
+import os
+import pathlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pebble
+
+from vtr_jax.errors import DataError, one_line
+from vtr_jax.formats.base import Item
+from vtr_jax.prepare import spool
+from vtr_jax.prepare.options import Options, Result
+from vtr_jax.prepare.work import make
+
+
+class Task(NamedTuple):
+  """An item, where its result is to be, and the number of its shard."""
+
+  shard: int
+  path: pathlib.Path
+  item: Item
+
+
+def run(
+  tasks: Iterable[Task], options: Options, workers: int, deadline: float
+) -> Iterator[Task]:
+  """Makes the result of every task, and yields tasks as they are done.
+
+  An item that hangs for `deadline` seconds or ends its process is refused; an
+  item that is killed by the end of this process leaves nothing.
+
+  Raises:
+    DataError: a result cannot be written, or processes end before they begin.
+  """
+  tasks = iter(tasks)
+  # Not forked: threads in the parent would be copied in the midst of things.
+  context = multiprocessing.get_context("spawn")
+  pool = pebble.ProcessPool(workers, initializer=_end_with_parent, context=context)
+  pending: dict[concurrent.futures.Future, Task] = {}
+  try:
+    while True:
+      # Two each: one in work, one on its way.
+      for task in itertools.islice(tasks, 2 * workers - len(pending)):
+        args = (task.path, task.item, options)
+        pending[pool.schedule(make, args=args, timeout=deadline)] = task
+      if not pending:
+        return
+      done, _ = concurrent.futures.wait(
+        pending, return_when=concurrent.futures.FIRST_COMPLETED
+      )
+      for future in done:
+        task = pending.pop(future)
+        _settle(future, task, deadline)
+        yield task
+  finally:
+    pool.stop()
+    pool.join()
+
+
+def _settle(future, task: Task, deadline: float) -> None:
+  """Refuses the item whose process was ended."""
+  try:
+    future.result()
+  except concurrent.futures.TimeoutError:
+    reason = f"not done after {deadline:g} s; raise --deadline if it is that long"
+    spool.write(task.path, Result(refused=reason))
+  except pebble.ProcessExpired as e:
+    reason = f"its process died (exit code {e.exitcode}), perhaps for want of memory"
+    spool.write(task.path, Result(refused=reason))
+  except OSError as e:
+    raise DataError(
+      f"{task.path}: cannot be written ({one_line(e)}); make room and run it again"
+    ) from e
+  except concurrent.futures.process.BrokenProcessPool as e:
+    raise DataError(
+      "processes end before they begin, perhaps for want of memory; run it again with "
+      "fewer --workers"
+    ) from e
+
+
+def _end_with_parent() -> None:
+  """Ends this process when the command is killed, even while an item hangs."""
+
+  def watch():
+    if (parent := multiprocessing.parent_process()) is not None:
+      parent.join()
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()

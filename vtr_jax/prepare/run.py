@@ -1,0 +1,188 @@
+"""One run of `prepare`: all shards, or a job's share of them, or the merge."""
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import tqdm
+
+from vtr_jax.config import require
+from vtr_jax.errors import DataBudgetError, DataError
+from vtr_jax.formats import base
+from vtr_jax.prepare import merge, pool, spool
+from vtr_jax.prepare.options import Options, unfit
+from vtr_jax.prepare.place import Place, locked
+from vtr_jax.prepare.shards import Shard, cut, finish, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """How the work is shared out; none of it changes the result.
+
+  workers: processes; 0 is one per core. deadline: seconds for one item. job, jobs:
+  of `jobs` runs, this one makes the shards whose number leaves `job`.
+  """
+
+  workers: int = 0
+  deadline: float = 600.0  # ours: an hour of video takes a few minutes
+  job: int = 0
+  jobs: int = 1
+
+  def __post_init__(self):
+    require(self.workers >= 0, f"workers: {self.workers}; must be 0 or more")
+    require(self.deadline > 0, f"deadline: {self.deadline}; must be positive")
+    mine = 0 <= self.job < self.jobs
+    require(mine, f"shard: {self.job}/{self.jobs}; must be i/n with 0 <= i < n")
+
+
+def prepare(
+  place: Place,
+  items: Sequence[base.Item],
+  origin: dict[str, Any],
+  options: Options,
+  run: Run,
+  final: merge.Final,
+  *,
+  shard_size: int,
+  seed: int,
+) -> None:
+  """Makes the data set at `place`, or a job's share of it; goes on where one stopped.
+
+  Args:
+    place: where it is made.
+    items: of all splits, with ids that occur once.
+    origin: what the manifest says of the source.
+    options: how items are checked and encoded.
+    run: processes and jobs.
+    final: what is done when all shards are there; not read by one job of several.
+    shard_size: items per shard.
+    seed: of the order of the training split.
+
+  Raises:
+    DataError: other items or options were used here before, or the place holds
+      something else.
+    DataBudgetError: more items are refused than `final` allows; the work stays.
+  """
+  shards = cut(list(items), shard_size, seed)
+  plan = _plan(place, items, origin, options, shards, shard_size, seed)
+  with place.held(alone=False):
+    if place.whole():
+      place.confirm(plan)
+      return
+    place.begin(plan)
+    mine = [s for s in shards if s.number % run.jobs == run.job]
+    if run.jobs == 1:
+      _survey(items, options, final)
+    _make(place, mine, options, run)
+  if run.jobs == 1:
+    merge.merge(place, final)
+
+
+def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, Any]:
+  """What must be the same in all runs that make one data set."""
+  counts: dict[str, int] = {}
+  for shard in shards:
+    counts[shard.split] = counts.get(shard.split, 0) + 1
+  return dict(
+    name=place.name,
+    origin=origin,
+    options=dataclasses.asdict(options),
+    shard_size=shard_size,
+    seed=seed,
+    shards=counts,
+    items=len(items),
+    annotations=hashlib.sha256("\n".join(map(repr, items)).encode()).hexdigest(),
+  )
+
+
+def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) -> None:
+  """Ends the run before any work if missing files alone are too many."""
+  there: dict[str, bool] = {}
+  bad, first = 0, ""
+  for item in items:
+    path = item.media.path
+    if path not in there:
+      there[path] = os.path.isfile(path)
+    reason = unfit(item, options) or ("" if there[path] else "no such file")
+    bad += bool(reason)
+    first = first or (reason and f"{item.id} ({path}): {reason}")
+  if bad > final.bad_budget * len(items):
+    raise DataBudgetError(
+      f"{bad} of {len(items)} items are unfit, the first is {first}; mend it or raise "
+      f"--bad_budget={final.bad_budget:g}"
+    )
+
+
+def _make(place: Place, shards: list[Shard], options: Options, run: Run) -> None:
+  """Makes the shards that are not done; a shard in work is kept from other runs."""
+  left = {shard.number: len(shard.items) for shard in shards}
+  by_number = {shard.number: shard for shard in shards}
+  locks = {shard.number: contextlib.ExitStack() for shard in shards}
+  workers = run.workers or _cores()
+  with tqdm.tqdm(
+    total=sum(left.values()), unit="item", desc=place.name, mininterval=1
+  ) as bar:
+    tasks = _tasks(place, shards, left, locks, bar)
+    for task in pool.run(tasks, options, workers, run.deadline):
+      left[task.shard] -= 1
+      bar.update()
+      if not left[task.shard]:
+        finish(by_number[task.shard], place.work)
+        locks[task.shard].close()
+
+
+def _tasks(
+  place: Place,
+  shards: list[Shard],
+  left: dict[int, int],
+  locks: dict[int, contextlib.ExitStack],
+  bar: tqdm.tqdm,
+) -> Iterator[pool.Task]:
+  """Items whose result is not there yet; what is there is struck from `left`."""
+  for shard in shards:
+    missing = []
+    if report(place.work, shard.name) is None:
+      locks[shard.number].enter_context(locked(place.work / f"{shard.name}.lock"))
+      missing = _missing(place, shard)
+    left[shard.number] = len(missing)
+    if not missing:
+      locks[shard.number].close()
+    # What an earlier run has done says nothing about the speed of this one.
+    bar.initial += len(shard.items) - len(missing)
+    bar.update(len(shard.items) - len(missing))
+    for i in missing:
+      yield pool.Task(shard.number, shard.result(place.work, i), shard.items[i])
+
+
+def _missing(place: Place, shard: Shard) -> list[int]:
+  """Positions of the items without a result; a shard with all of them is finished."""
+  if report(place.work, shard.name) is not None:  # by the run that was waited for
+    return []
+  paths = [shard.result(place.work, i) for i in range(len(shard.items))]
+  paths[0].parent.mkdir(exist_ok=True)
+  missing = [i for i, path in enumerate(paths) if spool.read(path) is None]
+  if not missing:
+    finish(shard, place.work)
+  return missing
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def parse_job(text: str) -> tuple[int, int]:
+  """`2/8` -> (2, 8).
+
+  Raises:
+    DataError: it is not of this form.
+  """
+  job, slash, jobs = text.partition("/")
+  if not (slash and job.isdecimal() and jobs.isdecimal()):
+    raise DataError(f"--shard={text}: must be i/n, such as 0/8")
+  return int(job), int(jobs)

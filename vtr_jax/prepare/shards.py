@@ -1,0 +1,154 @@
+"""Items in their final order, cut into shards; a shard's results, written for good.
+
+Which item lies where depends on nothing but the items, the seed and the size of a
+shard. A shard is done when its report, NAME.json, is there; it is written last.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import uuid
+from typing import Any, NamedTuple
+
+from array_record.python import array_record_module  # pyright: ignore
+from tensorflow_datasets.proto import tf_example_pb2
+
+from vtr_jax.data import sources
+from vtr_jax.errors import DataError
+from vtr_jax.formats.base import Item
+from vtr_jax.prepare import spool
+from vtr_jax.prepare.options import Result, captions, digest
+
+TRAIN = "train"  # the split that is shuffled, and whose captions train the tokenizer
+
+
+class Shard(NamedTuple):
+  """Consecutive items of one split; `number` counts over all splits."""
+
+  number: int
+  split: str
+  index: int
+  items: tuple[Item, ...]
+
+  @property
+  def name(self) -> str:
+    return shard_name(self.split, self.index)
+
+  def result(self, work: pathlib.Path, position: int) -> pathlib.Path:
+    """Where the result of an item lies until the shard is done."""
+    return work / self.name / f"{position:05d}"
+
+
+def shard_name(split: str, index: int) -> str:
+  return f"{split}-{index:05d}"
+
+
+def cut(items: list[Item], size: int, seed: int) -> list[Shard]:
+  """Cuts all splits into shards of `size` items; `train` is shuffled by `seed`.
+
+  Raises:
+    DataError: a split has a name that file names cannot have.
+  """
+  splits: dict[str, list[Item]] = {}
+  for item in items:
+    splits.setdefault(item.split, []).append(item)
+  shards = []
+  for split, members in splits.items():
+    if not re.fullmatch(r"\w+", split):
+      raise DataError(
+        f"split {split!r} ({members[0].id}): may have letters, digits and _ only; "
+        "name it with --split"
+      )
+    if split == TRAIN:
+      members.sort(key=functools.partial(_random, seed))
+    for index, start in enumerate(range(0, len(members), size)):
+      part = tuple(members[start : start + size])
+      shards.append(Shard(len(shards), split, index, part))
+  return shards
+
+
+def _random(seed: int, item: Item) -> bytes:
+  """Not NumPy's generators: what they draw may change with its version."""
+  return hashlib.sha256(f"{seed} {item.id}".encode()).digest()
+
+
+def report(work: pathlib.Path, name: str) -> dict[str, Any] | None:
+  """The report of a shard that is done, or None."""
+  path = work / f"{name}.json"
+  return json.loads(path.read_text()) if path.exists() else None
+
+
+def finish(shard: Shard, work: pathlib.Path) -> None:
+  """Turns the results of all items into one ArrayRecord file and its report.
+
+  Raises:
+    DataError: a result is missing or damaged.
+  """
+  made: dict[str, Any] = dict(rows=[], captions=[], refused=[], warned=[], bytes=0)
+  path = work / f"{shard.name}.array_record"
+  part = path.with_suffix(".tmp")
+  # TFDS' own options: each record may be read alone.
+  writer = array_record_module.ArrayRecordWriter(str(part), "group_size:1")
+  for position, item in enumerate(shard.items):
+    result = spool.read(shard.result(work, position))
+    if result is None:
+      writer.close()
+      raise DataError(f"{shard.result(work, position)}: lost; run it again")
+    record = _enter(made, item, result)
+    if record:
+      writer.write(record)
+      made["bytes"] += len(record)
+  writer.close()
+  sync(part)
+  part.rename(path)
+  made["file_bytes"] = path.stat().st_size
+  write_json(work / f"{shard.name}.json", made)
+  shutil.rmtree(work / shard.name)
+
+
+def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
+  """Notes a result in the report; its record, or nothing if it was refused."""
+  note = dict(id=item.id, split=item.split, file=item.media.path)
+  if result.refused:
+    made["refused"].append(note | dict(reason=result.refused))
+    return b""
+  made["warned"] += [note | dict(reason=text) for text in result.warnings]
+  facts = result._asdict()
+  row = {key: facts[key] for key in ("frames", "seconds", "width", "height")}
+  made["rows"].append(
+    dict(id=item.id, split=item.split, **row, sha256=digest(item, result.data))
+  )
+  made["captions"].append(captions(item))
+  example = dict(
+    id=item.id, video=result.data, captions=list(captions(item)), label=item.label
+  )
+  data = _features().serialize_example(_features().encode_example(example))
+  # Else the order of the keys would be another in every process.
+  return tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
+
+
+@functools.cache
+def _features():
+  return sources.features()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes under another name and renames last."""
+  part = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # jobs may write the same
+  part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+  sync(part)
+  part.rename(path)
+  sync(path.parent)
+
+
+def sync(path: pathlib.Path) -> None:
+  """Returns when the file, or the directory's list of files, is on the disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)

@@ -1,0 +1,57 @@
+"""One item's work, in a process of its own: read, check, encode, write the result."""
+
+import pathlib
+
+from vtr_jax.errors import BadSample, one_line
+from vtr_jax.formats.base import Item, Media
+from vtr_jax.prepare import image, spool, video
+from vtr_jax.prepare.options import Options, Result, unfit
+
+
+def make(path: pathlib.Path, item: Item, options: Options) -> None:
+  """Writes the item's result to `path`.
+
+  Raises:
+    OSError: the result cannot be written.
+  """
+  spool.write(path, result(item, options))
+
+
+def result(item: Item, options: Options) -> Result:
+  """The encoded item, or why it is refused; raises nothing."""
+  if reason := unfit(item, options):
+    return Result(refused=reason)
+  try:
+    data = read(item.media, options.max_mb)
+    if image.is_image(data):
+      return image.encode(data, options)
+    return video.encode(data, options, item.start, item.end)
+  except BadSample as e:
+    return Result(refused=str(e))
+  except OSError as e:
+    return Result(refused=f"cannot be read ({e.strerror or one_line(e)})")
+  except Exception as e:  # one odd file among millions must not end the run
+    return Result(refused=f"{type(e).__name__}: {one_line(e)}")
+
+
+def read(media: Media, max_mb: int) -> bytes:
+  """Bytes of a file, or of the part of it that is meant.
+
+  Raises:
+    BadSample: the file is missing, too large, or ends before the part does.
+  """
+  try:
+    with open(media.path, "rb") as f:
+      end = f.seek(0, 2)
+      size = end - media.offset if media.size < 0 else media.size
+      if size > max_mb * 2**20:
+        raise BadSample(f"{size >> 20} MB, above --max_mb={max_mb}")
+      f.seek(media.offset)
+      data = f.read(max(size, 0))
+  except FileNotFoundError as e:
+    raise BadSample("no such file") from e
+  if len(data) < size:
+    raise BadSample(f"cut short: {len(data)} of {size} bytes")
+  if not data:
+    raise BadSample("empty file")
+  return data

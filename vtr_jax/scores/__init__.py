@@ -1,0 +1,1 @@
+"""Numbers from scores: NumPy on the host, whichever model made them."""
