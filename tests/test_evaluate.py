@@ -226,6 +226,12 @@ def brightness(params, batch):
   return jnp.stack([mean / 20, jnp.ones_like(mean)], axis=1)
 
 
+def test_recognition_needs_labels(run, tints):
+  data = f"{tints[0].dir}/{tints[0].name}"
+  with pytest.raises(DataError, match=r"record 0 of 'test' .* \(c0: no label\)"):
+    call(run, "kinetics400", data=data, changes=dict(split="test"))
+
+
 @pytest.mark.parametrize("average", ["before", "after"])
 def test_several_views_are_averaged(tints, average):
   data, tokenizer = tints
@@ -240,7 +246,7 @@ def test_several_views_are_averaged(tints, average):
   source = data.open()
   found = base.Embedder(context, seen, average).videos(None, source)
   norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
-  example = views.ViewExample(source, clips.CLIP, seen)
+  example = views.ViewExample(source, data, clips.CLIP, seen)
   for i in range(3):
     shown = np.stack([example(6 * i + v)["video"] for v in range(6)])
     each = np.asarray(brightness(None, dict(video=shown)))

@@ -55,7 +55,7 @@ def test_embeddings_are_our_own(run, encoder):
   videos = [Decoder(source[i]["video"]) for i in range(len(source))]
   seen = encoder.encode(batches("video", videos, 5), hf_split="test", batch_size=5)
   assert seen.shape == ours.video.shape
-  assert ((seen * ours.video).sum(axis=1) > 0.995).all()
+  assert (seen * ours.video).sum(axis=1).min() > 0.995
   told = encoder.encode(batches("text", ours.texts, 7), hf_split="test")
   np.testing.assert_allclose(told, ours.text, atol=1e-5)
   arrays = [video._frames for video in videos[:2]]

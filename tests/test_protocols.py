@@ -135,8 +135,8 @@ def test_view_batches_show_every_view_of_every_video(tmp_path):
   rows.append(clips.record("broken", b"no video"))
   directory = clips.prepare(tmp_path, dict(test=rows[:3], bad=rows[2:]))
   seen = views.Views(4, "segments", 1, windows=2, crops=2)
-  source = sources.open_split(directory, "test")
-  got = list(views.batches(source, clips.CLIP, seen, 8))
+  source, data = sources.open_split(directory, "test"), clips.config(tmp_path)
+  got = list(views.batches(source, data, clips.CLIP, seen, 8))
   record = np.concatenate([b["record"] for b in got])
   np.testing.assert_array_equal(record, [0] * 4 + [1] * 4 + [2] * 4 + [-1] * 4)
   shown = got[0]["video"]
@@ -145,4 +145,4 @@ def test_view_batches_show_every_view_of_every_video(tmp_path):
   assert (brightness[2] > brightness[0]).all()  # a later window of a brightening clip
   assert (brightness[1] > brightness[0] + 5).all()  # the right half is the brighter
   with pytest.raises(DataError, match=r"record 1 of 'bad' .* \(broken: not a video"):
-    list(views.batches(sources.open_split(directory, "bad"), clips.CLIP, seen, 8))
+    list(views.batches(sources.open_split(directory, "bad"), data, clips.CLIP, seen, 8))

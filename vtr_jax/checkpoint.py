@@ -123,7 +123,10 @@ def param_shapes(directory: pathlib.Path) -> Any:
 
 
 def _reader() -> ocp.Checkpointer:
-  handler = ocp.CompositeCheckpointHandler(state=ocp.PyTreeCheckpointHandler())
+  # `meta` is not read, but a handler keeps orbax from warning that it was not.
+  handler = ocp.CompositeCheckpointHandler(
+    state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
+  )
   return ocp.Checkpointer(handler)
 
 

@@ -170,6 +170,9 @@ def _texts(
       raise refusal(source, int(without[0]), BadSample("no caption"))
     texts, owner = protocols.select(clips.captions, clips.owner, protocol.captions)
     return dict(texts=texts, owner=owner, names=clips.ids)
+  if "" in clips.labels:
+    index = clips.labels.index("")
+    raise refusal(source, index, BadSample("no label"))
   phrases = protocol.classes or {
     label: (protocols.words(label),) for label in sorted(set(clips.labels))
   }
@@ -224,7 +227,10 @@ def _with_bank(
   e: Embeddings, context: Context, embedder: Embedder, params: Any
 ) -> Embeddings:
   """Adds captions of the training split."""
-  train = read_clips(context.data.open("train"))
+  split = context.data.open("train")
+  train = read_clips(split)
+  if not train.captions:
+    raise DataError(f"{split.directory}: train has no caption; leave --querybank out")
   picked = np.unique(np.linspace(0, len(train.captions) - 1, BANK).astype(int))
   texts = embedder.texts(params, [train.captions[i] for i in picked])
   ids = [train.ids[train.owner[i]] for i in picked]

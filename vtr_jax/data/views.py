@@ -10,7 +10,7 @@ from jaxtyping import Int
 from vtr_jax.batch import ClipSpec
 from vtr_jax.data import video, workers
 from vtr_jax.data.crops import View, resize_view
-from vtr_jax.data.examples import refusal
+from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.sources import Split
 from vtr_jax.errors import BadSample
 
@@ -67,8 +67,8 @@ class Views:
 class ViewExample:
   """Number of a clip, videos in order and their views within, to a row."""
 
-  def __init__(self, source: Split, clip: ClipSpec, views: Views):
-    self._source, self._clip, self._views = source, clip, views
+  def __init__(self, source: Split, data: DataConfig, clip: ClipSpec, views: Views):
+    self._source, self._data, self._clip, self._views = source, data, clip, views
 
   def __call__(self, index: int) -> dict:
     """The row.
@@ -82,7 +82,8 @@ class ViewExample:
         self._source[record]["video"],
         self._views.indices(view),
         self._views.cut(view, self._clip.size),
-        needed=self._views.frames,
+        self._views.frames,
+        self._data.deadline,
       )
     except BadSample as e:
       raise refusal(self._source, record, e) from e
@@ -91,6 +92,7 @@ class ViewExample:
 
 def batches(
   source: Split,
+  data: DataConfig,
   clip: ClipSpec,
   views: Views,
   batch_size: int,
@@ -99,7 +101,7 @@ def batches(
   num_hosts: int = 1,
 ) -> workers.Batches:
   """This host's rows of every view of every video, in order; else as `eval_videos`."""
-  example = ViewExample(source, clip, views)
+  example = ViewExample(source, data, clip, views)
   rows = grain.MapDataset.range(len(source) * len(views)).map(example)
   shared = workers.HostBatches(rows, batch_size, host, num_hosts)
   return workers.iterate(shared, workers=0)

@@ -160,7 +160,7 @@ class Embedder:
       batches = self._bar(batches, len(source), "clips")
       return self._video.rows(params, batches, len(source))
     count = len(source) * len(views)
-    batches = view_batches(source, c.clip, views, c.batch_size, **self._share)
+    batches = view_batches(source, c.data, c.clip, views, c.batch_size, **self._share)
     batches = self._bar(batches, count, f"clips, {len(views)} of each video")
     rows = self._video.rows(params, batches, count).astype(np.float64)
     mean = rows.reshape(len(source), len(views), -1).mean(axis=1)
