@@ -126,14 +126,16 @@ class _Look:
     self._lock = threading.Lock()
     self._features = sources.features()
     self._reader, self._broken = None, ""
+    if not os.path.exists(shard.path):  # the reader would say that it is empty
+      self._broken = "no such file"
+      return
     try:
       self._reader = array_record_module.ArrayRecordReader(shard.path)
       there = self._reader.num_records()
       if there != shard.count:
         self._broken = f"damaged shard: {there} of {shard.count} records"
     except RuntimeError as e:
-      missing = not os.path.exists(shard.path)
-      self._broken = "no such file" if missing else f"damaged shard ({one_line(e)})"
+      self._broken = f"damaged shard ({one_line(e)})"
 
   def __call__(self, index: int) -> Bad | None:
     row = self._rows[index] if self._rows else {}
