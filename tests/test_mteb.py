@@ -61,7 +61,7 @@ def test_embeddings_are_our_own(run, encoder):
   for i in (0, 7):
     clip = read_clip(source[i]["video"], c.clip, c.data, None)
     difference = np.abs(encoder._clip(videos[i]).astype(int) - clip)
-    assert difference.mean() < 4  # of 255; another frame differs by far more
+    assert difference.mean() < 3  # of 255; frames 3 places off differ by 3.7 and more
     assert np.abs(encoder._clip(videos[i + 1]).astype(int) - clip).mean() > 4
   told = encoder.encode(batches("text", ours.texts, 7), hf_split="test")
   np.testing.assert_allclose(told, ours.text, atol=1e-5)
