@@ -40,7 +40,12 @@ SHAPES = dict(
   text=dict(length=16, vocab_size=256, mask_id=3),
   # 24-frame clips, all of which matter; crops and mirrors would change the story.
   data=dict(
-    name="moving_shapes/full", crop="resize", crop_scales=(), flip=False, workers=1
+    name="moving_shapes/full",
+    mix=(),
+    crop="resize",
+    crop_scales=(),
+    flip=False,
+    workers=1,
   ),
 )
 # A dual encoder from scratch: small, wide towers that know places from the start.

@@ -32,15 +32,17 @@ DATASETS = dict(
   youcook2=dict(clips=10_337, frames=4, epochs=10),
   flickr8k=dict(clips=6000, frames=1, epochs=10),
   flickr30k=dict(clips=29_000, frames=1, epochs=10),
-  coco=dict(clips=113_287, frames=1, epochs=5),
+  coco_karpathy=dict(clips=113_287, frames=1, epochs=5),
 )
 _RECIPES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
 _BATCH = 128  # CLIP4Clip (Frozen: 16); more rivals for each pair
 
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:
-  name, file, recipe = (*variant.split(","), "", "")[:3]
+  name, file, recipe, *more = (*variant.split(","), "", "")
   common.variant(name, tuple(DATASETS))
+  if any(more):
+    raise ValueError(f"variant {variant!r}: give data set, config file and variant")
   file = common.variant(file or "mac", tuple(_RECIPES))
   module = importlib.import_module(f"configs.{file}")
   c = module.get_config(recipe or _RECIPES[file])
@@ -54,7 +56,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   # The whole view: hiding is for pre-training.
   c.mask.update(video_ratio=0.0, text_ratio=0.0)
   c.data.update(name=name, crop="random_resized", crop_scales=(0.5, 1.0))  # Frozen
-  c.data.update(sampling="segments", flip=True, curriculum=())  # Frozen
+  c.data.update(sampling="segments", flip=True, curriculum=(), mix=())  # Frozen
   c.weights.update({k: 0.0 for k in c.weights if k != "vtc"})  # all papers: contrast
   c.optim.update(
     lr=3e-5,  # Frozen (SimVTP: 7.5e-5)

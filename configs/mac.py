@@ -47,7 +47,7 @@ def webvid2m_cc3m() -> dict:
     text=dict(
       length=64,  # tokens; ours: Frozen pads to the longest, at most 512
       vocab_size=30522,  # Frozen: distilbert-base-uncased
-      mask_id=103,  # Frozen: distilbert-base-uncased
+      mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
     tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
@@ -59,7 +59,7 @@ def webvid2m_cc3m() -> dict:
       send="visible",  # of the video, to the device: clip | visible; ours
     ),
     data=dict(
-      name="webvid2m_cc3m",  # paper: both, prepared as one set; an image is a clip
+      name="webvid",  # of the evaluations and the tokenizer; ours
       dir="data",  # of all prepared data sets; ours
       split="train",  # ours
       sampling="segments",  # Frozen
@@ -70,6 +70,11 @@ def webvid2m_cc3m() -> dict:
       workers=8,  # processes; ours
       bad_budget=0.01,  # share of samples; ours
       curriculum=(),  # of stages, (from step, frames); ours: Frozen 1, then 4
+      mix=(  # paper: both; Frozen: images are clips of one frame, in turns
+        dict(name="webvid", split="train", weight=2.5, frames=0),
+        dict(name="cc3m", split="train", weight=3.0, frames=1),
+      ),
+      deadline=30.0,  # seconds of processor time for one record; ours
     ),
     objective=dict(
       name="mac",
@@ -140,7 +145,8 @@ def demo() -> dict:
 def flickr8k() -> dict:
   """Photographs and their captions, from scratch on a laptop; all of it ours.
 
-  An image is a clip of one frame. So few pairs are learned by heart before they are
+  Made by `vtr_jax.prepare --format=flickr8k --short_side=128 --vocab_size=4096`. An
+  image is a clip of one frame. So few pairs are learned by heart before they are
   understood: crops, mirrors and what is hidden hold that back.
   """
   c = demo()

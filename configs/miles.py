@@ -47,7 +47,7 @@ def webvid2m_cc3m() -> dict:
     text=dict(
       length=64,  # tokens; ours: the code pads to the longest, at most 512
       vocab_size=30522,  # code: distilbert-base-uncased
-      mask_id=103,  # code: distilbert-base-uncased
+      mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
     tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
@@ -59,12 +59,17 @@ def webvid2m_cc3m() -> dict:
       send="clip",  # of the video, to the device: clip | visible; paper
     ),
     data=dict(
-      name="webvid2m_cc3m",  # paper: both, prepared as one set; an image is a clip
+      name="webvid",  # of the evaluations and the tokenizer; ours
       dir="data",  # of all prepared data sets; ours
       split="train",  # ours
       sampling="segments",  # Frozen
       stride=1,  # frames; ours: segments do not read it
       curriculum=(),  # ours: the whole run as MCQ's second stage, after one of 1 frame
+      mix=(  # paper: both; Frozen: images are clips of one frame, in turns
+        dict(name="webvid", split="train", weight=2.5, frames=0),
+        dict(name="cc3m", split="train", weight=3.0, frames=1),
+      ),
+      deadline=30.0,  # seconds of processor time for one record; ours
       crop="random_resized",  # MCQ
       crop_scales=(0.5, 1.0),  # of the area; MCQ
       flip=True,  # MCQ

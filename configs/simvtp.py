@@ -50,7 +50,7 @@ def webvid2m() -> dict:
     text=dict(
       length=64,  # tokens; ours: the code pads to the longest, at most 512
       vocab_size=30522,  # code: bert-base-uncased
-      mask_id=103,  # code: bert-base-uncased
+      mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
     tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
     mask=dict(
@@ -62,7 +62,7 @@ def webvid2m() -> dict:
       send="clip",  # of the video, to the device: clip | visible; code
     ),
     data=dict(
-      name="webvid2m",  # prepared data set under dir
+      name="webvid",  # prepared data set under dir
       dir="data",  # of all prepared data sets; ours
       split="train",  # ours
       sampling="contiguous",  # code
@@ -73,6 +73,8 @@ def webvid2m() -> dict:
       workers=8,  # processes; ours
       bad_budget=0.01,  # share of samples; ours
       curriculum=(),  # (from step, frames by turns) of each stage; code
+      mix=(),  # other data sets to train on, by weight; code: none
+      deadline=30.0,  # seconds of processor time for one record; ours
     ),
     objective=dict(
       name="simvtp",

@@ -149,6 +149,8 @@ def config(root, **changes) -> loader.DataConfig:
       workers=0,
       bad_budget=0.1,
       curriculum=(),
+      mix=(),
+      deadline=30.0,
     )
     | changes
   )

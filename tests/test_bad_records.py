@@ -3,6 +3,7 @@
 import itertools
 import json
 import multiprocessing
+import threading
 
 import clips
 import numpy as np
@@ -62,8 +63,8 @@ def test_substitutes_differ(damaged, tokenizer):
   assert len(used) > 5
 
 
-class Clock:
-  """A second goes by between two looks at it."""
+class Clock(threading.local):
+  """A second of a thread goes by between two looks of it."""
 
   def __init__(self):
     self._ticks = itertools.count()

@@ -174,10 +174,12 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentenceP
   # Words keep their meaning only with the tokenizer that they were learned with.
   first = pathlib.Path(config.init_from or data) / "tokenizer.model"
   source = pathlib.Path(config.tokenizer or first)
+  if copy.exists():  # the run goes on also where its source has gone
+    if source.exists() and copy.read_bytes() != source.read_bytes():
+      raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
+    source = copy
   tokenizer = SentencePiece(str(source))
   check(tokenizer, config.text)
-  if copy.exists() and copy.read_bytes() != source.read_bytes():
-    raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
   if jax.process_index() == 0 and not copy.exists():
     temporary = copy.with_suffix(".tmp")  # whole, or not there
     shutil.copyfile(source, temporary)

@@ -33,9 +33,9 @@ class DataConfig:
   # ((0, (1,)), (1000, (4,))): one frame, then four. ((0, (1, 4)),): by turns.
   curriculum: tuple[tuple[int, tuple[int, ...]], ...]
   # Data sets to train on instead of `name` and `split`, which evaluators and the
-  # tokenizer stay with; see mixture.py. Ours: none.
-  mix: tuple[Part, ...] = ()
-  deadline: float = 30.0  # seconds of processor time that one record may take; ours
+  # tokenizer stay with; see mixture.py.
+  mix: tuple[Part, ...]
+  deadline: float  # seconds of processor time that one record may take
 
   def __post_init__(self):
     choose(self.sampling, video.SAMPLINGS, "sampling")
