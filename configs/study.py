@@ -15,6 +15,7 @@ def get_config(variant: str = "full") -> ConfigDict:
   variant = common.variant(variant, ("full", "smoke"))
   short = dict(optim=dict(warmup_steps=20), batch_size=64, checkpoint_every=10000)
   mac, simvtp, miles = (short | dict(steps=n) for n in (400, 300, 300))
+  simvtp |= dict(mask=dict(video_ratio=0.5))
   tables = [
     table("MAC: hidden video", "mac:demo", mac, *hidden()),
     table("SimVTP: loss terms", "simvtp:demo", simvtp, *terms()),
