@@ -506,3 +506,19 @@ def test_order_depends_on_names_alone(tmp_path):
     put(tmp_path, {f"{name}/{name}.mp4": "", f"{name}.mp4": ""})
   want = ["a.mp4", "b.mp4", "c.mp4", "a/a.mp4", "b/b.mp4", "c/c.mp4"]
   assert [r[0] for r in read("folder", tmp_path)] == want
+
+
+def test_a_file_of_another_folder_is_another_file(tmp_path):
+  names = ("train/1.mp4", "test/1.mp4", "c/2.mp4")
+  files = {"train/1.mp4": "", "deep/c/2.webm": "", "d/2.mp4": ""}
+  put(tmp_path, files | {"test.json": {name: "one" for name in names}})
+  found = {r[0]: r[2] for r in read("simvtp", tmp_path)}
+  assert found == dict(zip(names, (*names[:2], "deep/c/2.webm"), strict=True))
+
+
+def test_an_exact_path_needs_no_other_file_to_be_removed(tmp_path):
+  put(tmp_path, {"a/x.MP4": "", "b/x.mp4": "", "test.json": {"a/x": "one"}})
+  assert read("simvtp", tmp_path)[0][2] == "a/x.MP4"
+  put(tmp_path, {"a/x.avi": ""})
+  with pytest.raises(DataError, match=r"'a/x' may be .*/a/x.MP4 or .*/a/x.avi"):
+    read("simvtp", tmp_path)
