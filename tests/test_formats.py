@@ -522,3 +522,24 @@ def test_an_exact_path_needs_no_other_file_to_be_removed(tmp_path):
   put(tmp_path, {"a/x.avi": ""})
   with pytest.raises(DataError, match=r"'a/x' may be .*/a/x.MP4 or .*/a/x.avi"):
     read("simvtp", tmp_path)
+
+
+def test_an_empty_caption_behind_a_tab_comes_through(tmp_path):
+  put(
+    tmp_path,
+    {
+      "cc12m.tsv": "http://a/1.jpg\ta cat\nhttp://b/2.jpg\t\r\n",
+      "Validation_GCC.tsv": "\thttp://a/1.jpg\n",
+      "LSMDC16_annos_val.csv": "a\t1\t2\t3\t4\tHe runs.\nb\t1\t2\t3\t4\t\n",
+      "Flickr8k.token.txt": "1.jpg#0\ta dog\tand a cat\n1.jpg#1\t\n2.jpg#0\t\n",
+      "Flickr_8k.devImages.txt": "1.jpg\n2.jpg \n",
+    },
+  )
+
+  def got(*names, **kwargs):
+    return {r[0]: r[3] for r in read(*names, tmp_path, **kwargs)}
+
+  assert got("cc3m", variant="cc12m") == {"train-0": ("a cat",), "train-1": ()}
+  assert got("cc3m") == {"validation-0": ()}
+  assert got("lsmdc") == {"a": ("He runs.",), "b": ()}
+  assert got("flickr8k") == {"1": ("a dog\tand a cat",), "2": ()}
