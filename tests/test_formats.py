@@ -396,11 +396,13 @@ def test_simvtp_and_umt(tmp_path):
     {"image": "i.jpg", "caption": ["x"]},
     {"video": "a/1.mp4", "caption": "two"},
   ]
-  put(tmp_path, {"train.json": entries})
-  assert read("umt", tmp_path, split="test", annotations=tmp_path / "train.json") == [
+  put(tmp_path, {"mine.json": entries, "mine_train.json": entries})
+  assert read("umt", tmp_path, split="test", annotations=tmp_path / "mine.json") == [
     row("a/1.mp4", "test", "a/1.mp4", "one", "two"),
     row("i.jpg", "test", "i.jpg", "x"),
   ]
+  with pytest.raises(DataError, match=r"no item of split 'test'; .* train"):
+    read("umt", tmp_path, split="test", annotations=tmp_path / "mine_train.json")
 
 
 def test_mcq(tmp_path):

@@ -93,7 +93,7 @@ def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
   """
   where = place(request)
   if os.path.isfile(where):
-    return [(request.split or split_of(where) or "train", where)]
+    return [(split_of(where) or request.split or "train", where)]
   paths = {p for pattern in patterns for p in glob.glob(os.path.join(where, pattern))}
   if not paths:
     raise DataError(
