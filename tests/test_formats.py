@@ -440,6 +440,15 @@ def test_plain_csv(tmp_path):
   ]
 
 
+def test_a_part_of_a_csv_is_one_however_its_times_are_written(tmp_path):
+  rows = "a.mp4,x,0,1,train \na.mp4,y,0.0, 1.0,train\nb.mp4,z, ,,dev \n"
+  put(tmp_path, {"my.csv": "path,caption,start,end,split\n" + rows})
+  assert read("csv", tmp_path) == [
+    row("a.mp4#0-1", "train", "a.mp4", "x", "y", start=0.0, end=1.0),
+    row("b.mp4", "validation", "b.mp4", "z"),
+  ]
+
+
 def test_folder_with_side_files(tmp_path):
   files = {"1.mp4": "", "1.txt": "one\n\ntwo\n", "note.md": "", "val/2.MP4": ""}
   files |= {"val/2.json": {"caption": "three"}, "x y/3.png": "", "x y/test.gif": ""}

@@ -94,6 +94,9 @@ def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
   where = place(request)
   if os.path.isfile(where):
     return [(split_of(where) or request.split or "train", where)]
+  if not os.path.isdir(where):
+    name = "annotations" if request.annotations else "source"
+    raise DataError(f"{where}: no such file or directory; correct --{name}")
   paths = {p for pattern in patterns for p in glob.glob(os.path.join(where, pattern))}
   if not paths:
     raise DataError(
