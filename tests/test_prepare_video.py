@@ -125,6 +125,14 @@ def test_distance_of_key_frames(gop, keys):
   assert sum(times(result.data)[1]) == keys
 
 
+def test_all_intra_is_made_to_be_read_fast():
+  """x264 writes its settings into the stream."""
+  fast, small = (video.encode(textured(), Options(gop=gop)).data for gop in (1, 16))
+  assert b"cabac=0" in fast
+  assert b"deblock=0" in fast
+  assert b"cabac=1" in small
+
+
 def test_short_side_is_even_and_never_enlarged():
   data = clips.mp4(height=90, width=150)
   small = video.encode(data, Options(short_side=33))

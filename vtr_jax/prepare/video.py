@@ -208,6 +208,9 @@ def _write(shown: Iterator[Shown], reader: _Reader, options: Options) -> Result:
 def _stream(out, first: av.VideoFrame, size, rate: float, options: Options) -> Any:
   # One thread: the bytes then depend on nothing else, and items are done in parallel.
   x264 = dict(preset=_PRESET, crf=str(options.crf), g=str(options.gop), threads="1")
+  if options.gop == 1:
+    # Such data are made to be read fast, and are read a third as fast without it.
+    x264["tune"] = "fastdecode"
   rate_ = Fraction(rate).limit_denominator(1001)
   stream = out.add_stream("libx264", rate=rate_, options=x264)
   stream.width, stream.height = size
