@@ -396,11 +396,13 @@ def test_simvtp_and_umt(tmp_path):
     {"image": "i.jpg", "caption": ["x"]},
     {"video": "a/1.mp4", "caption": "two"},
   ]
-  put(tmp_path, {"train.json": entries})
-  assert read("umt", tmp_path, split="test", annotations=tmp_path / "train.json") == [
+  put(tmp_path, {"mine.json": entries, "mine_train.json": entries})
+  assert read("umt", tmp_path, split="test", annotations=tmp_path / "mine.json") == [
     row("a/1.mp4", "test", "a/1.mp4", "one", "two"),
     row("i.jpg", "test", "i.jpg", "x"),
   ]
+  with pytest.raises(DataError, match=r"no item of split 'test'; .* train"):
+    read("umt", tmp_path, split="test", annotations=tmp_path / "mine_train.json")
 
 
 def test_mcq(tmp_path):
@@ -435,6 +437,15 @@ def test_plain_csv(tmp_path):
     row("a.mp4", "validation", "a.mp4", 'one, "two"\nthree'),
     row("b.jpg#0.5-2", "test", "b.jpg", "x", "y", start=0.5, end=2.0),
     row("c.mp4", "train", "c.mp4", "z"),
+  ]
+
+
+def test_a_part_of_a_csv_is_one_however_its_times_are_written(tmp_path):
+  rows = "a.mp4,x,0,1,train \na.mp4,y,0.0, 1.0,train\nb.mp4,z, ,,dev \n"
+  put(tmp_path, {"my.csv": "path,caption,start,end,split\n" + rows})
+  assert read("csv", tmp_path) == [
+    row("a.mp4#0-1", "train", "a.mp4", "x", "y", start=0.0, end=1.0),
+    row("b.mp4", "validation", "b.mp4", "z"),
   ]
 
 
@@ -506,3 +517,40 @@ def test_order_depends_on_names_alone(tmp_path):
     put(tmp_path, {f"{name}/{name}.mp4": "", f"{name}.mp4": ""})
   want = ["a.mp4", "b.mp4", "c.mp4", "a/a.mp4", "b/b.mp4", "c/c.mp4"]
   assert [r[0] for r in read("folder", tmp_path)] == want
+
+
+def test_a_file_of_another_folder_is_another_file(tmp_path):
+  names = ("train/1.mp4", "test/1.mp4", "c/2.mp4")
+  files = {"train/1.mp4": "", "deep/c/2.webm": "", "d/2.mp4": ""}
+  put(tmp_path, files | {"test.json": {name: "one" for name in names}})
+  found = {r[0]: r[2] for r in read("simvtp", tmp_path)}
+  assert found == dict(zip(names, (*names[:2], "deep/c/2.webm"), strict=True))
+
+
+def test_an_exact_path_needs_no_other_file_to_be_removed(tmp_path):
+  put(tmp_path, {"a/x.MP4": "", "b/x.mp4": "", "test.json": {"a/x": "one"}})
+  assert read("simvtp", tmp_path)[0][2] == "a/x.MP4"
+  put(tmp_path, {"a/x.avi": ""})
+  with pytest.raises(DataError, match=r"'a/x' may be .*/a/x.MP4 or .*/a/x.avi"):
+    read("simvtp", tmp_path)
+
+
+def test_an_empty_caption_behind_a_tab_comes_through(tmp_path):
+  put(
+    tmp_path,
+    {
+      "cc12m.tsv": "http://a/1.jpg\ta cat\nhttp://b/2.jpg\t\r\n",
+      "Validation_GCC.tsv": "\thttp://a/1.jpg\n",
+      "LSMDC16_annos_val.csv": "a\t1\t2\t3\t4\tHe runs.\nb\t1\t2\t3\t4\t\n",
+      "Flickr8k.token.txt": "1.jpg#0\ta dog\tand a cat\n1.jpg#1\t\n2.jpg#0\t\n",
+      "Flickr_8k.devImages.txt": "1.jpg\n2.jpg \n",
+    },
+  )
+
+  def got(*names, **kwargs):
+    return {r[0]: r[3] for r in read(*names, tmp_path, **kwargs)}
+
+  assert got("cc3m", variant="cc12m") == {"train-0": ("a cat",), "train-1": ()}
+  assert got("cc3m") == {"validation-0": ()}
+  assert got("lsmdc") == {"a": ("He runs.",), "b": ()}
+  assert got("flickr8k") == {"1": ("a dog\tand a cat",), "2": ()}

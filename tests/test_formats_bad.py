@@ -83,6 +83,13 @@ def test_an_empty_directory_is_told(tmp_path, name):
   assert "missing" in refusal(name, tmp_path / "missing")
 
 
+def test_an_annotation_file_that_is_not_there(tmp_path):
+  line = refusal("csv", tmp_path, annotations=str(tmp_path / "none.csv"))
+  assert (
+    line == f"{tmp_path}/none.csv: no such file or directory; correct --annotations"
+  )
+
+
 @pytest.mark.parametrize("name", ["../up.mp4", "/etc/passwd", "a/../../b.mp4", "a\0"])
 def test_no_path_leads_out_of_the_source(tmp_path, name):
   put(tmp_path / "in", {"train.json": {name: "x"}})

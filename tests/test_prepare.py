@@ -6,6 +6,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,7 @@ def source(tmp_path_factory):
   return write_source(tmp_path_factory.mktemp("source") / "videos")
 
 
-def make(source, out, options=None, bad_budget=0.01, items=None, **how):
+def make(source, out, options=None, final=None, items=None, **how):
   """Prepares `source` in this process, in shards of 4; returns the directory."""
   request = base.Request(str(source))
   items = items or base.open("csv", request)
@@ -64,7 +65,7 @@ def make(source, out, options=None, bad_budget=0.01, items=None, **how):
     dict(format="csv") | dataclasses.asdict(request),
     options or Options(short_side=32),
     run.Run(**dict(workers=1) | how),
-    merge.Final(bad_budget=bad_budget),
+    final or merge.Final(),
     shard_size=4,
     seed=0,
   )
@@ -206,7 +207,13 @@ def test_hung_and_killed_items_are_refused_alone(source, tmp_path):
     items.insert(1, items[0]._replace(id=path.name, media=media))
   threading.Thread(target=_kill_reader, args=(pipes[1],), daemon=True).start()
   began = time.monotonic()
-  made = make(source, tmp_path / "out", items=items, bad_budget=0.5, deadline=4.0)
+  made = make(
+    source,
+    tmp_path / "out",
+    items=items,
+    final=merge.Final(bad_budget=0.5),
+    deadline=4.0,
+  )
   assert time.monotonic() - began < 20
   reasons = {note["id"]: note["reason"] for note in manifest(made)["refused"]}
   assert set(reasons) == {"hung.mp4", "killed.mp4"}
@@ -242,11 +249,11 @@ def test_exactly_the_bad_are_refused(tmp_path):
   """Above the budget nothing is lost: a larger one goes on from there."""
   source = write_source(tmp_path / "videos", [bad[:2] for bad in BAD])
   with pytest.raises(DataBudgetError, match=r"4 of 22 items are refused.*bad_budget"):
-    make(source, tmp_path, bad_budget=0.1)
+    make(source, tmp_path, final=merge.Final(bad_budget=0.1))
   work = tmp_path / "mine" / ".unfinished-1.0.0"
   assert len((work / "refused.jsonl").read_text().splitlines()) == 4
   before = {path: path.stat().st_ino for path in work.glob("*.array_record")}
-  made = make(source, tmp_path, bad_budget=0.2)
+  made = make(source, tmp_path, final=merge.Final(bad_budget=0.2))
   assert {path.stat().st_ino for path in made.glob("*array_record*")} == {
     *before.values()
   }
@@ -273,7 +280,7 @@ def test_items_without_captions(source, tmp_path):
   items[0] = items[0]._replace(captions=())
   items[1] = items[1]._replace(captions=(" ", ""))
   items[2] = items[2]._replace(captions=(), label="jump")
-  made = make(source, tmp_path / "a", items=items, bad_budget=0.5)
+  made = make(source, tmp_path / "a", items=items, final=merge.Final(bad_budget=0.5))
   assert {note["id"] for note in manifest(made)["refused"]} == {"v00.mp4", "v01.mp4"}
   keep = Options(short_side=32, allow_no_captions=True)
   made = make(source, tmp_path / "b", keep, items=items)
@@ -294,6 +301,36 @@ def test_other_options_are_refused(source, tmp_path):
   fewer = base.open("csv", base.Request(str(source)))[1:]
   with pytest.raises(DataError, match=r"another items .18, now 17"):
     make(source, tmp_path, items=fewer)
+
+
+def test_another_tokenizer_is_refused(source, tmp_path):
+  made = make(source, tmp_path)
+  place, other = Place(str(tmp_path), "mine"), merge.Final(vocab_size=100)
+  told = r"another tokenizer .vocab_size 8000, now 100"
+  with pytest.raises(DataError, match=told):
+    make(source, tmp_path, final=other)
+  with pytest.raises(DataError, match=told):
+    merge.merge(place, other)
+  with pytest.raises(
+    DataError, match=r"another tokenizer .vocab_size 8000, now None; "
+  ):
+    make(source, tmp_path, final=merge.Final(tokenizer=str(made / "tokenizer.model")))
+  make(source, tmp_path)
+  make(source, tmp_path, final=other, job=0, jobs=2)  # leaves that to the merge
+
+
+@pytest.mark.parametrize(
+  "text", ['{"options": {', "[]", "\udcff", '{"options": {"x": 1}}']
+)
+def test_a_damaged_manifest_is_told(source, whole, tmp_path, text):
+  shutil.copytree(whole.parent, tmp_path / "mine")
+  path = tmp_path / "mine" / "1.0.0" / "manifest.json"
+  path.write_bytes(text.encode(errors="surrogateescape"))
+  with pytest.raises(DataError, match=r"manifest.json: damaged"):
+    check(str(path.parent))
+  if "x" not in text:
+    with pytest.raises(DataError, match=r"manifest.json: damaged"):
+      make(source, tmp_path)
 
 
 def test_check_names_each_bad_record(source, tmp_path, capsys):

@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import av
 import clips
+import movies
 import numpy as np
 import pytest
 from PIL import Image
@@ -93,6 +94,25 @@ def test_part_far_behind_the_start():
   np.testing.assert_allclose(near[16:].astype(int), far.astype(int), atol=5)
 
 
+@pytest.mark.parametrize("kind", sorted(movies.KINDS))
+def test_part_of_any_container_is_what_decoding_from_the_start_gives(kind, monkeypatch):
+  """Transport and program streams, AVI and fragments seek to other places."""
+  if kind == "no_container":
+    pytest.skip("is no video to prepare")
+  data = movies.movie(kind)
+
+  def part(start, end, seek):
+    monkeypatch.setattr(video, "_SEEK", seek)
+    made = video.encode(data, Options(crf=10), start, end).data
+    corner = decode(made)[:, 2:14, 2:14]  # 6 brighter in each frame
+    return times(made)[0], corner.mean((1, 2, 3))
+
+  for start, end in ((0.6, 1.3), (0.9, 1.2), (1.1, 1.2)):
+    plain, sought = part(start, end, 10.0), part(start, end, 0.5)
+    assert sought[0] == plain[0]
+    np.testing.assert_allclose(sought[1], plain[1], atol=2)
+
+
 def test_part_behind_the_end_is_refused():
   with pytest.raises(BadSample, match="no frame from 5 s to 6 s"):
     video.encode(clips.mp4(frames=24, fps=8), Options(), 5, 6)
@@ -103,6 +123,14 @@ def test_distance_of_key_frames(gop, keys):
   """The original's own key frames, every sixth, do not stay."""
   result = video.encode(textured(), Options(gop=gop))
   assert sum(times(result.data)[1]) == keys
+
+
+def test_all_intra_is_made_to_be_read_fast():
+  """x264 writes its settings into the stream."""
+  fast, small = (video.encode(textured(), Options(gop=gop)).data for gop in (1, 16))
+  assert b"cabac=0" in fast
+  assert b"deblock=0" in fast
+  assert b"cabac=1" in small
 
 
 def test_short_side_is_even_and_never_enlarged():

@@ -42,7 +42,7 @@ def _rows(path: str, variant: str) -> Iterator[tuple[str, str, str]]:
   if path.endswith(".csv"):
     rows = parse.rows(path)
   else:  # Google's are not quoted
-    rows = ((where, line.split("\t")) for where, line in parse.lines(path))
+    rows = parse.tabbed(path)
   order = ("caption", "url") if variant == "cc3m" else ("url", "caption")
   for number, (where, row) in enumerate(rows):
     names = ["url" if name == "thumbnailUrl" else name for name in row]

@@ -11,20 +11,20 @@ from vtr_jax.formats.base import Item, Request
 
 
 def read(request: Request) -> Iterator[Item]:
-  """One item a part of a file, called <path> or <path>#<start>-<end>."""
+  """One item a part, called <path> or, as first written, <path>#<start>-<end>."""
   files = media.Files(request.source, media.VIDEO + media.IMAGE)
   for split, path in parse.listed(request, "*.csv"):
     items = {}
     for where, row in parse.table(path, ("path", "caption")):
       parse.filled(row, ("path",), where)
-      part = parse.split_named(row.get("split") or split)
-      times = (row.get("start") or "", row.get("end") or "")
+      part = parse.split_named(row.get("split", "").strip() or split)
+      times = (row.get("start", "").strip(), row.get("end", "").strip())
       start, end = parse.segment(times, where) if any(times) else (None, None)
-      name = row["path"] if start is None else f"{row['path']}#{times[0]}-{times[1]}"
-      first = items.get((name, part))
-      if first is None:
+      key = (row["path"], start, end, part)  # 0 and 0.0 are one time
+      if key not in items:
+        name = row["path"] if start is None else f"{row['path']}#{times[0]}-{times[1]}"
         found = files.find(row["path"], where)
-        first = Item(name, part, found, (), "", start, end)
-      captions = first.captions + parse.sentences(row["caption"], where)
-      items[name, part] = first._replace(captions=captions)
+        items[key] = Item(name, part, found, (), "", start, end)
+      captions = items[key].captions + parse.sentences(row["caption"], where)
+      items[key] = items[key]._replace(captions=captions)
     yield from items.values()

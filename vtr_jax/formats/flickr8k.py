@@ -34,11 +34,10 @@ def read(request: Request) -> Iterator[Item]:
 def tokens(path: str) -> dict[str, list[str]]:
   """{image: captions} of lines such as "1.jpg#0<tab>a dog"."""
   captions = {}
-  for where, line in parse.lines(path):
-    name, tab, caption = line.partition("\t")
-    parse.require(tab and "#" in name, where, "<image>#<number>, a tab and a caption")
+  for where, (name, *rest) in parse.tabbed(path):
+    parse.require(rest and "#" in name, where, "<image>#<number>, a tab and a caption")
     texts = captions.setdefault(name.rsplit("#", 1)[0], [])
-    texts.extend(parse.sentences(caption, where))
+    texts.extend(parse.sentences("\t".join(rest), where))
   return captions
 
 

@@ -33,8 +33,7 @@ def read(request: Request) -> Iterator[Item]:
 def _tables(request: Request) -> Iterator[tuple]:
   for split, path in parse.by_split(request, _TABLES):
     clips = {}
-    for where, line in parse.lines(path):
-      fields = line.split("\t")
+    for where, fields in parse.tabbed(path):
       expected = f"six fields between tabs, got {len(fields)}"
       parse.require(len(fields) == 6, where, expected)
       clip, sentence = fields[0], fields[5]

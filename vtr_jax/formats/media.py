@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vtr_jax.errors import DataError
 from vtr_jax.formats.base import Media
@@ -57,18 +57,20 @@ def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
 
 
 class Files:
-  """Media files under a directory, found by path, or by name wherever they lie."""
+  """Media files under a directory, found by path, or deeper in it."""
 
   def __init__(self, source: str, endings: tuple[str, ...] = VIDEO):
     self._source = source
     self._endings = endings
+    self._listed: dict[str, dict[str, tuple[str, ...]]] = {}
 
   def find(self, name: str, where: str, *others: str) -> Media:
     """The file called `name` or one of `others`; one that may not exist if none is.
 
     Args:
       name: path within the directory, with or without its ending. A file of this
-        name with another ending, or in another folder, is taken too.
+        name with another ending is taken too; else one deeper in the directory,
+        below the same folders if the name has some.
       where: file and line that name it.
       others: other names.
 
@@ -79,26 +81,53 @@ class Files:
     known = path.lower().endswith(self._endings)
     if known and os.path.isfile(path):
       return Media(path)
-    for other in (name, *others):
-      stem = os.path.basename(other)
-      stem = os.path.splitext(stem)[0] if stem.lower().endswith(self._endings) else stem
-      found = self._stems.get(stem, ())
-      if len(found) > 1:
-        raise DataError(
-          f"{where}: {name!r} may be {found[0]} or {found[1]}; remove one, or "
-          "set --source to the directory of one"
-        )
-      if found:
-        return Media(found[0])
+    for look in (self._exactly, self._deeper):
+      for other in (name, *others):
+        found = look(*self._parts(other))
+        if len(found) > 1:
+          raise DataError(
+            f"{where}: {name!r} may be {found[0]} or {found[1]}; remove one, or "
+            "set --source to the directory of one"
+          )
+        if found:
+          return Media(found[0])
     return Media(path if known else path + self._endings[0])
 
+  def _parts(self, name: str) -> tuple[str, str]:
+    """Folder below the source, and file name without its ending."""
+    if os.path.isabs(name):
+      name = os.path.relpath(name, self._source)
+    folder, stem = os.path.split(os.path.normpath(name))
+    known = stem.lower().endswith(self._endings)
+    return folder, os.path.splitext(stem)[0] if known else stem
+
+  def _exactly(self, folder: str, stem: str) -> tuple[str, ...]:
+    if folder not in self._listed:
+      place = os.path.join(self._source, folder)
+      names = next(os.walk(place), ("", [], []))[2]
+      known = (n for n in sorted(names) if n.lower().endswith(self._endings))
+      self._listed[folder] = _by_stem(os.path.join(place, n) for n in known)
+    return self._listed[folder].get(stem, ())
+
+  def _deeper(self, folder: str, stem: str) -> tuple[str, ...]:
+    found = self._walked.get(stem, ())
+    if not folder:
+      return found
+    # Files of other folders that are called the same are other files: train/1, test/1.
+    end = os.sep + folder
+    return tuple(path for path in found if os.path.dirname(path).endswith(end))
+
   @functools.cached_property
-  def _stems(self) -> dict[str, tuple[str, ...]]:
-    found = {}
-    for path in walk(self._source, self._endings):
-      stem = os.path.splitext(os.path.basename(path))[0]
-      found[stem] = (*found.get(stem, ()), path)
-    return found
+  def _walked(self) -> dict[str, tuple[str, ...]]:
+    return _by_stem(walk(self._source, self._endings))
+
+
+def _by_stem(paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
+  found = {}
+  for path in paths:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    found[stem] = (*found.get(stem, ()), path)
+  return found
 
 
 def below(source: str, folder: str) -> str:

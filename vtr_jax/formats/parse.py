@@ -93,7 +93,10 @@ def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
   """
   where = place(request)
   if os.path.isfile(where):
-    return [(request.split or split_of(where) or "train", where)]
+    return [(split_of(where) or request.split or "train", where)]
+  if not os.path.isdir(where):
+    name = "annotations" if request.annotations else "source"
+    raise DataError(f"{where}: no such file or directory; correct --{name}")
   paths = {p for pattern in patterns for p in glob.glob(os.path.join(where, pattern))}
   if not paths:
     raise DataError(
@@ -177,11 +180,22 @@ def text(path: str) -> str:
 
 def lines(path: str) -> Iterator[tuple[str, str]]:
   """("file:line", stripped text) of the lines that are not blank."""
+  for where, line in _whole_lines(path):
+    yield where, line.strip()
+
+
+def tabbed(path: str) -> Iterator[tuple[str, list[str]]]:
+  """("file:line", stripped fields) of unquoted lines; fields may be empty."""
+  for where, line in _whole_lines(path):
+    yield where, [field.strip() for field in line.split("\t")]
+
+
+def _whole_lines(path: str) -> Iterator[tuple[str, str]]:
   try:
     with open(path, encoding="utf-8-sig") as f:
       for number, line in enumerate(f, 1):
         if line.strip():
-          yield f"{path}:{number}", line.strip()
+          yield f"{path}:{number}", line
   except UnicodeDecodeError as e:
     raise _not_utf8(path) from e
   except OSError as e:

@@ -14,10 +14,11 @@ import tqdm
 from array_record.python import array_record_module  # pyright: ignore
 
 from vtr_jax.data import sources
-from vtr_jax.errors import BadSample, DataError, one_line
+from vtr_jax.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.formats.base import Item, Media
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options, digest
+from vtr_jax.prepare.shards import read_json
 
 
 class Bad(NamedTuple):
@@ -113,8 +114,12 @@ def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
 def _options(directory: str) -> Options:
   """The limits under which it was made; the bytes are to be looked at as they are."""
   path = pathlib.Path(directory) / "manifest.json"
-  made = json.loads(path.read_text())["options"] if path.exists() else {}
-  return dataclasses.replace(Options(**made), copy=True)
+  if not path.exists():
+    return Options(copy=True)
+  try:
+    return dataclasses.replace(Options(**read_json(path)["options"]), copy=True)
+  except (KeyError, TypeError, ConfigError) as e:
+    raise DataError(f"{path}: damaged options ({one_line(e)}); copy it again") from e
 
 
 class _Look:

@@ -50,16 +50,32 @@ class Final:
     require(share, f"bad_budget: {self.bad_budget}; must be 0 to 1")
     require(self.vocab_size >= 64, f"vocab_size: {self.vocab_size}; must be 64 or more")
 
+  def asked(self) -> dict[str, Any]:
+    """What must be the same in another merge of the same data set.
+
+    Raises:
+      DataError: the tokenizer is no such file.
+    """
+    if not self.tokenizer:
+      return dict(tokenizer=dict(vocab_size=self.vocab_size))
+    if not os.path.isfile(self.tokenizer):
+      raise DataError(f"{self.tokenizer}: no such file; correct --tokenizer")
+    data = pathlib.Path(self.tokenizer).read_bytes()
+    return dict(tokenizer=dict(sha256=hashlib.sha256(data).hexdigest()))
+
 
 def merge(place: Place, final: Final) -> None:
   """Puts the shards together, unless that is done.
 
   Raises:
-    DataError: a shard is missing or cut short, or the tokenizer is no such file.
+    DataError: a shard is missing or cut short, the tokenizer is no such file, or
+      another one was asked for when it was done.
     DataBudgetError: too many items were refused; all work stays.
   """
   with place.held(alone=True):
-    if not place.whole():
+    if place.whole():
+      place.confirm(final.asked())
+    else:
       plan = place.plan()
       reports = _reports(place, plan)
       refused = [
@@ -125,6 +141,7 @@ def _kind(note: dict) -> str:
 
 def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   """The whole data set, under another name."""
+  asked = final.asked()
   staging = place.work / "staging"
   shutil.rmtree(staging, ignore_errors=True)
   staging.mkdir()
@@ -151,7 +168,7 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   pieces = _tokenizer(staging, reports.get(TRAIN, []), final)
   write_json(staging / "checksum.json", sums)
   manifest = _manifest(plan, reports, refused, sums, pieces)
-  write_json(staging / "manifest.json", manifest)
+  write_json(staging / "manifest.json", manifest | asked)
   for path in staging.iterdir():
     sync(path)
   sync(staging)
@@ -202,8 +219,6 @@ def _tokenizer(staging, train: list[dict], final: Final) -> int:
   path = staging / "tokenizer.model"
   texts = [text for made in train for row in made["captions"] for text in row]
   if final.tokenizer:
-    if not os.path.isfile(final.tokenizer):
-      raise DataError(f"{final.tokenizer}: no such file; correct --tokenizer")
     shutil.copyfile(final.tokenizer, path)
   elif texts:
     path.write_bytes(tokenizer.train(texts, final.vocab_size))

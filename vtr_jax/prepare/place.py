@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import pathlib
 import re
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 from vtr_jax.config import require
 from vtr_jax.errors import DataError
-from vtr_jax.prepare.shards import write_json
+from vtr_jax.prepare.shards import read_json, write_json
 
 VERSION = "1.0.0"
 
@@ -64,9 +63,9 @@ class Place:
     """Says that the data set is there.
 
     Raises:
-      DataError: other items or options were used.
+      DataError: other items or options were used, or the manifest is damaged.
     """
-    manifest = json.loads((self.directory / "manifest.json").read_text())
+    manifest = read_json(self.directory / "manifest.json")
     _same(self.directory, manifest, {k: v for k, v in plan.items() if k in manifest})
     print(f"{self.directory}: is there already", file=sys.stderr)
 
@@ -74,10 +73,10 @@ class Place:
     """What was noted by `begin`.
 
     Raises:
-      DataError: nothing was begun.
+      DataError: nothing was begun, or the file is damaged.
     """
     try:
-      return json.loads((self.work / "plan.json").read_text())
+      return read_json(self.work / "plan.json")
     except FileNotFoundError as e:
       raise DataError(
         f"{self.work}: nothing was begun here; correct --out and --name"

@@ -70,7 +70,8 @@ def prepare(
   plan = _plan(place, items, origin, options, shards, shard_size, seed)
   with place.held(alone=False):
     if place.whole():
-      place.confirm(plan)
+      # One job of several does not read `final`.
+      place.confirm(plan | final.asked() if run.jobs == 1 else plan)
       return
     place.begin(plan)
     mine = [s for s in shards if s.number % run.jobs == run.job]

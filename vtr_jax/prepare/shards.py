@@ -18,12 +18,13 @@ from array_record.python import array_record_module  # pyright: ignore
 from tensorflow_datasets.proto import tf_example_pb2
 
 from vtr_jax.data import sources
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
 from vtr_jax.prepare.options import Result, captions, digest
 
 TRAIN = "train"  # the split that is shuffled, and whose captions train the tokenizer
+_MEND = "copy it again, or prepare the data set anew"
 
 
 class Shard(NamedTuple):
@@ -144,6 +145,22 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   sync(part)
   part.rename(path)
   sync(path.parent)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """An object that `write_json` has written.
+
+  Raises:
+    DataError: the file is damaged.
+    FileNotFoundError: there is none.
+  """
+  try:
+    value = json.loads(path.read_text())
+  except ValueError as e:  # neither JSON nor UTF-8
+    raise DataError(f"{path}: damaged ({one_line(e)}); {_MEND}") from e
+  if not isinstance(value, dict):
+    raise DataError(f"{path}: damaged (no JSON object); {_MEND}")
+  return value
 
 
 def sync(path: pathlib.Path) -> None:
