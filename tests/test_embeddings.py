@@ -87,6 +87,8 @@ def test_folds_rank_among_fewer_clips(tmp_path):
   place = write(tmp_path / "e", video, text)
   assert score(place)["t2v/R@1"] == 50
   assert score(place, folds=2)["t2v/R@1"] == 100
+  with pytest.raises(ConfigError, match="folds: 5 are more than the 4 clips"):
+    score(place, folds=5)
 
 
 def test_bank_must_be_there_and_know_nothing_of_the_test(tmp_path):

@@ -57,6 +57,10 @@ def evaluate(request: Request) -> dict[str, float]:
     VtrError: with one line that says what to mend; see errors.py.
   """
   protocol, match = protocols.get(request.name, request.changes), None
+  if protocol.task != "retrieval" and request.extras != Extras():
+    raise ConfigError(f"extra rows: are for retrieval, not for {protocol.task}")
+  if request.save_embeddings:
+    embeddings.check_vacant(request.save_embeddings)
   if request.embeddings:
     found = embeddings.load(request.embeddings)
     if protocol.task == "retrieval":
@@ -68,26 +72,14 @@ def evaluate(request: Request) -> dict[str, float]:
       data=request.data,
       candidates=request.candidates,
       batch_size=request.batch_size,
-      bank=request.extras.querybank > 0,
+      extras=request.extras,
     )
-  numbers = _score(found, protocol, request.extras, match)
+  numbers = scoring.score(found, protocol, request.extras, match)
   if jax.process_index() == 0:
+    _tell(request, protocol, found, numbers)
     if request.save_embeddings:
       embeddings.save(request.save_embeddings, found)
-    _tell(request, protocol, found, numbers)
   return numbers
-
-
-def _score(
-  e: Embeddings, protocol: Protocol, extras: Extras, match: scoring.Match | None
-) -> dict[str, float]:
-  if protocol.task == "retrieval":
-    return scoring.retrieval(e, protocol, extras, match)
-  if extras != Extras():
-    raise ConfigError(f"extra rows: are for retrieval, not for {protocol.task}")
-  if protocol.task == "choice":
-    return scoring.choice(e)
-  return scoring.recognition(e, protocol)[0]
 
 
 def _tell(

@@ -43,6 +43,16 @@ class Embeddings:
   manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def check_vacant(directory: str | pathlib.Path) -> None:
+  """Refuses a directory that `save` would.
+
+  Raises:
+    DataError: it is there already.
+  """
+  if pathlib.Path(directory).exists():
+    raise DataError(f"{directory}: is there already; name another --save_embeddings")
+
+
 def save(directory: str | pathlib.Path, e: Embeddings) -> None:
   """Writes the directory; it is whole or not there.
 
@@ -50,8 +60,7 @@ def save(directory: str | pathlib.Path, e: Embeddings) -> None:
     DataError: it is there already, or cannot be written.
   """
   place = pathlib.Path(directory)
-  if place.exists():
-    raise DataError(f"{place}: is there already; name another --save_embeddings")
+  check_vacant(place)
   staging = place.with_name(place.name + ".tmp")
   key = "id" if e.names is e.ids else "class"
   clips = [dict(id=i, label=label) for i, label in zip(e.ids, e.labels, strict=True)]
