@@ -65,6 +65,26 @@ def test_other_data_than_the_protocol_s_and_changes_are_told(tmp_path, capsys):
   assert written["protocol"]["changed"] == dict(ties="optimistic")
 
 
+def test_another_model_s_manifest_may_hold_anything(tmp_path, capsys):
+  """Also names that are ours; only a split that it tells is compared."""
+  place = write(tmp_path / "e", np.eye(3), np.eye(3))
+  for manifest in (
+    dict(data="msrvtt", fingerprint="f", directory="d"),
+    dict(data=[1]),
+    dict(data=dict(split=None)),
+  ):
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    score(place)
+    written = json.loads((place / "evaluations/custom/results.json").read_text())
+    assert written["embeddings"]["manifest"] == manifest
+    assert written["embeddings"]["directory"] == str(place)
+    assert len(written["embeddings"]["fingerprint"]) == 16
+  assert "NOT THE PROTOCOL'S DATA" not in capsys.readouterr().out
+  (place / "manifest.json").write_text('{"data": {"split": "val"}}')
+  score(place)
+  assert "split 'val', not 'test'" in capsys.readouterr().out
+
+
 def test_first_takes_the_first_text_of_each_clip(tmp_path):
   text = [*np.eye(3), *np.roll(np.eye(3), 1, axis=0)]  # the second three are all wrong
   place = write(tmp_path / "e", np.eye(3), text)
@@ -248,7 +268,15 @@ def test_request_refuses_what_makes_no_sense():
     dict(checkpoint="a", embeddings="b"),
     dict(embeddings="b", data="d"),
     dict(embeddings="b", save_embeddings="d"),
+    dict(embeddings="b", batch_size=8),
     dict(embeddings="b", extras=Extras(rerank=3)),
   ):
     with pytest.raises(ConfigError, match="--"):
       evaluate.Request("custom", {}, **flags)
+
+
+@pytest.mark.parametrize("name", protocols.OF_EMBEDDING)
+def test_fields_of_embedding_are_refused_where_nothing_is_embedded(name):
+  """They would be told as changes, and change nothing."""
+  with pytest.raises(ConfigError, match=f"--set={name}: is for --checkpoint"):
+    evaluate.Request("custom", {name: 3}, embeddings="b")

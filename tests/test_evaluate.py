@@ -54,7 +54,7 @@ def test_numbers_are_those_of_the_run(run, tmp_path, capsys):
   assert "rerank_3/t2v" in capsys.readouterr().out
   written = json.loads((tmp_path / "results.json").read_text())
   assert written["results"] == numbers
-  told = written["embeddings"]
+  told = written["embeddings"]["manifest"]
   assert told["model"]["step"] == 2
   assert told["model"]["objective"] == "simvtp"
   train = json.loads((run[0] / "results.json").read_text())

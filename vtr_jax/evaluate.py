@@ -44,9 +44,12 @@ class Request:
     one = bool(self.checkpoint) != bool(self.embeddings)
     require(one, "--checkpoint, --embeddings: give one of them")
     if self.embeddings:
-      for flag in ("data", "candidates", "save_embeddings"):
+      for flag in ("data", "candidates", "batch_size", "save_embeddings"):
         given = getattr(self, flag)
         require(not given, f"--{flag}: {given} is for --checkpoint; leave it out")
+      for name in protocols.OF_EMBEDDING:
+        given = name in self.changes
+        require(not given, f"--set={name}: is for --checkpoint; leave it out")
       require(not self.extras.rerank, "--rerank: embeddings have no matching head")
 
 
@@ -88,8 +91,9 @@ def _tell(
   """The table, and results.json."""
   clips, texts = len(e.ids), len(e.texts)
   different = protocols.differences(protocol, clips, texts)
-  split = dict(e.manifest.get("data", {})).get("split", protocol.split)
-  if split != protocol.split:
+  data = e.manifest.get("data")  # another model's may be anything
+  split = data.get("split") if isinstance(data, dict) else None
+  if split not in (None, protocol.split):
     different.append(f"split {split!r}, not {protocol.split!r}")
   print("\n".join(report(request, protocol, e, numbers, different)), flush=True)
   model = request.checkpoint or request.embeddings
@@ -107,8 +111,9 @@ def _tell(
       differences=different,
       extras=dataclasses.asdict(request.extras),
       similarity="cosine, products in float64, rounded to float32",
-      embeddings=dict(fingerprint=embeddings.fingerprint(e), directory=model)
-      | e.manifest,
+      embeddings=dict(
+        fingerprint=embeddings.fingerprint(e), directory=model, manifest=e.manifest
+      ),
       evaluated_by=workdir.provenance(),
     ),
   )

@@ -22,6 +22,17 @@ from vtr_jax.errors import ConfigError
 from vtr_jax.scores import metrics
 
 CAPTIONS = ("all", "first", "joined")
+# Fields that say how clips and texts are embedded; they mean nothing for embeddings
+# that are there.
+OF_EMBEDDING = (
+  "frames",
+  "sampling",
+  "windows",
+  "crops",
+  "average",
+  "classes",
+  "prompts",
+)
 
 
 @dataclasses.dataclass(frozen=True)
