@@ -164,6 +164,18 @@ def test_choice_by_hand(tmp_path):
   assert numbers == pytest.approx(dict(accuracy=50, chance=100 / 3))  # 1 + 0 + 0.5
   with pytest.raises(DataError, match="texts are candidates, the protocol's are capt"):
     score(place)
+  for bad in ("false", 0, None):
+    write(
+      place,
+      [[1, 0]] * 3,
+      text,
+      texts=[*texts[:4], texts[4] | dict(right=bad), *texts[5:]],
+    )
+    with pytest.raises(DataError, match='line 5: expected "right": true or false'):
+      embeddings.load(place)
+  write(place, [[1, 0]] * 3, text, texts=[dict(id="v0"), *texts[1:]])
+  with pytest.raises(DataError, match=r"line 1: .*; give it to all texts or to none"):
+    embeddings.load(place)
   texts[1]["right"] = True
   write(place, [[1, 0]] * 3, text, texts=texts)
   with pytest.raises(DataError, match="'v0': 2 right candidates of 3"):

@@ -103,7 +103,6 @@ def load(directory: str | pathlib.Path) -> Embeddings:
         f"({name!r}); give each clip its own"
       )
   names, owner = _owners(place / "texts.jsonl", texts, ids, first)
-  right = [text.get("right") for text in texts]
   bank, bank_ids = None, []
   if (place / "bank.npy").exists():
     lines = _lines(place / "bank.jsonl")
@@ -117,7 +116,7 @@ def load(directory: str | pathlib.Path) -> Embeddings:
     texts=[str(text.get("caption", "")) for text in texts],
     owner=owner,
     names=names,
-    right=None if None in right else np.array(right, np.bool_),
+    right=_rights(place / "texts.jsonl", texts),
     bank=bank,
     bank_ids=bank_ids,
     manifest=_manifest(place / "manifest.json"),
@@ -194,6 +193,19 @@ def _owners(
         "or drop the text"
       )
   return ids, np.array([rows[name] for name in owners])
+
+
+def _rights(path: pathlib.Path, texts: list[dict]) -> np.ndarray | None:
+  """Whether each candidate is the answer; None where no text is a candidate."""
+  if not any("right" in text for text in texts):
+    return None
+  for number, text in enumerate(texts, 1):
+    if not isinstance(text.get("right"), bool):
+      raise DataError(
+        f'{path}, line {number}: expected "right": true or false; give it to all '
+        "texts or to none"
+      )
+  return np.array([text["right"] for text in texts])
 
 
 def _matrix(path: pathlib.Path, count: int) -> np.ndarray:
