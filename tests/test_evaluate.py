@@ -165,7 +165,12 @@ def test_choice_among_candidates(run, tmp_path):
     (lambda items: [items[0] | dict(answer=3)], "item 0: expected video, caption"),
     (lambda items: [items[0] | dict(answer="1")], "item 0: expected video, caption"),
     (lambda items: [dict(video="a")], "item 0: expected video, caption"),
-    (lambda items: "text", "item 0: expected video, caption"),
+    (lambda items: [5], "item 0: expected video, caption"),
+    (lambda items: "text", "expected a list of video, caption"),
+    (lambda items: 5, r"mc\.json: expected a list of video, caption"),
+    (lambda items: [items[0] | dict(caption=["a", 5])], "item 0: expected video, cap"),
+    (lambda items: [items[0] | dict(caption=["a", None])], "item 0: expected video"),
+    (lambda items: [items[0] | dict(answer=0.5)], "item 0: expected video, caption"),
   ],
 )
 def test_unfit_candidates_are_refused(tmp_path, change, message):

@@ -41,6 +41,8 @@ def test_changes_replace_fields_and_nothing_else():
     ("msvd", ["ties"], "no field=value"),
     ("hmdb51", ["prompts=()"], "prompts: none"),
     ("hmdb51", ["prompts=('a person',)"], 'needs one "{}"'),
+    ("hmdb51", ["classes={'a': ()}"], r"classes\.a: \(\); give phrases that say some"),
+    ("hmdb51", ["classes={'a': (' ',)}"], r"classes\.a: .*; give phrases"),
   ],
 )
 def test_mistakes_are_told(name, changes, message):

@@ -143,12 +143,17 @@ def read_candidates(
   except (OSError, ValueError) as e:
     raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
   rows, texts, owner, right = {name: i for i, name in enumerate(ids)}, [], [], []
+  if not isinstance(items, list):
+    raise DataError(f"{path}: expected a list of video, caption [sentences] and answer")
   seen = set()
   for number, item in enumerate(items):
     where = f"{path}, item {number}"
     try:
       name, sentences, answer = str(item["video"]), item["caption"], item["answer"]
-      fits = isinstance(sentences, list) and 0 <= answer < len(sentences)
+      strings = isinstance(sentences, list) and all(
+        isinstance(sentence, str) for sentence in sentences
+      )
+      fits = strings and type(answer) is int and 0 <= answer < len(sentences)
     except (TypeError, KeyError):
       fits = False
     if not fits:
@@ -188,11 +193,8 @@ def _texts(
   phrases = protocol.classes or {
     label: (protocols.words(label),) for label in sorted(set(clips.labels))
   }
-  texts, owner = [], []
-  for number, told in enumerate(phrases.values()):
-    texts += [prompt.replace("{}", one) for one in told for prompt in protocol.prompts]
-    owner += [number] * len(told) * len(protocol.prompts)
-  return dict(texts=texts, owner=np.array(owner, np.int64), names=list(phrases))
+  texts, owner = protocols.class_texts(phrases, protocol.prompts)
+  return dict(texts=texts, owner=owner, names=list(phrases))
 
 
 def _context(
