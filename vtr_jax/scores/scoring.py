@@ -152,6 +152,39 @@ def class_scores(
   return np.stack(scores).astype(np.float32)
 
 
+def extra_row(
+  row: str,
+  scores: Float[np.ndarray, "t v"],
+  owner: Int[np.ndarray, "t"],
+  ties: metrics.Ties,
+) -> dict[str, float]:
+  """Numbers "<row>/t2v/R@1" ... of scores that use more than the two embeddings."""
+  found = metrics.summarize(metrics.text_to_video_ranks(scores, owner, ties))
+  return {f"{row}/t2v/{key}": value for key, value in found.items()}
+
+
+def rerank(
+  sim: Float[np.ndarray, "t v"],
+  texts: Int[np.ndarray, "t"],
+  clips: Int[np.ndarray, "v"],
+  k: int,
+  match: Match,
+) -> Float[np.ndarray, "t v"]:
+  """Scores by which each text's first `k` clips are in the matching head's order.
+
+  Args:
+    sim: cosines of the texts and clips.
+    texts: their numbers, as `match` knows them.
+    clips: their numbers, as `match` knows them.
+    k: candidates of each text.
+    match: scores pairs.
+  """
+  k = min(k, sim.shape[1])
+  candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
+  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
+  return rescore.rerank(sim, candidates, scores.reshape(-1, k))
+
+
 def table(numbers: Mapping[str, float]) -> list[str]:
   """Lines of retrieval numbers: one for each way of scoring, plain ones first."""
   names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
@@ -246,30 +279,18 @@ def _fold(
   text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
   ties = protocol.ties
   numbers = metrics.both_ways(*similarity.ranks(text, video, owner, ties))
-
-  def add(row: str, scores: np.ndarray) -> None:
-    ranks = metrics.text_to_video_ranks(scores, owner, ties)
-    found = metrics.summarize(ranks)
-    numbers.update({f"{row}/t2v/{key}": value for key, value in found.items()})
-
   if extras != Extras():
     sim = similarity.cosines(text, video)
   if extras.dual_softmax:
-    add("dual_softmax", rescore.dual_softmax(sim, extras.dual_softmax))
+    scores = rescore.dual_softmax(sim, extras.dual_softmax)
+    numbers |= extra_row("dual_softmax", scores, owner, ties)
   if extras.querybank:
     bank = similarity.cosines(e.bank, video)
-    add("querybank", rescore.querybank(sim, bank, extras.querybank))
+    scores = rescore.querybank(sim, bank, extras.querybank)
+    numbers |= extra_row("querybank", scores, owner, ties)
   if extras.rerank:
-    add(f"rerank_{extras.rerank}", _rerank(sim, texts, clips, extras.rerank, match))
+    if match is None:
+      raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
+    scores = rerank(sim, texts, clips, extras.rerank, match)
+    numbers |= extra_row(f"rerank_{extras.rerank}", scores, owner, ties)
   return numbers
-
-
-def _rerank(
-  sim: np.ndarray, texts: np.ndarray, clips: np.ndarray, k: int, match: Match | None
-) -> np.ndarray:
-  if match is None:
-    raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
-  k = min(k, sim.shape[1])
-  candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
-  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
-  return rescore.rerank(sim, candidates, scores.reshape(-1, k))
