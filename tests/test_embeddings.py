@@ -65,6 +65,26 @@ def test_other_data_than_the_protocol_s_and_changes_are_told(tmp_path, capsys):
   assert written["protocol"]["changed"] == dict(ties="optimistic")
 
 
+def test_another_model_s_manifest_may_hold_anything(tmp_path, capsys):
+  """Also names that are ours; only a split that it tells is compared."""
+  place = write(tmp_path / "e", np.eye(3), np.eye(3))
+  for manifest in (
+    dict(data="msrvtt", fingerprint="f", directory="d"),
+    dict(data=[1]),
+    dict(data=dict(split=None)),
+  ):
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    score(place)
+    written = json.loads((place / "evaluations/custom/results.json").read_text())
+    assert written["embeddings"]["manifest"] == manifest
+    assert written["embeddings"]["directory"] == str(place)
+    assert len(written["embeddings"]["fingerprint"]) == 16
+  assert "NOT THE PROTOCOL'S DATA" not in capsys.readouterr().out
+  (place / "manifest.json").write_text('{"data": {"split": "val"}}')
+  score(place)
+  assert "split 'val', not 'test'" in capsys.readouterr().out
+
+
 def test_first_takes_the_first_text_of_each_clip(tmp_path):
   text = [*np.eye(3), *np.roll(np.eye(3), 1, axis=0)]  # the second three are all wrong
   place = write(tmp_path / "e", np.eye(3), text)
@@ -87,6 +107,8 @@ def test_folds_rank_among_fewer_clips(tmp_path):
   place = write(tmp_path / "e", video, text)
   assert score(place)["t2v/R@1"] == 50
   assert score(place, folds=2)["t2v/R@1"] == 100
+  with pytest.raises(ConfigError, match="folds: 5 are more than the 4 clips"):
+    score(place, folds=5)
 
 
 def test_bank_must_be_there_and_know_nothing_of_the_test(tmp_path):
@@ -142,6 +164,18 @@ def test_choice_by_hand(tmp_path):
   assert numbers == pytest.approx(dict(accuracy=50, chance=100 / 3))  # 1 + 0 + 0.5
   with pytest.raises(DataError, match="texts are candidates, the protocol's are capt"):
     score(place)
+  for bad in ("false", 0, None):
+    write(
+      place,
+      [[1, 0]] * 3,
+      text,
+      texts=[*texts[:4], texts[4] | dict(right=bad), *texts[5:]],
+    )
+    with pytest.raises(DataError, match='line 5: expected "right": true or false'):
+      embeddings.load(place)
+  write(place, [[1, 0]] * 3, text, texts=[dict(id="v0"), *texts[1:]])
+  with pytest.raises(DataError, match=r"line 1: .*; give it to all texts or to none"):
+    embeddings.load(place)
   texts[1]["right"] = True
   write(place, [[1, 0]] * 3, text, texts=texts)
   with pytest.raises(DataError, match="'v0': 2 right candidates of 3"):
@@ -246,7 +280,15 @@ def test_request_refuses_what_makes_no_sense():
     dict(checkpoint="a", embeddings="b"),
     dict(embeddings="b", data="d"),
     dict(embeddings="b", save_embeddings="d"),
+    dict(embeddings="b", batch_size=8),
     dict(embeddings="b", extras=Extras(rerank=3)),
   ):
     with pytest.raises(ConfigError, match="--"):
       evaluate.Request("custom", {}, **flags)
+
+
+@pytest.mark.parametrize("name", protocols.OF_EMBEDDING)
+def test_fields_of_embedding_are_refused_where_nothing_is_embedded(name):
+  """They would be told as changes, and change nothing."""
+  with pytest.raises(ConfigError, match=f"--set={name}: is for --checkpoint"):
+    evaluate.Request("custom", {name: 3}, embeddings="b")

@@ -1,5 +1,6 @@
 """The evaluate command on a trained run: the same numbers as the run's own."""
 
+import dataclasses
 import json
 import shutil
 import types
@@ -16,6 +17,7 @@ from vtr_jax.data import sources, views
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base
 from vtr_jax.losses import unit
+from vtr_jax.objectives import base as objectives
 from vtr_jax.scores import embeddings, protocols
 from vtr_jax.scores.scoring import Extras
 from vtr_jax.train import train_and_evaluate
@@ -52,7 +54,7 @@ def test_numbers_are_those_of_the_run(run, tmp_path, capsys):
   assert "rerank_3/t2v" in capsys.readouterr().out
   written = json.loads((tmp_path / "results.json").read_text())
   assert written["results"] == numbers
-  told = written["embeddings"]
+  told = written["embeddings"]["manifest"]
   assert told["model"]["step"] == 2
   assert told["model"]["objective"] == "simvtp"
   train = json.loads((run[0] / "results.json").read_text())
@@ -163,7 +165,12 @@ def test_choice_among_candidates(run, tmp_path):
     (lambda items: [items[0] | dict(answer=3)], "item 0: expected video, caption"),
     (lambda items: [items[0] | dict(answer="1")], "item 0: expected video, caption"),
     (lambda items: [dict(video="a")], "item 0: expected video, caption"),
-    (lambda items: "text", "item 0: expected video, caption"),
+    (lambda items: [5], "item 0: expected video, caption"),
+    (lambda items: "text", "expected a list of video, caption"),
+    (lambda items: 5, r"mc\.json: expected a list of video, caption"),
+    (lambda items: [items[0] | dict(caption=["a", 5])], "item 0: expected video, cap"),
+    (lambda items: [items[0] | dict(caption=["a", None])], "item 0: expected video"),
+    (lambda items: [items[0] | dict(answer=0.5)], "item 0: expected video, caption"),
   ],
 )
 def test_unfit_candidates_are_refused(tmp_path, change, message):
@@ -171,6 +178,47 @@ def test_unfit_candidates_are_refused(tmp_path, change, message):
   path.write_text(json.dumps(change(items)))
   with pytest.raises(DataError, match=message):
     embed.read_candidates(str(path), ["a", "b"])
+
+
+def no_embedding(*args):
+  raise AssertionError("embedded before it was checked")
+
+
+def test_what_cannot_be_done_is_refused_before_embedding(run, tmp_path, monkeypatch):
+  """Embedding takes hours; the mistake shows in seconds."""
+  monkeypatch.setattr(base.Embedder, "videos", no_embedding)
+  monkeypatch.setattr(base.Embedder, "texts", no_embedding)
+  with pytest.raises(DataError, match="is there already"):
+    call(run, save_embeddings=str(tmp_path))
+  with pytest.raises(ConfigError, match="extra rows: are for retrieval"):
+    call(run, "msrvtt_mc", Extras(rerank=2))
+  with pytest.raises(DataError, match=r"bank: clip 'train-.*' is also in the test"):
+    call(run, extras=Extras(querybank=0.1), changes=dict(split="train"))
+  with pytest.raises(ConfigError, match="folds: 99 are more than the 16 clips"):
+    call(run, changes=dict(folds=99, split="novel"))
+  with pytest.raises(DataError, match=r"its label '.*' is no class of the 1"):
+    call(run, "hmdb51", changes=dict(frames=4, classes={"cat": ("a cat",)}))
+  built = objectives.build
+  without = lambda *args: dataclasses.replace(built(*args), match=None)
+  monkeypatch.setattr(objectives, "build", without)
+  with pytest.raises(ConfigError, match="rerank: needs a checkpoint with a matching"):
+    call(run, extras=Extras(rerank=2))
+
+
+def test_a_bank_needs_a_train_split_before_embedding(run, tints, monkeypatch):
+  monkeypatch.setattr(base.Embedder, "videos", no_embedding)
+  data = f"{tints[0].dir}/{tints[0].name}"
+  with pytest.raises(DataError, match="no split 'train'"):
+    call(run, data=data, extras=Extras(querybank=0.1))
+
+
+def test_numbers_are_told_even_if_the_embeddings_cannot_be_saved(run, tmp_path, capsys):
+  (tmp_path / "file").touch()
+  place = str(tmp_path / "file" / "e")
+  with pytest.raises(DataError, match="cannot be written"):
+    call(run, out=str(tmp_path), save_embeddings=place)
+  assert "t2v" in capsys.readouterr().out
+  assert (tmp_path / "results.json").exists()
 
 
 def test_rows_and_frames_that_do_not_fit_are_refused(run):

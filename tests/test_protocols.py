@@ -41,6 +41,8 @@ def test_changes_replace_fields_and_nothing_else():
     ("msvd", ["ties"], "no field=value"),
     ("hmdb51", ["prompts=()"], "prompts: none"),
     ("hmdb51", ["prompts=('a person',)"], 'needs one "{}"'),
+    ("hmdb51", ["classes={'a': ()}"], r"classes\.a: \(\); give phrases that say some"),
+    ("hmdb51", ["classes={'a': (' ',)}"], r"classes\.a: .*; give phrases"),
   ],
 )
 def test_mistakes_are_told(name, changes, message):
@@ -128,6 +130,33 @@ def test_three_crops_lie_along_the_long_side(height, width):
   assert places == along * 2
   assert {(c.height, c.width) for c in cuts} == {(height // 2, width // 2)}
   assert len(seen) == 6
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 32), (36, 50)])
+def test_a_window_is_decoded_once_for_all_its_crops(
+  tmp_path, monkeypatch, height, width
+):
+  rows = [clips.record(f"c{i}", clips.mp4(12, height, width, seed=i)) for i in range(2)]
+  directory = clips.prepare(tmp_path, dict(test=rows))
+  seen = views.Views(4, "segments", 1, windows=2, crops=3)
+  source, data = sources.open_split(directory, "test"), clips.config(tmp_path)
+  decode, calls = video.decode, []
+
+  def counted(*args):
+    calls.append(args)
+    return decode(*args)
+
+  monkeypatch.setattr(video, "decode", counted)
+  example = views.ViewExample(source, data, clips.CLIP, seen)
+  got = [example(i) for i in range(12)]
+  assert len(calls) == 4
+  for i, row in enumerate(got):
+    record, view = divmod(i, 6)
+    cut = seen.cut(view, clips.CLIP.size)
+    one = decode(source[record]["video"], seen.indices(view), cut)
+    np.testing.assert_array_equal(row["video"], one)
+    assert row["record"] == record
+  np.testing.assert_array_equal(example(7)["video"], got[7]["video"])  # in any order
 
 
 def test_view_batches_show_every_view_of_every_video(tmp_path):

@@ -20,6 +20,7 @@ from vtr_jax.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.scores import protocols, scoring
 from vtr_jax.scores.embeddings import Embeddings
 from vtr_jax.scores.protocols import Protocol
+from vtr_jax.scores.scoring import Extras
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
 BANK = 20_000
@@ -42,7 +43,7 @@ def embed(
   data: str = "",
   candidates: str = "",
   batch_size: int = 0,
-  bank: bool = False,
+  extras: Extras | None = None,
 ) -> tuple[Embeddings, scoring.Match | None]:
   """Embeddings of the split and the texts that `protocol` names.
 
@@ -52,7 +53,7 @@ def embed(
     data: prepared data, a directory or a name in the run's data.dir; "" = the run's.
     candidates: JSON file of a multiple choice; see `read_candidates`.
     batch_size: clips at once; 0 = the run's.
-    bank: whether to embed training captions too, for QB-norm.
+    extras: rows that need more: QB-norm embeds training captions too.
 
   Returns:
     The embeddings, and the matching head's scores of (texts, videos) by number; None
@@ -60,10 +61,13 @@ def embed(
 
   Raises:
     VtrError: the run, the data or the candidates cannot be used, or do not fit the
-      protocol.
+      protocol or the extra rows; told before anything is embedded.
   """
+  extras = extras or Extras()
   model = trained.load(checkpoint)
   context = _context(model, protocol, data, batch_size)
+  if extras.rerank and context.objective.match is None:
+    raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
   source = context.data.open(protocol.split)
   clips = read_clips(source)
   owned = _texts(protocol, clips, candidates, source)
@@ -77,17 +81,25 @@ def embed(
   embedder = Embedder(
     context, views, protocol.average, progress=jax.process_index() == 0
   )
-  video = embedder.videos(model.params, source)
+  bank, bank_ids = _bank(context) if extras.querybank else (None, [])
+  none_yet = np.zeros((0, 0), np.float32)
   found = Embeddings(
-    video=video,
+    video=none_yet,
     ids=clips.ids,
     labels=clips.labels,
-    text=embedder.texts(model.params, owned["texts"]),
+    text=none_yet,
+    bank=None if bank is None else none_yet,
+    bank_ids=bank_ids,
     manifest=_manifest(checkpoint, model, context, source, protocol),
     **owned,
   )
-  if bank:
-    found = _with_bank(found, context, embedder, model.params)
+  scoring.check(found, protocol, extras)
+  found = dataclasses.replace(
+    found,
+    video=embedder.videos(model.params, source),
+    text=embedder.texts(model.params, owned["texts"]),
+    bank=None if bank is None else embedder.texts(model.params, bank),
+  )
   if context.objective.match is None:
     return found, None
   match = Matcher(context, source, owned["texts"])
@@ -131,12 +143,17 @@ def read_candidates(
   except (OSError, ValueError) as e:
     raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
   rows, texts, owner, right = {name: i for i, name in enumerate(ids)}, [], [], []
+  if not isinstance(items, list):
+    raise DataError(f"{path}: expected a list of video, caption [sentences] and answer")
   seen = set()
   for number, item in enumerate(items):
     where = f"{path}, item {number}"
     try:
       name, sentences, answer = str(item["video"]), item["caption"], item["answer"]
-      fits = isinstance(sentences, list) and 0 <= answer < len(sentences)
+      strings = isinstance(sentences, list) and all(
+        isinstance(sentence, str) for sentence in sentences
+      )
+      fits = strings and type(answer) is int and 0 <= answer < len(sentences)
     except (TypeError, KeyError):
       fits = False
     if not fits:
@@ -176,11 +193,8 @@ def _texts(
   phrases = protocol.classes or {
     label: (protocols.words(label),) for label in sorted(set(clips.labels))
   }
-  texts, owner = [], []
-  for number, told in enumerate(phrases.values()):
-    texts += [prompt.replace("{}", one) for one in told for prompt in protocol.prompts]
-    owner += [number] * len(told) * len(protocol.prompts)
-  return dict(texts=texts, owner=np.array(owner, np.int64), names=list(phrases))
+  texts, owner = protocols.class_texts(phrases, protocol.prompts)
+  return dict(texts=texts, owner=owner, names=list(phrases))
 
 
 def _context(
@@ -223,18 +237,15 @@ def _check_frames(model: trained.Trained, frames: int) -> None:
     ) from e
 
 
-def _with_bank(
-  e: Embeddings, context: Context, embedder: Embedder, params: Any
-) -> Embeddings:
-  """Adds captions of the training split."""
+def _bank(context: Context) -> tuple[list[str], list[str]]:
+  """Captions of the training split, and the clip of each."""
   split = context.data.open("train")
   train = read_clips(split)
   if not train.captions:
     raise DataError(f"{split.directory}: train has no caption; leave --querybank out")
   picked = np.unique(np.linspace(0, len(train.captions) - 1, BANK).astype(int))
-  texts = embedder.texts(params, [train.captions[i] for i in picked])
   ids = [train.ids[train.owner[i]] for i in picked]
-  return dataclasses.replace(e, bank=texts, bank_ids=ids)
+  return [train.captions[i] for i in picked], ids
 
 
 def _manifest(

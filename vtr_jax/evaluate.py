@@ -44,9 +44,12 @@ class Request:
     one = bool(self.checkpoint) != bool(self.embeddings)
     require(one, "--checkpoint, --embeddings: give one of them")
     if self.embeddings:
-      for flag in ("data", "candidates", "save_embeddings"):
+      for flag in ("data", "candidates", "batch_size", "save_embeddings"):
         given = getattr(self, flag)
         require(not given, f"--{flag}: {given} is for --checkpoint; leave it out")
+      for name in protocols.OF_EMBEDDING:
+        given = name in self.changes
+        require(not given, f"--set={name}: is for --checkpoint; leave it out")
       require(not self.extras.rerank, "--rerank: embeddings have no matching head")
 
 
@@ -57,6 +60,10 @@ def evaluate(request: Request) -> dict[str, float]:
     VtrError: with one line that says what to mend; see errors.py.
   """
   protocol, match = protocols.get(request.name, request.changes), None
+  if protocol.task != "retrieval" and request.extras != Extras():
+    raise ConfigError(f"extra rows: are for retrieval, not for {protocol.task}")
+  if request.save_embeddings:
+    embeddings.check_vacant(request.save_embeddings)
   if request.embeddings:
     found = embeddings.load(request.embeddings)
     if protocol.task == "retrieval":
@@ -68,26 +75,14 @@ def evaluate(request: Request) -> dict[str, float]:
       data=request.data,
       candidates=request.candidates,
       batch_size=request.batch_size,
-      bank=request.extras.querybank > 0,
+      extras=request.extras,
     )
-  numbers = _score(found, protocol, request.extras, match)
+  numbers = scoring.score(found, protocol, request.extras, match)
   if jax.process_index() == 0:
+    _tell(request, protocol, found, numbers)
     if request.save_embeddings:
       embeddings.save(request.save_embeddings, found)
-    _tell(request, protocol, found, numbers)
   return numbers
-
-
-def _score(
-  e: Embeddings, protocol: Protocol, extras: Extras, match: scoring.Match | None
-) -> dict[str, float]:
-  if protocol.task == "retrieval":
-    return scoring.retrieval(e, protocol, extras, match)
-  if extras != Extras():
-    raise ConfigError(f"extra rows: are for retrieval, not for {protocol.task}")
-  if protocol.task == "choice":
-    return scoring.choice(e)
-  return scoring.recognition(e, protocol)[0]
 
 
 def _tell(
@@ -96,8 +91,9 @@ def _tell(
   """The table, and results.json."""
   clips, texts = len(e.ids), len(e.texts)
   different = protocols.differences(protocol, clips, texts)
-  split = dict(e.manifest.get("data", {})).get("split", protocol.split)
-  if split != protocol.split:
+  data = e.manifest.get("data")  # another model's may be anything
+  split = data.get("split") if isinstance(data, dict) else None
+  if split not in (None, protocol.split):
     different.append(f"split {split!r}, not {protocol.split!r}")
   print("\n".join(report(request, protocol, e, numbers, different)), flush=True)
   model = request.checkpoint or request.embeddings
@@ -115,8 +111,9 @@ def _tell(
       differences=different,
       extras=dataclasses.asdict(request.extras),
       similarity="cosine, products in float64, rounded to float32",
-      embeddings=dict(fingerprint=embeddings.fingerprint(e), directory=model)
-      | e.manifest,
+      embeddings=dict(
+        fingerprint=embeddings.fingerprint(e), directory=model, manifest=e.manifest
+      ),
       evaluated_by=workdir.provenance(),
     ),
   )

@@ -1,11 +1,12 @@
 """Several clips of one video, for evaluation: windows along time, crops in space."""
 
 import dataclasses
+import threading
 from collections.abc import Callable
 
 import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from vtr_jax.batch import ClipSpec
 from vtr_jax.data import video, workers
@@ -69,6 +70,7 @@ class ViewExample:
 
   def __init__(self, source: Split, data: DataConfig, clip: ClipSpec, views: Views):
     self._source, self._data, self._clip, self._views = source, data, clip, views
+    self._last = threading.local()  # a thread makes neighbouring rows, one by one
 
   def __call__(self, index: int) -> dict:
     """The row.
@@ -76,18 +78,37 @@ class ViewExample:
     Raises:
       DataError: the record cannot be used: a score must not depend on luck.
     """
-    record, view = divmod(index, len(self._views))
+    window, crop = divmod(index, self._views.crops)
+    if getattr(self._last, "window", None) != window:
+      self._last.crops = self._crops(*divmod(index, len(self._views)))
+      self._last.window = window
+    record = np.int64(index // len(self._views))
+    return dict(video=self._last.crops[crop], valid=np.True_, record=record)
+
+  def _crops(self, record: int, view: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
+    """All crops of the window of clip number `view`, decoded once."""
+    seen, cuts = self._views, []
+
+    def whole(height: int, width: int) -> View:
+      size = self._clip.size
+      cuts[:] = [seen.cut(crop, size)(height, width) for crop in range(seen.crops)]
+      # They differ in their places only. This one ends where the frame does.
+      return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
+
     try:
-      clip = video.decode(
+      frames = video.decode(
         self._source[record]["video"],
-        self._views.indices(view),
-        self._views.cut(view, self._clip.size),
-        self._views.frames,
+        seen.indices(view),
+        whole,
+        seen.frames,
         self._data.deadline,
       )
     except BadSample as e:
       raise refusal(self._source, record, e) from e
-    return dict(video=clip, valid=np.True_, record=np.int64(record))
+    return [
+      frames[:, cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
+      for cut in cuts
+    ]
 
 
 def batches(

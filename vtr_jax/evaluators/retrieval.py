@@ -6,6 +6,7 @@ of a pair carry the name of what they use: `dual_softmax/` sees all queries at o
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -58,9 +59,12 @@ class Evaluator:
     numbers = metrics.retrieval_metrics(sim, self._owner, c.ties)
     if c.dual_softmax:
       both = rescore.dual_softmax(sim, c.dual_softmax)
-      numbers |= self._extra("dual_softmax", both)
+      numbers |= scoring.extra_row("dual_softmax", both, self._owner, c.ties)
     if c.rerank:
-      numbers |= self._extra(f"rerank_{c.rerank}", self._rerank(params, sim))
+      texts, clips = map(np.arange, sim.shape)
+      match = functools.partial(self._match, params)
+      ordered = scoring.rerank(sim, texts, clips, c.rerank, match)
+      numbers |= scoring.extra_row(f"rerank_{c.rerank}", ordered, self._owner, c.ties)
     self._sim, self._numbers = sim, numbers
     return numbers
 
@@ -105,17 +109,6 @@ class Evaluator:
     video = self._embed.videos(params, self._source)
     text = self._embed.texts(params, self._texts)
     return similarity.cosines(text, video)
-
-  def _extra(self, row: str, sim: np.ndarray) -> dict[str, float]:
-    ranks = metrics.text_to_video_ranks(sim, self._owner, self._config.ties)
-    return {f"{row}/t2v/{k}": v for k, v in metrics.summarize(ranks).items()}
-
-  def _rerank(self, params: Params, sim: np.ndarray) -> np.ndarray:
-    k = min(self._config.rerank, sim.shape[1])
-    candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
-    texts = np.repeat(np.arange(len(sim)), k)
-    scores = self._match(params, texts, candidates.reshape(-1))
-    return rescore.rerank(sim, candidates, scores.reshape(-1, k))
 
   def _clip(self, index: int) -> np.ndarray:
     example = EvalExample(self._source, self._context.data, self._context.clip)

@@ -24,7 +24,7 @@ from vtr_jax.data.examples import refusal
 from vtr_jax.errors import BadSample, ConfigError
 from vtr_jax.evaluators.base import Context, Embedder
 from vtr_jax.objectives.base import Params
-from vtr_jax.scores import metrics
+from vtr_jax.scores import metrics, protocols
 from vtr_jax.scores.scoring import class_scores
 
 
@@ -41,14 +41,7 @@ class Config:
 
   def __post_init__(self):
     choose(self.others, ("refuse", "skip"), "others")
-    require(
-      len(self.prompts) > 0, 'prompts: none; "{}" alone leaves phrases as they are'
-    )
-    for prompt in self.prompts:
-      require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
-    for label, phrases in self.classes.items():
-      told = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
-      require(told, f"classes.{label}: {phrases}; give phrases that say something")
+    protocols.check_told(self.classes, self.prompts)
     require(self.temperature >= 0, f"temperature: {self.temperature} is negative")
 
 
@@ -110,15 +103,7 @@ class Evaluator:
 
   def _texts(self) -> tuple[list[str], np.ndarray]:
     """All texts, and the class that each belongs to."""
-    prompts = self._config.prompts
-    texts = [
-      prompt.replace("{}", phrase)
-      for phrases in self._classes.values()
-      for phrase in phrases
-      for prompt in prompts
-    ]
-    counts = [len(phrases) * len(prompts) for phrases in self._classes.values()]
-    return texts, np.repeat(np.arange(len(counts)), counts)
+    return protocols.class_texts(self._classes, self._config.prompts)
 
   def _scores(self, params: Params) -> np.ndarray:
     """Scores [classes, videos]."""

@@ -43,6 +43,16 @@ class Embeddings:
   manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def check_vacant(directory: str | pathlib.Path) -> None:
+  """Refuses a directory that `save` would.
+
+  Raises:
+    DataError: it is there already.
+  """
+  if pathlib.Path(directory).exists():
+    raise DataError(f"{directory}: is there already; name another --save_embeddings")
+
+
 def save(directory: str | pathlib.Path, e: Embeddings) -> None:
   """Writes the directory; it is whole or not there.
 
@@ -50,8 +60,7 @@ def save(directory: str | pathlib.Path, e: Embeddings) -> None:
     DataError: it is there already, or cannot be written.
   """
   place = pathlib.Path(directory)
-  if place.exists():
-    raise DataError(f"{place}: is there already; name another --save_embeddings")
+  check_vacant(place)
   staging = place.with_name(place.name + ".tmp")
   key = "id" if e.names is e.ids else "class"
   clips = [dict(id=i, label=label) for i, label in zip(e.ids, e.labels, strict=True)]
@@ -94,7 +103,6 @@ def load(directory: str | pathlib.Path) -> Embeddings:
         f"({name!r}); give each clip its own"
       )
   names, owner = _owners(place / "texts.jsonl", texts, ids, first)
-  right = [text.get("right") for text in texts]
   bank, bank_ids = None, []
   if (place / "bank.npy").exists():
     lines = _lines(place / "bank.jsonl")
@@ -108,7 +116,7 @@ def load(directory: str | pathlib.Path) -> Embeddings:
     texts=[str(text.get("caption", "")) for text in texts],
     owner=owner,
     names=names,
-    right=None if None in right else np.array(right, np.bool_),
+    right=_rights(place / "texts.jsonl", texts),
     bank=bank,
     bank_ids=bank_ids,
     manifest=_manifest(place / "manifest.json"),
@@ -185,6 +193,19 @@ def _owners(
         "or drop the text"
       )
   return ids, np.array([rows[name] for name in owners])
+
+
+def _rights(path: pathlib.Path, texts: list[dict]) -> np.ndarray | None:
+  """Whether each candidate is the answer; None where no text is a candidate."""
+  if not any("right" in text for text in texts):
+    return None
+  for number, text in enumerate(texts, 1):
+    if not isinstance(text.get("right"), bool):
+      raise DataError(
+        f'{path}, line {number}: expected "right": true or false; give it to all '
+        "texts or to none"
+      )
+  return np.array([text["right"] for text in texts])
 
 
 def _matrix(path: pathlib.Path, count: int) -> np.ndarray:

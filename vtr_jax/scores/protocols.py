@@ -22,6 +22,27 @@ from vtr_jax.errors import ConfigError
 from vtr_jax.scores import metrics
 
 CAPTIONS = ("all", "first", "joined")
+# Fields that say how clips and texts are embedded; they mean nothing for embeddings
+# that are there.
+OF_EMBEDDING = (
+  "frames",
+  "sampling",
+  "windows",
+  "crops",
+  "average",
+  "classes",
+  "prompts",
+)
+
+
+def check_told(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
+  """Refuses what makes no texts of classes; for `__post_init__`."""
+  require(len(prompts) > 0, 'prompts: none; "{}" alone leaves phrases as they are')
+  for prompt in prompts:
+    require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
+  for label, phrases in classes.items():
+    told = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
+    require(told, f"classes.{label}: {phrases}; give phrases that say something")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +88,7 @@ class Protocol:
       require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
     for name in ("frames", "clips", "queries", "temperature"):
       require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
-    require(bool(self.prompts), 'prompts: none; "{}" alone leaves phrases as they are')
-    for prompt in self.prompts:
-      require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
+    check_told(self.classes, self.prompts)
 
 
 TABLE = dict(
@@ -139,6 +158,17 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
     except (ValueError, SyntaxError):  # a bare word
       changes[key.strip()] = value.strip()
   return changes
+
+
+def class_texts(
+  classes: Mapping[str, Sequence[str]], prompts: Sequence[str]
+) -> tuple[list[str], Int[np.ndarray, "t"]]:
+  """Every phrase of a class in every prompt, and the number of the class of each."""
+  texts, owner = [], []
+  for number, phrases in enumerate(classes.values()):
+    texts += [prompt.replace("{}", one) for one in phrases for prompt in prompts]
+    owner += [number] * len(phrases) * len(prompts)
+  return texts, np.array(owner, np.int64)
 
 
 def select(

@@ -1,7 +1,7 @@
 """From embeddings and a protocol to numbers; which model made them does not matter."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -31,21 +31,53 @@ class Extras:
       require(value >= 0, f"{name}: {value} is negative")
 
 
+def check(e: Embeddings, protocol: Protocol, extras: Extras) -> None:
+  """Refuses what cannot be scored; looks at no embedding, so none need be made yet.
+
+  Raises:
+    ConfigError: more folds than clips.
+    DataError: the texts are not of the protocol's kind. Retrieval: there is no bank, or
+      it shares clips with the test; the matrix for the extra rows is too large.
+      Recognition: a clip has no label, or one that is none. Choice: a clip has not
+      exactly one right candidate.
+  """
+  if protocol.task == "retrieval":
+    _need(e, "captions")
+    _check_retrieval(e, protocol, extras)
+  elif protocol.task == "recognition":
+    _need(e, "classes")
+    _labels(e)
+  else:
+    _need(e, "candidates")
+    _check_answers(e)
+
+
+def score(
+  e: Embeddings, protocol: Protocol, extras: Extras, match: Match | None = None
+) -> dict[str, float]:
+  """The numbers of the protocol's task.
+
+  Raises:
+    ConfigError, DataError: see `check`.
+  """
+  check(e, protocol, extras)
+  if protocol.task == "retrieval":
+    return retrieval(e, protocol, extras, match)
+  return choice(e) if protocol.task == "choice" else recognition(e, protocol)[0]
+
+
 def retrieval(
   e: Embeddings, protocol: Protocol, extras: Extras, match: Match | None = None
 ) -> dict[str, float]:
   """Numbers such as "t2v/R@1" and "dual_softmax/t2v/R@1"; means over folds.
 
-  `e` holds the protocol's queries; see `queries`. The plain numbers never hold the
-  whole matrix; extra rows do.
-
-  Raises:
-    DataError: the texts are not of clips; there is no bank, or it shares clips with
-      the test; the matrix for the extra rows is too large.
+  `e` passes `check` and holds the protocol's queries; see `queries`. The plain numbers
+  never hold the whole matrix; extra rows do.
   """
-  _need(e, "captions")
-  folds = np.array_split(np.arange(len(e.ids)), protocol.folds)
-  found = [_fold(e, clips, protocol, extras, match) for clips in folds]
+  found = [
+    _fold(e, texts, clips, protocol, extras, match)
+    for texts, clips in _folds(e, protocol)
+  ]
   return {key: float(np.mean([numbers[key] for numbers in found])) for key in found[0]}
 
 
@@ -69,44 +101,23 @@ def queries(e: Embeddings, captions: str) -> Embeddings:
 def recognition(
   e: Embeddings, protocol: Protocol
 ) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
-  """metrics.recognition of the clips' labels by the classes' texts.
-
-  Raises:
-    DataError: the texts are not of classes; a clip has no label, or one that is none.
-  """
-  _need(e, "classes")
-  known = {name: i for i, name in enumerate(e.names)}
-  for clip, label in zip(e.ids, e.labels, strict=True):
-    if label not in known:
-      raise DataError(
-        f"clip {clip!r}: its label {label!r} is no class of the {len(known)} with "
-        "texts; add texts of it, or drop the clip"
-      )
+  """metrics.recognition of the clips' labels by the classes' texts; after `check`."""
   scores = class_scores(e.video, e.text, e.owner, protocol.temperature)
-  return metrics.recognition(scores, np.array([known[label] for label in e.labels]))
+  return metrics.recognition(scores, _labels(e))
 
 
 def choice(e: Embeddings) -> dict[str, float]:
   """Percent of clips whose right sentence has the best cosine of its candidates.
 
   Candidates of equal score share the place, so that a collapsed model is at chance,
-  which is the second number.
-
-  Raises:
-    DataError: the texts are no candidates, or a clip has not exactly one right one.
+  which is the second number. After `check`.
   """
-  _need(e, "candidates")
   score = np.einsum("te,te->t", e.text, e.video[e.owner], dtype=np.float64)
   score = score.astype(np.float32)
   hits, chances = [], []
   for clip in range(len(e.ids)):
     mine = e.owner == clip
     best, right = score[mine] == score[mine].max(initial=-np.inf), e.right[mine]
-    if right.sum() != 1:
-      raise DataError(
-        f"clip {e.ids[clip]!r}: {right.sum()} right candidates of {mine.sum()}; give "
-        "it exactly one"
-      )
     hits.append((best & right).sum() / best.sum())
     chances.append(1 / mine.sum())
   return dict(accuracy=100 * float(np.mean(hits)), chance=100 * float(np.mean(chances)))
@@ -141,6 +152,39 @@ def class_scores(
   return np.stack(scores).astype(np.float32)
 
 
+def extra_row(
+  row: str,
+  scores: Float[np.ndarray, "t v"],
+  owner: Int[np.ndarray, "t"],
+  ties: metrics.Ties,
+) -> dict[str, float]:
+  """Numbers "<row>/t2v/R@1" ... of scores that use more than the two embeddings."""
+  found = metrics.summarize(metrics.text_to_video_ranks(scores, owner, ties))
+  return {f"{row}/t2v/{key}": value for key, value in found.items()}
+
+
+def rerank(
+  sim: Float[np.ndarray, "t v"],
+  texts: Int[np.ndarray, "t"],
+  clips: Int[np.ndarray, "v"],
+  k: int,
+  match: Match,
+) -> Float[np.ndarray, "t v"]:
+  """Scores by which each text's first `k` clips are in the matching head's order.
+
+  Args:
+    sim: cosines of the texts and clips.
+    texts: their numbers, as `match` knows them.
+    clips: their numbers, as `match` knows them.
+    k: candidates of each text.
+    match: scores pairs.
+  """
+  k = min(k, sim.shape[1])
+  candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
+  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
+  return rescore.rerank(sim, candidates, scores.reshape(-1, k))
+
+
 def table(numbers: Mapping[str, float]) -> list[str]:
   """Lines of retrieval numbers: one for each way of scoring, plain ones first."""
   names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
@@ -162,47 +206,24 @@ def _need(e: Embeddings, wanted: str) -> None:
     )
 
 
-def _fold(
-  e: Embeddings,
-  clips: Int[np.ndarray, "n"],
-  protocol: Protocol,
-  extras: Extras,
-  match: Match | None,
-) -> dict[str, float]:
-  """Numbers of some neighbouring clips and their texts alone."""
-  texts = np.flatnonzero((e.owner >= clips[0]) & (e.owner <= clips[-1]))
-  text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
-  ties = protocol.ties
-  numbers = metrics.both_ways(*similarity.ranks(text, video, owner, ties))
-
-  def add(row: str, scores: np.ndarray) -> None:
-    ranks = metrics.text_to_video_ranks(scores, owner, ties)
-    found = metrics.summarize(ranks)
-    numbers.update({f"{row}/t2v/{key}": value for key, value in found.items()})
-
-  if extras != Extras():
-    sim = _dense(text, video)
-  if extras.dual_softmax:
-    add("dual_softmax", rescore.dual_softmax(sim, extras.dual_softmax))
+def _check_retrieval(e: Embeddings, protocol: Protocol, extras: Extras) -> None:
+  folds, clips = protocol.folds, len(e.ids)
+  require(folds <= clips, f"folds: {folds} are more than the {clips} clips; use fewer")
   if extras.querybank:
-    bank = _dense(_bank(e), video)
-    add("querybank", rescore.querybank(sim, bank, extras.querybank))
-  if extras.rerank:
-    add(f"rerank_{extras.rerank}", _rerank(sim, texts, clips, extras.rerank, match))
-  return numbers
+    _check_bank(e)
+  if extras == Extras():
+    return
+  for texts, clips in _folds(e, protocol):
+    rows = max(len(texts), len(e.bank_ids) if extras.querybank else 0)
+    if rows * len(clips) > _DENSE:
+      raise DataError(
+        f"embeddings: {rows:,} texts by {len(clips):,} clips are too many for extra "
+        "rows, which need the whole matrix; leave them out"
+      )
 
 
-def _dense(text: np.ndarray, video: np.ndarray) -> np.ndarray:
-  if len(text) * len(video) > _DENSE:
-    raise DataError(
-      f"embeddings: {len(text):,} texts by {len(video):,} clips are too many for extra "
-      "rows, which need the whole matrix; leave them out"
-    )
-  return similarity.cosines(text, video)
-
-
-def _bank(e: Embeddings) -> np.ndarray:
-  """The bank's embeddings; refuses one that knows the test."""
+def _check_bank(e: Embeddings) -> None:
+  """Refuses a bank that knows the test."""
   if e.bank is None:
     raise DataError(
       "embeddings: no bank.npy, which the querybank row needs: embeddings of training "
@@ -214,15 +235,62 @@ def _bank(e: Embeddings) -> np.ndarray:
       f"bank: clip {min(shared)!r} is also in the test; take the bank from the "
       "training split alone"
     )
-  return e.bank
 
 
-def _rerank(
-  sim: np.ndarray, texts: np.ndarray, clips: np.ndarray, k: int, match: Match | None
-) -> np.ndarray:
-  if match is None:
-    raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
-  k = min(k, sim.shape[1])
-  candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
-  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
-  return rescore.rerank(sim, candidates, scores.reshape(-1, k))
+def _check_answers(e: Embeddings) -> None:
+  given = np.bincount(e.owner, minlength=len(e.ids))
+  right = np.bincount(e.owner[e.right], minlength=len(e.ids))
+  for name, ours, all_ in zip(e.ids, right, given, strict=True):
+    if ours != 1:
+      raise DataError(
+        f"clip {name!r}: {ours} right candidates of {all_}; give it exactly one"
+      )
+
+
+def _labels(e: Embeddings) -> Int[np.ndarray, "v"]:
+  """The class of each clip."""
+  known = {name: i for i, name in enumerate(e.names)}
+  for clip, label in zip(e.ids, e.labels, strict=True):
+    if label not in known:
+      raise DataError(
+        f"clip {clip!r}: its label {label!r} is no class of the {len(known)} with "
+        "texts; add texts of it, or drop the clip"
+      )
+  return np.array([known[label] for label in e.labels])
+
+
+def _folds(
+  e: Embeddings, protocol: Protocol
+) -> Iterator[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]]:
+  """(texts, clips) of each fold: neighbouring clips and their texts alone."""
+  for clips in np.array_split(np.arange(len(e.ids)), protocol.folds):
+    yield np.flatnonzero((e.owner >= clips[0]) & (e.owner <= clips[-1])), clips
+
+
+def _fold(
+  e: Embeddings,
+  texts: Int[np.ndarray, "n"],
+  clips: Int[np.ndarray, "m"],
+  protocol: Protocol,
+  extras: Extras,
+  match: Match | None,
+) -> dict[str, float]:
+  """Numbers of one fold."""
+  text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
+  ties = protocol.ties
+  numbers = metrics.both_ways(*similarity.ranks(text, video, owner, ties))
+  if extras != Extras():
+    sim = similarity.cosines(text, video)
+  if extras.dual_softmax:
+    scores = rescore.dual_softmax(sim, extras.dual_softmax)
+    numbers |= extra_row("dual_softmax", scores, owner, ties)
+  if extras.querybank:
+    bank = similarity.cosines(e.bank, video)
+    scores = rescore.querybank(sim, bank, extras.querybank)
+    numbers |= extra_row("querybank", scores, owner, ties)
+  if extras.rerank:
+    if match is None:
+      raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
+    scores = rerank(sim, texts, clips, extras.rerank, match)
+    numbers |= extra_row(f"rerank_{extras.rerank}", scores, owner, ties)
+  return numbers
