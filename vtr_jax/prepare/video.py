@@ -208,6 +208,8 @@ def _write(shown: Iterator[Shown], reader: _Reader, options: Options) -> Result:
 def _stream(out, first: av.VideoFrame, size, rate: float, options: Options) -> Any:
   # One thread: the bytes then depend on nothing else, and items are done in parallel.
   x264 = dict(preset=_PRESET, crf=str(options.crf), g=str(options.gop), threads="1")
+  # Some processors' own code (AVX-512's) gives other bytes from one time to the next.
+  x264["x264-params"] = "cpu-independent=1"
   if options.gop == 1:
     # Such data are made to be read fast, and are read a third as fast without it.
     x264["tune"] = "fastdecode"
