@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from vtr_jax.data import (
   moving_shapes,
+  processes,
   shapes,
   shapes_captions,
   shapes_parts,
@@ -362,7 +363,7 @@ def test_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, cap
   parts = tmp_path / "moving_shapes" / ".parts-tiny-1.0.0"
   parts.mkdir()  # the first build is about to clear up
   other = threading.Thread(target=moving_shapes.build, args=(tmp_path, "tiny"))
-  with moving_shapes._lock(tmp_path / "moving_shapes" / ".lock-tiny-1.0.0"):
+  with processes.locked(tmp_path / "moving_shapes" / ".lock-tiny-1.0.0", "build"):
     other.start()
     other.join(0.2)
     assert other.is_alive()

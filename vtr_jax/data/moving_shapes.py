@@ -10,7 +10,6 @@ their final name in one step.
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -27,7 +26,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from vtr_jax.config import choose
-from vtr_jax.data import shapes, shapes_parts, shapes_render, sources
+from vtr_jax.data import processes, shapes, shapes_parts, shapes_render, sources
 from vtr_jax.errors import DataError
 
 LABELS = shapes.LABELS
@@ -129,7 +128,7 @@ def build(
     return directory
   try:
     root.mkdir(parents=True, exist_ok=True)
-    with _lock(root / f".lock-{config}-{version}"):
+    with processes.locked(root / f".lock-{config}-{version}", "build"):
       if not _is_whole(directory):
         _build(directory, parts, CONFIGS[config], workers, progress)
       shutil.rmtree(parts, ignore_errors=True)
@@ -240,18 +239,6 @@ def _checksum(clips: Iterator[shapes_render.Clip]) -> dict[str, str]:
 def _is_whole(directory: pathlib.Path) -> bool:
   files = ("dataset_info.json", TOKENIZER, CHECKSUM)
   return all((directory / file).exists() for file in files)
-
-
-@contextlib.contextmanager
-def _lock(path: pathlib.Path) -> Iterator[None]:
-  """Holds `path` for this process; the system frees it even after SIGKILL."""
-  with path.open("w") as f:
-    try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f"{path}: waiting for another build to end", file=sys.stderr)
-      fcntl.flock(f, fcntl.LOCK_EX)
-    yield
 
 
 @contextlib.contextmanager

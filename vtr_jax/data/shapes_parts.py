@@ -13,13 +13,12 @@ import os
 import pathlib
 import pickle
 import sys
-import threading
 import types
 from collections.abc import Iterator
 
 import tqdm
 
-from vtr_jax.data import shapes, shapes_render
+from vtr_jax.data import processes, shapes, shapes_render
 from vtr_jax.errors import DataError
 
 Job = tuple[pathlib.Path, str, int, list[shapes.Meaning]]
@@ -53,7 +52,7 @@ def render(
   # What an earlier build has done says nothing about the speed of this one.
   bar.initial = bar.n = sum(counts.values()) - sum(len(job[3]) for job in missing)
   bar.refresh()
-  workers = min(workers or _cores(), len(missing))
+  workers = min(workers or processes.cores(), len(missing))
   if workers <= 1:
     for job in missing:
       bar.update(_render_part(*job))
@@ -79,7 +78,7 @@ def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
   # Not forked: JAX's threads in the parent would be copied in the midst of things.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(
-    workers, context, initializer=_end_with_parent
+    workers, context, initializer=processes.end_with_parent
   ) as pool:
     try:
       with _hidden_main():
@@ -124,23 +123,5 @@ def _hidden_main() -> Iterator[None]:
     sys.modules["__main__"] = main
 
 
-def _end_with_parent() -> None:
-  """Ends this process when the build is killed; it would wait for work for ever."""
-
-  def watch():
-    if (parent := multiprocessing.parent_process()) is not None:
-      parent.join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()
-
-
 def _path(directory: pathlib.Path, split: str, start: int) -> pathlib.Path:
   return directory / f"{split}-{start:05d}.part"
-
-
-def _cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

@@ -1,9 +1,7 @@
 """Rows to batches of one host, made in order by threads or processes."""
 
-import multiprocessing
 import os
 import signal
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +10,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from vtr_jax.data import processes
 from vtr_jax.errors import ConfigError
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
@@ -151,12 +150,4 @@ def _start_worker(index: int, count: int) -> None:
   # need batches while it finishes its step and saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-  """A parent that was killed could not say goodbye."""
-  parent = multiprocessing.parent_process()
-  if parent is not None:
-    parent.join()
-    os._exit(1)
+  processes.end_with_parent()

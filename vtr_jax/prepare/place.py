@@ -1,7 +1,6 @@
 """Where a data set is made, and who may work there."""
 
 import contextlib
-import fcntl
 import pathlib
 import re
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vtr_jax.config import require
+from vtr_jax.data import processes
 from vtr_jax.errors import DataError
 from vtr_jax.prepare.shards import read_json, write_json
 
@@ -43,7 +43,7 @@ class Place:
   def held(self, alone: bool) -> Iterator[None]:
     """Keeps others out: all of them, or only those who would be alone."""
     self.root.mkdir(parents=True, exist_ok=True)
-    with locked(self.root / f".lock-{VERSION}", alone):
+    with processes.locked(self.root / f".lock-{VERSION}", "run", alone):
       yield
 
   def begin(self, plan: dict[str, Any]) -> None:
@@ -98,16 +98,3 @@ def _differ(before: Any, now: Any) -> str:
     changed = [k for k in before | now if before.get(k) != now.get(k)]
     return "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in changed)
   return f"{before}, now {now}"
-
-
-@contextlib.contextmanager
-def locked(path: pathlib.Path, alone: bool = True) -> Iterator[None]:
-  """Holds `path` for this process; the system frees it even after SIGKILL."""
-  kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-  with path.open("a+") as f:
-    try:
-      fcntl.flock(f, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f"{path}: waiting for another run to end", file=sys.stderr)
-      fcntl.flock(f, kind)
-    yield

@@ -8,14 +8,13 @@ import concurrent.futures
 import concurrent.futures.process
 import itertools
 import multiprocessing
-import os
 import pathlib
-import threading
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import pebble
 
+from vtr_jax.data import processes
 from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
@@ -45,7 +44,9 @@ def run(
   tasks = iter(tasks)
   # Not forked: threads in the parent would be copied in the midst of things.
   context = multiprocessing.get_context("spawn")
-  pool = pebble.ProcessPool(workers, initializer=_end_with_parent, context=context)
+  pool = pebble.ProcessPool(
+    workers, initializer=processes.end_with_parent, context=context
+  )
   pending: dict[concurrent.futures.Future, Task] = {}
   try:
     while True:
@@ -86,14 +87,3 @@ def _settle(future, task: Task, deadline: float) -> None:
       "processes end before they begin, perhaps for want of memory; run it again with "
       "fewer --workers"
     ) from e
-
-
-def _end_with_parent() -> None:
-  """Ends this process when the command is killed, even while an item hangs."""
-
-  def watch():
-    if (parent := multiprocessing.parent_process()) is not None:
-      parent.join()
-    os._exit(1)
-
-  threading.Thread(target=watch, daemon=True).start()

@@ -10,11 +10,12 @@ from typing import Any
 import tqdm
 
 from vtr_jax.config import require
+from vtr_jax.data import processes
 from vtr_jax.errors import DataBudgetError, DataError
 from vtr_jax.formats import base
 from vtr_jax.prepare import merge, pool, spool
 from vtr_jax.prepare.options import Options, unfit
-from vtr_jax.prepare.place import Place, locked
+from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.shards import Shard, cut, finish, report
 
 
@@ -122,7 +123,7 @@ def _make(place: Place, shards: list[Shard], options: Options, run: Run) -> None
   left = {shard.number: len(shard.items) for shard in shards}
   by_number = {shard.number: shard for shard in shards}
   locks = {shard.number: contextlib.ExitStack() for shard in shards}
-  workers = run.workers or _cores()
+  workers = run.workers or processes.cores()
   with tqdm.tqdm(
     total=sum(left.values()), unit="item", desc=place.name, mininterval=1
   ) as bar:
@@ -146,7 +147,9 @@ def _tasks(
   for shard in shards:
     missing = []
     if report(place.work, shard.name) is None:
-      locks[shard.number].enter_context(locked(place.work / f"{shard.name}.lock"))
+      locks[shard.number].enter_context(
+        processes.locked(place.work / f"{shard.name}.lock", "run")
+      )
       missing = _missing(place, shard)
     left[shard.number] = len(missing)
     if not missing:
@@ -168,13 +171,6 @@ def _missing(place: Place, shard: Shard) -> list[int]:
   if not missing:
     finish(shard, place.work)
   return missing
-
-
-def _cores() -> int:
-  """Cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
 
 
 def parse_job(text: str) -> tuple[int, int]:

@@ -1,0 +1,47 @@
+"""What several processes need that make data together. Imports nothing of weight."""
+
+import contextlib
+import fcntl
+import multiprocessing
+import os
+import pathlib
+import sys
+import threading
+from collections.abc import Iterator
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+  """Ends this process when its parent has been killed and could not say goodbye."""
+
+  def watch():
+    if (parent := multiprocessing.parent_process()) is not None:
+      parent.join()
+      os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, what: str, alone: bool = True) -> Iterator[None]:
+  """Holds `path` for this process; the system frees it even after SIGKILL.
+
+  Args:
+    path: a file, made if it is not there.
+    what: is waited for, as the message calls it.
+    alone: keep all others out, or only those who would be alone.
+  """
+  kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+  with path.open("a+") as f:
+    try:
+      fcntl.flock(f, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print(f"{path}: waiting for another {what} to end", file=sys.stderr)
+      fcntl.flock(f, kind)
+    yield
