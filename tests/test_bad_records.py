@@ -4,13 +4,14 @@ import itertools
 import json
 import multiprocessing
 import threading
+import time
 
 import clips
 import numpy as np
 import pytest
 
-from vtr_jax.data import loader, packets
-from vtr_jax.errors import ConfigError, DataBudgetError
+from vtr_jax.data import loader, packets, sources
+from vtr_jax.errors import ConfigError, DataBudgetError, DataError
 
 GOOD = clips.mp4(10)
 BAD = dict(
@@ -88,6 +89,70 @@ def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch
       np.testing.assert_array_equal(one[key][~long], other[key][~long], err_msg=key)
   with pytest.raises(ConfigError, match=r"deadline: 0\.0 must be positive"):
     clips.config(tmp_path, deadline=0.0)
+
+
+class Endless(bytes):
+  """A video that is never decoded; it waits, or keeps the processor busy."""
+
+  def __bool__(self):
+    while True:
+      time.sleep(60 if self.startswith(b"wait") else 0)
+
+
+class Stuck:
+  """A split with such records."""
+
+  def __init__(self, split, videos):
+    self._split, self._videos = split, videos
+    self.directory = split.directory
+
+  def __len__(self):
+    return len(self._split)
+
+  def __getitem__(self, index):
+    video = self._videos.get(index)
+    return self._split[index] | (dict(video=Endless(video)) if video else {})
+
+
+def stuck(monkeypatch, videos):
+  """From now on, training reads these videos in place of its own."""
+  opened = sources.open_split
+  monkeypatch.setattr(
+    sources, "open_split", lambda *where: Stuck(opened(*where), videos)
+  )
+
+
+def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
+  tmp_path, tokenizer, monkeypatch
+):
+  clips.prepare(tmp_path, dict(train=clips.records(16, frames=10)))
+  data = clips.config(tmp_path, workers=1, deadline=0.3)
+  free = clips.take(tmp_path, tokenizer, 4, data=data)
+  stuck(monkeypatch, {3: b"wait", 11: b"spin"})
+  begin = time.monotonic()
+  held = clips.take(tmp_path, tokenizer, 4, data=data)
+  assert time.monotonic() - begin < 60
+  for one, other in zip(held, free, strict=True):
+    np.testing.assert_array_equal(one["record"], other["record"])
+    bad = np.isin(one["record"], (3, 11))
+    for record, problem in zip(one["record"][bad], one["problem"][bad], strict=True):
+      assert problem == f"clip{record}: decoding it did not end in 0.6 s"
+    np.testing.assert_array_equal(one["valid"], ~bad)
+    for key in one:
+      np.testing.assert_array_equal(one[key][~bad], other[key][~bad], err_msg=key)
+  assert sum((~batch["valid"]).sum() for batch in held) == 4
+  clips.assert_same(clips.take(tmp_path, tokenizer, 4, data=data), held)
+  assert not multiprocessing.active_children()
+
+
+def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch):
+  clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
+  stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
+  data = clips.config(tmp_path, workers=1, deadline=0.2)
+  message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
+  with pytest.raises(DataError, match=message):
+    clips.take(tmp_path, tokenizer, 1, data=data)
+  assert not multiprocessing.active_children()
 
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):

@@ -14,6 +14,7 @@ from conftest import run_main
 from configs import simvtp
 from vtr_jax import embed, evaluate, sharding, trained
 from vtr_jax.data import sources, views
+from vtr_jax.data.candidates import read_candidates
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base
 from vtr_jax.losses import unit
@@ -166,8 +167,8 @@ def test_choice_among_candidates(run, tmp_path):
     (lambda items: [items[0] | dict(answer="1")], "item 0: expected video, caption"),
     (lambda items: [dict(video="a")], "item 0: expected video, caption"),
     (lambda items: [5], "item 0: expected video, caption"),
-    (lambda items: "text", "expected a list of video, caption"),
-    (lambda items: 5, r"mc\.json: expected a list of video, caption"),
+    (lambda items: "text", "item 0: expected video, caption"),
+    (lambda items: 5, r"mc\.json, item 0: expected video, caption"),
     (lambda items: [items[0] | dict(caption=["a", 5])], "item 0: expected video, cap"),
     (lambda items: [items[0] | dict(caption=["a", None])], "item 0: expected video"),
     (lambda items: [items[0] | dict(answer=0.5)], "item 0: expected video, caption"),
@@ -177,7 +178,21 @@ def test_unfit_candidates_are_refused(tmp_path, change, message):
   path, items = candidates(tmp_path, ["a", "b"])
   path.write_text(json.dumps(change(items)))
   with pytest.raises(DataError, match=message):
-    embed.read_candidates(str(path), ["a", "b"])
+    read_candidates(str(path), ["a", "b"])
+
+
+def test_candidates_a_line_each(tmp_path):
+  ids = ["a", "b"]
+  path, items = candidates(tmp_path, ids)
+  lines = tmp_path / "mc.jsonl"
+  with lines.open("w") as f:
+    for name, item in zip(ids, items, strict=True):
+      line = dict(clip_name=name, options=item["caption"], answer=item["answer"])
+      f.write(json.dumps(line | dict(qid="4")) + "\n")
+  found, expected = (read_candidates(str(p), ids) for p in (lines, path))
+  assert found[0] == expected[0]
+  assert (found[1] == expected[1]).all()
+  assert found[2].tolist() == expected[2].tolist() == 2 * [False, True, False]
 
 
 def no_embedding(*args):

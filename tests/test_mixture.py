@@ -37,7 +37,8 @@ def mixed(root, *parts, **changes):
 @pytest.fixture(scope="module")
 def shared(root):
   """Two of four frames that share a batch 3:1, and one of two by turns with them."""
-  return mixed(root, ("videos", 3, 0), ("images", 1.0, 2), ("more", 1.0, 0))
+  # 0 stands for the clip's own, which is 4.
+  return mixed(root, ("videos", 3, 0), ("images", 1.0, 2), ("more", 1.0, 4))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,10 @@
 """Preparing one video or image: what comes out, and what is refused."""
 
 import io
-from fractions import Fraction
 
 import av
 import clips
+import damage
 import movies
 import numpy as np
 import pytest
@@ -23,37 +23,9 @@ def times(data):
   return [round(float(f.time), 3) for f in frames], [f.key_frame for f in frames]
 
 
-def written(frames, **options):
-  """A video of (time in ms, RGB array) pairs."""
-  file = io.BytesIO()
-  with av.open(file, "w", format="mp4", options=options) as out:
-    stream = out.add_stream("libx264", rate=25, options=dict(g="6"))
-    stream.height, stream.width = frames[0][1].shape[:2]
-    stream.pix_fmt = "yuv420p"
-    stream.codec_context.time_base = Fraction(1, 1000)
-    for time, picture in frames:
-      frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-      frame.pts, frame.time_base = time, stream.codec_context.time_base
-      out.mux(stream.encode(frame))
-    out.mux(stream.encode())
-  return file.getvalue()
-
-
-def noise(height=64, width=80, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def textured(**options):
-  """24 frames of a picture with much to tell, that moves."""
-  small = Image.fromarray(noise(20, 40)).resize((320, 160), Image.Resampling.BICUBIC)
-  wide = np.asarray(small)
-  frames = [(40 * i, wide[:, 4 * i : 4 * i + 192]) for i in range(24)]
-  return written([(t, np.ascontiguousarray(f)) for t, f in frames], **options)
-
-
 def test_frames_and_times_are_kept_where_the_rate_varies():
   at = [0, 40, 80, 500, 540, 1500]
-  data = written([(t, np.full((64, 64, 3), 20 + t // 10, np.uint8)) for t in at])
+  data = damage.written([(t, np.full((64, 64, 3), 20 + t // 10, np.uint8)) for t in at])
   result = video.encode(data, Options())
   assert times(result.data)[0] == [t / 1000 for t in at]
   assert (result.frames, result.width, result.height) == (6, 64, 64)
@@ -64,7 +36,7 @@ def test_frames_and_times_are_kept_where_the_rate_varies():
 def test_constant_rate_repeats_and_drops():
   """At 4 a second, what is shown at 0, 0.25, 0.5 ... s."""
   at = {0: 40, 100: 80, 300: 120, 1000: 200}
-  data = written([(t, np.full((64, 64, 3), v, np.uint8)) for t, v in at.items()])
+  data = damage.written([(t, np.full((64, 64, 3), v, np.uint8)) for t, v in at.items()])
   result = video.encode(data, Options(fps=4))
   assert times(result.data)[0] == [0, 0.25, 0.5, 0.75, 1]
   shown = decode(result.data)[:, 30, 30, 0].astype(int)
@@ -121,13 +93,15 @@ def test_part_behind_the_end_is_refused():
 @pytest.mark.parametrize(("gop", "keys"), [(1, 24), (8, 3), (250, 1)])
 def test_distance_of_key_frames(gop, keys):
   """The original's own key frames, every sixth, do not stay."""
-  result = video.encode(textured(), Options(gop=gop))
+  result = video.encode(damage.textured(), Options(gop=gop))
   assert sum(times(result.data)[1]) == keys
 
 
 def test_all_intra_is_made_to_be_read_fast():
   """x264 writes its settings into the stream."""
-  fast, small = (video.encode(textured(), Options(gop=gop)).data for gop in (1, 16))
+  fast, small = (
+    video.encode(damage.textured(), Options(gop=gop)).data for gop in (1, 16)
+  )
   assert b"cabac=0" in fast
   assert b"deblock=0" in fast
   assert b"cabac=1" in small
@@ -184,7 +158,7 @@ def test_gif_is_a_video():
 
 
 def test_copy_keeps_the_bytes():
-  data = textured()
+  data = damage.textured()
   result = video.encode(data, Options(copy=True))
   assert result.data == data
   assert (result.frames, result.width, result.height) == (24, 192, 160)
@@ -201,36 +175,17 @@ def test_same_bytes_every_time(short_side):
   assert len(results) == 1
 
 
-def damaged():
-  """Name of a damage to the file that has it."""
-  whole = textured()
-  flipped = bytearray(whole)
-  middle = len(whole) // 2
-  flipped[middle : middle + 400] = noise(seed=9).tobytes()[:400]
-  pieces = textured(movflags="frag_keyframe")
-  return dict(
-    empty=b"",
-    page=b"<!DOCTYPE html><html><body>404 not found</body></html>",
-    cut_95=whole[: len(whole) * 95 // 100],
-    cut_50=whole[: len(whole) // 2],
-    zero_tail=whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2),
-    pieces_cut=pieces[: len(pieces) * 6 // 10],
-    flipped=bytes(flipped),
-    playlist=b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nhttp://x/y.ts\n",
-  )
-
-
 @pytest.mark.parametrize("copy", [False, True])
-@pytest.mark.parametrize("kind", damaged())
+@pytest.mark.parametrize("kind", damage.damaged())
 def test_damaged_files_are_refused(kind, copy):
   with pytest.raises(BadSample) as told:
-    video.encode(damaged()[kind], Options(copy=copy))
+    video.encode(damage.damaged()[kind], Options(copy=copy))
   assert "\n" not in str(told.value)
 
 
 def test_damaged_file_is_cut_short_on_request():
   """Good frames stay, in their places; too few are refused all the same."""
-  data = damaged()["pieces_cut"]
+  data = damage.damaged()["pieces_cut"]
   result = video.encode(data, Options(needed=6, crf=10))
   assert 6 <= result.frames < 24
   assert result.warnings == (f"damaged: cut short after {result.frames} good frames",)
@@ -248,16 +203,16 @@ def test_limits():
 
 
 def test_blank_frames_are_told():
-  data = written([(40 * i, np.full((64, 64, 3), 7, np.uint8)) for i in range(5)])
+  data = damage.written([(40 * i, np.full((64, 64, 3), 7, np.uint8)) for i in range(5)])
   for copy in (False, True):
     (told,) = video.encode(data, Options(copy=copy)).warnings
     assert told == "blank: 5 of 5 frames have nearly equal pixels"
-  assert not video.encode(textured(), Options()).warnings
+  assert not video.encode(damage.textured(), Options()).warnings
 
 
 def picture(kind, size=(80, 60), **options):
   file = io.BytesIO()
-  Image.fromarray(noise(size[1], size[0])).resize((8, 6)).resize(size).save(
+  Image.fromarray(damage.noise(size[1], size[0])).resize((8, 6)).resize(size).save(
     file, kind, **options
   )
   return file.getvalue()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -177,6 +178,42 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
   (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
   assert f"after step {saved.name}, saved" in text
   assert int(saved.name) >= 3
+
+
+def test_a_killed_loader_ends_the_run_after_a_checkpoint(smoke, tmp_path):
+  """As the system does it to the process with the most memory."""
+  config = bare(smoke, steps=60, checkpoint_every=100)
+  train_and_evaluate(config, tmp_path / "calm")
+  config["data"]["workers"] = 1
+  process = start(config, tmp_path / "run")
+  while not process.stdout.readline().startswith("step 2/"):
+    assert process.poll() is None
+  os.kill(loader_of(process.pid), signal.SIGKILL)
+  begin = time.monotonic()
+  code, text = finish(process)
+  assert code == 2, text
+  assert time.monotonic() - begin < 30
+  assert "a loader process was killed" in text
+  assert "lower config.data.workers" in text
+  (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
+  assert 2 <= int(saved.name) < 60
+  code, text = finish(start(config, tmp_path / "run"))
+  assert code == 0, text
+  assert losses(tmp_path / "run") == losses(tmp_path / "calm")
+  assert_same(params(tmp_path / "run", 60), params(tmp_path / "calm", 60))
+
+
+def loader_of(pid):
+  """The child that makes batches; the other one tracks shared memory."""
+  children = []
+  for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+    children += file.read_text().split()
+  (found,) = (
+    int(child)
+    for child in children
+    if "spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_text()
+  )
+  return found
 
 
 def test_eight_devices_give_the_same_losses(smoke, tmp_path):

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import json
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -13,6 +11,7 @@ import numpy as np
 from vtr_jax import sharding, trained, workdir
 from vtr_jax.config import require
 from vtr_jax.data import sources
+from vtr_jax.data.candidates import read_candidates
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.views import Views
 from vtr_jax.errors import BadSample, ConfigError, DataError
@@ -51,7 +50,7 @@ def embed(
     checkpoint: directory of a run.
     protocol: what is embedded.
     data: prepared data, a directory or a name in the run's data.dir; "" = the run's.
-    candidates: JSON file of a multiple choice; see `read_candidates`.
+    candidates: JSON file of a multiple choice; see data/candidates.py.
     batch_size: clips at once; 0 = the run's.
     extras: rows that need more: QB-norm embeds training captions too.
 
@@ -123,53 +122,6 @@ def read_clips(source: sources.Split) -> Clips:
     captions += record["captions"]
     owner += [index] * len(record["captions"])
   return Clips(ids, labels, captions, np.array(owner, np.int64))
-
-
-def read_candidates(
-  path: str, ids: list[str]
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-  """(sentences, the clip of each, whether it is the answer) of a multiple choice.
-
-  The file is a JSON list of {"video": "video7010.mp4", "caption": [sentences],
-  "answer": number of the right one}; a clip's id is the video's name, with or without
-  its directory and extension.
-
-  Raises:
-    DataError: the file cannot be read or is of another format, or names a clip that
-      is not in the split or one twice, or lacks one of the split.
-  """
-  try:
-    items = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (OSError, ValueError) as e:
-    raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
-  rows, texts, owner, right = {name: i for i, name in enumerate(ids)}, [], [], []
-  if not isinstance(items, list):
-    raise DataError(f"{path}: expected a list of video, caption [sentences] and answer")
-  seen = set()
-  for number, item in enumerate(items):
-    where = f"{path}, item {number}"
-    try:
-      name, sentences, answer = str(item["video"]), item["caption"], item["answer"]
-      strings = isinstance(sentences, list) and all(
-        isinstance(sentence, str) for sentence in sentences
-      )
-      fits = strings and type(answer) is int and 0 <= answer < len(sentences)
-    except (TypeError, KeyError):
-      fits = False
-    if not fits:
-      raise DataError(f"{where}: expected video, caption [sentences] and answer")
-    row = rows.get(name, rows.get(pathlib.PurePath(name).stem))
-    if row is None or row in seen:
-      cause = "no clip of the split" if row is None else "named twice"
-      raise DataError(f"{where}: {name!r} is {cause}; mend the file or the data")
-    seen.add(row)
-    texts += sentences
-    owner += [row] * len(sentences)
-    right += [i == answer for i in range(len(sentences))]
-  if len(seen) < len(ids):
-    missing = next(name for name, row in rows.items() if row not in seen)
-    raise DataError(f"{path}: no candidates for clip {missing!r}; add them")
-  return texts, np.array(owner, np.int64), np.array(right, np.bool_)
 
 
 def _texts(

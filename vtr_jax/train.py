@@ -12,7 +12,7 @@ import jax
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment, figures, sharding, workdir, writer
 from vtr_jax.data import loader
-from vtr_jax.errors import Preempted
+from vtr_jax.errors import Preempted, VtrError
 from vtr_jax.experiment import Run
 from vtr_jax.progress import Progress
 
@@ -70,16 +70,21 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
   log = Progress(run, start)
   try:
     for done in range(start + 1, c.steps + 1):
-      local = log.timed_next(batches)
-      quarantine.add(local, done - 1)
+      try:
+        local = log.timed_next(batches)
+        quarantine.add(local, done - 1)
+      except VtrError:  # of the data; what has been learned is not lost
+        if done > start + 1:
+          _save(run, log, done - 1)
+          run.checkpoints.wait()
+        raise
       on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
       global_batch = sharding.put_batch(on_device, run.mesh)
       run.state, numbers = run.train_step(run.state, global_batch)
       log.add(done, numbers)
       stop = stopped()
       if done % c.checkpoint_every == 0 or done == c.steps or stop:
-        log.flush()  # a state is saved only when its losses were finite
-        run.checkpoints.save(done, run.state, _meta(run))
+        _save(run, log, done)
       if stop and done < c.steps:
         run.checkpoints.wait()
         raise Preempted(f"stopped by a signal after step {done}, saved; run it again")
@@ -87,6 +92,12 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
         log.pause(_evaluate(run, done, due(done))[1])
   finally:
     batches.close()
+
+
+def _save(run: Run, log: Progress, done: int) -> None:
+  """Starts writing the state after step `done`, if its losses were finite."""
+  log.flush()
+  run.checkpoints.save(done, run.state, _meta(run))
 
 
 def _evaluate(

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.config import choose, require
-from vtr_jax.data import crops, masks, sources, text, video
+from vtr_jax.data import crops, masks, sources, text, video, watch
 from vtr_jax.data.mixture import Joined, Part
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
@@ -79,6 +79,12 @@ class DataConfig:
       sources.open_split(sources.find(self.dir, part.name), part.split)
       for part in self.mix
     ]
+
+  def parts(self, clip: ClipSpec) -> list[Part]:
+    """`mix`, with 0 frames only where they follow `curriculum` from step to step."""
+    if self.curriculum:
+      return list(self.mix)
+    return [dataclasses.replace(p, frames=p.frames or clip.frames) for p in self.mix]
 
   def fingerprint(self) -> str:
     """16 hex digits that change when a record to train on does; raises DataError."""
@@ -175,7 +181,8 @@ class TrainExample:
       raise BadSample("no caption")
     caption = record["captions"][rng.integers(len(record["captions"]))]
     ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
-    clip = read_clip(record["video"], self._clip, self._data, rng)
+    with watch.item(index, record["id"], self._data.deadline):
+      clip = read_clip(record["video"], self._clip, self._data, rng)
     keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
     if self._mask.send == "visible":
       tubelets = patchify(clip[None], self._clip.tubelet)[0]
@@ -207,7 +214,9 @@ class EvalExample:
       DataError: the record cannot be used: a score must not depend on luck.
     """
     try:
-      clip = read_clip(self._source[index]["video"], self._clip, self._data, None)
+      record = self._source[index]
+      with watch.item(index, record["id"], self._data.deadline):
+        clip = read_clip(record["video"], self._clip, self._data, None)
     except BadSample as e:
       raise refusal(self._source, index, e) from e
     return dict(video=clip, valid=np.True_, record=np.int64(index))

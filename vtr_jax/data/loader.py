@@ -28,7 +28,7 @@ from vtr_jax.data.examples import (
   refusal,
 )
 from vtr_jax.data.mixture import Joined, Mixture
-from vtr_jax.data.workers import Batches, ByTurns, HostBatches, iterate
+from vtr_jax.data.workers import Batches, ByTurns, HostBatches
 from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
 
@@ -78,7 +78,8 @@ def train_batches(
   if data.mix:
     splits = data.open_mix()
     source = Joined([part.name for part in data.mix], splits)
-    mixture = Mixture(data.mix, [len(split) for split in splits], seed)
+    parts = data.parts(clip)
+    mixture = Mixture(parts, [len(split) for split in splits], seed)
     orders, at = mixture.orders(), mixture.at
   else:
     source = data.open()
@@ -96,7 +97,7 @@ def train_batches(
     part_frames, number = at(step)
     return (part_frames, part_frames or data.frames_at(clip, step)), number
 
-  return iterate(ByTurns(batches, turn).slice(slice(start_step, None)), data.workers)
+  return Batches(ByTurns(batches, turn).slice(slice(start_step, None)), data.workers)
 
 
 def eval_videos(
@@ -120,7 +121,7 @@ def eval_videos(
     DataError: (while iterating) a record is unusable; its index and id are named.
   """
   dataset = grain.MapDataset.range(len(source)).map(EvalExample(source, data, clip))
-  return iterate(HostBatches(dataset, batch_size, host, num_hosts), workers)
+  return Batches(HostBatches(dataset, batch_size, host, num_hosts), workers)
 
 
 def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, "q"]]:

@@ -140,7 +140,8 @@ def _video(container) -> Any:
     raise BadSample("unknown codec")
   if codec.width * codec.height > _MAX_PIXELS:
     raise BadSample(f"frames of {codec.width} x {codec.height} pixels are too large")
-  codec.options = {"max_pixels": str(_MAX_PIXELS)}
+  # Without "explode" a decoder paints over what it cannot read, and says nothing.
+  codec.options = {"max_pixels": str(_MAX_PIXELS), "err_detect": "explode"}
   stream.thread_type = "SLICE"
   codec.thread_count = 1
   return stream
@@ -174,11 +175,14 @@ def _decode_all(
 ) -> tuple[dict[int, np.ndarray], int, bool]:
   """Wanted frames by number, how many were decoded, and whether any failed."""
   found, decoded, torn = {}, 0, False
-  todo, last = set(wanted), max(wanted)
+  todo, last, shown = set(wanted), max(wanted), None
   for frame in packets_lib.decode_all(codec, packets, deadline):
     if frame is None:
-      torn = True
+      torn, shown = True, packets_lib.times(packets)
       continue
+    # What was held back may be shown after the frame that is lost.
+    if torn and shown and shown[decoded : decoded + 1] != [frame.pts]:
+      break
     torn |= frame.is_corrupt
     if decoded in todo:
       found[decoded] = picture(frame)

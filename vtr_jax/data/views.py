@@ -125,4 +125,4 @@ def batches(
   example = ViewExample(source, data, clip, views)
   rows = grain.MapDataset.range(len(source) * len(views)).map(example)
   shared = workers.HostBatches(rows, batch_size, host, num_hosts)
-  return workers.iterate(shared, workers=0)
+  return workers.Batches(shared, workers=0)

@@ -1,7 +1,10 @@
 """Rows to batches of one host, made in order by threads or processes."""
 
+import contextlib
+import functools
 import os
 import signal
+import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,11 +13,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from vtr_jax.data import processes
-from vtr_jax.errors import ConfigError
+from vtr_jax.data import processes, watch
+from vtr_jax.errors import ConfigError, DataError, one_line
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
+_IN_A_ROW = 3  # times that workers are stuck before a batch comes, then it ends; ours
 
 
 class HostBatches(grain.MapDataset):
@@ -92,22 +96,53 @@ class ByTurns(grain.MapDataset):
 
 
 class Batches:
-  """An iterator over batches that owns its workers; close it when done."""
+  """An iterator over batches that owns its workers; close it when done.
 
-  def __init__(self, dataset: grain.IterDataset):
-    self._open: list[grain.DatasetIterator] = [iter(dataset)]
+  Batches are made ahead of time, in order. A worker that got stuck in a record is
+  replaced, see watch.py; what was made ahead is made again, so that no batch is lost or
+  changed.
+  """
+
+  def __init__(self, batches: grain.MapDataset, workers: int):
+    """Starts the workers.
+
+    Args:
+      batches: batch number to batch.
+      workers: processes, each making every n-th batch; 0 = threads of this process.
+    """
+    self._batches, self._workers, self._done = batches, workers, 0
+    self._stuck: list[str] = []  # ids of records since the last batch came
+    self._in_a_row = 0  # times that workers were replaced since then
+    descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
+    os.close(descriptor)
+    self._open: list[grain.DatasetIterator] = []
     # Also called when this object is lost, and before Python takes grain apart.
-    self._finalize = weakref.finalize(self, _close, self._open)
+    self._finalize = weakref.finalize(self, _close, self._open, self._list)
+    self._begin()
 
   def __iter__(self) -> "Batches":
     return self
 
   def __next__(self) -> dict[str, np.ndarray]:
-    if not self._open:
-      raise ValueError("these batches are closed")
-    # Out of the shared memory at once: it is small in containers, and an array
-    # that still lives there when Python exits leaves it behind.
-    return {k: np.array(v, subok=False) for k, v in next(self._open[0]).items()}
+    """The next batch.
+
+    Raises:
+      DataError: a worker was killed, or several records in a row hold one fast.
+    """
+    while self._open:
+      try:
+        batch = next(self._open[0])
+      except RuntimeError as e:
+        if not str(e).startswith("Worker process was terminated"):
+          raise
+        self._replace(e)
+        continue
+      self._done += 1
+      self._stuck, self._in_a_row = [], 0
+      # Out of the shared memory at once: it is small in containers, and an array
+      # that still lives there when Python exits leaves it behind.
+      return {k: np.array(v, subok=False) for k, v in batch.items()}
+    raise ValueError("these batches are closed")
 
   def close(self) -> None:
     """Ends the workers and waits for them; may be called twice."""
@@ -119,35 +154,53 @@ class Batches:
   def __exit__(self, *unused) -> None:
     self.close()
 
+  def _begin(self) -> None:
+    """Starts the workers at the next batch."""
+    threads = 1 if self._workers else _THREADS
+    rest = self._batches.slice(slice(self._done, None))
+    dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
+    self._known = len(watch.given_up(self._list))
+    if self._workers:
+      if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
+        flags.FLAGS.mark_as_parsed()
+      options = grain.MultiprocessingOptions(self._workers, _BUFFER)
+      start = functools.partial(_start_worker, self._list)
+      dataset = dataset.mp_prefetch(options, worker_init_fn=start)
+    self._open.append(iter(dataset))
 
-def _close(iterators: list) -> None:
+  def _replace(self, error: RuntimeError) -> None:
+    """Starts again behind a worker that was given up; else raises."""
+    found = watch.given_up(self._list)[self._known :]
+    if not found:
+      raise DataError(
+        f"a loader process was killed ({one_line(error)}); the likely cause is want of "
+        "memory: lower config.data.workers, and run it again"
+      ) from error
+    self._stuck += [name for _, name in found]
+    self._in_a_row += 1
+    if self._in_a_row == _IN_A_ROW:
+      raise DataError(
+        f"decoding {', '.join(self._stuck)} did not end, one after the other; "
+        "repair or remove them, or raise config.data.deadline"
+      )
+    self._open.pop().close()
+    self._begin()
+
+
+def _close(iterators: list, path: str) -> None:
   """Closes and forgets: grain fails where an iterator outlives its module."""
   while iterators:
     iterators.pop().close()
+  with contextlib.suppress(FileNotFoundError):
+    os.remove(path)
 
 
-def iterate(batches: grain.MapDataset, workers: int) -> Batches:
-  """Makes the batches ahead of time, in order.
-
-  Args:
-    batches: batch number to batch.
-    workers: processes, each making every n-th batch; 0 = threads of this process.
-  """
-  threads = 1 if workers else _THREADS
-  dataset = batches.to_iter_dataset(grain.ReadOptions(threads, threads))
-  if workers:
-    if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
-      flags.FLAGS.mark_as_parsed()
-    options = grain.MultiprocessingOptions(workers, _BUFFER)
-    dataset = dataset.mp_prefetch(options, worker_init_fn=_start_worker)
-  return Batches(dataset)
-
-
-def _start_worker(index: int, count: int) -> None:
-  """Ties the worker's life to its parent's, and to nothing else."""
+def _start_worker(path: str, index: int, count: int) -> None:
+  """Ties the worker's life to its parent's and to the records' deadlines alone."""
   del index, count
   # A signal to the whole process group is the parent's to answer: it may still
   # need batches while it finishes its step and saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   processes.end_with_parent()
+  watch.start(path)

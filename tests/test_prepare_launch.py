@@ -1,0 +1,86 @@
+"""The scripts that prepare on many machines, run as their schedulers would."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_prepare import arguments, content, whole, write_source  # noqa: F401
+
+JOBS = 2
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+  return write_source(tmp_path_factory.mktemp("source") / "videos")
+
+
+def finish(processes):
+  for process in processes:
+    out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, out + errors
+
+
+def begin(command, **env):
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=os.environ | env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def slurm(*flags, **env):
+  env |= dict(SLURM_SUBMIT_DIR=str(ROOT), SLURM_CPUS_PER_TASK="1")
+  return begin(["bash", "launch/prepare_array.sh", *flags], **env)
+
+
+def task(number):
+  """What Slurm tells a task of an array."""
+  return dict(
+    SLURM_ARRAY_TASK_ID=str(number),
+    SLURM_ARRAY_TASK_COUNT=str(JOBS),
+    SLURM_ARRAY_TASK_MIN="0",
+    SLURM_ARRAY_TASK_MAX=str(JOBS - 1),
+  )
+
+
+@pytest.mark.skipif(
+  not (ROOT / ".venv" / "bin" / "python").exists(), reason="the script needs .venv"
+)
+def test_slurm_array(source, whole, tmp_path):  # noqa: F811
+  flags = [f for f in arguments(source, tmp_path) if not f.startswith("--workers")]
+  finish([slurm(*flags, **task(i)) for i in range(JOBS)])
+  finish([slurm("--merge", f"--out={tmp_path}", "--name=mine")])
+  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
+  gap = slurm(*flags, **task(1) | dict(SLURM_ARRAY_TASK_MIN="1"))
+  assert "use --array=0-N" in gap.communicate()[1]
+  assert gap.returncode == 2
+
+
+def test_kubernetes_job(source, whole, tmp_path):  # noqa: F811
+  """Its own command line, with the places in capitals filled in."""
+  job = yaml.safe_load((ROOT / "launch" / "prepare_array.yaml").read_text())["spec"]
+  assert job["completionMode"] == "Indexed"
+  (container,) = job["template"]["spec"]["containers"]
+  (line,) = container["args"]
+  assert f"/{job['completions']}" in line
+  line = line.replace(f"/{job['completions']}", f"/{JOBS}")
+  flags = " ".join(
+    flag for flag in arguments(source, tmp_path) if "--workers" not in flag
+  )
+  line = line[: line.index("--format")] + flags
+  line = line.replace("exec python", f"exec {sys.executable}")
+  finish(
+    [
+      begin([*container["command"], line], JOB_COMPLETION_INDEX=str(i))
+      for i in range(JOBS)
+    ]
+  )
+  merge = ["-m", "vtr_jax.prepare", "--merge", f"--out={tmp_path}", "--name=mine"]
+  finish([begin([sys.executable, *merge])])
+  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
