@@ -219,21 +219,25 @@ import multiprocessing, sys, time
 sys.path[:0] = {paths!r}
 import clips
 from vtr_jax.data import loader, text
-if __name__ == "__main__":
-  batches = loader.train_batches(
-    clips.config({root!r}, workers=1), clips.CLIP, clips.TEXT, clips.MASK,
-    text.SentencePiece({root!r} + "/tokenizer.model"), batch_size=8, seed=0,
-  )
+# Without the guard that multiprocessing asks for: many scripts have none.
+batches = loader.train_batches(
+  clips.config({root!r}, workers={workers}), clips.CLIP, clips.TEXT, clips.MASK,
+  text.SentencePiece({root!r} + "/tokenizer.model"), batch_size=8, seed=0,
+)
+for _ in range(3):
   next(batches)
-  print(*[p.pid for p in multiprocessing.active_children()], flush=True)
-  time.sleep({seconds})
+print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+time.sleep({seconds})
 """
 
 
-def run_script(root, seconds):
-  """A process with a worker, which never closes its batches."""
+def run_script(root, seconds, workers=1):
+  """A process with workers, which never closes its batches."""
   script = SCRIPT.format(
-    paths=[str(p) for p in Path(__file__).parents[:2]], root=str(root), seconds=seconds
+    paths=[str(p) for p in Path(__file__).parents[:2]],
+    root=str(root),
+    seconds=seconds,
+    workers=workers,
   )
   path = root / f"script{seconds}.py"
   path.write_text(script)
@@ -271,7 +275,8 @@ def test_workers_die_with_a_killed_parent_and_outlive_signals(root):
 
 
 def test_leaving_without_close_is_quiet_and_leaves_nothing(root):
-  parent = run_script(root, 0)
+  parent = run_script(root, 0, workers=2)
   out, errors = parent.communicate(timeout=60)
   assert (parent.returncode, errors) == (0, "")
-  assert gone(int(out))
+  assert len(out.split()) == 2
+  assert all(gone(int(worker)) for worker in out.split())

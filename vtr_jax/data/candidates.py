@@ -1,9 +1,9 @@
 """Multiple choice: the sentences of each clip, one of which is right.
 
-Two files of MSR-VTT-MC are about, and both are read: a JSON list of {"video":
-"video7010.mp4", "caption": [sentences], "answer": number of the right one} (Singularity,
-VindLU, UMT), and lines of {"clip_name": "video7010", "options": [sentences], "answer":
-number} (all-in-one).
+Two files of MSR-VTT-MC are about, and both are read. Singularity, VindLU, UMT: a JSON
+list of {"video": "video7010.mp4", "caption": [sentences], "answer": number of the right
+one}. All-in-one: lines of {"clip_name": "video7010", "options": [sentences], "answer":
+number}.
 """
 
 import json

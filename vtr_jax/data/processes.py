@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 import threading
+import types
 from collections.abc import Iterator
 
 
@@ -26,6 +27,21 @@ def end_with_parent() -> None:
       os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+@contextlib.contextmanager
+def hidden_main() -> Iterator[None]:
+  """Processes started meanwhile do not run the caller's script a second time.
+
+  They would import all that it imports, and start processes of their own if it lacks
+  the `__main__` guard.
+  """
+  main = sys.modules["__main__"]
+  sys.modules["__main__"] = types.ModuleType("__main__")
+  try:
+    yield
+  finally:
+    sys.modules["__main__"] = main
 
 
 @contextlib.contextmanager

@@ -7,13 +7,10 @@ this module and no more: neither JAX nor TFDS.
 
 import concurrent.futures
 import concurrent.futures.process
-import contextlib
 import multiprocessing
 import os
 import pathlib
 import pickle
-import sys
-import types
 from collections.abc import Iterator
 
 import tqdm
@@ -81,7 +78,7 @@ def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
     workers, context, initializer=processes.end_with_parent
   ) as pool:
     try:
-      with _hidden_main():
+      with processes.hidden_main():
         futures = [pool.submit(_render_part, *job) for job in jobs]
       for future in concurrent.futures.as_completed(futures):
         bar.update(future.result())
@@ -106,21 +103,6 @@ def _render_part(
     os.fsync(f.fileno())
   unfinished.rename(path)
   return len(made)
-
-
-@contextlib.contextmanager
-def _hidden_main() -> Iterator[None]:
-  """Processes started meanwhile do not run the caller's script a second time.
-
-  They would import all that it imports, and start builds of their own if it lacks
-  the `__main__` guard.
-  """
-  main = sys.modules["__main__"]
-  sys.modules["__main__"] = types.ModuleType("__main__")
-  try:
-    yield
-  finally:
-    sys.modules["__main__"] = main
 
 
 def _path(directory: pathlib.Path, split: str, start: int) -> pathlib.Path:

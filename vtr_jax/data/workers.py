@@ -131,7 +131,7 @@ class Batches:
     """
     while self._open:
       try:
-        batch = next(self._open[0])
+        batch = self._take()
       except RuntimeError as e:
         if not str(e).startswith("Worker process was terminated"):
           raise
@@ -154,8 +154,16 @@ class Batches:
   def __exit__(self, *unused) -> None:
     self.close()
 
+  def _take(self) -> dict[str, np.ndarray]:
+    if not self._to_start:
+      return next(self._open[0])
+    self._to_start -= 1
+    with processes.hidden_main():
+      return next(self._open[0])
+
   def _begin(self) -> None:
-    """Starts the workers at the next batch."""
+    """Has the workers begin at the next batch; each is there when its first is."""
+    self._to_start = self._workers
     threads = 1 if self._workers else _THREADS
     rest = self._batches.slice(slice(self._done, None))
     dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
