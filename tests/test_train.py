@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -268,6 +269,24 @@ def test_kernels_are_really_sharded(smoke, tmp_path):
     "moment (32, 128) (16, 64)",
     "bias (32,) (32,)",
   }
+
+
+def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
+  """To the last bit, and their optimiser has no state; the rest learns."""
+  config = bare(smoke, steps=4)
+  config["optim"] |= dict(lr_rules=[["^word", 0.0], [".*", 1.0]])
+  run = experiment.build(config, tmp_path)
+  before = dict(flat(jax.tree.map(np.asarray, run.state.params)))
+  run.checkpoints.close()
+  run.writer.close()
+  train_and_evaluate(config, tmp_path)
+  saved = params(tmp_path, 4)
+  for name, value in before.items():
+    same = np.array_equal(saved[f"params/{name}"], value)
+    assert same == name.startswith("word"), name
+  moments = {k for k in saved if k.startswith("opt_state") and "/word_" in k}
+  assert not moments
+  train_and_evaluate(config | dict(steps=4), tmp_path)  # can be restored
 
 
 def test_a_step_compiles_once(smoke, tmp_path):

@@ -45,12 +45,14 @@ def init(
   boxed = abstract_params(objective, spec)
   params = sharding.param_shardings(boxed, mesh)
   whole = sharding.replicated(mesh)
+  masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # a frozen parameter's
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
-    lambda _, s: s,
+    lambda leaf, sharding: leaf if masked(leaf) else sharding,
     jax.eval_shape(optimizer.init, nn.unbox(boxed)),
     params,
     transform_non_params=lambda _: whole,
+    is_leaf=masked,
   )
   pick = objective.teacher.pick if objective.teacher else lambda _: None
   shardings = TrainState(whole, params, opt_state, pick(params))
