@@ -114,6 +114,7 @@ def webvid2m_cc3m() -> dict:
       decay_rules=((".*", 0.0),),  # Frozen
       lr_rules=((".*", 1.0),),
       clip_norm=0.0,  # Frozen: off
+      muon="",  # paths of kernels that Muon updates; Frozen: none
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours

@@ -120,6 +120,7 @@ def webvid2m_cc3m() -> dict:
       decay_rules=((".*", 0.0),),  # MCQ
       lr_rules=((".*", 1.0),),
       clip_norm=0.0,  # MCQ: off
+      muon="",  # paths of kernels that Muon updates; MCQ: none
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours

@@ -110,6 +110,7 @@ def webvid2m() -> dict:
       ),
       lr_rules=((".*", 1.0),),  # path -> factor, 0 freezes; ours
       clip_norm=0.0,  # code: off
+      muon="",  # paths of kernels that Muon updates; code: none
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(
@@ -141,13 +142,13 @@ def demo() -> dict:
   c["objective"] |= dict(
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
-    compute=dict(dtype="float32", attention="xla", scan=False, remat="none"),
+    compute=common.SMALL,
     text_dropout=0.0,
     contrast_text="whole",
     pixel_target="raw",
     positions="space_time",
   )
-  c["optim"] |= dict(lr=2e-3, min_lr=1e-5, warmup_steps=30, clip_norm=1.0)
+  c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(
     validation=common.retrieval("validation", every=250),
     test=common.retrieval("test", dual_softmax=0.05, rerank=5),

@@ -12,7 +12,7 @@ from conftest import ROOT
 LAYERS = (
   {"errors"},
   {"config"},
-  {"canvas", "batch", "formats", "losses", "checkpoint", "writer"},
+  {"canvas", "batch", "formats", "losses", "checkpoint", "writer", "muon"},
   {"figures", "sharding", "optim", "teacher", "workdir"},
   {"data", "models", "scores"},
   {"objectives"},

@@ -1,11 +1,12 @@
 """The optimiser: schedule, decay, freezing, clipping, and rules by path."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from vtr_jax import optim
+from vtr_jax import muon, optim
 from vtr_jax.errors import ConfigError
 
 PARAMS = dict(
@@ -27,6 +28,7 @@ def config(**changes):
     decay_rules=ALL,
     lr_rules=ALL,
     clip_norm=0.0,
+    muon="",
   )
   return optim.OptimConfig(**values | changes)
 
@@ -98,6 +100,49 @@ def test_rules_must_cover_and_match(rules, says):
     optim.make(config(lr_rules=rules), 100, PARAMS)
   assert says in str(e.value)
   assert "config.optim.lr_rules" in str(e.value)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4), (3, 5, 8)])
+def test_orthogonal_has_the_singular_vectors_and_no_small_values(shape):
+  x = np.random.default_rng(0).normal(size=shape).astype("f")
+  y = np.asarray(muon.orthogonal(jnp.array(x)))
+  u, _, vt = np.linalg.svd(x, full_matrices=False)
+  # In the basis of x's own singular vectors it is diagonal, and near 1.
+  inner = u.swapaxes(-1, -2) @ y @ vt.swapaxes(-1, -2)
+  diagonal = np.diagonal(inner, axis1=-2, axis2=-1)
+  assert ((diagonal > 0.6) & (diagonal < 1.3)).all()
+  rest = inner - np.eye(inner.shape[-1]) * diagonal[..., None, :]
+  assert np.abs(rest).max() < 0.05
+
+
+def test_muon_updates_what_it_is_told_to_and_adam_the_rest():
+  rng = np.random.default_rng(0)
+  params = dict(
+    block=dict(kernel=jnp.ones((4, 6)), bias=jnp.ones(6)), head=jnp.ones((4, 6))
+  )
+  grads = jax.tree.map(lambda p: jnp.array(rng.normal(size=p.shape), "f"), params)
+  flat = dict(schedule="constant", warmup_steps=0)
+  new = step(config(muon="block.*kernel$", **flat), grads, params)
+  plain = step(config(**flat), grads, params)
+  np.testing.assert_array_equal(new["head"], plain["head"])
+  np.testing.assert_array_equal(new["block"]["bias"], plain["block"]["bias"])
+  # Of the first two means, each 0.05 of the gradient, the scale does not matter.
+  change = -0.1 * 0.2 * 6**0.5 * muon.orthogonal(grads["block"]["kernel"])
+  np.testing.assert_allclose(new["block"]["kernel"] - 1, change, atol=2e-3)
+  # As large as Adam's updates, by design.
+  rms = float(jnp.sqrt(jnp.mean(change**2)))
+  assert 0.1 * 0.15 < rms < 0.1 * 0.25
+
+
+def test_muon_of_what_is_frozen_or_no_matrix():
+  rules = (("^encoder/", 0.0), (".*", 1.0))
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
+  new = step(config(muon="encoder/kernel", lr_rules=rules), grads)
+  assert (new["encoder"]["kernel"] == 1).all()
+  with pytest.raises(ConfigError, match="names head/kernel, which is no matrix"):
+    step(config(muon="kernel"), grads)
+  with pytest.raises(ConfigError, match=r"muon: 'krnel' names no parameter"):
+    step(config(muon="krnel"), grads)
 
 
 def test_warmup_longer_than_training():

@@ -1,4 +1,4 @@
-"""AdamW with schedule, clipping, and per-parameter rules addressed by path.
+"""AdamW or Muon with schedule, clipping, and rules for parameters, by their paths.
 
 A path is the parameter's keys joined by '/', such as
 `encoder/block_0/mlp/up/kernel`. Rules are (regular expression, factor) pairs; the
@@ -15,6 +15,7 @@ import optax
 
 from vtr_jax.config import choose, require
 from vtr_jax.errors import ConfigError
+from vtr_jax.muon import scale_by_muon
 
 Rules = tuple[tuple[str, float], ...]
 
@@ -34,17 +35,20 @@ class OptimConfig:
   decay_rules: Rules  # path -> factor of weight_decay
   lr_rules: Rules  # path -> factor of the learning rate; 0 freezes
   clip_norm: float  # of the gradient over all parameters; 0 = off
+  muon: str  # path of kernels that Muon updates, a regular expression; "" = none
 
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")
     require(self.lr >= 0, f"lr: {self.lr} must not be negative")
     require(self.clip_norm >= 0, f"clip_norm: {self.clip_norm} is negative")
-    for key in ("decay_rules", "lr_rules"):
-      for pattern, _ in getattr(self, key):
-        try:
-          re.compile(pattern)
-        except re.error as e:
-          raise ConfigError(f"{key}: {pattern!r} is no regular expression ({e})") from e
+    patterns = [
+      (key, p) for key in ("decay_rules", "lr_rules") for p, _ in getattr(self, key)
+    ]
+    for key, pattern in [*patterns, ("muon", self.muon)]:
+      try:
+        re.compile(pattern)
+      except re.error as e:
+        raise ConfigError(f"{key}: {pattern!r} is no regular expression ({e})") from e
     require(self.warmup_steps >= 0, f"warmup_steps: {self.warmup_steps} is negative")
 
 
@@ -101,8 +105,9 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
   """The optimiser; `params` may be abstract, only paths are read."""
   decay = by_rule(params, config.decay_rules, "config.optim.decay_rules")
   rate = by_rule(params, config.lr_rules, "config.optim.lr_rules")
-  trained = jax.tree.map(lambda r: r != 0, rate)
   frozen = jax.tree.map(lambda r: r == 0, rate)
+  by_muon = _by_muon(config.muon, params, frozen)
+  by_adam = jax.tree.map(lambda *others: not any(others), frozen, by_muon)
 
   def decayed(updates, params):
     add = lambda u, p, factor: u + config.weight_decay * factor * p
@@ -116,8 +121,33 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm
     else optax.identity(),
-    optax.masked(optax.scale_by_adam(config.b1, config.b2, config.eps), trained),
+    optax.masked(optax.scale_by_adam(config.b1, config.b2, config.eps), by_adam),
+    optax.masked(scale_by_muon(), by_muon) if config.muon else optax.identity(),
     optax.stateless(decayed),
     optax.stateless(scaled),
     optax.scale_by_learning_rate(schedule(config, steps)),
   )
+
+
+def _by_muon(pattern: str, params: Any, frozen: Any) -> Any:
+  """A tree like `params`: whether Muon updates it.
+
+  Raises:
+    ConfigError: the pattern names none, or one that is no matrix.
+  """
+
+  if not pattern:
+    return jax.tree.map(lambda _: False, params)
+  named = jax.tree.map(lambda path: bool(re.search(pattern, path)), paths(params))
+  require(
+    any(jax.tree.leaves(named)), f"config.optim.muon: {pattern!r} names no parameter"
+  )
+
+  def chosen(path: str, param: Any, named: bool, frozen: bool) -> bool:
+    require(
+      not named or param.ndim > 1,
+      f"config.optim.muon: {pattern!r} names {path}, which is no matrix",
+    )
+    return named and not frozen
+
+  return jax.tree.map(chosen, paths(params), params, named, frozen)

@@ -1,0 +1,58 @@
+"""Muon: gradients' running mean, made orthogonal, for the kernels of hidden layers.
+
+Keller Jordan et al., 2024, kellerjordan.github.io/posts/muon: the update of a matrix
+is its momentum with all singular values near 1, so that rare directions are learned as
+fast as common ones. Scaled to the size of Adam's updates (arXiv 2502.16982, section
+2.2), so that both share one learning rate and one weight decay.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: slope at 0 as steep as can be
+_ROUNDS = 5  # Jordan
+_RMS = 0.2  # arXiv 2502.16982: that of Adam's updates
+
+
+def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
+  """For trees of matrices, or of stacks of them: `[..., in, out]`.
+
+  Args:
+    momentum: share of the mean that stays (Jordan: 0.95); Nesterov's kind.
+  """
+
+  def init(params: Any) -> Any:
+    return jax.tree.map(jnp.zeros_like, params)
+
+  def update(grads: Any, mean: Any, params: Any = None) -> tuple[Any, Any]:
+    del params
+    follow = lambda m, g: momentum * m + (1 - momentum) * g
+    mean = jax.tree.map(follow, mean, grads)
+    ahead = jax.tree.map(follow, mean, grads)
+    return jax.tree.map(_scaled, ahead), mean
+
+  return optax.GradientTransformation(init, update)
+
+
+def _scaled(x: Float[Array, "*s i o"]) -> Float[Array, "*s i o"]:
+  return _RMS * max(x.shape[-2:]) ** 0.5 * orthogonal(x)
+
+
+def orthogonal(x: Float[Array, "*s i o"]) -> Float[Array, "*s i o"]:
+  """Newton-Schulz steps to U V', where x = U S V'; singular values end in [0.7, 1.2].
+
+  In bfloat16, as Jordan's.
+  """
+  wide = x.shape[-2] <= x.shape[-1]
+  y = x if wide else x.mT  # the smaller of both Gram matrices
+  y /= jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + 1e-7
+  y = y.astype(jnp.bfloat16)
+  a, b, c = _COEFFICIENTS
+  for _ in range(_ROUNDS):
+    gram = y @ y.mT
+    y = a * y + (b * gram + c * gram @ gram) @ y
+  return (y if wide else y.mT).astype(x.dtype)
