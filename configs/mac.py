@@ -124,7 +124,7 @@ def webvid2m_cc3m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the recipe is ours."""
   c = webvid2m_cc3m()
-  c |= dict(steps=2000, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(steps=1500, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
   # A short run learns motion faster from milder masks, and a caption of eight words
   # that lacks its colour fits eight times as many clips: docs/study.md has the others.

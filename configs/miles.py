@@ -130,14 +130,14 @@ def webvid2m_cc3m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the recipe is ours."""
   c = webvid2m_cc3m()
-  c |= dict(steps=1550, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(steps=1150, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
   # A block of 40 % often hides a whole shape, and all that it does.
   c["mask"] |= dict(video_ratio=0.1)
   for section, values in common.SHAPES.items():
     c[section] |= values
   # Colours and shapes are learnt first, and for less from half of the frames.
-  c["data"] |= dict(curriculum=((0, (4,)), (400, (8,))))
+  c["data"] |= dict(curriculum=((0, (4,)), (300, (8,))))
   c["objective"] |= common.DUAL | dict(attention="joint")
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(

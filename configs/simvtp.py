@@ -129,7 +129,7 @@ def webvid2m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the paper is ours."""
   c = webvid2m()
-  c |= dict(steps=1000, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(steps=850, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
   c["clip"] |= dict(frames=8, size=64)
   # One caption in 120 is longer and loses its last words.

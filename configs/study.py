@@ -56,9 +56,18 @@ def row(name: str, **changes) -> dict:
 
 def hidden() -> list[dict]:
   """MAC's claim: 60 % less to compute, 3 times faster, and not worse."""
+  as_long = {60: 1.9, 90: 3.8}  # steps for the FLOPs of one with nothing hidden
+  hide = lambda percent: dict(mask=dict(video_ratio=percent / 100))
   return [
-    row(f"{percent} % hidden", mask=dict(video_ratio=percent / 100))
-    for percent in (0, 40, 60, 75, 90)
+    *(row(f"{percent} % hidden", **hide(percent)) for percent in (0, 40, 60, 75, 90)),
+    *(
+      row(
+        f"{percent} % hidden, {more} times the steps",
+        **hide(percent),
+        steps=int(400 * more),
+      )
+      for percent, more in as_long.items()
+    ),
   ]
 
 
