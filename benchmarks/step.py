@@ -63,13 +63,7 @@ class Case:
       self._shared = like._shared
     self._batch = sharding.put_batch(batch.fake(*shape), mesh)
     self._step = step.make_train_step(
-      objective,
-      optimizer,
-      config.weights,
-      config.steps,
-      0,
-      mesh,
-      self._shared.shardings,
+      config.loss(objective, mesh), optimizer, config.steps, 0, self._shared.shardings
     )
     with sharding.scope(mesh):
       lowered = self._step.jitted.lower(self._shared.state, self._batch)

@@ -102,6 +102,13 @@ def webvid2m_cc3m() -> dict:
       pixel_target="standardized",  # standardized | raw; ours: nothing reads it
     ),
     weights=dict(vtc=1.0),  # paper: contrast alone
+    contrast=dict(
+      loss="info_nce",  # info_nce | sigmoid; paper
+      form="dense",  # dense | chunked | ring: same value, less memory; ours
+      chunk=1024,  # rows of similarities at once; not read by dense; ours
+      bias=-10.0,  # of the sigmoid loss alone; first value in SigLIP's paper
+    ),
+    micro_batches=1,  # parts that a step's batch is embedded in; ours: 1
     optim=dict(
       lr=3e-5,  # Frozen
       min_lr=0.0,  # ours: a constant schedule does not read it

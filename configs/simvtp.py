@@ -95,6 +95,13 @@ def webvid2m() -> dict:
       positions="flat",  # flat | space_time; code
     ),
     weights=dict(vtc=1.0, pixels=1.0, words=1.0, vtm=1.0),  # code
+    contrast=dict(
+      loss="info_nce",  # info_nce | sigmoid; paper
+      form="dense",  # dense | chunked | ring: same value, less memory; ours
+      chunk=1024,  # rows of similarities at once; not read by dense; ours
+      bias=-10.0,  # of the sigmoid loss alone; first value in SigLIP's paper
+    ),
+    micro_batches=1,  # parts that a step's batch is embedded in; ours: 1
     optim=dict(
       lr=6e-4,  # code: 1.5e-4 x 1024 / 256
       min_lr=4e-5,  # code: 1e-5 x 4

@@ -12,7 +12,7 @@ from golden_cases import golden
 from weights import dense, frozen_params, norm, patch_kernel
 
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
-from vtr_jax.losses import info_nce
+from vtr_jax.contrast import DENSE, contrast
 from vtr_jax.models import dual, pixels, video
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
@@ -149,7 +149,7 @@ def test_simvtp_losses_and_gradients(case):
 
   def losses(params):
     out = simvtp.forward(model, params, None, batch, jax.random.key(0), negatives)
-    vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
+    vtc = contrast(DENSE, out.video, out.text, out.scale, batch["valid"])
     return vtc + sum(out.terms.values()), out.terms | dict(vtc=vtc)
 
   (_, terms), grads = jax.jit(jax.value_and_grad(losses, has_aux=True))(params)
@@ -244,7 +244,7 @@ def test_frozen_loss_and_gradients(frozen):
 
   def loss(params):
     out = model.apply({"params": params}, method=pair)
-    return info_nce(*out, np.ones(len(batch["video"]), bool))
+    return contrast(DENSE, *out, np.ones(len(batch["video"]), bool))
 
   value, grads = jax.jit(jax.value_and_grad(loss))(params)
   assert_close(value, want["out/norm_softmax_loss"], "loss")

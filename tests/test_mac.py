@@ -163,7 +163,8 @@ def test_scan_and_remat_compute_the_same():
 
   def loss(objective):
     key = jax.random.key(1)
-    return lambda p: step.losses(objective, {"vtc": 1.0}, p, None, batch, key)[0]
+    total = step.Loss(objective, {"vtc": 1.0}).total
+    return lambda p: total(p, None, batch, key)[0]
 
   want = jax.jit(loss(plain))
   got, grads = jax.jit(jax.value_and_grad(loss(other)))(stack(params))

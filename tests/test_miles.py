@@ -122,9 +122,8 @@ def test_the_step_moves_the_snapshot():
   start, shardings = state.init(objective, optimizer, spec, mesh, 0)
   old = jax.tree.map(np.asarray, start.teacher)
   jax.tree.map(np.testing.assert_array_equal, old, objective.teacher.pick(start.params))
-  train_step = step.make_train_step(
-    objective, optimizer, dict(vtc=1.0, features=1.0), 10, 0, mesh, shardings
-  )
+  loss = step.Loss(objective, dict(vtc=1.0, features=1.0), mesh=mesh)
+  train_step = step.make_train_step(loss, optimizer, 10, 0, shardings)
   end, numbers = train_step(start, sharding.put_batch(make_batch(BLOCK), mesh))
   assert end.teacher.keys() == {"video_tower"}
   assert numbers["loss/features"] > 0
@@ -143,9 +142,8 @@ def test_without_the_term_the_snapshot_is_not_run():
   objective, params, snapshot, batch = make()
 
   def flops(**weights):
-    loss = lambda p: step.losses(
-      objective, weights, p, snapshot, batch, jax.random.key(0)
-    )[0]
+    total = step.Loss(objective, weights).total
+    loss = lambda p: total(p, snapshot, batch, jax.random.key(0))[0]
     compiled = jax.jit(jax.grad(loss)).lower(params).compile()
     return compiled.cost_analysis()["flops"]
 

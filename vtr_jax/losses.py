@@ -1,4 +1,4 @@
-"""Losses: arrays to scalars. Rows with valid = False count nowhere."""
+"""Parts of losses: arrays to scalars. Rows with valid = False count nowhere."""
 
 import jax
 import jax.numpy as jnp
@@ -24,30 +24,6 @@ def cross_entropy(
   logits = logits.astype(jnp.float32)
   picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - picked
-
-
-def info_nce(
-  video: Float[Array, "b e"],
-  text: Float[Array, "b e"],
-  scale: Float[Array, ""] | float,
-  valid: Bool[Array, "b"],
-) -> Float[Array, ""]:
-  """Symmetric InfoNCE over the global batch; pairs lie on the diagonal.
-
-  The sum of both directions, as Frozen's NormSoftmaxLoss, not their mean.
-
-  Args:
-    video: unit-norm embeddings.
-    text: unit-norm embeddings; text[i] describes video[i].
-    scale: 1 / temperature.
-    valid: rows that take part, as anchors and as negatives.
-  """
-  logits = scale * (text.astype(jnp.float32) @ video.astype(jnp.float32).T)
-  logits = jnp.where(valid[None, :] & valid[:, None], logits, -1e9)
-  labels = jnp.arange(logits.shape[0])
-  text_to_video = masked_mean(cross_entropy(logits, labels), valid)
-  video_to_text = masked_mean(cross_entropy(logits.T, labels), valid)
-  return text_to_video + video_to_text
 
 
 def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:

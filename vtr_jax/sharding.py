@@ -19,9 +19,10 @@ from vtr_jax.config import require
 from vtr_jax.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")  # what the rows of a batch are spread over
 
 RULES = (
-  ("batch", ("data", "fsdp")),
+  ("batch", ROWS),
   ("embed", "fsdp"),
   ("mlp", "tensor"),
   ("heads", "tensor"),
@@ -92,7 +93,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Rows over data and fsdp; every other axis whole."""
-  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+  return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -108,16 +109,49 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
   }
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, key: str) -> None:
+def split_rows(batch: Any, parts: int, mesh: Mesh) -> Any:
+  """Arrays [b ...] to [parts, b / parts, ...], each part spread over all devices.
+
+  Every device cuts the rows that it has, so nothing moves. Rows change their order;
+  `merge_rows` gives it back.
+  """
+  devices = _mesh_size(mesh, ROWS)
+  place = NamedSharding(mesh, PartitionSpec(None, ROWS))
+
+  def split(x: jax.Array) -> jax.Array:
+    rows = x.shape[0] // parts
+    y = x.reshape(devices, parts, rows // devices, *x.shape[1:]).swapaxes(0, 1)
+    y = y.reshape(parts, rows, *x.shape[1:])
+    return jax.lax.with_sharding_constraint(y, place)
+
+  return jax.tree.map(split, batch)
+
+
+def merge_rows(batch: Any, mesh: Mesh) -> Any:
+  """Inverse of `split_rows`."""
+  devices = _mesh_size(mesh, ROWS)
+
+  def merge(x: jax.Array) -> jax.Array:
+    parts, rows = x.shape[:2]
+    y = x.reshape(parts, devices, rows // devices, *x.shape[2:]).swapaxes(0, 1)
+    y = y.reshape(parts * rows, *x.shape[2:])
+    return jax.lax.with_sharding_constraint(y, batch_sharding(mesh))
+
+  return jax.tree.map(merge, batch)
+
+
+def check_batch_size(
+  batch_size: int, mesh: Mesh, key: str, micro_batches: int = 1
+) -> None:
   """Refuses a batch that does not divide, naming the two nearest that do."""
-  parts = _mesh_size(mesh, ("data", "fsdp"))
+  parts = _mesh_size(mesh, ROWS) * micro_batches
   if batch_size <= 0 or batch_size % parts:
     low = batch_size // parts * parts
     near = f"{low} or {low + parts}" if low > 0 else str(parts)
-    raise ConfigError(
-      f"{key}: {batch_size} rows do not divide over data x fsdp = {parts} devices; "
-      f"use {near}"
-    )
+    over = f"data x fsdp = {_mesh_size(mesh, ROWS)} devices"
+    if micro_batches > 1:
+      over += f" and micro_batches = {micro_batches}"
+    raise ConfigError(f"{key}: {batch_size} rows do not divide over {over}; use {near}")
 
 
 def _mesh_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:

@@ -1,8 +1,10 @@
 """One training step: the loss of the global batch, its gradient, the update."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
@@ -10,8 +12,8 @@ from jaxtyping import Array, Float
 from vtr_jax import sharding
 from vtr_jax.batch import Batch
 from vtr_jax.config import nearest
+from vtr_jax.contrast import DENSE, ContrastConfig, contrast
 from vtr_jax.errors import ConfigError
-from vtr_jax.losses import info_nce
 from vtr_jax.objectives.base import Objective, Params
 from vtr_jax.state import TrainState
 
@@ -32,30 +34,102 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
     raise ConfigError(f"config.weights.{name}: missing; set it, 0 leaves the term out")
 
 
-def losses(
-  objective: Objective,
-  weights: Mapping[str, float],
-  params: Params,
-  teacher: Params | None,
-  batch: Batch,
-  key: jax.Array,
-) -> tuple[Float[Array, ""], Metrics]:
-  """(weighted sum, each term). A term of weight 0 is neither computed nor reported."""
-  out = objective.forward(params, teacher, batch, key)
-  with jax.named_scope("vtc"):
-    vtc = info_nce(out.video, out.text, out.scale, batch["valid"])
-  terms = {k: v for k, v in (out.terms | {"vtc": vtc}).items() if weights[k]}
-  total = sum(weights[k] * v for k, v in terms.items())
-  return total, {f"loss/{k}": v for k, v in terms.items()} | {"loss/total": total}
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """What is made small: the contrastive loss of the global batch, and other terms.
+
+  With `micro_batches` the batch is embedded in parts, the contrastive loss is taken
+  over all of them, and each part is embedded once more for its share of the gradient
+  (GradCache, arXiv 2101.06983): memory of one part, the gradient of all. Other terms
+  are means over the parts, weighted by their valid rows; SimVTP's false pairs are of
+  one part.
+  """
+
+  objective: Objective
+  weights: Mapping[str, float]
+  contrast: ContrastConfig = DENSE
+  micro_batches: int = 1
+  mesh: Mesh | None = None
+
+  def gradient(
+    self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
+  ) -> tuple[Metrics, Params]:
+    """(total and each term, gradient). A term of weight 0 is not computed."""
+    if self.micro_batches == 1:
+      total = lambda params: self.total(params, teacher, batch, key)
+      (_, terms), grads = jax.value_and_grad(total, has_aux=True)(params)
+    else:
+      terms, grads = self._in_parts(params, teacher, batch, key)
+    return {f"loss/{k}": v for k, v in terms.items()}, grads
+
+  def total(
+    self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """(weighted sum, it and each term) of the whole batch at once."""
+    out = self.objective.forward(params, teacher, batch, key)
+    vtc = self._vtc(out.video, out.text, out.scale, batch["valid"])
+    terms = self._weighed(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
+    total = self._sum(terms)
+    return total, terms | {"total": total}
+
+  def _in_parts(self, params, teacher, batch, key) -> tuple[Metrics, Params]:
+    parts = sharding.split_rows(batch, self.micro_batches, self.mesh)
+    keys = jax.random.split(key, self.micro_batches)
+    valid = parts["valid"]
+    share = valid.sum(axis=1) / jnp.maximum(valid.sum(), 1)
+
+    def embed(_, part):
+      out = self.objective.forward(params, teacher, *part)
+      return None, (out.video, out.text, jnp.float32(out.scale))
+
+    _, (video, text, scale) = jax.lax.scan(embed, None, (parts, keys))
+
+    def vtc(video, text, scale):
+      rows = sharding.merge_rows((video, text, valid), self.mesh)
+      return self._vtc(*rows[:2], scale, rows[2])
+
+    vtc, (to_video, to_text, to_scale) = jax.value_and_grad(vtc, (0, 1, 2))(
+      video, text, scale[0]
+    )
+
+    def replay(grads, part):
+      rows, key, share, to_video, to_text = part
+
+      def local(params):
+        out = self.objective.forward(params, teacher, rows, key)
+        terms = {k: share * v for k, v in self._weighed(out.terms).items()}
+        # Every part sees the whole scale: each gives its share of that gradient.
+        pull = to_scale * out.scale / self.micro_batches
+        pull += (to_video * out.video).sum() + (to_text * out.text).sum()
+        return self.weights["vtc"] * pull + self._sum(terms), terms
+
+      more, terms = jax.grad(local, has_aux=True)(params)
+      return jax.tree.map(jnp.add, grads, more), terms
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    each = (parts, keys, share, to_video, to_text)
+    grads, terms = jax.lax.scan(replay, zeros, each)
+    terms = {k: v.sum() for k, v in terms.items()}
+    if self.weights["vtc"]:
+      terms["vtc"] = vtc
+    return terms | {"total": self._sum(terms)}, grads
+
+  def _vtc(self, video, text, scale, valid) -> Float[Array, ""]:
+    with jax.named_scope("vtc"):
+      return contrast(self.contrast, video, text, scale, valid)
+
+  def _weighed(self, terms: Metrics) -> Metrics:
+    return {k: v for k, v in terms.items() if self.weights[k]}
+
+  def _sum(self, terms: Metrics) -> Float[Array, ""]:
+    return sum((self.weights[k] * v for k, v in terms.items()), jnp.float32(0))
 
 
 def make_train_step(
-  objective: Objective,
+  loss: Loss,
   optimizer: optax.GradientTransformation,
-  weights: Mapping[str, float],
   steps: int,
   seed: int,
-  mesh: Mesh,
   shardings: TrainState,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The jitted step; the state that goes in is given up (donated).
@@ -63,12 +137,12 @@ def make_train_step(
   `steps` is the length of the training, for a teacher that follows ever more slowly.
   Randomness on the device is a function of (seed, state.step) alone.
   """
-  check_weights(weights, objective)
+  objective, mesh = loss.objective, loss.mesh
+  check_weights(loss.weights, objective)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    loss = lambda params: losses(objective, weights, params, state.teacher, batch, key)
-    (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    metrics, grads = loss.gradient(state.params, state.teacher, batch, key)
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)

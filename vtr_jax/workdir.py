@@ -27,6 +27,8 @@ FREE_KEYS = (
   "data.bad_budget",
   "data.deadline",
   "mesh.",
+  "contrast.form",
+  "contrast.chunk",
   "evals.",
 )
 

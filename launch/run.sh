@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Sourced by the other scripts: what they share. With --dry_run among the arguments,
+# commands are printed and not run; the other arguments are left in `args`.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dry_run=
+args=()
+for arg in "$@"; do
+  if [ "$arg" = --dry_run ]; then dry_run=1; else args+=("$arg"); fi
+done
+
+# Prints a command, then runs it.
+run() {
+  printf '+'
+  printf ' %q' "$@"
+  printf '\n'
+  [ -n "$dry_run" ] || "$@"
+}
+
+# The same, again and again while it asks for it: 85 is a run that was told to stop and
+# has saved (docs/architecture.md).
+requeue() {
+  local code=0
+  run "$@" || code=$?
+  while [ "$code" = 85 ]; do
+    code=0
+    run "$@" || code=$?
+  done
+  return "$code"
+}
+
+# Ends the script if a setting is missing: need NAME "what it is".
+need() {
+  [ -n "${!1:-}" ] || { echo "set $1: $2" >&2; exit 2; }
+}

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Trains on a Cloud TPU pod slice: asks for it, installs, runs on all hosts, follows the
+# first one's output, and deletes the slice in the end. Preempted, it asks again.
+#   NAME=vtr ZONE=us-central2-b TYPE=v4-32 RUNTIME=tpu-ubuntu2204-base BUCKET=my-bucket \
+#     ./launch/tpu_pod.sh [--dry_run] --config=configs/mac.py:webvid2m_cc3m
+# The bucket is mounted at ~/bucket on every host: prepared data are read from bucket/data,
+# and the run is written to bucket/runs/NAME. SPOT=1 asks for spot capacity, KEEP=1 leaves
+# the slice when all is done; after an error it stays too, and costs, until it is deleted.
+# Needs gcloud, logged in, with a project.
+# shellcheck source=launch/run.sh
+source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
+for name in NAME ZONE TYPE RUNTIME BUCKET; do need "$name" "see the head of this file"; done
+
+tpu() { run gcloud compute tpus "$@" "--zone=$ZONE" --quiet; }
+on_all() { tpu tpu-vm ssh "$NAME" --worker=all "--command=$1"; }
+state() {
+  gcloud compute tpus queued-resources describe "$NAME" "--zone=$ZONE" \
+    "--format=value(state.state)"
+}
+
+ask() {
+  tpu queued-resources create "$NAME" "--node-id=$NAME" "--accelerator-type=$TYPE" \
+    "--runtime-version=$RUNTIME" ${SPOT:+--spot}
+  [ -z "$dry_run" ] || return 0
+  until [ "$(state)" = ACTIVE ]; do
+    [ "$(state)" != FAILED ] || { echo "$NAME: the request failed" >&2; exit 1; }
+    sleep 30
+  done
+}
+
+give_back() { tpu queued-resources delete "$NAME" --force; }
+
+install() {
+  run tar --exclude=.venv --exclude=.git --exclude=./data --exclude=./runs -czf \
+    /tmp/vtr_jax.tgz .
+  tpu tpu-vm scp /tmp/vtr_jax.tgz "$NAME:" --worker=all
+  on_all "mkdir -p vtr_jax bucket && tar -xzf vtr_jax.tgz -C vtr_jax && cd vtr_jax \
+&& python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt 'jax[tpu]' \
+&& { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $BUCKET ~/bucket; }"
+}
+
+train() {
+  on_all "cd vtr_jax && .venv/bin/python -u -m vtr_jax.main --config.data.dir=\$HOME/bucket/data \
+--workdir=\$HOME/bucket/runs/$NAME $(printf '%q ' "${args[@]}")"
+}
+
+# Gives back what it holds, and asks again, as long as that is taken away.
+code=85
+while [ "$code" != 0 ]; do
+  code=0
+  ask && install && train || code=$?
+  # A slice that was taken away leaves ssh with 255.
+  [ "$code" = 0 ] || [ "$code" = 85 ] || [ "$code" = 255 ] || break
+  if [ "$code" != 0 ] || [ -z "${KEEP:-}" ]; then give_back; fi
+done
+[ "$code" = 0 ] ||
+  echo "ended with $code; $NAME stays: gcloud compute tpus queued-resources delete $NAME" >&2
+exit "$code"

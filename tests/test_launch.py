@@ -1,0 +1,153 @@
+"""Launch scripts: what they would do, word for word, and that preempted runs go on."""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+PYTHON = ".venv/bin/python"
+MAIN = f"{PYTHON} -m vtr_jax.main"
+
+
+def run(script, *args, **env):
+  return subprocess.run(
+    ["bash", f"launch/{script}.sh", *args],
+    cwd=ROOT,
+    env=os.environ | env,
+    capture_output=True,
+    text=True,
+  )
+
+
+def commands(script, *args, **env):
+  """The commands that it would run, without backslashes before what a shell reads."""
+  made = run(script, "--dry_run", "--config=configs/mac.py", *args, **env)
+  assert made.returncode == 0, made.stderr
+  lines = made.stdout.splitlines()
+  return [re.sub(r"\\(.)", r"\1", x[2:]) for x in lines if x.startswith("+ ")]
+
+
+def test_on_this_machine():
+  line = f"{MAIN} --config=configs/mac.py --config.steps=3"
+  assert commands("local", "--config.steps=3")[-1] == line
+
+
+def test_demo_and_tests_pass_their_arguments():
+  assert commands("demo")[-1] == (
+    f"{MAIN} --config=configs/simvtp.py --config=configs/mac.py"
+  )
+  assert commands("test", "-k", "x")[-1] == (
+    f"{PYTHON} -m pytest --config=configs/mac.py -k x"
+  )
+
+
+def test_several_processes():
+  peers = "--coordinator=127.0.0.1:12321 --num_processes=2 --process_id="
+  assert commands("processes", NUM_PROCESSES="2")[-2:] == [
+    f"{MAIN} {peers}{i} --config=configs/mac.py" for i in range(2)
+  ]
+  assert commands("processes", NUM_PROCESSES="2", DEVICES="CUDA")[-1].startswith(
+    f"env CUDA_VISIBLE_DEVICES=1 {MAIN}"
+  )
+
+
+def test_slurm():
+  assert commands("slurm") == [
+    f"srun --kill-on-bad-exit=1 {PYTHON} -u -m vtr_jax.main --config=configs/mac.py"
+  ]
+
+
+def test_tpu_pod():
+  """Asks, installs, trains, deletes."""
+  env = dict(NAME="n", ZONE="z", TYPE="v4-32", RUNTIME="r", BUCKET="b", SPOT="1")
+  ask, pack, copy, install, train, delete = commands("tpu_pod", **env)
+  tpu = "gcloud compute tpus"
+  assert ask == (
+    f"{tpu} queued-resources create n --node-id=n --accelerator-type=v4-32 "
+    "--runtime-version=r --spot --zone=z --quiet"
+  )
+  assert pack.startswith("tar ")
+  assert copy == f"{tpu} tpu-vm scp /tmp/vtr_jax.tgz n: --worker=all --zone=z --quiet"
+  on_all = f"{tpu} tpu-vm ssh n --worker=all --command="
+  assert install.startswith(on_all)
+  assert ".venv/bin/pip install -q -r requirements.txt 'jax[tpu]'" in install
+  assert "gcsfuse --implicit-dirs b ~/bucket" in install
+  assert train == (
+    f"{on_all}cd vtr_jax && {PYTHON} -u -m vtr_jax.main "
+    "--config.data.dir=$HOME/bucket/data --workdir=$HOME/bucket/runs/n "
+    "--config=configs/mac.py  --zone=z --quiet"
+  )
+  assert delete == f"{tpu} queued-resources delete n --force --zone=z --quiet"
+  assert commands("tpu_pod", **env, KEEP="1")[-1] == train
+
+
+def test_gke():
+  env = dict(NAME="n", CLUSTER="c", ZONE="z", PROJECT="p", TYPE="v5litepod-256")
+  create, follow = commands("gke", **env, SLICES="2")
+  where = "--cluster=c --zone=z --project=p"
+  assert create.startswith(
+    f"xpk workload create --workload=n {where} --tpu-type=v5litepod-256 --num-slices=2"
+  )
+  assert "--restart-on-exit-codes=85" in create
+  assert "exec python -u -m vtr_jax.main --config=configs/mac.py" in create
+  assert follow == f"xpk workload list {where} --wait-for-job-completion=n"
+
+
+def test_skypilot():
+  env = dict(ACCELERATORS="H100:8", NODES="2", BUCKET="s3://b")
+  made = run("skypilot", "--dry_run", "--config=configs/mac.py", **env)
+  assert made.returncode == 0, made.stderr
+  for line in (
+    "num_nodes: 2",
+    "  accelerators: H100:8",
+    "  job_recovery: {recover_on_exit_codes: [85]}",
+    "  /bucket: {source: s3://b, mode: MOUNT}",
+    "--num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK",
+    "--workdir=/bucket/runs/vtr-jax --config=configs/mac.py",
+  ):
+    assert line in made.stdout
+  assert commands("skypilot", **env)[-1].startswith("sky jobs launch --yes /")
+
+
+@pytest.mark.parametrize(
+  ("script", "missing"),
+  [
+    ("processes", "NUM_PROCESSES"),
+    ("tpu_pod", "NAME"),
+    ("gke", "NAME"),
+    ("skypilot", "ACCELERATORS"),
+  ],
+)
+def test_a_missing_setting_is_named(script, missing):
+  made = run(script, "--dry_run")
+  assert made.returncode == 2
+  assert f"set {missing}:" in made.stderr
+
+
+REQUEUE = """
+source launch/run.sh "$@"
+requeue bash -c 'echo x >>"$0"; [ "$(wc -l <"$0")" -lt 3 ] && exit 85; exit '"$1" "$2"
+"""
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_a_preempted_run_goes_on_and_another_end_stays(code, tmp_path):
+  log = tmp_path / "log"
+  made = subprocess.run(
+    ["bash", "-c", REQUEUE, "x", str(code), str(log)], cwd=ROOT, capture_output=True
+  )
+  assert made.returncode == code
+  assert log.read_text() == "x\n" * 3
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
+def test_scripts_are_sound_and_short(path):
+  subprocess.run(["bash", "-n", path], check=True)
+  assert len(path.read_text().splitlines()) <= 60
+  if not shutil.which("shellcheck"):
+    pytest.skip("needs shellcheck")
+  subprocess.run(["shellcheck", "-x", path], check=True, cwd=ROOT)

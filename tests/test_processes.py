@@ -1,0 +1,198 @@
+"""Several real processes on one machine: one run, whatever ends one of them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from test_train import bare, losses
+
+from configs import miles
+from vtr_jax import distributed
+from vtr_jax.errors import ConfigError
+
+DRIVER = """
+import json, sys
+from vtr_jax import distributed
+from vtr_jax.errors import VtrError
+from vtr_jax.train import train_and_evaluate
+try:
+  distributed.start(distributed.find(heartbeat=10, timeout=90.0))
+  train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
+except VtrError as e:
+  print(e, flush=True)
+  sys.exit(e.exit_code)
+"""
+
+
+def free_port():
+  with socket.create_server(("127.0.0.1", 0)) as server:
+    return server.getsockname()[1]
+
+
+def begin(config, workdir, processes, devices, mesh):
+  """Starts the processes, with so many devices each."""
+  config = json.dumps(config | dict(mesh=mesh))
+  flags = os.environ["XLA_FLAGS"]
+  shared = dict(
+    VTR_COORDINATOR=f"127.0.0.1:{free_port()}",
+    VTR_NUM_PROCESSES=str(processes),
+    XLA_FLAGS=f"{flags} --xla_force_host_platform_device_count={devices}",
+    NPROC="16",
+  )
+  return [
+    subprocess.Popen(
+      [sys.executable, "-u", "-c", DRIVER, config, str(workdir)],
+      cwd=ROOT,
+      env=os.environ | shared | dict(VTR_PROCESS_ID=str(i)),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(processes)
+  ]
+
+
+def finish(started, seconds=200):
+  """[(exit code, what it printed)]"""
+  found = [process.communicate(timeout=seconds) for process in started]
+  return [(p.returncode, text) for p, (text, _) in zip(started, found, strict=True)]
+
+
+def wait_for(process, line):
+  while not process.stdout.readline().startswith(line):
+    assert process.poll() is None
+
+
+@pytest.fixture(scope="module")
+def config(data_dir):
+  values = miles.get_config("smoke").to_dict()
+  values["data"]["dir"] = str(data_dir)
+  return bare(values, steps=12, checkpoint_every=4)
+
+
+@pytest.fixture(scope="module")
+def calm(config, tmp_path_factory):
+  """Losses of one process with one device."""
+  workdir = tmp_path_factory.mktemp("calm")
+  ((code, text),) = finish(begin(config, workdir, 1, 1, dict(data=1, fsdp=1, tensor=1)))
+  assert code == 0, text
+  return losses(workdir)
+
+
+def assert_close(found, calm):
+  assert found.keys() == calm.keys()
+  for step, value in calm.items():
+    assert found[step] == pytest.approx(value, rel=5e-4), step
+
+
+def test_four_processes_one_killed_then_two_go_on(config, calm, tmp_path):
+  """Mesh over all three axes; the rest ends by itself, and nothing is lost."""
+  mesh = dict(data=2, fsdp=2, tensor=2)
+  started = begin(config, tmp_path, 4, 2, mesh)
+  wait_for(started[0], "step 6/")
+  started[2].kill()
+  begun = time.monotonic()
+  ended = finish(started, 60)
+  assert time.monotonic() - begun < 40  # the heartbeat is 10 s
+  assert all(code != 0 for code, _ in ended)
+  kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
+  assert kept >= {4}
+  for code, text in finish(
+    begin(config, tmp_path, 2, 2, dict(data=2, fsdp=1, tensor=2))
+  ):
+    assert code == 0, text
+  assert_close(losses(tmp_path), calm)
+
+
+def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
+  """Behind the same step, after saving."""
+  mesh = dict(data=2, fsdp=1, tensor=1)
+  long = config | dict(checkpoint_every=100)
+  started = begin(long, tmp_path, 2, 1, mesh)
+  wait_for(started[0], "step 2/")
+  started[1].send_signal(signal.SIGTERM)
+  ended = finish(started, 60)
+  assert [code for code, _ in ended] == [85, 85], ended
+  (saved,) = (p for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+  for _, text in ended:
+    assert f"after step {saved.name}, saved" in text
+  for code, text in finish(begin(long, tmp_path, 2, 1, mesh)):
+    assert code == 0, text
+  assert_close(losses(tmp_path), calm)
+
+
+# --- Who is there -----------------------------------------------------------------
+
+
+def test_a_missing_process_is_named_by_all():
+  port = free_port()
+  script = (
+    "from vtr_jax import distributed as d\n"
+    "import sys\n"
+    f"p = d.Peers('127.0.0.1:{port}', 4, int(sys.argv[1]), timeout=3.0)\n"
+    "try: d.roll_call(p)\n"
+    "except Exception as e: print(e)\n"
+  )
+  started = [
+    subprocess.Popen(
+      [sys.executable, "-c", script, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    for i in (0, 1, 3)
+  ]
+  for code, text in finish(started, 30):
+    assert code == 0
+    assert text.startswith(f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s")
+    assert "firewall" in text
+
+
+def test_without_process_0_the_others_say_so():
+  peers = distributed.Peers(f"127.0.0.1:{free_port()}", 2, 1, timeout=0.5)
+  with pytest.raises(distributed.DistributedError, match="process 0 of 2 did not come"):
+    distributed.roll_call(peers)
+
+
+def test_a_port_that_is_taken():
+  with socket.create_server(("", 0)) as server:
+    port = server.getsockname()[1]
+    peers = distributed.Peers(f"127.0.0.1:{port}", 2, 0, timeout=1.0)
+    with pytest.raises(distributed.DistributedError, match=f"port {port} cannot be"):
+      distributed.roll_call(peers)
+
+
+@pytest.mark.parametrize(
+  ("environ", "found"),
+  [
+    ({}, None),
+    (dict(SLURM_STEP_NUM_TASKS="1"), None),
+    (dict(SLURM_STEP_NUM_TASKS="4"), ""),
+    (dict(TPU_WORKER_HOSTNAMES="localhost"), None),
+    (dict(TPU_WORKER_HOSTNAMES="a,b"), ""),
+    (
+      dict(VTR_COORDINATOR="a:1", VTR_NUM_PROCESSES="2", VTR_PROCESS_ID="1"),
+      "a:1",
+    ),
+  ],
+)
+def test_who_this_is(environ, found):
+  peers = distributed.find(environ=environ)
+  assert (peers and peers.coordinator) == found
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("nohost", 2, 0), "must be host:port"),
+    (("a:1", 2, 2), "--process_id: 2 of 2"),
+    (("a:1", 0, 0), "--process_id: 0 of 0"),
+    (("", 2, 0), "need --coordinator"),
+  ],
+)
+def test_half_told(flags, message):
+  with pytest.raises(ConfigError, match=message):
+    distributed.find(*flags, environ={})

@@ -1,0 +1,121 @@
+"""Asked to stop: at once where nothing is lost, else after saving, by all processes.
+
+The first SIGTERM asks, the second one has its usual effect. What it does depends on what
+the run is doing:
+
+free  nothing to save (before the first step, in its compilation): the process leaves at
+      once, from a thread, since Python cannot interrupt a compilation.
+wait  between steps (waiting for data, evaluating): `Preempted` is raised where the main
+      thread is, and the loop saves what has been learned.
+busy  in a step, or saving: the loop looks at the flag when it is done.
+
+Several processes must stop behind the same step. They only raise a flag; `post` sends it
+along with the steps, without waiting, and `agreed` reads what was sent two steps ago.
+"""
+
+import collections
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from vtr_jax.errors import Preempted
+
+_BEHIND = 2  # steps; by then the flag has been sent, and reading it waits for nothing
+
+
+class StopSignal:
+  """Used as a context, in the main thread; elsewhere signals are left alone."""
+
+  def __init__(self):
+    self._asked, self._mode = False, "busy"
+    self._sent: collections.deque[jax.Array] = collections.deque()
+    devices = np.array(jax.devices())
+    self._alone = jax.process_count() == 1
+    mesh = jax.sharding.Mesh(devices, ("all",))
+    self._each = NamedSharding(mesh, PartitionSpec("all"))
+    whole = NamedSharding(mesh, PartitionSpec())
+    self._any = jax.jit(lambda flags: flags.any(), out_shardings=whole)
+
+  def __enter__(self) -> "StopSignal":
+    self._installed = threading.current_thread() is threading.main_thread()
+    if self._installed:
+      self._ours, self._other_end = socket.socketpair()
+      self._other_end.setblocking(False)
+      self._fd = signal.set_wakeup_fd(self._other_end.fileno())
+      self._before = signal.signal(signal.SIGTERM, self._handle)
+      threading.Thread(target=self._watch, daemon=True).start()
+    return self
+
+  def __exit__(self, *unused: Any) -> None:
+    if self._installed:
+      signal.signal(signal.SIGTERM, self._before)
+      signal.set_wakeup_fd(self._fd)
+      self._other_end.close()  # ends the thread
+      self._installed = False
+
+  @contextlib.contextmanager
+  def during(self, mode: str) -> Iterator[None]:
+    """What the run is doing within it: "free" or "wait"; without, it is busy.
+
+    Raises:
+      Preempted: in "wait", when asked before or meanwhile.
+    """
+    before, self._mode = self._mode, mode
+    try:
+      if self._asked and self._alone and mode == "wait":
+        raise Preempted("asked to stop")
+      yield
+    finally:
+      self._mode = before
+
+  def post(self) -> None:
+    """Sends this process's flag to all; to be called by all, once a step."""
+    if not self._alone:
+      self._sent.append(self._send())
+
+  def agreed(self) -> bool:
+    """Whether all processes are to stop now; the same in all."""
+    if self._alone:
+      return self._asked
+    found = False
+    while len(self._sent) > _BEHIND:
+      found |= bool(self._sent.popleft())
+    return found
+
+  def check(self) -> None:
+    """For long work in which all processes take the same steps, such as evaluation.
+
+    Raises:
+      Preempted: one of them was asked to stop.
+    """
+    if self._asked if self._alone else bool(self._send()):
+      raise Preempted("asked to stop")
+
+  def _send(self) -> jax.Array:
+    mine = np.full(jax.local_device_count(), self._asked)
+    return self._any(jax.make_array_from_process_local_data(self._each, mine))
+
+  def _handle(self, number: int, frame: Any) -> None:
+    del number, frame
+    self._asked = True
+    signal.signal(signal.SIGTERM, self._before)
+    if self._mode == "wait" and self._alone:
+      raise Preempted("asked to stop")
+
+  def _watch(self) -> None:
+    """Leaves while the main thread is held in a call that Python cannot interrupt."""
+    while number := self._ours.recv(1):
+      if number[0] == signal.SIGTERM and self._mode == "free" and self._alone:
+        print("asked to stop before the first step; run it again", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(Preempted.exit_code)
+    self._ours.close()
