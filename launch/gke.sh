@@ -7,7 +7,7 @@
 # ends with 85 was told to stop and has saved; xpk restarts the workload.
 # shellcheck source=launch/run.sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
-for name in NAME CLUSTER ZONE PROJECT TYPE; do need "$name" "see the head of this file"; done
+for setting in NAME CLUSTER ZONE PROJECT TYPE; do need "$setting" "see the head of this file"; done
 
 command="cd /app && pip install -q -r requirements.txt 'jax[tpu]' \
 && exec python -u -m vtr_jax.main $(printf '%q ' "${args[@]}")"

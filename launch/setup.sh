@@ -1,16 +1,8 @@
 #!/usr/bin/env bash
 # Sourced by the other scripts: goes to the project's root, makes .venv if there is
 # none, installs requirements.txt into it, and sets what CPU runs profit from.
-set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-
-# Prints a command, then runs it.
-run() {
-  printf '+'
-  printf ' %q' "$@"
-  printf '\n'
-  "$@"
-}
+# shellcheck source=launch/run.sh
+source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
 
 find_python() {
   local name
@@ -40,7 +32,7 @@ install() {
     run .venv/bin/python -m pip install --quiet --disable-pip-version-check \
       -r requirements.txt
   fi
-  cp requirements.txt "$mark"
+  run cp requirements.txt "$mark"
 }
 
 install

@@ -6,7 +6,7 @@
 # The bucket is mounted at /bucket: data in /bucket/data, the run in /bucket/runs/NAME.
 # shellcheck source=launch/run.sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
-for name in ACCELERATORS BUCKET; do need "$name" "see the head of this file"; done
+for setting in ACCELERATORS BUCKET; do need "$setting" "see the head of this file"; done
 name=${NAME:-vtr-jax}
 
 task=$(mktemp --suffix=.yaml)

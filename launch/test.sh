@@ -2,7 +2,7 @@
 # Checks style and runs all tests. Arguments go to pytest, for example:
 # ./launch/test.sh tests/test_golden.py
 # shellcheck source=launch/setup.sh
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 run .venv/bin/ruff check .
 run .venv/bin/ruff format --check .
-run .venv/bin/python -m pytest "$@"
+run .venv/bin/python -m pytest ${args[@]+"${args[@]}"}

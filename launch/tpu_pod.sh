@@ -9,7 +9,7 @@
 # Needs gcloud, logged in, with a project.
 # shellcheck source=launch/run.sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
-for name in NAME ZONE TYPE RUNTIME BUCKET; do need "$name" "see the head of this file"; done
+for setting in NAME ZONE TYPE RUNTIME BUCKET; do need "$setting" "see the head of this file"; done
 
 tpu() { run gcloud compute tpus "$@" "--zone=$ZONE" --quiet; }
 on_all() { tpu tpu-vm ssh "$NAME" --worker=all "--command=$1"; }

@@ -63,8 +63,3 @@ def test_commands_name_what_exists(path):
     assert (ROOT / config).exists(), config
   for script in re.findall(r"\./(launch/\w+\.sh)", text):
     assert os.access(ROOT / script, os.X_OK), script
-
-
-def test_launch_scripts_are_sound():
-  for script in sorted((ROOT / "launch").glob("*.sh")):
-    subprocess.run(["bash", "-n", script], check=True)
