@@ -18,15 +18,14 @@ from vtr_jax.errors import ConfigError
 
 DRIVER = """
 import json, sys
-from vtr_jax import distributed
-from vtr_jax.errors import VtrError
+from vtr_jax import command, distributed
 from vtr_jax.train import train_and_evaluate
-try:
+
+def work():
   distributed.start(distributed.find(heartbeat=10, timeout=90.0))
   train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
-except VtrError as e:
-  print(e, flush=True)
-  sys.exit(e.exit_code)
+
+command.run(work)
 """
 
 
@@ -141,13 +140,18 @@ def test_a_missing_process_is_named_by_all():
   )
   started = [
     subprocess.Popen(
-      [sys.executable, "-c", script, str(i)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+      [sys.executable, "-c", script, str(i)],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      text=True,
     )
     for i in (0, 1, 3)
   ]
   for code, text in finish(started, 30):
     assert code == 0
-    assert text.startswith(f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s")
+    assert text.startswith(
+      f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s"
+    )
     assert "firewall" in text
 
 

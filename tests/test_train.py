@@ -138,7 +138,7 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
   smoke["log_every"] = 1  # may change
   with pytest.raises(ConfigError) as e:
     train_and_evaluate(smoke, workdir)
-  assert "optim.lr: 0.002 there, 0.5 now" in str(e.value)
+  assert "optim.lr: 0.0014 there, 0.5 now" in str(e.value)
   assert "log_every" not in str(e.value)
 
 
@@ -241,8 +241,8 @@ for name, array in dict(
   query=block["attention"]["query"]["kernel"],
   out=block["attention"]["out"]["kernel"],
   words=run.state.params["text_embed"]["words"],
-  moment=run.state.opt_state[2].inner_state.mu["encoder"]["block_0"]["mlp"]["up"][
-    "kernel"],
+  adam=run.state.opt_state[2].inner_state.mu["text_embed"]["words"],
+  muon=run.state.opt_state[3].inner_state["encoder"]["block_0"]["mlp"]["up"]["kernel"],
   bias=block["mlp"]["down"]["bias"],
 ).items():
   parts = {s.data.shape for s in array.addressable_shards}
@@ -266,7 +266,8 @@ def test_kernels_are_really_sharded(smoke, tmp_path):
     "query (32, 32) (16, 16)",
     "out (32, 32) (16, 16)",
     "words (256, 32) (128, 16)",
-    "moment (32, 128) (16, 64)",
+    "adam (256, 32) (128, 16)",
+    "muon (32, 128) (16, 64)",
     "bias (32,) (32,)",
   }
 

@@ -1,22 +1,32 @@
 """What the commands share: flags, --config and --workdir, errors as one line."""
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vtr_jax.errors import ConfigError, DataError, VtrError
+from vtr_jax.errors import ConfigError, DataError, Preempted, VtrError
 
 
-def start(call: Callable[[dict, str], object], config: str | None, hint: str) -> None:
+def start(
+  call: Callable[[dict, str], object],
+  config: str | None,
+  hint: str,
+  peers: bool = False,
+) -> None:
   """Parses the flags and calls `call(config, workdir)`; ends the process.
 
   Args:
     call: the command's work.
     config: the config file that is used if none is given.
     hint: what to do if none is given, and `config` is None.
+    peers: whether several processes may share the work.
   """
+  if peers:
+    define_peers()
   chosen = config_flags.DEFINE_config_file("config", config, lock_config=True)
   place = flags.DEFINE_string(
     "workdir", "", "Checkpoints, numbers and pictures; runs/<config.name> if empty."
@@ -24,6 +34,8 @@ def start(call: Callable[[dict, str], object], config: str | None, hint: str) ->
 
   def work() -> None:
     values = _load(chosen, hint)
+    if peers:
+      connect()
     call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
 
   run(work)
@@ -43,8 +55,39 @@ def run(work: Callable[[], object]) -> None:
       if e.filename is None:
         raise
       _leave(DataError(f"{e.filename}: {e.strerror}; mend it and run it again"))
+    except Exception:
+      if not _several():
+        raise
+      traceback.print_exc()
+      os._exit(1)
 
   app.run(main, flags_parser=_parse)
+
+
+def define_peers() -> None:
+  """Flags that say which process of a run this is."""
+  flags.DEFINE_string(
+    "coordinator", "", "host:port of process 0, if there are several."
+  )
+  flags.DEFINE_integer("num_processes", 0, "How many there are.")
+  flags.DEFINE_integer("process_id", -1, "Which one this is, from 0.")
+  flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for all at the start.")
+  flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of life that end all.")
+
+
+def connect() -> None:
+  """Joins the other processes, if the flags or the environment tell of any."""
+  from vtr_jax import distributed  # starts JAX: after the flags
+
+  values = flags.FLAGS
+  peers = distributed.find(
+    values.coordinator,
+    values.num_processes,
+    values.process_id,
+    timeout=values.start_timeout,
+    heartbeat=values.heartbeat,
+  )
+  distributed.start(peers)
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -67,7 +110,18 @@ def _load(chosen: flags.FlagHolder, hint: str) -> dict:
 
 def _leave(e: VtrError) -> None:
   print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
+  if _several() and not isinstance(e, Preempted):
+    # The others do not know, and JAX would wait for them to leave too. They end when
+    # they miss this process.
+    sys.stdout.flush()
+    os._exit(e.exit_code)
   sys.exit(e.exit_code)
+
+
+def _several() -> bool:
+  """Whether this process is one of a run's. Asked without starting JAX."""
+  jax = sys.modules.get("jax")
+  return jax is not None and jax.distributed.is_initialized()
 
 
 def _one_line(e: Exception) -> str:

@@ -19,8 +19,8 @@ from vtr_jax.config import require
 from vtr_jax.errors import ConfigError, DistributedError
 
 _CAUSES = (
-  "the usual causes: it was not started, it ended (see its own log), another address or "
-  "number was given to it, or a firewall closes the port"
+  "the usual causes: it was not started, it ended (see its own log), another address "
+  "or number was given to it, or a firewall closes the port"
 )
 # What schedulers and machines with several processes set; JAX knows these by itself.
 _AUTO = (
@@ -93,6 +93,8 @@ def start(peers: Peers | None) -> None:
   """
   if peers is None:
     return
+  # It would catch SIGTERM, which is ours (stop.py), from here on.
+  jax.config.update("jax_enable_preemption_service", False)
   options = dict(
     initialization_timeout=int(peers.timeout),
     heartbeat_timeout_seconds=int(peers.heartbeat),
@@ -102,9 +104,7 @@ def start(peers: Peers | None) -> None:
       jax.distributed.initialize(**options)
     return
   roll_call(peers)
-  jax.distributed.initialize(
-    peers.coordinator, peers.count, peers.mine, **options
-  )
+  jax.distributed.initialize(peers.coordinator, peers.count, peers.mine, **options)
 
 
 def roll_call(peers: Peers) -> None:
@@ -128,7 +128,7 @@ def roll_call(peers: Peers) -> None:
 def _call(peers: Peers, deadline: float) -> None:
   """Process 0: collects the others, then tells all of them who was there."""
   here: dict[int, socket.socket] = {}
-  host, _, port = peers.coordinator.rpartition(":")
+  port = peers.coordinator.rpartition(":")[2]
   with contextlib.ExitStack() as stack:
     try:
       server = stack.enter_context(socket.create_server(("", int(port))))

@@ -38,6 +38,12 @@ class DataBudgetError(VtrError):
   exit_code = 3
 
 
+class DistributedError(VtrError):
+  """Another process of the run is missing or has ended."""
+
+  exit_code = 2
+
+
 class DivergedError(VtrError):
   """A loss or gradient is no longer finite."""
 

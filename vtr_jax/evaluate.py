@@ -178,4 +178,5 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
   _define_flags()
-  command.run(lambda: evaluate(_from_flags(flags.FLAGS)))
+  command.define_peers()
+  command.run(lambda: (command.connect(), evaluate(_from_flags(flags.FLAGS))))

@@ -9,6 +9,7 @@ from typing import Any
 import clu.parameter_overview
 import flax.linen as nn
 import jax
+from jax.experimental import multihost_utils
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import optim, sharding, step, transfer, workdir, writer
@@ -16,6 +17,7 @@ from vtr_jax import state as state_lib
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
 from vtr_jax.config import read, require
+from vtr_jax.contrast import ContrastConfig
 from vtr_jax.data import moving_shapes, sources
 from vtr_jax.data.examples import DataConfig, check_frames
 from vtr_jax.data.text import SentencePiece, check
@@ -24,6 +26,7 @@ from vtr_jax.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.optim import OptimConfig
 from vtr_jax.sharding import MeshConfig
+from vtr_jax.stop import StopSignal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,8 @@ class TrainConfig:
   data: DataConfig
   objective: dict[str, Any]
   weights: dict[str, float]  # of each loss term
+  contrast: ContrastConfig
+  micro_batches: int  # parts that a step's batch is embedded in; see step.Loss
   optim: OptimConfig
   mesh: MeshConfig
   evals: dict[str, Any]
@@ -57,6 +62,10 @@ class TrainConfig:
         require(value > 0, f"{field.name}: {value} must be positive")
     require(self.batch_size > 1, "batch_size: 1 leaves no pair to tell apart; use 2 up")
     require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
+
+  def loss(self, objective: objectives.Objective, mesh: jax.sharding.Mesh) -> step.Loss:
+    """What this config makes small."""
+    return step.Loss(objective, self.weights, self.contrast, self.micro_batches, mesh)
 
 
 @dataclasses.dataclass
@@ -75,6 +84,7 @@ class Run:
   evals: dict[str, evaluators.Evaluator]
   checkpoints: Checkpoints
   writer: writer.Writer
+  stop: StopSignal
 
 
 def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
@@ -88,13 +98,16 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   params = nn.unbox(state_lib.abstract_params(objective, spec))
   optimizer = optim.make(config.optim, config.steps, params)
   mesh = sharding.make_mesh(config.mesh)
-  sharding.check_batch_size(config.batch_size, mesh, "config.batch_size")
+  sharding.check_batch_size(
+    config.batch_size, mesh, "config.batch_size", config.micro_batches
+  )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  place = workdir.prepare(directory, workdir.plain(values))
+  place = _workdir(directory, values)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
 
+  stop = StopSignal()
   context = evaluators.Context(
     objective,
     config.clip,
@@ -103,6 +116,7 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     tokenizer,
     mesh,
     config.eval_batch_size,
+    stop.check,
   )
   evals = evaluators.build(eval_configs, context)
   state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
@@ -114,8 +128,12 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     longer = config.objective.get("longer_clips", "zeros")
     state = transfer.start_from(config.init_from, state, objective, mesh, longer)
   out = writer.Writer(place, int(state.step), jax.process_index() == 0)
-  overview = clu.parameter_overview.get_parameter_overview(state.params)
-  (place / "parameters.txt").write_text(overview + "\n")
+  if jax.process_index() == 0:
+    # Without means and deviations, which other processes would have to help with.
+    overview = clu.parameter_overview.get_parameter_overview(
+      state.params, include_stats="sharding"
+    )
+    (place / "parameters.txt").write_text(overview + "\n")
   count = sum(p.size for p in jax.tree.leaves(state.params))
   shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
   out.say(
@@ -131,19 +149,23 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     data_fingerprint=fingerprint,
     state=state,
     train_step=step.make_train_step(
-      objective,
-      optimizer,
-      config.weights,
-      config.steps,
-      config.seed,
-      mesh,
-      shardings,
+      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings
     ),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
     checkpoints=checkpoints,
     writer=out,
+    stop=stop,
   )
+
+
+def _workdir(directory: str | pathlib.Path, values: Mapping[str, Any]) -> pathlib.Path:
+  """Made or continued by one process; the others find it so."""
+  if jax.process_index() == 0:
+    workdir.prepare(directory, workdir.plain(values))
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("workdir")
+  return pathlib.Path(directory)
 
 
 def _data_directory(config: TrainConfig) -> str:

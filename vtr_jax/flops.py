@@ -54,7 +54,7 @@ def _of_equation(eqn: core.JaxprEqn) -> float:
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
-  """Jaxprs among an equation's parameters; of a custom derivative the function's own."""
+  """Jaxprs among an equation's parameters."""
   found = []
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else [value]:

@@ -1,7 +1,7 @@
 """Asked to stop: at once where nothing is lost, else after saving, by all processes.
 
-The first SIGTERM asks, the second one has its usual effect. What it does depends on what
-the run is doing:
+The first SIGTERM asks, the second one has its usual effect. What it does depends on
+what the run is doing:
 
 free  nothing to save (before the first step, in its compilation): the process leaves at
       once, from a thread, since Python cannot interrupt a compilation.
@@ -9,8 +9,9 @@ wait  between steps (waiting for data, evaluating): `Preempted` is raised where 
       thread is, and the loop saves what has been learned.
 busy  in a step, or saving: the loop looks at the flag when it is done.
 
-Several processes must stop behind the same step. They only raise a flag; `post` sends it
-along with the steps, without waiting, and `agreed` reads what was sent two steps ago.
+Several processes must stop behind the same step. They only raise a flag; `post` sends
+it along with the steps, without waiting, and `agreed` reads what was sent two steps
+ago.
 """
 
 import collections

@@ -2,9 +2,8 @@
 
 import dataclasses
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ import jax
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment, figures, sharding, workdir, writer
 from vtr_jax.data import loader
-from vtr_jax.errors import Preempted, VtrError
+from vtr_jax.errors import DataBudgetError, DataError, Preempted
 from vtr_jax.experiment import Run
 from vtr_jax.progress import Progress
 
@@ -34,15 +33,15 @@ def train_and_evaluate(
   """
   run = experiment.build(config, directory)
   try:
-    with _StopSignal() as stopped:
-      _train(run, stopped)
-    return _finish(run)
+    with run.stop:
+      _train(run)
+      return _finish(run)
   finally:
     run.writer.close()
     run.checkpoints.close()
 
 
-def _train(run: Run, stopped: Callable[[], bool]) -> None:
+def _train(run: Run) -> None:
   """Steps from the state's step to the last one."""
   c, start = run.config, int(run.state.step)
   if start >= c.steps:
@@ -60,6 +59,31 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
     host=jax.process_index(),
     num_hosts=jax.process_count(),
   )
+  log = Progress(run, start)
+  try:
+    _steps(run, batches, log)
+  except (Preempted, DataError, DataBudgetError) as e:
+    # What has been learned is not lost. Other processes know nothing of bad data here.
+    done, agreed = int(run.state.step), isinstance(e, Preempted)
+    if done > start and (agreed or jax.process_count() == 1):
+      _save(run, log, done)
+      run.checkpoints.wait()
+    if agreed:
+      raise Preempted(
+        f"stopped by a signal after step {done}, saved; run it again"
+      ) from None
+    raise
+  finally:
+    batches.close()
+
+
+def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
+  """Batches to steps, numbers, checkpoints and evaluations.
+
+  Raises:
+    Preempted: asked to stop; the state is that behind a whole step.
+  """
+  c, start = run.config, int(run.state.step)
   name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
   quarantine = loader.Quarantine(str(run.workdir / name), c.data.bad_budget)
   due = lambda done: [
@@ -67,31 +91,23 @@ def _train(run: Run, stopped: Callable[[], bool]) -> None:
   ]
   if start:  # the run ended after this step's checkpoint, and before or in these
     _evaluate(run, start, due(start))
-  log = Progress(run, start)
-  try:
-    for done in range(start + 1, c.steps + 1):
-      try:
-        local = log.timed_next(batches)
-        quarantine.add(local, done - 1)
-      except VtrError:  # of the data; what has been learned is not lost
-        if done > start + 1:
-          _save(run, log, done - 1)
-          run.checkpoints.wait()
-        raise
-      on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
-      global_batch = sharding.put_batch(on_device, run.mesh)
+  for done in range(start + 1, c.steps + 1):
+    fresh = done == start + 1
+    with run.stop.during("free" if fresh else "wait"):
+      local = log.timed_next(batches)
+    quarantine.add(local, done - 1)
+    on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
+    global_batch = sharding.put_batch(on_device, run.mesh)
+    with run.stop.during("free" if fresh else "busy"):  # the first one is compiled
       run.state, numbers = run.train_step(run.state, global_batch)
-      log.add(done, numbers)
-      stop = stopped()
-      if done % c.checkpoint_every == 0 or done == c.steps or stop:
-        _save(run, log, done)
-      if stop and done < c.steps:
-        run.checkpoints.wait()
-        raise Preempted(f"stopped by a signal after step {done}, saved; run it again")
-      if done < c.steps:  # the last step's evaluation has all evaluators
-        log.pause(_evaluate(run, done, due(done))[1])
-  finally:
-    batches.close()
+    run.stop.post()
+    log.add(done, numbers)
+    if done % c.checkpoint_every == 0 or done == c.steps:
+      _save(run, log, done)
+    if run.stop.agreed() and done < c.steps:
+      raise Preempted("asked to stop")
+    if done < c.steps:  # the last step's evaluation has all evaluators
+      log.pause(_evaluate(run, done, due(done))[1])
 
 
 def _save(run: Run, log: Progress, done: int) -> None:
@@ -106,7 +122,8 @@ def _evaluate(
   """Runs the named evaluators: their numbers, and the seconds it took."""
   begin, numbers = time.monotonic(), {}
   for name in names:
-    found = run.evals[name].run(run.state.params)
+    with run.stop.during("wait"):
+      found = run.evals[name].run(run.state.params)
     numbers |= {f"{name}/{key}": value for key, value in found.items()}
     run.writer.say(run.evals[name].report())
   if numbers:
@@ -118,7 +135,10 @@ def _finish(run: Run) -> dict[str, float]:
   """The last evaluation, results.json and the pictures."""
   done = int(run.state.step)
   run.checkpoints.wait()
-  numbers, _ = _evaluate(run, done, run.evals)
+  try:
+    numbers, _ = _evaluate(run, done, run.evals)
+  except Preempted:
+    raise Preempted("stopped in the last evaluation; run it again") from None
   if jax.process_index() == 0:
     workdir.write_json(
       run.workdir / "results.json",
@@ -155,23 +175,3 @@ def _meta(run: Run) -> dict:
     next_batch=int(run.state.step),
     made_by=workdir.provenance(),
   )
-
-
-class _StopSignal:
-  """Turns SIGTERM into a flag that the loop reads between steps.
-
-  Used in the main thread only; a second signal has its usual effect.
-  """
-
-  def __enter__(self) -> Callable[[], bool]:
-    self._stopped = False
-    self._before = signal.signal(signal.SIGTERM, self._handle)
-    return lambda: self._stopped
-
-  def __exit__(self, *unused) -> None:
-    signal.signal(signal.SIGTERM, self._before)
-
-  def _handle(self, number: int, frame: Any) -> None:
-    del number, frame
-    self._stopped = True
-    signal.signal(signal.SIGTERM, self._before)

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import pathlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -42,6 +42,7 @@ class Context:
   tokenizer: Tokenizer
   mesh: Mesh
   batch_size: int  # global rows per evaluation batch
+  check: Callable[[], None] = lambda: None  # before each batch; raises to end it all
 
 
 class Evaluator(Protocol):
@@ -173,11 +174,13 @@ class Embedder:
     batches = self._bar(batches, len(texts), "texts")
     return self._text.rows(params, batches, len(texts))
 
-  def _bar(self, batches: Iterable, rows: int, what: str) -> Iterable:
+  def _bar(self, batches: Iterable, rows: int, what: str) -> Iterator:
     total = -(-rows // self._context.batch_size)
-    return tqdm.tqdm(
+    for batch in tqdm.tqdm(
       batches, f"embedding {what}", total, unit="batch", disable=not self._progress
-    )
+    ):
+      self._context.check()
+      yield batch
 
 
 class Matcher:
@@ -212,6 +215,7 @@ class Matcher:
     ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
     rows = host_rows(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
+      c.check()
       # The last batch is filled up with pair 0; `rows` cuts it off again.
       picked = np.arange(start, start + c.batch_size)[rows]
       picked = np.where(picked < len(texts), picked, 0)
