@@ -84,7 +84,7 @@ def webvid2m_cc3m() -> dict:
         dtype="bfloat16",  # of activations; ours (Frozen: float32)
         attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
-        remat="none",  # none | dots | full; ours
+        remat="none",  # none | dots | full | offload; ours
       ),
       projection=256,  # Frozen
       attention="joint",  # joint | divided (Frozen; needs mask.video="tube"); ours
@@ -122,6 +122,7 @@ def webvid2m_cc3m() -> dict:
       lr_rules=((".*", 1.0),),
       clip_norm=0.0,  # Frozen: off
       muon="",  # paths of kernels that Muon updates; Frozen: none
+      moments="float32",  # bfloat16 halves them; Frozen: float32
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours

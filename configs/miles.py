@@ -84,7 +84,7 @@ def webvid2m_cc3m() -> dict:
         dtype="bfloat16",  # of activations; ours
         attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
-        remat="none",  # none | dots | full; ours
+        remat="none",  # none | dots | full | offload; ours
       ),
       projection=256,  # code
       attention="divided",  # divided | joint; paper
@@ -128,6 +128,7 @@ def webvid2m_cc3m() -> dict:
       lr_rules=((".*", 1.0),),
       clip_norm=0.0,  # MCQ: off
       muon="",  # paths of kernels that Muon updates; MCQ: none
+      moments="float32",  # bfloat16 halves them; MCQ: float32
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours

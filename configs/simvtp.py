@@ -84,7 +84,7 @@ def webvid2m() -> dict:
         dtype="bfloat16",  # of activations; ours (code: float32)
         attention="xla",  # xla | cudnn; ours
         scan=True,  # ours: compiles one block instead of twelve
-        remat="none",  # none | dots | full; ours
+        remat="none",  # none | dots | full | offload; ours
       ),
       text_dropout=0.1,  # code
       temperature=0.05,  # code
@@ -118,6 +118,7 @@ def webvid2m() -> dict:
       lr_rules=((".*", 1.0),),  # path -> factor, 0 freezes; ours
       clip_norm=0.0,  # code: off
       muon="",  # paths of kernels that Muon updates; code: none
+      moments="float32",  # bfloat16 halves them; code: float32
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(

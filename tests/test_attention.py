@@ -1,10 +1,14 @@
 """Our attention against JAX's own, value and gradients."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vtr_jax import sharding
+from vtr_jax.models import splash
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense
 
@@ -36,6 +40,21 @@ def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
   ours = whole(jax.jit(lambda *x: attend(*x, valid)), *rough)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=close * np.abs(b).max(), rtol=0)
+
+
+@pytest.mark.parametrize("mesh", [None, (1, 1, 1)])
+@pytest.mark.parametrize("valid", [None, np.arange(150) < np.array([[150], [70]])])
+def test_the_kernel_for_tpus(valid, mesh):
+  """Lengths that its tiles do not divide; interpreted, as there is no TPU here."""
+  inputs = [normal(i, 2, n, 2, 64) for i, n in enumerate((130, 150, 150))]
+  exact = whole(jax.jit(lambda *x: attend(*x, valid)), *inputs)
+  kernel = jax.jit(lambda *x: splash.attend(*x, valid, interpret=True))
+  if mesh:
+    mesh = sharding.make_mesh(sharding.MeshConfig(*mesh))
+  with sharding.scope(mesh) if mesh else contextlib.nullcontext():
+    ours = whole(kernel, *inputs)
+  for a, b in zip(ours, exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max(), rtol=0)
 
 
 def test_what_is_not_valid_has_no_say():

@@ -123,7 +123,9 @@ def test_whole_text_in_the_contrast():
 
 
 @pytest.mark.parametrize(
-  "change", [dict(compute__remat="full"), dict(compute__remat="dots")]
+  "change",
+  [dict(compute__remat=way) for way in ("full", "dots", "offload")],
+  ids=lambda change: change["compute__remat"],
 )
 def test_remat_changes_nothing(change):
   plain, params = make()

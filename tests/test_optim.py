@@ -29,6 +29,7 @@ def config(**changes):
     lr_rules=ALL,
     clip_norm=0.0,
     muon="",
+    moments="float32",
   )
   return optim.OptimConfig(**values | changes)
 
@@ -132,6 +133,29 @@ def test_muon_updates_what_it_is_told_to_and_adam_the_rest():
   # As large as Adam's updates, by design.
   rms = float(jnp.sqrt(jnp.mean(change**2)))
   assert 0.1 * 0.15 < rms < 0.1 * 0.25
+
+
+def test_moments_of_half_the_bytes_hardly_change_the_steps():
+  """Ten of them; what is kept is the mean alone, squares stay as they are."""
+  params = dict(block=dict(kernel=jnp.ones((4, 6))), head=jnp.ones((4, 6)))
+
+  def end(moments):
+    optimizer = optim.make(config(muon="kernel$", moments=moments), 100, params)
+    state, now = optimizer.init(params), params
+    for i in range(10):
+      rng = np.random.default_rng(i)
+      draw = lambda p, rng=rng: jnp.array(1 + rng.normal(size=p.shape), "f")
+      updates, state = optimizer.update(jax.tree.map(draw, now), state, now)
+      now = optax.apply_updates(now, updates)
+    return now, sorted(str(x.dtype) for x in jax.tree.leaves(state))
+
+  exact, wide = end("float32")
+  rough, narrow = end("bfloat16")
+  assert narrow.count("bfloat16") == 2
+  assert wide.count("float32") == 3
+  for a, b in zip(*map(jax.tree.leaves, (exact, rough)), strict=True):
+    assert np.abs(a - 1).max() > 0.05
+    np.testing.assert_allclose(a, b, atol=0.07 * np.abs(a - 1).max())
 
 
 def test_muon_of_what_is_frozen_or_no_matrix():

@@ -18,22 +18,26 @@ _ROUNDS = 5  # Jordan
 _RMS = 0.2  # arXiv 2502.16982: that of Adam's updates
 
 
-def scale_by_muon(momentum: float = 0.95) -> optax.GradientTransformation:
+def scale_by_muon(
+  momentum: float = 0.95, dtype: str = "float32"
+) -> optax.GradientTransformation:
   """For trees of matrices, or of stacks of them: `[..., in, out]`.
 
   Args:
     momentum: share of the mean that stays (Jordan: 0.95); Nesterov's kind.
+    dtype: of the mean as it is kept.
   """
 
   def init(params: Any) -> Any:
-    return jax.tree.map(jnp.zeros_like, params)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
 
   def update(grads: Any, mean: Any, params: Any = None) -> tuple[Any, Any]:
     del params
-    follow = lambda m, g: momentum * m + (1 - momentum) * g
+    follow = lambda m, g: momentum * m.astype(g.dtype) + (1 - momentum) * g
     mean = jax.tree.map(follow, mean, grads)
     ahead = jax.tree.map(follow, mean, grads)
-    return jax.tree.map(_scaled, ahead), mean
+    kept = jax.tree.map(lambda m: m.astype(dtype), mean)
+    return jax.tree.map(_scaled, ahead), kept
 
   return optax.GradientTransformation(init, update)
 

@@ -36,9 +36,11 @@ class OptimConfig:
   lr_rules: Rules  # path -> factor of the learning rate; 0 freezes
   clip_norm: float  # of the gradient over all parameters; 0 = off
   muon: str  # path of kernels that Muon updates, a regular expression; "" = none
+  moments: str  # dtype of the gradients' running mean: float32 | bfloat16
 
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")
+    choose(self.moments, ("float32", "bfloat16"), "moments")
     require(self.lr >= 0, f"lr: {self.lr} must not be negative")
     require(self.clip_norm >= 0, f"clip_norm: {self.clip_norm} is negative")
     patterns = [
@@ -121,8 +123,14 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm
     else optax.identity(),
-    optax.masked(optax.scale_by_adam(config.b1, config.b2, config.eps), by_adam),
-    optax.masked(scale_by_muon(), by_muon) if config.muon else optax.identity(),
+    # Squares stay in float32: in bfloat16 small changes of their mean would be lost.
+    optax.masked(
+      optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moments),
+      by_adam,
+    ),
+    optax.masked(scale_by_muon(dtype=config.moments), by_muon)
+    if config.muon
+    else optax.identity(),
     optax.stateless(decayed),
     optax.stateless(scaled),
     optax.scale_by_learning_rate(schedule(config, steps)),

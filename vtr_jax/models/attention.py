@@ -2,7 +2,7 @@
 
 "xla" is ours: autodiff of jax.nn.dot_product_attention keeps and moves several float32
 arrays of the size of the scores, this one only the probabilities, in the activations'
-dtype. "cudnn" is the fused kernel of NVIDIA GPUs, for bfloat16.
+dtype. "cudnn" is the fused kernel of NVIDIA GPUs, for bfloat16; "splash" that of TPUs.
 """
 
 import functools
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-IMPLEMENTATIONS = ("xla", "cudnn")
+IMPLEMENTATIONS = ("xla", "cudnn", "splash")
 
 # Products of bfloat16 accumulate in float32, as everywhere; said so, XLA's CPU back end
 # multiplies bfloat16 itself instead of converting both sides to float32 first.
@@ -28,6 +28,10 @@ def attend(
   """softmax(query key / sqrt(e)) value, of each head; invalid keys are not seen."""
   if implementation == "xla":
     return _attend(query, key, value, valid)
+  if implementation == "splash":
+    from vtr_jax.models import splash  # imports Pallas, which takes a second
+
+    return splash.attend(query, key, value, valid)
   mask = None if valid is None else valid[:, None, None, :]
   return jax.nn.dot_product_attention(
     query, key, value, mask=mask, implementation="cudnn"

@@ -36,19 +36,30 @@ class Size:
     )
 
 
+_REMAT = dict(
+  none=None,
+  dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the rest is cheap
+  full=jax.checkpoint_policies.nothing_saveable,
+  # Products wait in the host's memory; for back ends that have that kind.
+  offload=jax.checkpoint_policies.offload_dot_with_no_batch_dims(
+    "device", "pinned_host"
+  ),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Compute:
   """How the same numbers are computed; no choice changes the parameters' meaning."""
 
   dtype: str  # of activations: float32 | bfloat16
-  attention: str  # xla | cudnn, see models/attention.py
+  attention: str  # xla | cudnn | splash, see models/attention.py
   scan: bool  # one compiled block for all layers; parameters are stacked
-  remat: str  # what the backward pass recomputes: none | dots | full
+  remat: str  # what the backward pass makes again: none | dots | full | offload
 
   def __post_init__(self):
     choose(self.dtype, ("float32", "bfloat16"), "dtype")
     choose(self.attention, IMPLEMENTATIONS, "attention")
-    choose(self.remat, ("none", "dots", "full"), "remat")
+    choose(self.remat, _REMAT, "remat")
 
 
 @jax.custom_vjp
@@ -189,12 +200,7 @@ def run_blocks(
 ) -> Float[Array, "b n d"]:
   """`depth` times `block(*fields)`, inside a compact method; scan, remat as chosen."""
   if compute.remat != "none":
-    policies = dict(
-      full=jax.checkpoint_policies.nothing_saveable,
-      dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    )
-    policy = policies[compute.remat]
-    block = nn.remat(block, policy=policy, prevent_cse=not compute.scan)
+    block = nn.remat(block, policy=_REMAT[compute.remat], prevent_cse=not compute.scan)
   if compute.scan:
     step = nn.scan(
       lambda layer, x, valid: (layer(x, valid), None),
