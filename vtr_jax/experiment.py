@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import optim, sharding, step, transfer, workdir, writer
+from vtr_jax import flops, optim, sharding, step, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
@@ -24,6 +24,7 @@ from vtr_jax.data.text import SentencePiece, check
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
+from vtr_jax.observe import Observe, Profile
 from vtr_jax.optim import OptimConfig
 from vtr_jax.sharding import MeshConfig
 from vtr_jax.stop import StopSignal
@@ -67,6 +68,21 @@ class TrainConfig:
     """What this config makes small."""
     return step.Loss(objective, self.weights, self.contrast, self.micro_batches, mesh)
 
+  def flops(self) -> float:
+    """Of a step's loss and gradient: what the model asks for, on all devices.
+
+    What is computed twice to save memory counts once.
+    """
+    plain = dict(self.objective)
+    if "compute" in plain:
+      plain["compute"] = {**plain["compute"], "remat": "none"}
+    objective = objectives.build(plain, self.clip, self.text, self.mask)
+    spec = batch_lib.spec(self.clip, self.text, self.mask, self.batch_size)
+    params = nn.unbox(state_lib.abstract_params(objective, spec))
+    teacher = objective.teacher.pick(params) if objective.teacher else None
+    loss = step.Loss(objective, self.weights)
+    return flops.of(loss.gradient, params, teacher, spec, jax.random.key(0))
+
 
 @dataclasses.dataclass
 class Run:
@@ -85,9 +101,16 @@ class Run:
   checkpoints: Checkpoints
   writer: writer.Writer
   stop: StopSignal
+  profile: Profile
+  began: float  # when the run was first started, seconds since 1970
+  trained: float  # seconds of training that led to the state
 
 
-def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
+def build(
+  values: Mapping[str, Any],
+  directory: str | pathlib.Path,
+  show: Observe = Observe(),  # noqa: B008 (frozen)
+) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
@@ -121,14 +144,16 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
   evals = evaluators.build(eval_configs, context)
   state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
+  meta: dict[str, Any] = {}
   if checkpoints.latest_step() is not None:
     state, meta = checkpoints.restore(state)
     _check_data(meta["data"], fingerprint, data)
   elif config.init_from:
     longer = config.objective.get("longer_clips", "zeros")
     state = transfer.start_from(config.init_from, state, objective, mesh, longer)
-  out = writer.Writer(place, int(state.step), jax.process_index() == 0)
-  if jax.process_index() == 0:
+  main = jax.process_index() == 0
+  out = writer.Writer(place, int(state.step), main, show.wandb, values)
+  if main:
     # Without means and deviations, which other processes would have to help with.
     overview = clu.parameter_overview.get_parameter_overview(
       state.params, include_stats="sharding"
@@ -156,6 +181,10 @@ def build(values: Mapping[str, Any], directory: str | pathlib.Path) -> Run:
     checkpoints=checkpoints,
     writer=out,
     stop=stop,
+    profile=Profile(show.steps, place / "profile"),
+    # Written when the run began, and never again.
+    began=meta.get("began", (place / "config.json").stat().st_mtime),
+    trained=meta.get("trained", 0.0),
   )
 
 

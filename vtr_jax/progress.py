@@ -7,7 +7,7 @@ import clu.metrics
 import jax
 import numpy as np
 
-from vtr_jax import step
+from vtr_jax import flops, step
 from vtr_jax.data import loader
 from vtr_jax.errors import DivergedError
 from vtr_jax.experiment import Run
@@ -18,10 +18,18 @@ _BEHIND = 2
 
 
 class Progress:
-  """Averages the steps' numbers and prints a line every `log_every` steps."""
+  """Averages the steps' numbers and prints a line every `log_every` steps.
+
+  Of the clock it writes clips_per_second, and per device; data_wait, the share of time
+  without a batch; tflops_per_device, of what the model asks for (hidden places that are
+  dropped ask for nothing), and mfu, its share of the device's peak where that is known;
+  goodput, the share of time since the run's first start that was spent on steps, and
+  not on what was lost, starts, compilation, evaluation, and waiting for a machine.
+  """
 
   def __init__(self, run: Run, start: int):
     self._run, self._pending = run, collections.deque()
+    self._flops, self._trained = run.config.flops(), run.trained
     self._sums: dict[str, clu.metrics.Average] = {}
     self._last, self._begin, self._waited = start, time.monotonic(), 0.0
     # The first step of a process compiles; rates are told from the second on.
@@ -36,6 +44,10 @@ class Progress:
   def pause(self, seconds: float) -> None:
     """Takes time that was not spent on training out of the rates."""
     self._begin += seconds
+
+  def trained(self) -> float:
+    """Seconds of training behind the newest step, of all starts of this run."""
+    return self._trained + (time.monotonic() - self._begin)
 
   def add(self, done: int, numbers: step.Metrics) -> None:
     self._pending.append((done, numbers))
@@ -76,8 +88,10 @@ class Progress:
     )
     rate = ""
     if steps:
-      numbers["clips_per_second"] = steps * c.batch_size / elapsed
+      numbers |= self._speed(steps / elapsed)
       numbers["data_wait"] = self._waited / elapsed
+      self._trained += elapsed
+      numbers["goodput"] = self._trained / (time.time() - self._run.began)
       left = (c.steps - done) * elapsed / steps
       rate = (
         f" | {numbers['clips_per_second']:.0f} clips/s, waiting for data "
@@ -89,6 +103,18 @@ class Progress:
     self._run.writer.scalars(done, numbers)
     self._sums = {}
     self._last, self._begin, self._waited = done, time.monotonic(), 0.0
+
+  def _speed(self, steps_per_second: float) -> dict[str, float]:
+    devices = jax.device_count()
+    clips = self._run.config.batch_size * steps_per_second
+    each = self._flops * steps_per_second / devices
+    found = dict(
+      clips_per_second=clips,
+      clips_per_second_per_device=clips / devices,
+      tflops_per_device=each / 1e12,
+    )
+    peak = flops.PEAKS.get(jax.devices()[0].device_kind)
+    return found | (dict(mfu=each / peak) if peak else {})
 
 
 def _clock(seconds: float) -> str:

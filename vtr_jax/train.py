@@ -9,21 +9,25 @@ from typing import Any
 import jax
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import experiment, figures, sharding, workdir, writer
+from vtr_jax import experiment, figures, memory, sharding, workdir, writer
 from vtr_jax.data import loader
 from vtr_jax.errors import DataBudgetError, DataError, Preempted
 from vtr_jax.experiment import Run
+from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
 
 
 def train_and_evaluate(
-  config: Mapping[str, Any], directory: str | pathlib.Path
+  config: Mapping[str, Any],
+  directory: str | pathlib.Path,
+  show: Observe = Observe(),  # noqa: B008 (frozen)
 ) -> dict[str, float]:
   """Trains, or goes on with what `directory` holds, and evaluates.
 
   Args:
     config: as the files in configs/ give it.
     directory: of checkpoints, numbers and pictures; see workdir.py.
+    show: what it shows of itself on the way.
 
   Returns:
     The last evaluation's numbers, keys such as "test/t2v/R@1".
@@ -31,12 +35,13 @@ def train_and_evaluate(
   Raises:
     VtrError: with one line that says what to mend; see errors.py.
   """
-  run = experiment.build(config, directory)
+  run = experiment.build(config, directory, show)
   try:
     with run.stop:
       _train(run)
       return _finish(run)
   finally:
+    run.profile.close()
     run.writer.close()
     run.checkpoints.close()
 
@@ -73,6 +78,10 @@ def _train(run: Run) -> None:
         f"stopped by a signal after step {done}, saved; run it again"
       ) from None
     raise
+  except jax.errors.JaxRuntimeError as e:
+    if not memory.is_full(e):
+      raise
+    raise memory.advice(run.config) from e
   finally:
     batches.close()
 
@@ -98,10 +107,16 @@ def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
     quarantine.add(local, done - 1)
     on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
     global_batch = sharding.put_batch(on_device, run.mesh)
-    with run.stop.during("free" if fresh else "busy"):  # the first one is compiled
+    with run.stop.during("free" if fresh else "busy"), run.profile.step(done):
+      if fresh:
+        with sharding.scope(run.mesh):  # compiles it
+          need = memory.say(run.train_step.jitted, run.state, global_batch)
+        run.writer.say(need)
       run.state, numbers = run.train_step(run.state, global_batch)
     run.stop.post()
     log.add(done, numbers)
+    if traced := run.profile.behind(done, numbers["loss/total"]):
+      run.writer.say(traced)
     if done % c.checkpoint_every == 0 or done == c.steps:
       _save(run, log, done)
     if run.stop.agreed() and done < c.steps:
@@ -113,7 +128,7 @@ def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
 def _save(run: Run, log: Progress, done: int) -> None:
   """Starts writing the state after step `done`, if its losses were finite."""
   log.flush()
-  run.checkpoints.save(done, run.state, _meta(run))
+  run.checkpoints.save(done, run.state, _meta(run, log))
 
 
 def _evaluate(
@@ -167,11 +182,13 @@ def _plain(key: str) -> bool:
   return key.endswith("/t2v/R@1") and key.count("/") == 2
 
 
-def _meta(run: Run) -> dict:
+def _meta(run: Run, log: Progress) -> dict:
   """What a checkpoint tells beside the state."""
   return dict(
     config=workdir.plain(dataclasses.asdict(run.config)),
     data=run.data_fingerprint,
     next_batch=int(run.state.step),
+    began=run.began,
+    trained=log.trained(),
     made_by=workdir.provenance(),
   )

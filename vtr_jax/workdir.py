@@ -1,7 +1,7 @@
 """A run's directory: made or continued, and what lies in it.
 
 config.json, parameters.txt, metrics.jsonl, quarantine.jsonl, results.json,
-checkpoints/, figures/, tensorboard/, tokenizer.model
+checkpoints/, figures/, tensorboard/, profile/, tokenizer.model
 """
 
 import importlib.metadata
@@ -29,6 +29,8 @@ FREE_KEYS = (
   "mesh.",
   "contrast.form",
   "contrast.chunk",
+  "objective.compute.attention",
+  "objective.compute.remat",
   "evals.",
 )
 

@@ -1,0 +1,119 @@
+"""SIGTERM, whatever the run is doing: saved and asked for again, and nothing lost."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+from test_train import assert_same, bare, losses, params
+
+from vtr_jax.train import train_and_evaluate
+
+BOUND = 20  # seconds from the signal to the end, on a busy machine
+
+# Says when the run has come to the phase, and holds it there.
+DRIVER = """
+import json, sys, threading
+from vtr_jax import command, experiment, memory, progress, train
+from vtr_jax.checkpoint import Checkpoints
+
+config, directory, phase = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+
+def held(call, seconds, at, after=False):
+  calls = []
+  def instead(*args, **kwargs):
+    calls.append(1)
+    if after:
+      result = call(*args, **kwargs)
+    if len(calls) == at:
+      print("now", phase, flush=True)
+      threading.Event().wait(seconds)  # handlers run, and it goes on
+    return result if after else call(*args, **kwargs)
+  return instead
+
+if phase == "compile":
+  memory.say = held(memory.say, 60, 1)
+if phase == "wait":
+  progress.Progress.timed_next = held(progress.Progress.timed_next, 60, 4)
+if phase == "save":
+  Checkpoints.save = held(Checkpoints.save, 1, 2, after=True)
+if phase in ("step", "twice"):
+  seconds = 60 if phase == "twice" else 1
+  progress.Progress.add = held(progress.Progress.add, seconds, 4)
+if phase == "evaluation":
+  from vtr_jax.evaluators.retrieval import Evaluator
+  Evaluator.run = held(Evaluator.run, 60, 1)
+
+command.run(lambda: train.train_and_evaluate(config, directory))
+"""
+
+
+@pytest.fixture(scope="module")
+def calm(data_dir, tmp_path_factory):
+  """(config, the run that nothing stopped)"""
+  from configs import simvtp
+
+  values = simvtp.get_config("smoke").to_dict()
+  values["data"]["dir"] = str(data_dir)
+  evals = {"validation": values["evals"]["validation"] | dict(every=4)}
+  config = bare(values, steps=8) | dict(evals=json.loads(json.dumps(evals)))
+  workdir = tmp_path_factory.mktemp("calm")
+  train_and_evaluate(config, workdir)
+  return config, workdir
+
+
+def start(config, workdir, phase):
+  return subprocess.Popen(
+    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir), phase],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def stop(process, phase, times=1):
+  """Sends the signal in the phase: (exit code, seconds until the end, output)."""
+  while process.stdout.readline() != f"now {phase}\n":
+    assert process.poll() is None
+  begin = time.monotonic()
+  for _ in range(times):
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+  text, _ = process.communicate(timeout=60)
+  return process.returncode, time.monotonic() - begin, text
+
+
+@pytest.mark.parametrize(
+  ("phase", "saved"),
+  [
+    ("compile", []),
+    ("wait", [2, 3]),
+    ("step", [2, 4]),
+    ("save", [2, 4]),
+    ("evaluation", [2, 4]),
+  ],
+)
+def test_stopped_in(phase, saved, calm, tmp_path):
+  config, workdir = calm
+  code, seconds, text = stop(start(config, tmp_path, phase), phase)
+  assert code == 85, text
+  assert seconds < BOUND
+  assert "run it again" in text
+  kept = [int(p.name) for p in (tmp_path / "checkpoints").glob("*") if p.is_dir()]
+  assert sorted(kept) == saved
+  train_and_evaluate(config, tmp_path)
+  assert_same(params(tmp_path, 8), params(workdir, 8))
+  assert losses(tmp_path) == losses(workdir)
+
+
+def test_a_second_signal_ends_it_at_once(calm, tmp_path):
+  config, workdir = calm
+  code, seconds, _ = stop(start(config, tmp_path, "twice"), "twice", times=2)
+  assert code == -signal.SIGTERM
+  assert seconds < BOUND
+  train_and_evaluate(config, tmp_path)
+  assert_same(params(tmp_path, 8), params(workdir, 8))

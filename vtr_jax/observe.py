@@ -1,0 +1,71 @@
+"""What a run shows of itself on request: traced steps, numbers at Weights & Biases.
+
+Asked for by flags, not by the config: looking at a run does not make it another one.
+"""
+
+import contextlib
+import dataclasses
+import pathlib
+import re
+
+import jax
+
+from vtr_jax.config import require
+
+
+@dataclasses.dataclass(frozen=True)
+class Observe:
+  """The flags."""
+
+  profile: str = ""  # FIRST:LAST steps to be traced, both included; "" = none
+  wandb: str = ""  # project that numbers go to as well; "" = none
+
+  def __post_init__(self):
+    first, last = self.steps
+    require(
+      not self.profile or 0 < first <= last,
+      f"--profile: {self.profile!r}; must be FIRST:LAST, such as 10:12",
+    )
+
+  @property
+  def steps(self) -> tuple[int, int]:
+    """First and last step of the trace; (0, 0) without one."""
+    found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+class Profile:
+  """A trace of some steps by jax.profiler, and the devices' memory after the last."""
+
+  def __init__(self, steps: tuple[int, int], directory: pathlib.Path):
+    self._first, self._last = steps
+    self._directory, self._running = directory, False
+
+  @contextlib.contextmanager
+  def step(self, number: int):
+    """Around a training step."""
+    if number == self._first:
+      self._directory.mkdir(parents=True, exist_ok=True)
+      jax.profiler.start_trace(str(self._directory))
+      self._running = True
+    with jax.profiler.StepTraceAnnotation("train", step_num=number):
+      yield
+
+  def behind(self, number: int, result: jax.Array) -> str:
+    """After step `number`, which gave `result`: what was written, or ""."""
+    if not self._running or number < self._last:
+      return ""
+    jax.block_until_ready(result)
+    name = f"memory-{jax.process_index()}.prof"
+    jax.profiler.save_device_memory_profile(str(self._directory / name))
+    self.close()
+    return (
+      f"steps {self._first} to {number} are traced in {self._directory}: see it with "
+      f"xprof or tensorboard, and {name} with pprof"
+    )
+
+  def close(self) -> None:
+    """Ends a trace that is still running."""
+    if self._running:
+      jax.profiler.stop_trace()
+    self._running = False
