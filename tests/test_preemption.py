@@ -34,6 +34,8 @@ def held(call, seconds, at, after=False):
     return result if after else call(*args, **kwargs)
   return instead
 
+if phase == "build":
+  experiment.workdir.prepare = held(experiment.workdir.prepare, 60, 1)
 if phase == "compile":
   memory.say = held(memory.say, 60, 1)
 if phase == "wait":
@@ -90,6 +92,7 @@ def stop(process, phase, times=1):
 @pytest.mark.parametrize(
   ("phase", "saved"),
   [
+    ("build", []),
     ("compile", []),
     ("wait", [2, 3]),
     ("step", [2, 4]),

@@ -110,6 +110,7 @@ def build(
   values: Mapping[str, Any],
   directory: str | pathlib.Path,
   show: Observe = Observe(),  # noqa: B008 (frozen)
+  stop: StopSignal | None = None,
 ) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
@@ -130,7 +131,7 @@ def build(
   fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
 
-  stop = StopSignal()
+  stop = stop or StopSignal()
   context = evaluators.Context(
     objective,
     config.clip,

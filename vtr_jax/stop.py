@@ -3,7 +3,7 @@
 The first SIGTERM asks, the second one has its usual effect. What it does depends on
 what the run is doing:
 
-free  nothing to save (before the first step, in its compilation): the process leaves at
+free  nothing to save (being built, in the first compilation): the process leaves at
       once, from a thread, since Python cannot interrupt a compilation.
 wait  between steps (waiting for data, evaluating): `Preempted` is raised where the main
       thread is, and the loop saves what has been learned.
@@ -16,12 +16,13 @@ ago.
 
 import collections
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -39,12 +40,21 @@ class StopSignal:
   def __init__(self):
     self._asked, self._mode = False, "busy"
     self._sent: collections.deque[jax.Array] = collections.deque()
-    devices = np.array(jax.devices())
-    self._alone = jax.process_count() == 1
-    mesh = jax.sharding.Mesh(devices, ("all",))
-    self._each = NamedSharding(mesh, PartitionSpec("all"))
-    whole = NamedSharding(mesh, PartitionSpec())
-    self._any = jax.jit(lambda flags: flags.any(), out_shardings=whole)
+
+  @property
+  def _alone(self) -> bool:
+    return not jax.distributed.is_initialized() or jax.process_count() == 1
+
+  @functools.cached_property
+  def _each(self) -> NamedSharding:
+    """One flag a device."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("all",))
+    return NamedSharding(mesh, PartitionSpec("all"))
+
+  @functools.cached_property
+  def _any(self) -> Callable[[jax.Array], jax.Array]:
+    whole = NamedSharding(self._each.mesh, PartitionSpec())
+    return jax.jit(lambda flags: flags.any(), out_shardings=whole)
 
   def __enter__(self) -> "StopSignal":
     self._installed = threading.current_thread() is threading.main_thread()

@@ -15,6 +15,7 @@ from vtr_jax.errors import DataBudgetError, DataError, Preempted
 from vtr_jax.experiment import Run
 from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
+from vtr_jax.stop import StopSignal
 
 
 def train_and_evaluate(
@@ -35,15 +36,16 @@ def train_and_evaluate(
   Raises:
     VtrError: with one line that says what to mend; see errors.py.
   """
-  run = experiment.build(config, directory, show)
-  try:
-    with run.stop:
+  with StopSignal() as stop:
+    with stop.during("free"):
+      run = experiment.build(config, directory, show, stop)
+    try:
       _train(run)
       return _finish(run)
-  finally:
-    run.profile.close()
-    run.writer.close()
-    run.checkpoints.close()
+    finally:
+      run.profile.close()
+      run.writer.close()
+      run.checkpoints.close()
 
 
 def _train(run: Run) -> None:
