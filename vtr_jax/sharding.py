@@ -7,7 +7,7 @@ parameters and of the batch and by the constraint at the end of every block.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -49,13 +49,15 @@ class MeshConfig:
     require(sizes.count(-1) <= 1, "data, fsdp, tensor: only one may be -1")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-  """Lays all devices out as data x fsdp x tensor.
+def make_mesh(
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """Lays devices out as data x fsdp x tensor; None = all that are here.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices.
   """
-  total = jax.device_count()
+  total = jax.device_count() if devices is None else len(devices)
   sizes = [getattr(config, a) for a in AXES]
   known = math.prod(n for n in sizes if n != -1)
   sizes = [total // known if n == -1 else n for n in sizes]
@@ -64,7 +66,8 @@ def make_mesh(config: MeshConfig) -> Mesh:
       f"config.mesh: {' x '.join(f'{a}={getattr(config, a)}' for a in AXES)} "
       f"does not multiply to the {total} devices here; set one axis to -1"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  types = (AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
 
 
 @contextlib.contextmanager
