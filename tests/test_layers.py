@@ -43,7 +43,7 @@ LAYERS = (
   {"progress", "trained"},
   {"train", "embed", "mteb_encoder"},
   {"command"},
-  {"main", "evaluate", "prepare", "study"},
+  {"main", "evaluate", "prepare", "study", "plan"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -33,7 +33,7 @@ def start(
   )
 
   def work() -> None:
-    values = _load(chosen, hint)
+    values = load(chosen, hint)
     if peers:
       connect()
     call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
@@ -98,7 +98,8 @@ def _parse(argv: list[str]) -> list[str]:
     _leave(ConfigError(f"command line: {_one_line(e)}"))
 
 
-def _load(chosen: flags.FlagHolder, hint: str) -> dict:
+def load(chosen: flags.FlagHolder, hint: str) -> dict:
+  """The values of `--config`."""
   if chosen.value is None:
     raise ConfigError(f"--config: missing; {hint}")
   try:

@@ -7,12 +7,13 @@ parameters and of the batch and by the constraint at the end of every block.
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vtr_jax.config import require
@@ -49,13 +50,39 @@ class MeshConfig:
     require(sizes.count(-1) <= 1, "data, fsdp, tensor: only one may be -1")
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-  """Lays all devices out as data x fsdp x tensor.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """Lays devices out as data x fsdp x tensor; None = all that are here.
+
+  Several slices of TPUs, joined by a slower network, are parts of the data axis.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices.
   """
-  total = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  sizes = mesh_sizes(config, len(devices))
+  tpu = devices[0].platform == "tpu"
+  slices = len({getattr(d, "slice_index", 0) for d in devices}) if tpu else 1
+  split = dict(allow_split_physical_axes=True)  # as far as the torus' axes allow
+  if slices > 1:
+    require(
+      sizes[0] % slices == 0,
+      f"config.mesh.data: {sizes[0]} does not divide over {slices} slices; "
+      f"use a multiple of {slices}",
+    )
+    within = (sizes[0] // slices, *sizes[1:])
+    over = (slices, 1, 1)
+    array = mesh_utils.create_hybrid_device_mesh(within, over, devices, **split)
+  else:
+    array = mesh_utils.create_device_mesh(sizes, devices, **split)
+  return Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_sizes(config: MeshConfig, total: int) -> tuple[int, ...]:
+  """Devices along each axis, of `total`.
+
+  Raises:
+    ConfigError: they do not multiply to it.
+  """
   sizes = [getattr(config, a) for a in AXES]
   known = math.prod(n for n in sizes if n != -1)
   sizes = [total // known if n == -1 else n for n in sizes]
@@ -64,7 +91,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
       f"config.mesh: {' x '.join(f'{a}={getattr(config, a)}' for a in AXES)} "
       f"does not multiply to the {total} devices here; set one axis to -1"
     )
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+  return tuple(sizes)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Everything that training changes, in one struct."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -29,18 +30,14 @@ def abstract_params(objective: Objective, spec: dict) -> Any:
   return jax.eval_shape(objective.init, jax.random.key(0), spec)
 
 
-def init(
-  objective: Objective,
-  optimizer: optax.GradientTransformation,
-  spec: dict,
-  mesh: Mesh,
-  seed: int,
+def abstract(
+  objective: Objective, optimizer: optax.GradientTransformation, spec: dict, mesh: Mesh
 ) -> tuple[TrainState, TrainState]:
-  """(fresh state, its shardings). Each device makes only its own part.
+  """(shapes of a state, its shardings); no device is touched.
 
   Args:
     spec: shapes of a training batch (`batch.spec`).
-    seed: of the parameters; the same on every mesh.
+    mesh: may be of devices that are not here, to plan for them.
   """
   boxed = abstract_params(objective, spec)
   params = sharding.param_shardings(boxed, mesh)
@@ -54,16 +51,44 @@ def init(
     transform_non_params=lambda _: whole,
     is_leaf=masked,
   )
-  pick = objective.teacher.pick if objective.teacher else lambda _: None
-  shardings = TrainState(whole, params, opt_state, pick(params))
+  shadowed = _shadowed(objective)
+  shardings = TrainState(whole, params, opt_state, shadowed(params))
+  make = lambda params: _fresh(optimizer, params, shadowed(params))
+  return jax.eval_shape(make, nn.unbox(boxed)), shardings
+
+
+def init(
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  spec: dict,
+  mesh: Mesh,
+  seed: int,
+) -> tuple[TrainState, TrainState]:
+  """(fresh state, its shardings). Each device makes only its own part.
+
+  Args:
+    spec: shapes of a training batch (`batch.spec`).
+    seed: of the parameters; the same on every mesh.
+  """
+  _, shardings = abstract(objective, optimizer, spec, mesh)
 
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    teacher = jax.tree.map(jnp.copy, pick(params))
-    step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, optimizer.init(params), teacher)
+    teacher = jax.tree.map(jnp.copy, _shadowed(objective)(params))
+    return _fresh(optimizer, params, teacher)
 
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
   return state, shardings
+
+
+def _fresh(
+  optimizer: optax.GradientTransformation, params: Any, teacher: Any
+) -> TrainState:
+  step = jnp.zeros((), jnp.int32)
+  return TrainState(step, params, optimizer.init(params), teacher)
+
+
+def _shadowed(objective: Objective) -> Callable[[Any], Any]:
+  return objective.teacher.pick if objective.teacher else lambda _: None

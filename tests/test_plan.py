@@ -1,0 +1,360 @@
+"""The planner: what it reads off compiled programs, decides, estimates and prints."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+from conftest import eight_devices, run_main
+
+from configs import mac, miles, simvtp
+from vtr_jax.config import read
+from vtr_jax.errors import ConfigError
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.plan import __main__ as command
+from vtr_jax.plan import chips, compiled, costs, hlo, problem
+from vtr_jax.plan.report import table
+
+RECIPES = (
+  (simvtp, "webvid2m"),
+  (mac, "webvid2m_cc3m"),
+  (miles, "webvid2m_cc3m"),
+)
+# As libtpu writes it: a loop of three over a stack, updated in place, and exchanges.
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%fused_slice (p.0: f32[3,8,128], p.1: s32[]) -> f32[8,128] {
+  %p.0 = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %p.1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %part = f32[1,8,128]{2,1,0:T(8,128)} dynamic-slice(%p.0, %p.1, %zero, %zero)
+  ROOT %flat = f32[8,128]{1,0:T(8,128)} bitcast(%part)
+}
+
+%fused_update (q.0: f32[3,8,128], q.1: f32[8,128], q.2: s32[]) -> f32[3,8,128] {
+  %q.0 = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %q.1 = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %q.2 = s32[]{:T(128)} parameter(2)
+  %none = s32[]{:T(128)} constant(0)
+  %high = f32[1,8,128]{2,1,0:T(8,128)} bitcast(%q.1)
+  ROOT %into = f32[3,8,128]{2,1,0} dynamic-update-slice(%q.0, %high, %q.2, %none, %none)
+}
+
+%body (c: (s32[], f32[3,8,128])) -> (s32[], f32[3,8,128]) {
+  %c = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%c), index=0
+  %stack = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%c), index=1
+  %one = f32[8,128]{1,0:T(8,128)S(1)} fusion(%stack, %i), kind=kLoop, calls=%fused_slice
+  %sum = f32[8,128]{1,0:T(8,128)S(1)} all-reduce(%one), channel_id=1, \
+replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, to_apply=%add
+  %new = f32[3,8,128]{2,1,0:T(8,128)} fusion(%stack, %sum, %i), kind=kLoop, \
+calls=%fused_update
+  ROOT %next = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}) tuple(%i, %new)
+}
+
+%condition (d: (s32[], f32[3,8,128])) -> pred[] {
+  %d = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%d), index=0
+  %three = s32[]{:T(128)} constant(3)
+  ROOT %less = pred[]{:T(512)} compare(%j, %three), direction=LT
+}
+
+ENTRY %main (x: f32[3,8,128], y: bf16[16,128]) -> f32[3,8,128] {
+  %x = f32[3,8,128]{2,1,0:T(8,128)} parameter(0)
+  %y = bf16[16,128]{1,0:T(8,128)(2,1)} parameter(1)
+  %start = s32[]{:T(128)} constant(0)
+  %go = (s32[]{:T(128)}, /*index=1*/f32[3,8,128]{2,1,0:T(8,128)}) tuple(%start, %x)
+  %loop = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}) while(%go), \
+condition=%condition, body=%body, metadata={op_name="jit(step)/while"}
+  %all = bf16[64,128]{1,0:T(8,128)(2,1)} all-gather(%y), dimensions={0}, \
+replica_groups=[1,4]<=[4], use_global_device_ids=true
+  ROOT %out = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%loop), index=1
+}
+"""
+ROW = 8 * 128 * 4  # bytes of one of the stack's three
+
+
+def config_of(module, variant="smoke", **changes):
+  values = module.get_config(variant).to_dict() | changes
+  return read(TrainConfig, values)
+
+
+def test_a_loop_s_body_counts_as_often_as_it_runs():
+  module = hlo.parse(TEXT)
+  counts = {i.name: times for _, i, times in hlo.executed(module)}
+  assert counts["one"] == 3
+  assert counts["all"] == 1
+  gathered = 16 * 128 * 2 * 5
+  # Each turn: read a row, write it; exchange it; read it, write it into the stack.
+  turn = 2 * ROW + 2 * ROW + 2 * ROW
+  index = 2 * 4 * 1  # the loop's counter, read by both fusions
+  assert hlo.traffic(module, loops=False) == pytest.approx(
+    turn + gathered + index, abs=8
+  )
+  assert hlo.traffic(module) == pytest.approx(3 * (turn + index) + gathered, abs=24)
+
+
+def test_what_stays_in_fast_memory_can_be_left_out():
+  module = hlo.parse(TEXT)
+  slow = hlo.traffic(module, fast=False)
+  assert slow == pytest.approx(3 * 2 * ROW + 16 * 128 * 2 * 5, abs=32)
+
+
+def test_exchanges_by_kind_and_network():
+  module = hlo.parse(TEXT)
+  # Devices 0 and 1 are one slice, 2 and 3 the other; the mesh's second axis is within.
+  within, across = (
+    hlo.Collective("all-reduce", "ici", 3, 3.0 * ROW),
+    hlo.Collective("all-gather", "dcn", 1, 64.0 * 128 * 2),
+  )
+  assert set(hlo.collectives(module, [0, 0, 1, 1])) == {within, across}
+  networks = {c.network for c in hlo.collectives(module, [0, 1, 0, 1])}
+  assert networks == {"dcn"}
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
+    ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
+    ("replica_groups=[2,2]<=[2,2]T(1,0)", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a'}", [[0, 2], [1, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'b'}", [[0, 1], [2, 3]]),
+    ("replica_groups=mesh['a'=2,'b'=2] {'a','b'}", [[0, 1, 2, 3]]),
+    ("source_target_pairs={{0,1},{1,0}}, x", [[0, 1], [1, 0]]),
+    ("replica_groups={}, x", [[0, 1, 2, 3]]),
+  ],
+)
+def test_who_exchanges_with_whom(text, wanted):
+  assert hlo.groups(text, 4) == wanted
+
+
+def test_a_program_of_this_machine_is_read():
+  def loop(x):
+    return jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, length=5)[0]
+
+  done = jax.jit(loop).lower(jax.ShapeDtypeStruct((64, 64), "float32")).compile()
+  module = hlo.parse(done.as_text())
+  loops = [i for _, i, _ in hlo.executed(module) if i.opcode == "while"]
+  assert [hlo.trip_count(module, i) for i in loops] == [5]
+  moved = compiled.moved(done.cost_analysis(), module)
+  # At least the product of every turn: two operands and the result.
+  assert moved > 5 * 3 * 64 * 64 * 4
+  assert compiled.moved({}, module) is None
+
+
+@pytest.mark.parametrize(
+  ("message", "wanted"),
+  [
+    (
+      "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
+      "HLO temporaries (24.01G) exceeds available HBM (15.75G).",
+      (24.01 * 2**30, 15.75 * 2**30),
+    ),
+    ("RESOURCE_EXHAUSTED: Used 512.5M of hbm", (512.5 * 2**20, None)),
+  ],
+)
+def test_a_refusal_tells_how_much_was_asked_for(message, wanted):
+  assert compiled.out_of_memory(message) == wanted
+
+
+def test_another_refusal_is_an_error():
+  with pytest.raises(ConfigError, match="refuses this step: INTERNAL: no"):
+    compiled.out_of_memory("INTERNAL: no\nsuch thing")
+
+
+def needs(per_row, held=1.0, limit=16.0):
+  """(costs of a number of rows, the numbers that were asked for)."""
+  asked = []
+
+  def of(rows):
+    asked.append(rows)
+    peak = held + per_row * rows
+    return costs.Costs("compiled", peak <= limit, dict(all=held), peak, limit, 1.0)
+
+  return of, asked
+
+
+@pytest.mark.parametrize(
+  ("first", "best"), [(1, 8), (4, 8), (8, 8), (16, 8), (24, 8), (512, 8)]
+)
+def test_the_largest_batch_takes_few_compilations(first, best):
+  of, asked = needs(1.5)
+  count, found = costs.largest(of, first, of(first))
+  assert (count, found.fits) == (best, True)
+  assert len(asked) <= 4
+
+
+def test_nothing_fits():
+  of, _ = needs(1.5, held=15.0)
+  assert costs.largest(of, 4, of(4)) is None
+
+
+def test_the_bound_is_of_the_slowest_resource():
+  chip = chips.Chip("some", 16.0, bandwidth=10.0, peak=100.0)
+  of = lambda flops, moved: costs.Costs("compiled", True, {}, 1, 16, flops, bytes=moved)
+  assert of(500.0, 20.0).bound(chip) == (5.0, "products")
+  assert of(500.0, 80.0).bound(chip) == (8.0, "memory")
+  assert of(500.0, None).bound(chip) == (5.0, "products")
+  assert of(500.0, 80.0).bound(chips.Chip("unknown", None, None, None)) is None
+
+
+@pytest.mark.parametrize(
+  ("name", "slices", "says"),
+  [
+    ("v9:2x2", 1, "known: v4"),
+    ("v5:2x2", 1, "did you mean 'v5"),
+    ("v5e", 1, "no chip and layout; known: v4"),
+    ("v5e:2x2x2", 1, "v5e has 2 axes, as v5e:4x4"),
+    ("v4:2x2", 1, "v4 has 3 axes"),
+    ("v5e:2x2", 0, "--slices: 0"),
+    ("local", 2, "--slices: 2"),
+  ],
+)
+def test_unknown_chips(name, slices, says):
+  with pytest.raises(ConfigError) as e:
+    chips.find(name, slices, compiler=False)
+  assert says in str(e.value)
+  assert "\n" not in str(e.value)
+
+
+def test_devices_and_chips_are_counted():
+  target = chips.find("v5e:16x16", 2, compiler=False)
+  assert (target.count, target.chips) == (512, 512)
+  target = chips.find("7x:2x2x2", compiler=False)
+  assert (target.count, target.chips) == (16, 8)
+  assert target.chip.memory == 96 * chips.GIB
+
+
+@pytest.mark.parametrize(("module", "variant"), RECIPES)
+def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
+  config = config_of(module, variant, batch_size=1024)
+  plan = command.plan(config, chips.find("v5e:16x16", compiler=False), price=2.0)
+  n = plan.numbers()
+  assert n["how"] == "arithmetic"
+  assert n["fits"]
+  assert n["rows_a_device"] == 4
+  count = n["parameters_gb"] / 4
+  assert 0.1 < count < 0.2  # thousand millions of them
+  assert n["optimiser_gb"] == pytest.approx(2 * n["parameters_gb"], rel=1e-6)
+  assert bool(n["teacher_gb"]) == (module is miles)
+  assert n["cost"] == pytest.approx(2 * n["chip_hours"])
+  assert n["chip_hours"] == pytest.approx(
+    n["steps"] * n["bound_ms"] / 3.6e6 * 256, rel=1e-6
+  )
+  assert n["largest"] >= 8
+  assert "ESTIMATE" in plan.text()
+
+
+def test_parameters_over_several_devices_take_less_of_each():
+  whole = config_of(mac, batch_size=32)
+  split = config_of(mac, batch_size=32, mesh=dict(data=-1, fsdp=4, tensor=1))
+  target = chips.find("v5e:4x4", compiler=False)
+  a, b = (command.plan(c, target, search=False).numbers() for c in (whole, split))
+  assert b["parameters_gb"] < 0.5 * a["parameters_gb"]
+  assert b["batch_gb"] == a["batch_gb"]
+
+
+def test_more_hidden_costs_less():
+  target = chips.find("v6e:2x2", compiler=False)
+  config = config_of(mac, "webvid2m_cc3m", batch_size=64)
+  plans = [
+    command.plan(command.at(config, share), target, search=False)
+    for share in (0.0, 0.6, 0.9)
+  ]
+  for key in ("tflop", "moved_gb", "peak_gb"):
+    values = [p.numbers()[key] for p in plans]
+    assert values == sorted(values, reverse=True)
+  header, *rows = table(plans).splitlines()
+  assert header.split()[:3] == ["hidden", "visible", "fits"]
+  assert [row.split()[:2] for row in rows] == [
+    ["0%", "784"],
+    ["60%", "316"],
+    ["90%", "80"],
+  ]
+
+
+def test_parts_of_a_batch_take_less_memory_and_more_work():
+  target = chips.find("v5e:2x2", compiler=False)
+  one = command.plan(config_of(mac, batch_size=64), target, search=False).numbers()
+  four = command.plan(
+    config_of(mac, batch_size=64, micro_batches=4), target, search=False
+  ).numbers()
+  assert four["temporaries_gb"] < 0.5 * one["temporaries_gb"]
+  assert four["tflop"] > 1.2 * one["tflop"]
+
+
+def test_what_does_not_divide_names_what_does():
+  config, target = config_of(mac), chips.find("v5e:4x4", compiler=False)
+  with pytest.raises(ConfigError, match="use 32 or 48"):
+    problem.make(config, target, 33)
+  odd = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=3))
+  with pytest.raises(ConfigError, match="does not multiply to the 16 devices"):
+    problem.make(odd, target)
+
+
+def test_eight_devices_here_are_planned_for(tmp_path):
+  """The command, the whole way, with a real compiler."""
+  path = tmp_path / "plan.json"
+  run = run_main(
+    "--config=configs/mac.py:smoke",
+    "--config.mesh.fsdp=2",
+    "--config.objective.compute.scan=True",
+    "--hidden=0,75",
+    f"--json={path}",
+    module="vtr_jax.plan",
+    **eight_devices(),
+  )
+  assert run.returncode == 0, run.stderr
+  first, second = json.loads(path.read_text())
+  assert first["how"] == "compiled"
+  assert first["devices"] == 8
+  assert first["mesh"] == dict(data=4, fsdp=2, tensor=1)
+  kinds = {c["kind"] for c in first["collectives"]}
+  assert "all-reduce" in kinds
+  assert {c["network"] for c in first["collectives"]} == {"ici"}
+  assert first["moved_gb"] > second["moved_gb"] > 0
+  assert first["tflop"] > second["tflop"] > 0
+  assert first["bound_ms"] is None  # of a CPU no peak is known
+  assert "no peak" in run.stdout
+  assert run.stdout.count("784") == 0
+
+
+@pytest.mark.parametrize(
+  ("flags", "says"),
+  [
+    (("--topology=v9:2x2",), "known: v4"),
+    (("--topology=v5e:4x4", "--batch_size=33"), "use 32 or 48"),
+    (("--hidden=x",), "--hidden: x"),
+    (("--hidden=100",), "--hidden: 100"),
+  ],
+)
+def test_bad_input_is_one_line(flags, says):
+  run = run_main(
+    "--config=configs/mac.py:smoke", "--estimate", *flags, module="vtr_jax.plan"
+  )
+  assert run.returncode == 2
+  assert says in run.stderr
+  assert run.stderr.count("\n") == 1
+
+
+def test_a_tpu_that_is_not_here_is_compiled_for(tmp_path):
+  if chips.compiler_version() is None:
+    pytest.skip("libtpu is not installed: pip install 'vtr_jax[plan]'")
+  path = tmp_path / "plan.json"
+  run = run_main(
+    "--config=configs/mac.py:smoke",
+    "--config.mesh.fsdp=2",
+    "--config.objective.compute.scan=True",
+    "--topology=v5e:2x2",
+    "--slices=2",
+    "--nosearch",
+    f"--json={path}",
+    module="vtr_jax.plan",
+  )
+  assert run.returncode == 0, run.stderr
+  (n,) = json.loads(path.read_text())
+  assert (n["how"], n["fits"], n["devices"]) == ("compiled", True, 8)
+  assert {c["network"] for c in n["collectives"]} == {"ici", "dcn"}
+  assert n["bound_ms"] > 0

@@ -1,0 +1,75 @@
+"""Plans by compiling the real step for chips that need not be here."""
+
+import re
+
+import jax
+
+from vtr_jax import flops
+from vtr_jax.errors import ConfigError, one_line
+from vtr_jax.plan import hlo
+from vtr_jax.plan.chips import GIB, Target
+from vtr_jax.plan.costs import Costs
+from vtr_jax.plan.problem import Problem
+
+_UNITS = dict(K=2.0**10, M=2.0**20, G=GIB, T=2.0**40)
+_AMOUNT = re.compile(r"\b([\d.]+)([KMGT])\b")
+
+
+def costs(problem: Problem, target: Target) -> Costs:
+  """What one step takes of a device.
+
+  Raises:
+    ConfigError: the compiler refuses the step for another reason than its memory.
+  """
+  traced = problem.trace()
+  work = flops.count(traced.jaxpr.jaxpr) / problem.mesh.size
+  held = problem.held()
+  try:
+    compiled = traced.lower().compile()
+  except jax.errors.JaxRuntimeError as e:
+    needed, limit = out_of_memory(str(e))
+    return Costs("compiled", False, held, needed, limit, work)
+  memory, limit = compiled.memory_analysis(), target.chip.memory
+  temporary = float(memory.temp_size_in_bytes)
+  fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
+  result = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  peak = float(fixed + result + temporary)
+  module = hlo.parse(compiled.as_text())
+  slices = target.slice_of
+  order = [slices[d.id] for d in problem.mesh.devices.flat]
+  # Of the chip's compiler, whose word it is, where it has one.
+  fits = problem.mesh.devices.flat[0].platform == "tpu" or not limit or peak <= limit
+  return Costs(
+    how="compiled",
+    fits=fits,
+    held=held,
+    peak=peak,
+    limit=limit,
+    flops=work,
+    temporary=temporary,
+    code=float(memory.generated_code_size_in_bytes),
+    bytes=moved(compiled.cost_analysis(), module),
+    collectives=tuple(hlo.collectives(module, order)),
+  )
+
+
+def moved(analysis: dict[str, float], module: hlo.Module) -> float | None:
+  """Bytes a step reads and writes: the compiler's count, its loops as they run.
+
+  Its `optimal_seconds` is not used: it has come back negative.
+  """
+  once = hlo.traffic(module, loops=False)
+  count = analysis.get("bytes accessed", 0.0)
+  return count * hlo.traffic(module) / once if once and count > 0 else None
+
+
+def out_of_memory(message: str) -> tuple[float, float | None]:
+  """(bytes needed, bytes there) from XLA's refusal of a program that is too large.
+
+  Raises:
+    ConfigError: the message tells of something else.
+  """
+  amounts = [float(n) * _UNITS[u] for n, u in _AMOUNT.findall(message)]
+  if "RESOURCE_EXHAUSTED" not in message or not amounts:
+    raise ConfigError(f"the compiler refuses this step: {one_line(Exception(message))}")
+  return amounts[0], amounts[1] if len(amounts) > 1 else None

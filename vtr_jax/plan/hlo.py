@@ -1,0 +1,351 @@
+"""What a compiled program moves, read from its HLO text, loops counted as they run.
+
+XLA's own count of bytes takes the body of a loop once. `traffic` counts by the same
+rules (what a fusion reads of its operands and writes), with and without the loops'
+lengths: the ratio of both corrects the compiler's number.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+_ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_BYTES = dict(pred=1, s4=0.5, u4=0.5, bf16=2, c64=8, c128=16, token=0, opaque=0)
+
+_FREE = {
+  "parameter",
+  "constant",
+  "tuple",
+  "get-tuple-element",
+  "bitcast",
+  "while",
+  "conditional",
+  "call",
+  "after-all",
+  "partition-id",
+  "replica-id",
+  "opt-barrier",
+  "iota",
+}
+_BOOKKEEPING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
+COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  name: str
+  opcode: str
+  shape: str  # HLO's, layouts and all
+  operands: tuple[str, ...]
+  attributes: str
+  root: bool
+
+
+@dataclasses.dataclass
+class Computation:
+  """Instructions by name, in order."""
+
+  instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
+
+  @property
+  def root(self) -> Instruction:
+    return next(i for i in self.instructions.values() if i.root)
+
+  @functools.cached_property
+  def users(self) -> dict[str, list[Instruction]]:
+    """Who reads each instruction."""
+    found = {name: [] for name in self.instructions}
+    for instruction in self.instructions.values():
+      for name in set(instruction.operands):
+        found[name].append(instruction)
+    return found
+
+
+@dataclasses.dataclass
+class Module:
+  computations: dict[str, Computation]
+  entry: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One kind of exchange between devices, all of a step's together."""
+
+  kind: str
+  network: str  # ici (within a slice) | dcn (across slices)
+  count: int  # a step
+  size: float  # bytes a device gives or gets, the larger, a step
+
+
+def parse(text: str) -> Module:
+  """Reads `compiled.as_text()`."""
+  computations, entry, current = {}, "", None
+  for line in text.splitlines():
+    if current is None:
+      if header := _HEADER.match(line):
+        current = computations[header[2]] = Computation()
+        entry = header[2] if header[1] else entry
+    elif line.startswith("}"):
+      current = None
+    elif found := _INSTRUCTION.match(line):
+      shape, rest = _cut_shape(line[found.end() :])
+      opcode, _, rest = rest.partition("(")
+      inside, attributes = _cut_parenthesis(rest)
+      names = tuple(re.findall(r"%([\w.\-]+)", inside))
+      if opcode.strip() in ("constant", "parameter"):
+        names, attributes = (), inside  # a constant's value
+      current.instructions[found[2]] = Instruction(
+        found[2], opcode.strip(), shape, names, attributes, bool(found[1])
+      )
+  return Module(computations, entry)
+
+
+def _cut_shape(text: str) -> tuple[str, str]:
+  if text.startswith("("):
+    shape, rest = _cut_parenthesis(text[1:])
+    return shape, rest.lstrip()
+  shape, _, rest = text.partition(" ")
+  return shape, rest
+
+
+def _cut_parenthesis(text: str) -> tuple[str, str]:
+  """Of a text after "(": what is inside of it, and what follows ")"."""
+  depth = 1
+  for at, sign in enumerate(text):
+    depth += (sign == "(") - (sign == ")")
+    if not depth:
+      return text[:at], text[at + 1 :]
+  return text, ""
+
+
+def _called(instruction: Instruction, key: str) -> list[str]:
+  """Computations that an attribute names."""
+  found = re.search(key + r"=(\{[^}]*\}|%?[\w.\-]+)", instruction.attributes)
+  return re.findall(r"[\w.\-]+", found[1]) if found else []
+
+
+def executed(module: Module, loops: bool = True) -> Iterator[tuple]:
+  """(computation, instruction, how often it runs); fusions are one instruction.
+
+  Args:
+    loops: count a loop's body as often as it runs, not once.
+  """
+
+  def walk(name: str, times: int) -> Iterator[tuple]:
+    computation = module.computations[name]
+    for i in computation.instructions.values():
+      yield computation, i, times
+      if i.opcode == "while":
+        length = trip_count(module, i) if loops else 1
+        for body in _called(i, "body"):
+          yield from walk(body, times * length)
+      elif i.opcode in ("call", "conditional", "async-start"):
+        keys = ("to_apply", "calls", "branch_computations", "true_computation")
+        for body in itertools.chain.from_iterable(_called(i, k) for k in keys):
+          yield from walk(body, times)
+
+  return walk(module.entry, 1)
+
+
+def trip_count(module: Module, loop: Instruction) -> int:
+  """How often a `while` runs; 1 if the text does not tell."""
+  if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    return int(known[1])
+  bounds = set()
+  for name in _called(loop, "condition"):
+    for i in module.computations[name].instructions.values():
+      if i.opcode == "constant" and i.shape.startswith(("s32[]", "s64[]", "u32[]")):
+        bounds.add(int(i.attributes))
+  return bounds.pop() if len(bounds) == 1 else 1
+
+
+def arrays(shape: str) -> list[tuple[float, str]]:
+  """(bytes, layout) of each array in a shape."""
+  found = []
+  for kind, dims, layout in _ARRAY.findall(shape):
+    bits = re.search(r"\d+", kind)
+    each = _BYTES.get(kind, int(bits[0]) / 8 if bits else 0)
+    if kind.startswith("f8"):
+      each = 1
+    found.append((each * math.prod(int(d) for d in dims.split(",") if d), layout))
+  return found
+
+
+def size(shape: str, fast: bool = True) -> float:
+  """Bytes of a shape.
+
+  Args:
+    fast: count arrays in the chip's own fast memory (VMEM, space 1) too.
+  """
+  return sum(n for n, layout in arrays(shape) if fast or "S(1)" not in layout)
+
+
+def traffic(module: Module, loops: bool = True, fast: bool = True) -> float:
+  """Bytes that a run reads and writes; see `executed` and `size`."""
+  seen = {}
+  total = 0.0
+  for computation, instruction, times in executed(module, loops):
+    key = id(instruction)
+    if key not in seen:
+      seen[key] = _moved(module, computation, instruction, fast)
+    total += times * seen[key]
+  return total
+
+
+def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> float:
+  of = lambda name: size(inside.instructions[name].shape, fast)
+  if i.opcode in _FREE or i.opcode.endswith("-done"):
+    return 0.0
+  if i.opcode == "custom-call" and _BOOKKEEPING.search(i.attributes):
+    return 0.0
+  if i.opcode == "copy-start":  # its shape: (there, here, context)
+    return size(i.shape, fast)
+  if i.opcode == "fusion":
+    (name,) = _called(i, "calls")
+    return _fused(module.computations[name], inside, i, fast)
+  if i.opcode == "slice-start":  # (there, here, context); a part of there
+    return 2 * sum(n for n, _ in arrays(i.shape)[len(i.operands) : -1])
+  if i.opcode in ("dynamic-slice", "slice", "gather"):
+    source, part = of(i.operands[0]), size(i.shape, fast)
+    return part + min(source, part)
+  if i.opcode == "dynamic-update-slice":
+    return 2 * of(i.operands[1])
+  return size(i.shape, fast) + sum(map(of, i.operands))
+
+
+def _fused(
+  body: Computation, inside: Computation, call: Instruction, fast: bool
+) -> float:
+  """A fusion reads what its slices take, and updates in place what it updates."""
+  places = [i for i in body.instructions.values() if i.opcode == "parameter"]
+  read = 0.0
+  for place in places:
+    operand = inside.instructions[call.operands[int(place.attributes)]]
+    # Space and layout are those of the operand outside.
+    share = _share_read(body, place)
+    read += share * size(operand.shape, fast)
+  root = body.root
+  roots = [body.instructions[n] for n in root.operands]
+  roots = roots if root.opcode == "tuple" else [root]
+  kept = lambda layout: not fast and "S(1)" in layout
+  written = [0.0 if kept(layout) else n for n, layout in arrays(call.shape)]
+  total = read
+  for made, whole in zip(roots, written, strict=False):
+    total += whole * _share_written(body, made)
+  return total
+
+
+def _through(body: Computation, name: str) -> list[Instruction]:
+  """Users of a value, past mere changes of its shape."""
+  found = []
+  for user in body.users[name]:
+    if user.opcode in ("bitcast", "reshape"):
+      found += _through(body, user.name)
+    else:
+      found.append(user)
+  return found
+
+
+def _share_read(body: Computation, place: Instruction) -> float:
+  """Part of a parameter that is read; 1 unless all its users take slices of it."""
+  whole = size(place.shape)
+  if not whole:
+    return 0.0
+  taken = 0.0
+  for user in _through(body, place.name):
+    if user.opcode in ("dynamic-slice", "slice", "gather"):
+      taken += size(user.shape)
+    elif user.opcode == "dynamic-update-slice" and user.operands[0] != user.operands[1]:
+      target = _source(body, user.operands[0])
+      taken += 0.0 if target == place.name else whole
+    else:
+      return 1.0
+  return min(taken / whole, 1.0)
+
+
+def _share_written(body: Computation, made: Instruction) -> float:
+  while made.opcode in ("bitcast", "reshape", "copy"):
+    made = body.instructions[made.operands[0]]
+  if made.opcode != "dynamic-update-slice":
+    return 1.0
+  return size(body.instructions[made.operands[1]].shape) / max(size(made.shape), 1)
+
+
+def _source(body: Computation, name: str) -> str:
+  while body.instructions[name].opcode in ("bitcast", "reshape"):
+    name = body.instructions[name].operands[0]
+  return name
+
+
+def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
+  """All exchanges of a step, by kind and network, the largest first.
+
+  Args:
+    slice_of: which slice each device lies in, in the order of the mesh.
+  """
+  found = {}
+  for computation, i, times in executed(module):
+    kind = i.opcode.removesuffix("-start")
+    if kind not in COLLECTIVES:
+      continue
+    given = sum(size(computation.instructions[n].shape) for n in i.operands)
+    got = size(i.shape) if kind == i.opcode else size(i.shape) - given
+    across = any(
+      len({slice_of[d] for d in group}) > 1
+      for group in groups(i.attributes, len(slice_of))
+    )
+    key = kind, "dcn" if across else "ici"
+    count, total = found.get(key, (0, 0.0))
+    found[key] = count + times, total + times * max(given, got)
+  made = [Collective(*key, *value) for key, value in found.items()]
+  return sorted(made, key=lambda c: -c.size)
+
+
+def groups(attributes: str, devices: int) -> list[list[int]]:
+  """Devices that exchange with each other, in any of the notations of HLO."""
+  if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes):
+    return [list(map(int, p)) for p in re.findall(r"(\d+),(\d+)", pairs[1])]
+  if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", attributes):
+    rows = re.findall(r"\{([\d,]*)\}", listed[1])
+    return [[int(d) for d in row.split(",") if d] for row in rows]
+  if iota := re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+  ):
+    return _reshaped(*(_numbers(x) for x in iota.groups()))
+  if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    return _of_mesh(axes[1], axes[2])
+  return [list(range(devices))]  # none named: all of them
+
+
+def _reshaped(shape: list[int], dims: list[int], turned: list[int]) -> list[list[int]]:
+  ids = np.arange(math.prod(dims)).reshape(dims)
+  return ids.transpose(turned or range(len(dims))).reshape(shape).tolist()
+
+
+def _of_mesh(mesh: str, over: str) -> list[list[int]]:
+  """mesh['a'=4,'b'=2] {'b'}: groups along b, one for each place on a."""
+  sizes = {name: int(n) for name, n in re.findall(r"'([\w]+)'=(\d+)", mesh)}
+  names = re.findall(r"'(\w+)'", over)
+  order = [n for n in sizes if n not in names] + names
+  ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+  ids = ids.transpose([list(sizes).index(n) for n in order])
+  return ids.reshape(-1, math.prod(sizes[n] for n in names)).tolist()
+
+
+def _numbers(text: str | None) -> list[int]:
+  return [int(n) for n in text.split(",")] if text else []
