@@ -9,6 +9,8 @@ from flax.traverse_util import flatten_dict
 
 from vtr_jax.errors import CheckpointError, one_line
 
+_SHOWN = 20  # differences that are listed: one screen
+
 
 class Checkpoints:
   """The newest `keep` checkpoints of a run, each {state, meta} under its step."""
@@ -148,9 +150,14 @@ def _check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
   """Refuses parameters of other names or shapes, before any is read."""
   stored, wanted = (flatten_dict(tree, sep="/") for tree in (there, here))
   shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
-  for name in sorted(stored | wanted):
-    if shape(stored, name) != shape(wanted, name):
-      raise CheckpointError(
-        f"{where}: {name} is {shape(stored, name)} there, and {shape(wanted, name)} "
-        "by config.json; do both come from one run?"
-      )
+  lines = [
+    f"  {name}: {shape(stored, name)} there, {shape(wanted, name)} by config.json"
+    for name in sorted(stored | wanted)
+    if shape(stored, name) != shape(wanted, name)
+  ]
+  if lines:
+    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    raise CheckpointError(
+      f"{where}: {len(lines)} of {len(stored | wanted)} parameters differ; do both "
+      "come from one run?\n" + "\n".join(lines[:_SHOWN] + more)
+    )
