@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from test_train import bare, losses
 
-from configs import miles
+from configs import miles, simvtp
 from vtr_jax import distributed
 from vtr_jax.errors import ConfigError
 
@@ -124,6 +124,22 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
   for code, text in finish(begin(long, tmp_path, 2, 1, mesh)):
     assert code == 0, text
   assert_close(losses(tmp_path), calm)
+
+
+def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
+  """Embeddings, matching, reconstruction: each host has its own rows."""
+  values = simvtp.get_config("smoke").to_dict() | dict(steps=3)
+  values["data"]["dir"] = str(data_dir)
+  found = []
+  for processes in (1, 2):
+    mesh = dict(data=processes, fsdp=1, tensor=1)
+    workdir = tmp_path / str(processes)
+    for code, text in finish(begin(values, workdir, processes, 1, mesh)):
+      assert code == 0, text
+    found.append(json.loads((workdir / "results.json").read_text())["results"])
+  one, two = found
+  assert len(one) > 30
+  assert two == pytest.approx(one, rel=1e-3)
 
 
 # --- Who is there -----------------------------------------------------------------

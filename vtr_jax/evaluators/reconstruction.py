@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vtr_jax import figures
 from vtr_jax.batch import patchify, unpatchify
@@ -49,7 +50,7 @@ class Evaluator:
     self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
-    c, rows = self._context, []
+    c, sums = self._context, np.zeros(5)
     batches = loader.train_batches(
       self._data,
       c.clip,
@@ -68,11 +69,18 @@ class Evaluator:
           raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
         pixels, words = self._reconstruct(params, batch)
         share = host_rows(c.batch_size)
-        rows.append(self._errors(batch, pixels[share], words[share]))
+        mine = self._sums(batch, pixels[share], words[share])
+        # Each host has its own rows, and all of them tell the same numbers.
+        sums += multihost_utils.process_allgather(mine).reshape(-1, 5).sum(axis=0)
         self._last = batch, pixels[share], words[share]
     finally:
       batches.close()
-    self._numbers = {k: float(np.mean([row[k] for row in rows])) for k in rows[0]}
+    values, off, flat, words, right = map(float, sums)
+    self._numbers = {
+      "pixels/rmse": (off / values) ** 0.5,
+      "pixels/rmse_mean_colour": (flat / values) ** 0.5,
+      "words/accuracy": 100 * right / max(words, 1.0),
+    }
     return self._numbers
 
   def report(self) -> str:
@@ -110,8 +118,9 @@ class Evaluator:
       [self._words(batch, words, row) for row in range(len(video))],
     )
 
-  def _errors(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> dict:
-    """Errors of one batch of this host."""
+  def _sums(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Of this host's rows: [hidden values, squared errors of the model's and of the
+    mean colour's, hidden words, right ones]."""
     patches = patchify(batch["video"], self._context.clip.tubelet)
     take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
     truth = take("video_mask_idx").astype(np.float32) / 255
@@ -119,11 +128,9 @@ class Evaluator:
     flat = truth - np.tile(seen, truth.shape[2] // 3)[:, None]
     hidden = batch["text_hidden"]
     right = words[hidden] == batch["text_ids"][hidden]
-    return {
-      "pixels/rmse": np.sqrt(np.mean(np.square(pixels - truth))),
-      "pixels/rmse_mean_colour": np.sqrt(np.mean(np.square(flat))),
-      "words/accuracy": 100 * np.mean(right) if len(right) else 0.0,
-    }
+    off, off_flat = (np.square(x).sum(dtype=np.float64) for x in (pixels - truth, flat))
+    found = [truth.size, off, off_flat, right.size, right.sum()]
+    return np.array(found, np.float32)
 
   def _words(self, batch: dict, words: np.ndarray, row: int) -> list[figures.Word]:
     """(piece, hidden, prediction) of each real token after the class token."""
