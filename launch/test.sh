@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks style and runs all tests. Arguments go to pytest, for example:
-# ./launch/test.sh tests/test_golden.py
+# Checks style and runs all tests, two files at a time. Arguments go to pytest, for
+# example: ./launch/test.sh tests/test_golden.py
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 run .venv/bin/ruff check .
 run .venv/bin/ruff format --check .
-run .venv/bin/python -m pytest ${args[@]+"${args[@]}"}
+run .venv/bin/python -m pytest -n 2 --dist loadfile ${args[@]+"${args[@]}"}

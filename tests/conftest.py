@@ -52,6 +52,19 @@ def eight_devices():
   return dict(XLA_FLAGS=flags, NPROC="16")
 
 
+def on_eight_devices(code, *args):
+  """Runs Python code where JAX sees eight devices: the lines that it printed."""
+  run = subprocess.run(
+    [sys.executable, "-c", code, *map(str, args)],
+    cwd=ROOT,
+    env=os.environ | eight_devices(),
+    capture_output=True,
+    text=True,
+  )
+  assert run.returncode == 0, run.stderr
+  return run.stdout.splitlines()
+
+
 def run_main(*args, module="vtr_jax.main", **env):
   """Runs a command in a process of its own; returns it, text captured."""
   command = [sys.executable, "-m", module, *map(str, args)]

@@ -1,15 +1,12 @@
 """The contrastive loss: by hand, by brute force, and in all its forms alike."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, eight_devices
+from conftest import on_eight_devices
 
 from vtr_jax.contrast import DENSE, ContrastConfig, contrast
 
@@ -132,13 +129,5 @@ print(json.dumps(sizes))
 
 def test_the_ring_on_eight_devices():
   """Same values and gradients on every mesh, and an eighth of the memory or less."""
-  run = subprocess.run(
-    [sys.executable, "-c", RING],
-    cwd=ROOT,
-    env=os.environ | eight_devices(),
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0, run.stderr
-  sizes = json.loads(run.stdout)
+  sizes = json.loads(on_eight_devices(RING)[-1])
   assert sizes["ring"] < sizes["dense"] / 8

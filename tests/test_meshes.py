@@ -1,11 +1,8 @@
 """The same losses and gradients on meshes of one, two, four and eight devices."""
 
 import json
-import os
-import subprocess
-import sys
 
-from conftest import ROOT, eight_devices
+from conftest import on_eight_devices
 
 GRADIENTS = """
 import json, math
@@ -54,12 +51,4 @@ print(json.dumps(done))
 
 def test_every_mesh_computes_the_same():
   """MILES: two towers, a teacher, and terms of both kinds."""
-  run = subprocess.run(
-    [sys.executable, "-c", GRADIENTS],
-    cwd=ROOT,
-    env=os.environ | eight_devices(),
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0, run.stderr
-  assert len(json.loads(run.stdout.splitlines()[-1])) == 10
+  assert len(json.loads(on_eight_devices(GRADIENTS)[-1])) == 10

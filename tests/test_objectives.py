@@ -2,18 +2,15 @@
 
 import importlib
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import ROOT, eight_devices
+from conftest import ROOT, on_eight_devices
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import experiment
@@ -90,15 +87,9 @@ def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
   """One batch over and over: every loss is finite, the sum falls to a half."""
   config = smoke(name, data_dir, steps=30)
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
-  run = subprocess.run(
-    [sys.executable, "-c", SHARDED, json.dumps(config), str(tmp_path / "run")],
-    cwd=ROOT,
-    env=os.environ | eight_devices(),
-    capture_output=True,
-    text=True,
+  found = json.loads(
+    on_eight_devices(SHARDED, json.dumps(config), tmp_path / "run")[-1]
   )
-  assert run.returncode == 0, run.stderr
-  found = json.loads(run.stdout.splitlines()[-1])
   assert found["steps"] == 30
   first, last = found["losses"][0], found["losses"][-1]
   terms = {"vtc", *config["weights"]}

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from clips import prepare
-from conftest import ROOT, eight_devices, run_main
+from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
 from vtr_jax import experiment, sharding, writer
 from vtr_jax.data import loader, sources
@@ -252,15 +252,8 @@ for name, array in dict(
 
 def test_kernels_are_really_sharded(smoke, tmp_path):
   config = bare(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
-  run = subprocess.run(
-    [sys.executable, "-c", SHARDED, json.dumps(config), str(tmp_path / "run")],
-    cwd=ROOT,
-    env=os.environ | eight_devices(),
-    capture_output=True,
-    text=True,
-  )
-  assert run.returncode == 0, run.stderr
-  assert set(run.stdout.splitlines()[1:]) == {
+  found = on_eight_devices(SHARDED, json.dumps(config), tmp_path / "run")
+  assert set(found[1:]) == {
     "up (32, 128) (16, 64)",
     "down (128, 32) (64, 16)",
     "query (32, 32) (16, 16)",
