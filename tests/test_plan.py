@@ -67,6 +67,11 @@ ENTRY %main (x: f32[3,8,128], y: bf16[16,128]) -> f32[3,8,128] {
   %go = (s32[]{:T(128)}, /*index=1*/f32[3,8,128]{2,1,0:T(8,128)}) tuple(%start, %x)
   %loop = (s32[]{:T(128)}, f32[3,8,128]{2,1,0:T(8,128)}) while(%go), \
 condition=%condition, body=%body, metadata={op_name="jit(step)/while"}
+  %token = token[] after-all()
+  %away = (f32[3,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%x, %token), \
+channel_id=2, is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_megascale_transfer_type="REDUCE_SCATTER"}
   %all = bf16[64,128]{1,0:T(8,128)(2,1)} all-gather(%y), dimensions={0}, \
 replica_groups=[1,4]<=[4], use_global_device_ids=true
   ROOT %out = f32[3,8,128]{2,1,0:T(8,128)} get-tuple-element(%loop), index=1
@@ -108,7 +113,9 @@ def test_exchanges_by_kind_and_network():
     hlo.Collective("all-reduce", "ici", 3, 3.0 * ROW),
     hlo.Collective("all-gather", "dcn", 1, 64.0 * 128 * 2),
   )
-  assert set(hlo.collectives(module, [0, 0, 1, 1])) == {within, across}
+  # What the hosts carry is no collective of a slice's program.
+  away = hlo.Collective("reduce-scatter", "dcn", 1, 3.0 * ROW)
+  assert set(hlo.collectives(module, [0, 0, 1, 1])) == {within, across, away}
   networks = {c.network for c in hlo.collectives(module, [0, 1, 0, 1])}
   assert networks == {"dcn"}
 

@@ -38,7 +38,7 @@ class Costs:
 
 
 def largest(
-  costs_of: Callable[[int], Costs], first: int, known: Costs, most: int = 1 << 20
+  costs_of: Callable[[int], Costs], first: int, known: Costs, most: int = 1 << 10
 ) -> tuple[int, Costs] | None:
   """The largest power-of-two multiple of a batch that fits, by few compilations.
 
@@ -49,7 +49,7 @@ def largest(
   Args:
     costs_of: of a multiple of the smallest batch.
     first: the multiple whose costs are `known`.
-    most: where growing ends.
+    most: where growing ends; ours: no more than a thousand rows a device.
   """
   tried = {first: known}
 

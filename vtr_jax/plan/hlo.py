@@ -33,8 +33,11 @@ _FREE = {
   "replica-id",
   "opt-barrier",
   "iota",
+  "send",
+  "recv",
 }
 _BOOKKEEPING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -301,19 +304,27 @@ def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
   found = {}
   for computation, i, times in executed(module):
     kind = i.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-      continue
     given = sum(size(computation.instructions[n].shape) for n in i.operands)
-    got = size(i.shape) if kind == i.opcode else size(i.shape) - given
-    across = any(
-      len({slice_of[d] for d in group}) > 1
-      for group in groups(i.attributes, len(slice_of))
-    )
-    key = kind, "dcn" if across else "ici"
+    if kind in COLLECTIVES:
+      got = size(i.shape) if kind == i.opcode else size(i.shape) - given
+      network = "dcn" if _across(i, slice_of) else "ici"
+    elif i.opcode == "send" and (across := _MEGASCALE.search(i.attributes)):
+      # A program is one slice's; what crosses is handed to the hosts.
+      kind, network, got = across[1].lower().replace("_", "-"), "dcn", 0.0
+    else:
+      continue
+    key = kind, network
     count, total = found.get(key, (0, 0.0))
     found[key] = count + times, total + times * max(given, got)
   made = [Collective(*key, *value) for key, value in found.items()]
   return sorted(made, key=lambda c: -c.size)
+
+
+def _across(i: Instruction, slice_of: list[int]) -> bool:
+  return any(
+    len({slice_of[d] for d in group}) > 1
+    for group in groups(i.attributes, len(slice_of))
+  )
 
 
 def groups(attributes: str, devices: int) -> list[list[int]]:
