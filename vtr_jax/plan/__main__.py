@@ -55,7 +55,8 @@ def at(config: TrainConfig, hidden: float) -> TrainConfig:
   return dataclasses.replace(config, mask=mask)
 
 
-def _shares(values: list[str]) -> list[float]:
+def percent(values: list[str]) -> list[float]:
+  """Shares of what `--hidden` gives."""
   try:
     shares = [float(v) / 100 for v in values]
   except ValueError:
@@ -74,7 +75,7 @@ def main(values: flags.FlagValues, config: TrainConfig) -> None:
     # Where libtpu is installed, JAX would look for a TPU.
     jax.config.update("jax_platforms", "cpu")
   target = chips.find(values.topology, values.slices, not values.estimate)
-  shares = _shares(values.hidden) or [config.mask.video_ratio]
+  shares = percent(values.hidden) or [config.mask.video_ratio]
   plans = []
   for share in shares:
     made = plan(at(config, share), target, values.price or None, values.search)
