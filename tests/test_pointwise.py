@@ -1,4 +1,4 @@
-"""Our GELU and LayerNorm against JAX's and flax's, value, gradients and what is kept."""
+"""Our GELU and LayerNorm against JAX's and flax's: value, gradients, what is kept."""
 
 import flax.linen as nn
 import jax
