@@ -188,14 +188,20 @@ def needs(per_row, held=1.0, limit=16.0):
 )
 def test_the_largest_batch_takes_few_compilations(first, best):
   of, asked = needs(1.5)
-  count, found = costs.largest(of, first, of(first))
+  count, found = costs.largest(of, {first: of(first)})
   assert (count, found.fits) == (best, True)
   assert len(asked) <= 4
 
 
+def test_a_guess_that_is_right_needs_one_refusal_more():
+  of, asked = needs(1.5)
+  assert costs.largest(of, {4: of(4), 8: of(8)})[0] == 8
+  assert asked == [4, 8, 16]
+
+
 def test_nothing_fits():
   of, _ = needs(1.5, held=15.0)
-  assert costs.largest(of, 4, of(4)) is None
+  assert costs.largest(of, {4: of(4)}) is None
 
 
 def test_the_bound_is_of_the_slowest_resource():
