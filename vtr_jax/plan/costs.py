@@ -23,7 +23,7 @@ class Costs:
   collectives: tuple[Collective, ...] = ()
 
   def times(self, chip: Chip) -> dict[str, float]:
-    """Seconds that each resource needs at its peak: none can be faster."""
+    """Seconds that each resource needs at its peak."""
     found = {}
     if chip.peak:
       found["products"] = self.flops / chip.peak
@@ -32,7 +32,7 @@ class Costs:
     return found
 
   def bound(self, chip: Chip) -> tuple[float, str] | None:
-    """(seconds, which resource); a bound from below, not a promise."""
+    """(seconds, which resource) of the slowest; a bound, not a promise."""
     times = self.times(chip)
     return max(((t, name) for name, t in times.items()), default=None)
 
