@@ -79,8 +79,8 @@ class DualEncoder(nn.Module):
     x = x.reshape(len(video), self.clip.num_tubelets, -1)
     # Bytes of the visible patches alone become floats.
     x = torch.gather(x, 1, keep_idx[:, :, None].expand(-1, -1, x.shape[2])) / 255
-    mean = torch.tensor(self.clip.mean).repeat(x.shape[2] // 3)
-    std = torch.tensor(self.clip.std).repeat(x.shape[2] // 3)
+    mean = torch.tensor(self.clip.mean, device=x.device).repeat(x.shape[2] // 3)
+    std = torch.tensor(self.clip.std, device=x.device).repeat(x.shape[2] // 3)
     x = self.proj((x - mean) / std) + self.positions[keep_idx]
     cls = self.cls.expand(len(x), 1, -1).to(x.dtype)
     x = self.norm(self.blocks(torch.cat([cls, x], dim=1)))
@@ -91,7 +91,7 @@ class DualEncoder(nn.Module):
     x = self.encode_video(video, keep_idx)
     y = self.bert(input_ids=ids, attention_mask=valid).last_hidden_state[:, 0]
     y = F.normalize(self.text_proj(F.relu(y)).float(), dim=-1)
-    logits, labels = self.scale * (y @ x.T), torch.arange(len(x))
+    logits, labels = self.scale * (y @ x.T), torch.arange(len(x), device=x.device)
     return F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)
 
   @staticmethod
@@ -142,10 +142,14 @@ class VideoMAE(nn.Module):
 class Trainer:
   """A peer's training step; `dtype` bfloat16 is autocast over float32 parameters."""
 
-  def __init__(self, kind: type[nn.Module], config: TrainConfig, dtype: str):
+  def __init__(
+    self, kind: type[nn.Module], config: TrainConfig, dtype: str, device: str = "cpu"
+  ):
     torch.manual_seed(0)
     o = config.optim
-    self.model = kind(config, ATTENTION[dtype]).train()
+    attention = ATTENTION[dtype] if device == "cpu" else "sdpa"
+    self.model = kind(config, attention).train().to(device)
+    self._device = device
     self._config, self._kind, self._bf16 = config, kind, dtype == "bfloat16"
     self._optimizer = torch.optim.AdamW(
       self.model.parameters(),
@@ -158,11 +162,12 @@ class Trainer:
 
   def inputs(self, batch: dict[str, np.ndarray]) -> tuple:
     """What `step` takes, from a batch of ours."""
-    return self._kind.inputs(batch, self._config)
+    made = self._kind.inputs(batch, self._config)
+    return tuple(x.to(self._device) for x in made)
 
   def step(self, *inputs: torch.Tensor) -> float:
     """One step; its loss."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=self._bf16):
+    with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
       loss = self.model(*inputs)
     loss.backward()
     self._optimizer.step()

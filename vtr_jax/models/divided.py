@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
-from vtr_jax.models.layers import Compute, Dense, Mlp, Size, activation, layer_norm
+from vtr_jax.models.layers import Compute, Dense, Mlp, Size, activation
+from vtr_jax.models.pointwise import LayerNorm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 _XAVIER = nn.initializers.xavier_uniform()
@@ -89,7 +90,7 @@ class DividedBlock(nn.Module):
     self, x: Float[Array, "b 1+n d"], valid: None = None
   ) -> Float[Array, "b 1+n d"]:
     dtype = self.compute.dtype
-    norm = functools.partial(layer_norm, 1e-6, dtype)
+    norm = functools.partial(LayerNorm, 1e-6, dtype)
     attention = functools.partial(
       DividedAttention, self.size.num_heads, self.compute, self.slices
     )

@@ -30,10 +30,10 @@ from vtr_jax.models.layers import (
   Size,
   Transformer,
   activation,
-  layer_norm,
   logical,
   run_blocks,
 )
+from vtr_jax.models.pointwise import LayerNorm
 from vtr_jax.models.text import TextEmbed, hide_words
 from vtr_jax.models.video import (
   gather,
@@ -93,7 +93,7 @@ class TextBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "b l d"], valid: Bool[Array, "b l"]
   ) -> Float[Array, "b l d"]:
-    norm = functools.partial(layer_norm, 1e-12, self.compute.dtype)
+    norm = functools.partial(LayerNorm, 1e-12, self.compute.dtype)
     attention = Attention(self.size.num_heads, self.compute, name="attention")
     x = norm(name="norm_attention")(x + attention(x, valid))
     y = Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(x)
@@ -132,7 +132,7 @@ class VideoTower(nn.Module):
       block = DividedBlock
       fields = (c.video, c.compute, slices, c.residual, c.time_init)
     x = run_blocks(block, fields, c.video.depth, c.compute, x)
-    return activation(layer_norm(1e-6, dtype, name="norm")(x))
+    return activation(LayerNorm(1e-6, dtype, name="norm")(x))
 
   def _embed(
     self, video: Array, keep_idx: Array | None, mask_idx: Array | None, slices: int

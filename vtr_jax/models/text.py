@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.batch import Batch, MaskSpec, TextSpec
-from vtr_jax.models.layers import activation, layer_norm, logical
+from vtr_jax.models.layers import activation, logical
+from vtr_jax.models.pointwise import LayerNorm
 
 
 def hide_words(
@@ -51,5 +52,5 @@ class TextEmbed(nn.Module):
     # As PyTorch's padding_idx: padding never trains its word row.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
     x += positions[: ids.shape[1]].astype(self.dtype)
-    x = layer_norm(1e-12, self.dtype, name="norm")(x)
+    x = LayerNorm(1e-12, self.dtype, name="norm")(x)
     return nn.Dropout(self.dropout)(x, deterministic=not train)

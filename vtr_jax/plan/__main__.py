@@ -9,6 +9,7 @@ Compiles the step that training runs, for a TPU topology (libtpu: pip install
 'vtr_jax[plan]') or for this machine, and makes no array. Without libtpu it estimates.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import pathlib
@@ -39,13 +40,20 @@ def plan(
   """
   way = estimate if target.devices is None else compiled
   wanted = problem.make(config, target)
-  found = way.costs(wanted, target)
-  rows = None
-  if search and found.limit:
-    least = wanted.row_devices * config.micro_batches
-    of = lambda n: way.costs(problem.make(config, target, n * least), target)
-    best = costs.largest(of, wanted.rows // least, found)
-    rows = best and best[0] * config.micro_batches
+  if not search:
+    return Plan(wanted, target, way.costs(wanted, target), None, price)
+  least = wanted.row_devices * config.micro_batches
+  of = lambda n: way.costs(problem.make(config, target, n * least), target)
+  asked, likely = wanted.rows // least, 0
+  if way is compiled and target.chip.memory:
+    likely = min(costs.guess(asked, estimate.costs(wanted, target)), 1 << 10)
+  # Compiling takes a core: the batch that should be the largest is tried beside.
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    jobs = {n: pool.submit(of, n) for n in {asked, likely} if n}
+    tried = {n: job.result() for n, job in jobs.items()}
+  found = tried[asked]
+  best = costs.largest(of, tried) if found.limit else None
+  rows = best and best[0] * config.micro_batches
   return Plan(wanted, target, found, rows, price)
 
 
@@ -55,7 +63,8 @@ def at(config: TrainConfig, hidden: float) -> TrainConfig:
   return dataclasses.replace(config, mask=mask)
 
 
-def _shares(values: list[str]) -> list[float]:
+def percent(values: list[str]) -> list[float]:
+  """Shares of what `--hidden` gives."""
   try:
     shares = [float(v) / 100 for v in values]
   except ValueError:
@@ -74,7 +83,7 @@ def main(values: flags.FlagValues, config: TrainConfig) -> None:
     # Where libtpu is installed, JAX would look for a TPU.
     jax.config.update("jax_platforms", "cpu")
   target = chips.find(values.topology, values.slices, not values.estimate)
-  shares = _shares(values.hidden) or [config.mask.video_ratio]
+  shares = percent(values.hidden) or [config.mask.video_ratio]
   plans = []
   for share in shares:
     made = plan(at(config, share), target, values.price or None, values.search)

@@ -23,7 +23,7 @@ class Costs:
   collectives: tuple[Collective, ...] = ()
 
   def times(self, chip: Chip) -> dict[str, float]:
-    """Seconds that each resource needs at its peak: none can be faster."""
+    """Seconds that each resource needs at its peak."""
     found = {}
     if chip.peak:
       found["products"] = self.flops / chip.peak
@@ -32,47 +32,54 @@ class Costs:
     return found
 
   def bound(self, chip: Chip) -> tuple[float, str] | None:
-    """(seconds, which resource); a bound from below, not a promise."""
+    """(seconds, which resource) of the slowest; a bound, not a promise."""
     times = self.times(chip)
     return max(((t, name) for name, t in times.items()), default=None)
 
 
 def largest(
-  costs_of: Callable[[int], Costs], first: int, known: Costs, most: int = 1 << 20
+  costs_of: Callable[[int], Costs], tried: dict[int, Costs], most: int = 1 << 10
 ) -> tuple[int, Costs] | None:
   """The largest power-of-two multiple of a batch that fits, by few compilations.
 
-  The need grows with the batch but for what is held; from one known point the search
-  starts where the limit should be. What does not fit is refused within seconds, so it
-  goes from there up to the first refusal, or down to the first that fits.
+  From the best that is known it goes up to the first refusal, or down to the first that
+  fits; what does not fit is refused within seconds.
 
   Args:
     costs_of: of a multiple of the smallest batch.
-    first: the multiple whose costs are `known`.
-    most: where growing ends.
+    tried: what is known already, one or more.
+    most: where growing ends; ours: no more than a thousand rows a device.
   """
-  tried = {first: known}
+  tried = dict(tried)
 
   def fits(count: int) -> bool:
     if count not in tried:
       tried[count] = costs_of(count)
     return tried[count].fits
 
-  guess = _power(first)
-  held = sum(known.held.values())
-  grows = known.peak - (held if known.fits else 0)
-  if known.limit and grows > 0:
-    guess = _power(int(first * max(known.limit - held, 0) / grows))
-  guess = min(guess, most)
-  if fits(guess):
-    while 2 * guess <= most and fits(2 * guess):
-      guess *= 2
-    return guess, tried[guess]
-  while guess > 1:
-    guess //= 2
-    if fits(guess):
-      return guess, tried[guess]
-  return None
+  good = [n for n, c in tried.items() if c.fits]
+  known = max(good) if good else min(tried)
+  count = min(guess(known, tried[known]), most)
+  # A known one that fits is where to begin, if the guess from it is not better.
+  powers = [n for n in good if n == _power(n)]
+  if powers and not (count > max(powers) and fits(count)):
+    count = max(powers)
+  while count > 1 and not fits(count):
+    count //= 2
+  if not fits(count):
+    return None
+  while 2 * count <= most and fits(2 * count):
+    count *= 2
+  return count, tried[count]
+
+
+def guess(count: int, costs: Costs) -> int:
+  """The power of two that should just fit: but for what is held, all grows evenly."""
+  held = sum(costs.held.values())
+  grows = costs.peak - (held if costs.fits else 0)  # a refusal tells of temporaries
+  if not costs.limit or grows <= 0:
+    return _power(count)
+  return _power(int(count * max(costs.limit - held, 0) / grows))
 
 
 def _power(count: int) -> int:

@@ -33,8 +33,11 @@ _FREE = {
   "replica-id",
   "opt-barrier",
   "iota",
+  "send",
+  "recv",
 }
 _BOOKKEEPING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
+_MEGASCALE = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 COLLECTIVES = (
   "all-reduce",
   "all-gather",
@@ -217,7 +220,7 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
     return size(i.shape, fast)
   if i.opcode == "fusion":
     (name,) = _called(i, "calls")
-    return _fused(module.computations[name], inside, i, fast)
+    return _fused(module, module.computations[name], inside, i, fast)
   if i.opcode == "slice-start":  # (there, here, context); a part of there
     return 2 * sum(n for n, _ in arrays(i.shape)[len(i.operands) : -1])
   if i.opcode in ("dynamic-slice", "slice", "gather"):
@@ -229,7 +232,7 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
 
 
 def _fused(
-  body: Computation, inside: Computation, call: Instruction, fast: bool
+  module: Module, body: Computation, inside: Computation, call: Instruction, fast: bool
 ) -> float:
   """A fusion reads what its slices take, and updates in place what it updates."""
   places = [i for i in body.instructions.values() if i.opcode == "parameter"]
@@ -237,7 +240,7 @@ def _fused(
   for place in places:
     operand = inside.instructions[call.operands[int(place.attributes)]]
     # Space and layout are those of the operand outside.
-    share = _share_read(body, place)
+    share = _share_read(module, body, place)
     read += share * size(operand.shape, fast)
   root = body.root
   roots = [body.instructions[n] for n in root.operands]
@@ -246,50 +249,57 @@ def _fused(
   written = [0.0 if kept(layout) else n for n, layout in arrays(call.shape)]
   total = read
   for made, whole in zip(roots, written, strict=False):
-    total += whole * _share_written(body, made)
+    total += whole * _share_written(module, body, made)
   return total
 
 
-def _through(body: Computation, name: str) -> list[Instruction]:
-  """Users of a value, past mere changes of its shape."""
+def _through(body: Computation, name: str) -> list[tuple[Instruction, str]]:
+  """(user, its operand) of a value, past mere changes of its shape."""
   found = []
   for user in body.users[name]:
     if user.opcode in ("bitcast", "reshape"):
       found += _through(body, user.name)
     else:
-      found.append(user)
+      found.append((user, name))
   return found
 
 
-def _share_read(body: Computation, place: Instruction) -> float:
+def _share_read(module: Module, body: Computation, place: Instruction) -> float:
   """Part of a parameter that is read; 1 unless all its users take slices of it."""
   whole = size(place.shape)
   if not whole:
     return 0.0
-  taken = 0.0
-  for user in _through(body, place.name):
+  share = 0.0
+  for user, name in _through(body, place.name):
     if user.opcode in ("dynamic-slice", "slice", "gather"):
-      taken += size(user.shape)
-    elif user.opcode == "dynamic-update-slice" and user.operands[0] != user.operands[1]:
-      target = _source(body, user.operands[0])
-      taken += 0.0 if target == place.name else whole
-    else:
+      share += size(user.shape) / whole
+    elif user.opcode == "fusion":  # fusions lie within fusions
+      (inner,) = _called(user, "calls")
+      for index in (i for i, n in enumerate(user.operands) if n == name):
+        share += _share_read(module, *_parameter(module, inner, index))
+    elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
       return 1.0
-  return min(taken / whole, 1.0)
+    # Else what is updated in place, which need not be read.
+  return min(share, 1.0)
 
 
-def _share_written(body: Computation, made: Instruction) -> float:
+def _parameter(module: Module, name: str, index: int) -> tuple:
+  body = module.computations[name]
+  places = (i for i in body.instructions.values() if i.opcode == "parameter")
+  return body, next(p for p in places if int(p.attributes) == index)
+
+
+def _share_written(module: Module, body: Computation, made: Instruction) -> float:
   while made.opcode in ("bitcast", "reshape", "copy"):
     made = body.instructions[made.operands[0]]
+  if made.opcode == "fusion":
+    inner = module.computations[_called(made, "calls")[0]]
+    return (
+      1.0 if inner.root.opcode == "tuple" else _share_written(module, inner, inner.root)
+    )
   if made.opcode != "dynamic-update-slice":
     return 1.0
   return size(body.instructions[made.operands[1]].shape) / max(size(made.shape), 1)
-
-
-def _source(body: Computation, name: str) -> str:
-  while body.instructions[name].opcode in ("bitcast", "reshape"):
-    name = body.instructions[name].operands[0]
-  return name
 
 
 def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
@@ -301,19 +311,27 @@ def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
   found = {}
   for computation, i, times in executed(module):
     kind = i.opcode.removesuffix("-start")
-    if kind not in COLLECTIVES:
-      continue
     given = sum(size(computation.instructions[n].shape) for n in i.operands)
-    got = size(i.shape) if kind == i.opcode else size(i.shape) - given
-    across = any(
-      len({slice_of[d] for d in group}) > 1
-      for group in groups(i.attributes, len(slice_of))
-    )
-    key = kind, "dcn" if across else "ici"
+    if kind in COLLECTIVES:
+      got = size(i.shape) if kind == i.opcode else size(i.shape) - given
+      network = "dcn" if _across(i, slice_of) else "ici"
+    elif i.opcode == "send" and (across := _MEGASCALE.search(i.attributes)):
+      # A program is one slice's; what crosses is handed to the hosts.
+      kind, network, got = across[1].lower().replace("_", "-"), "dcn", 0.0
+    else:
+      continue
+    key = kind, network
     count, total = found.get(key, (0, 0.0))
     found[key] = count + times, total + times * max(given, got)
   made = [Collective(*key, *value) for key, value in found.items()]
   return sorted(made, key=lambda c: -c.size)
+
+
+def _across(i: Instruction, slice_of: list[int]) -> bool:
+  return any(
+    len({slice_of[d] for d in group}) > 1
+    for group in groups(i.attributes, len(slice_of))
+  )
 
 
 def groups(attributes: str, devices: int) -> list[list[int]]:

@@ -1,0 +1,270 @@
+"""One table of one accelerator: how the recipes train best on it, and how well.
+
+  python -m benchmarks.accelerator [--minutes=7] [--recipes=mac,miles,simvtp]
+  python -m benchmarks.accelerator --tiny --minutes=1            the same on any CPU
+
+For each recipe (ViT-B/16, its own mask, bfloat16): every way of attention and of remat
+at a first batch, then each at twice the batch as long as clips/s grow by 2 % and memory
+lasts, the fastest way first. Each try is compiled and run for a few steps; when a
+recipe's share of the minutes is over, what was best until then is printed.
+
+MFU is the model's products (`vtr_jax.flops`, nothing made again counted) over time and
+the chip's peak: the maker's, and that of one large matrix product measured here. With
+torch and transformers installed, PyTorch's step of the same model and batch follows:
+MAC's two towers, and for SimVTP transformers' VideoMAE, less than what ours does. Each
+runs in a process of its own, or the first would keep the accelerator's memory.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import gc
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterator
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from configs import mac, miles, simvtp
+from vtr_jax import batch, flops, optim, sharding, state, step
+from vtr_jax.config import choose, read
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.objectives import base
+from vtr_jax.plan import chips, problem
+
+MODULES = dict(mac=mac, miles=miles, simvtp=simvtp)
+PEERS = dict(mac="DualEncoder", simvtp="VideoMAE")
+WARM_UP, STEPS = 2, 5
+GAIN = 1.02  # a larger batch must bring that much; ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+  """How a step is computed, and of how many clips."""
+
+  attention: str
+  remat: str
+  rows: int
+
+  def of(self, config: TrainConfig) -> TrainConfig:
+    compute = config.objective["compute"] | dict(
+      attention=self.attention, remat=self.remat
+    )
+    objective = config.objective | dict(compute=compute)
+    return dataclasses.replace(config, objective=objective, batch_size=self.rows)
+
+
+def recipe(name: str, tiny: bool) -> TrainConfig:
+  variant = "webvid2m" if name == "simvtp" else "webvid2m_cc3m"
+  c = MODULES[name].get_config("smoke" if tiny else variant).to_dict()
+  c["mesh"] = dict(data=1, fsdp=1, tensor=1)
+  c["objective"]["compute"] |= dict(dtype="bfloat16")
+  return read(TrainConfig, c)
+
+
+class Step:
+  """A training step of one way, compiled, with a state and a batch of its own."""
+
+  def __init__(self, config: TrainConfig):
+    shape = config.clip, config.text, config.mask
+    spec = batch.spec(*shape, config.batch_size)
+    objective = base.build(config.objective, *shape)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    params = nn.unbox(state.abstract_params(objective, spec))
+    optimizer = optim.make(config.optim, config.steps, params)
+    self.state, shardings = state.init(objective, optimizer, spec, mesh, 0)
+    self.batch = sharding.put_batch(batch.fake(*shape, config.batch_size), mesh)
+    loss = config.loss(objective, mesh)
+    self.run = step.make_train_step(loss, optimizer, config.steps, 0, shardings)
+
+  def __call__(self) -> None:
+    self.state, metrics = self.run(self.state, self.batch)
+    jax.block_until_ready((self.state, metrics))
+
+
+def products(config: TrainConfig) -> float:
+  """FLOPs of a step, of shapes alone."""
+  devices = tuple(jax.devices()[:1])
+  here = chips.Target("local", 1, 1, chips.Chip("", None, None, None), devices)
+  return problem.make(config, here).flops()
+
+
+def median(call: Callable[[], object]) -> float:
+  """Seconds of a call."""
+  times = []
+  for _ in range(WARM_UP + STEPS):
+    begin = time.perf_counter()
+    call()
+    times.append(time.perf_counter() - begin)
+  return statistics.median(times[WARM_UP:])
+
+
+def try_out(config: TrainConfig, way: Way) -> float | None:
+  """Seconds of a step; None if memory does not last."""
+  try:
+    return median(Step(way.of(config)))
+  except jax.errors.JaxRuntimeError as e:
+    if "RESOURCE_EXHAUSTED" not in str(e):
+      raise
+    return None
+  finally:
+    gc.collect()
+
+
+def ways(platform: str) -> Iterator[tuple[str, str]]:
+  """(attention, remat) that are worth a try."""
+  if platform == "gpu":
+    yield "cudnn", "none"
+    yield "cudnn", "dots"
+  yield "xla", "none"
+  yield "xla", "dots"
+
+
+def best(
+  measure: Callable[[Way], float | None],
+  choices: list[tuple[str, str]],
+  rows: int,
+  most: int,
+  left: Callable[[], float],
+) -> tuple[Way, float] | None:
+  """(the way of most clips/s, seconds of its step); None if nothing ran.
+
+  Args:
+    measure: seconds of a way, or None.
+    rows: the first batch; halved until something runs.
+    most: the largest batch to try.
+    left: seconds of time that are left; the first try is made in any case.
+  """
+  found: dict[Way, float] = {}
+  speed = lambda way: way.rows / found[way]
+
+  def attempt(way: Way) -> bool:
+    seconds = measure(way) if not found or left() > 0 else None
+    if seconds is not None:
+      found[way] = seconds
+    return seconds is not None
+
+  while rows and not found:
+    for choice in choices:
+      attempt(Way(*choice, rows))
+    rows //= 2
+  # The fastest way first; where its memory ends, one that keeps less may go on.
+  for way in sorted(found, key=speed, reverse=True):
+    now = way
+    while 2 * now.rows <= most:
+      larger = dataclasses.replace(now, rows=2 * now.rows)
+      if not attempt(larger) or speed(larger) < GAIN * speed(now):
+        break
+      now = larger
+  top = max(found, key=speed, default=None)
+  return None if top is None else (top, found[top])
+
+
+def measured_peak(size: int) -> float:
+  """FLOP/s of one large bfloat16 product."""
+  x = jnp.ones((size, size), jnp.bfloat16)
+  product = jax.jit(lambda x: x @ x)
+  return 2.0 * size**3 / median(lambda: product(x).block_until_ready())
+
+
+def peer(name: str, config: TrainConfig, rows: int) -> float | None:
+  """Seconds of PyTorch's step for `rows` clips, halving the batch until it runs."""
+  try:
+    import torch
+
+    from benchmarks import torch_peers
+  except ModuleNotFoundError:
+    return None
+  if name not in PEERS:
+    return None
+  device = "cuda" if torch.cuda.is_available() else "cpu"
+  mask = dataclasses.replace(config.mask, send="clip")
+  kind, share = getattr(torch_peers, PEERS[name]), rows
+  while share:
+    try:
+      trainer = torch_peers.Trainer(kind, config, "bfloat16", device)
+      inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, share))
+      # A step ends by reading its loss, so nothing is left running.
+      return median(functools.partial(trainer.step, *inputs)) * rows / share
+    except torch.OutOfMemoryError:
+      share //= 2
+      gc.collect()
+      torch.cuda.empty_cache()
+  return None
+
+
+def ours(
+  config: TrainConfig, most: int, seconds: float
+) -> tuple[Way, float, float] | None:
+  """(best way, seconds of its step, FLOPs of it without remat)."""
+  end = time.perf_counter() + seconds
+  choices = list(ways(jax.devices()[0].platform))
+  left = lambda: end - time.perf_counter()
+  found = best(functools.partial(try_out, config), choices, min(64, most), most, left)
+  if found is None:
+    return None
+  way, took = found
+  return way, took, products(dataclasses.replace(way, remat="none").of(config))
+
+
+def device(size: int) -> tuple[str, float | None, float]:
+  """(kind, the maker's peak, the measured one)."""
+  kind = jax.devices()[0].device_kind
+  return kind, flops.PEAKS.get(kind), measured_peak(size)
+
+
+def apart(function: Callable, *args) -> object:
+  """`function(*args)` in a process of its own."""
+  spawn = multiprocessing.get_context("spawn")
+  with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+    return pool.submit(function, *args).result()
+
+
+def row(
+  name: str,
+  found: tuple[Way, float, float] | None,
+  theirs: float | None,
+  peaks: tuple[float | None, float],
+) -> str:
+  """One recipe's line."""
+  if found is None:
+    return f"{name:8} nothing fits"
+  way, took, once = found
+  rows = f"{way.attention:6} {way.remat:5} {way.rows:5} {1e3 * took:9.1f}"
+  rates = f"{way.rows / took:9.1f} {once / 1e12:8.3f}"
+  mfu = (f"{100 * once / took / p:9.1f}" if p else f"{'-':>9}" for p in peaks)
+  beside = f"{1e3 * theirs:9.1f} {theirs / took:6.2f}" if theirs else f"{'-':>9}"
+  return f"{name:8} {rows} {rates} {' '.join(mfu)} {beside}"
+
+
+def main(_) -> None:
+  values = flags.FLAGS
+  for name in values.recipes:
+    choose(name, MODULES, "--recipes")
+  kind, maker, measured = apart(device, 256 if values.tiny else 8192)
+  told = "unknown" if maker is None else f"{maker / 1e12:.0f}"
+  print(
+    f"{kind}: bfloat16 peak, TFLOP/s: maker's {told}, measured {measured / 1e12:.1f}\n"
+    "recipe   attend remat  rows   ms/step   clips/s    TFLOP MFU maker  "
+    "measured  torch ms  ratio",
+    flush=True,
+  )
+  each = 60 * values.minutes / len(values.recipes)
+  for name in values.recipes:
+    config = recipe(name, values.tiny)
+    # Starting, PyTorch's step and the try that is running come on top of the share.
+    found = apart(ours, config, values.most, 0.6 * each)
+    theirs = found and apart(peer, name, config, found[0].rows)
+    print(row(name, found, theirs, (maker, measured)), flush=True)
+
+
+if __name__ == "__main__":
+  flags.DEFINE_list("recipes", list(MODULES), "mac, miles, simvtp.")
+  flags.DEFINE_float("minutes", 7.0, "For all of it, about.")
+  flags.DEFINE_integer("most", 1024, "The largest batch to try.")
+  flags.DEFINE_bool("tiny", False, "Smoke sizes, for a machine without accelerator.")
+  app.run(main)

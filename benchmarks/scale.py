@@ -1,0 +1,119 @@
+"""The tables of docs/scale.md: the three recipes on TPUs that are not here.
+
+  python -m venv .venv && .venv/bin/pip install -r requirements.txt 'jax[tpu]'
+  .venv/bin/python -m benchmarks.scale --keep=scale.json
+
+Each row is a compilation of a minute or two on one core. --keep holds the rows that are
+done: the same command again goes on. Markdown is printed at the end.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+
+import jax
+from absl import app, flags
+
+from configs import mac, miles, simvtp
+from vtr_jax.config import read
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.plan import chips
+from vtr_jax.plan.__main__ import at, plan
+
+# Of the same clips in all: MILES' 800 do not divide over 256 chips.
+ROWS = 1024
+RECIPES = {
+  "mac.py:webvid2m_cc3m": mac.get_config("webvid2m_cc3m"),
+  "miles.py:webvid2m_cc3m": miles.get_config("webvid2m_cc3m"),
+  "simvtp.py:webvid2m": simvtp.get_config("webvid2m"),
+}
+TOPOLOGIES = ("v5e:16x16", "v4:8x8x8", "v6e:8x8", "v5p:4x4x4")
+MASKED, MASKS = "v5e:4x4", (0.0, 0.6, 0.75, 0.9)
+
+
+def recipe(name: str, rows: int = ROWS) -> TrainConfig:
+  """A recipe of `rows` clips a step, with steps for as many clips in all."""
+  config = read(TrainConfig, RECIPES[name].to_dict())
+  steps = config.steps * config.batch_size // rows
+  optim = dataclasses.replace(
+    config.optim, warmup_steps=config.optim.warmup_steps * config.batch_size // rows
+  )
+  return dataclasses.replace(config, batch_size=rows, steps=steps, optim=optim)
+
+
+def work() -> Iterator[tuple[str, TrainConfig, str]]:
+  """(name of a row, config, topology)."""
+  for topology in TOPOLOGIES:
+    for name in RECIPES:
+      yield f"{name} {topology}", recipe(name), topology
+  for hidden in MASKS:
+    name = "mac.py:webvid2m_cc3m"
+    yield f"{hidden:.0%} {MASKED}", at(recipe(name), hidden), MASKED
+
+
+def line(cells: list) -> str:
+  return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def cell(value: float | None, form: str) -> str:
+  return "" if value is None else format(value, form)
+
+
+def shared(n: dict) -> list[str]:
+  """Cells of both tables."""
+  fits = f"{n['peak_gb']:.1f} of {n['limit_gb']:.1f}"
+  return [
+    fits if n["fits"] else f"does not fit: {fits}",
+    f"{n['tflop']:.2f}",
+    cell(n["moved_gb"], ".0f"),
+    cell(n["bound_ms"], ".1f") if n["moved_gb"] else "",
+    n["by"] if n["moved_gb"] else "",
+  ]
+
+
+def recipes(done: dict[str, dict]) -> Iterator[str]:
+  heads = ["recipe", "chips", "rows a chip", "peak, GB", "TFLOP", "GB moved"]
+  heads += ["bound, ms", "by", "exchanged, MB", "chip-hours"]
+  yield line(heads)
+  yield line(["---", "---", *["---:"] * 8])
+  for topology in TOPOLOGIES:
+    for name in RECIPES:
+      n = done.get(f"{name} {topology}")
+      if n is None:
+        continue
+      moved = sum(c["size"] for c in n["collectives"]) / 1e6
+      hours = cell(n["chip_hours"], ",.0f") if n["moved_gb"] else ""
+      rows = f"{n['rows_a_device'] * n['devices'] / n['chips']:g}"
+      chip = f"{n['chips']:.0f} {topology}"
+      yield line([name, chip, rows, *shared(n), f"{moved:,.0f}", hours])
+
+
+def masks(done: dict[str, dict]) -> Iterator[str]:
+  heads = ["hidden", "tubelets", "peak, GB", "TFLOP", "GB moved", "bound, ms", "by"]
+  yield line(heads)
+  yield line(["---:"] * 7)
+  for hidden in MASKS:
+    if n := done.get(f"{hidden:.0%} {MASKED}"):
+      yield line([f"{hidden:.0%}", n["visible"], *shared(n)])
+
+
+def main(_) -> None:
+  jax.config.update("jax_platforms", "cpu")  # where libtpu is, it would look for a TPU
+  path = pathlib.Path(flags.FLAGS.keep)
+  done = json.loads(path.read_text()) if path.exists() else {}
+  for name, config, topology in work():
+    if name in done or flags.FLAGS.only not in name:
+      continue
+    target = chips.find(topology, compiler=not flags.FLAGS.estimate)
+    done[name] = plan(config, target, search=flags.FLAGS.search).numbers()
+    path.write_text(json.dumps(done, indent=1) + "\n")
+  print("\n".join([*recipes(done), "", *masks(done)]))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("keep", "scale.json", "Rows that are done.")
+  flags.DEFINE_string("only", "", "Rows whose names have this in them.")
+  flags.DEFINE_bool("search", False, "Look for the largest batches: twice the time.")
+  flags.DEFINE_bool("estimate", False, "By arithmetic alone.")
+  app.run(main)

@@ -1,0 +1,70 @@
+"""Our GELU and LayerNorm against JAX's and flax's: value, gradients, what is kept."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vtr_jax.models.pointwise import LayerNorm, gelu
+
+CLOSE = dict(float32=2e-6, bfloat16=2e-2)
+
+
+def normal(seed, *shape):
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def whole(fun, *inputs):
+  """Value and gradients, each as float32."""
+  value, back = jax.vjp(fun, *inputs)
+  grads = back(jnp.asarray(normal(9, *value.shape), value.dtype))
+  return [np.asarray(x, np.float32) for x in jax.tree.leaves((value, grads))]
+
+
+def assert_close(ours, exact, dtype):
+  for a, b in zip(ours, exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=CLOSE[dtype] * np.abs(b).max(), rtol=0)
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+def test_gelu_is_the_exact_one(dtype):
+  x = 3 * normal(0, 4, 5, 16)
+  exact = whole(lambda x: jax.nn.gelu(x, approximate=False), x)
+  ours = whole(jax.jit(gelu), jnp.asarray(x, dtype))
+  assert_close(ours, exact, dtype)
+
+
+def test_gelu_far_from_zero():
+  far = jnp.array([-1e4, -40.0, 40.0, 1e4])
+  value, grad = whole(gelu, far)[0], jax.vmap(jax.grad(gelu))(far)
+  np.testing.assert_array_equal(value, [0, 0, 40, 1e4])
+  np.testing.assert_array_equal(grad, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", CLOSE)
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-12])
+def test_layer_norm_is_flax_s(dtype, epsilon):
+  x = 2 * normal(0, 4, 5, 16) + 1
+  params = dict(scale=normal(1, 16), bias=normal(2, 16))
+  apply = lambda module: lambda p, x: module.apply(dict(params=p), x)
+  exact = whole(apply(nn.LayerNorm(epsilon=epsilon)), params, x)
+  ours = whole(jax.jit(apply(LayerNorm(epsilon, dtype))), params, jnp.asarray(x, dtype))
+  assert_close(ours, exact, dtype)
+
+
+def test_its_parameters_are_flax_s():
+  x = normal(0, 2, 8)
+  made = LayerNorm(1e-6, "float32").init(jax.random.key(0), x)["params"]
+  theirs = nn.LayerNorm().init(jax.random.key(0), x)["params"]
+  jax.tree.map(np.testing.assert_array_equal, nn.unbox(made), theirs)
+  assert nn.get_partition_spec(made)["scale"] == jax.sharding.PartitionSpec("norm")
+
+
+def test_no_float32_of_the_activations_size_is_kept():
+  x = jnp.zeros((4, 5, 16), "bfloat16")
+  norm = LayerNorm(1e-6, "bfloat16")
+  params = nn.unbox(norm.init(jax.random.key(0), x))
+  back = lambda p, x: jax.vjp(lambda p, x: gelu(norm.apply(p, x)), p, x)[1]
+  kept = jax.tree.leaves(jax.eval_shape(back, params, x))
+  assert not [k for k in kept if k.dtype == jnp.float32 and k.size >= x.size]
