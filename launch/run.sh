@@ -30,6 +30,15 @@ requeue() {
   return "$code"
 }
 
+# Whether an argument begins with this.
+given() {
+  local arg
+  for arg in ${args[@]+"${args[@]}"}; do
+    case "$arg" in "$1"*) return 0 ;; esac
+  done
+  return 1
+}
+
 # Ends the script if a setting is missing: need NAME "what it is".
 need() {
   [ -n "${!1:-}" ] || { echo "set $1: $2" >&2; exit 2; }

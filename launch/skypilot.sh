@@ -9,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
 for setting in ACCELERATORS BUCKET; do need "$setting" "see the head of this file"; done
 name=${NAME:-vtr-jax}
 
+given --config.data.dir || args+=(--config.data.dir=/bucket/data)
 task=$(mktemp --suffix=.yaml)
 trap 'rm -f "$task"' EXIT
 cat >"$task" <<YAML
@@ -26,7 +27,7 @@ setup: |
 run: |
   .venv/bin/python -u -m vtr_jax.main --coordinator=\$(echo "\$SKYPILOT_NODE_IPS" | head -n1):12321 \\
     --num_processes=\$SKYPILOT_NUM_NODES --process_id=\$SKYPILOT_NODE_RANK \\
-    --config.data.dir=/bucket/data --workdir=/bucket/runs/$name $(printf '%q ' "${args[@]}")
+    --workdir=/bucket/runs/$name $(printf '%q ' "${args[@]}")
 YAML
 [ -z "$dry_run" ] || cat "$task"
 run sky jobs launch --yes "$task"

@@ -21,9 +21,10 @@ if [ -z "$dry_run" ] && [ ! -x .venv/bin/python ]; then
   exit 2
 fi
 
-# JAX learns from Slurm who the others are. One process that ends badly ends all.
+# JAX learns from Slurm who the others are. Slurm must not end the others with the first
+# one, which has been preempted as they have; after an error they end by themselves.
 code=0
-run srun --kill-on-bad-exit=1 .venv/bin/python -u -m vtr_jax.main "${args[@]}" || code=$?
+run srun --kill-on-bad-exit=0 .venv/bin/python -u -m vtr_jax.main "${args[@]}" || code=$?
 if [ "$code" = 85 ]; then
   run scontrol requeue "${SLURM_JOB_ID:-JOB}"
   exit 0

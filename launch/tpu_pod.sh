@@ -10,20 +10,19 @@
 # shellcheck source=launch/run.sh
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
 for setting in NAME ZONE TYPE RUNTIME BUCKET; do need "$setting" "see the head of this file"; done
-
 tpu() { run gcloud compute tpus "$@" "--zone=$ZONE" --quiet; }
 on_all() { tpu tpu-vm ssh "$NAME" --worker=all "--command=$1"; }
 state() {
-  gcloud compute tpus queued-resources describe "$NAME" "--zone=$ZONE" \
-    "--format=value(state.state)"
+  gcloud compute tpus queued-resources describe "$NAME" "--zone=$ZONE" "--format=value(state.state)"
 }
 
 ask() {
+  local now
   tpu queued-resources create "$NAME" "--node-id=$NAME" "--accelerator-type=$TYPE" \
-    "--runtime-version=$RUNTIME" ${SPOT:+--spot}
+    "--runtime-version=$RUNTIME" ${SPOT:+--spot} || return 1
   [ -z "$dry_run" ] || return 0
-  until [ "$(state)" = ACTIVE ]; do
-    [ "$(state)" != FAILED ] || { echo "$NAME: the request failed" >&2; exit 1; }
+  while now=$(state) && [ "$now" != ACTIVE ]; do
+    case "$now" in "" | FAILED | SUSPEND*) echo "$NAME: $now" >&2; return 1 ;; esac
     sleep 30
   done
 }
@@ -32,23 +31,26 @@ give_back() { tpu queued-resources delete "$NAME" --force; }
 
 install() {
   run tar --exclude=.venv --exclude=.git --exclude=./data --exclude=./runs -czf \
-    /tmp/vtr_jax.tgz .
-  tpu tpu-vm scp /tmp/vtr_jax.tgz "$NAME:" --worker=all
+    /tmp/vtr_jax.tgz . || return 1
+  tpu tpu-vm scp /tmp/vtr_jax.tgz "$NAME:" --worker=all || return 1
   on_all "mkdir -p vtr_jax bucket && tar -xzf vtr_jax.tgz -C vtr_jax && cd vtr_jax \
 && python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt 'jax[tpu]' \
-&& { mountpoint -q ~/bucket || gcsfuse --implicit-dirs $BUCKET ~/bucket; }"
+&& { mountpoint -q ~/bucket || gcsfuse --implicit-dirs --rename-dir-limit=200000 $BUCKET ~/bucket; }"
 }
 
 train() {
-  on_all "cd vtr_jax && .venv/bin/python -u -m vtr_jax.main --config.data.dir=\$HOME/bucket/data \
---workdir=\$HOME/bucket/runs/$NAME $(printf '%q ' "${args[@]}")"
+  local data=
+  given --config.data.dir || data="--config.data.dir=\$HOME/bucket/data"
+  on_all "cd vtr_jax && .venv/bin/python -u -m vtr_jax.main --coordinator=auto \
+--workdir=\$HOME/bucket/runs/$NAME $(printf '%q ' "${args[@]}")$data"
 }
 
 # Gives back what it holds, and asks again, as long as that is taken away.
 code=85
 while [ "$code" != 0 ]; do
   code=0
-  ask && install && train || code=$?
+  { ask && install; } || exit 1
+  train || code=$?
   # A slice that was taken away leaves ssh with 255.
   [ "$code" = 0 ] || [ "$code" = 85 ] || [ "$code" = 255 ] || break
   if [ "$code" != 0 ] || [ -z "${KEEP:-}" ]; then give_back; fi

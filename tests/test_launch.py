@@ -58,7 +58,7 @@ def test_several_processes():
 
 def test_slurm():
   assert commands("slurm") == [
-    f"srun --kill-on-bad-exit=1 {PYTHON} -u -m vtr_jax.main --config=configs/mac.py"
+    f"srun --kill-on-bad-exit=0 {PYTHON} -u -m vtr_jax.main --config=configs/mac.py"
   ]
 
 
@@ -76,11 +76,11 @@ def test_tpu_pod():
   on_all = f"{tpu} tpu-vm ssh n --worker=all --command="
   assert install.startswith(on_all)
   assert ".venv/bin/pip install -q -r requirements.txt 'jax[tpu]'" in install
-  assert "gcsfuse --implicit-dirs b ~/bucket" in install
+  assert "gcsfuse --implicit-dirs --rename-dir-limit=200000 b ~/bucket" in install
   assert train == (
-    f"{on_all}cd vtr_jax && {PYTHON} -u -m vtr_jax.main "
-    "--config.data.dir=$HOME/bucket/data --workdir=$HOME/bucket/runs/n "
-    "--config=configs/mac.py  --zone=z --quiet"
+    f"{on_all}cd vtr_jax && {PYTHON} -u -m vtr_jax.main --coordinator=auto "
+    "--workdir=$HOME/bucket/runs/n --config=configs/mac.py "
+    "--config.data.dir=$HOME/bucket/data --zone=z --quiet"
   )
   assert delete == f"{tpu} queued-resources delete n --force --zone=z --quiet"
   assert commands("tpu_pod", **env, KEEP="1")[-1] == train
@@ -109,6 +109,7 @@ def test_skypilot():
     "  /bucket: {source: s3://b, mode: MOUNT}",
     "--num_processes=$SKYPILOT_NUM_NODES --process_id=$SKYPILOT_NODE_RANK",
     "--workdir=/bucket/runs/vtr-jax --config=configs/mac.py",
+    "--config.data.dir=/bucket/data",
   ):
     assert line in made.stdout
   assert commands("skypilot", **env)[-1].startswith("sky jobs launch --yes /")

@@ -7,13 +7,15 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from test_train import bare, losses
 
 from configs import miles, simvtp
-from vtr_jax import distributed
+from vtr_jax import distributed, sharding
 from vtr_jax.errors import ConfigError
 
 DRIVER = """
@@ -127,19 +129,50 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
 
 
 def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
-  """Embeddings, matching, reconstruction: each host has its own rows."""
+  """Embeddings, matching, reconstruction; with rows of their own, or with the same."""
   values = simvtp.get_config("smoke").to_dict() | dict(steps=3)
   values["data"]["dir"] = str(data_dir)
   found = []
-  for processes in (1, 2):
-    mesh = dict(data=processes, fsdp=1, tensor=1)
-    workdir = tmp_path / str(processes)
+  for processes, tensor in ((1, 1), (2, 1), (2, 2)):
+    mesh = dict(data=-1, fsdp=1, tensor=tensor)
+    workdir = tmp_path / f"{processes}-{tensor}"
     for code, text in finish(begin(values, workdir, processes, 1, mesh)):
       assert code == 0, text
     found.append(json.loads((workdir / "results.json").read_text())["results"])
-  one, two = found
+  one, *others = found
   assert len(one) > 30
-  assert two == pytest.approx(one, rel=1e-3)
+  for two in others:
+    assert two == pytest.approx(one, rel=1e-3)
+
+
+def mesh_of(processes, data, tensor):
+  """What `host_rows` asks of a mesh whose devices belong to these processes."""
+  devices = [types.SimpleNamespace(process_index=p) for p in processes]
+  devices = np.array(devices).reshape(data, 1, tensor)
+  return types.SimpleNamespace(
+    devices=devices, shape=dict(data=data, fsdp=1, tensor=tensor)
+  )
+
+
+def test_rows_of_hosts_that_are_not_laid_out_in_turn():
+  """As TPUs of a 4 x 4 slice lie: a global array has the hosts' rows mixed."""
+  mesh = mesh_of([0, 1, 1, 0, 2, 2], 6, 1)
+  loaded = np.arange(12)  # in the loaders' order: 4 rows a host
+  mine = [sharding.host_rows(mesh, p) for p in range(3)]
+  shares = [list(loaded[m.share(12)]) for m in mine]
+  assert sum(shares, []) == list(loaded)
+  # Each host's rows, in turn, to its devices in the order of the mesh.
+  queues = [list(share) for share in shares]
+  on_devices = [queues[p].pop(0) for p in (0, 0, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2)]
+  np.testing.assert_array_equal(mine[0].in_order(np.array(on_devices)), loaded)
+
+
+def test_rows_that_two_hosts_share():
+  mesh = mesh_of([0, 1, 0, 1, 2, 3, 2, 3], 4, 2)
+  found = [sharding.host_rows(mesh, p) for p in range(4)]
+  assert [(f.host, f.count) for f in found] == [(0, 2), (0, 2), (1, 2), (1, 2)]
+  with pytest.raises(ConfigError, match="across the processes unevenly"):
+    sharding.host_rows(mesh_of([0, 0, 0, 1, 1, 1], 2, 3), 0)
 
 
 # --- Who is there -----------------------------------------------------------------
@@ -190,6 +223,7 @@ def test_a_port_that_is_taken():
   [
     ({}, None),
     (dict(SLURM_STEP_NUM_TASKS="1"), None),
+    (dict(VTR_COORDINATOR="auto"), ""),
     (dict(SLURM_STEP_NUM_TASKS="4"), ""),
     (dict(TPU_WORKER_HOSTNAMES="localhost"), None),
     (dict(TPU_WORKER_HOSTNAMES="a,b"), ""),

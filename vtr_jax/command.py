@@ -67,7 +67,7 @@ def run(work: Callable[[], object]) -> None:
 def define_peers() -> None:
   """Flags that say which process of a run this is."""
   flags.DEFINE_string(
-    "coordinator", "", "host:port of process 0, if there are several."
+    "coordinator", "", "host:port of process 0, if there are several; or auto."
   )
   flags.DEFINE_integer("num_processes", 0, "How many there are.")
   flags.DEFINE_integer("process_id", -1, "Which one this is, from 0.")

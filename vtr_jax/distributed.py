@@ -66,10 +66,15 @@ def find(
   """Flags, else VTR_COORDINATOR, VTR_NUM_PROCESSES and VTR_PROCESS_ID, else what a
   scheduler has set; None = this process is alone.
 
+  The coordinator "auto" says that there are others, and that JAX knows them: Cloud TPU
+  tells of them by its metadata server alone, which is not asked on every machine.
+
   Raises:
     ConfigError: only a part of it is given.
   """
   coordinator = coordinator or environ.get("VTR_COORDINATOR", "")
+  if coordinator == "auto":
+    return Peers(**times)
   if coordinator:
     try:
       count = count or int(environ.get("VTR_NUM_PROCESSES", 0))

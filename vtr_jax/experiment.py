@@ -75,7 +75,9 @@ class TrainConfig:
     """
     plain = dict(self.objective)
     if "compute" in plain:
-      plain["compute"] = {**plain["compute"], "remat": "none"}
+      # Nor can it be seen what a kernel does.
+      same = dict(remat="none", attention="xla")
+      plain["compute"] = {**plain["compute"], **same}
     objective = objectives.build(plain, self.clip, self.text, self.mask)
     spec = batch_lib.spec(self.clip, self.text, self.mask, self.batch_size)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
@@ -183,7 +185,7 @@ def build(
     writer=out,
     stop=stop,
     profile=Profile(show.steps, place / "profile"),
-    # Written when the run began, and never again.
+    # Written when the run began, and again only if another config was allowed.
     began=meta.get("began", (place / "config.json").stat().st_mtime),
     trained=meta.get("trained", 0.0),
   )

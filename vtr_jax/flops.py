@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# Peak of dense bfloat16 products a chip, FLOP/s, by `device_kind`; makers' data sheets.
+# Peak of dense bfloat16 products of a device, FLOP/s, by `device_kind`; data sheets.
 PEAKS = {
   "TPU v4": 275e12,
   "TPU v5 lite": 197e12,
@@ -21,7 +21,7 @@ PEAKS = {
   "TPU v5p": 459e12,
   "TPU v6 lite": 918e12,
   "TPU v6e": 918e12,
-  "TPU7x": 2307e12,
+  "TPU7x": 1153.5e12,  # half a chip: that is what JAX calls a device
   "NVIDIA A100-SXM4-40GB": 312e12,
   "NVIDIA A100-SXM4-80GB": 312e12,
   "NVIDIA H100 80GB HBM3": 989e12,

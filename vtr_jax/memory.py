@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from vtr_jax.errors import ConfigError
 
@@ -43,24 +44,28 @@ def is_full(error: Exception) -> bool:
   )
 
 
-def advice(config: Any) -> ConfigError:
+def advice(config: Any, mesh: Mesh) -> ConfigError:
   """What can be done, what gains most first; only what is not done yet.
 
   Args:
     config: the run's TrainConfig.
+    mesh: that it has.
   """
   c, compute = config, config.objective.get("compute", {})
+  rows = mesh.shape["data"] * mesh.shape["fsdp"]
+  fits = lambda size, parts: size > 1 and size % (rows * parts) == 0
   ways = []
   if compute.get("remat", "full") not in ("full", "offload"):
     ways.append("config.objective.compute.remat=full keeps only blocks' inputs")
-  if c.batch_size > 2 * c.micro_batches:
+  if fits(c.batch_size, 2 * c.micro_batches):
     ways.append(
       f"config.micro_batches={2 * c.micro_batches} embeds smaller parts, and the "
       "contrastive loss stays that of the whole batch"
     )
-  if jax.device_count() > c.mesh.fsdp:
+  if mesh.shape["fsdp"] < mesh.size:
     ways.append("config.mesh.fsdp splits parameters and optimiser over devices")
-  ways.append(f"config.batch_size={c.batch_size // 2}")
+  if fits(c.batch_size // 2, c.micro_batches):
+    ways.append(f"config.batch_size={c.batch_size // 2}")
   if c.clip.frames > 1:
     ways.append(f"config.clip.frames={c.clip.frames // 2}")
   ways.append("a larger config.mask.video_ratio, where hidden places are left out")

@@ -127,13 +127,61 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+@dataclasses.dataclass(frozen=True)
+class HostRows:
+  """Which rows of a global batch this process loads, and where they come to lie.
+
+  Loaders give host h the h-th part of a batch. On the devices a host's rows lie where
+  its devices do, and TPUs are not laid out host by host: a global array has the
+  loaders' blocks in another order.
+  """
+
+  host: int  # of `count`; processes that hold the same rows are one host
+  count: int
+  blocks: tuple[int, ...]  # place in the global array of the loaders' i-th block
+
+  def share(self, rows: int) -> slice:
+    """This host's part of a batch, in the loaders' order."""
+    part = rows // self.count
+    return slice(self.host * part, (self.host + 1) * part)
+
+  def in_order(self, found: np.ndarray) -> np.ndarray:
+    """Rows of a global array in the loaders' order."""
+    parts = found.reshape(len(self.blocks), -1, *found.shape[1:])
+    return parts[list(self.blocks)].reshape(found.shape)
+
+
+def host_rows(mesh: Mesh, process: int | None = None) -> HostRows:
+  """The rows of a process; None = this one.
+
+  Raises:
+    ConfigError: a process has rows of others' and rows of its own.
+  """
+  process = jax.process_index() if process is None else process
+  devices = mesh.devices.reshape(_mesh_size(mesh, ROWS), -1)
+  owners = [frozenset(d.process_index for d in same_rows) for same_rows in devices]
+  hosts = list(dict.fromkeys(owners))
+  alone = sum(map(len, hosts)) == len(frozenset().union(*hosts))
+  require(
+    alone and len({owners.count(h) for h in hosts}) == 1,
+    f"config.mesh.tensor: groups of {mesh.shape['tensor']} devices lie across the "
+    "processes unevenly; use a divisor of a process's devices, or a multiple",
+  )
+  (mine,) = (i for i, h in enumerate(hosts) if process in h)
+  blocks = [i for h in hosts for i, owner in enumerate(owners) if owner == h]
+  return HostRows(mine, len(hosts), tuple(blocks))
+
+
 def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """Makes one global array of every host's rows."""
-  sharding = batch_sharding(mesh)
-  return {
-    key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
-    for key, value in local.items()
-  }
+  sharding, hosts = batch_sharding(mesh), host_rows(mesh).count
+
+  def put(value: np.ndarray) -> jax.Array:
+    value = np.asarray(value)
+    shape = (len(value) * hosts, *value.shape[1:])
+    return jax.make_array_from_process_local_data(sharding, value, shape)
+
+  return {key: put(value) for key, value in local.items()}
 
 
 def split_rows(batch: Any, parts: int, mesh: Mesh) -> Any:

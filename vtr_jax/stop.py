@@ -22,6 +22,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from vtr_jax.errors import Preempted
 
+_NUDGE = signal.SIGURG  # ignored by default, and used by nothing here
 _BEHIND = 2  # steps; by then the flag has been sent, and reading it waits for nothing
 
 
@@ -63,12 +65,14 @@ class StopSignal:
       self._other_end.setblocking(False)
       self._fd = signal.set_wakeup_fd(self._other_end.fileno())
       self._before = signal.signal(signal.SIGTERM, self._handle)
+      self._nudge_before = signal.signal(_NUDGE, lambda *_: None)
       threading.Thread(target=self._watch, daemon=True).start()
     return self
 
   def __exit__(self, *unused: Any) -> None:
     if self._installed:
       signal.signal(signal.SIGTERM, self._before)
+      signal.signal(_NUDGE, self._nudge_before)
       signal.set_wakeup_fd(self._fd)
       self._other_end.close()  # ends the thread
       self._installed = False
@@ -123,10 +127,19 @@ class StopSignal:
       raise Preempted("asked to stop")
 
   def _watch(self) -> None:
-    """Leaves while the main thread is held in a call that Python cannot interrupt."""
+    """Leaves while the main thread is held in a call that Python cannot interrupt.
+
+    And wakes it where another thread was given the signal: handlers run in the main
+    thread alone, and it would sleep on.
+    """
     while number := self._ours.recv(1):
-      if number[0] == signal.SIGTERM and self._mode == "free" and self._alone:
+      if number[0] != signal.SIGTERM:
+        continue
+      if self._mode == "free" and self._alone:
         print("asked to stop before the first step; run it again", file=sys.stderr)
         sys.stderr.flush()
         os._exit(Preempted.exit_code)
+      time.sleep(0.05)
+      if not self._asked:
+        signal.pthread_kill(threading.main_thread().ident, _NUDGE)
     self._ours.close()

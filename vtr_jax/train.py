@@ -54,6 +54,7 @@ def _train(run: Run) -> None:
   if start >= c.steps:
     return
   run.writer.say(f"training from step {start} to {c.steps}")
+  hosts = sharding.host_rows(run.mesh)
   batches = loader.train_batches(
     c.data,
     c.clip,
@@ -63,8 +64,8 @@ def _train(run: Run) -> None:
     batch_size=c.batch_size,
     seed=c.seed,
     start_step=start,
-    host=jax.process_index(),
-    num_hosts=jax.process_count(),
+    host=hosts.host,
+    num_hosts=hosts.count,
   )
   log = Progress(run, start)
   try:
@@ -83,7 +84,7 @@ def _train(run: Run) -> None:
   except jax.errors.JaxRuntimeError as e:
     if not memory.is_full(e):
       raise
-    raise memory.advice(run.config) from e
+    raise memory.advice(run.config, run.mesh) from e
   finally:
     batches.close()
 

@@ -53,7 +53,8 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
     begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
     before = flatten(json.loads(stored.read_text())) if begun else now
     _refuse_change(workdir, before, now)
-    write_json(stored, plain(config))
+    if not begun or before != now:  # its age is the run's
+      write_json(stored, plain(config))
   except OSError as e:
     raise DataError(
       f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"

@@ -100,7 +100,7 @@ class OnDevices:
   """An objective's function over batches; every host gets every row."""
 
   def __init__(self, function: Any, mesh: Mesh):
-    self._mesh = mesh
+    self._mesh, self._hosts = mesh, sharding.host_rows(mesh)
     self._jitted = jax.jit(function, out_shardings=sharding.replicated(mesh))
 
   def __call__(self, params: Params, batch: Mapping[str, np.ndarray]) -> Any:
@@ -108,7 +108,7 @@ class OnDevices:
     on_device = {k: v for k, v in batch.items() if k not in HOST_KEYS}
     with sharding.scope(self._mesh):
       out = self._jitted(params, sharding.put_batch(on_device, self._mesh))
-    return jax.tree.map(np.asarray, out)
+    return jax.tree.map(lambda x: self._hosts.in_order(np.asarray(x)), out)
 
   def rows(self, params: Params, batches: Iterable[Mapping], count: int) -> np.ndarray:
     """The first `count` rows over all batches; the last batch is padded."""
@@ -150,7 +150,8 @@ class Embedder:
       embed = objective.encode_video
     self._video = OnDevices(embed, mesh)
     self._text = OnDevices(objective.embed_text, mesh)
-    self._share = dict(host=jax.process_index(), num_hosts=jax.process_count())
+    hosts = sharding.host_rows(mesh)
+    self._share = dict(host=hosts.host, num_hosts=hosts.count)
 
   def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
     c, views = self._context, self._views
@@ -213,7 +214,7 @@ class Matcher:
     """This host's rows of batches of pairs."""
     c = self._context
     ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
-    rows = host_rows(c.batch_size)
+    rows = sharding.host_rows(c.mesh).share(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
       c.check()
       # The last batch is filled up with pair 0; `rows` cuts it off again.
@@ -225,9 +226,3 @@ class Matcher:
         text_ids=ids[texts[picked]],
         text_valid=valid[texts[picked]],
       )
-
-
-def host_rows(rows: int) -> slice:
-  """This host's part of a global batch."""
-  share = rows // jax.process_count()
-  return slice(jax.process_index() * share, (jax.process_index() + 1) * share)

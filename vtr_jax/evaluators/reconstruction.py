@@ -4,16 +4,15 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vtr_jax import figures
+from vtr_jax import figures, sharding
 from vtr_jax.batch import patchify, unpatchify
 from vtr_jax.config import require
 from vtr_jax.data import loader, sources
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.evaluators.base import Context, OnDevices, host_rows
+from vtr_jax.evaluators.base import Context, OnDevices
 from vtr_jax.objectives.base import Params
 
 _SHOWN = 4  # clips in the picture
@@ -51,6 +50,7 @@ class Evaluator:
 
   def run(self, params: Params) -> dict[str, float]:
     c, sums = self._context, np.zeros(5)
+    hosts = sharding.host_rows(c.mesh)
     batches = loader.train_batches(
       self._data,
       c.clip,
@@ -59,8 +59,8 @@ class Evaluator:
       c.tokenizer,
       batch_size=c.batch_size,
       seed=self._config.seed,
-      host=jax.process_index(),
-      num_hosts=jax.process_count(),
+      host=hosts.host,
+      num_hosts=hosts.count,
     )
     try:
       for _ in range(self._config.batches):
@@ -68,7 +68,7 @@ class Evaluator:
         if problems := [p for p in batch["problem"] if p]:
           raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
         pixels, words = self._reconstruct(params, batch)
-        share = host_rows(c.batch_size)
+        share = hosts.share(c.batch_size)
         mine = self._sums(batch, pixels[share], words[share])
         # Each host has its own rows, and all of them tell the same numbers.
         sums += multihost_utils.process_allgather(mine).reshape(-1, 5).sum(axis=0)

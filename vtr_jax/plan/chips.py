@@ -34,7 +34,7 @@ class Chip:
 
 
 def _tpu(kind: str, gib: float, bandwidth: float, per_chip: int = 1, **more) -> Chip:
-  peak = flops.PEAKS[kind] / per_chip
+  peak = flops.PEAKS[kind]  # of a device already
   return Chip(kind, gib * GIB / per_chip, bandwidth / per_chip, peak, per_chip, **more)
 
 
