@@ -160,7 +160,7 @@ def test_rows_of_hosts_that_are_not_laid_out_in_turn():
   loaded = np.arange(12)  # in the loaders' order: 4 rows a host
   mine = [sharding.host_rows(mesh, p) for p in range(3)]
   shares = [list(loaded[m.share(12)]) for m in mine]
-  assert sum(shares, []) == list(loaded)
+  assert [row for share in shares for row in share] == list(loaded)
   # Each host's rows, in turn, to its devices in the order of the mesh.
   queues = [list(share) for share in shares]
   on_devices = [queues[p].pop(0) for p in (0, 0, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2)]
@@ -172,7 +172,7 @@ def test_rows_that_two_hosts_share():
   found = [sharding.host_rows(mesh, p) for p in range(4)]
   assert [(f.host, f.count) for f in found] == [(0, 2), (0, 2), (1, 2), (1, 2)]
   with pytest.raises(ConfigError, match="across the processes unevenly"):
-    sharding.host_rows(mesh_of([0, 0, 0, 1, 1, 1], 2, 3), 0)
+    sharding.host_rows(mesh_of([0, 0, 1, 1, 1, 0], 3, 2), 0)
 
 
 # --- Who is there -----------------------------------------------------------------
