@@ -81,9 +81,9 @@ class TrainConfig:
     objective = objectives.build(plain, self.clip, self.text, self.mask)
     spec = batch_lib.spec(self.clip, self.text, self.mask, self.batch_size)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
-    teacher = objective.teacher.pick(params) if objective.teacher else None
+    teacher, key = objective.shadowed(params), jax.random.key(0)
     loss = step.Loss(objective, self.weights)
-    return flops.of(loss.gradient, params, teacher, spec, jax.random.key(0))
+    return flops.of(loss.gradient, params, teacher, spec, key)
 
 
 @dataclasses.dataclass

@@ -1,6 +1,5 @@
 """Everything that training changes, in one struct."""
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -51,9 +50,8 @@ def abstract(
     transform_non_params=lambda _: whole,
     is_leaf=masked,
   )
-  shadowed = _shadowed(objective)
-  shardings = TrainState(whole, params, opt_state, shadowed(params))
-  make = lambda params: _fresh(optimizer, params, shadowed(params))
+  shardings = TrainState(whole, params, opt_state, objective.shadowed(params))
+  make = lambda params: _fresh(optimizer, params, objective.shadowed(params))
   return jax.eval_shape(make, nn.unbox(boxed)), shardings
 
 
@@ -75,7 +73,7 @@ def init(
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    teacher = jax.tree.map(jnp.copy, _shadowed(objective)(params))
+    teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
     return _fresh(optimizer, params, teacher)
 
   with sharding.scope(mesh):
@@ -88,7 +86,3 @@ def _fresh(
 ) -> TrainState:
   step = jnp.zeros((), jnp.int32)
   return TrainState(step, params, optimizer.init(params), teacher)
-
-
-def _shadowed(objective: Objective) -> Callable[[Any], Any]:
-  return objective.teacher.pick if objective.teacher else lambda _: None

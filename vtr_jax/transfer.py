@@ -53,8 +53,8 @@ def start_from(
     return jax.device_put(time_positions(there, len(here), longer_clips), here.sharding)
 
   params = jax.tree.map(adapt, found, state.params)
-  pick = objective.teacher.pick if objective.teacher else lambda _: None
-  return state.replace(params=params, teacher=jax.tree.map(jnp.copy, pick(params)))
+  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
+  return state.replace(params=params, teacher=teacher)
 
 
 def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

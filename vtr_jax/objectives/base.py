@@ -60,6 +60,10 @@ class Objective:
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
   teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
 
+  def shadowed(self, params: Any) -> Any:
+    """The part of `params`, or of a tree like it, that a teacher shadows, or None."""
+    return self.teacher.pick(params) if self.teacher else None
+
 
 def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
   """(key, batch) -> boxed parameters, for models that are called with a batch."""
