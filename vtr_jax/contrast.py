@@ -70,14 +70,15 @@ def contrast(
 
 
 def _similarities(scale, shift, anchors, others) -> Float[Array, "a o"]:
-  """In full precision: rounded otherwise than `_positives`, losses would be off."""
+  """In full precision: rounded otherwise than `_over_anchors`, losses would be off."""
   highest = jax.lax.Precision.HIGHEST
   return scale * jnp.matmul(anchors, others.T, precision=highest) + shift
 
 
-def _positives(scale, shift, anchors, others) -> Float[Array, "a"]:
-  """The matrix's diagonal, each device from its own rows."""
-  return scale * (anchors * others).sum(axis=1) + shift
+def _over_anchors(rivals, scale, shift, anchors, others, valid) -> Float[Array, ""]:
+  """Sum of the losses; the matrix's diagonal is each device's from its own rows."""
+  positive = scale * (anchors * others).sum(axis=1) + shift
+  return jnp.where(valid, rivals - positive, 0).sum()
 
 
 def _per_anchor(
@@ -98,14 +99,12 @@ def _dense(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
   """Sum over valid anchors of their loss; so are the next two."""
   logits = _similarities(scale, shift, anchors, others)
   rivals = _per_anchor(config.loss, logits, valid)
-  positive = _positives(scale, shift, anchors, others)
-  return jnp.where(valid, rivals - positive, 0).sum()
+  return _over_anchors(rivals, scale, shift, anchors, others, valid)
 
 
 def _chunked(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
   rivals = _rivals(config, scale, shift, anchors, others, valid)
-  positive = _positives(scale, shift, anchors, others)
-  return jnp.where(valid, rivals - positive, 0).sum()
+  return _over_anchors(rivals, scale, shift, anchors, others, valid)
 
 
 def _ring(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
@@ -122,8 +121,8 @@ def _ring(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
 
     own = _rivals(config, scale, shift, anchors, others, valid)
     (rivals, *_), _ = jax.lax.scan(turn, (own, others, valid), length=count - 1)
-    positive = _positives(scale, shift, anchors, others)
-    return jax.lax.psum(jnp.where(valid, rivals - positive, 0).sum(), ROWS)
+    here = _over_anchors(rivals, scale, shift, anchors, others, valid)
+    return jax.lax.psum(here, ROWS)
 
   rows, whole = PartitionSpec(ROWS), PartitionSpec()
   over = jax.shard_map(
