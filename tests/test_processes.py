@@ -149,9 +149,8 @@ def mesh_of(processes, data, tensor):
   """What `host_rows` asks of a mesh whose devices belong to these processes."""
   devices = [types.SimpleNamespace(process_index=p) for p in processes]
   devices = np.array(devices).reshape(data, 1, tensor)
-  return types.SimpleNamespace(
-    devices=devices, shape=dict(data=data, fsdp=1, tensor=tensor)
-  )
+  shape = dict(data=data, fsdp=1, tensor=tensor)
+  return type("Mesh", (), dict(devices=devices, shape=shape))
 
 
 def test_rows_of_hosts_that_are_not_laid_out_in_turn():

@@ -6,6 +6,7 @@ parameters and of the batch and by the constraint at the end of every block.
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -151,6 +152,7 @@ class HostRows:
     return parts[list(self.blocks)].reshape(found.shape)
 
 
+@functools.cache  # asked at every step
 def host_rows(mesh: Mesh, process: int | None = None) -> HostRows:
   """The rows of a process; None = this one.
 
