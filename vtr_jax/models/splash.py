@@ -10,6 +10,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.sharding import ROWS
+
 _TILE = 128  # the kernel's lengths are multiples of it
 _BLOCK = 512  # at most; the kernel's default
 
@@ -32,10 +34,10 @@ def attend(
   if mesh.empty:
     return local(query, key, value, valid)
   # The compiler cannot split a kernel: each device runs it on its own rows and heads.
-  heads = PartitionSpec(("data", "fsdp"), None, "tensor")
+  rows, heads = PartitionSpec(ROWS), PartitionSpec(ROWS, None, "tensor")
   return jax.shard_map(
     local,
-    in_specs=(heads, heads, heads, PartitionSpec(("data", "fsdp"))),
+    in_specs=(heads, heads, heads, rows),
     out_specs=heads,
     check_vma=False,
   )(query, key, value, valid)
@@ -44,11 +46,11 @@ def attend(
 def _one_device(query, key, value, valid, interpret) -> Float[Array, "b n h e"]:
   length, heads, size = query.shape[1:]
   query = query * size**-0.5
-  query, key, value = (_filled(x, 1).swapaxes(1, 2) for x in (query, key, value))
+  query, key, value = (_filled(x).swapaxes(1, 2) for x in (query, key, value))
   # Places that were filled up are queries without a meaning, and no keys.
   segments = splash_attention.SegmentIds(
     jnp.ones((query.shape[0], query.shape[2]), jnp.int32),
-    _filled(valid, 1).astype(jnp.int32),
+    _filled(valid).astype(jnp.int32),
   )
   whole = splash_attention.FullMask((query.shape[2], key.shape[2]))
   kernel = splash_attention.make_splash_mha_single_device(
@@ -60,11 +62,10 @@ def _one_device(query, key, value, valid, interpret) -> Float[Array, "b n h e"]:
   return out.swapaxes(1, 2)[:, :length]
 
 
-def _filled(x: Array, axis: int) -> Array:
-  """Zeros at the end of `axis`, up to a multiple of the tile."""
-  more = [(0, 0)] * x.ndim
-  more[axis] = (0, -x.shape[axis] % _TILE)
-  return jnp.pad(x, more)
+def _filled(x: Array) -> Array:
+  """Zeros behind the tokens, axis 1, up to a multiple of the tile."""
+  more = (0, -x.shape[1] % _TILE)
+  return jnp.pad(x, [(0, 0), more] + [(0, 0)] * (x.ndim - 2))
 
 
 def _blocks(queries: int, keys: int) -> splash_attention.BlockSizes:
