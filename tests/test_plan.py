@@ -332,7 +332,6 @@ def test_eight_devices_here_are_planned_for(tmp_path):
   assert first["tflop"] > second["tflop"] > 0
   assert first["bound_ms"] is None  # of a CPU no peak is known
   assert "no peak" in run.stdout
-  assert run.stdout.count("784") == 0
 
 
 @pytest.mark.parametrize("shares", [["x"], ["100"], ["-1"]])

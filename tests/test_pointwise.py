@@ -5,21 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_attention import normal, whole
 
 from vtr_jax.models.pointwise import LayerNorm, gelu
 
 CLOSE = dict(float32=2e-6, bfloat16=2e-2)
-
-
-def normal(seed, *shape):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def whole(fun, *inputs):
-  """Value and gradients, each as float32."""
-  value, back = jax.vjp(fun, *inputs)
-  grads = back(jnp.asarray(normal(9, *value.shape), value.dtype))
-  return [np.asarray(x, np.float32) for x in jax.tree.leaves((value, grads))]
 
 
 def assert_close(ours, exact, dtype):
