@@ -49,7 +49,7 @@ train() {
 code=85
 while [ "$code" != 0 ]; do
   code=0
-  { ask && install; } || exit 1
+  { ask && install; } || { code=1 && break; }
   train || code=$?
   # A slice that was taken away leaves ssh with 255.
   [ "$code" = 0 ] || [ "$code" = 85 ] || [ "$code" = 255 ] || break
