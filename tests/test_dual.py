@@ -9,8 +9,8 @@ from weights import draw
 
 from vtr_jax.batch import MaskSpec
 from vtr_jax.data import masks
-from vtr_jax.models import divided, dual, video
-from vtr_jax.models.layers import Compute, Size
+from vtr_jax.models import divided, towers, video
+from vtr_jax.models.layers import VIT, Compute, Size
 
 SIZE, COMPUTE = Size(8, 1, 16, 2), Compute("float32", "xla", False, "none")
 
@@ -53,7 +53,7 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
 @pytest.mark.parametrize("time_init", ["frozen", "output"])
 def test_time_attention_starts_at_zero(time_init):
   """And with Frozen's own start, query and key have no gradient, ever."""
-  block = divided.DividedBlock(SIZE, COMPUTE, 4, "frozen", time_init)
+  block = divided.DividedBlock(SIZE, COMPUTE, VIT, 4, "frozen", time_init)
   x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
   inits = divided.TIME_INITS[time_init]
   layer = divided.DividedAttention(2, COMPUTE, 4, "time", inits)
@@ -72,7 +72,7 @@ def test_time_attention_starts_at_zero(time_init):
 @pytest.mark.parametrize("residual", ["frozen", "timesformer"])
 def test_residual(residual):
   """With space attention and MLP silenced, only TimeSformer keeps the time part."""
-  block = divided.DividedBlock(SIZE, COMPUTE, 4, residual, "output")
+  block = divided.DividedBlock(SIZE, COMPUTE, VIT, 4, residual, "output")
   x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
   params = random_params(block, x)
   for part, last in (("attention", "out"), ("mlp", "down")):
@@ -83,7 +83,7 @@ def test_residual(residual):
 
 def test_time_positions_of_other_lengths():
   learned = jnp.array([[0.0, 4.0], [2.0, 8.0]])
-  fit = lambda *args: np.asarray(dual.time_positions(learned, *args))
+  fit = lambda *args: np.asarray(towers.time_positions(learned, *args))
   np.testing.assert_array_equal(fit(1, "linear"), [[0, 4]])
   np.testing.assert_array_equal(fit(3, "zeros"), [[0, 4], [2, 8], [0, 0]])
   want = [[0, 4], [0.5, 5], [1.5, 7], [2, 8]]
@@ -93,7 +93,7 @@ def test_time_positions_of_other_lengths():
 def test_positions_that_start_as_sinusoids():
   """Space and time together are the fixed table, up to a constant over all places."""
   grid, width = (3, 2, 4), 20
-  space, time = dual.sinusoid_starts(grid)
+  space, time = towers.sinusoid_starts(grid, True)
   places = np.asarray(space(jax.random.key(0), (9, width)))[1:]
   slices = np.asarray(time(jax.random.key(0), (3, width)))
   assert not slices[0].any()  # an image is where it was

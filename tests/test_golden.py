@@ -182,6 +182,7 @@ def frozen():
   text, width, patch = c["text"], c["embed_dim"], c["patch_size"]
   hidden = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
   config = dual.Config(
+    family="frozen",
     video=Size(width, c["depth"], hidden, c["num_heads"]),
     text=Size(text["dim"], text["layers"], text["hidden"], text["heads"]),
     compute=Compute("float32", "xla", False, "none"),
@@ -213,14 +214,15 @@ def test_frozen_outputs(frozen):
   model, params, batch, want = frozen
 
   text = batch["text_ids"], batch["text_valid"]
+  whole = lambda tokens: jnp.concatenate([tokens.cls, tokens.places], axis=1)
 
   @jax.jit
   def outputs(params):
     call = lambda method: model.apply({"params": params}, method=method)
     return (
-      call(lambda m: m.video_tower(batch["video"])),
+      call(lambda m: whole(m.video_tower(batch["video"]))),
       call(lambda m: m.text_tower(*text, train=False)),
-      call(lambda m: m.video_tower(batch["video"][:, :2])),
+      call(lambda m: whole(m.video_tower(batch["video"][:, :2]))),
       call(lambda m: m.pool_video(m.video_tokens(batch))),
       call(lambda m: m.encode_text(*text, train=False)),
       call(lambda m: m.embed_text(batch) @ m.embed_video(batch).T),

@@ -67,11 +67,11 @@ def test_the_features_term_by_hand(target, distance, hidden):
     {"params": params | weights}, method=lambda m: m.video_tower(batch["video"], *idx)
   )
   keep, mask = batch["video_keep_idx"], batch["video_mask_idx"]
-  whole = tower(snapshot)[:, 1:]
+  whole = tower(snapshot).places
   if hidden == "blank":
-    ours, theirs = gather(tower({}, None, mask)[:, 1:], mask), gather(whole, mask)
+    ours, theirs = gather(tower({}, None, mask).places, mask), gather(whole, mask)
   else:
-    ours, theirs = tower({}, keep)[:, 1:], gather(whole, keep)
+    ours, theirs = tower({}, keep).places, gather(whole, keep)
   if target == "projected":
     head = params["video_proj"]
     ours, theirs = (x @ head["kernel"] + head["bias"] for x in (ours, theirs))

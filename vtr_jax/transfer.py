@@ -2,7 +2,7 @@
 
 Everything must fit by name and shape, but for time positions: those of a clip with
 another number of frames are cut, stretched or followed by zeros, as Frozen in Time
-adapts its own (models/dual.time_positions).
+adapts its own (models/towers.time_positions).
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from vtr_jax import checkpoint, sharding
 from vtr_jax.errors import CheckpointError
-from vtr_jax.models.dual import time_positions
+from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState
 

@@ -24,38 +24,49 @@ def attend(
   value: Float[Array, "b m h e"],
   valid: Bool[Array, "b m"] | None = None,
   implementation: str = "xla",
+  causal: bool = False,
 ) -> Float[Array, "b n h e"]:
-  """softmax(query key / sqrt(e)) value, of each head; invalid keys are not seen."""
+  """softmax(query key / sqrt(e)) value, of each head.
+
+  Invalid keys are not seen; nor, if `causal`, are those behind the query's place.
+  """
   if implementation == "xla":
-    return _attend(query, key, value, valid)
+    return _attend(query, key, value, valid, causal)
   if implementation == "splash":
     from vtr_jax.models import splash  # imports Pallas, which takes a second
 
-    return splash.attend(query, key, value, valid)
+    return splash.attend(query, key, value, valid, causal)
   mask = None if valid is None else valid[:, None, None, :]
   return jax.nn.dot_product_attention(
-    query, key, value, mask=mask, implementation="cudnn"
+    query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
   )
 
 
-@jax.custom_vjp
-def _attend(query: Array, key: Array, value: Array, valid: Array | None) -> Array:
-  return _forward(query, key, value, valid)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
+) -> Array:
+  return _forward(query, key, value, valid, causal)[0]
 
 
 def _forward(
-  query: Array, key: Array, value: Array, valid: Array | None
+  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
 ) -> tuple[Array, tuple[Array, ...]]:
   query = query * query.shape[-1] ** -0.5
   scores = einsum("bnhe,bmhe->bhnm", query, key)
   if valid is not None:
     scores = jnp.where(valid[:, None, None, :], scores, -1e30)
+  if causal:
+    scores = jnp.where(jnp.tri(*scores.shape[2:], dtype=bool), scores, -1e30)
   probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
   out = einsum("bhnm,bmhe->bnhe", probs, value).astype(query.dtype)
   return out, (query, key, value, probs, out)
 
 
-def _backward(saved: tuple[Array, ...], g: Array) -> tuple[Array | None, ...]:
+def _backward(
+  causal: bool, saved: tuple[Array, ...], g: Array
+) -> tuple[Array | None, ...]:
+  del causal  # the probabilities know it
   query, key, value, probs, out = saved
   to_value = einsum("bhnm,bnhe->bmhe", probs, g)
   to_probs = einsum("bnhe,bmhe->bhnm", g, value)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
-from vtr_jax.models.layers import Compute, Dense, Mlp, Size, activation
+from vtr_jax.models.layers import Compute, Dense, Kind, Mlp, Size, activation
 from vtr_jax.models.pointwise import LayerNorm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
@@ -81,6 +81,7 @@ class DividedBlock(nn.Module):
 
   size: Size
   compute: Compute
+  kind: Kind
   slices: int
   residual: str
   time_init: str
@@ -90,7 +91,7 @@ class DividedBlock(nn.Module):
     self, x: Float[Array, "b 1+n d"], valid: None = None
   ) -> Float[Array, "b 1+n d"]:
     dtype = self.compute.dtype
-    norm = functools.partial(LayerNorm, 1e-6, dtype)
+    norm = functools.partial(LayerNorm, self.kind.epsilon, dtype)
     attention = functools.partial(
       DividedAttention, self.size.num_heads, self.compute, self.slices
     )
@@ -99,5 +100,6 @@ class DividedBlock(nn.Module):
     space = attention("space", (_XAVIER, _XAVIER), name="attention")
     y = space(norm(name="norm_attention")(after_time))
     x = y + (x if self.residual == "frozen" else after_time)
-    x += Mlp(self.size.mlp_dim, dtype, name="mlp")(norm(name="norm_mlp")(x))
+    mlp = Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")
+    x += mlp(norm(name="norm_mlp")(x))
     return activation(x)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtr_jax.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
-from vtr_jax.models.pointwise import LayerNorm, gelu
+from vtr_jax.models.pointwise import GELUS, LayerNorm
 
 logical = nn.with_logical_partitioning
 
@@ -36,6 +36,17 @@ class Size:
       f"num_heads: {self.num_heads} does not divide width {self.width}",
     )
 
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What the blocks of one family of models do their own way; ViT's if not said."""
+
+  epsilon: float = 1e-6  # of every LayerNorm
+  gelu: str = "exact"  # exact | quick | tanh, see models/pointwise.py
+  causal: bool = False  # whether a token attends to no later one
+
+
+VIT = Kind()
 
 _REMAT = dict(
   none=None,
@@ -129,6 +140,7 @@ class Attention(nn.Module):
 
   num_heads: int
   compute: Compute
+  causal: bool = False
 
   @nn.compact
   def __call__(
@@ -141,39 +153,43 @@ class Attention(nn.Module):
     key = split(dense(("embed", "heads"), use_bias=False, name="key")(x))
     value = split(dense(("embed", "heads"), name="value")(x))
     with jax.named_scope("attend"):
-      y = attend(query, key, value, valid, self.compute.attention)
+      y = attend(query, key, value, valid, self.compute.attention, self.causal)
     return dense(("heads", "embed"), name="out")(y.reshape(b, n, d))
 
 
 class Mlp(nn.Module):
-  """Two layers with the exact GELU between them, computed in float32."""
+  """Two layers with a GELU between them, computed in float32."""
 
   hidden: int
   dtype: str
+  gelu: str = "exact"
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     y = Dense(self.hidden, ("embed", "mlp"), self.dtype, name="up")(x)
-    return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(gelu(y))
+    return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(
+      GELUS[self.gelu](y)
+    )
 
 
 class Block(nn.Module):
-  """Pre-norm transformer block (ViT, VideoMAE; LayerNorm epsilon 1e-6)."""
+  """Pre-norm transformer block (ViT, VideoMAE, CLIP)."""
 
   size: Size
   compute: Compute
+  kind: Kind = VIT
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
-    norm = functools.partial(LayerNorm, 1e-6, self.compute.dtype)
-    x += Attention(self.size.num_heads, self.compute, name="attention")(
-      norm(name="norm_attention")(x), valid
-    )
-    x += Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(
-      norm(name="norm_mlp")(x)
-    )
+    kind, dtype = self.kind, self.compute.dtype
+    norm = functools.partial(LayerNorm, kind.epsilon, dtype)
+    heads = self.size.num_heads
+    attention = Attention(heads, self.compute, kind.causal, name="attention")
+    x += attention(norm(name="norm_attention")(x), valid)
+    mlp = Mlp(self.size.mlp_dim, dtype, kind.gelu, name="mlp")
+    x += mlp(norm(name="norm_mlp")(x))
     return activation(x)
 
 
@@ -208,12 +224,17 @@ class Transformer(nn.Module):
 
   size: Size
   compute: Compute
+  kind: Kind = VIT
+  norm_last: bool = True
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
-    fields = self.size, self.compute
+    fields = self.size, self.compute, self.kind
     x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid)
-    return activation(LayerNorm(1e-6, self.compute.dtype, name="norm")(x))
+    if not self.norm_last:
+      return x
+    norm = LayerNorm(self.kind.epsilon, self.compute.dtype, name="norm")
+    return activation(norm(x))

@@ -8,6 +8,7 @@ is a third of a block's memory and of the bytes that a scanned block moves.
 
 import functools
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -39,6 +40,24 @@ def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def _remade(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
+  """`activation` in float32, of which the input alone is kept."""
+
+  @jax.checkpoint
+  def call(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    return activation(x.astype(jnp.float32)).astype(x.dtype)
+
+  return call
+
+
+# quick: x sigmoid(1.702 x), OpenAI's CLIP; tanh: BERT's first code, SigLIP.
+GELUS = dict(
+  exact=gelu,
+  quick=_remade(lambda x: x * jax.nn.sigmoid(1.702 * x)),
+  tanh=_remade(functools.partial(jax.nn.gelu, approximate=True)),
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

@@ -21,6 +21,7 @@ def attend(
   key: Float[Array, "b m h e"],
   value: Float[Array, "b m h e"],
   valid: Bool[Array, "b m"] | None = None,
+  causal: bool = False,
   interpret: bool = False,
 ) -> Float[Array, "b n h e"]:
   """As `attention.attend`; `interpret` runs the kernel where there is no TPU."""
@@ -28,7 +29,7 @@ def attend(
     valid = jnp.ones(key.shape[:2], bool)
 
   def local(query, key, value, valid):
-    return _one_device(query, key, value, valid, interpret)
+    return _one_device(query, key, value, valid, causal, interpret)
 
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -43,7 +44,7 @@ def attend(
   )(query, key, value, valid)
 
 
-def _one_device(query, key, value, valid, interpret) -> Float[Array, "b n h e"]:
+def _one_device(query, key, value, valid, causal, interpret) -> Float[Array, "b n h e"]:
   length, heads, size = query.shape[1:]
   query = query * size**-0.5
   query, key, value = (_filled(x).swapaxes(1, 2) for x in (query, key, value))
@@ -52,9 +53,10 @@ def _one_device(query, key, value, valid, interpret) -> Float[Array, "b n h e"]:
     jnp.ones((query.shape[0], query.shape[2]), jnp.int32),
     _filled(valid).astype(jnp.int32),
   )
-  whole = splash_attention.FullMask((query.shape[2], key.shape[2]))
+  kind = splash_attention.CausalMask if causal else splash_attention.FullMask
+  seen = kind((query.shape[2], key.shape[2]))
   kernel = splash_attention.make_splash_mha_single_device(
-    mask=splash_attention.MultiHeadMask([whole] * heads),
+    mask=splash_attention.MultiHeadMask([seen] * heads),
     block_sizes=_blocks(query.shape[2], key.shape[2]),
     interpret=interpret,
   )

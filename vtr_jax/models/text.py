@@ -24,7 +24,7 @@ def hide_words(
 
 
 class TextEmbed(nn.Module):
-  """Words and learned positions, normalised (epsilon 1e-12, as in BERT).
+  """Words and learned positions, normalised (epsilon 1e-12, as in BERT) or not.
 
   BERT also adds its token-type-0 row to every token; that row belongs into the
   position table here.
@@ -34,6 +34,7 @@ class TextEmbed(nn.Module):
   width: int
   dropout: float
   dtype: str
+  norm: bool = True
 
   @nn.compact
   def __call__(
@@ -52,5 +53,6 @@ class TextEmbed(nn.Module):
     # As PyTorch's padding_idx: padding never trains its word row.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
     x += positions[: ids.shape[1]].astype(self.dtype)
-    x = LayerNorm(1e-12, self.dtype, name="norm")(x)
+    if self.norm:
+      x = LayerNorm(1e-12, self.dtype, name="norm")(x)
     return nn.Dropout(self.dropout)(x, deterministic=not train)

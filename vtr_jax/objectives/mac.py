@@ -26,6 +26,7 @@ from vtr_jax.config import choose
 from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual, pixels
 from vtr_jax.models.layers import Size
+from vtr_jax.models.towers import Tokens
 from vtr_jax.models.video import gather
 from vtr_jax.objectives.base import (
   Forward,
@@ -70,10 +71,8 @@ class MAC(dual.DualEncoder):
     rebuilt = None if self.config.decoder is None else self.decode(tokens, batch)
     return self.pool_video(tokens), self.masked_text(batch), rebuilt
 
-  def decode(
-    self, tokens: Float[Array, "b 1+k d"], batch: Batch
-  ) -> Float[Array, "b m p"]:
-    keep_idx, visible = batch["video_keep_idx"], tokens[:, 1:]
+  def decode(self, tokens: Tokens, batch: Batch) -> Float[Array, "b m p"]:
+    keep_idx, visible = batch["video_keep_idx"], tokens.places
     if self.config.hidden == "blank":
       visible = gather(visible, keep_idx)
     return self.rebuild(visible, keep_idx, batch["video_mask_idx"])

@@ -65,7 +65,7 @@ class MILES(dual.DualEncoder):
   ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m d"]]:
     """(video, text, features where they are compared) of the masked batch."""
     tokens = self.masked_tokens(batch)
-    found = tokens[:, 1:]
+    found = tokens.places
     if self.config.hidden == "blank":
       found = gather(found, batch["video_mask_idx"])
     return self.pool_video(tokens), self.masked_text(batch), self.project(found)
@@ -73,11 +73,11 @@ class MILES(dual.DualEncoder):
   def features(self, batch: Batch) -> Float[Array, "b m d"]:
     """Features of the whole clip where they are compared."""
     where = "video_mask_idx" if self.config.hidden == "blank" else "video_keep_idx"
-    return self.project(gather(self.video_tokens(batch)[:, 1:], batch[where]))
+    return self.project(gather(self.video_tokens(batch).places, batch[where]))
 
   def project(self, features: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
     projected = self.config.target == "projected"
-    return self.video_proj(features) if projected else features
+    return self.project_video(features) if projected else features
 
 
 def forward(
