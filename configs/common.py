@@ -18,6 +18,11 @@ SIZES = dict(
   L=(1024, 24, 4096, 16),
 )
 
+# CLIP's text tower beside its B/32 and B/16, and what it takes off an image's colours.
+CLIP_TEXT = dict(width=512, depth=12, mlp_dim=2048, num_heads=8)
+CLIP_COLOURS = dict(
+  mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
+)
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 

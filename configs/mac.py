@@ -4,6 +4,8 @@
   python -m vtr_jax.main --config=configs/mac.py:smoke           seconds, for tests
   python -m vtr_jax.main --config=configs/mac.py:webvid2m_cc3m   the paper's recipe
   python -m vtr_jax.main --config=configs/mac.py:flickr8k        images, on CPU
+  python -m vtr_jax.main --config=configs/mac.py:clip            from CLIP's weights:
+    --config.init_from=clip:ViT-B-16.pt --config.tokenizer=bpe_simple_vocab_16e6.txt.gz
 
 Sources: "paper" is arXiv 2212.00986 (text or figures), "weak" a value that only its
 claimed savings point to, "Frozen" the code that it builds on (arXiv 2104.00650),
@@ -17,6 +19,7 @@ from configs import common
 
 def get_config(variant: str = "demo") -> ConfigDict:
   made = dict(demo=demo, smoke=demo, webvid2m_cc3m=webvid2m_cc3m, flickr8k=flickr8k)
+  made |= dict(clip=clip)
   c = ConfigDict(made[common.variant(variant, tuple(made))]())
   if variant == "smoke":
     common.shrink(c)
@@ -31,7 +34,8 @@ def webvid2m_cc3m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; ours
-    init_from="",  # run whose parameters this one starts from; ours
+    init_from="",  # run to start from, or public weights KIND:FILE,... ; ours
+    init_allow=(),  # patterns of their keys, and of our paths, that may lack; ours
     steps=10 * (5_500_000 // 1024),  # ours: 10 epochs
     batch_size=1024,  # ours
     eval_batch_size=256,  # ours
@@ -128,6 +132,39 @@ def webvid2m_cc3m() -> dict:
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours
   )
+
+
+def clip() -> dict:
+  """Masked post-pre-training of CLIP ViT-B/16 on videos.
+
+  Towers, temperature, colours and length of captions are CLIP's (arXiv 2103.00020 and
+  code); how long and how fast is ours. Time positions start at 0 and attention is
+  joint: of one frame, the model gives CLIP's own embedding.
+  """
+  c = webvid2m_cc3m()
+  c |= dict(steps=20_000)
+  c["clip"] |= common.CLIP_COLOURS
+  # One more word than CLIP has: the mask token.
+  c["text"] |= dict(length=77, vocab_size=49409, mask_id=49408)
+  c["objective"] |= dict(
+    family="clip",
+    text=common.CLIP_TEXT,
+    projection=512,
+    text_norm="pre",
+    text_dropout=0.0,
+    temperature=0.01,  # where CLIP's training left it
+    learn_temperature=True,
+  )
+  c["optim"] |= dict(
+    lr=5e-6,
+    schedule="cosine",
+    warmup_steps=2000,
+    b2=0.98,
+    weight_decay=0.2,
+    decay_rules=((r"(kernel|words)$", 1.0), (".*", 0.0)),
+    clip_norm=1.0,
+  )
+  return c
 
 
 def demo() -> dict:

@@ -31,7 +31,8 @@ def webvid2m_cc3m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; ours
-    init_from="",  # run whose parameters this one starts from; ours
+    init_from="",  # run to start from, or public weights KIND:FILE,... ; ours
+    init_allow=(),  # patterns of their keys, and of our paths, that may lack; ours
     steps=10 * (5_500_000 // 800),  # MCQ: 10 epochs with 4 frames
     batch_size=800,  # MCQ: 20 clips on each of 40 GPUs
     eval_batch_size=256,  # ours

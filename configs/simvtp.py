@@ -34,7 +34,8 @@ def webvid2m() -> dict:
   return dict(
     name="",
     seed=0,  # of everything random; code
-    init_from="",  # run whose parameters this one starts from; ours
+    init_from="",  # run to start from, or public weights KIND:FILE,... ; ours
+    init_allow=(),  # patterns of their keys, and of our paths, that may lack; ours
     steps=200 * steps_per_epoch,  # paper: 200 epochs of WebVid-2M
     batch_size=1024,  # code: 16 clips on each of 64 GPUs
     eval_batch_size=256,  # ours

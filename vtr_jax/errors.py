@@ -32,6 +32,12 @@ class BadSample(DataError):
   """One record cannot be used. Training replaces it, evaluation stops."""
 
 
+class WeightsError(VtrError):
+  """A weights file cannot be read, or does not fit the model key by key."""
+
+  exit_code = 2
+
+
 class DataBudgetError(VtrError):
   """More records were bad than `data.bad_budget` allows."""
 

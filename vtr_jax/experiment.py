@@ -28,6 +28,7 @@ from vtr_jax.observe import Observe, Profile
 from vtr_jax.optim import OptimConfig
 from vtr_jax.sharding import MeshConfig
 from vtr_jax.stop import StopSignal
+from vtr_jax.weights.load import pieces
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class TrainConfig:
 
   name: str  # of the run; runs/<name> is the default workdir
   seed: int  # of parameters, data order, masks, dropout, negatives
-  init_from: str  # directory of the run whose parameters this one starts from, or ""
+  init_from: str  # run to start from, or public weights: KIND:FILE,...; "" = neither
+  init_allow: tuple[str, ...]  # patterns: of public weights, what may miss or be left
   steps: int
   batch_size: int  # clips per step over all devices
   eval_batch_size: int  # rows per evaluation batch over all devices
@@ -148,12 +150,15 @@ def build(
   state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   meta: dict[str, Any] = {}
+  report = ""
   if checkpoints.latest_step() is not None:
     state, meta = checkpoints.restore(state)
     _check_data(meta["data"], fingerprint, data)
   elif config.init_from:
     longer = config.objective.get("longer_clips", "zeros")
-    state = transfer.start_from(config.init_from, state, objective, mesh, longer)
+    state, report = transfer.start_from(
+      config.init_from, state, objective, mesh, longer, config.init_allow
+    )
   main = jax.process_index() == 0
   out = writer.Writer(place, int(state.step), main, show.wandb, values)
   if main:
@@ -162,6 +167,11 @@ def build(
       state.params, include_stats="sharding"
     )
     (place / "parameters.txt").write_text(overview + "\n")
+    if report:
+      (place / "weights.txt").write_text(report)
+  for line in report.splitlines():
+    if " keys used (" in line:
+      out.say(line)
   count = sum(p.size for p in jax.tree.leaves(state.params))
   shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
   out.say(
@@ -226,7 +236,8 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentenceP
   """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
   copy = place / "tokenizer.model"
   # Words keep their meaning only with the tokenizer that they were learned with.
-  first = pathlib.Path(config.init_from or data) / "tokenizer.model"
+  run = "" if pieces(config.init_from) else config.init_from
+  first = pathlib.Path(run or data) / "tokenizer.model"
   source = pathlib.Path(config.tokenizer or first)
   if copy.exists():  # the run goes on also where its source has gone
     if source.exists() and copy.read_bytes() != source.read_bytes():

@@ -1,8 +1,9 @@
-"""The first parameters of a run, from another run of the same objective.
+"""The first parameters of a run: another run's, or public weights.
 
-Everything must fit by name and shape, but for time positions: those of a clip with
-another number of frames are cut, stretched or followed by zeros, as Frozen in Time
-adapts its own (models/towers.time_positions).
+Of another run everything must fit by name and shape, but for time positions: those of a
+clip with another number of frames are cut, stretched or followed by zeros, as Frozen in
+Time adapts its own (models/towers.time_positions). What public files must give, and
+what may stay fresh, is told in weights/.
 """
 
 import pathlib
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from vtr_jax import checkpoint, sharding
@@ -18,6 +19,7 @@ from vtr_jax.errors import CheckpointError
 from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState
+from vtr_jax.weights import load
 
 TIME = "video_tower/time_positions"
 
@@ -28,33 +30,63 @@ def start_from(
   objective: Objective,
   mesh: Mesh,
   longer_clips: str = "zeros",
-) -> TrainState:
-  """The fresh `state`, with the parameters of the run in directory `source`.
+  allow: tuple[str, ...] = (),
+) -> tuple[TrainState, str]:
+  """The fresh `state` with the parameters of `source`, and what became of each.
 
   A teacher starts as a copy of them; step and optimiser stay fresh.
 
+  Args:
+    source: directory of a run, or public weights, see weights/load.py.
+    allow: see weights/match.py; of public weights alone.
+
+  Returns:
+    The state, and the reports of public weights, "" for a run.
+
   Raises:
     CheckpointError: there is no checkpoint, or its parameters are not these.
+    WeightsError: see weights/load.py.
   """
+  if load.pieces(source):
+    params, report = _from_files(source, state.params, objective, allow)
+  else:
+    params, report = _from_run(source, state.params, mesh, longer_clips), ""
+  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
+  return state.replace(params=params, teacher=teacher), report
+
+
+def _from_files(
+  source: str, fresh: Any, objective: Objective, allow: tuple[str, ...]
+) -> tuple[Any, str]:
+  here = flatten_dict(fresh, sep="/")
+  found, reports = load.load(source, objective.model, here, allow)
+  for path, array in found.items():
+    # Each device gets its own part; all processes have read the file.
+    here[path] = jax.make_array_from_callback(
+      array.shape, here[path].sharding, array.__getitem__
+    )
+  text = "\n".join(report.text() for report in reports)
+  return unflatten_dict(here, sep="/"), text
+
+
+def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
   stored = checkpoint.param_shapes(directory)
-  check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(state.params, sep="/"))
+  check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(fresh, sep="/"))
   whole = sharding.replicated(mesh)
 
   def like(there: jax.ShapeDtypeStruct, here: jax.Array) -> jax.ShapeDtypeStruct:
     place = here.sharding if there.shape == here.shape else whole
     return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=place)
 
-  found, _ = checkpoint.read_params(directory, jax.tree.map(like, stored, state.params))
+  found, _ = checkpoint.read_params(directory, jax.tree.map(like, stored, fresh))
 
   def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
     if there.shape == here.shape:
       return there
     return jax.device_put(time_positions(there, len(here), longer_clips), here.sharding)
 
-  params = jax.tree.map(adapt, found, state.params)
-  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  return state.replace(params=params, teacher=teacher)
+  return jax.tree.map(adapt, found, fresh)
 
 
 def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A run's directory: made or continued, and what lies in it.
 
-config.json, parameters.txt, metrics.jsonl, quarantine.jsonl, results.json,
+config.json, parameters.txt, weights.txt, metrics.jsonl, quarantine.jsonl, results.json,
 checkpoints/, figures/, tensorboard/, profile/, tokenizer.model
 """
 

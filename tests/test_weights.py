@@ -1,0 +1,378 @@
+"""Public weights: every key accounted for, and the numbers of their own codes."""
+
+import dataclasses
+
+import flax.linen as nn
+import hf_cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+from weights import draw
+
+from configs import mac, simvtp
+from vtr_jax import batch as batch_lib
+from vtr_jax import config as config_lib
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.errors import WeightsError
+from vtr_jax.losses import unit
+from vtr_jax.objectives import base as objectives
+from vtr_jax.weights import match, sources, stacks
+
+HF = hf_cases
+SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
+HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False, "clip")
+COMPUTE = dict(dtype="float32", attention="xla", scan=False, remat="none")
+TEXT = TextSpec(HF.LENGTH, HF.WORDS, 3)
+
+
+def clip_of(frames, pt=1):
+  return ClipSpec(frames, HF.SIZE, (pt, HF.PATCH, HF.PATCH), **HALF)
+
+
+def dual(frames=1, **changes):
+  """A tiny dual encoder by MAC's config; the sizes are those of `hf_cases`."""
+  values = mac.webvid2m_cc3m()["objective"]
+  values |= dict(video=SIZE, text=SIZE, compute=COMPUTE, projection=12)
+  values |= dict(text_dropout=0.0) | changes
+  return objectives.build(values, clip_of(frames), TEXT, NOTHING)
+
+
+def family(name, frames=1, **changes):
+  return dual(
+    frames,
+    **dict(family=name, text_norm="pre", learn_temperature=True, temperature=0.1),
+    **changes,
+  )
+
+
+def shapes(objective, model_clip):
+  spec = batch_lib.spec(model_clip, TEXT, NOTHING, 2)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  return nn.unbox(boxed)
+
+
+def converted(kind, state, objective, allow=()):
+  """Parameters of `objective` from a state dict, random ones where it has none."""
+  wanted = shapes(objective, objective.model.clip)
+  flat = flatten_dict(wanted, sep="/")
+  found, report = match.match(
+    "file", kind, sources.find(kind), state, objective.model, stacks.shapes(flat), allow
+  )
+  report.check()
+  rest = flatten_dict(draw(wanted), sep="/")
+  if "video_tower/time_positions" in rest:  # as they start
+    rest["video_tower/time_positions"] *= 0
+  whole = rest | stacks.join(found, flat)
+  return jax.tree.map(jnp.asarray, unflatten_dict(whole, sep="/")), report
+
+
+def close(ours, theirs):
+  np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def given():
+  """As our batches have them: RGB in [0, 1] and the last axis colours."""
+  data = hf_cases.inputs()
+  return dict(
+    video=data["video"].transpose(0, 1, 3, 4, 2),
+    text_ids=data["ids"].astype("i4"),
+    text_valid=data["valid"],
+  )
+
+
+def tokens_of(objective, params, given, frames=slice(None)):
+  call = lambda m: m.video_tower(given["video"][:, frames])
+  found = objective.model.apply({"params": params}, method=call)
+  return np.concatenate([found.cls, found.places], axis=1)
+
+
+def test_vit(given):
+  state, out = hf_cases.case("vit")
+  objective = dual()
+  params, report = converted("vit", state, objective)
+  close(tokens_of(objective, params, given, slice(1)), out["tokens"])
+  # The pooler is left out by name, and told.
+  unused = {line.key for line in report.lines if line.status == "unused"}
+  assert unused == {"pooler.dense.weight", "pooler.dense.bias"}
+  assert {p.split("/")[0] for p in report.fresh} > {"text_tower", "video_proj"}
+
+
+def test_vit_as_older_files_spell_it(given):
+  state, out = hf_cases.case("vit")
+  old = {}
+  for key, x in state.items():
+    for new, before in (
+      ("attention.q_proj", "attention.attention.query"),
+      ("attention.k_proj", "attention.attention.key"),
+      ("attention.v_proj", "attention.attention.value"),
+      ("attention.o_proj", "attention.output.dense"),
+      ("mlp.fc1", "intermediate.dense"),
+      ("mlp.fc2", "output.dense"),
+    ):
+      key = key.replace(new, before)
+    old["vit." + key.replace("layers.", "encoder.layer.")] = x
+  objective = dual()
+  params, report = converted("vit", old, objective)
+  close(tokens_of(objective, params, given, slice(1)), out["tokens"])
+  renamed = [x for x in report.lines if any("renamed" in n for n in x.notes)]
+  assert len(renamed) == len(old)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "bert"])
+def test_text_towers(kind, given):
+  state, out = hf_cases.case(kind)
+  objective = dual()
+  params, _ = converted(kind, state, objective)
+  ids, valid = given["text_ids"], given["text_valid"]
+  call = lambda m: m.text_tower(ids, valid, train=False)
+  ours = objective.model.apply({"params": params}, method=call)
+  close(np.asarray(ours)[valid], out["tokens"][valid])
+
+
+def test_two_files_make_one_model(given):
+  """The same numbers as each alone, and with layers stacked."""
+  vit, words = hf_cases.case("vit"), hf_cases.case("distilbert")
+  objective = dual(compute=COMPUTE | dict(scan=True))
+  params, _ = converted("vit", vit[0], objective)
+  text, _ = converted("distilbert", words[0], objective)
+  params["text_tower"] = text["text_tower"]
+  close(tokens_of(objective, params, given, slice(1)), vit[1]["tokens"])
+  ids, valid = given["text_ids"], given["text_valid"]
+  call = lambda m: m.text_tower(ids, valid, train=False)
+  ours = objective.model.apply({"params": params}, method=call)
+  close(np.asarray(ours)[valid], words[1]["tokens"][valid])
+
+
+@pytest.mark.parametrize("kind", ["clip", "openai"])
+def test_clip(kind, given):
+  """Embeddings of images and captions, and CLIP4Clip's mean of frames."""
+  state, out = hf_cases.case(kind)
+  image = family("clip")
+  params, _ = converted("clip", state, image)
+  run = jax.jit(lambda p: (image.embed_video(p, first), image.embed_text(p, given)))
+  first = dict(video=given["video"][:, :1])
+  video, text = run(params)
+  close(video, unit(out["image"][:, 0]))
+  close(text, unit(out["text"]))
+  assert params["logit_scale"] == state["logit_scale"]
+  clips = family("clip", HF.FRAMES, attention="frame")
+  params, _ = converted("clip", state, clips)
+  mean = unit(unit(out["image"]).mean(axis=1))
+  close(jax.jit(clips.embed_video)(params, given), mean)
+
+
+def test_open_clip_has_another_gelu(given):
+  state, out = hf_cases.case("openai")
+  exact = family("open_clip")
+  named = {
+    f"text.{k}" if k.startswith(("transformer", "token", "ln_f")) else k: v
+    for k, v in state.items()
+  }
+  params, _ = converted("open_clip", named, exact)
+  first = dict(video=given["video"][:, :1])
+  error = abs(exact.embed_video(params, first) - unit(out["image"][:, 0])).max()
+  assert 1e-4 < error < 0.1
+
+
+def test_siglip(given):
+  state, out = hf_cases.case("siglip")
+  image = family("siglip", projection=HF.WIDTH)
+  params, report = converted("siglip", state, image)
+  first = dict(video=given["video"][:, :1])
+  close(image.embed_video(params, first), unit(out["image"][:, 0]))
+  whole = given | dict(text_valid=np.ones_like(given["text_valid"]))
+  close(image.embed_text(params, whole), unit(out["text"]))
+  assert [x.key for x in report.lines if x.status == "unused"] == ["logit_bias"]
+  clips = family("siglip", HF.FRAMES, attention="frame", projection=HF.WIDTH)
+  params, _ = converted("siglip", state, clips)
+  mean = unit(unit(out["image"]).mean(axis=1))
+  close(jax.jit(clips.embed_video)(params, given), mean)
+
+
+def small_simvtp():
+  values = simvtp.webvid2m()["objective"]
+  decoder = dict(width=8, depth=1, mlp_dim=12, num_heads=HF.HEADS)
+  values |= dict(encoder=SIZE, decoder=decoder, compute=COMPUTE, text_dropout=0.0)
+  return objectives.build(values, clip_of(HF.FRAMES, 2), TEXT, NOTHING)
+
+
+def test_videomae(given):
+  state, out = hf_cases.case("videomae")
+  objective = small_simvtp()
+  params, report = converted("videomae", state, objective)
+  hidden = np.array([1, 2, 4, 5, 7], "i4")
+  keep, hide = (np.tile(x, (3, 1)) for x in (np.array([0, 3, 6], "i4"), hidden))
+
+  def run(m):
+    whole = m.encoder(m.embed_visible(given["video"], None))
+    seen = m.encoder(m.embed_visible(given["video"], keep))
+    return whole, m.rebuild(seen, keep, hide)
+
+  tokens, pixels = objective.model.apply({"params": params}, method=run)
+  close(tokens, out["tokens"])
+  close(pixels, out["pixels"])
+  assert {p.split("/")[0] for p in report.fresh} == {
+    "text_embed",
+    "word_head",
+    "match_head",
+  }
+
+
+def test_bert_gives_simvtp_its_words():
+  state, _ = hf_cases.case("bert")
+  objective = small_simvtp()
+  unused = r"encoder\.layer\."
+  with pytest.raises(WeightsError, match=r"encoder.layer.0.* is not used"):
+    converted("bert", state, objective)
+  params, _ = converted("bert", state, objective, (unused,))
+  np.testing.assert_array_equal(
+    params["text_embed"]["positions"],
+    state["embeddings.position_embeddings.weight"]
+    + state["embeddings.token_type_embeddings.weight"][0],
+  )
+
+
+def test_what_is_resized(given):
+  """Positions in space and time, tubelets of more frames, words, captions' length."""
+  state, _ = hf_cases.case("clip")
+  objective = family("clip", 2, attention="joint")
+  small = objective.model.clip
+  large = dataclasses.replace(small, size=32, tubelet=(2, 8, 8))
+  text = TextSpec(5, HF.WORDS + 1, HF.WORDS)
+  values = dict(clip=large, text=text)
+  model = objective.model.clone(**values)
+  wanted = {
+    path: stacks.Shape(shape)
+    for path, shape in dict(
+      shapes_of(model, large, text),
+    ).items()
+  }
+  found, report = match.match(
+    "file", "clip", sources.find("clip"), state, model, wanted
+  )
+  report.check()
+  kernel = state["vision_model.embeddings.patch_embedding.weight"]
+  flat = kernel.transpose(2, 3, 1, 0).reshape(-1, HF.WIDTH)
+  ours = found["video_tower/proj/kernel"]
+  # Of a still clip the tubelet says what the patch said.
+  np.testing.assert_allclose(ours[: len(flat)] + ours[len(flat) :], flat, rtol=1e-6)
+  words = state["text_model.embeddings.token_embedding.weight"]
+  np.testing.assert_array_equal(found["text_tower/embed/words"][:-1], words)
+  np.testing.assert_allclose(
+    found["text_tower/embed/words"][-1], words.mean(axis=0), rtol=1e-5
+  )
+  positions = state["text_model.embeddings.position_embedding.weight"]
+  np.testing.assert_array_equal(found["text_tower/embed/positions"], positions[:5])
+  places = state["vision_model.embeddings.position_embedding.weight"]
+  grown = found["video_tower/space_positions"]
+  assert grown.shape == (17, HF.WIDTH)
+  np.testing.assert_array_equal(grown[0], places[0])
+  # A grid twice as fine keeps its corners' order and its mean.
+  np.testing.assert_allclose(grown[1:].mean(0), places[1:].mean(0), atol=0.05)
+  resized = [x.key for x in report.lines if any("resized" in n for n in x.notes)]
+  assert len(resized) == 4
+
+
+def shapes_of(model, clip, text):
+  spec = batch_lib.spec(clip, text, NOTHING, 2)
+  boxed = jax.eval_shape(lambda k, b: model.init(k, b), jax.random.key(0), spec)
+  flat = flatten_dict(nn.unbox(boxed)["params"], sep="/")
+  return {path: x.shape for path, x in flat.items()}
+
+
+def test_what_cannot_fit_is_told():
+  state, _ = hf_cases.case("vit")
+  wide = dual(video=SIZE | dict(width=32))
+  with pytest.raises(WeightsError, match=r"video_tower/cls_token is \(32,\) here"):
+    converted("vit", state, wide)
+  with pytest.raises(WeightsError, match=r"family 'clip'.*set config.objective.family"):
+    converted("vit", state, family("clip"))
+  with pytest.raises(WeightsError, match="fit no SimVTP model"):
+    converted("vit", state, small_simvtp())
+  with pytest.raises(WeightsError, match="did you mean 'distilbert'"):
+    sources.find("distil_bert")
+
+
+def test_a_misnamed_key_is_named_with_its_nearest():
+  state, _ = hf_cases.case("distilbert")
+  good = "transformer.layer.1.ffn.lin1.weight"
+  bad = good.replace("lin1", "linear1")
+  broken = {bad if k == good else k: v for k, v in state.items()}
+  with pytest.raises(WeightsError) as caught:
+    converted("distilbert", broken, dual())
+  line = str(caught.value)
+  assert f"{good} is missing, the nearest that is there and not used is {bad}" in line
+  assert f"{bad} is not used" in line
+  assert WeightsError.exit_code == 2
+  allow = (r"transformer\.layer\.1\.ffn\.lin",)
+  _, report = converted("distilbert", broken, dual(), allow)
+  assert "text_tower/block_1/mlp/up/kernel" in report.fresh
+
+
+def test_two_spellings_of_one_key():
+  state, _ = hf_cases.case("distilbert")
+  key = next(iter(state))
+  with pytest.raises(WeightsError, match="two spellings"):
+    converted("distilbert", state | {f"module.{key}": state[key]}, dual())
+
+
+def test_families_refuse_what_they_cannot_do():
+  refused = lambda name, **changes: pytest.raises(
+    config_lib.ConfigError, match=changes.pop("match")
+  )
+  for name, changes, words in (
+    ("clip", dict(text_norm="post"), "text_norm"),
+    ("siglip", dict(projection=12), "projection"),
+    ("siglip", dict(attention="divided", projection=HF.WIDTH), "attention"),
+    ("simvtp", dict(projection=HF.WIDTH), "pool"),
+  ):
+    with refused(name, match=words):
+      dual(**dict(family=name, text_norm="pre") | changes)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "simvtp"])
+@pytest.mark.parametrize("attention", ["joint", "frame"])
+def test_hidden_tubelets_of_every_family(name, attention, given):
+  """Dropped or sent apart, the visible ones alone decide; nothing else is read."""
+  mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False, "clip")
+  values = mac.webvid2m_cc3m()["objective"] | dict(
+    family=name,
+    video=SIZE,
+    text=SIZE,
+    compute=COMPUTE,
+    projection=HF.WIDTH,
+    attention=attention,
+    text_norm="pre",
+    pool="mean" if name == "simvtp" else "cls",
+    positions="flat" if name == "simvtp" else "frozen",
+  )
+  clip = clip_of(HF.FRAMES)
+  objective = objectives.build(values, clip, TEXT, mask)
+  spec = batch_lib.spec(clip, TEXT, mask, 3)
+  params = draw(nn.unbox(jax.eval_shape(objective.init, jax.random.key(0), spec)))
+  rng = np.random.default_rng(0)
+  places = np.stack(
+    [
+      np.concatenate([4 * t + rng.permutation(4)[:2] for t in range(HF.FRAMES)])
+      for _ in range(3)
+    ]
+  )
+  keep = np.sort(places, axis=1).astype("i4")
+  video = np.array(given["video"])
+  patches = np.array(batch_lib.patchify(video, clip.tubelet))
+  visible = np.take_along_axis(patches, keep[:, :, None], axis=1)
+
+  @jax.jit
+  def run(params, video, visible):
+    call = lambda method: objective.model.apply({"params": params}, method=method)
+    drop = call(lambda m: m.pool_video(m.video_tower(video, keep)))
+    apart = call(lambda m: m.pool_video(m.video_tower(visible, keep)))
+    return drop, apart, call(lambda m: m.pool_video(m.video_tower(video)))
+
+  drop, apart, whole = run(params, video, visible)
+  np.testing.assert_allclose(drop, apart, atol=1e-5)
+  assert abs(drop - whole).max() > 1e-3

@@ -1,0 +1,136 @@
+"""Public weights in: python -m vtr_jax.convert --from=miles --checkpoint=MILES.pth
+
+Tells what becomes of every key of the file. With --to=DIR it writes a run's directory
+that --config.init_from, evaluation, embedding and search take as any other. Without
+--config the model has the sizes of the file. Exit code 2: a key is missing, or not
+used, and --allow does not name it.
+"""
+
+import copy
+import importlib
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from absl import flags
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import config_flags
+
+from vtr_jax import command
+from vtr_jax.errors import ConfigError, WeightsError
+
+
+def convert(
+  kind: str,
+  file: str,
+  to: str = "",
+  values: Mapping[str, Any] | None = None,
+  tokenizer: str = "",
+  allow: tuple[str, ...] = (),
+) -> None:
+  """Prints the report of a file, and writes the run if `to` is given.
+
+  Args:
+    kind: one of weights.sources.SOURCES.
+    file: safetensors, or a PyTorch file.
+    to: directory that is made.
+    values: a whole config; None = the kind's recipe with the file's sizes.
+    tokenizer: vocabulary file that is copied into the run.
+    allow: see weights/match.py.
+
+  Raises:
+    WeightsError: the file cannot be read, or does not fit.
+    ConfigError: the config is wrong, or `to` holds a run.
+  """
+  from vtr_jax import batch as batch_lib  # starts JAX: after the flags
+  from vtr_jax import checkpoint, config, state, workdir
+  from vtr_jax.data import text
+  from vtr_jax.experiment import TrainConfig
+  from vtr_jax.objectives import base as objectives
+  from vtr_jax.weights import files, infer, match, sources, stacks
+
+  source = sources.find(kind)
+  arrays = files.read(file)
+  if values is None:
+    module, _, variant = source.recipe.partition(":")
+    module = importlib.import_module(module.removesuffix(".py").replace("/", "."))
+    recipe = module.get_config(variant).to_dict()
+    values = infer.infer(recipe, kind, source, arrays)
+    values["name"] = kind
+  values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
+  c = config.read(TrainConfig, values)
+  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  wanted = flatten_dict(nn.unbox(state.abstract_params(objective, spec)), sep="/")
+  found, report = match.match(
+    f"{kind}:{file}",
+    kind,
+    source,
+    arrays,
+    objective.model,
+    stacks.shapes(wanted),
+    allow,
+  )
+  print(report.text(), end="", flush=True)
+  report.check()
+  if not to:
+    return
+  place = pathlib.Path(to)
+  if place.exists() and any(place.iterdir()):
+    raise ConfigError(f"--to: {place} is not empty; choose another directory")
+  if tokenizer:
+    text.check(text.SentencePiece(tokenizer), c.text)
+  params = stacks.join(found, wanted)
+
+  @jax.jit
+  def fresh(key: jax.Array) -> dict[str, jax.Array]:
+    """What the file does not give; nothing else is computed."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
+    made = flatten_dict(nn.unbox(objective.init(key, zeros)), sep="/")
+    return {path: made[path] for path in wanted if path not in params}
+
+  params |= fresh(jax.random.key(c.seed))
+  workdir.prepare(place, workdir.plain(values))
+  saved = checkpoint.Checkpoints(place / "checkpoints", 1)
+  tree = unflatten_dict({k: jnp.asarray(v) for k, v in params.items()}, sep="/")
+  meta = dict(converted_from=report.summary(), made_by=workdir.provenance())
+  saved.save(0, dict(params=tree), meta)
+  saved.close()
+  (place / "weights.txt").write_text(report.text())
+  if tokenizer:
+    shutil.copyfile(tokenizer, place / "tokenizer.model")
+  else:
+    print("no --tokenizer: to embed captions, copy one to tokenizer.model")
+  print(f"{place} is a run: --config.init_from={place}")
+
+
+def main() -> None:
+  values = flags.FLAGS
+  kind = values["from"].value
+  if not kind or not values.checkpoint:
+    raise WeightsError("--from and --checkpoint: both are needed")
+  chosen = None if CONFIG.value is None else command.load(CONFIG, "")
+  convert(
+    kind,
+    values.checkpoint,
+    values.to,
+    chosen,
+    values.tokenizer,
+    tuple(values.allow),
+  )
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("from", "", "Kind of file: vit, distilbert, miles, clip, ...")
+  flags.DEFINE_string("checkpoint", "", "The file: .safetensors, .pth, .pt, .bin.")
+  flags.DEFINE_string("to", "", "Directory of the run that is written; empty: none.")
+  flags.DEFINE_string("tokenizer", "", "Its vocabulary file, copied into the run.")
+  flags.DEFINE_multi_string(
+    "allow", [], "Pattern of keys, or of our paths, that may be missing or unused."
+  )
+  CONFIG = config_flags.DEFINE_config_file("config", None, lock_config=True)
+  command.run(main)

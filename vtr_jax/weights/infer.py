@@ -1,0 +1,103 @@
+"""The config of a model from the shapes of its weights."""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vtr_jax import config as config_lib
+from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.objectives import base as objectives
+from vtr_jax.weights import match
+from vtr_jax.weights.sources import Source
+
+_DEEP = 64  # layers that are looked for
+_WORDS = 64  # tokens of a caption; ours: longer ones are rare, and cost as much each
+_HEADS = {1152: 16}  # by width, where a head is not 64 wide: SigLIP so400m
+
+
+def infer(
+  values: Mapping[str, Any], name: str, source: Source, arrays: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """`values`, a whole config, with the sizes that a file's arrays have.
+
+  Heads cannot be seen; they are taken to be 64 wide, but in SigLIP's so400m.
+
+  Raises:
+    WeightsError: the file is of another kind, or has no such arrays.
+  """
+  c: dict[str, Any] = copy.deepcopy(dict(values))
+  for key, value in source.changes.items():
+    *groups, last = key.split(".")
+    section = c
+    for group in groups:
+      section = section[group]
+    section[last] = value
+  deep = copy.deepcopy(c["objective"])
+  for part in ("video", "text", "encoder", "decoder"):
+    if deep.get(part):
+      deep[part]["depth"] = _DEEP
+  if source.families:
+    deep["projection"] = deep["video"]["width"]
+  read = lambda cls, key: config_lib.read(cls, c[key], f"config.{key}")
+  specs = read(ClipSpec, "clip"), read(TextSpec, "text"), read(MaskSpec, "mask")
+  model = objectives.build(deep, *specs).model
+  named, _ = match.rename(arrays, source.renames)
+  entries = match.choose(source.layouts(name, model), model, named)
+  shapes, convs = {}, {}
+  for entry in entries:
+    if all(key in named for key in entry.theirs):
+      made = entry.load(*(named[key] for key in entry.theirs))
+      shapes |= {p: x.shape for p, x in zip(entry.ours, made, strict=True)}
+      convs |= dict.fromkeys(entry.ours, named[entry.theirs[0]].shape)
+  o = c["objective"]
+  if source.simvtp and not source.families:
+    _tower(o["encoder"], shapes, "encoder")
+    _tower(o["decoder"], shapes, "decoder")
+    _patches(c["clip"], convs.get("video_embed/proj/kernel"))
+    _words(c["text"], shapes, "text_embed")
+    return c
+  _tower(o["video"], shapes, "video_tower")
+  text = "text_tower/transformer" if o["text_norm"] == "pre" else "text_tower"
+  _tower(o["text"], shapes, text)
+  _patches(c["clip"], convs.get("video_tower/proj/kernel"))
+  _words(c["text"], shapes, "text_tower/embed")
+  if space := shapes.get("video_tower/space_positions"):
+    cls = int(model.config.parts.class_token)
+    c["clip"]["size"] = math.isqrt(space[0] - cls) * c["clip"]["tubelet"][1]
+  if time := shapes.get("video_tower/time_positions"):
+    c["clip"]["frames"] = time[0] * c["clip"]["tubelet"][0]
+  for kernel in ("text_proj/kernel", "video_proj/kernel"):
+    if kernel in shapes:
+      o["projection"] = shapes[kernel][1]
+  if "none" in model.config.parts.projections:
+    o["projection"] = o["video"]["width"]
+  return c
+
+
+def _tower(size: dict[str, Any], shapes: Mapping[str, tuple], tower: str) -> None:
+  up = shapes.get(f"{tower}/block_0/mlp/up/kernel")
+  if up is None:
+    return
+  width, hidden = up
+  depth = sum(f"{tower}/block_{i}/mlp/up/kernel" in shapes for i in range(_DEEP))
+  heads = _HEADS.get(width, max(width // 64, 1))
+  size.update(width=width, mlp_dim=hidden, depth=depth, num_heads=heads)
+
+
+def _patches(clip: dict[str, Any], conv: tuple[int, ...] | None) -> None:
+  if conv is not None:
+    clip["tubelet"] = (conv[2] if len(conv) == 5 else 1, *conv[-2:])
+    clip["frames"] += -clip["frames"] % clip["tubelet"][0]
+
+
+def _words(text: dict[str, Any], shapes: Mapping[str, tuple], embed: str) -> None:
+  if words := shapes.get(f"{embed}/words"):
+    text["vocab_size"], text["mask_id"] = words[0], 103  # BERT's
+    if f"{embed}/norm/scale" not in shapes:
+      # CLIP and SigLIP have no mask token; the table grows by its row.
+      text["vocab_size"], text["mask_id"] = words[0] + 1, words[0]
+  if positions := shapes.get(f"{embed}/positions"):
+    text["length"] = positions[0] if positions[0] <= 77 else _WORDS

@@ -1,0 +1,193 @@
+"""A foreign file against one model: every key and every parameter is accounted for."""
+
+import collections
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vtr_jax.errors import WeightsError
+from vtr_jax.models.dual import DualEncoder
+from vtr_jax.objectives.simvtp import SimVTP
+from vtr_jax.weights import resize
+from vtr_jax.weights.entries import Entry
+from vtr_jax.weights.sources import Patterns, Renames, Source
+
+Flat = dict[str, np.ndarray]
+_SHOWN = 10  # problems in the error's line; the report has all
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+  """What became of one key of the file."""
+
+  key: str  # as the file has it
+  status: str  # used | unused | missing
+  shape: tuple[int, ...] | None
+  ours: tuple[str, ...] = ()
+  notes: tuple[str, ...] = ()  # renamed, resized, allowed, why
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Of one file, and which parameters it leaves as they are."""
+
+  title: str
+  lines: tuple[Line, ...]
+  fresh: tuple[str, ...]  # paths of ours that start at random, all of them allowed
+  problems: tuple[str, ...]
+
+  def summary(self) -> str:
+    """One line of counts."""
+    count = collections.Counter(line.status for line in self.lines)
+    noted = lambda word: sum(n.startswith(word) for x in self.lines for n in x.notes)
+    used, unused, missing = (count[k] for k in ("used", "unused", "missing"))
+    return (
+      f"{self.title}: {used} of {used + unused} keys used ({noted('renamed')} renamed, "
+      f"{noted('resized')} resized), {unused} unused, {missing} missing; "
+      f"{len(self.fresh)} parameters not in the file"
+    )
+
+  def text(self) -> str:
+    """A row for each key, and the parameters that the file does not give."""
+    rows = [self.summary(), ""]
+    for line in self.lines:
+      shape = "" if line.shape is None else "x".join(map(str, line.shape)) or "number"
+      ours = ", ".join(line.ours) or "-"
+      notes = f"  ({'; '.join(line.notes)})" if line.notes else ""
+      rows.append(f"{line.status:8}{line.key} {shape} -> {ours}{notes}")
+    rows += [f"fresh   {path}" for path in self.fresh]
+    rows += [f"PROBLEM {problem}" for problem in self.problems]
+    return "\n".join(rows) + "\n"
+
+  def check(self) -> None:
+    """Raises WeightsError if anything is missing or unused without leave."""
+    if self.problems:
+      more = len(self.problems) - _SHOWN
+      shown = [*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+      raise WeightsError(
+        f"{self.title}: {'; '.join(shown)}. Mend the names, or allow them: --allow, or "
+        "config.init_allow"
+      )
+
+
+def match(
+  title: str,
+  name: str,
+  source: Source,
+  arrays: Mapping[str, np.ndarray],
+  model: DualEncoder | SimVTP,
+  wanted: Mapping[str, Any],
+  allow: Patterns = (),
+) -> tuple[Flat, Report]:
+  """Our parameters from a file's arrays, and what became of each key.
+
+  Args:
+    title: of the report and its errors, such as the file's path.
+    name, source: the kind of file, see sources.py.
+    arrays: the file's, by key.
+    model: that the parameters are for.
+    wanted: path -> anything with a shape, of all its parameters; not stacked.
+    allow: regular expressions of keys that may be missing or unused, and of our paths
+      that may start at random; matched from their first letter on.
+
+  Returns:
+    float32 arrays by path, those alone that the file gives; and the report, which
+    the caller must `check`.
+  """
+  named, renamed = rename(arrays, source.renames)
+  entries = choose(source.layouts(name, model), model, named)
+  allowed = lambda text, known=(): (
+    any(re.fullmatch(p, text) for p in known) or any(re.match(p, text) for p in allow)
+  )
+  found: Flat = {}
+  lines: list[Line] = []
+  problems: list[str] = []
+
+  def add(key: str, status: str, ours=(), notes=()) -> None:
+    original = renamed.get(key, key)
+    if original != key:
+      notes = (f"renamed to {key}", *notes)
+    shape = named[key].shape if key in named else None
+    lines.append(Line(original, status, shape, tuple(ours), tuple(notes)))
+
+  for entry in entries:
+    here = [path for path in entry.ours if path in wanted]
+    absent = [key for key in entry.theirs if key not in named]
+    if not here:
+      continue  # its keys are told below, as unused
+    for key in absent:
+      free = allowed(key, source.optional)
+      add(key, "missing", entry.ours, ("allowed",) if free else ())
+      if not free:
+        left = set(named) - {key for e in entries for key in e.theirs}
+        problems.append(f"{key} is missing{_nearest(key, left, renamed)}")
+    if absent:
+      continue
+    try:
+      made = entry.load(*(_float(named[key]) for key in entry.theirs))
+      fitted = [
+        (path, *resize.fit(path, array, wanted[path].shape, model))
+        for path, array in zip(entry.ours, made, strict=True)
+      ]
+    except ValueError as e:
+      shapes = ", ".join(f"{key} {named[key].shape}" for key in entry.theirs)
+      problems.append(f"{shapes} does not fit ({e})")
+      fitted = []
+    changes = [how for _, _, how in fitted if how]
+    found |= {path: array for path, array, _ in fitted}
+    notes = [*(f"resized: {how}" for how in changes), *filter(None, [entry.note])]
+    for key in entry.theirs:
+      add(key, "used", entry.ours, notes if key == entry.theirs[0] else notes[-1:])
+  told = {key for e in entries if set(e.ours) & set(wanted) for key in e.theirs}
+  for key in sorted(set(named) - told):
+    free = allowed(renamed.get(key, key), source.unused) or allowed(key, source.unused)
+    add(key, "unused", (), ("allowed",) if free else ())
+    if not free:
+      problems.append(f"{renamed.get(key, key)} is not used")
+  fresh = sorted(set(wanted) - set(found))
+  given = {path for e in entries for path in e.ours}
+  for path in fresh:
+    if path not in given and not allowed(path, source.fresh):
+      problems.append(f"nothing in it gives {path}")
+  return found, Report(title, tuple(lines), tuple(fresh), tuple(problems))
+
+
+def choose(layouts: Iterable, model: Any, named: Mapping[str, Any]) -> list[Entry]:
+  """Entries of the layout that knows most of the keys."""
+  made = [list(layout(model)) for layout in layouts]
+  hits = lambda entries: sum(key in named for e in entries for key in e.theirs)
+  return max(made, key=hits)
+
+
+def rename(
+  arrays: Mapping[str, np.ndarray], renames: Renames
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """(arrays by the layouts' spelling, that spelling -> the file's own)."""
+  named, original = {}, {}
+  for key, array in arrays.items():
+    new = re.sub(r"^module\.", "", key)  # of PyTorch's data-parallel wrappers
+    for pattern, by in renames:
+      new = re.sub(pattern, by, new)
+    if new in named:
+      raise WeightsError(f"{key} and {original[new]} are two spellings of {new}")
+    named[new], original[new] = array, key
+  return named, original
+
+
+def _nearest(key: str, left: Iterable[str], renamed: Mapping[str, str]) -> str:
+  close = difflib.get_close_matches(key, sorted(left), n=1, cutoff=0.6)
+  if not close:
+    return ""
+  return (
+    f", the nearest that is there and not used is {renamed.get(close[0], close[0])}"
+  )
+
+
+def _float(array: np.ndarray) -> np.ndarray:
+  if array.dtype.kind not in "fVbiu":
+    raise ValueError(f"numbers of type {array.dtype}")
+  return np.asarray(array, np.float32)

@@ -1,0 +1,165 @@
+"""Reads the pickle of a PyTorch zip file without running code from it.
+
+A pickle is a program that may call any function it can name. Here it can name those
+few that PyTorch's own files need, each replaced by one of ours that only makes arrays;
+anything else is refused. TorchScript files, as OpenAI's CLIP, become plain records.
+"""
+
+import collections
+import dataclasses
+import io
+import pickle
+import re
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+_MOST = 256 << 20  # bytes of a pickle; ours: real ones have kilobytes
+_DTYPES = dict(
+  Double="float64",
+  Float="float32",
+  Half="float16",
+  BFloat16=ml_dtypes.bfloat16,
+  Long="int64",
+  Int="int32",
+  Short="int16",
+  Char="int8",
+  Byte="uint8",
+  Bool="bool",
+)
+# Objects that training programs keep beside their weights. They become records.
+_INERT = re.compile(
+  r"argparse\.Namespace|pathlib\.\w*Path|parse_config\w*\.ConfigParser"
+  r"|__torch__(\.\w+)+"
+)
+
+
+class Refused(Exception):
+  """The pickle names something that is not on the list."""
+
+
+class Record:
+  """Stands for an object that is of no interest; holds its attributes."""
+
+  def __new__(cls, *args: Any, **kwargs: Any) -> "Record":
+    return super().__new__(cls)
+
+  def __init__(self, *args: Any, **kwargs: Any):
+    pass
+
+  def __setstate__(self, state: Any) -> None:
+    if isinstance(state, dict):
+      self.__dict__.update({str(k): v for k, v in state.items()})
+
+
+class _Fixed:
+  """What a pickle may pass on, and not change."""
+
+  def __setstate__(self, state: Any) -> None:
+    raise Refused(f"it changes a {type(self).__name__}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor(_Fixed):
+  array: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Type(_Fixed):
+  dtype: np.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Storage(_Fixed):
+  numbers: np.ndarray  # one row
+
+
+class Files(Protocol):
+  """The files of the archive, by name."""
+
+  def __getitem__(self, name: str) -> memoryview: ...
+  def __contains__(self, name: str) -> bool: ...
+
+
+def load(files: Files) -> Any:
+  """What data.pkl holds, its tensors as `Tensor`s that share the files' memory.
+
+  Raises:
+    Refused: it names what is not on the list.
+    KeyError: a file is not there. pickle.UnpicklingError, ValueError, TypeError,
+      EOFError: it is damaged.
+  """
+  program = files["data.pkl"]
+  if len(program) > _MOST:
+    raise ValueError(f"data.pkl has {len(program)} bytes")
+  if "byteorder" in files and bytes(files["byteorder"]) != b"little":
+    raise ValueError("of a big-endian machine")
+  return _Reader(io.BytesIO(program), files).load()
+
+
+class _Reader(pickle.Unpickler):
+  def __init__(self, program: io.BytesIO, files: Files):
+    super().__init__(program)
+    self._files = files
+
+  def find_class(self, module: str, name: str) -> Any:
+    full = f"{module}.{name}"
+    if full in _ALLOWED:
+      return _ALLOWED[full]
+    dtype = re.fullmatch(r"torch\.(\w+)Storage", full)
+    if dtype and dtype[1] in _DTYPES:
+      return _Type(np.dtype(_DTYPES[dtype[1]]))
+    if _INERT.fullmatch(full):
+      return Record
+    raise Refused(f"it names {full}, which is not part of weights")
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    """The numbers behind tensors, as ("storage", type, key, device, count)."""
+    kind, type_, key, _, count = pid
+    if kind != "storage" or not isinstance(type_, _Type):
+      raise Refused(f"it names a {kind!r} beside the tensors")
+    data, dtype = self._files[f"data/{key}"], type_.dtype
+    if not 0 <= count * dtype.itemsize <= len(data):
+      raise EOFError(f"data/{key} has {len(data)} bytes, not {count * dtype.itemsize}")
+    return _Storage(np.frombuffer(data, dtype, count))
+
+
+def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any):
+  """torch._utils._rebuild_tensor_v2, with its bounds checked."""
+  numbers = storage.numbers
+  values = (offset, *shape, *strides)
+  if len(shape) != len(strides) or any(type(v) is not int or v < 0 for v in values):
+    raise ValueError(f"a tensor of shape {shape} and strides {strides}")
+  if 0 in shape:
+    return Tensor(np.zeros(shape, numbers.dtype))
+  last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+  if last >= numbers.size:
+    raise ValueError(f"a tensor of shape {shape} outside its {numbers.size} numbers")
+  steps = [s * numbers.itemsize for s in strides]
+  rows = numbers[offset:]
+  return Tensor(np.lib.stride_tricks.as_strided(rows, shape, steps, writeable=False))
+
+
+def _parameter(data: Tensor, *_: Any) -> Tensor:
+  return data
+
+
+def _nothing(*_: Any) -> None:
+  """For values of an optimiser or a log, which are not weights."""
+
+
+_ALLOWED: dict[str, Callable] = {
+  "collections.OrderedDict": collections.OrderedDict,
+  "collections.defaultdict": lambda *_: collections.OrderedDict(),
+  "torch._utils._rebuild_tensor_v2": _tensor,
+  "torch._utils._rebuild_parameter": _parameter,
+  "torch.Size": tuple,
+  "builtins.set": set,
+  "builtins.complex": complex,
+  "_codecs.encode": lambda text, *_: text.encode("latin1"),  # bytes of a scalar
+  "numpy.dtype": Record,
+  "numpy.core.multiarray.scalar": _nothing,
+  "numpy._core.multiarray.scalar": _nothing,
+}
