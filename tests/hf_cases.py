@@ -56,13 +56,24 @@ def case(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   return split("state"), split("out")
 
 
+def check_loads(name: str, state: dict[str, np.ndarray], unused: set[str]) -> None:
+  """That the public model takes a state dict, with nothing missing but `unused`."""
+  import torch
+
+  model, _ = CASES[name]()
+  tensors = {k: torch.from_numpy(v.copy()) for k, v in state.items()}
+  missing, unexpected = model.load_state_dict(tensors, strict=False)
+  assert set(missing) == unused
+  assert not unexpected
+
+
 def _make(name: str):
   import torch
 
   torch.manual_seed(0)
   data = {k: torch.from_numpy(v) for k, v in inputs().items()}
   pixels = (data["video"] - 0.5) / 0.5
-  model, run = _CASES[name]()
+  model, run = CASES[name]()
   with torch.no_grad():
     for key, p in model.named_parameters():
       # No value at a special place, and norms near 1, as trained ones.
@@ -236,7 +247,7 @@ def _openai():
   return CLIP(), run
 
 
-_CASES = dict(
+CASES = dict(
   vit=_vit,
   distilbert=_distilbert,
   bert=_bert,
@@ -248,7 +259,7 @@ _CASES = dict(
 
 if __name__ == "__main__":
   arrays = {}
-  for name in _CASES:
+  for name in CASES:
     state, out = _make(name)
     arrays |= {f"{name}/state/{k}": v for k, v in state.items()}
     arrays |= {f"{name}/out/{k}": v for k, v in out.items()}

@@ -4,12 +4,13 @@ The cases lie in tests/golden; VTR_GOLDEN_DIR names another directory of the sam
 layout, for fresh cases.
 """
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_cases import golden
-from weights import dense, frozen_params, norm, patch_kernel
+from weights import convert
 
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.contrast import DENSE, contrast
@@ -29,54 +30,9 @@ def assert_close(ours, theirs, name):
   assert error < 1e-4, f"{name}: relative error {error:.2g}"
 
 
-def blocks(state, prefix, depth):
-  """Reference transformer blocks (fused qkv [3d, d]) to ours."""
-  tree = {}
-  for i in range(depth):
-    p = f"{prefix}.blocks.{i}."
-    q, k, v = np.split(state[p + "attn.qkv.weight"], 3)
-    tree[f"block_{i}"] = dict(
-      norm_attention=norm(state, p + "norm1"),
-      norm_mlp=norm(state, p + "norm2"),
-      attention=dict(
-        query=dict(kernel=q.T, bias=state[p + "attn.q_bias"]),
-        key=dict(kernel=k.T),
-        value=dict(kernel=v.T, bias=state[p + "attn.v_bias"]),
-        out=dense(state, p + "attn.proj"),
-      ),
-      mlp=dict(up=dense(state, p + "mlp.fc1"), down=dense(state, p + "mlp.fc2")),
-    )
-  return tree | dict(norm=norm(state, f"{prefix}.norm"))
-
-
 def tubelet_kernel(weight):
-  """Conv3d [d, c, pt, ph, pw] to [pt ph pw c, d]."""
-  return weight.transpose(2, 3, 4, 1, 0).reshape(-1, weight.shape[0])
-
-
-def simvtp_params(state, encoder_depth, decoder_depth):
-  table = "text_embeddings."
-  types = state[table + "token_type_embeddings.weight"]
-  return dict(
-    video_embed=dict(
-      proj=dict(
-        kernel=tubelet_kernel(state["encoder.patch_embed.proj.weight"]),
-        bias=state["encoder.patch_embed.proj.bias"],
-      )
-    ),
-    text_embed=dict(
-      words=state[table + "word_embeddings.weight"],
-      positions=state[table + "position_embeddings.weight"] + types[0],
-      norm=norm(state, table + "LayerNorm"),
-    ),
-    encoder=blocks(state, "encoder", encoder_depth),
-    decoder=blocks(state, "decoder", decoder_depth),
-    to_decoder=dict(kernel=state["encoder_to_decoder.weight"].T),
-    mask_token=state["mask_token"].reshape(-1),
-    pixel_head=dense(state, "decoder.head"),
-    word_head=dense(state, "text_cls"),
-    match_head=dense(state, "vtm_head"),
-  )
+  """Conv2d or Conv3d [d, c, (t,) h, w] to [(t) h w c, d]."""
+  return np.moveaxis(weight, (0, 1), (-1, -2)).reshape(-1, weight.shape[0])
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +77,14 @@ def case():
   )
   replaced = np.where(is_hidden, text["mask_id"], arrays["in/text_ids"])
   np.testing.assert_array_equal(replaced, arrays["in/text_ids_masked"])
-  params = simvtp_params(state, c["encoder"]["depth"], c["decoder"]["depth"])
   negatives = arrays["in/vtm_negative_video"].astype("i4")
   model = simvtp.SimVTP(clip, spec, config)
-  return model, jax.tree.map(jnp.asarray, params), batch, negatives, arrays
+  key = jax.random.key(0)
+  keys = dict(params=key, dropout=key)
+  boxed = jax.eval_shape(lambda: model.init(keys, batch, key, negatives))["params"]
+  params, report = convert("simvtp", state, model, nn.unbox(boxed))
+  assert not report.fresh
+  return model, params, batch, negatives, arrays
 
 
 def test_simvtp_outputs(case):
@@ -201,13 +161,16 @@ def frozen():
   )
   clip = ClipSpec(c["num_frames"], c["img_size"], (1, patch, patch), **IMAGENET)
   spec = TextSpec(text["max_pos"], text["vocab"], mask_id=0)
-  params = frozen_params(state, c["depth"], text["layers"])
   clips = arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
   ids = arrays["in/text_ids"].astype("i4")
   valid = arrays["in/attention_mask"].astype(bool)
   model = dual.DualEncoder(clip, spec, NOTHING, config)
   batch = dict(video=clips, text_ids=ids, text_valid=valid)
-  return model, jax.tree.map(jnp.asarray, params), batch, arrays
+  both = lambda m: (m.embed_video(batch), m.embed_text(batch))
+  boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), method=both))["params"]
+  params, report = convert("frozen", state, model, nn.unbox(boxed))
+  assert not report.fresh
+  return model, params, batch, arrays
 
 
 def test_frozen_outputs(frozen):
@@ -262,7 +225,7 @@ def test_frozen_loss_and_gradients(frozen):
     "vid_proj.0.weight": grads["video_proj"]["kernel"].T,
   }
   conv = "video_model.patch_embed.proj.weight"
-  assert_close(tower["proj"]["kernel"], patch_kernel(want["grad/" + conv]), conv)
+  assert_close(tower["proj"]["kernel"], tubelet_kernel(want["grad/" + conv]), conv)
   assert {k[5:] for k in want if k.startswith("grad/")} == set(ours) | {conv}
   for name, gradient in ours.items():
     assert_close(gradient, want["grad/" + name], name)

@@ -5,11 +5,10 @@ import dataclasses
 import flax.linen as nn
 import hf_cases
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
-from weights import draw
+from flax.traverse_util import flatten_dict
+from weights import convert, draw
 
 from configs import mac, simvtp
 from vtr_jax import batch as batch_lib
@@ -18,7 +17,7 @@ from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.errors import WeightsError
 from vtr_jax.losses import unit
 from vtr_jax.objectives import base as objectives
-from vtr_jax.weights import match, sources, stacks
+from vtr_jax.weights import match, save, sources, stacks
 
 HF = hf_cases
 SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
@@ -57,16 +56,7 @@ def shapes(objective, model_clip):
 def converted(kind, state, objective, allow=()):
   """Parameters of `objective` from a state dict, random ones where it has none."""
   wanted = shapes(objective, objective.model.clip)
-  flat = flatten_dict(wanted, sep="/")
-  found, report = match.match(
-    "file", kind, sources.find(kind), state, objective.model, stacks.shapes(flat), allow
-  )
-  report.check()
-  rest = flatten_dict(draw(wanted), sep="/")
-  if "video_tower/time_positions" in rest:  # as they start
-    rest["video_tower/time_positions"] *= 0
-  whole = rest | stacks.join(found, flat)
-  return jax.tree.map(jnp.asarray, unflatten_dict(whole, sep="/")), report
+  return convert(kind, state, objective.model, wanted, allow)
 
 
 def close(ours, theirs):
@@ -376,3 +366,78 @@ def test_hidden_tubelets_of_every_family(name, attention, given):
   drop, apart, whole = run(params, video, visible)
   np.testing.assert_allclose(drop, apart, atol=1e-5)
   assert abs(drop - whole).max() > 1e-3
+
+
+def as_mixed(name):
+  """(objective, kind, layout) of a case, its layers stacked or not by turns."""
+  stacked = dict(compute=COMPUTE | dict(scan=True))
+  return dict(
+    vit=lambda: (dual(**stacked), "vit", "hf_vit"),
+    distilbert=lambda: (dual(), "distilbert", "distilbert"),
+    bert=lambda: (dual(**stacked), "bert", "bert"),
+    videomae=lambda: (small_simvtp(), "videomae", "hf_videomae"),
+    clip=lambda: (family("clip", **stacked), "clip", "hf_clip"),
+    openai=lambda: (family("clip"), "clip", "openai_clip"),
+    siglip=lambda: (family("siglip", projection=HF.WIDTH), "siglip", "hf_siglip"),
+  )[name]()
+
+
+@pytest.mark.parametrize("name", list(hf_cases.CASES))
+def test_out_again(name):
+  """The file that came in; but for key biases, which are 0, and what was left out."""
+  state, _ = hf_cases.case(name)
+  objective, kind, layout = as_mixed(name)
+  params, report = converted(kind, state, objective)
+  flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+  made, left = save.save(layout, objective.model, flat)
+  unused = {line.key for line in report.lines if line.status == "unused"}
+  assert made.keys() == state.keys() - unused
+  assert set(left) == set(stacks.shapes(flat)) & set(report.fresh)
+  for key, x in made.items():
+    want = np.array(state[key])
+    if "position_embeddings" in key and name == "bert":
+      want += state["embeddings.token_type_embeddings.weight"][0]
+    elif "token_type" in key:
+      want[:] = 0
+    elif key.endswith(("in_proj_bias", "qkv.bias")):
+      want[len(want) // 3 : -len(want) // 3] = 0
+    elif key.endswith(("key.bias", "k_proj.bias", "k_lin.bias")):
+      want[:] = 0
+    np.testing.assert_array_equal(x, want, err_msg=key)
+  if hf_cases.LIVE:
+    hf_cases.check_loads(name, made, unused)
+
+
+def test_what_cannot_be_written_is_told():
+  state, _ = hf_cases.case("clip")
+  flat = lambda params: {
+    k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()
+  }
+  clips = family("clip", HF.FRAMES, attention="joint")
+  params, _ = converted("clip", state, clips)
+  made, _ = save.save("hf_clip", clips.model, flat(params))
+  assert made.keys() == state.keys()  # time positions are 0: nothing is lost
+  params["video_tower"]["time_positions"] += 1
+  with pytest.raises(WeightsError, match=r"no place for video_tower/time_positions"):
+    save.save("hf_clip", clips.model, flat(params))
+  with pytest.raises(WeightsError, match="did you mean 'hf_clip'"):
+    save.save("hf_klip", clips.model, flat(params))
+  with pytest.raises(WeightsError, match="do not fit a dual encoder"):
+    save.save("videomae", clips.model, flat(params))
+  own, left = save.save(save.OWN, clips.model, flat(params))
+  assert "video_tower.block_1.mlp.up.kernel" in own
+  assert not left
+
+
+def test_a_mask_token_that_clip_does_not_have_stays_here():
+  state, _ = hf_cases.case("clip")
+  objective = family("clip")
+  text = TextSpec(HF.LENGTH, HF.WORDS + 1, HF.WORDS)
+  grown = dataclasses.replace(objective, model=objective.model.clone(text=text))
+  wanted = shapes_of(grown.model, grown.model.clip, text)
+  shaped = {k: stacks.Shape(v) for k, v in wanted.items()}
+  found, _ = match.match("f", "clip", sources.find("clip"), state, grown.model, shaped)
+  found["video_tower/time_positions"] = np.zeros((1, HF.WIDTH), "f")
+  made, _ = save.save("hf_clip", grown.model, found)
+  key = "text_model.embeddings.token_embedding.weight"
+  np.testing.assert_array_equal(made[key], state[key])

@@ -29,6 +29,15 @@ def plain(theirs: str, ours: str) -> Entry:
   return Entry((theirs,), (ours,), lambda x: (x,), lambda x: (x,))
 
 
+def words(theirs: str, ours: str, mask_id: int) -> Entry:
+  """Of a vocabulary without a mask token: ours may have its row behind theirs."""
+
+  def save(x: np.ndarray) -> Arrays:
+    return (x[:-1] if mask_id == len(x) - 1 else x,)
+
+  return Entry((theirs,), (ours,), lambda x: (x,), save)
+
+
 def transposed(theirs: str, ours: str) -> Entry:
   """PyTorch's [out, in] and our [in, out]."""
   return Entry((theirs,), (ours,), lambda x: (x.T,), lambda x: (x.T,))

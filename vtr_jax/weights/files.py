@@ -72,8 +72,7 @@ def _torch(path: pathlib.Path) -> Arrays:
     raise WeightsError(f"{path}: refused: {e}; {_RESAVE}") from None
   except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError) as e:
     raise WeightsError(f"{path}: not whole ({one_line(e)}); copy it again") from e
-  except (ValueError, TypeError, AttributeError, IndexError, OverflowError) as e:
-    # What a pickle that no program wrote leads to.
+  except Exception as e:  # bytes that no program wrote lead anywhere
     raise WeightsError(f"{path}: no weights file ({one_line(e)})") from e
   arrays = dict(_flat(_inside(found)))
   if not arrays:

@@ -172,7 +172,8 @@ def openai_clip(model: DualEncoder) -> Entries:
   yield from blocks(c.video.depth, layers, VIDEO, _openai_block)
   yield from e.norm(visual + "ln_post", f"{VIDEO}/norm")
   yield e.plain(visual + "proj", "video_proj/kernel")
-  yield e.plain("token_embedding.weight", f"{TEXT}/embed/words")
+  words = f"{TEXT}/embed/words"
+  yield e.words("token_embedding.weight", words, model.text.mask_id)
   yield e.plain("positional_embedding", f"{TEXT}/embed/positions")
   tower = f"{TEXT}/transformer"
   yield from blocks(c.text.depth, "transformer.resblocks", tower, _openai_block)
@@ -233,7 +234,8 @@ def _hf_towers(model: DualEncoder) -> Entries:
   yield e.patches(conv, kernel, model.clip.tubelet)
   yield from blocks(c.video.depth, video + "encoder.layers", VIDEO, _hf_block)
   yield from e.norm(video + "post_layernorm", f"{VIDEO}/norm")
-  yield e.plain(text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words")
+  words, ours = text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words"
+  yield e.words(words, ours, model.text.mask_id)
   yield e.plain(text + table, f"{TEXT}/embed/positions")
   tower = f"{TEXT}/transformer"
   yield from blocks(c.text.depth, text + "encoder.layers", tower, _hf_block)

@@ -37,12 +37,12 @@ class Source:
     if isinstance(model, SimVTP):
       if self.simvtp:
         return self.simvtp
-      raise WeightsError(f"init_from: {name!r} weights fit no SimVTP model")
+      raise WeightsError(f"{name!r} weights fit no SimVTP model")
     family = model.config.family
     if family not in self.families:
       known = ", ".join(self.families) or "none"
       raise WeightsError(
-        f"init_from: {name!r} weights do not fit a dual encoder of family {family!r}; "
+        f"{name!r} weights do not fit a dual encoder of family {family!r}; "
         f"set config.objective.family to one of: {known}; {self.recipe} is a start"
       )
     return self.dual
