@@ -26,7 +26,7 @@ _SECONDS = flags.DEFINE_float("seconds", 8.0, "Measured time of each.")
 def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
   """(seconds to the first batch, clips per second once it runs)."""
   directory = sources.find(config.data.dir, config.data.name)
-  tokenizer = text.SentencePiece(os.path.join(directory, moving_shapes.TOKENIZER))
+  tokenizer = text.load(os.path.join(directory, moving_shapes.TOKENIZER))
   began = time.perf_counter()
   with loader.train_batches(
     dataclasses.replace(config.data, workers=workers),

@@ -53,7 +53,7 @@ def webvid2m_cc3m() -> dict:
       vocab_size=30522,  # Frozen: distilbert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
-    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
+    tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
     mask=dict(
       video="per_frame",  # paper: figure; as many in every frame, other ones in each
       video_ratio=0.6,  # weak: 60 % of the computation saved

@@ -50,7 +50,7 @@ def webvid2m_cc3m() -> dict:
       vocab_size=30522,  # code: distilbert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
-    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
+    tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
     mask=dict(
       video="block_tube",  # paper: figure; one block, at the same place in all frames
       video_ratio=0.4,  # weak: BEiT's

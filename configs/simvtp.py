@@ -53,7 +53,7 @@ def webvid2m() -> dict:
       vocab_size=30522,  # code: bert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
-    tokenizer="",  # SentencePiece model; "" = init_from's, or the data set's; ours
+    tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
     mask=dict(
       video="tube",  # paper
       video_ratio=0.9,  # paper

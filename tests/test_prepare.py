@@ -303,6 +303,22 @@ def test_other_options_are_refused(source, tmp_path):
     make(source, tmp_path, items=fewer)
 
 
+def test_a_vocabulary_of_ones_own_is_copied(source, tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nred\n")
+  made = make(source, tmp_path / "out", final=merge.Final(tokenizer=str(path)))
+  assert (made / "tokenizer.model").read_bytes() == path.read_bytes()
+  assert manifest(made)["tokenizer_pieces"] == 7
+
+
+def test_a_vocabulary_of_no_use_is_refused_before_any_work(source, tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("[PAD]\n[UNK]\n[CLS]\n")
+  with pytest.raises(DataError, match=r"vocab\.txt: the vocabulary has no \[SEP\]"):
+    make(source, tmp_path, final=merge.Final(tokenizer=str(path)))
+  assert not [*tmp_path.rglob("*.array_record")]
+
+
 def test_another_tokenizer_is_refused(source, tmp_path):
   made = make(source, tmp_path)
   place, other = Place(str(tmp_path), "mine"), merge.Final(vocab_size=100)

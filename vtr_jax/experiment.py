@@ -19,8 +19,8 @@ from vtr_jax.checkpoint import Checkpoints
 from vtr_jax.config import read, require
 from vtr_jax.contrast import ContrastConfig
 from vtr_jax.data import moving_shapes, sources
+from vtr_jax.data import text as texts
 from vtr_jax.data.examples import DataConfig, check_frames
-from vtr_jax.data.text import SentencePiece, check
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
@@ -47,7 +47,7 @@ class TrainConfig:
   checkpoint_keep: int  # newest checkpoints that stay
   clip: ClipSpec
   text: TextSpec
-  tokenizer: str  # SentencePiece model; "" = init_from's, or the data set's own
+  tokenizer: str  # vocabulary file; "" = init_from's, or the data set's own
   mask: MaskSpec
   data: DataConfig
   objective: dict[str, Any]
@@ -96,7 +96,7 @@ class Run:
   workdir: pathlib.Path
   objective: objectives.Objective
   mesh: jax.sharding.Mesh
-  tokenizer: SentencePiece
+  tokenizer: texts.Tokenizer
   data_fingerprint: str  # of the training split
   state: state_lib.TrainState
   train_step: Callable
@@ -232,7 +232,7 @@ def _check_data(before: str, now: str, data: str) -> None:
     )
 
 
-def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentencePiece:
+def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tokenizer:
   """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
   copy = place / "tokenizer.model"
   # Words keep their meaning only with the tokenizer that they were learned with.
@@ -243,8 +243,8 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> SentenceP
     if source.exists() and copy.read_bytes() != source.read_bytes():
       raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
     source = copy
-  tokenizer = SentencePiece(str(source))
-  check(tokenizer, config.text)
+  tokenizer = texts.load(str(source))
+  texts.check(tokenizer, config.text)
   if jax.process_index() == 0 and not copy.exists():
     temporary = copy.with_suffix(".tmp")  # whole, or not there
     shutil.copyfile(source, temporary)

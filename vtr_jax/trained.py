@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from vtr_jax import batch, checkpoint, config, sharding, state
-from vtr_jax.data.text import SentencePiece, check
+from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError
 from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
@@ -20,7 +20,7 @@ class Trained(NamedTuple):
 
   config: TrainConfig
   objective: objectives.Objective
-  tokenizer: SentencePiece
+  tokenizer: text.Tokenizer
   mesh: Mesh
   params: Any  # on the mesh
   step: int  # of the checkpoint
@@ -46,8 +46,8 @@ def load(directory: str | pathlib.Path) -> Trained:
   # The evaluators of the run are not of interest, nor whether they still exist.
   c = config.read(TrainConfig, values | dict(evals={}), f"{place}/config.json")
   objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  tokenizer = SentencePiece(str(place / "tokenizer.model"))
-  check(tokenizer, c.text)
+  tokenizer = text.load(str(place / "tokenizer.model"))
+  text.check(tokenizer, c.text)
   mesh = _mesh(c.mesh)
   spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
   boxed = state.abstract_params(objective, spec)

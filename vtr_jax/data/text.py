@@ -1,15 +1,15 @@
 """Captions to token ids."""
 
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
-import sentencepiece
 from jaxtyping import Bool, Int32, Int64
 
 from vtr_jax.batch import TextSpec
-from vtr_jax.errors import BadSample, DataError
+from vtr_jax.data import vocabularies
+from vtr_jax.data.vocabularies import Albert, Bert, Clip, SentencePiece, Siglip
+from vtr_jax.errors import DataError
 
 
 class Tokenizer(Protocol):
@@ -21,7 +21,6 @@ class Tokenizer(Protocol):
   vocab_size: int
   pad_id: int
   unk_id: int
-  cls_id: int
   mask_id: int
 
   @property
@@ -32,7 +31,7 @@ class Tokenizer(Protocol):
   def encode(
     self, caption: str, length: int
   ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
-    """Ids and their validity, `length` long; see `SentencePiece.encode`."""
+    """Ids and their validity, `length` long, 2 or more; see `vocabularies`."""
     ...
 
   def decode(self, ids: Iterable[int]) -> str:
@@ -52,96 +51,46 @@ class Tokenizer(Protocol):
     ...
 
 
-class SentencePiece:
-  """A SentencePiece model with the pieces <pad>, <unk>, <cls> and <mask>."""
+def load(path: str) -> Tokenizer:
+  """The tokenizer of a vocabulary file, whose content says of what kind it is.
 
-  def __init__(self, path: str):
-    """Reads the model file.
+  Args:
+    path: a SentencePiece model: ours with <cls>, or one that begins with the pieces of
+      ALBERT's or of T5's; BERT's vocab.txt, which has lines [CLS], [SEP] and so on; or
+      CLIP's merges, whose first line says #version. Text may be packed with gzip.
 
-    Raises:
-      DataError: the file is missing, is no model, or lacks one of the pieces.
-    """
-    self._path = path
-    self._model = sentencepiece.SentencePieceProcessor()
-    try:
-      with open(path, "rb") as f:
-        data = f.read()
-    except OSError as e:
-      raise DataError(f"{path}: cannot read the tokenizer ({e.strerror})") from e
-    try:
-      # An empty string would be taken for "no model given" and accepted.
-      self._model.LoadFromSerializedProto(data or b"?")
-    except RuntimeError as e:
-      raise DataError(
-        f"{path}: not a SentencePiece model; copy or train it again"
-      ) from e
-    self.vocab_size = self._model.GetPieceSize()
-    self.pad_id = self._find("<pad>")
-    self.unk_id = self._find("<unk>")
-    self.cls_id = self._find("<cls>")
-    self.mask_id = self._find("<mask>")
-    pieces = self.pieces(range(self.vocab_size))
-    self._begins = np.array([piece.startswith("\u2581") for piece in pieces])
-    self._alone = np.array(
-      [self._model.IsControl(i) or _is_punctuation(p) for i, p in enumerate(pieces)]
+  Raises:
+    DataError: the file cannot be read, is damaged, or of no kind that is known; its
+      kind takes the package `tokenizers`, and that is missing.
+  """
+  return _kind(path)(path)
+
+
+def _kind(path: str) -> Callable[[str], Tokenizer]:
+  data = vocabularies.read(path)
+  if model := vocabularies.parse(data):
+    first = tuple(model.IdToPiece(i) for i in range(min(5, model.GetPieceSize())))
+    if model.IdToPiece(model.PieceToId("<cls>")) == "<cls>":
+      return SentencePiece
+    for kind in (Albert, Siglip):
+      if first[: len(kind.LAYOUT)] == kind.LAYOUT:
+        return kind
+    raise DataError(
+      f"{path}: a SentencePiece model of another layout, it begins with "
+      f"{' '.join(first)}; give ours (<pad> <unk> <cls> <mask>), ALBERT's or T5's"
     )
-
-  @property
-  def special_ids(self) -> tuple[int, ...]:
-    return self.pad_id, self.unk_id, self.cls_id, self.mask_id
-
-  def encode(
-    self, caption: str, length: int
-  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
-    """<cls>, the caption's pieces, then <pad>; a long caption loses its end.
-
-    Raises:
-      BadSample: nothing of the caption is left after normalisation.
-    """
-    words = self._model.EncodeAsIds(caption)
-    if not words:
-      raise BadSample("empty caption")
-    used = [self.cls_id, *words][:length]
-    ids = np.full(length, self.pad_id, np.int32)
-    ids[: len(used)] = used
-    return ids, np.arange(length) < len(used)
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Text of the ids, special tokens left out."""
-    silent = {self.pad_id, self.cls_id, self.mask_id}
-    return self._model.DecodeIds([int(i) for i in ids if int(i) not in silent])
-
-  def pieces(self, ids: Iterable[int]) -> list[str]:
-    """The vocabulary's own spelling of each id."""
-    return [self._model.IdToPiece(int(i)) for i in ids]
-
-  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
-    """Numbers the words from 0.
-
-    A piece with a leading U+2581 begins a word. Special tokens are words of their
-    own, and so are punctuation marks, as BERT's tokenizer has them: in "ball," the
-    comma is not part of the word, "don't" is three.
-    """
-    alone = self._alone[ids]
-    begins = self._begins[ids] | alone
-    begins[1:] |= alone[:-1]
-    begins[:1] = False  # else the count would start at 1
-    return np.cumsum(begins)
-
-  def _find(self, piece: str) -> int:
-    found = self._model.PieceToId(piece)
-    if self._model.IdToPiece(found) != piece:
-      raise DataError(
-        f"{self._path}: the vocabulary has no piece {piece}; train it with "
-        "<pad>, <unk>, <cls> and <mask>"
-      )
-    return found
-
-
-def _is_punctuation(piece: str) -> bool:
-  """Whether a piece has marks and symbols only, perhaps behind a space."""
-  marks = piece.lstrip("\u2581")
-  return bool(marks) and all(unicodedata.category(mark)[0] in "PS" for mark in marks)
+  try:
+    lines = vocabularies.lines(path, data)
+  except DataError:
+    lines = []
+  if lines and "#version" in lines[0]:
+    return Clip
+  if set(Bert.SPECIAL) & {line.strip() for line in lines}:
+    return Bert
+  raise DataError(
+    f"{path}: not a SentencePiece model, nor BERT's vocab.txt, nor CLIP's merges; "
+    "copy or train it again"
+  )
 
 
 def check(tokenizer: Tokenizer, text: TextSpec) -> None:

@@ -133,16 +133,17 @@ class Evaluator:
     return np.array(found, np.float32)
 
   def _words(self, batch: dict, words: np.ndarray, row: int) -> list[figures.Word]:
-    """(piece, hidden, prediction) of each real token after the class token."""
+    """(piece, hidden, prediction) of each word; special tokens are left out."""
     tokenizer = self._context.tokenizer
     pieces = tokenizer.pieces
     # The model's vocabulary may be larger than the tokenizer's.
     known = np.where(words[row] < tokenizer.vocab_size, words[row], tokenizer.unk_id)
     valid, hidden = batch["text_valid"][row], batch["text_hidden"][row]
     said, guess = pieces(batch["text_ids"][row]), pieces(known)
-    clean = lambda piece: piece.replace("▁", "")
+    silent = {*tokenizer.special_ids} - {tokenizer.unk_id}
+    clean = lambda p: p.replace("▁", "").removeprefix("##").removesuffix("</w>")
     return [
       (clean(said[i]), bool(hidden[i]), clean(guess[i]) if hidden[i] else None)
-      for i in range(1, len(valid))
-      if valid[i]
+      for i, number in enumerate(batch["text_ids"][row])
+      if valid[i] and int(number) not in silent
     ]

@@ -54,7 +54,7 @@ _RUN = dict(
 )
 _FINAL = dict(
   bad_budget="Share of the items that may be refused.",
-  tokenizer="SentencePiece model to copy; empty trains one on the captions.",
+  tokenizer="Vocabulary file to copy; empty trains one on the captions.",
   vocab_size="Pieces of the tokenizer, at most.",
 )
 

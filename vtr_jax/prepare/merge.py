@@ -37,7 +37,7 @@ class Final:
   """What is done when all shards are there.
 
   bad_budget: refused share of all items that is put up with. tokenizer: a
-  SentencePiece model to copy; empty trains one on the training captions.
+  vocabulary file to copy, see `text.load`; empty trains one on the training captions.
   vocab_size: its pieces, fewer where the captions do not support so many.
   """
 
@@ -214,7 +214,7 @@ def _checksum(shards: list[dict]) -> dict[str, str]:
 
 def _tokenizer(staging, train: list[dict], final: Final) -> int:
   """Writes tokenizer.model and returns its size; 0 if there is nothing to learn."""
-  from vtr_jax.data.text import SentencePiece  # imports JAX, which takes a second
+  from vtr_jax.data.text import load  # imports JAX, which takes a second
 
   path = staging / "tokenizer.model"
   texts = [text for made in train for row in made["captions"] for text in row]
@@ -224,7 +224,7 @@ def _tokenizer(staging, train: list[dict], final: Final) -> int:
     path.write_bytes(tokenizer.train(texts, final.vocab_size))
   else:
     return 0
-  return SentencePiece(str(path)).vocab_size
+  return load(final.tokenizer or str(path)).vocab_size
 
 
 def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:

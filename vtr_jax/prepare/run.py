@@ -101,7 +101,14 @@ def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, 
 
 
 def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) -> None:
-  """Ends the run before any work if missing files alone are too many."""
+  """Ends the run before any work if missing files alone are too many.
+
+  Or if `final` cannot be: the tokenizer is of no use.
+  """
+  if final.tokenizer:
+    from vtr_jax.data import text  # imports JAX, which takes a second
+
+    text.load(final.tokenizer)
   there: dict[str, bool] = {}
   bad, first = 0, ""
   for item in items:

@@ -1,0 +1,381 @@
+"""The kinds of vocabulary that `text.load` knows, each a `text.Tokenizer`.
+
+Ids are those of the public weights that came with a vocabulary; the reference is
+transformers 5 (`BertTokenizer`, `CLIPTokenizer`, `AlbertTokenizer`,
+`SiglipTokenizer`). One thing differs for all kinds, on purpose: a special token that
+is spelled out in a caption is text like any other, and never becomes its id.
+
+Captions are encoded one by one: the batches of the `tokenizers` package start threads,
+which do not survive the fork of a worker.
+"""
+
+import gzip
+import string
+import unicodedata
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Int32, Int64
+from numpy.typing import ArrayLike
+
+from vtr_jax.errors import BadSample, DataError
+
+_MERGES = 49152 - 256 - 2  # that CLIP's code reads; OpenAI's file has five times more
+
+
+def read(path: str) -> bytes:
+  """The content of a vocabulary file, unpacked if it is gzip.
+
+  Raises:
+    DataError: the file is missing, a directory, or gzip that was cut or damaged.
+  """
+  try:
+    with open(path, "rb") as f:
+      data = f.read()
+  except OSError as e:
+    raise DataError(f"{path}: cannot read the tokenizer ({e.strerror})") from e
+  if not data.startswith(b"\x1f\x8b"):
+    return data
+  try:
+    return gzip.decompress(data)
+  except (OSError, EOFError, zlib.error) as e:
+    raise DataError(f"{path}: a damaged gzip file; copy it again") from e
+
+
+class _Vocabulary:
+  """What follows from the list of pieces, whatever the kind.
+
+  A kind sets the ids, says what stands before and after a caption (`_before`,
+  `_after`), and has `_encode` and `_decode`.
+  """
+
+  pad_id: int
+  unk_id: int
+  mask_id: int
+  special_ids: tuple[int, ...]
+  _before: tuple[int, ...] = ()
+  _after: tuple[int, ...] = ()
+
+  def __init__(self, pieces: list[str], begins: ArrayLike, ends: ArrayLike):
+    """Takes the spelling of each id, and whether it begins or ends a word."""
+    self.vocab_size = len(pieces)
+    self._pieces = pieces
+    self._begins, self._ends = np.array(begins), np.array(ends)
+
+  def encode(
+    self, caption: str, length: int
+  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
+    """The caption between the special tokens of its kind, then padding.
+
+    A long caption loses its end, and never a special token.
+
+    Args:
+      caption: any text.
+      length: of the result, 2 or more as in `TextSpec`.
+
+    Raises:
+      BadSample: nothing of the caption is left after normalisation.
+    """
+    words = self._encode(caption)
+    if not words:
+      raise BadSample("empty caption")
+    room = length - len(self._before) - len(self._after)
+    used = [*self._before, *words[:room], *self._after]
+    ids = np.full(length, self.pad_id, np.int32)
+    ids[: len(used)] = used
+    return ids, np.arange(length) < len(used)
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of the ids, special tokens left out; one that is unknown shows."""
+    silent = {*self.special_ids} - {self.unk_id}
+    return self._decode([int(i) for i in ids if int(i) not in silent])
+
+  def pieces(self, ids: Iterable[int]) -> list[str]:
+    """The vocabulary's own spelling of each id."""
+    return [self._pieces[int(i)] for i in ids]
+
+  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
+    """Numbers the words from 0; special tokens are words of their own."""
+    begins = self._begins[ids]
+    begins[1:] |= self._ends[ids[:-1]]
+    begins[:1] = False  # else the count would start at 1
+    return np.cumsum(begins)
+
+  def _encode(self, caption: str) -> list[int]:
+    raise NotImplementedError
+
+  def _decode(self, ids: list[int]) -> str:
+    raise NotImplementedError
+
+
+class SentencePiece(_Vocabulary):
+  """Our layout: <pad>, <unk>, <cls> and <mask>, whatever their ids.
+
+  <cls>, the caption's pieces, then <pad>.
+
+  A piece with a leading U+2581 begins a word. Punctuation marks are words of their
+  own, as BERT's tokenizer has them: in "ball," the comma is not part of the word,
+  "don't" is three.
+  """
+
+  LAYOUT = ("<pad>", "<unk>", "<cls>", "<mask>")
+
+  def __init__(self, path: str):
+    """Reads the model file.
+
+    Raises:
+      DataError: the file is missing, is no model, or lacks one of the pieces.
+    """
+    self._path = path
+    model = parse(read(path))
+    if model is None:
+      raise DataError(f"{path}: not a SentencePiece model; copy or train it again")
+    self._model = model
+    pieces = [model.IdToPiece(i) for i in range(model.GetPieceSize())]
+    alone = [model.IsControl(i) or _is_punctuation(p) for i, p in enumerate(pieces)]
+    self._set_ids()
+    if self.mask_id == len(pieces):
+      pieces.append("<mask>")
+      alone.append(True)
+    begins = [piece.startswith("\u2581") for piece in pieces]
+    super().__init__(pieces, np.logical_or(begins, alone), alone)
+
+  def _set_ids(self) -> None:
+    self.special_ids = tuple(map(self._find, self.LAYOUT))
+    self.pad_id, self.unk_id, self.cls_id, self.mask_id = self.special_ids
+    self._before = (self.cls_id,)
+
+  def _find(self, piece: str) -> int:
+    found = self._model.PieceToId(piece)
+    if self._model.IdToPiece(found) != piece:
+      raise DataError(
+        f"{self._path}: the vocabulary has no piece {piece}; train it with "
+        f"{', '.join(self.LAYOUT)}"
+      )
+    return found
+
+  def _encode(self, caption: str) -> list[int]:
+    return self._model.EncodeAsIds(caption)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._model.DecodeIds(ids)
+
+
+class Albert(SentencePiece):
+  """ALBERT's SentencePiece models: [CLS] caption [SEP] <pad> ...
+
+  In lower case and without accents, cut by SentencePiece, with which ALBERT was
+  trained. In two cases HF's tokenizer differs: read from the model file, it begins a
+  new word behind the model's user-defined pieces, as ( and -; and its tables of
+  Unicode are of another year. As HF's fast tokenizer, this one leaves out that
+  ALBERT's own code cuts a comma off the digit before it.
+  """
+
+  LAYOUT = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # the first pieces
+
+  def _set_ids(self) -> None:
+    self.special_ids = tuple(map(self._find, self.LAYOUT))
+    self.pad_id, self.unk_id, self.cls_id, sep_id, self.mask_id = self.special_ids
+    self._before, self._after = (self.cls_id,), (sep_id,)
+
+  def _encode(self, caption: str) -> list[int]:
+    text = caption.replace("``", '"').replace("''", '"')
+    text = text.replace("\x85", " ")  # the one space that SentencePiece does not know
+    text = unicodedata.normalize("NFKD", text)
+    text = "".join(c.lower() for c in text if unicodedata.category(c)[0] != "M")
+    return super()._encode(text)
+
+
+class Siglip(SentencePiece):
+  """T5's SentencePiece models as SigLIP uses them: caption </s> </s> ...
+
+  In lower case and without ASCII punctuation. All positions are valid: SigLIP's text
+  tower attends its padding, which is more </s>, and pools the last position.
+
+  The model has no mask token, so that `mask_id` is one id more than it has, and the
+  word table of a model grows by a row.
+  """
+
+  LAYOUT = ("<pad>", "</s>", "<unk>")  # the first pieces
+
+  def encode(
+    self, caption: str, length: int
+  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
+    """As of all kinds, but with every position valid."""
+    ids, valid = super().encode(caption, length)
+    return ids, np.ones_like(valid)
+
+  def _set_ids(self) -> None:
+    _, self.pad_id, self.unk_id = map(self._find, self.LAYOUT)
+    self.mask_id = self._model.GetPieceSize()
+    self.special_ids = self.pad_id, self.unk_id, self.mask_id
+    self._after = (self.pad_id,)
+
+  def _encode(self, caption: str) -> list[int]:
+    text = caption.lower().translate(str.maketrans("", "", string.punctuation))
+    return super()._encode(" ".join(text.split()))
+
+
+class Bert(_Vocabulary):
+  """BERT's WordPiece, a vocab.txt: [CLS] caption [SEP] [PAD] ...
+
+  Captions are put in lower case and lose their accents if the vocabulary is uncased,
+  which is to say that it has no capital letter. A piece with a leading ## continues a
+  word, every other one begins one, punctuation marks among them.
+  """
+
+  SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+  def __init__(self, path: str):
+    """Reads the vocabulary file.
+
+    Raises:
+      DataError: the file cannot be read, lacks a special token, or has a line twice;
+        the package `tokenizers` is missing.
+    """
+    pieces = [line.rstrip("\r") for line in lines(path, read(path))]
+    ids = {piece: i for i, piece in enumerate(pieces)}
+    if len(ids) < len(pieces):
+      (i, piece), *_ = ((i, p) for i, p in enumerate(pieces) if ids[p] != i)
+      raise DataError(
+        f"{path}: lines {i + 1} and {ids[piece] + 1} are both {piece!r}; ids would "
+        "shift, copy it again"
+      )
+    for piece in self.SPECIAL:
+      if piece not in ids:
+        raise DataError(f"{path}: the vocabulary has no {piece}; copy it again")
+    self.special_ids = tuple(ids[piece] for piece in self.SPECIAL)
+    self.pad_id, self.unk_id, self.cls_id, sep_id, self.mask_id = self.special_ids
+    self._before, self._after = (self.cls_id,), (sep_id,)
+    special = np.isin(np.arange(len(pieces)), self.special_ids)
+    super().__init__(pieces, [not p.startswith("##") for p in pieces], special)
+    hf = _tokenizers(path)
+    made = hf.Tokenizer(hf.models.WordPiece(ids, unk_token="[UNK]"))
+    made.normalizer = hf.normalizers.BertNormalizer(lowercase=_is_uncased(pieces))
+    made.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    made.decoder = hf.decoders.WordPiece()
+    self._model = made
+
+  def _encode(self, caption: str) -> list[int]:
+    return self._model.encode(caption).ids
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._model.decode(ids)
+
+
+class Clip(_Vocabulary):
+  """CLIP's byte pairs, OpenAI's or HF's list of merges.
+
+  <|startoftext|> caption <|endoftext|>, then id 0 as in OpenAI's code, where HF pads
+  with <|endoftext|>; neither is valid. HF's tokenizer is followed in that nothing is
+  mended: OpenAI's code puts mojibake and HTML entities right first.
+
+  Id 0 is also "!", which is why padding is no special token. Every byte has a piece:
+  `unk_id`, <|endoftext|> as HF has it, never occurs in a caption. CLIP has no mask
+  token, so that `mask_id` is one id more than CLIP has, 49408, and the word table of a
+  model grows by a row.
+
+  A piece with a trailing </w> ends a word; a run of punctuation marks is one.
+  """
+
+  # As HF's; what OpenAI's code matches, without its special tokens.
+  _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+  def __init__(self, path: str):
+    """Reads the list of merges, packed or not.
+
+    Raises:
+      DataError: the file cannot be read, or a line is no merge of two pieces that
+        are known by then; the package `tokenizers` is missing.
+    """
+    hf = _tokenizers(path)
+    letters = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
+    ids = {p: i for i, p in enumerate([*letters, *(c + "</w>" for c in letters)])}
+    merges = []
+    for number, line in enumerate(lines(path, read(path))[1 : 1 + _MERGES], 2):
+      pair = line.split()
+      if len(pair) != 2 or not ids.keys() >= set(pair) or "".join(pair) in ids:
+        raise DataError(
+          f"{path}: line {number} is no merge of CLIP's: {line[:40]!r}; copy it again"
+        )
+      merges.append((pair[0], pair[1]))
+      ids["".join(pair)] = len(ids)
+    if not any(b.endswith("</w>") for _, b in merges):
+      raise DataError(f"{path}: no merge ends a word (</w>); give CLIP's merges")
+    start, end = len(ids), len(ids) + 1
+    self.pad_id, self.unk_id, self.cls_id, self.mask_id = 0, end, start, end + 1
+    self.special_ids = start, end, self.mask_id
+    self._before, self._after, self._end = (start,), (end,), end
+    pieces = [*ids, "<|startoftext|>", "<|endoftext|>", "<|mask|>"]
+    special = [i >= start for i in range(len(pieces))]
+    super().__init__(pieces, special, [p.endswith("</w>") for p in ids] + [True] * 3)
+    model = hf.models.BPE(ids, merges, end_of_word_suffix="</w>")
+    made = hf.Tokenizer(model)
+    normal, split = hf.normalizers, hf.pre_tokenizers
+    made.normalizer = normal.Sequence(
+      [normal.NFC(), normal.Replace(hf.Regex(r"\s+"), " "), normal.Lowercase()]
+    )
+    words = split.Split(hf.Regex(self._WORDS), behavior="removed", invert=True)
+    bytes_of = split.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = split.Sequence([words, bytes_of])
+    made.decoder = hf.decoders.ByteLevel()
+    self._model = made
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Text of the ids up to the end token, special tokens left out."""
+    ids = [int(i) for i in ids]
+    return super().decode(ids[: ids.index(self._end)] if self._end in ids else ids)
+
+  def _encode(self, caption: str) -> list[int]:
+    return self._model.encode(caption).ids
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._model.decode(ids).replace("</w>", " ").strip()
+
+
+def parse(data: bytes) -> sentencepiece.SentencePieceProcessor | None:
+  """The SentencePiece model, if it is one."""
+  model = sentencepiece.SentencePieceProcessor()
+  try:
+    # An empty string would be taken for "no model given" and accepted.
+    model.LoadFromSerializedProto(data or b"?")
+  except RuntimeError:
+    return None
+  return model
+
+
+def lines(path: str, data: bytes) -> list[str]:
+  """The lines of a text file.
+
+  Raises:
+    DataError: it is not UTF-8.
+  """
+  try:
+    # Not splitlines: U+2028 and its like are tokens.
+    return data.decode().removesuffix("\n").split("\n")
+  except UnicodeDecodeError:
+    raise DataError(f"{path}: not text in UTF-8; copy it again") from None
+
+
+def _tokenizers(path: str):
+  try:
+    import tokenizers
+  except ImportError:
+    raise DataError(
+      f"{path}: takes a package that is missing; pip install 'tokenizers'"
+    ) from None
+  return tokenizers
+
+
+def _is_uncased(pieces: list[str]) -> bool:
+  """Whether no piece has a capital letter, but for those in brackets as [CLS]."""
+  plain = "".join(p for p in pieces if not (p[:1] == "[" and p[-1:] == "]"))
+  return not any("A" <= c <= "Z" for c in plain)
+
+
+def _is_punctuation(piece: str) -> bool:
+  """Whether a piece has marks and symbols only, perhaps behind a space."""
+  marks = piece.lstrip("\u2581")
+  return bool(marks) and all(unicodedata.category(mark)[0] in "PS" for mark in marks)
