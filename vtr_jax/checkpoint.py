@@ -61,6 +61,11 @@ class Checkpoints:
       found = self._manager.restore(step, args=args)
       return found["state"], found["meta"]
     except Exception as e:
+      if _groups(where) == {"params"}:
+        raise CheckpointError(
+          f"{where}: holds converted weights and no training; start another run with "
+          f"--config.init_from={self._directory.parent}"
+        ) from None
       raise CheckpointError(
         f"{where}: cannot be restored ({one_line(e)}); delete this folder to go "
         "on from the checkpoint before it"
@@ -122,6 +127,15 @@ def param_shapes(directory: pathlib.Path) -> Any:
   except Exception as e:
     raise _unreadable(where, e) from e
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _groups(where: pathlib.Path) -> set[str]:
+  """What a checkpoint's state has; nothing if that cannot be read."""
+  try:
+    with _reader() as reader:
+      return set(reader.metadata(where).item_metadata["state"].tree)
+  except Exception:
+    return set()
 
 
 def _reader() -> ocp.Checkpointer:

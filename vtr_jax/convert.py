@@ -83,7 +83,7 @@ def convert(
   if place.exists() and any(place.iterdir()):
     raise ConfigError(f"--to: {place} is not empty; choose another directory")
   if tokenizer:
-    text.check(text.SentencePiece(tokenizer), c.text)
+    text.check(text.load(tokenizer), c.text)
   params = stacks.join(found, wanted)
 
   @jax.jit

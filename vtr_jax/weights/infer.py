@@ -95,7 +95,7 @@ def _patches(clip: dict[str, Any], conv: tuple[int, ...] | None) -> None:
 
 def _words(text: dict[str, Any], shapes: Mapping[str, tuple], embed: str) -> None:
   if words := shapes.get(f"{embed}/words"):
-    text["vocab_size"], text["mask_id"] = words[0], 103  # BERT's
+    text["vocab_size"], text["mask_id"] = words[0], min(103, words[0] - 1)  # BERT's
     if f"{embed}/norm/scale" not in shapes:
       # CLIP and SigLIP have no mask token; the table grows by its row.
       text["vocab_size"], text["mask_id"] = words[0] + 1, words[0]

@@ -1,0 +1,141 @@
+"""The commands that take public weights in and write them out, and `init_from`."""
+
+import json
+import subprocess
+import sys
+
+import hf_cases
+import jax
+import numpy as np
+import pytest
+from test_weights import HF, SIZE, close
+
+from configs import mac
+from vtr_jax import convert, experiment, export, trained
+from vtr_jax.errors import CheckpointError, ConfigError, WeightsError
+from vtr_jax.losses import unit
+from vtr_jax.train import train_and_evaluate
+from vtr_jax.weights import files
+
+safetensors = pytest.importorskip("safetensors.numpy")
+
+
+def small(data_dir, **objective):
+  """MAC's recipe at the size of `hf_cases`, on the embedded data."""
+  c = mac.get_config("smoke").to_dict()
+  c["data"]["dir"] = str(data_dir)
+  c |= dict(evals={}, steps=2, checkpoint_every=2, batch_size=8)
+  c["clip"] |= dict(frames=1, size=HF.SIZE, tubelet=(1, HF.PATCH, HF.PATCH))
+  c["clip"] |= dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+  c["text"] |= dict(length=HF.LENGTH)
+  c["mask"] |= dict(send="clip", video_ratio=0.5)
+  c["optim"] |= dict(warmup_steps=0)
+  c["objective"] |= dict(video=SIZE, text=SIZE, pool="cls", projection=12)
+  c["objective"] |= dict(positions="frozen") | objective
+  return json.loads(json.dumps(c))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """Files of `hf_cases`."""
+  place = tmp_path_factory.mktemp("files")
+  for name in ("vit", "distilbert", "clip"):
+    state = hf_cases.case(name)[0]
+    safetensors.save_file(state, place / f"{name}.safetensors")
+  return place
+
+
+def run(module, *args):
+  command = [sys.executable, "-m", f"vtr_jax.{module}", *args]
+  return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_report_of_every_key(folder, tmp_path):
+  """Of a file whose sizes are found out; and of one with a misnamed key, code 2."""
+  path = folder / "distilbert.safetensors"
+  done = run("convert", "--from=distilbert", f"--checkpoint={path}")
+  assert done.returncode == 0, done.stderr
+  state = files.read(path)
+  assert f"{len(state)} of {len(state)} keys used (0 renamed" in done.stdout
+  rows = [line.split()[1] for line in done.stdout.splitlines() if line[:5] == "used "]
+  assert sorted(rows) == sorted(state)
+  key = "transformer.layer.0.sa_layer_norm.weight"
+  state["transformer.layer.0.sa_norm.weight"] = state.pop(key)
+  safetensors.save_file(dict(state), tmp_path / "bad.safetensors")
+  done = run("convert", "--from=distilbert", f"--checkpoint={tmp_path}/bad.safetensors")
+  assert done.returncode == 2
+  (line,) = done.stderr.splitlines()
+  assert f"{key} is missing, the nearest that is there and not used is " in line
+  assert "transformer.layer.0.sa_norm.weight is not used" in line
+
+
+def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
+  folder, data_dir, tmp_path
+):
+  values = small(
+    data_dir,
+    family="clip",
+    attention="frame",
+    learn_temperature=True,
+    temperature=0.1,
+  )
+  values["text"] |= dict(vocab_size=256)
+  path, to = folder / "clip.safetensors", tmp_path / "run"
+  (pieces,) = data_dir.rglob("tokenizer.model")
+  convert.convert("clip", str(path), str(to), values, str(pieces))
+  assert "keys used" in (to / "weights.txt").read_text()
+  model = trained.load(to)
+  data = hf_cases.inputs()
+  video = data["video"].transpose(0, 1, 3, 4, 2)
+  out = hf_cases.case("clip")[1]
+  embed = jax.jit(model.objective.embed_video)
+  mean = unit(unit(out["image"]).mean(axis=1))
+  close(embed(model.params, dict(video=video)), mean)
+  with pytest.raises(ConfigError, match="not empty"):
+    convert.convert("clip", str(path), str(to), values, str(pieces))
+  export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")
+  again = files.read(tmp_path / "out.safetensors")
+  assert again.keys() == hf_cases.case("clip")[0].keys()
+  with pytest.raises(ConfigError, match="is there"):
+    export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")
+  # It is no training that can go on.
+  with pytest.raises(CheckpointError, match=f"config.init_from={to}"):
+    train_and_evaluate(values, to)
+
+
+def test_training_starts_from_two_files(folder, data_dir, tmp_path):
+  values = small(data_dir, text_norm="post")
+  both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"
+  built = experiment.build(values | dict(init_from=both), tmp_path / "built")
+  built.writer.close()
+  built.checkpoints.close()
+  tower = built.state.params["video_tower"]
+  state = hf_cases.case("vit")[0]
+  query = state["layers.1.attention.q_proj.weight"].T
+  np.testing.assert_array_equal(tower["block_1"]["attention"]["query"]["kernel"], query)
+  words = built.state.params["text_tower"]["embed"]["words"]
+  first = hf_cases.case("distilbert")[0]["embeddings.word_embeddings.weight"]
+  np.testing.assert_array_equal(words[: HF.WORDS], first)
+  report = (tmp_path / "built" / "weights.txt").read_text()
+  assert report.count(" keys used (") == 2
+  assert "resized: 40 to 256 rows" in report
+  train_and_evaluate(values | dict(init_from=both), tmp_path / "trained")
+  model = trained.load(tmp_path / "trained")
+  assert model.step == 2
+
+
+@pytest.mark.parametrize(
+  ("init_from", "words"),
+  [
+    ("vit:", "vit: no file"),
+    ("vit:absent.pth", "absent.pth: cannot be read"),
+    ("vit:{0}/vit.safetensors,vitt:x", "did you mean 'vit'"),
+    ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "an earlier file gives"),
+    ("clip:{0}/clip.safetensors", "family 'frozen'"),
+    ("vit:{0}/distilbert.safetensors", ": cls_token is missing"),
+  ],
+)
+def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):
+  values = small(data_dir, text_norm="post")
+  with pytest.raises(WeightsError, match=words):
+    experiment.build(values | dict(init_from=init_from.format(folder)), tmp_path)
