@@ -1,6 +1,7 @@
 """Public weights: every key accounted for, and the numbers of their own codes."""
 
 import dataclasses
+import json
 
 import flax.linen as nn
 import hf_cases
@@ -8,16 +9,20 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from golden_cases import golden
 from weights import convert, draw
 
 from configs import mac, simvtp
 from vtr_jax import batch as batch_lib
 from vtr_jax import config as config_lib
+from vtr_jax import experiment
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.errors import WeightsError
 from vtr_jax.losses import unit
+from vtr_jax.models.layers import Compute, Size, Transformer
 from vtr_jax.objectives import base as objectives
-from vtr_jax.weights import match, save, sources, stacks
+from vtr_jax.objectives import simvtp as simvtp_objective
+from vtr_jax.weights import infer, match, save, sources, stacks
 
 HF = hf_cases
 SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
@@ -214,16 +219,136 @@ def test_videomae(given):
 
 def test_bert_gives_simvtp_its_words():
   state, _ = hf_cases.case("bert")
-  objective = small_simvtp()
-  unused = r"encoder\.layer\."
-  with pytest.raises(WeightsError, match=r"encoder.layer.0.* is not used"):
-    converted("bert", state, objective)
-  params, _ = converted("bert", state, objective, (unused,))
+  params, report = converted("bert_words", state, small_simvtp())
   np.testing.assert_array_equal(
     params["text_embed"]["positions"],
     state["embeddings.position_embeddings.weight"]
     + state["embeddings.token_type_embeddings.weight"][0],
   )
+  unused = {x.key.split(".")[0] for x in report.lines if x.status == "unused"}
+  assert unused == {"encoder", "pooler"}
+
+
+def test_simvtp_after_fine_tuning():
+  """Two copies of the encoder, each pooled by a mean and then normalised."""
+  arrays, meta = golden("simvtp_pretrain")
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  c, text = meta["config"], meta["config"]["text"]
+  rng = np.random.default_rng(0)
+  scale, bias = rng.normal(1, 0.2, (2, c["encoder"]["dim"])).astype("f")
+  tuned = {"video_encoder.fc_norm.weight": scale, "video_encoder.fc_norm.bias": bias}
+  tuned |= {
+    f"text_encoder.fc_norm.{k}": tuned[f"video_encoder.fc_norm.{k}"] * 2
+    for k in ("weight", "bias")
+  }
+  for key, x in state.items():
+    if key.startswith("encoder.blocks"):
+      tuned |= {f"{side}_{key}": x for side in ("video", "text")}
+    elif key.startswith("encoder.patch"):
+      tuned["video_" + key] = x
+    elif key.startswith("text_embeddings"):
+      tuned["text_encoder." + key] = x
+  width, hidden = c["encoder"]["dim"], 4 * c["encoder"]["dim"]
+  size = dict(width=width, depth=c["encoder"]["depth"], mlp_dim=hidden)
+  size["num_heads"] = c["encoder"]["heads"]
+  values = mac.webvid2m_cc3m()["objective"] | dict(
+    family="simvtp",
+    video=size,
+    text=size,
+    compute=COMPUTE,
+    projection=width,
+    positions="flat",
+    pool="mean",
+    text_norm="pre",
+    text_dropout=0.0,
+  )
+  patch = c["patch_size"]
+  clip = ClipSpec(c["frames"], c["img_size"], (c["tubelet"], patch, patch), **HALF)
+  words = TextSpec(text["max_pos"], text["vocab"], text["mask_id"])
+  objective = objectives.build(values, clip, words, NOTHING)
+  spec = batch_lib.spec(clip, words, NOTHING, 2)
+  wanted = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0), spec))
+  kind = "simvtp_finetuned"
+  params, report = convert(kind, tuned, objective.model, wanted)
+  assert not report.fresh
+  batch = dict(
+    video=arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2),
+    text_ids=arrays["in/text_ids"].astype("i4"),
+    text_valid=arrays["in/attention_mask"].astype(bool),
+  )
+  shape = Size(**size)
+  blocks = Transformer(shape, Compute(**COMPUTE), norm_last=False)
+
+  def by_hand(tower, x, valid, factor):
+    x = blocks.apply({"params": tower}, x, valid)
+    weight = np.ones(x.shape[:2]) if valid is None else valid
+    x = (x * weight[:, :, None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    return unit(x * scale * factor + bias * factor)
+
+  before = simvtp_objective.SimVTP(clip, words, simvtp_config(size, size))
+  whole = dict(
+    video_embed=dict(proj=params["video_tower"]["proj"]),
+    text_embed=params["text_tower"]["embed"],
+  )
+  ids, valid = batch["text_ids"], batch["text_valid"]
+  embed = lambda m: (
+    m.embed_visible(batch["video"], None),
+    m.text_embed(ids, valid, train=False),
+  )
+  video, caption = before.apply({"params": whole}, method=embed)
+  found = objective.embed_video(params, batch), objective.embed_text(params, batch)
+  close(found[0], by_hand(params["video_tower"], video, None, 1))
+  close(found[1], by_hand(params["text_tower"]["transformer"], caption, valid, 2))
+
+
+def simvtp_config(encoder, decoder):
+  values = simvtp.webvid2m()["objective"]
+  values |= dict(encoder=encoder, decoder=decoder, compute=COMPUTE, text_dropout=0.0)
+  del values["name"]
+  return config_lib.read(simvtp_objective.Config, values)
+
+
+KINDS = dict(
+  frozen_in_time="frozen",
+  miles="miles",
+  bert_base="bert",
+  distilbert_base="distilbert",
+  videomae_hf="videomae",
+  videomae_official="videomae",
+  clip_vit_b16_hf="clip",
+  vit_base_patch16_224_hf="vit",
+  timm_vit_base_patch16_224="vit",
+  simvtp_pretrain="simvtp",
+)
+LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_full_size_key_lists(name, prefix):
+  """Every key of the real files has its place, or is left out by name."""
+  kind = KINDS[name]
+  source = sources.find(kind)
+  one = np.float32(0.5)
+  shaped = LISTS[name]["keys"].items()
+  state = {prefix + key: np.broadcast_to(one, shape) for key, shape in shaped}
+  values = infer.infer(infer.recipe(source), kind, source, state)
+  c = config_lib.read(experiment.TrainConfig, values | dict(evals={}))
+  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch_lib.spec(c.clip, c.text, c.mask, 2)
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  flat = flatten_dict(nn.unbox(boxed), sep="/")
+  _, report = match.match(
+    name, kind, source, state, objective.model, stacks.shapes(flat)
+  )
+  report.check()
+  by = lambda status: [line.key for line in report.lines if line.status == status]
+  left = {key.removeprefix(prefix).split(".")[0] for key in by("unused")}
+  assert left <= {"head", "pooler"}
+  assert len(by("used")) + len(by("unused")) == len(state)
+  assert len(by("missing")) == 2 * (name == "videomae_hf")
+  assert objective.model.clip.size == 224
 
 
 def test_what_is_resized(given):

@@ -7,7 +7,6 @@ used, and --allow does not name it.
 """
 
 import copy
-import importlib
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -56,10 +55,7 @@ def convert(
   source = sources.find(kind)
   arrays = files.read(file)
   if values is None:
-    module, _, variant = source.recipe.partition(":")
-    module = importlib.import_module(module.removesuffix(".py").replace("/", "."))
-    recipe = module.get_config(variant).to_dict()
-    values = infer.infer(recipe, kind, source, arrays)
+    values = infer.infer(infer.recipe(source), kind, source, arrays)
     values["name"] = kind
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   c = config.read(TrainConfig, values)

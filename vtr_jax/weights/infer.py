@@ -1,6 +1,7 @@
 """The config of a model from the shapes of its weights."""
 
 import copy
+import importlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,13 @@ from vtr_jax.weights.sources import Source
 _DEEP = 64  # layers that are looked for
 _WORDS = 64  # tokens of a caption; ours: longer ones are rare, and cost as much each
 _HEADS = {1152: 16}  # by width, where a head is not 64 wide: SigLIP so400m
+
+
+def recipe(source: Source) -> dict[str, Any]:
+  """The config that `source.recipe` names; its file lies in configs/."""
+  file, _, variant = source.recipe.partition(":")
+  module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+  return module.get_config(variant).to_dict()
 
 
 def infer(

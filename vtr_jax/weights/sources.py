@@ -83,10 +83,16 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.bert,),
     families=("frozen",),
-    simvtp=(layouts.bert_words,),
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
     unused=(r"(pooler|cls)\..*", ".*position_ids"),
-    fresh=("(?!text_(tower|embed)/).*", *_DUAL_ADDS),
+    fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
+  ),
+  bert_words=Source(  # SimVTP takes BERT's first layer alone
+    recipe="configs/simvtp.py:webvid2m",
+    simvtp=(layouts.bert_words,),
+    renames=((r"^bert\.", ""), *_BERT_SPELLING),
+    unused=(r"(encoder|pooler|cls)\..*", ".*position_ids"),
+    fresh=("(?!text_embed/).*",),
   ),
   videomae=Source(
     recipe="configs/simvtp.py:webvid2m",
