@@ -30,7 +30,12 @@ def get_config(variant: str = "demo") -> ConfigDict:
 
 
 def webvid2m_cc3m() -> dict:
-  """Pre-training on 5.5 M pairs, ViT-B/16 and DistilBERT."""
+  """Pre-training on 5.5 M pairs, ViT-B/16 and DistilBERT.
+
+  The towers start from ImageNet's and the books' (Frozen):
+  --config.init_from=vit:FILE,distilbert:FILE --config.tokenizer=vocab.txt
+  --config.text.mask_id=103
+  """
   return dict(
     name="",
     seed=0,  # of everything random; ours

@@ -27,8 +27,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
 def webvid2m() -> dict:
   """The paper's pre-training: 2.5 M pairs, 200 epochs on 64 V100.
 
-  The paper starts from VideoMAE's weights (Kinetics-400) and BERT's word embeddings;
-  this starts from scratch until public weights can be read.
+  The paper starts from VideoMAE's weights (Kinetics-400) and BERT's word embeddings:
+  --config.init_from=videomae:FILE,bert_words:FILE --config.tokenizer=vocab.txt
+  --config.text.mask_id=103
   """
   steps_per_epoch = 2_500_000 // 1024
   return dict(

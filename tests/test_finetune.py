@@ -1,15 +1,18 @@
 """Fine-tuning configs: every data set, from every objective's recipe."""
 
+import flax.linen as nn
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from configs import clip4clip
 from configs import finetune_retrieval as finetune
-from vtr_jax import batch, experiment
+from vtr_jax import batch, experiment, optim, state
 from vtr_jax.config import read
 from vtr_jax.objectives import base
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
-@pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "mac,flickr8k"])
+@pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "mac,flickr8k", "mac,clip"])
 def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
   values = finetune.get_config(f"{data},{run}").to_dict()
   config = read(experiment.TrainConfig, values)
@@ -19,6 +22,24 @@ def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
   spec = batch.spec(config.clip, config.text, config.mask, 2)
   assert spec["video_mask_idx"].shape == (2, 0)
   assert config.optim.warmup_steps < config.steps
+
+
+@pytest.mark.parametrize("data", finetune.DATASETS)
+def test_clip4clip_sees_each_frame_alone(data):
+  """Nothing is hidden, embeddings stay as they are, and the model is CLIP B/32."""
+  config = read(experiment.TrainConfig, clip4clip.get_config(data).to_dict())
+  objective = base.build(config.objective, config.clip, config.text, config.mask)
+  spec = batch.spec(config.clip, config.text, config.mask, 2)
+  assert spec["video_mask_idx"].shape == (2, 0)
+  params = flatten_dict(nn.unbox(state.abstract_params(objective, spec)), sep="/")
+  assert params["video_tower/space_positions"].shape == (50, 768)
+  assert "video_tower/time_positions" not in params
+  rates = flatten_dict(
+    optim.by_rule(unflatten_dict(params, sep="/"), config.optim.lr_rules, "rules"),
+    sep="/",
+  )
+  frozen = {path.split("/")[1] for path, rate in rates.items() if not rate}
+  assert frozen == {"proj", "cls_token", "space_positions", "norm_input", "embed"}
 
 
 def test_a_data_set_or_run_that_is_not_there_is_refused():

@@ -35,7 +35,7 @@ LAYERS = (
   },
   {"data", "models", "scores", "contrast"},
   {"objectives"},
-  {"state"},
+  {"state", "weights"},
   {"transfer"},
   {"step"},
   {"evaluators"},
@@ -43,7 +43,7 @@ LAYERS = (
   {"progress", "trained"},
   {"train", "embed", "mteb_encoder"},
   {"command"},
-  {"main", "evaluate", "prepare", "study", "plan"},
+  {"main", "evaluate", "prepare", "study", "plan", "convert", "export"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -150,13 +150,13 @@ def build(
   state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   meta: dict[str, Any] = {}
-  report = ""
+  reports = []
   if checkpoints.latest_step() is not None:
     state, meta = checkpoints.restore(state)
     _check_data(meta["data"], fingerprint, data)
   elif config.init_from:
     longer = config.objective.get("longer_clips", "zeros")
-    state, report = transfer.start_from(
+    state, reports = transfer.start_from(
       config.init_from, state, objective, mesh, longer, config.init_allow
     )
   main = jax.process_index() == 0
@@ -167,11 +167,11 @@ def build(
       state.params, include_stats="sharding"
     )
     (place / "parameters.txt").write_text(overview + "\n")
-    if report:
-      (place / "weights.txt").write_text(report)
-  for line in report.splitlines():
-    if " keys used (" in line:
-      out.say(line)
+    if reports:
+      text = "\n".join(report.text() for report in reports)
+      (place / "weights.txt").write_text(text)
+  for report in reports:
+    out.say(report.summary())
   count = sum(p.size for p in jax.tree.leaves(state.params))
   shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
   out.say(

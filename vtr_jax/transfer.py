@@ -20,6 +20,7 @@ from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState
 from vtr_jax.weights import load
+from vtr_jax.weights.match import Report
 
 TIME = "video_tower/time_positions"
 
@@ -31,7 +32,7 @@ def start_from(
   mesh: Mesh,
   longer_clips: str = "zeros",
   allow: tuple[str, ...] = (),
-) -> tuple[TrainState, str]:
+) -> tuple[TrainState, list[Report]]:
   """The fresh `state` with the parameters of `source`, and what became of each.
 
   A teacher starts as a copy of them; step and optimiser stay fresh.
@@ -41,23 +42,23 @@ def start_from(
     allow: see weights/match.py; of public weights alone.
 
   Returns:
-    The state, and the reports of public weights, "" for a run.
+    The state, and a report of each public file.
 
   Raises:
     CheckpointError: there is no checkpoint, or its parameters are not these.
     WeightsError: see weights/load.py.
   """
   if load.pieces(source):
-    params, report = _from_files(source, state.params, objective, allow)
+    params, reports = _from_files(source, state.params, objective, allow)
   else:
-    params, report = _from_run(source, state.params, mesh, longer_clips), ""
+    params, reports = _from_run(source, state.params, mesh, longer_clips), []
   teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  return state.replace(params=params, teacher=teacher), report
+  return state.replace(params=params, teacher=teacher), reports
 
 
 def _from_files(
   source: str, fresh: Any, objective: Objective, allow: tuple[str, ...]
-) -> tuple[Any, str]:
+) -> tuple[Any, list[Report]]:
   here = flatten_dict(fresh, sep="/")
   found, reports = load.load(source, objective.model, here, allow)
   for path, array in found.items():
@@ -65,8 +66,7 @@ def _from_files(
     here[path] = jax.make_array_from_callback(
       array.shape, here[path].sharding, array.__getitem__
     )
-  text = "\n".join(report.text() for report in reports)
-  return unflatten_dict(here, sep="/"), text
+  return unflatten_dict(here, sep="/"), reports
 
 
 def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
