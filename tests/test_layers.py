@@ -41,7 +41,8 @@ LAYERS = (
   {"evaluators"},
   {"experiment"},
   {"progress", "trained"},
-  {"train", "embed", "mteb_encoder"},
+  {"train", "embed", "model"},
+  {"mteb_encoder"},
   {"command"},
   {"main", "evaluate", "prepare", "study", "plan", "convert", "export"},
 )

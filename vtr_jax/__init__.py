@@ -1,3 +1,21 @@
-"""vtr_jax: masked video-text pre-training and retrieval in JAX/Flax."""
+"""vtr_jax: masked video-text pre-training and retrieval in JAX/Flax.
+
+model = vtr_jax.load("runs/mine")
+model.embed_video(["a.mp4", "b.mp4"])   # [2 e] float32, unit norm
+model.embed_text(["a dog jumps"])       # [1 e]
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from vtr_jax.model import Model
 
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def load(directory: str) -> "Model":
+  """The model of a run; see `model.load`. Imports JAX, which takes a second."""
+  from vtr_jax import model
+
+  return model.load(directory)

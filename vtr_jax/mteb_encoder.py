@@ -13,14 +13,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from PIL import Image
 
-from vtr_jax import trained
-from vtr_jax.data.crops import resize_view
-from vtr_jax.data.text import encode_all
-from vtr_jax.data.video import frame_indices
-from vtr_jax.errors import BadSample, DataError
-from vtr_jax.evaluators.base import OnDevices
+from vtr_jax import model
+from vtr_jax.errors import DataError
 from vtr_jax.scores import similarity
 
 
@@ -47,9 +42,7 @@ class Encoder:
       CheckpointError: see `trained.load`.
     """
     del revision, device, kwargs
-    self._model = model = trained.load(model_name)
-    self._video = OnDevices(model.objective.embed_video, model.mesh)
-    self._text = OnDevices(model.objective.embed_text, model.mesh)
+    self._model = model.load(model_name)
 
   def encode(
     self, inputs: Iterable[Mapping[str, Any]], **kwargs: Any
@@ -69,9 +62,9 @@ class Encoder:
     found = []
     for batch in inputs:
       if "video" in batch:
-        found.append(self._videos(batch["video"]))
+        found.append(self._model.embed_clips(map(self._clip, batch["video"])))
       elif "text" in batch:
-        found.append(self._texts(batch["text"]))
+        found.append(self._model.embed_text(batch["text"]))
       else:
         raise DataError(
           f"mteb: a batch of {sorted(batch)}; this model takes video, text"
@@ -113,41 +106,11 @@ class Encoder:
       modalities=["text", "video"],
     )
 
-  def _videos(self, videos: Iterable[Any]) -> np.ndarray:
-    c = self._model.config
-    clips = np.stack([self._clip(video) for video in videos])
-    return self._in_batches(self._video, dict(video=clips), c.eval_batch_size)
-
   def _clip(self, video: Any) -> UInt8[np.ndarray, "t h w 3"]:
-    """As data/video.py does it of files: frames, then size, then the middle."""
-    clip, data = self._model.config.clip, self._model.config.data
-    indices = frame_indices(len(video), clip.frames, data.sampling, data.stride, None)
+    """Of torchcodec's decoder or of frames [t c h w], as of files."""
+    indices = self._model.indices(len(video))
     if hasattr(video, "get_frames_at"):
       frames = np.asarray(video.get_frames_at(indices=indices.tolist()).data)
     else:
       frames = np.asarray(video)[indices]
-    frames = frames.transpose(0, 2, 3, 1)
-    view = resize_view(*frames.shape[1:3], clip.size)
-    box = (view.left, view.top, view.left + clip.size, view.top + clip.size)
-    size, how = (view.width, view.height), Image.Resampling.BILINEAR
-    return np.stack([Image.fromarray(f).resize(size, how).crop(box) for f in frames])
-
-  def _texts(self, texts: Iterable[str]) -> np.ndarray:
-    c = self._model.config
-    try:
-      ids, valid = encode_all(self._model.tokenizer, list(texts), c.text.length)
-    except BadSample as e:
-      raise DataError(f"mteb: {e} among the task's texts; leave it out") from e
-    batch = dict(text_ids=ids, text_valid=valid)
-    return self._in_batches(self._text, batch, c.eval_batch_size)
-
-  def _in_batches(
-    self, embed: OnDevices, rows: Mapping[str, np.ndarray], size: int
-  ) -> np.ndarray:
-    """Batches of the run's own size, filled up: one shape, one compilation."""
-    count = len(next(iter(rows.values())))
-    picked = [
-      np.minimum(np.arange(i, i + size), count - 1) for i in range(0, count, size)
-    ]
-    batches = ({k: v[p] for k, v in rows.items()} for p in picked)
-    return embed.rows(self._model.params, batches, count)
+    return self._model.resized(frames.transpose(0, 2, 3, 1))

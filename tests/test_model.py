@@ -1,0 +1,99 @@
+"""The Python API: vtr_jax.load, and what a model does with files and arrays."""
+
+import numpy as np
+import pytest
+
+import vtr_jax
+from configs import mac, simvtp
+from vtr_jax import embed
+from vtr_jax.data.video import decode
+from vtr_jax.errors import CheckpointError, ConfigError, DataError
+from vtr_jax.scores import protocols
+from vtr_jax.train import train_and_evaluate
+
+
+def trained(file, data_dir, place):
+  config = file.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config |= dict(steps=2, checkpoint_every=2, evals={})
+  config["optim"]["warmup_steps"] = 1
+  train_and_evaluate(config, place)
+  return str(place)
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+  """(model, our evaluation's embeddings, its records, its directory)."""
+  place = trained(mac, data_dir, tmp_path_factory.mktemp("run"))
+  model = vtr_jax.load(place)
+  found, _ = embed.embed(place, protocols.get("custom"))
+  source = model.config.data.open("test")
+  return model, found, [source[i] for i in range(len(source))], place
+
+
+def test_embeddings_are_the_evaluations(run, tmp_path):
+  """Of paths, of bytes, of any number of them; in order."""
+  model, found, records, _ = run
+  paths = []
+  for i, record in enumerate(records[:19]):
+    paths.append(tmp_path / f"odd näme {i}.mp4")
+    paths[-1].write_bytes(record["video"])
+  ours = model.embed_video(paths)
+  assert ours.shape == (19, model.dim)
+  assert ours.dtype == np.float32
+  np.testing.assert_allclose(ours, found.video[:19], atol=1e-5)
+  mixed = model.embed_video([records[3]["video"], str(paths[5])])
+  np.testing.assert_allclose(mixed, found.video[[3, 5]], atol=1e-5)
+  texts = model.embed_text(found.texts[:21])
+  np.testing.assert_allclose(texts, found.text[:21], atol=1e-5)
+  cosines = model.similarity(found.texts[:2], paths[:3])
+  np.testing.assert_allclose(cosines, texts[:2] @ ours[:3].T, atol=1e-5)
+
+
+def test_frames_may_have_any_size_and_number(run):
+  model, found, records, _ = run
+  frames = decode(records[0]["video"])
+  seen = model.embed_video([frames, frames[:1], frames[:, :, : frames.shape[2] // 2]])
+  np.testing.assert_allclose(seen[0], found.video[0], atol=0.02)
+  assert abs(seen[0] - seen[1]).max() > 1e-3
+  np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-5)
+
+
+def test_none_at_all(run):
+  model = run[0]
+  assert model.embed_video([]).shape == (0, model.dim)
+  assert model.embed_text([]).shape == (0, model.dim)
+
+
+def test_what_cannot_be_embedded_is_named(run, tmp_path):
+  model = run[0]
+  bad = tmp_path / "bad.mp4"
+  bad.write_bytes(b"no video")
+  for videos, words in (
+    ([bad], r"bad\.mp4: not a video"),
+    ([tmp_path / "absent.mp4"], r"absent\.mp4: No such file"),
+    ([np.zeros((2, 8, 8), np.uint8)], r"video 0: uint8 \(2, 8, 8\) is no uint8"),
+    ([np.zeros((0, 8, 8, 3), np.uint8)], "video 0: no frames"),
+  ):
+    with pytest.raises(DataError, match=words):
+      model.embed_video(videos)
+  with pytest.raises(DataError, match="empty caption among 2 texts"):
+    model.embed_text(["a red bar", " "])
+  with pytest.raises(DataError, match="text 0: 7 is no string"):
+    model.embed_text([7])
+  with pytest.raises(CheckpointError, match="not a run"):
+    vtr_jax.load(str(tmp_path))
+
+
+def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
+  model, _, records, place = run
+  assert model.id == vtr_jax.load(place).id
+  other = vtr_jax.load(trained(simvtp, data_dir, tmp_path))
+  assert model.id != other.id
+  assert model.id.startswith("mac-smoke@2-")
+  # And only a model with a matching head can be asked for it.
+  clips = [other.clip(record["video"]) for record in records[:3]]
+  scores = other.match(["a red bar"] * 3, clips)
+  assert scores.shape == (3,)
+  with pytest.raises(ConfigError, match="no matching head"):
+    model.match(["a red bar"], clips[:1])

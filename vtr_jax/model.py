@@ -1,0 +1,236 @@
+"""A trained model in Python: videos and texts in, embeddings of one space out."""
+
+import collections
+import concurrent.futures
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import tqdm
+from flax.traverse_util import flatten_dict
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from vtr_jax import trained
+from vtr_jax.data.crops import resize_view
+from vtr_jax.data.examples import read_clip
+from vtr_jax.data.text import encode_all
+from vtr_jax.data.video import frame_indices
+from vtr_jax.errors import BadSample, ConfigError, DataError
+from vtr_jax.evaluators.base import OnDevices
+from vtr_jax.scores import similarity
+
+T = TypeVar("T")
+Video = str | os.PathLike | bytes | UInt8[np.ndarray, "t h w 3"]
+
+
+def load(directory: str | os.PathLike) -> "Model":
+  """The model of a run: a training's --workdir, or what `vtr_jax.convert` wrote.
+
+  Raises:
+    CheckpointError: it is no run, or has no checkpoint that can be read.
+  """
+  return Model(trained.load(directory))
+
+
+def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
+  """`call(*a)` of each of `arguments` in order, by threads, two each in advance."""
+  threads = os.cpu_count() or 1
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    waiting = collections.deque()
+    for each in arguments:
+      waiting.append(pool.submit(call, *each))
+      if len(waiting) > 2 * threads:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
+
+
+class Model:
+  """Embeds videos and texts; made by `load`. Arrays in and out are NumPy's."""
+
+  def __init__(self, run: trained.Trained):
+    self._run, self._batch = run, run.config.eval_batch_size
+    on = functools.partial(OnDevices, mesh=run.mesh)
+    self._video = on(run.objective.embed_video)
+    self._text = on(run.objective.embed_text)
+    self._match = on(run.objective.match) if run.objective.match else None
+    self._least = run.mesh.size  # rows that every device has one of
+
+  @property
+  def name(self) -> str:
+    """Of the run."""
+    return self._run.config.name
+
+  @property
+  def config(self):
+    """Of the run, as `experiment.TrainConfig`."""
+    return self._run.config
+
+  @property
+  def step(self) -> int:
+    """Of its checkpoint."""
+    return self._run.step
+
+  @property
+  def matches(self) -> bool:
+    """Whether `match` can be asked."""
+    return self._match is not None
+
+  @functools.cached_property
+  def dim(self) -> int:
+    """Width of the embeddings."""
+    c = self.config
+    video = np.zeros((1, c.clip.frames, c.clip.size, c.clip.size, 3), np.uint8)
+    embed, batch = self._run.objective.embed_video, dict(video=video)
+    return jax.eval_shape(embed, self._run.params, batch).shape[1]
+
+  @functools.cached_property
+  def id(self) -> str:
+    """Name, step and a checksum of the parameters: the same only for the same ones."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path, x in sorted(flatten_dict(self._run.params, sep="/").items()):
+      digest.update(path.encode())
+      digest.update(np.ascontiguousarray(jax.device_get(x)).data)
+    return f"{self.name}@{self.step}-{digest.hexdigest()}"
+
+  def embed_video(
+    self, videos: Iterable[Video], progress: bool = False
+  ) -> Float[np.ndarray, "n e"]:
+    """Embeddings of unit norm, one for each video: of the clip in its middle.
+
+    Args:
+      videos: paths, encoded files as bytes, or frames of RGB [t h w 3] uint8 of any
+        length and size; images are videos of one frame.
+      progress: whether to show a bar with the time that is left.
+
+    Raises:
+      DataError: one cannot be read or decoded; it is named.
+    """
+    videos = list(videos)
+    clips = ahead(self._named_clip, enumerate(videos))
+    bar = tqdm.tqdm(
+      clips, "embedding videos", len(videos), unit="video", disable=not progress
+    )
+    return self.embed_clips(bar)
+
+  def embed_clips(
+    self, clips: Iterable[UInt8[np.ndarray, "t h w 3"]]
+  ) -> Float[np.ndarray, "n e"]:
+    """The same of clips that have the model's frames and size, taken as they come."""
+    return self._rows(self._video, (dict(video=clip) for clip in clips))
+
+  def embed_text(self, texts: Iterable[str]) -> Float[np.ndarray, "n e"]:
+    """Embeddings of unit norm, one for each text.
+
+    Raises:
+      DataError: one is empty.
+    """
+    return self._rows(self._text, self._token_rows(list(texts)))
+
+  def similarity(
+    self, texts: Iterable[str], videos: Iterable[Video]
+  ) -> Float[np.ndarray, "t v"]:
+    """Cosines of texts and videos."""
+    return similarity.cosines(self.embed_text(texts), self.embed_video(videos))
+
+  def match(
+    self,
+    texts: Sequence[str],
+    clips: Iterable[UInt8[np.ndarray, "t h w 3"]],
+  ) -> Float[np.ndarray, "n"]:
+    """How well texts[i] and clips[i] fit, read together: log-odds, for re-ranking.
+
+    Raises:
+      ConfigError: the model has no matching head; see `matches`.
+    """
+    if self._match is None:
+      raise ConfigError(f"rerank: {self.name} has no matching head; use 0")
+    pairs = zip(self._token_rows(texts), clips, strict=True)
+    return self._rows(self._match, (row | dict(video=clip) for row, clip in pairs))
+
+  def indices(self, count: int) -> Int[np.ndarray, "t"]:
+    """Which of `count` frames make the clip in the middle."""
+    clip, data = self.config.clip, self.config.data
+    return frame_indices(count, clip.frames, data.sampling, data.stride, None)
+
+  def clip(self, video: Video) -> UInt8[np.ndarray, "t h w 3"]:
+    """What the model sees of a video.
+
+    Raises:
+      BadSample: it cannot be decoded, or has no frames. OSError: it cannot be read.
+    """
+    if isinstance(video, np.ndarray):
+      if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8:
+        raise BadSample(f"{video.dtype} {video.shape} is no uint8 [frames, h, w, 3]")
+      if not video.size:
+        raise BadSample("no frames")
+      return self.resized(video[self.indices(len(video))])
+    data = video if isinstance(video, bytes) else pathlib.Path(video).read_bytes()
+    return read_clip(data, self.config.clip, self.config.data, None)
+
+  def resized(
+    self, frames: UInt8[np.ndarray, "t h w 3"]
+  ) -> UInt8[np.ndarray, "t s s 3"]:
+    """Frames in the model's size: the short side resized, the middle cut out."""
+    size = self.config.clip.size
+    view = resize_view(*frames.shape[1:3], size)
+    if frames.shape[1:3] == (size, size):
+      return frames
+    box = (view.left, view.top, view.left + size, view.top + size)
+    shape, how = (view.width, view.height), Image.Resampling.BILINEAR
+    return np.stack(
+      [np.asarray(Image.fromarray(f).resize(shape, how).crop(box)) for f in frames]
+    )
+
+  def _named_clip(self, number: int, video: Video) -> np.ndarray:
+    try:
+      return self.clip(video)
+    except (BadSample, OSError) as e:
+      plain = isinstance(video, str | os.PathLike)
+      name = str(video) if plain else f"video {number}"
+      reason = e.strerror if isinstance(e, OSError) else e
+      raise DataError(f"{name}: {reason}; repair it or leave it out") from e
+
+  def _token_rows(self, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
+    if not texts:
+      return
+    for number, text in enumerate(texts):
+      if not isinstance(text, str):
+        raise DataError(f"text {number}: {text!r} is no string")
+    try:
+      pair = encode_all(self._run.tokenizer, texts, self.config.text.length)
+    except BadSample as e:
+      raise DataError(f"{e} among {len(texts)} texts; leave it out") from e
+    for ids, valid in zip(*pair, strict=True):
+      yield dict(text_ids=ids, text_valid=valid)
+
+  def _rows(
+    self, function: OnDevices, rows: Iterable[Mapping[str, Any]]
+  ) -> Float[np.ndarray, "n ..."]:
+    """`function` of rows, in batches of few sizes: each is compiled once."""
+    found, waiting = [], []
+
+    def flush() -> None:
+      count, size = len(waiting), self._least
+      while size < count:
+        size *= 2
+      filled = waiting + waiting[-1:] * (size - count)
+      batch = {k: np.stack([row[k] for row in filled]) for k in filled[0]}
+      found.append(function(self._run.params, batch)[:count])
+      waiting.clear()
+
+    for row in rows:
+      waiting.append(row)
+      if len(waiting) >= self._batch:
+        flush()
+    if waiting:
+      flush()
+    if found:
+      return np.concatenate(found)
+    return np.zeros((0,) if function is self._match else (0, self.dim), np.float32)
