@@ -11,8 +11,9 @@ from vtr_jax import figures, sharding
 from vtr_jax.batch import patchify, unpatchify
 from vtr_jax.config import require
 from vtr_jax.data import loader, sources
+from vtr_jax.devices import OnDevices
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.evaluators.base import Context
 from vtr_jax.objectives.base import Params
 
 _SHOWN = 4  # clips in the picture
