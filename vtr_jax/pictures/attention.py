@@ -7,7 +7,7 @@ that the towers `sow`, outside training; nothing is kept there.
 
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -46,37 +46,61 @@ def attention(model: base.Subject, clips: Sequence[Video]) -> dict[str, Attentio
   Raises:
     DataError: clips of another size, or none.
   """
-  rows = dict(video=base.clip_rows(model, clips))
-  return base.on_devices(model, _attention, rows, model.config.clip)
+  batch = dict(video=base.clip_rows(model, clips))
+  return base.on_devices(model, _attention, batch, model.config.clip)
 
 
 def overlay(
   model: base.Subject, clip: Video, layer: int = -1, heads: bool = False
 ) -> Image.Image:
-  """A clip, and over it where each kind of attention goes, by the mean of heads.
+  """A clip, and over it where each kind of attention goes.
 
   Args:
     model: see `base.Subject`.
     clip: uint8 [t h w 3] of the model's size.
     layer: from 0, or from the end; a pooling has one alone.
-    heads: whether each head has a row of its own.
+    heads: whether each head has a row of its own; else their mean is drawn.
 
   Raises:
     DataError: clips of another size; or the model has fewer layers.
   """
-  rows = [("clip", clip)]
-  for kind, found in attention(model, [clip]).items():
-    rows += _rows(clip, kind, found, layer, heads)
-  return base.strips(rows)
+  return base.strips(
+    [("clip", clip), *rows(clip, attention(model, [clip]), layer, heads)]
+  )
 
 
 def layers(model: base.Subject, clip: Video) -> Image.Image:
   """A clip, and over it the attention of every layer, by the mean of heads."""
-  rows = [("clip", clip)]
-  for kind, found in attention(model, [clip]).items():
-    for layer in range(found.tubelets.shape[1]):
-      rows += _rows(clip, f"{kind}, layer {layer}", found, layer, False)
-  return base.strips(rows)
+  found, strips = attention(model, [clip]), [("clip", clip)]
+  for kind, each in found.items():
+    for layer in range(each.tubelets.shape[1]):
+      one = {f"{kind}, layer {layer}": each}
+      strips += rows(clip, one, layer)
+  return base.strips(strips)
+
+
+def rows(
+  clip: Video,
+  found: Mapping[str, Attention],
+  layer: int = -1,
+  heads: bool = False,
+  number: int = 0,
+) -> list[tuple[str, Video]]:
+  """What `base.strips` draws of the clip that has this number in `found`.
+
+  The scale of each strip goes from nothing to its own greatest value.
+  """
+  strips = []
+  for kind, each in found.items():
+    count = each.tubelets.shape[1]
+    if count > 1 and not -count <= layer < count:
+      raise DataError(f"layer: {layer}, but there are {count}; use 0 to {count - 1}")
+    maps = each.tubelets[number, layer if count > 1 else 0]
+    many = [(f"{kind}, head {i}", one) for i, one in enumerate(maps)]
+    for name, one in many if heads else [(kind, maps.mean(axis=0))]:
+      label = f"{name}\nat most {one.max() * one.size:.1f} times even"
+      strips.append((label, base.heat(clip, one, low=0.0)))
+  return strips
 
 
 def spread(found: Attention) -> float:
@@ -89,25 +113,6 @@ def spread(found: Attention) -> float:
   share = share / np.maximum(share.sum(axis=-1, keepdims=True), 1e-30)
   entropy = -(share * np.log(np.maximum(share, 1e-30))).sum(axis=-1)
   return float((np.exp(entropy) / share.shape[-1]).mean())
-
-
-def _rows(
-  clip: Video, name: str, found: Attention, layer: int, heads: bool
-) -> list[tuple[str, Video]]:
-  """Strips of one layer; the scale is from nothing to the greatest of the strip."""
-  count = found.tubelets.shape[1]
-  if count == 1:
-    layer = -1
-  if not -count <= layer < count:
-    raise DataError(f"layer: {layer}, but the model has {count}; use 0 to {count - 1}")
-  maps = found.tubelets[0, layer]
-  many = [(f"{name}, head {i}", each) for i, each in enumerate(maps)]
-  rows = []
-  for title, each in many if heads else [(name, maps.mean(axis=0))]:
-    times = each.max() * each.size
-    label = f"{title}\nat most {times:.1f} times even"
-    rows.append((label, base.heat(clip, each, low=0.0)))
-  return rows
 
 
 def _attention(

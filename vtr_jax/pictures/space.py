@@ -96,8 +96,9 @@ def embedding_map(
   clips, captions = points[: len(video)], points[len(video) :]
   made = canvas.figure(9, 6.5)
   ax = made.add_subplot()
-  for start, end in zip(captions, clips[owner], strict=True):
-    ax.plot(*zip(start, end, strict=True), color="#bbbbbb", linewidth=0.5, zorder=1)
+  lines = canvas.matplotlib("collections").LineCollection
+  pairs = np.stack([captions, clips[owner]], axis=1)
+  ax.add_collection(lines(pairs, colors="#bbbbbb", linewidths=0.5, zorder=1))
   known = sorted(set(groups))
   for i, group in enumerate(known):
     mine = np.array([g == group for g in groups])

@@ -47,11 +47,11 @@ def word_maps(
     )
   if len(clips) != len(texts):
     raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
-  rows = dict(video=base.clip_rows(model, clips)) | base.text_rows(model, texts)
-  maps, whole = base.on_devices(model, _cosines, rows)
+  batch = dict(video=base.clip_rows(model, clips)) | base.text_rows(model, texts)
+  maps, whole = base.on_devices(model, _cosines, batch)
   found, grid = [], model.config.clip.grid
   for i, (ids, valid) in enumerate(
-    zip(rows["text_ids"], rows["text_valid"], strict=True)
+    zip(batch["text_ids"], batch["text_valid"], strict=True)
   ):
     real = base.spoken(model.tokenizer, ids, valid)
     said = base.spelled(model.tokenizer, ids)
@@ -63,12 +63,17 @@ def word_maps(
 def picture(model: base.Subject, clip: Video, text: str) -> Image.Image:
   """A clip, the map of its caption, and of each word; all words on one scale."""
   (found,) = word_maps(model, [clip], [text])
-  rows = [("clip", clip), (_name("caption", found.whole), base.heat(clip, found.whole))]
+  return base.strips([("clip", clip), *rows(clip, found)], text, height=70)
+
+
+def rows(clip: Video, found: WordMaps) -> list[tuple[str, Video]]:
+  """What `base.strips` draws of a clip."""
+  strips = [(_name("caption", found.whole), base.heat(clip, found.whole))]
   if found.words:
     low, high = float(found.maps.min()), float(found.maps.max())
     for word, each in zip(found.words, found.maps, strict=True):
-      rows.append((_name(word, each), base.heat(clip, each, low, high)))
-  return base.strips(rows, text, height=70)
+      strips.append((_name(word, each), base.heat(clip, each, low, high)))
+  return strips
 
 
 def _name(word: str, values: np.ndarray) -> str:
