@@ -22,7 +22,7 @@ from vtr_jax.scores import protocols, similarity
 class Config:
   """One section of `evals` with kind = "pictures"."""
 
-  split: str  # all of it is embedded: "test[:300]" costs less
+  split: str  # all of it is embedded: "test[:10%]" costs less
   every: int  # steps between runs; 0 = at the end only
   clips: int  # in the pictures of attention, words and what is found
 

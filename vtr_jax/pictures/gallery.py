@@ -44,6 +44,17 @@ def gallery(
   )
 
 
+def picture(
+  texts: Sequence[str],
+  sim: Float[np.ndarray, "t v"],
+  clips: Sequence[Video],
+  queries: Sequence[int],
+) -> Image.Image:
+  """`gallery` where texts[i] belongs to clips[i], as an image."""
+  owner, clip = np.arange(len(texts)), clips.__getitem__
+  return base.image(gallery, texts, sim, owner, clip, queries)
+
+
 def neighbours(
   video: Float[np.ndarray, "v e"],
   clip: Callable[[int], Video],

@@ -67,6 +67,13 @@ def words(
   ]
 
 
+def draw(
+  mask: MaskSpec, clip: ClipSpec, seed: int = 0
+) -> tuple[Int32[np.ndarray, "k"], Int32[np.ndarray, "m"]]:
+  """(visible, hidden) tubelets of a clip, as the loader draws them."""
+  return masks.video_mask(mask, clip.grid, np.random.default_rng(seed))
+
+
 def kinds(
   clip: Video, spec: ClipSpec, ratio: float = 0.6, seed: int = 0
 ) -> Image.Image:
@@ -81,7 +88,7 @@ def kinds(
   rows = [("clip", clip)]
   for kind in VIDEO_MASKS:
     mask = MaskSpec(kind, ratio, "replace", 0.0, False, "clip")
-    _, hidden = masks.video_mask(mask, spec.grid, np.random.default_rng(seed))
+    _, hidden = draw(mask, spec, seed)
     share = f"{len(hidden)} of {spec.num_tubelets} hidden"
     rows.append((f"{kind}\n{share}", masked(clip[None], hidden[None], spec)[0]))
   return base.strips(rows)
