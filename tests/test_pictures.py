@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 import sys
 import types
 
@@ -11,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 from clips import CLIP, TEXT
-from conftest import on_eight_devices
+from conftest import ROOT, on_eight_devices
 from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
 from PIL import Image
 from weights import draw
 
@@ -465,15 +467,25 @@ def test_neighbours_are_the_nearest_others(monkeypatch):
   assert [clip for _, clip in drawn] == [0, 2, 3]
 
 
-def test_the_evaluator_draws_at_the_end(smoke, tmp_path):
-  section = dict(kind="pictures", split="test[:9]", every=0, clips=2)
-  smoke |= dict(steps=2, evals=dict(seen=section))
-  smoke["optim"]["warmup_steps"] = 1
-  numbers = train_and_evaluate(smoke, tmp_path)
-  assert 1 / 8 <= numbers["seen/attention/joint/spread"] <= 1
-  found = {path.name for path in (tmp_path / "figures").iterdir()}
-  names = ("attention", "words_0", "words_1", "space", "gallery")
-  assert {f"seen_{name}.png" for name in names} <= found
+def test_the_evaluator_and_the_page_draw(smoke, tmp_path, monkeypatch):
+  """At the end of a training, and by the commands of docs/pictures.md."""
+  page = (ROOT / "docs" / "pictures.md").read_text()
+  commands, section = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+  config = ConfigDict(smoke | dict(steps=2, evals={}))
+  config.optim.warmup_steps = 1
+  exec(section, dict(config=config))
+  run = tmp_path / "runs" / "simvtp-demo"
+  numbers = train_and_evaluate(config.to_dict(), run)
+  assert 1 / 8 <= numbers["pictures/attention/joint/spread"] <= 1
+  found = {path.name for path in (run / "figures").iterdir()}
+  names = ("attention", "words_0", "words_2", "space", "gallery")
+  assert {f"pictures_{name}.png" for name in names} <= found
+  (tmp_path / "docs").mkdir()
+  monkeypatch.chdir(tmp_path)
+  exec(commands, {})
+  for name in ("attention", "words", "ratios"):
+    assert Image.open(tmp_path / f"docs/pictures_{name}.png").width > 300
+    assert (ROOT / f"docs/pictures_{name}.png").exists()
 
 
 def test_queries_and_keys_are_kept_for_pictures_alone():
