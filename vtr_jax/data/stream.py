@@ -21,6 +21,7 @@ from vtr_jax.data.packets import Deadline, Run, Surprise
 from vtr_jax.data.video import Picture, opened, video_stream
 from vtr_jax.errors import BadSample
 
+_GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
 _PICTURES = 256  # ours: frames after which their memory is counted anew
 
 
@@ -88,7 +89,8 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     hidden = codec.has_b_frames and (timeless or not reordered)
     starts = packets_lib.clean_starts(np.array(decoded), keys) if keys else [0]
     skip = reordered and codec.name in packets_lib.SKIPPING
-    told = None if hidden or damaged else shown
+    large = int(np.diff([*starts, len(decoded)]).max()) > _GROUP
+    told = None if hidden or damaged or large else shown
     return Timeline(times, times[-1] + last, told, decoded, starts, skip, damaged)
 
 

@@ -1,6 +1,7 @@
 """Long videos to clips: windows of fixed length, or shots, and the frames of each."""
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[C
       parts = [(0.0, 0.0)]
     elif options.shots:
       edges = [0.0, *_shots(file, line, model), line.duration]
-      pairs = zip(edges, edges[1:], strict=False)
+      pairs = itertools.pairwise(edges)
       parts = [part for pair in pairs for part in cut(*pair, options)]
     else:
       parts = cut(0.0, line.duration, options)
