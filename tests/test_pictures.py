@@ -484,7 +484,8 @@ def test_the_evaluator_and_the_page_draw(smoke, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   exec(commands, {})
   for name in ("attention", "words", "ratios"):
-    assert Image.open(tmp_path / f"docs/pictures_{name}.png").width > 300
+    with Image.open(tmp_path / f"docs/pictures_{name}.png") as made:
+      assert made.width > 300
     assert (ROOT / f"docs/pictures_{name}.png").exists()
 
 
