@@ -29,6 +29,7 @@ from vtr_jax.optim import OptimConfig
 from vtr_jax.sharding import MeshConfig
 from vtr_jax.stop import StopSignal
 from vtr_jax.weights.load import pieces
+from vtr_jax.weights.sources import SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +237,14 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tok
   """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
   copy = place / "tokenizer.model"
   # Words keep their meaning only with the tokenizer that they were learned with.
-  run = "" if pieces(config.init_from) else config.init_from
+  public = pieces(config.init_from)
+  for kind, _ in public:
+    require(
+      bool(config.tokenizer) or not SOURCES[kind].words,
+      f"config.tokenizer: missing; the words of {kind!r} weights mean nothing without "
+      "their vocabulary file",
+    )
+  run = "" if public else config.init_from
   first = pathlib.Path(run or data) / "tokenizer.model"
   source = pathlib.Path(config.tokenizer or first)
   if copy.exists():  # the run goes on also where its source has gone
