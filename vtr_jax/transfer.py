@@ -9,7 +9,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
@@ -17,7 +16,7 @@ from vtr_jax import checkpoint, sharding
 from vtr_jax.errors import CheckpointError
 from vtr_jax.models.dual import time_positions
 from vtr_jax.objectives.base import Objective
-from vtr_jax.state import TrainState
+from vtr_jax.state import TrainState, started
 
 TIME = "video_tower/time_positions"
 
@@ -31,7 +30,8 @@ def start_from(
 ) -> TrainState:
   """The fresh `state`, with the parameters of the run in directory `source`.
 
-  A teacher starts as a copy of them; step and optimiser stay fresh.
+  They are its running mean, if it kept one (`optim.ema`). A teacher and a running mean
+  start as copies of them; step and optimiser stay fresh.
 
   Raises:
     CheckpointError: there is no checkpoint, or its parameters are not these.
@@ -53,8 +53,7 @@ def start_from(
     return jax.device_put(time_positions(there, len(here), longer_clips), here.sharding)
 
   params = jax.tree.map(adapt, found, state.params)
-  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  return state.replace(params=params, teacher=teacher)
+  return started(state, objective, params)
 
 
 def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:

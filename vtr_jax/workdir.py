@@ -34,6 +34,9 @@ FREE_KEYS = (
   "evals.",
 )
 
+# Keys that older runs lack, with the values that change nothing: such a run goes on.
+_NEWER = {"optim.layer_decay": 1.0, "optim.ema": 0.0}
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
 
 
@@ -93,6 +96,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _refuse_change(workdir: pathlib.Path, before: dict, now: dict) -> None:
+  before, now = _NEWER | before, _NEWER | now
   keys = sorted(set(before) | set(now))
   changed = [
     f"{key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
