@@ -34,16 +34,16 @@ LAYERS = (
     "memory",
   },
   {"data", "models", "scores", "contrast"},
-  {"objectives"},
+  {"objectives", "classify"},
   {"state"},
   {"transfer"},
   {"step"},
   {"evaluators"},
   {"experiment"},
   {"progress", "trained"},
-  {"train", "embed", "mteb_encoder"},
+  {"train", "embed", "features", "mteb_encoder"},
   {"command"},
-  {"main", "evaluate", "prepare", "study", "plan"},
+  {"main", "evaluate", "probe", "prepare", "study", "plan"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -221,9 +221,20 @@ class DualEncoder(nn.Module):
 
   def pool_video(self, tokens: Float[Array, "b 1+n d"]) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
+    return self.video_proj(self.pooled(tokens))
+
+  def pooled(self, tokens: Float[Array, "b 1+n d"]) -> Float[Array, "b d"]:
+    """What is projected of a video's tokens."""
     if self.config.pool == "cls":
-      return self.video_proj(tokens[:, 0])
-    return self.video_proj(tokens[:, 1:].astype(jnp.float32).mean(axis=1))
+      return tokens[:, 0]
+    return tokens[:, 1:].astype(jnp.float32).mean(axis=1)
+
+  def video_features(
+    self, batch: Batch
+  ) -> tuple[Float[Array, "b d"], Float[Array, "b 1+n d"]]:
+    """(what is projected, tokens) of whole clips."""
+    tokens = self.video_tokens(batch)
+    return self.pooled(tokens), tokens
 
   def encode_text(
     self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
