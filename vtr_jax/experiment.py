@@ -148,7 +148,10 @@ def build(
     stop.check,
   )
   evals = evaluators.build(eval_configs, context)
-  state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
+  ema = config.optim.ema
+  state, shardings = state_lib.init(
+    objective, optimizer, spec, mesh, config.seed, ema > 0
+  )
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   meta: dict[str, Any] = {}
   reports = []
@@ -188,7 +191,7 @@ def build(
     data_fingerprint=fingerprint,
     state=state,
     train_step=step.make_train_step(
-      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings
+      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings, ema
     ),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
