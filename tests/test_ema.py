@@ -106,6 +106,7 @@ def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
   older = json.loads((tmp_path / "config.json").read_text())
   for key in ("ema", "layer_decay"):
     del older["optim"][key]
+  del older["init_allow"], older["objective"]["family"]
   (tmp_path / "config.json").write_text(json.dumps(older))
   same(trained.load(tmp_path).params, stored(tmp_path, 2)["params"])
   train_and_evaluate(c, tmp_path)
