@@ -34,6 +34,7 @@ from vtr_jax.objectives.base import (
   Params,
   Reconstruction,
   check_sent,
+  features_of,
   initializer,
   method,
 )
@@ -121,6 +122,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_text=method(model, "embed_text"),
     embed_places=method(model, "embed_places"),
     embed_words=method(model, "embed_words"),
+    video_features=features_of(model),
     terms=("pixels",) if decodes else (),
     reconstruct=method(model, "reconstruct") if decodes else None,
   )

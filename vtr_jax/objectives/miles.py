@@ -33,6 +33,7 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   check_sent,
+  features_of,
   initializer,
   method,
 )
@@ -126,6 +127,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_text=method(model, "embed_text"),
     embed_places=method(model, "embed_places"),
     embed_words=method(model, "embed_words"),
+    video_features=features_of(model),
     terms=("features",),
     teacher=Teacher(SHADOWED, config.teacher),
   )
