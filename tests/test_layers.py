@@ -45,6 +45,7 @@ LAYERS = (
   {"mteb_encoder"},
   {"command"},
   {"main", "evaluate", "prepare", "study", "plan", "convert", "export"},
+  {"search"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -1,0 +1,1 @@
+"""Search over folders of videos: index, query, serve."""

@@ -1,0 +1,185 @@
+"""The page: a searcher behind HTTP, on the standard library's server alone.
+
+  /  /app.js  /style.css  /icon.svg     the page
+  /api/info                             model, number of clips, folders, some clips
+  /api/search                           POST: a JSON object, see api.py
+  /poster/INDEX/ROW                     JPEG of a clip's middle
+  /media/INDEX/ROW                      the file a clip is part of; ranges
+  /preview/INDEX/ROW                    the clip as H.264, for what no browser plays
+
+No request names a file: clips are asked for by their place in an index, and `?clip=`
+says which one was meant, should the index have become another one.
+"""
+
+import contextlib
+import hashlib
+import importlib.resources
+import signal
+import socket
+import socketserver
+import threading
+import time
+from http.server import ThreadingHTTPServer
+from typing import Any, BinaryIO
+
+from vtr_jax.errors import ConfigError
+from vtr_jax.search import api, files
+from vtr_jax.search.access import Access
+from vtr_jax.search.files import Refused
+from vtr_jax.search.handler import Handler
+
+# All ours.
+_MAX_CLIENTS = 64  # connections at once; a browser opens six
+_MAX_FOLDERS = 500  # to choose from
+_SAMPLE = 12  # clips shown before anything was searched
+
+_PAGE = {
+  "/": ("index.html", "text/html; charset=utf-8"),
+  "/app.js": ("app.js", "text/javascript; charset=utf-8"),
+  "/style.css": ("style.css", "text/css; charset=utf-8"),
+  "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+
+
+def serve(searcher: Any, host: str = "127.0.0.1", port: int = 8000, token: str = ""):
+  """Serves the page until SIGINT or SIGTERM; prints its address.
+
+  Args:
+    searcher: a `searcher.Searcher`.
+    host: name or address to bind to. Any but this machine's own needs a token.
+    port: to bind to; 0 takes a free one.
+    token: that a browser must bring once, in the address; "" makes one if needed.
+
+  Raises:
+    ConfigError: the address cannot be bound, or the token cannot be used.
+  """
+  with (
+    contextlib.suppress(KeyboardInterrupt),
+    Server(searcher, host, port, token) as server,
+  ):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    searcher.query(text="a", top=1)  # compiles; what is amiss shows before a visitor
+    print(f"{server.about}: {server.url}  (Ctrl-C ends)", flush=True)
+    try:
+      server.serve_forever()
+    finally:
+      server.settle()
+
+
+class Server(ThreadingHTTPServer):
+  """One thread a connection; `serve_forever` and `shutdown` as in its base."""
+
+  def __init__(self, searcher: Any, host: str, port: int, token: str = ""):
+    self.searcher, self.access = searcher, Access(host, token)
+    self.page = _read_page()
+    self._busy = threading.Lock()  # a query uses all cores: one at a time
+    self._room = threading.BoundedSemaphore(_MAX_CLIENTS)
+    self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+      super().__init__((host, port), Handler)
+    except (OSError, OverflowError) as e:
+      reason = getattr(e, "strerror", None) or e
+      raise ConfigError(
+        f"--host={host} --port={port}: {reason}; give another one"
+      ) from e
+
+  @property
+  def port(self) -> int:
+    return self.server_address[1]
+
+  @property
+  def cookie(self) -> str:
+    """Cookies are for all ports of a host; two servers must not share one."""
+    return f"vtr_search_{self.port}"
+
+  @property
+  def url(self) -> str:
+    """Where the page is, with the token if it needs one."""
+    host = str(self.server_address[0])
+    if host in ("0.0.0.0", "::"):
+      host = socket.gethostname()
+    name = f"[{host}]" if ":" in host else host
+    query = f"?token={self.access.token}" if self.access.token else ""
+    return f"http://{name}:{self.port}/{query}"
+
+  @property
+  def about(self) -> str:
+    info = self.info()
+    return f"{info['clips']:,} clips of {info['videos']:,} videos"
+
+  def search(self, request: api.Search) -> dict[str, Any]:
+    """What /api/search answers."""
+    if request.like:
+      self.hit(*request.like, request.clip)
+    with self._busy:
+      start = time.monotonic()
+      hits = self.searcher.query(
+        text=request.text,
+        image=request.image,
+        like=request.like,
+        top=request.top,
+        rerank=request.rerank,
+        folder=request.folder,
+      )
+      seconds = time.monotonic() - start
+    return dict(hits=[api.told(hit) for hit in hits], seconds=round(seconds, 4))
+
+  def info(self) -> dict[str, Any]:
+    """What /api/info answers."""
+    about = self.searcher
+    return dict(
+      model=about.name,
+      clips=about.clips,
+      videos=about.videos,
+      folders=about.folders[:_MAX_FOLDERS],
+      rerank=about.matches,
+      sample=[api.told(hit) for hit in about.sample(_SAMPLE)],
+    )
+
+  def hit(self, index: int, row: int, clip: str = "") -> Any:
+    """The clip at a place of an index; raises Refused if it is not `clip`."""
+    try:
+      hit = self.searcher.hit(index, row)
+    except IndexError:
+      raise Refused(404, "no such clip; search again") from None
+    if clip and clip != api.key_of(hit):
+      raise Refused(410, "the index has become another one; search again")
+    return hit
+
+  def open(self, hit: Any) -> BinaryIO:
+    """The file that a clip is part of; raises Refused."""
+    return files.open_inside(hit.path, self.searcher.root(hit.index), hit.name)
+
+  def settle(self) -> None:
+    """Waits for a query that runs: a device must not be left in the middle."""
+    self._busy.acquire(timeout=10)
+
+  def server_bind(self) -> None:
+    # The base would ask the network for this machine's full name.
+    socketserver.TCPServer.server_bind(self)
+    self.server_name, self.server_port = self.server_address[:2]
+
+  def process_request(self, request: Any, client_address: Any) -> None:
+    if self._room.acquire(blocking=False):
+      super().process_request(request, client_address)
+    else:
+      self.shutdown_request(request)
+
+  def process_request_thread(self, request: Any, client_address: Any) -> None:
+    try:
+      super().process_request_thread(request, client_address)
+    finally:
+      self._room.release()
+
+  def handle_error(self, request: Any, client_address: Any) -> None:
+    pass  # clients that hang up; what fails in an answer is told by the handler
+
+
+def _read_page() -> dict[str, tuple[bytes, str, str]]:
+  """Path -> (bytes, type, ETag) of the files that make the page."""
+  folder, page = importlib.resources.files(__package__) / "page", {}
+  for path, (name, kind) in _PAGE.items():
+    data = (folder / name).read_bytes()
+    tag = files.etag(hashlib.blake2b(data, digest_size=8).hexdigest())
+    page[path] = data, kind, tag
+  return page
