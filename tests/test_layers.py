@@ -45,7 +45,6 @@ LAYERS = (
   {"mteb_encoder"},
   {"command"},
   {"main", "evaluate", "prepare", "study", "plan", "convert", "export"},
-  {"search"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

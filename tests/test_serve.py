@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from vtr_jax.errors import ConfigError
-from vtr_jax.search import access, files, handler, serve
+from vtr_jax.search import access, delivery, handler, serve
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
 
@@ -222,8 +222,8 @@ def test_media_whole_and_in_parts(server, folder):
 
 
 def test_an_empty_file_has_no_range():
-  assert files.answer({"Range": "bytes=0-"}, 0, '"t"', 0).status == 416
-  assert files.answer({}, 0, '"t"', 0).status == 200
+  assert delivery.answer({"Range": "bytes=0-"}, 0, '"t"', 0).status == 416
+  assert delivery.answer({}, 0, '"t"', 0).status == 200
 
 
 def test_a_connection_is_used_again(server):

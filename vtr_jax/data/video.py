@@ -6,7 +6,7 @@ One image is a video of one frame. See packets.py for how little is decoded.
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -108,26 +108,19 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
 
 
 @contextlib.contextmanager
-def opened(data: bytes | BinaryIO) -> Iterator[Any]:
+def opened(data: bytes) -> Iterator[Any]:
   """An encoded file's PyAV container; what it names outside itself is not followed.
-
-  Args:
-    data: all of the file, or the file opened to be read: only what is needed is.
 
   Raises:
     BadSample: not a video, also where that shows only inside the `with`.
   """
-  file = io.BytesIO(data) if isinstance(data, bytes) else data
-  file.seek(0)
-  head = file.read(8)
-  file.seek(0)
-  if not head:
+  if not data:
     raise BadSample("empty file")
   try:
     with av.open(
-      file,
+      io.BytesIO(data),
       # The commonest needs no search, which takes a quarter of opening it.
-      format="mp4" if head[4:] == b"ftyp" else None,
+      format="mp4" if data[4:8] == b"ftyp" else None,
       metadata_errors="replace",
       options={"max_pixels": str(_MAX_PIXELS)},
       container_options={"format_whitelist": _FORMATS},

@@ -1,1 +1,1 @@
-"""Search over folders of videos: index, query, serve."""
+"""Search over a folder of videos: an index of its clips on disk, and queries."""

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from absl import logging
 
 from vtr_jax.errors import BadSample, VtrError, one_line
-from vtr_jax.search import api, files, pictures
-from vtr_jax.search.files import Refused
+from vtr_jax.search import api, delivery, pictures
+from vtr_jax.search.delivery import Refused
 
 # All ours.
 _IDLE = 30.0  # seconds that a client may send or take nothing
@@ -148,7 +148,7 @@ class Handler(BaseHTTPRequestHandler):
     version = pictures.version(file)
     size, changed = version[-2], version[-1]
     if what == "media":
-      kind, tag = files.media_type(hit.path), files.etag(*version)
+      kind, tag = delivery.media_type(hit.path), delivery.etag(*version)
       return self._file(file, size, kind, tag, changed / 1e9)
     try:
       if what == "poster":
@@ -157,11 +157,11 @@ class Handler(BaseHTTPRequestHandler):
         kind, data = "video/mp4", pictures.preview(file, hit.start, hit.end)
     except BadSample as e:
       raise Refused(404, f"{hit.name}: {e}") from e
-    tag = files.etag(what, *version, api.key_of(hit))
+    tag = delivery.etag(what, *version, api.key_of(hit))
     self._file(io.BytesIO(data), len(data), kind, tag, changed / 1e9)
 
   def _file(self, file: Any, size: int, kind: str, tag: str, changed: float) -> None:
-    answer = files.answer(self.headers, size, tag, changed, self.command == "GET")
+    answer = delivery.answer(self.headers, size, tag, changed, self.command == "GET")
     self._head(answer.status, answer.headers | {"Content-Type": kind})
     if self.command == "GET" and answer.count:
       self.wfile.flush()

@@ -23,9 +23,9 @@ from http.server import ThreadingHTTPServer
 from typing import Any, BinaryIO
 
 from vtr_jax.errors import ConfigError
-from vtr_jax.search import api, files
+from vtr_jax.search import api, delivery
 from vtr_jax.search.access import Access
-from vtr_jax.search.files import Refused
+from vtr_jax.search.delivery import Refused
 from vtr_jax.search.handler import Handler
 
 # All ours.
@@ -148,7 +148,7 @@ class Server(ThreadingHTTPServer):
 
   def open(self, hit: Any) -> BinaryIO:
     """The file that a clip is part of; raises Refused."""
-    return files.open_inside(hit.path, self.searcher.root(hit.index), hit.name)
+    return delivery.open_inside(hit.path, self.searcher.root(hit.index), hit.name)
 
   def settle(self) -> None:
     """Waits for a query that runs: a device must not be left in the middle."""
@@ -180,6 +180,6 @@ def _read_page() -> dict[str, tuple[bytes, str, str]]:
   folder, page = importlib.resources.files(__package__) / "page", {}
   for path, (name, kind) in _PAGE.items():
     data = (folder / name).read_bytes()
-    tag = files.etag(hashlib.blake2b(data, digest_size=8).hexdigest())
+    tag = delivery.etag(hashlib.blake2b(data, digest_size=8).hexdigest())
     page[path] = data, kind, tag
   return page

@@ -357,8 +357,10 @@ function show(i) {
   $("detail").textContent = range(hit) + (scored ? ` · score ${hit.score.toFixed(3)} · ${i + 1} of ${shown.length}` : "");
   $("before").disabled = i === 0;
   $("after").disabled = i === shown.length - 1;
-  if (!player.open) player.showModal();
-  if (!player.contains(document.activeElement) || document.activeElement.disabled) $("close").focus();
+  if (!player.open) {
+    player.showModal();
+    $("close").focus(); // not the video, whose arrow keys are its own
+  } else if (!player.contains(document.activeElement) || document.activeElement.disabled) $("close").focus();
 }
 
 player.addEventListener("close", () => {
