@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(folder):
-  with page.served(page.Searcher(folder, NAMES)) as running:
+  with page.served(page.searcher(folder, NAMES)) as running:
     yield running
 
 
@@ -83,29 +83,29 @@ def test_the_page_needs_no_other_host(server):
     assert (again[0], again[2]) == (304, b"")
 
 
-def test_search_by_text_clip_and_image(server):
+def test_search_by_text_clip_and_image(server, folder):
   status, found = search(server, dict(text="red ball", top=3))
   assert status == 200
   assert [hit["row"] for hit in found["hits"]] == [0, 1, 2]
   first = found["hits"][0]
   assert (first["name"], first["start"], first["end"]) == (NAMES[0], 0, 5)
-  assert str(server.searcher.root(0)) not in json.dumps(found)
-  status, found = search(server, dict(like=[0, 3], clip="", folder="a"))
+  assert str(folder) not in json.dumps(found)
+  status, found = search(server, dict(like=[0, 3], clip="", folder="a/"))
   assert [hit["row"] for hit in found["hits"]] == [3, 2, 1, 0]
   png = io.BytesIO()
   Image.new("RGB", (8, 8)).save(png, "PNG")
   status, found = search(server, dict(image=base64.b64encode(png.getvalue()).decode()))
-  assert (status, len(found["hits"])) == (200, 8)
-  assert server.searcher.asked[-1]["image"] == png.getvalue()
+  assert (status, len(found["hits"])) == (200, 7)
+  assert server.library._searcher.asked[-1]["image"] == png.getvalue()
   search(server, dict(text="red", rerank=9))
-  assert server.searcher.asked[-1]["rerank"] == 9
+  assert server.library._searcher.asked[-1]["rerank"] == 9
 
 
 def test_info(server):
   status, _, data = fetch(server, "/api/info")
   told = json.loads(data)
-  assert (status, told["clips"], told["videos"], told["rerank"]) == (200, 8, 4, True)
-  assert told["folders"] == ["a", "b"]
+  assert (status, told["clips"], told["videos"], told["rerank"]) == (200, 7, 4, True)
+  assert told["folders"] == ["a/", "b/"]
   assert told["sample"]
 
 
@@ -125,7 +125,7 @@ def test_info(server):
     (dict(text="a", path="/etc"), 400, "unknown key 'path'"),
     (dict(text="word " * 10_000), 400, "too many words"),
     (dict(image="%%"), 400, "image: not base64"),
-    (dict(image="aGVsbG8="), 400, "image: cannot be read"),
+    (dict(image="aGVsbG8="), 400, "this picture cannot be read"),
     (dict(like=[0]), 400, "like: must be [index, row]"),
     (dict(like=[0, -1]), 400, "like: must be [index, row]"),
     (dict(like=[0, 99]), 404, "no such clip"),
@@ -239,7 +239,7 @@ def test_a_connection_is_used_again(server):
 
 def test_posters_show_the_middle(server):
   seen = []
-  for row in range(8):
+  for row in range(7):
     status, headers, data = fetch(server, f"/poster/0/{row}")
     assert (status, headers["Content-Type"]) == (200, "image/jpeg")
     seen.append(np.asarray(Image.open(io.BytesIO(data))))
@@ -297,7 +297,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
   os.mkfifo(inside / "pipe.mp4")
   (inside / "folder.mp4").mkdir()
   names = ("out.mp4", "dir/other.mp4", "in.mp4", "pipe.mp4", "folder.mp4", "gone.mp4")
-  with page.served(page.Searcher(inside, names)) as server:
+  with page.served(page.searcher(inside, names)) as server:
     for i, (status, words) in enumerate(
       [
         (403, b"out.mp4: lies outside"),
@@ -315,13 +315,37 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert (status, data[:7]) == (404, b"in.mp4:")
 
 
-def test_another_index_is_noticed(server):
+def test_another_clip_is_noticed(server):
   _, found = search(server, dict(text="red"))
   hit = found["hits"][0]
   for what in ("media", "poster", "preview"):
     path = f"/{what}/0/{hit['row']}?clip="
     assert fetch(server, path + hit["clip"])[0] == 200
     assert fetch(server, path + "0" * 12)[0] == 410
+
+
+def test_an_index_may_change_meanwhile(tmp_path):
+  folder = tmp_path / "videos"
+  names = ["a.mp4", "b.mp4", "new/c.mp4"]
+  (folder / "new").mkdir(parents=True)
+  for i, name in enumerate(names):
+    (folder / name).write_bytes(page.video(i))
+  with page.served(page.searcher(folder, names[:2])) as server:
+    _, found = search(server, dict(text="b.mp4"))
+    b = found["hits"][0]
+    page.index(folder, names[1:], tmp_path / "videos-index")
+    _, found = search(server, dict(text="c"))
+    assert {hit["name"] for hit in found["hits"]} == set(names[1:])
+    assert json.loads(fetch(server, "/api/info")[2])["folders"] == ["new/"]
+    assert fetch(server, f"/media/0/{b['row']}?clip={b['clip']}")[0] == 200
+    status, _, line = fetch(server, "/media/0/0")
+    assert (status, line) == (404, b"no such clip any more; search again\n")
+    assert search(server, dict(like=[0, 0], clip=""))[0] == 404
+    # An index that breaks is searched as it was.
+    (tmp_path / "videos-index" / "manifest.json").write_text("{")
+    assert search(server, dict(text="c"))[0] == 200
+    (tmp_path / "videos-index" / "manifest.json").unlink()
+    assert search(server, dict(text="c"))[0] == 200
 
 
 def test_other_pages_cannot_use_a_local_server(server):
@@ -340,7 +364,7 @@ def test_other_pages_cannot_use_a_local_server(server):
 
 
 def test_elsewhere_a_token_is_needed(folder):
-  with page.served(page.Searcher(folder, NAMES), "0.0.0.0") as server:
+  with page.served(page.searcher(folder, NAMES), "0.0.0.0") as server:
     token = server.access.token
     assert len(token) >= 32
     assert server.url.endswith(f":{server.port}/?token={token}")
@@ -378,11 +402,11 @@ def test_which_hosts_are_local():
 
 def test_an_address_that_cannot_be_bound(server):
   with pytest.raises(ConfigError, match=f"--port={server.port}: Address already in"):
-    serve.Server(server.searcher, "127.0.0.1", server.port)
+    serve.Server(server.library._searcher, "127.0.0.1", server.port)
   with pytest.raises(ConfigError, match=r"--port=70000: .*give another one"):
-    serve.Server(server.searcher, "127.0.0.1", 70_000)
+    serve.Server(server.library._searcher, "127.0.0.1", 70_000)
   with pytest.raises(ConfigError, match=r"--host=no\.such\.invalid"):
-    serve.Server(server.searcher, "no.such.invalid", 0)
+    serve.Server(server.library._searcher, "no.such.invalid", 0)
 
 
 def test_many_at_once(server, folder):
@@ -395,7 +419,7 @@ def test_many_at_once(server, folder):
     if kind == 1:
       return fetch(server, "/media/0/2", Range=f"bytes={i}-")[2] == data[i:]
     if kind == 2:
-      return fetch(server, f"/poster/0/{i % 8}")[0] == 200
+      return fetch(server, f"/poster/0/{i % 7}")[0] == 200
     return fetch(server, "/api/info")[0] == 200
 
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
@@ -404,7 +428,7 @@ def test_many_at_once(server, folder):
 
 def test_slow_clients_are_let_go(folder, monkeypatch):
   monkeypatch.setattr(handler, "_PATIENCE", 0.6)
-  with page.served(page.Searcher(folder, NAMES)) as server:
+  with page.served(page.searcher(folder, NAMES)) as server:
     line = socket.create_connection(("127.0.0.1", server.port), timeout=20)
     begun, ended = time.monotonic(), False
     for letter in b"GET / HTTP/1.1\r\nHost: localhost\r\nSlow: yes yes yes yes yes":
@@ -426,7 +450,7 @@ def test_slow_clients_are_let_go(folder, monkeypatch):
 
 def test_too_many_clients_are_turned_away(folder, monkeypatch):
   monkeypatch.setattr(serve, "_MAX_CLIENTS", 3)
-  with page.served(page.Searcher(folder, NAMES)) as server:
+  with page.served(page.searcher(folder, NAMES)) as server:
     where = ("127.0.0.1", server.port)
     lines = [socket.create_connection(where, timeout=20) for _ in range(3)]
     time.sleep(0.2)

@@ -20,6 +20,8 @@ TYPES = {
   ".mpeg": "video/mpeg",
   ".ts": "video/mp2t",
   ".flv": "video/x-flv",
+  ".3gp": "video/3gpp",
+  ".wmv": "video/x-ms-wmv",
   ".gif": "image/gif",
   ".jpg": "image/jpeg",
   ".jpeg": "image/jpeg",
@@ -75,6 +77,8 @@ def open_inside(path: str, root: str, name: str) -> BinaryIO:
 
 def etag(*parts: object) -> str:
   """A validator that is another one when any of `parts` is."""
+  texts = (format(part, "x") if isinstance(part, int) else str(part) for part in parts)
+  return f'"{"-".join(texts)}"'
   return (
     '"'
     + "-".join(f"{part:x}" if isinstance(part, int) else str(part) for part in parts)

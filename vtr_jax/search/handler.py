@@ -16,6 +16,7 @@ from absl import logging
 from vtr_jax.errors import BadSample, VtrError, one_line
 from vtr_jax.search import api, delivery, pictures
 from vtr_jax.search.delivery import Refused
+from vtr_jax.search.files import printable
 
 # All ours.
 _IDLE = 30.0  # seconds that a client may send or take nothing
@@ -91,20 +92,20 @@ class Handler(BaseHTTPRequestHandler):
       return
     if url.path == "/api/search":
       self._only("POST")
-      return self._json(self.server.search(self._asked()))
+      return self._json(self.server.library.search(self._asked()))
     self._only("GET", "HEAD")
     if url.path in self.server.page:
       data, kind, tag = self.server.page[url.path]
       return self._file(io.BytesIO(data), len(data), kind, tag, 0)
     if url.path == "/api/info":
-      return self._json(self.server.info())
+      return self._json(self.server.library.info())
     found = re.fullmatch(
       r"/(poster|media|preview)/([0-9]{1,6})/([0-9]{1,12})", url.path
     )
     if not found:
       raise Refused(404, "no such page")
-    hit = self.server.hit(int(found[2]), int(found[3]), query.get("clip", ""))
-    with self.server.open(hit) as file:
+    hit = self.server.library.hit(int(found[2]), int(found[3]), query.get("clip", ""))
+    with self.server.library.open(hit) as file:
       self._picture(found[1], hit, file)
 
   def _enters(self, path: str, query: dict[str, str]) -> bool:
@@ -156,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
       else:
         kind, data = "video/mp4", pictures.preview(file, hit.start, hit.end)
     except BadSample as e:
-      raise Refused(404, f"{hit.name}: {e}") from e
+      raise Refused(404, f"{printable(hit.name)}: {e}") from e
     tag = delivery.etag(what, *version, api.key_of(hit))
     self._file(io.BytesIO(data), len(data), kind, tag, changed / 1e9)
 

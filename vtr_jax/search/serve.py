@@ -18,20 +18,18 @@ import signal
 import socket
 import socketserver
 import threading
-import time
+from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
-from typing import Any, BinaryIO
+from typing import Any
 
 from vtr_jax.errors import ConfigError
-from vtr_jax.search import api, delivery
+from vtr_jax.search import delivery
 from vtr_jax.search.access import Access
-from vtr_jax.search.delivery import Refused
 from vtr_jax.search.handler import Handler
+from vtr_jax.search.library import Library
+from vtr_jax.search.searcher import Searcher
 
-# All ours.
-_MAX_CLIENTS = 64  # connections at once; a browser opens six
-_MAX_FOLDERS = 500  # to choose from
-_SAMPLE = 12  # clips shown before anything was searched
+_MAX_CLIENTS = 64  # ours: connections at once; a browser opens six
 
 _PAGE = {
   "/": ("index.html", "text/html; charset=utf-8"),
@@ -41,11 +39,24 @@ _PAGE = {
 }
 
 
-def serve(searcher: Any, host: str = "127.0.0.1", port: int = 8000, token: str = ""):
-  """Serves the page until SIGINT or SIGTERM; prints its address.
+def main(
+  indexes: Sequence[str], checkpoint: str, host: str, port: int, token: str
+) -> None:
+  """Serves indexes until SIGINT or SIGTERM; prints the address.
+
+  Raises:
+    VtrError: as `Searcher.open` and `serve`.
+  """
+  serve(Searcher.open(*indexes, checkpoint=checkpoint), host, port, token)
+
+
+def serve(
+  searcher: Searcher, host: str = "127.0.0.1", port: int = 8000, token: str = ""
+) -> None:
+  """The same of a searcher.
 
   Args:
-    searcher: a `searcher.Searcher`.
+    searcher: model and indexes; what is written to these later is found too.
     host: name or address to bind to. Any but this machine's own needs a token.
     port: to bind to; 0 takes a free one.
     token: that a browser must bring once, in the address; "" makes one if needed.
@@ -53,26 +64,26 @@ def serve(searcher: Any, host: str = "127.0.0.1", port: int = 8000, token: str =
   Raises:
     ConfigError: the address cannot be bound, or the token cannot be used.
   """
-  with (
-    contextlib.suppress(KeyboardInterrupt),
-    Server(searcher, host, port, token) as server,
-  ):
+  server = Server(searcher, host, port, token)
+  with contextlib.suppress(KeyboardInterrupt), server:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    searcher.query(text="a", top=1)  # compiles; what is amiss shows before a visitor
-    print(f"{server.about}: {server.url}  (Ctrl-C ends)", flush=True)
+    info = server.library.info()
+    print(
+      f"{info['clips']:,} clips of {info['videos']:,} files: {server.url}  "
+      "(Ctrl-C ends)",
+      flush=True,
+    )
     try:
       server.serve_forever()
     finally:
-      server.settle()
+      server.library.settle()
 
 
 class Server(ThreadingHTTPServer):
   """One thread a connection; `serve_forever` and `shutdown` as in its base."""
 
-  def __init__(self, searcher: Any, host: str, port: int, token: str = ""):
-    self.searcher, self.access = searcher, Access(host, token)
-    self.page = _read_page()
-    self._busy = threading.Lock()  # a query uses all cores: one at a time
+  def __init__(self, searcher: Searcher, host: str, port: int, token: str = ""):
+    self.access, self.page = Access(host, token), _read_page()
     self._room = threading.BoundedSemaphore(_MAX_CLIENTS)
     self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -82,6 +93,11 @@ class Server(ThreadingHTTPServer):
       raise ConfigError(
         f"--host={host} --port={port}: {reason}; give another one"
       ) from e
+    try:
+      self.library = Library(searcher)
+    except BaseException:
+      self.server_close()
+      raise
 
   @property
   def port(self) -> int:
@@ -101,58 +117,6 @@ class Server(ThreadingHTTPServer):
     name = f"[{host}]" if ":" in host else host
     query = f"?token={self.access.token}" if self.access.token else ""
     return f"http://{name}:{self.port}/{query}"
-
-  @property
-  def about(self) -> str:
-    info = self.info()
-    return f"{info['clips']:,} clips of {info['videos']:,} videos"
-
-  def search(self, request: api.Search) -> dict[str, Any]:
-    """What /api/search answers."""
-    if request.like:
-      self.hit(*request.like, request.clip)
-    with self._busy:
-      start = time.monotonic()
-      hits = self.searcher.query(
-        text=request.text,
-        image=request.image,
-        like=request.like,
-        top=request.top,
-        rerank=request.rerank,
-        folder=request.folder,
-      )
-      seconds = time.monotonic() - start
-    return dict(hits=[api.told(hit) for hit in hits], seconds=round(seconds, 4))
-
-  def info(self) -> dict[str, Any]:
-    """What /api/info answers."""
-    about = self.searcher
-    return dict(
-      model=about.name,
-      clips=about.clips,
-      videos=about.videos,
-      folders=about.folders[:_MAX_FOLDERS],
-      rerank=about.matches,
-      sample=[api.told(hit) for hit in about.sample(_SAMPLE)],
-    )
-
-  def hit(self, index: int, row: int, clip: str = "") -> Any:
-    """The clip at a place of an index; raises Refused if it is not `clip`."""
-    try:
-      hit = self.searcher.hit(index, row)
-    except IndexError:
-      raise Refused(404, "no such clip; search again") from None
-    if clip and clip != api.key_of(hit):
-      raise Refused(410, "the index has become another one; search again")
-    return hit
-
-  def open(self, hit: Any) -> BinaryIO:
-    """The file that a clip is part of; raises Refused."""
-    return delivery.open_inside(hit.path, self.searcher.root(hit.index), hit.name)
-
-  def settle(self) -> None:
-    """Waits for a query that runs: a device must not be left in the middle."""
-    self._busy.acquire(timeout=10)
 
   def server_bind(self) -> None:
     # The base would ask the network for this machine's full name.

@@ -4,7 +4,6 @@
 const $ = (id) => document.getElementById(id);
 const body = document.body, grid = $("grid"), player = $("player");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const STILL = /\.(jpe?g|png|webp|bmp)$/i;
 
 let hits = [];        // as the server told them
 let shown = [];       // those above the least score
@@ -19,7 +18,9 @@ const clock = (s, digits) => {
   const seconds = digits ? (s % 60).toFixed(1) : String(Math.floor(s % 60));
   return `${Math.floor(s / 60)}:${seconds.padStart(digits ? 4 : 2, "0")}`;
 };
+const still = (hit) => !hit.end; // a picture
 const range = (hit) => {
+  if (still(hit)) return "picture";
   const digits = hit.end - hit.start < 2;
   return `${clock(hit.start, digits)}–${clock(hit.end, digits)}`;
 };
@@ -148,8 +149,11 @@ async function search() {
   stop();
   document.title = want.text ? `${want.text} – videos` : "Search videos";
   if (want.picture && !picture) complain("A picture is not kept in the address: drop it again.");
-  const asked = { top: want.top, folder: want.folder, rerank: want.rerank ? want.top : 0 };
-  if (want.text) asked.text = want.text;
+  const asked = { top: want.top, folder: want.folder };
+  if (want.text) {
+    asked.text = want.text;
+    if (want.rerank) asked.rerank = want.top;
+  }
   else if (want.like) {
     const [index, row, clip] = want.like.split(",");
     asked.like = [Number(index), Number(row)];
@@ -231,8 +235,7 @@ function tile(hit, i, share) {
     image.onerror = () => image.classList.add("failed");
     image.src = url("poster", hit);
   }
-  const still = STILL.test(hit.name);
-  li.querySelector(".time").textContent = still ? "picture" : range(hit);
+  li.querySelector(".time").textContent = range(hit);
   li.querySelector(".score").textContent = score;
   if (share === false) li.querySelector(".bar").remove();
   else li.querySelector(".bar").value = share;
@@ -253,7 +256,7 @@ function tile(hit, i, share) {
   play.onpointerdown = (e) => (touched = e.pointerType === "touch");
   play.onclick = () => {
     // A finger cannot hover: its first tap plays the tile, its second opens the player.
-    const first = touched && !li.classList.contains("playing") && !still;
+    const first = touched && !li.classList.contains("playing") && !still(hit);
     touched = false;
     if (first) start(li, hit);
     else show(i);
@@ -306,7 +309,7 @@ function end(video) {
 }
 
 function start(li, hit) {
-  if (li.classList.contains("playing") || STILL.test(hit.name)) return;
+  if (li.classList.contains("playing") || still(hit)) return;
   stop();
   li.classList.add("playing");
   const video = moment(hit, () => true, () => stop(li));
@@ -334,7 +337,7 @@ function show(i) {
     p.textContent = text;
     stage.append(p);
   };
-  if (STILL.test(hit.name)) {
+  if (still(hit)) {
     const image = new Image();
     image.src = url("media", hit);
     image.alt = hit.name;
@@ -468,7 +471,7 @@ try {
   $("about").textContent = `Say what happens in it, or drop a picture: ${number(info.clips)} clips of ${number(info.videos)} videos.`;
   $("model").textContent = `${number(info.clips)} clips · ${info.model}`;
   $("folders").hidden = info.folders.length < 2;
-  for (const folder of info.folders) $("folder").append(new Option(folder, folder));
+  for (const folder of info.folders) $("folder").append(new Option(folder.slice(0, -1), folder));
   $("reranks").hidden = !info.rerank;
   search();
 } catch (error) {
