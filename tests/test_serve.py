@@ -8,8 +8,12 @@ import io
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import time
+import types
 
 import av
 import clips
@@ -17,10 +21,14 @@ import movies
 import numpy as np
 import page
 import pytest
+from conftest import ROOT
 from PIL import Image
 
+import vtr_jax
+from configs import mac
 from vtr_jax.errors import ConfigError
-from vtr_jax.search import access, delivery, handler, serve
+from vtr_jax.search import access, build, delivery, handler, serve
+from vtr_jax.train import train_and_evaluate
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
 
@@ -476,3 +484,60 @@ def test_a_client_that_hangs_up_is_no_fault(server, monkeypatch, capfd):
   time.sleep(0.2)
   assert fetch(server, "/api/info")[0] == 200
   assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
+def test_the_command(command_index, signal_):
+  """Of a real index and model, until it is told to end."""
+  index, records = command_index
+  command = [sys.executable, "-m", "vtr_jax.search", "serve", str(index), "--port=0"]
+  run = subprocess.Popen(
+    command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
+  try:
+    assert run.stdout
+    line = run.stdout.readline()
+    told = re.fullmatch(
+      r"6 clips of 6 files: http://127\.0\.0\.1:(\d+)/  \(Ctrl-C ends\)\n", line
+    )
+    assert told, line + run.communicate()[1]
+    server = types.SimpleNamespace(port=int(told[1]))
+    status, found = search(server, dict(text=records[0]["captions"][0], top=3))
+    assert (status, len(found["hits"])) == (200, 3)
+    hit = found["hits"][0]
+    media = fetch(server, f"/media/{hit['index']}/{hit['row']}?clip={hit['clip']}")
+    assert media[2] == records[int(hit["name"][-5])]["video"]
+    _, found = search(server, dict(like=[0, hit["row"]], clip=hit["clip"]))
+    assert found["hits"][0]["clip"] == hit["clip"]
+    poster = fetch(server, f"/poster/0/{hit['row']}")[2]
+    image = base64.b64encode(poster).decode()
+    assert search(server, dict(image=image))[0] == 200
+    assert search(server, dict(text="a red bar", rerank=3))[1].startswith("rerank: ")
+    for bad in ("aGVsbG8=", ""):
+      assert search(server, dict(image=bad))[0] == 400
+    run.send_signal(signal_)
+    _, errors = run.communicate(timeout=30)
+    assert run.returncode == 0, errors
+    assert "Traceback" not in errors
+  finally:
+    run.kill()
+    run.communicate()
+
+
+@pytest.fixture(scope="module")
+def command_index(data_dir, tmp_path_factory):
+  """(directory of an index, records of the files in it)."""
+  place = tmp_path_factory.mktemp("command")
+  config = mac.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config |= dict(steps=2, checkpoint_every=2, evals={})
+  config["optim"]["warmup_steps"] = 1
+  train_and_evaluate(config, str(place / "run"))
+  model = vtr_jax.load(place / "run")
+  source = model.config.data.open("test")
+  records = [source[i] for i in range(6)]
+  (place / "videos").mkdir()
+  for i, record in enumerate(records):
+    (place / "videos" / f"clip {i}.mp4").write_bytes(record["video"])
+  build.build(place / "videos", place / "index", model, checkpoint=place / "run")
+  return place / "index", records

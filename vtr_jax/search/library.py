@@ -25,7 +25,7 @@ class Library:
     self._searcher, self._lock = searcher, threading.Lock()
     self._versions = self._on_disk()
     # Compiles; what is amiss shows before there is a visitor.
-    searcher.query(text="a", top=1)
+    searcher.query(text="a", top=api.Search.top)
 
   def info(self) -> dict[str, Any]:
     """What the page says before a search."""

@@ -14,14 +14,14 @@ let open = -1;        // which of `shown` the player shows
 let touched = false;  // whether the last press was a finger's
 
 const url = (what, hit) => `/${what}/${hit.index}/${hit.row}?clip=${hit.clip}`;
-const clock = (s, digits) => {
-  const seconds = digits ? (s % 60).toFixed(1) : String(Math.floor(s % 60));
-  return `${Math.floor(s / 60)}:${seconds.padStart(digits ? 4 : 2, "0")}`;
+const clock = (time, digits) => {
+  const s = Number(time.toFixed(digits));
+  return `${Math.floor(s / 60)}:${(s % 60).toFixed(digits).padStart(digits ? 4 : 2, "0")}`;
 };
 const still = (hit) => !hit.end; // a picture
 const range = (hit) => {
   if (still(hit)) return "picture";
-  const digits = hit.end - hit.start < 2;
+  const digits = Math.round(hit.start) === Math.round(hit.end) ? 1 : 0;
   return `${clock(hit.start, digits)}–${clock(hit.end, digits)}`;
 };
 const number = (x) => x.toLocaleString("en");
