@@ -121,6 +121,8 @@ def webvid2m() -> dict:
       clip_norm=0.0,  # code: off
       muon="",  # paths of kernels that Muon updates; code: none
       moments="float32",  # bfloat16 halves them; code: float32
+      layer_decay=1.0,  # learning rate of a layer by the next; code: off
+      ema=0.0,  # of all parameters, for evaluation; code: off
     ),
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(

@@ -106,7 +106,12 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
 def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
   both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"
-  built = experiment.build(values | dict(init_from=both), tmp_path / "built")
+  values |= dict(init_from=both)
+  with pytest.raises(ConfigError, match=r"tokenizer: missing; the words of 'distilb"):
+    experiment.build(values, tmp_path / "wrong")
+  (pieces,) = data_dir.rglob("tokenizer.model")
+  values |= dict(tokenizer=str(pieces))
+  built = experiment.build(values, tmp_path / "built")
   built.writer.close()
   built.checkpoints.close()
   tower = built.state.params["video_tower"]
@@ -119,7 +124,7 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   report = (tmp_path / "built" / "weights.txt").read_text()
   assert report.count(" keys used (") == 2
   assert "resized: 40 to 256 rows" in report
-  train_and_evaluate(values | dict(init_from=both), tmp_path / "trained")
+  train_and_evaluate(values, tmp_path / "trained")
   model = trained.load(tmp_path / "trained")
   assert model.step == 2
 
@@ -137,5 +142,6 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
 )
 def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
+  values["tokenizer"] = str(next(data_dir.rglob("tokenizer.model")))
   with pytest.raises(WeightsError, match=words):
     experiment.build(values | dict(init_from=init_from.format(folder)), tmp_path)

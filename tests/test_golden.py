@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 from golden_cases import golden
 from weights import convert
 
@@ -17,6 +18,7 @@ from vtr_jax.contrast import DENSE, contrast
 from vtr_jax.models import dual, pixels, video
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
+from vtr_jax.weights import save
 
 NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False, "clip")
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -229,3 +231,24 @@ def test_frozen_loss_and_gradients(frozen):
   assert {k[5:] for k in want if k.startswith("grad/")} == set(ours) | {conv}
   for name, gradient in ours.items():
     assert_close(gradient, want["grad/" + name], name)
+
+
+@pytest.mark.parametrize("layout", ["frozen", "simvtp"])
+def test_weights_go_out_as_they_came(layout, frozen, case):
+  """Under the authors' names; but for key biases and token types, which are 0."""
+  model, params, *_, arrays = frozen if layout == "frozen" else case
+  flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+  made, left = save.save(layout, model, flat)
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  assert not left
+  assert made.keys() == state.keys()
+  types = "text_embeddings.token_type_embeddings.weight"
+  for key, x in made.items():
+    want = np.array(state[key])
+    if key.endswith("qkv.bias"):
+      want[len(want) // 3 : -len(want) // 3] = 0
+    elif key.endswith("k_lin.bias") or key == types:
+      want[:] = 0
+    elif key == "text_embeddings.position_embeddings.weight":
+      want += state[types][0]
+    np.testing.assert_array_equal(x, want, err_msg=key)

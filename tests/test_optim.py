@@ -1,13 +1,22 @@
 """The optimiser: schedule, decay, freezing, clipping, and rules by path."""
 
+import dataclasses
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
-from vtr_jax import muon, optim
+from configs import mac, simvtp
+from vtr_jax import batch, muon, optim
+from vtr_jax import state as state_lib
+from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.objectives import base as objectives
 
 PARAMS = dict(
   encoder=dict(kernel=jnp.ones((2, 2)), bias=jnp.ones(2)), head=dict(kernel=jnp.ones(2))
@@ -30,6 +39,8 @@ def config(**changes):
     clip_norm=0.0,
     muon="",
     moments="float32",
+    layer_decay=1.0,
+    ema=0.0,
   )
   return optim.OptimConfig(**values | changes)
 
@@ -172,3 +183,162 @@ def test_muon_of_what_is_frozen_or_no_matrix():
 def test_warmup_longer_than_training():
   with pytest.raises(ConfigError, match="warmup_steps"):
     optim.schedule(config(warmup_steps=100), 100)
+
+
+def towers(name, scan, **changes):
+  """Abstract parameters of a smoke config whose objective has other values."""
+  module = dict(mac=mac, simvtp=simvtp)[name]
+  values = module.get_config("smoke").to_dict() | dict(evals={})
+  values["objective"] |= changes
+  values["objective"]["compute"]["scan"], values["mask"]["send"] = scan, "clip"
+  c = read(TrainConfig, values)
+  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
+  return nn.unbox(state_lib.abstract_params(objective, spec))
+
+
+MU = dict(width=32, mlp_dim=128, num_heads=2)
+DUAL = dict(video=MU | dict(depth=2), text=MU | dict(depth=3))
+
+
+def by_path(tree):
+  return flatten_dict(tree, sep="/")
+
+
+# Decay 0.5, worked out by hand: half as much for each layer further down.
+MAC_TABLE = {
+  "video_tower/cls_token": 1 / 8,
+  "video_tower/space_positions": 1 / 8,
+  "video_tower/time_positions": 1 / 8,
+  "video_tower/proj/kernel": 1 / 8,
+  "video_tower/block_0/mlp/up/kernel": 1 / 4,
+  "video_tower/block_1/norm_mlp/scale": 1 / 2,
+  "video_tower/norm/scale": 1,
+  "video_proj/kernel": 1,
+  "text_tower/embed/words": 1 / 16,
+  "text_tower/embed/positions": 1 / 16,
+  "text_tower/embed/norm/bias": 1 / 16,
+  "text_tower/transformer/block_0/attention/key/kernel": 1 / 8,
+  "text_tower/transformer/block_1/mlp/up/kernel": 1 / 4,
+  "text_tower/transformer/block_2/mlp/up/kernel": 1 / 2,
+  "text_tower/transformer/norm/scale": 1,
+  "text_proj/bias": 1,
+  "logit_scale": 1,
+  # The decoder reads what the encoder gives, as a head does.
+  "to_decoder/kernel": 1,
+  "mask_token": 1,
+  "decoder/block_0/mlp/up/kernel": 1,
+  "decoder/norm/scale": 1,
+  "pixel_head/kernel": 1,
+}
+SIMVTP_TABLE = {
+  "video_embed/proj/kernel": 1 / 8,
+  "text_embed/words": 1 / 8,
+  "encoder/block_0/mlp/up/kernel": 1 / 4,
+  "encoder/block_1/mlp/up/kernel": 1 / 2,
+  "encoder/norm/scale": 1,
+  "word_head/kernel": 1,
+  "match_head/kernel": 1,
+  "mask_token": 1,
+  "decoder/block_1/mlp/up/kernel": 1,
+}
+
+
+@pytest.mark.parametrize("text_norm", ["pre", "post"])
+def test_layer_decay_of_two_towers(text_norm):
+  changes = DUAL | dict(
+    text_norm=text_norm, decoder=MU | dict(depth=2), learn_temperature=True
+  )
+  found = by_path(optim.by_layer(towers("mac", False, **changes), 0.5))
+  table = MAC_TABLE
+  if text_norm == "post":
+    table = {k.replace("transformer/", ""): v for k, v in table.items()}
+    del table["text_tower/norm/scale"]
+  assert {k: found[k] for k in table} == table
+  # Everything of a block is of its layer, and nothing else is between 1/8 and 1.
+  between = {k for k, v in found.items() if k.startswith("video") and 1 / 8 < v < 1}
+  assert between == {k for k in found if k.startswith("video_tower/block_")}
+  hidden = optim.by_layer(towers("mac", False, **DUAL, hidden="blank"), 0.5)
+  assert hidden["video_tower"]["mask_token"] == 1 / 8
+
+
+def test_layer_decay_of_one_encoder_for_both():
+  size = MU | dict(depth=2)
+  params = towers("simvtp", False, encoder=size, decoder=size)
+  found = by_path(optim.by_layer(params, 0.5))
+  assert {k: found[k] for k in SIMVTP_TABLE} == SIMVTP_TABLE
+
+
+def test_layer_decay_needs_layers():
+  with pytest.raises(ConfigError, match="layer_decay: there are no blocks"):
+    optim.make(config(layer_decay=0.5), 100, PARAMS)
+  with pytest.raises(ConfigError, match=r"layer_decay: 0.0 not in \(0, 1\]"):
+    config(layer_decay=0.0)
+  with pytest.raises(ConfigError, match=r"ema: 1.0 not in \[0, 1\)"):
+    config(ema=1.0)
+
+
+def stack(params):
+  """block_0, block_1, ... as `compute.scan` has them: one tree with a leading axis."""
+  if not isinstance(params, dict):
+    return params
+  names = sorted(k for k in params if k.startswith("block_"))
+  rest = {k: stack(v) for k, v in params.items() if k not in names}
+  if not names:
+    return rest
+  blocks = jax.tree.map(lambda *each: jnp.stack(each), *(params[k] for k in names))
+  return rest | dict(blocks=blocks)
+
+
+@pytest.mark.parametrize("pattern", ["", r"block.*kernel$"])
+def test_stacked_blocks_are_updated_as_single_ones(pattern):
+  """With AdamW and with Muon; each slice has its own rate, and rules multiply."""
+  rng = np.random.default_rng(0)
+  shapes = towers("mac", False, **DUAL)
+  draw = lambda p: jnp.array(rng.normal(size=p.shape), "f")
+  params, grads = jax.tree.map(draw, shapes), jax.tree.map(draw, shapes)
+  rules = (("^text_tower/", 0.5), ("^video_tower/.*key", 0.0), (".*", 1.0))
+  c = config(
+    schedule="constant",
+    warmup_steps=0,
+    weight_decay=0.1,
+    muon=pattern,
+    lr_rules=rules,
+    layer_decay=0.7,
+  )
+  assert {*stack(shapes_of(shapes))["video_tower"]} == {
+    *towers("mac", True, **DUAL)["video_tower"]
+  }
+  single = stack(step(c, grads, params))
+  stacked = step(c, stack(grads), stack(params))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), single, stacked
+  )
+  off = step(dataclasses.replace(c, layer_decay=1.0), grads, params)
+  moved = by_path(jax.tree.map(jnp.subtract, step(c, grads, params), params))
+  whole = by_path(jax.tree.map(jnp.subtract, off, params))
+  for path, factor in {
+    "text_tower/embed/words": 0.7**4,
+    "text_tower/transformer/block_1/mlp/up/kernel": 0.7**2,
+    "video_tower/block_1/mlp/up/kernel": 0.7,
+    "video_proj/kernel": 1.0,
+  }.items():
+    np.testing.assert_allclose(moved[path], factor * whole[path], rtol=1e-3, atol=1e-6)
+  key = "video_tower/block_0/attention/key/kernel"
+  np.testing.assert_array_equal(moved[key], 0)
+
+
+def shapes_of(tree):
+  return jax.tree.map(lambda s: jnp.zeros(s.shape), tree)
+
+
+@pytest.mark.parametrize("tower", ["video_tower", "text_tower"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_rule_freezes_a_whole_tower(tower, scan):
+  """Also with layer decay: nothing of it moves, and all of the rest does."""
+  params = jax.tree.map(lambda s: jnp.ones(s.shape), towers("mac", scan, **DUAL))
+  rules = ((f"^{tower}/", 0.0), (".*", 1.0))
+  c = config(schedule="constant", warmup_steps=0, lr_rules=rules, layer_decay=0.7)
+  new = step(c, jax.tree.map(jnp.ones_like, params), params)
+  for path, value in by_path(new).items():
+    assert bool((value == 1).all()) == path.startswith(f"{tower}/"), path

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import mac, miles
-from vtr_jax import checkpoint, experiment
+from vtr_jax import checkpoint, experiment, sharding
 from vtr_jax.errors import CheckpointError
 from vtr_jax.train import train_and_evaluate
 
@@ -107,3 +107,48 @@ def test_what_does_not_fit_is_named(pretrained, data_dir, tmp_path):
   config["tokenizer"] = str(pretrained / "tokenizer.model")
   with pytest.raises(CheckpointError, match="no checkpoint; train first"):
     fresh(config, tmp_path)
+
+
+def embed(run, video):
+  """Unit-norm embeddings of clips with any number of frames."""
+  with sharding.scope(run.mesh):
+    function = jax.jit(run.objective.embed_video)
+    return np.asarray(function(run.state.params, dict(video=video)))
+
+
+@pytest.mark.parametrize(("module", "attention"), [(mac, "joint"), (miles, "divided")])
+def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_path):
+  """Each run starts where the last one ended: what that could embed, it embeds so."""
+  mask = dict(video="block_tube", send="clip")
+  clip = lambda frames: dict(frames=frames, tubelet=(1, 16, 16))
+  config = lambda frames, source: values(
+    module,
+    data_dir,
+    init_from=source and str(tmp_path / source),
+    clip=clip(frames),
+    mask=mask,
+    objective=dict(attention=attention, longer_clips="zeros"),
+  )
+  rng = np.random.default_rng(0)
+  clips = rng.integers(0, 255, (4, 16, 32, 32, 3), np.uint8)
+  stages, before = ((1, ""), (4, "1"), (16, "4")), None
+  for frames, source in stages:
+    place = tmp_path / str(frames)
+    start = fresh(config(frames, source), tmp_path / f"start{frames}")
+    assert start.state.params["video_tower"]["time_positions"].shape[0] == frames
+    if source:
+      seen = clips[:, : int(source)]
+      np.testing.assert_array_equal(embed(start, seen), before)
+    if frames == 4:
+      # An image shown for longer is still much like itself: the class token alone
+      # sees a difference, four times as many places; other images are not like it.
+      still = embed(start, np.repeat(seen, 4, axis=1))
+      assert (still * before).sum(axis=1).min() > 0.95
+      assert (still @ before.T)[~np.eye(4, dtype=bool)].max() < 0.9
+    train_and_evaluate(config(frames, source), place)
+    end = fresh(config(frames, source), place)
+    before = embed(end, clips[:, :frames])
+    # It has learned from there: all places in time, and what they are added to.
+    old, new = start.state.params["video_tower"], end.state.params["video_tower"]
+    moved = np.abs(new["time_positions"] - old["time_positions"]).max(axis=1)
+    assert (moved > 0).all()

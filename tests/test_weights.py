@@ -428,6 +428,22 @@ def test_a_misnamed_key_is_named_with_its_nearest():
   assert "text_tower/block_1/mlp/up/kernel" in report.fresh
 
 
+def test_half_of_what_belongs_together_is_not_silently_left():
+  state = dict(hf_cases.case("bert")[0])
+  types = "embeddings.token_type_embeddings.weight"
+  del state[types]
+  _, report = converted("bert", state, dual(), (types.replace(".", r"\."),))
+  (line,) = (x for x in report.lines if "position_embeddings" in x.key)
+  assert line.status == "unused"
+  assert line.notes == (f"of no use without {types}",)
+  assert "text_tower/embed/positions" in report.fresh
+
+
+def test_a_pattern_that_is_none():
+  with pytest.raises(WeightsError, match=r"allow: '\(' is no regular expression"):
+    converted("vit", hf_cases.case("vit")[0], dual(), ("(",))
+
+
 def test_two_spellings_of_one_key():
   state, _ = hf_cases.case("distilbert")
   key = next(iter(state))

@@ -1,5 +1,6 @@
 """Checkpoints by Orbax: written in the background, complete or not there at all."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -38,7 +39,7 @@ class Checkpoints:
     if step == self.latest_step():
       return
     args = ocp.args.Composite(
-      state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)
+      state=ocp.args.StandardSave(_tree(state)), meta=ocp.args.JsonSave(meta)
     )
     try:
       self._manager.save(step, args=args)
@@ -53,13 +54,13 @@ class Checkpoints:
     """
     step = self.latest_step()
     where = self._directory / str(step)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
     try:
       args = ocp.args.Composite(
         state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
       )
       found = self._manager.restore(step, args=args)
-      return found["state"], found["meta"]
+      return dataclasses.replace(like, **found["state"]), found["meta"]
     except Exception as e:
       if _groups(where) == {"params"}:
         raise CheckpointError(
@@ -89,8 +90,24 @@ class Checkpoints:
     )
 
 
+def _tree(state: Any) -> dict[str, Any]:
+  """A dataclass's fields by name, but for None in one whose default it is.
+
+  So a state without a running mean is stored as before there were any. A dict, of
+  converted weights, is what it is.
+  """
+  if isinstance(state, dict):
+    return state
+  values = {f: getattr(state, f.name) for f in dataclasses.fields(state)}
+  return {
+    f.name: v for f, v in values.items() if v is not None or f.default is not None
+  }
+
+
 def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   """The newest checkpoint's parameters and step; touches no file, reads no more.
+
+  Of a run that keeps a running mean of its parameters (`optim.ema`), it is that mean.
 
   Args:
     directory: of a run's checkpoints.
@@ -100,10 +117,12 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
     CheckpointError: there is none, it cannot be read, or it has other parameters.
   """
   where = _newest(directory)
-  _check_shapes(where, param_shapes(directory), like)
+  stored = _metadata(where)
+  _check_shapes(where, _shapes(stored["params"]), like)
+  name = "params" if stored.get("mean") is None else "mean"
   restore = ocp.args.PyTreeRestore(
-    item=dict(params=like),
-    restore_args=dict(params=ocp.checkpoint_utils.construct_restore_args(like)),
+    item={name: like},
+    restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
     partial_restore=True,
   )
   try:
@@ -111,7 +130,7 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
       found = reader.restore(where, args=ocp.args.Composite(state=restore))
   except Exception as e:
     raise _unreadable(where, e) from e
-  return found["state"]["params"], int(where.name)
+  return found["state"][name], int(where.name)
 
 
 def param_shapes(directory: pathlib.Path) -> Any:
@@ -120,12 +139,20 @@ def param_shapes(directory: pathlib.Path) -> Any:
   Raises:
     CheckpointError: there is none, or it cannot be read.
   """
-  where = _newest(directory)
+  return _shapes(_metadata(_newest(directory))["params"])
+
+
+def _metadata(where: pathlib.Path) -> dict[str, Any]:
+  """What orbax tells of a checkpoint's state, as a tree; it has parameters."""
   try:
     with _reader() as reader:
-      tree = reader.metadata(where).item_metadata["state"].tree["params"]
+      tree = reader.metadata(where).item_metadata["state"].tree
+      return tree | dict(params=tree["params"])
   except Exception as e:
     raise _unreadable(where, e) from e
+
+
+def _shapes(tree: Any) -> Any:
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 

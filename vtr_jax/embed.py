@@ -170,10 +170,14 @@ def _context(
 
 
 def _data(config: DataConfig, data: str, protocol: Protocol) -> DataConfig:
-  """The run's section, of other data."""
+  found = other_data(config, data)
+  return dataclasses.replace(found, sampling=protocol.sampling or config.sampling)
+
+
+def other_data(config: DataConfig, data: str) -> DataConfig:
+  """A run's section, of prepared data by directory or name; "" = its own."""
   name = os.path.abspath(data) if os.path.isdir(data) else data or config.name
-  sampling = protocol.sampling or config.sampling
-  return dataclasses.replace(config, name=name, sampling=sampling, curriculum=())
+  return dataclasses.replace(config, name=name, curriculum=())
 
 
 def _check_frames(model: trained.Trained, frames: int) -> None:

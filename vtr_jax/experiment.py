@@ -29,6 +29,7 @@ from vtr_jax.optim import OptimConfig
 from vtr_jax.sharding import MeshConfig
 from vtr_jax.stop import StopSignal
 from vtr_jax.weights.load import pieces
+from vtr_jax.weights.sources import SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +148,10 @@ def build(
     stop.check,
   )
   evals = evaluators.build(eval_configs, context)
-  state, shardings = state_lib.init(objective, optimizer, spec, mesh, config.seed)
+  ema = config.optim.ema
+  state, shardings = state_lib.init(
+    objective, optimizer, spec, mesh, config.seed, ema > 0
+  )
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
   meta: dict[str, Any] = {}
   reports = []
@@ -187,7 +191,7 @@ def build(
     data_fingerprint=fingerprint,
     state=state,
     train_step=step.make_train_step(
-      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings
+      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings, ema
     ),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
@@ -236,7 +240,14 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tok
   """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
   copy = place / "tokenizer.model"
   # Words keep their meaning only with the tokenizer that they were learned with.
-  run = "" if pieces(config.init_from) else config.init_from
+  public = pieces(config.init_from)
+  for kind, _ in public:
+    require(
+      bool(config.tokenizer) or not SOURCES[kind].words,
+      f"config.tokenizer: missing; the words of {kind!r} weights mean nothing without "
+      "their vocabulary file",
+    )
+  run = "" if public else config.init_from
   first = pathlib.Path(run or data) / "tokenizer.model"
   source = pathlib.Path(config.tokenizer or first)
   if copy.exists():  # the run goes on also where its source has gone

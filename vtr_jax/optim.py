@@ -4,6 +4,14 @@ A path is the parameter's keys joined by '/', such as
 `encoder/block_0/mlp/up/kernel`. Rules are (regular expression, factor) pairs; the
 first whose expression is found in the path counts. A parameter that no rule covers,
 or a rule that covers no parameter, is an error: a misspelt rule must not pass.
+
+Layer-wise decay of the learning rate (ELECTRA, arXiv 2003.10555, appendix; BEiT, arXiv
+2106.08254, appendix): what lies deeper in a pre-trained tower is told less. A tower is
+a top-level group that has blocks, such as `video_tower`; with d of them its layers are
+0 for all that comes before (patches, words, positions, class and mask token), i + 1 for
+block i, and d + 1 for what comes after (last norm, projections, heads), which learns at
+the full rate. A decoder's blocks do too: they read what the encoder gives, as a head
+does, and come after all of its blocks.
 """
 
 import dataclasses
@@ -11,6 +19,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from vtr_jax.config import choose, require
@@ -18,6 +27,9 @@ from vtr_jax.errors import ConfigError
 from vtr_jax.muon import scale_by_muon
 
 Rules = tuple[tuple[str, float], ...]
+
+_BLOCK = re.compile(r"^(\w+)/(?:transformer/)?block(?:s|_(\d+))/")
+_LAST_NORM = re.compile(r"^\w+/(?:transformer/)?norm/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +49,16 @@ class OptimConfig:
   clip_norm: float  # of the gradient over all parameters; 0 = off
   muon: str  # path of kernels that Muon updates, a regular expression; "" = none
   moments: str  # dtype of the gradients' running mean: float32 | bfloat16
+  layer_decay: float  # learning rate of a layer by that of the next; 1 = off
+  ema: float  # share that a running mean of all parameters keeps; 0 = no mean
 
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")
     choose(self.moments, ("float32", "bfloat16"), "moments")
     require(self.lr >= 0, f"lr: {self.lr} must not be negative")
     require(self.clip_norm >= 0, f"clip_norm: {self.clip_norm} is negative")
+    require(0 < self.layer_decay <= 1, f"layer_decay: {self.layer_decay} not in (0, 1]")
+    require(0 <= self.ema < 1, f"ema: {self.ema} not in [0, 1)")
     patterns = [
       (key, p) for key in ("decay_rules", "lr_rules") for p, _ in getattr(self, key)
     ]
@@ -85,6 +101,39 @@ def by_rule(params: Any, rules: Rules, where: str) -> Any:
   return tree
 
 
+def by_layer(params: Any, decay: float) -> Any:
+  """A tree like `params` with the factor `decay` ** (layers above) of each parameter.
+
+  Of stacked blocks (`compute.scan`) it is an array [d, 1, ...], a factor a slice.
+
+  Raises:
+    ConfigError: there is no tower.
+  """
+  names, depth = paths(params), {}
+  for path, param in zip(*map(jax.tree.leaves, (names, params)), strict=True):
+    if (found := _BLOCK.match(path)) and found[1] != "decoder":
+      tower, block = found.groups()
+      last = param.shape[0] if block is None else int(block) + 1
+      depth[tower] = max(last, depth.get(tower, 0))
+  if not depth:
+    raise ConfigError("config.optim.layer_decay: there are no blocks; set 1.0")
+
+  def factor(path: str, param: Any) -> Any:
+    tower = path.partition("/")[0]
+    if tower in ("video_embed", "text_embed"):  # of one encoder for both
+      tower = "encoder"
+    elif tower in depth and (found := _BLOCK.match(path)):
+      if found[2] is not None:
+        return decay ** (depth[tower] - int(found[2]))
+      each = [decay ** (depth[tower] - i) for i in range(depth[tower])]
+      return np.array(each).reshape(-1, *[1] * (param.ndim - 1))
+    if tower not in depth or _LAST_NORM.match(path):
+      return 1.0
+    return decay ** (depth[tower] + 1)
+
+  return jax.tree.map(factor, names, params)
+
+
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then cosine to `min_lr` or constant."""
   if config.schedule == "constant":
@@ -104,10 +153,13 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
-  """The optimiser; `params` may be abstract, only paths are read."""
+  """The optimiser; `params` may be abstract, only paths and shapes are read."""
   decay = by_rule(params, config.decay_rules, "config.optim.decay_rules")
   rate = by_rule(params, config.lr_rules, "config.optim.lr_rules")
   frozen = jax.tree.map(lambda r: r == 0, rate)
+  if config.layer_decay != 1:
+    layers = by_layer(params, config.layer_decay)
+    rate = jax.tree.map(lambda r, layer: np.float32(r * layer), rate, layers)
   by_muon = _by_muon(config.muon, params, frozen)
   by_adam = jax.tree.map(lambda *others: not any(others), frozen, by_muon)
 

@@ -22,6 +22,12 @@ class TrainState:
   params: Any  # float32, nested dicts
   opt_state: Any  # optax
   teacher: Any  # float32, the shadowed part of params; None without a teacher
+  mean: Any = None  # float32, running mean of params; None without `optim.ema`
+
+  @property
+  def best(self) -> Any:
+    """The parameters that are evaluated: the running mean, where there is one."""
+    return self.params if self.mean is None else self.mean
 
 
 def abstract_params(objective: Objective, spec: dict) -> Any:
@@ -30,13 +36,18 @@ def abstract_params(objective: Objective, spec: dict) -> Any:
 
 
 def abstract(
-  objective: Objective, optimizer: optax.GradientTransformation, spec: dict, mesh: Mesh
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  spec: dict,
+  mesh: Mesh,
+  mean: bool = False,
 ) -> tuple[TrainState, TrainState]:
   """(shapes of a state, its shardings); no device is touched.
 
   Args:
     spec: shapes of a training batch (`batch.spec`).
     mesh: may be of devices that are not here, to plan for them.
+    mean: whether a running mean of the parameters is kept.
   """
   boxed = abstract_params(objective, spec)
   params = sharding.param_shardings(boxed, mesh)
@@ -50,8 +61,10 @@ def abstract(
     transform_non_params=lambda _: whole,
     is_leaf=masked,
   )
-  shardings = TrainState(whole, params, opt_state, objective.shadowed(params))
-  make = lambda params: _fresh(optimizer, params, objective.shadowed(params))
+  shardings = TrainState(
+    whole, params, opt_state, objective.shadowed(params), params if mean else None
+  )
+  make = lambda params: _fresh(objective, optimizer, params, mean)
   return jax.eval_shape(make, nn.unbox(boxed)), shardings
 
 
@@ -61,20 +74,21 @@ def init(
   spec: dict,
   mesh: Mesh,
   seed: int,
+  mean: bool = False,
 ) -> tuple[TrainState, TrainState]:
   """(fresh state, its shardings). Each device makes only its own part.
 
   Args:
     spec: shapes of a training batch (`batch.spec`).
     seed: of the parameters; the same on every mesh.
+    mean: whether a running mean of the parameters is kept.
   """
-  _, shardings = abstract(objective, optimizer, spec, mesh)
+  _, shardings = abstract(objective, optimizer, spec, mesh, mean)
 
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-    return _fresh(optimizer, params, teacher)
+    return _fresh(objective, optimizer, params, mean)
 
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
@@ -82,7 +96,15 @@ def init(
 
 
 def _fresh(
-  optimizer: optax.GradientTransformation, params: Any, teacher: Any
+  objective: Objective, optimizer: optax.GradientTransformation, params: Any, mean: bool
 ) -> TrainState:
   step = jnp.zeros((), jnp.int32)
-  return TrainState(step, params, optimizer.init(params), teacher)
+  opt_state, mean_of = optimizer.init(params), params if mean else None
+  return started(TrainState(step, params, opt_state, None, mean_of), objective, params)
+
+
+def started(state: TrainState, objective: Objective, params: Any) -> TrainState:
+  """`state` with `params`; what follows them starts as a copy."""
+  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
+  mean = None if state.mean is None else jax.tree.map(jnp.copy, params)
+  return state.replace(params=params, teacher=teacher, mean=mean)

@@ -16,6 +16,7 @@ from vtr_jax.contrast import DENSE, ContrastConfig, contrast
 from vtr_jax.errors import ConfigError
 from vtr_jax.objectives.base import Objective, Params
 from vtr_jax.state import TrainState
+from vtr_jax.teacher import follow, mean_keep
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -131,10 +132,12 @@ def make_train_step(
   steps: int,
   seed: int,
   shardings: TrainState,
+  ema: float = 0.0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The jitted step; the state that goes in is given up (donated).
 
-  `steps` is the length of the training, for a teacher that follows ever more slowly.
+  `steps` is the length of the training, for a teacher that follows ever more slowly;
+  `ema` what a running mean of the parameters keeps of itself, where the state has one.
   Randomness on the device is a function of (seed, state.step) alone.
   """
   objective, mesh = loss.objective, loss.mesh
@@ -146,12 +149,14 @@ def make_train_step(
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      teacher = state.teacher
+      teacher, mean = state.teacher, state.mean
       if objective.teacher:
         teacher = objective.teacher.follow(teacher, params, state.step, steps)
+      if mean is not None:
+        mean = follow(mean, params, mean_keep(ema, state.step))
     # Apart from the update: sharing its squares, XLA would write all of them out.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    return TrainState(state.step + 1, params, opt_state, teacher), metrics
+    return TrainState(state.step + 1, params, opt_state, teacher, mean), metrics
 
   jitted = jax.jit(
     train_step,

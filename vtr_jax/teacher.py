@@ -1,4 +1,8 @@
-"""A teacher: a copy of some parameters that follows them slowly, and is not trained."""
+"""Copies of parameters that follow them slowly and are not trained.
+
+A teacher shadows some of them for an objective; the running mean (`optim.ema`) shadows
+all of them, for evaluation.
+"""
 
 import dataclasses
 from typing import Any
@@ -53,10 +57,23 @@ class Teacher:
     self, shadow: Any, params: Any, step: Int32[Array, ""], steps: int
   ) -> dict[str, Any]:
     """The shadow after step number `step`, which left `params`."""
-    keep = self.keep(step, steps)
+    return follow(shadow, self.pick(params), self.keep(step, steps))
 
-    def mix(s: jax.Array, p: jax.Array) -> jax.Array:
-      # Exact at both ends: a copy is one to the last bit.
-      return jnp.select([keep == 0, keep == 1], [p, s], p + keep * (s - p))
 
-    return jax.tree.map(mix, shadow, self.pick(params))
+def follow(shadow: Any, params: Any, keep: Float[Array, ""]) -> Any:
+  """The shadow that keeps a share `keep` of itself and takes the rest of `params`."""
+
+  def mix(s: jax.Array, p: jax.Array) -> jax.Array:
+    # Exact at both ends: a copy is one to the last bit.
+    return jnp.select([keep == 0, keep == 1], [p, s], p + keep * (s - p))
+
+  return jax.tree.map(mix, shadow, params)
+
+
+def mean_keep(ema: float, step: Int32[Array, ""]) -> Float[Array, ""]:
+  """Share of itself that the running mean keeps in step number `step`, from 0.
+
+  At first less than `ema`, or a short run's mean would be what it began with: at most
+  (1 + step) / (10 + step), as TensorFlow's ExponentialMovingAverage.
+  """
+  return jnp.minimum(ema, (1 + step) / (10 + step))

@@ -141,7 +141,7 @@ def _evaluate(
   begin, numbers = time.monotonic(), {}
   for name in names:
     with run.stop.during("wait"):
-      found = run.evals[name].run(run.state.params)
+      found = run.evals[name].run(run.state.best)
     numbers |= {f"{name}/{key}": value for key, value in found.items()}
     run.writer.say(run.evals[name].report())
   if numbers:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax import batch, checkpoint, config, sharding, state
+from vtr_jax import batch, checkpoint, config, sharding, state, workdir
 from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError
 from vtr_jax.experiment import TrainConfig
@@ -44,7 +44,8 @@ def load(directory: str | pathlib.Path) -> Trained:
       f"{place}: not a run ({e}); give the --workdir of a training"
     ) from None
   # The evaluators of the run are not of interest, nor whether they still exist.
-  c = config.read(TrainConfig, values | dict(evals={}), f"{place}/config.json")
+  values = workdir.upgraded(values) | dict(evals={})
+  c = config.read(TrainConfig, values, f"{place}/config.json")
   objective = objectives.build(c.objective, c.clip, c.text, c.mask)
   tokenizer = text.load(str(place / "tokenizer.model"))
   text.check(tokenizer, c.text)

@@ -10,7 +10,6 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
@@ -18,7 +17,7 @@ from vtr_jax import checkpoint, sharding
 from vtr_jax.errors import CheckpointError
 from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
-from vtr_jax.state import TrainState
+from vtr_jax.state import TrainState, started
 from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
@@ -35,7 +34,8 @@ def start_from(
 ) -> tuple[TrainState, list[Report]]:
   """The fresh `state` with the parameters of `source`, and what became of each.
 
-  A teacher starts as a copy of them; step and optimiser stay fresh.
+  They are its running mean, if it kept one (`optim.ema`). A teacher and a running mean
+  start as copies of them; step and optimiser stay fresh.
 
   Args:
     source: directory of a run, or public weights, see weights/load.py.
@@ -52,8 +52,7 @@ def start_from(
     params, reports = _from_files(source, state.params, objective, allow)
   else:
     params, reports = _from_run(source, state.params, mesh, longer_clips), []
-  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  return state.replace(params=params, teacher=teacher), reports
+  return started(state, objective, params), reports
 
 
 def _from_files(

@@ -34,6 +34,15 @@ FREE_KEYS = (
   "evals.",
 )
 
+# Keys that older runs lack, with the values that change nothing: such a run goes on.
+# The third says which key shows that the section is one that has them.
+_NEWER = (
+  ("", "init_allow", "init_from", ()),
+  ("optim", "layer_decay", "lr", 1.0),
+  ("optim", "ema", "lr", 0.0),
+  ("objective", "family", "projection", "frozen"),
+)
+
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
 
 
@@ -46,12 +55,12 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
   """
   workdir = pathlib.Path(path)
   stored = workdir / "config.json"
-  now = flatten(plain(config))
+  now = flatten(upgraded(plain(config)))
   try:
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     # Without a checkpoint nothing is lost: a failed start does not hold the place.
     begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
-    before = flatten(json.loads(stored.read_text())) if begun else now
+    before = flatten(upgraded(json.loads(stored.read_text()))) if begun else now
     _refuse_change(workdir, before, now)
     if not begun or before != now:  # its age is the run's
       write_json(stored, plain(config))
@@ -62,6 +71,16 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
   except ValueError as e:
     raise DataError(f"{stored}: damaged ({e}); restore or delete it") from e
   return workdir
+
+
+def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
+  """A run's config with the keys that are newer than the run."""
+  values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+  for name, key, shown_by, value in _NEWER:
+    section = values.get(name, {}) if name else values
+    if shown_by in section:
+      section.setdefault(key, value)
+  return values
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

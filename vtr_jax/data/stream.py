@@ -168,7 +168,7 @@ def _frames(
       for done, found in _by_groups(file, line, wanted, view, seconds):
         yield done, found
       return
-    except (Surprise, av.FFmpegError):
+    except Surprise:
       pass  # from here on in order, which tells how far the file is good
   todo = {number for number in wanted if number > done}
   for number, frame in _in_order(file, seconds * len(wanted)):
@@ -191,7 +191,7 @@ def _by_groups(
   """Of as few groups of pictures as hold the wanted frames.
 
   Raises:
-    Surprise, FFmpegError: see packets.decode_run.
+    Surprise: other frames come out than should, or damaged ones.
     BadSample: a group takes too long.
   """
   assert line.shown is not None
@@ -215,8 +215,12 @@ def _by_groups(
       first = bisect.bisect_left(line.shown, line.decoded[start]) if start else 0
       run = Run(held, line.shown[first : first + end - start], numbers, line.skip)
       codec, picture = stream.codec_context, Picture(view)
-      for number, frame in packets_lib.decode_run(codec, run, Deadline(seconds)):
-        yield number, picture(frame)
+      frames = packets_lib.decode_run(codec, run, Deadline(seconds))
+      try:
+        for number, frame in frames:
+          yield number, picture(frame)
+      except av.FFmpegError as e:
+        raise Surprise from e  # else `opened` would call it no video
 
 
 def _in_order(

@@ -52,18 +52,18 @@ class Evaluator:
     self.every = config.every
     self._config, self._context = config, context
     self._source = context.data.open(config.split)
-    labels = _labels(self._source)
-    self._classes = config.classes or {k: (k,) for k in sorted(set(labels))}
+    own = labels(self._source)
+    self._classes = config.classes or {k: (k,) for k in sorted(set(own))}
     self._names = list(self._classes)
-    missing = set(labels) - set(self._names)
-    if missing and (config.others == "refuse" or missing == set(labels)):
+    missing = set(own) - set(self._names)
+    if missing and (config.others == "refuse" or missing == set(own)):
       label = min(missing)
       raise ConfigError(
         f"evals: split {config.split!r} has the label {label!r}, which classes lacks; "
         f"add it, or others='skip', or {nearest(label, self._names)}"
       )
-    self._rows = np.flatnonzero([label in self._classes for label in labels])
-    self._label = np.array([self._names.index(labels[i]) for i in self._rows])
+    self._rows = np.flatnonzero([label in self._classes for label in own])
+    self._label = np.array([self._names.index(own[i]) for i in self._rows])
     self._embed = Embedder(context)
 
   def run(self, params: Params) -> dict[str, float]:
@@ -72,16 +72,7 @@ class Evaluator:
     return self._numbers
 
   def report(self) -> str:
-    n, count = self._numbers, len(self._names)
-    return "\n".join(
-      [
-        f"{self._config.split}: {len(self._label)} clips, {count} classes, chance "
-        f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
-        f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
-        f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
-        self._table(),
-      ]
-    )
+    return report(self._config.split, self._names, self._numbers, self._confusion)
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
@@ -96,7 +87,9 @@ class Evaluator:
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
-    (directory / f"{name}_classes.md").write_text(self._table() + "\n")
+    (directory / f"{name}_classes.md").write_text(
+      table(self._names, self._confusion) + "\n"
+    )
     title = f"{name}: top-1 {self._numbers['top1']:.1f} %"
     path = directory / f"{name}_confusion.png"
     figures.confusion(path, self._confusion, self._names, title)
@@ -112,33 +105,50 @@ class Evaluator:
     text = self._embed.texts(params, texts)
     return class_scores(video, text, owner, self._config.temperature)
 
-  def _table(self) -> str:
-    """One line of Markdown per class."""
-    width = max(5, *map(len, self._names))
-    lines = [f"| {'class':{width}} | clips | top-1 | most frequent confusion |"]
-    lines += [f"|{'-' * (width + 2)}|------:|------:|-------------------------|"]
-    for i, (name, row) in enumerate(zip(self._names, self._confusion, strict=True)):
-      clips, others = row.sum(), np.where(np.arange(len(row)) == i, 0.0, row)
-      share = 100 * row / max(clips, 1)
-      worst = int(others.argmax())
-      told = f"{self._names[worst]} ({share[worst]:.0f} %)" if others.any() else ""
-      top1 = f"{share[i]:.1f}" if clips else ""
-      lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {told} |")
-    return "\n".join(lines)
+
+def report(
+  split: str, names: list[str], numbers: dict[str, float], confusion: np.ndarray
+) -> str:
+  """What `metrics.recognition` found, as text for people."""
+  n, count = numbers, len(names)
+  return "\n".join(
+    [
+      f"{split}: {confusion.sum():.0f} clips, {count} classes, chance "
+      f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
+      f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
+      f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
+      table(names, confusion),
+    ]
+  )
 
 
-def _labels(source: sources.Split) -> list[str]:
+def table(names: list[str], confusion: np.ndarray) -> str:
+  """One line of Markdown per class."""
+  width = max(5, *map(len, names))
+  lines = [f"| {'class':{width}} | clips | top-1 | most frequent confusion |"]
+  lines += [f"|{'-' * (width + 2)}|------:|------:|-------------------------|"]
+  for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
+    clips, others = row.sum(), np.where(np.arange(len(row)) == i, 0.0, row)
+    share = 100 * row / max(clips, 1)
+    worst = int(others.argmax())
+    told = f"{names[worst]} ({share[worst]:.0f} %)" if others.any() else ""
+    top1 = f"{share[i]:.1f}" if clips else ""
+    lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {told} |")
+  return "\n".join(lines)
+
+
+def labels(source: sources.Split) -> list[str]:
   """The label of every record; decodes no video.
 
   Raises:
     DataError: a record has no label or cannot be read.
   """
-  labels = []
+  found = []
   for index in range(len(source)):
     try:
-      labels.append(source[index]["label"])
+      found.append(source[index]["label"])
     except BadSample as e:
       raise refusal(source, index, e) from e
-    if not labels[-1]:
+    if not found[-1]:
       raise refusal(source, index, BadSample("no label"))
-  return labels
+  return found

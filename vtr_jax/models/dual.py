@@ -76,22 +76,37 @@ class DualEncoder(nn.Module):
     image, and their mean is the clip's (CLIP4Clip's mean pooling, arXiv 2104.08860).
     """
     if self.config.attention != "frame":
-      return self._pool(tokens)
-    rows, width = len(tokens.places), tokens.places.shape[-1]
-    split = lambda y: y.reshape(rows * tokens.apart, -1, width)
-    each = unit(self._pool(Tokens(split(tokens.cls), split(tokens.places))))
-    return each.reshape(rows, tokens.apart, -1).mean(axis=1)
+      return self.project_video(self._pooled(tokens))
+    each = unit(self.project_video(self._pooled(self._frames(tokens))))
+    return each.reshape(-1, tokens.apart, each.shape[-1]).mean(axis=1)
 
-  def _pool(self, tokens: Tokens) -> Float[Array, "b e"]:
+  def video_features(
+    self, batch: Batch
+  ) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+    """(what is projected, or its mean over frames; all tokens) of whole clips."""
+    tokens = self.video_tokens(batch)
+    if self.config.attention == "frame":
+      each = self._pooled(self._frames(tokens))
+      pooled = each.reshape(-1, tokens.apart, each.shape[-1]).mean(axis=1)
+    else:
+      pooled = self._pooled(tokens)
+    return pooled, jnp.concatenate([tokens.cls, tokens.places], axis=1)
+
+  def _frames(self, tokens: Tokens) -> Tokens:
+    """Each frame, encoded alone, as a row of its own."""
+    rows, width = len(tokens.places) * tokens.apart, tokens.places.shape[-1]
+    split = lambda y: y.reshape(rows, y.size // (rows * width), width)
+    return Tokens(split(tokens.cls), split(tokens.places))
+
+  def _pooled(self, tokens: Tokens) -> Float[Array, "b d"]:
+    """What is projected."""
     if self.config.pool == "mean":
       x = tokens.places.astype(jnp.float32).mean(axis=1)
     elif self.config.parts.attention_pool:
       x = self.video_pool(tokens.places)
     else:
       x = tokens.cls[:, 0]
-    if self.config.parts.norm_pooled:
-      x = self.video_norm(x)
-    return self.project_video(x)
+    return self.video_norm(x) if self.config.parts.norm_pooled else x
 
   def project_video(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
     """Features of the video tower in the space of the embeddings."""

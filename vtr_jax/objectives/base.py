@@ -41,6 +41,13 @@ class Reconstruction(NamedTuple):
   word_ids: Int32[Array, "b l"] | None  # the likeliest token at every place
 
 
+class VideoFeatures(NamedTuple):
+  """What the video tower makes of whole clips, before any projection, for probes."""
+
+  pooled: Float[Array, "b d"]  # of each clip, as the model itself pools
+  tokens: Float[Array, "b n d"]  # that it pools from; a class token comes first
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
   """The step and the evaluators use these fields and nothing else."""
@@ -58,6 +65,7 @@ class Objective:
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
   # embed_video before normalisation, for means over several clips of one video
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
+  video_features: Callable[[Params, Batch], VideoFeatures] | None = None
   teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
 
   def shadowed(self, params: Any) -> Any:
@@ -78,6 +86,12 @@ def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
 def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:
   """(params, batch) -> `model.name(batch)`, for the functions of an Objective."""
   return lambda params, batch: model.apply({"params": params}, batch, method=name)
+
+
+def features_of(model: nn.Module) -> Callable[[Params, Batch], VideoFeatures]:
+  """(params, batch) -> features, of a model whose `video_features` gives a pair."""
+  found = method(model, "video_features")
+  return lambda params, batch: VideoFeatures(*found(params, batch))
 
 
 def check_sent(mask: MaskSpec, why: str) -> None:

@@ -34,6 +34,7 @@ from vtr_jax.objectives.base import (
   Params,
   Reconstruction,
   check_sent,
+  features_of,
   initializer,
   method,
 )
@@ -119,6 +120,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
+    video_features=features_of(model),
     terms=("pixels",) if decodes else (),
     reconstruct=method(model, "reconstruct") if decodes else None,
   )

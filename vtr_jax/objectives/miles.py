@@ -33,6 +33,7 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   check_sent,
+  features_of,
   initializer,
   method,
 )
@@ -124,6 +125,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
+    video_features=features_of(model),
     terms=("features",),
     teacher=Teacher(SHADOWED, config.teacher),
   )

@@ -39,6 +39,7 @@ from vtr_jax.objectives.base import (
   Params,
   Reconstruction,
   check_sent,
+  features_of,
   method,
 )
 
@@ -157,9 +158,16 @@ class SimVTP(nn.Module):
     weight = valid[:, :, None].astype(jnp.float32)
     return (tokens * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
 
+  def video_features(
+    self, batch: Batch
+  ) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
+    """(mean, tokens) of whole clips, read alone."""
+    tokens = self.encoder(self.embed_visible(batch["video"], None))
+    return self.pool(tokens), tokens
+
   def encode_video(self, batch: Batch) -> Float[Array, "b d"]:
     """Means over a whole clip's tokens, not normalised."""
-    return self.pool(self.encoder(self.embed_visible(batch["video"], None)))
+    return self.video_features(batch)[0]
 
   def embed_video(self, batch: Batch) -> Float[Array, "b d"]:
     return unit(self.encode_video(batch))
@@ -244,6 +252,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
+    video_features=features_of(model),
     terms=("pixels", "words", "vtm"),
     match=method(model, "match"),
     reconstruct=method(model, "reconstruct"),

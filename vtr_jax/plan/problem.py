@@ -45,7 +45,9 @@ class Problem:
 
   def state(self) -> tuple[state_lib.TrainState, state_lib.TrainState]:
     """(shapes, shardings)."""
-    return state_lib.abstract(*self.parts(), self.spec, self.mesh)
+    return state_lib.abstract(
+      *self.parts(), self.spec, self.mesh, self.config.optim.ema > 0
+    )
 
   def trace(self) -> jax.stages.Traced:
     """The real step of training; its mesh must be of devices."""
@@ -53,7 +55,7 @@ class Problem:
     shapes, shardings = self.state()
     c, mesh = self.config, self.mesh
     train = step.make_train_step(
-      c.loss(objective, mesh), optimizer, c.steps, c.seed, shardings
+      c.loss(objective, mesh), optimizer, c.steps, c.seed, shardings, c.optim.ema
     )
     with sharding.scope(mesh):
       return train.jitted.trace(shapes, self.spec)
@@ -71,6 +73,7 @@ class Problem:
       parameters=held(shapes.params, shardings.params),
       optimiser=held(shapes.opt_state, shardings.opt_state),
       teacher=held(shapes.teacher, shardings.teacher),
+      mean=held(shapes.mean, shardings.mean),
       batch=held(self.spec, batch),
     )
 

@@ -172,7 +172,7 @@ class _Run:
       desc=f"indexing {len(todo)} files",
       unit="B",
       unit_scale=True,
-      disable=not progress,
+      disable=not (progress and todo),
     )
     with bar, _Decoders(self, todo, threads) as items:
       for item in items:

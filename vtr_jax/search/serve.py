@@ -121,7 +121,7 @@ class Server(ThreadingHTTPServer):
   def server_bind(self) -> None:
     # The base would ask the network for this machine's full name.
     socketserver.TCPServer.server_bind(self)
-    self.server_name, self.server_port = self.server_address[:2]
+    self.server_name, self.server_port = str(self.server_address[0]), self.port
 
   def process_request(self, request: Any, client_address: Any) -> None:
     if self._room.acquire(blocking=False):
@@ -141,7 +141,7 @@ class Server(ThreadingHTTPServer):
 
 def _read_page() -> dict[str, tuple[bytes, str, str]]:
   """Path -> (bytes, type, ETag) of the files that make the page."""
-  folder, page = importlib.resources.files(__package__) / "page", {}
+  folder, page = importlib.resources.files("vtr_jax.search") / "page", {}
   for path, (name, kind) in _PAGE.items():
     data = (folder / name).read_bytes()
     tag = delivery.etag(hashlib.blake2b(data, digest_size=8).hexdigest())

@@ -97,63 +97,98 @@ def match(
   Returns:
     float32 arrays by path, those alone that the file gives; and the report, which
     the caller must `check`.
+
+  Raises:
+    WeightsError: no such file fits such a model, or two keys are one.
   """
-  named, renamed = rename(arrays, source.renames)
+  named, spelled = rename(arrays, source.renames)
   entries = choose(source.layouts(name, model), model, named)
-  allowed = lambda text, known=(): (
-    any(re.fullmatch(p, text) for p in known) or any(re.match(p, text) for p in allow)
-  )
+  # Of parameters that this model does not have, the keys are told as unused.
+  entries = [entry for entry in entries if set(entry.ours) & set(wanted)]
+  explained = {key for entry in entries for key in entry.theirs}
+  log = _Log(named, spelled, allow)
   found: Flat = {}
-  lines: list[Line] = []
-  problems: list[str] = []
-
-  def add(key: str, status: str, ours=(), notes=()) -> None:
-    original = renamed.get(key, key)
-    if original != key:
-      notes = (f"renamed to {key}", *notes)
-    shape = named[key].shape if key in named else None
-    lines.append(Line(original, status, shape, tuple(ours), tuple(notes)))
-
   for entry in entries:
-    here = [path for path in entry.ours if path in wanted]
     absent = [key for key in entry.theirs if key not in named]
-    if not here:
-      continue  # its keys are told below, as unused
     for key in absent:
-      free = allowed(key, source.optional)
-      add(key, "missing", entry.ours, ("allowed",) if free else ())
+      near = _nearest(key, set(named) - explained, spelled)
+      free = log.add(key, "missing", entry.ours, known=source.optional)
       if not free:
-        left = set(named) - {key for e in entries for key in e.theirs}
-        problems.append(f"{key} is missing{_nearest(key, left, renamed)}")
+        log.problems.append(f"{key} is missing{near}")
     if absent:
+      for key in set(entry.theirs) - set(absent):
+        log.add(key, "unused", notes=(f"of no use without {absent[0]}",))
       continue
     try:
-      made = entry.load(*(_float(named[key]) for key in entry.theirs))
-      fitted = [
-        (path, *resize.fit(path, array, wanted[path].shape, model))
-        for path, array in zip(entry.ours, made, strict=True)
-      ]
+      made, changes = _take(entry, named, wanted, model)
     except ValueError as e:
       shapes = ", ".join(f"{key} {named[key].shape}" for key in entry.theirs)
-      problems.append(f"{shapes} does not fit ({e})")
-      fitted = []
-    changes = [how for _, _, how in fitted if how]
-    found |= {path: array for path, array, _ in fitted}
-    notes = [*(f"resized: {how}" for how in changes), *filter(None, [entry.note])]
+      log.problems.append(f"{shapes} does not fit ({e})")
+      made, changes = {}, [f"does not fit: {e}"]
+    found |= made
+    notes = [entry.note] if entry.note else []
     for key in entry.theirs:
-      add(key, "used", entry.ours, notes if key == entry.theirs[0] else notes[-1:])
-  told = {key for e in entries if set(e.ours) & set(wanted) for key in e.theirs}
-  for key in sorted(set(named) - told):
-    free = allowed(renamed.get(key, key), source.unused) or allowed(key, source.unused)
-    add(key, "unused", (), ("allowed",) if free else ())
-    if not free:
-      problems.append(f"{renamed.get(key, key)} is not used")
+      first = changes if key == entry.theirs[0] else []
+      log.add(key, "used" if made else "unused", entry.ours, (*first, *notes))
+  for key in sorted(set(named) - explained):
+    if not log.add(key, "unused", known=source.unused):
+      log.problems.append(f"{spelled[key]} is not used")
   fresh = sorted(set(wanted) - set(found))
-  given = {path for e in entries for path in e.ours}
+  given = {path for entry in entries for path in entry.ours}
   for path in fresh:
-    if path not in given and not allowed(path, source.fresh):
-      problems.append(f"nothing in it gives {path}")
-  return found, Report(title, tuple(lines), tuple(fresh), tuple(problems))
+    if path not in given and not log.allowed(path, source.fresh):
+      log.problems.append(f"nothing in it gives {path}")
+  return found, Report(title, tuple(log.lines), tuple(fresh), tuple(log.problems))
+
+
+class _Log:
+  """Lines of a report, and what is wrong."""
+
+  def __init__(self, named: Flat, spelled: Mapping[str, str], allow: Patterns):
+    self.lines: list[Line] = []
+    self.problems: list[str] = []
+    self._named, self._spelled = named, spelled
+    try:
+      self._allow = [re.compile(pattern) for pattern in allow]
+    except re.error as e:
+      raise WeightsError(
+        f"allow: {e.pattern!r} is no regular expression ({e})"
+      ) from None
+
+  def allowed(self, text: str, known: Patterns) -> bool:
+    """Whether the source (the whole of it) or the user (its begin) names `text`."""
+    whole = any(re.fullmatch(pattern, text) for pattern in known)
+    return whole or any(pattern.match(text) for pattern in self._allow)
+
+  def add(
+    self,
+    key: str,
+    status: str,
+    ours: Iterable[str] = (),
+    notes: Iterable[str] = (),
+    known: Patterns = (),
+  ) -> bool:
+    """Adds a line, and says whether the key is allowed by name."""
+    spelled = self._spelled.get(key, key)
+    free = self.allowed(key, known) or self.allowed(spelled, known)
+    notes = [*([f"renamed to {key}"] if spelled != key else []), *notes]
+    if free and status != "used":
+      notes.append("allowed")
+    shape = self._named[key].shape if key in self._named else None
+    self.lines.append(Line(spelled, status, shape, tuple(ours), tuple(notes)))
+    return free
+
+
+def _take(
+  entry: Entry, named: Flat, wanted: Mapping[str, Any], model: Any
+) -> tuple[Flat, list[str]]:
+  """(our arrays of an entry, what was resized); raises ValueError."""
+  made, changes = {}, []
+  parts = entry.load(*(_float(named[key]) for key in entry.theirs))
+  for path, array in zip(entry.ours, parts, strict=True):
+    made[path], how = resize.fit(path, array, wanted[path].shape, model)
+    changes += [f"resized: {how}"] if how else []
+  return made, changes
 
 
 def choose(layouts: Iterable, model: Any, named: Mapping[str, Any]) -> list[Entry]:
@@ -178,13 +213,11 @@ def rename(
   return named, original
 
 
-def _nearest(key: str, left: Iterable[str], renamed: Mapping[str, str]) -> str:
+def _nearest(key: str, left: Iterable[str], spelled: Mapping[str, str]) -> str:
   close = difflib.get_close_matches(key, sorted(left), n=1, cutoff=0.6)
   if not close:
     return ""
-  return (
-    f", the nearest that is there and not used is {renamed.get(close[0], close[0])}"
-  )
+  return f", the nearest that is there and not used is {spelled[close[0]]}"
 
 
 def _float(array: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ class Source:
   dual: tuple[Layout, ...] = ()  # for dual encoders; the one with most keys counts
   families: tuple[str, ...] = ()  # of dual encoders that it fits
   simvtp: tuple[Layout, ...] = ()  # for SimVTP's model
+  words: bool = True  # whether it has word embeddings, which need its vocabulary
   renames: Renames = ()  # other spellings of the layouts' keys
   unused: Patterns = ()  # keys that have no place here, and are known
   optional: Patterns = ()  # keys that some of these files lack
@@ -60,6 +61,7 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.timm_vit, layouts.hf_vit),
     families=("frozen",),
+    words=False,
     renames=(  # transformers before 5
       (r"^vit\.", ""),
       (r"^encoder\.layer\.", "layers."),
@@ -97,6 +99,7 @@ SOURCES = dict(
   videomae=Source(
     recipe="configs/simvtp.py:webvid2m",
     simvtp=(layouts.videomae, layouts.hf_videomae),
+    words=False,
     # The authors' biases in files of transformers before 5.
     renames=(
       (r"(attention\.attention)\.q_bias$", r"\1.query.bias"),

@@ -1,0 +1,148 @@
+"""The running mean of all parameters (`optim.ema`), which is what is evaluated."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import on_eight_devices
+
+from configs import common, mac, miles, simvtp
+from vtr_jax import batch, evaluate, experiment, sharding, trained
+from vtr_jax.config import read
+from vtr_jax.errors import ConfigError
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.plan import chips, problem
+from vtr_jax.train import train_and_evaluate
+
+EMA = 0.3
+
+
+def config(data_dir, module=mac, **changes):
+  c = module.get_config("smoke").to_dict()
+  c["data"]["dir"] = str(data_dir)
+  c |= dict(evals={}, steps=4, checkpoint_every=2, log_every=1)
+  c["optim"] |= dict(warmup_steps=0, ema=EMA)
+  for key, value in changes.items():
+    c[key] = c[key] | value if isinstance(value, dict) else value
+  return json.loads(json.dumps(c))
+
+
+def build(c, place):
+  run = experiment.build(c, place)
+  run.writer.close()
+  run.checkpoints.close()
+  return run
+
+
+def stored(place, step):
+  """The state of a checkpoint."""
+  path = (place / "checkpoints" / str(step) / "state").absolute()
+  with ocp.StandardCheckpointer() as reader:
+    return jax.tree.map(np.asarray, reader.restore(path))
+
+
+same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_it_is_the_mean_of_what_was_learned(data_dir, tmp_path):
+  """Step by step against NumPy; a short run's first mean is soon forgotten."""
+  run = build(config(data_dir, micro_batches=2, optim=dict(ema=0.15)), tmp_path)
+  c, state = run.config, run.state
+  fake = sharding.put_batch(batch.fake(c.clip, c.text, c.mask, c.batch_size), run.mesh)
+  host = lambda tree: np.asarray(tree["video_proj"]["kernel"], np.float64)
+  wanted = host(state.params)
+  np.testing.assert_array_equal(host(state.mean), wanted)
+  for keep in (1 / 10, 0.15, 0.15):  # then 2 / 11, 3 / 12
+    state, _ = run.train_step(state, fake)
+    wanted = keep * wanted + (1 - keep) * host(state.params)
+    np.testing.assert_allclose(host(state.mean), wanted, rtol=1e-4, atol=1e-6)
+  assert np.abs(host(state.params) - wanted).max() > 1e-4
+
+
+def test_killed_and_resumed_it_is_bitwise_the_same(data_dir, tmp_path):
+  """With a teacher beside it."""
+  c = config(data_dir, miles)
+  train_and_evaluate(c, tmp_path)
+  calm = stored(tmp_path, 4)
+  shutil.rmtree(tmp_path / "checkpoints" / "4")
+  train_and_evaluate(c, tmp_path)
+  same(stored(tmp_path, 4), calm)
+  with pytest.raises(ConfigError, match=r"optim.ema: 0.3 there, 0.0 now"):
+    train_and_evaluate(config(data_dir, miles, optim=dict(ema=0.0)), tmp_path)
+
+
+def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
+  evals = dict(test=common.retrieval("test"))
+  source = tmp_path / "a"
+  numbers = train_and_evaluate(config(data_dir, evals=evals), source)
+  state = stored(source, 4)
+  found = trained.load(source)
+  same(found.params, state["mean"])
+  assert not np.array_equal(
+    state["mean"]["video_proj"]["kernel"], state["params"]["video_proj"]["kernel"]
+  )
+  request = evaluate.Request("custom", {}, checkpoint=str(source))
+  own = {k.removeprefix("test/"): v for k, v in numbers.items()}
+  assert evaluate.evaluate(request) == pytest.approx(own)
+  # A run that starts from it, with a mean of its own or without.
+  for ema in (0.0, 0.9):
+    changes = dict(init_from=str(source), seed=7, optim=dict(ema=ema))
+    fresh = build(config(data_dir, **changes), tmp_path / f"b{ema}").state
+    same(fresh.params, state["mean"])
+    assert (fresh.mean is None) == (ema == 0)
+    same(fresh.best, state["mean"])
+
+
+def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
+  """The checkpoint has no trace of it, and an older run's config still fits."""
+  c = config(data_dir, optim=dict(ema=0.0))
+  train_and_evaluate(c, tmp_path)
+  assert set(stored(tmp_path, 4)) == {"step", "params", "opt_state", "teacher"}
+  calm = stored(tmp_path, 4)
+  shutil.rmtree(tmp_path / "checkpoints" / "4")
+  older = json.loads((tmp_path / "config.json").read_text())
+  for key in ("ema", "layer_decay"):
+    del older["optim"][key]
+  del older["init_allow"], older["objective"]["family"]
+  (tmp_path / "config.json").write_text(json.dumps(older))
+  same(trained.load(tmp_path).params, stored(tmp_path, 2)["params"])
+  train_and_evaluate(c, tmp_path)
+  same(stored(tmp_path, 4), calm)
+
+
+SHARDED = """
+import json, sys, jax
+from vtr_jax.train import train_and_evaluate
+from vtr_jax import experiment
+c = json.loads(sys.argv[1])
+train_and_evaluate(c, sys.argv[2])
+state = experiment.build(c, sys.argv[2]).state
+place = lambda tree: [str(x.sharding.spec) for x in jax.tree.leaves(tree)]
+assert place(state.mean) == place(state.params)
+print(sum("fsdp" in spec for spec in place(state.mean)))
+"""
+
+
+def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
+  """And is the same as on one device, within rounding."""
+  c = config(data_dir, simvtp, steps=2)
+  train_and_evaluate(c, tmp_path / "one")
+  c["mesh"] = dict(data=2, fsdp=2, tensor=2)
+  found = on_eight_devices(SHARDED, json.dumps(c), tmp_path / "eight")
+  assert int(found[-1]) > 10
+  one, eight = (trained.load(tmp_path / name).params for name in ("one", "eight"))
+  same(one, stored(tmp_path / "one", 2)["mean"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), one, eight)
+
+
+def test_a_plan_counts_its_bytes():
+  target = chips.find("v5e:2x2", compiler=False)
+  for ema in (0.0, EMA):
+    values = mac.get_config("smoke").to_dict()
+    values["optim"]["ema"] = ema
+    c = read(TrainConfig, values)
+    held = problem.make(c, target).held()
+    assert held["mean"] == (held["parameters"] if ema else 0)

@@ -1,0 +1,204 @@
+"""Classifiers on frozen features: what a probe trains.
+
+linear: one linear layer on features that are standardised by the training set's mean
+and deviation: MAE's probe (arXiv 2111.06377, A.1), whose batch norm has no weights.
+attentive: one learned query attends to a clip's tokens, then an MLP and a linear layer,
+one block: V-JEPA's (arXiv 2404.08471; `AttentivePooler` of its code), CoCa's idea.
+
+All on one device, in float32, from seed 0: twice the same to the last bit.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+from jaxtyping import Array, Bool, Float, Int, Int32, Num
+
+from vtr_jax.config import require
+from vtr_jax.errors import DivergedError
+from vtr_jax.losses import cross_entropy, masked_mean
+from vtr_jax.models.attention import attend
+from vtr_jax.models.layers import Dense, Mlp
+from vtr_jax.models.pointwise import LayerNorm
+
+_SMALL = 1e-6  # beside a variance; MAE's batch norm
+_PART = 4096  # clips whose features are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """How a classifier is trained; the learning rate falls to 0 by half a cosine."""
+
+  epochs: int
+  warmup_epochs: int  # linear from 0
+  lr: float  # at the end of the warm-up, for `batch_size` clips
+  weight_decay: float  # of matrices
+  optimizer: str  # sgd (momentum 0.9) | adamw
+  batch_size: int = 256  # clips at once, or all if there are fewer
+
+  def __post_init__(self):
+    require(self.epochs > 0, f"epochs: {self.epochs} must be positive")
+    require(self.lr > 0, f"lr: {self.lr} must be positive")
+
+
+RECIPES = dict(
+  # MAE, table 10 and code: lr 0.1 for 256 rows. LARS is for its batches of 16,384; ours
+  # of 256 take plain SGD with the same momentum.
+  linear=Recipe(90, 10, 0.1, 0.0, "sgd"),
+  # V-JEPA's code, configs/evals/vith16_k400_16x8x3.yaml: 64 GPUs of 4 clips.
+  attentive=Recipe(20, 0, 1e-3, 0.01, "adamw"),
+)
+
+
+class Linear(nn.Module):
+  """Logits of standardised features; first weights as in MAE's code."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n c"]:
+    init = nn.initializers.truncated_normal(0.01)
+    axes = ("embed", "classes")
+    return Dense(self.classes, axes, "float32", kernel_init=init, name="linear")(x)
+
+
+class Attentive(nn.Module):
+  """Logits of tokens, by one query; V-JEPA's block, a head for each 64 columns."""
+
+  classes: int
+
+  @nn.compact
+  def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b c"]:
+    b, _, d = tokens.shape
+    heads = next(h for h in range(max(d // 64, 1), 0, -1) if d % h == 0)
+    dense = functools.partial(Dense, d, dtype="float32")
+    split = lambda y: y.reshape(b, -1, heads, d // heads)
+    query = self.param("token", nn.initializers.truncated_normal(0.02), (d,))
+    query = jnp.broadcast_to(query, (b, 1, d))
+    x = LayerNorm(1e-6, "float32", name="norm_tokens")(tokens)
+    found = attend(
+      split(dense(("embed", "heads"), name="query")(query)),
+      split(dense(("embed", "heads"), use_bias=False, name="key")(x)),
+      split(dense(("embed", "heads"), name="value")(x)),
+    )
+    y = query + dense(("heads", "embed"), name="out")(found.reshape(b, 1, d))
+    norm = LayerNorm(1e-6, "float32", name="norm_mlp")
+    y += Mlp(4 * d, "float32", name="mlp")(norm(y))
+    return Linear(self.classes, name="head")(y[:, 0])
+
+
+MODULES = dict(linear=Linear, attentive=Attentive)
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+  """A trained classifier: `scores` of features like those that it was trained on."""
+
+  logits: Callable[[Num[Array, "b *n d"]], Float[Array, "b c"]]  # jitted
+  batch_size: int
+
+  def scores(self, features: Num[np.ndarray, "v *n d"]) -> Float[np.ndarray, "c v"]:
+    """How well each class fits each clip; only a batch of features is read at once."""
+    found = [
+      np.asarray(self.logits(features[rows]))[: (rows >= 0).sum()]
+      for rows in _batches(np.arange(len(features)), self.batch_size)
+    ]
+    return np.concatenate(found).T
+
+
+def fit(
+  kind: str,
+  recipe: Recipe,
+  features: Num[np.ndarray, "v *n d"],
+  labels: Int[np.ndarray, "v"],
+  classes: int,
+  progress: bool = True,
+) -> Classifier:
+  """Trains a classifier.
+
+  Args:
+    kind: linear | attentive.
+    recipe: how long, how fast.
+    features: of each clip; [v d], or tokens [v n d]. May be a memory-mapped file: only
+      a batch is read at once.
+    labels: class of each clip, 0 to `classes` - 1.
+    classes: how many there are.
+    progress: whether to show a bar with the time that is left.
+
+  Raises:
+    DivergedError: a loss is not finite.
+  """
+  size = min(recipe.batch_size, len(features))
+  model, key = MODULES[kind](classes), jax.random.key(0)
+  standardise = _standardise(features) if kind == "linear" else _as_is
+  start = standardise(jnp.asarray(features[:1]))
+  params = nn.unbox(jax.jit(model.init)(key, start))["params"]
+  optimizer = _optimizer(recipe, -(-len(features) // size))
+  state = optimizer.init(params)
+
+  def loss(params: Any, x: Array, label: Int32[Array, "b"], valid: Bool[Array, "b"]):
+    logits = model.apply({"params": params}, standardise(x))
+    return masked_mean(cross_entropy(logits, label), valid)
+
+  @jax.jit
+  def step(params, state, x, label, valid):
+    value, grads = jax.value_and_grad(loss)(params, x, label, valid)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state, value
+
+  labels = np.asarray(labels, np.int32)
+  epochs = tqdm.trange(recipe.epochs, desc=f"training {kind}", disable=not progress)
+  for epoch in epochs:
+    values = []
+    for rows in _batches(np.random.default_rng(epoch).permutation(len(labels)), size):
+      batch = features[rows], labels[rows], rows >= 0
+      params, state, value = step(params, state, *batch)
+      values.append(value)
+    mean = float(np.mean(jax.device_get(values)))
+    if not np.isfinite(mean):
+      raise DivergedError(f"epoch {epoch + 1}: the loss is {mean}; lower --lr")
+    epochs.set_postfix_str(f"loss {mean:.3f}", refresh=False)
+  logits = lambda x: model.apply({"params": params}, standardise(x))
+  return Classifier(jax.jit(logits), size)
+
+
+def _batches(order: Int[np.ndarray, "v"], size: int) -> list[Int[np.ndarray, "b"]]:
+  """Rows of each batch; the last is filled up with -1, which counts nowhere."""
+  count = -(-len(order) // size) * size
+  padded = np.pad(order, (0, count - len(order)), constant_values=-1)
+  return list(padded.reshape(-1, size))
+
+
+def _as_is(x: Num[Array, "..."]) -> Float[Array, "..."]:
+  return x.astype(jnp.float32)
+
+
+def _standardise(features: Num[np.ndarray, "v d"]) -> Callable:
+  """x -> (x - mean) / deviation of `features`, in float64, a part of them at a time."""
+  count = len(features)
+  parts = lambda: (
+    features[i : i + _PART].astype(np.float64) for i in range(0, count, _PART)
+  )
+  mean = sum(part.sum(axis=0) for part in parts()) / count
+  square = sum(((part - mean) ** 2).sum(axis=0) for part in parts()) / count
+  shift, scale = mean.astype("f"), (1 / np.sqrt(square + _SMALL)).astype("f")
+  return lambda x: (x.astype(jnp.float32) - shift) * scale
+
+
+def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
+  """For `steps` steps in an epoch."""
+  r, warm = recipe, min(recipe.warmup_epochs, recipe.epochs - 1) * steps
+  rate = optax.warmup_cosine_decay_schedule(
+    0.0 if warm else r.lr, r.lr, warm, r.epochs * steps
+  )
+  if r.optimizer == "sgd":
+    return optax.sgd(rate, momentum=0.9)
+  matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+  return optax.adamw(rate, weight_decay=r.weight_decay, mask=matrices)

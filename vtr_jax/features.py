@@ -1,0 +1,121 @@
+"""Frozen features of a split's clips, computed once and kept in a file.
+
+Each clip is seen once, whole and centred, as in evaluation. There is no augmentation:
+what is kept would be many times as large.
+"""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jaxtyping import Num
+
+from vtr_jax import workdir
+from vtr_jax.data import loader, sources
+from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.objectives.base import Params
+
+# Tokens are normalised, so that float16 holds them: half the bytes.
+_DTYPES = dict(pooled=np.dtype("float32"), tokens=np.dtype("float16"))
+
+
+def of_split(
+  context: Context,
+  params: Params,
+  source: sources.Split,
+  name: str,
+  place: pathlib.Path,
+) -> Num[np.ndarray, "v *n d"]:
+  """Features of every clip of `source`, a memory-mapped file in `place`.
+
+  They are computed if those of the same weights, clips and data are not there yet; a
+  bar shows the time that is left.
+
+  Args:
+    context: of the model; what is seen of each clip.
+    params: of the model.
+    source: an open split of `context.data`.
+    name: pooled | tokens, of objectives.base.VideoFeatures.
+    place: directory, made if it is not there.
+
+  Raises:
+    ConfigError: the objective tells no features.
+    DataError: there is no room, or a record is unusable.
+  """
+  if context.objective.video_features is None:
+    raise ConfigError("--checkpoint: this objective has no video_features to probe")
+  path = place / f"{name}-{source.name}.npy"
+  stamp, made_by = path.with_suffix(".json"), _made_by(context, params, source)
+  if _read(stamp) == made_by and path.exists():
+    print(f"{path}: features that are there already")
+    return np.load(path, mmap_mode="r")
+  place.mkdir(parents=True, exist_ok=True)
+  stamp.unlink(missing_ok=True)
+
+  dtype = _DTYPES[name]
+  pick = lambda params, batch: getattr(
+    context.objective.video_features(params, batch), name
+  ).astype(dtype)
+  clip, rows = context.clip, context.batch_size
+  video = jax.ShapeDtypeStruct((rows, clip.frames, clip.size, clip.size, 3), "uint8")
+  shape = (len(source), *jax.eval_shape(pick, params, dict(video=video)).shape[1:])
+  temporary = path.with_suffix(".tmp")
+  temporary.unlink(missing_ok=True)
+  _check_room(place, path.name, math.prod(shape) * dtype.itemsize)
+  out = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+  embed, batches = OnDevices(pick, context.mesh), _videos(context, source)
+  for start, batch in zip(range(0, len(source), rows), batches, strict=True):
+    out[start : start + rows] = embed(params, batch)[: len(source) - start]
+  out.flush()
+  os.replace(temporary, path)
+  workdir.write_json(stamp, made_by)
+  return np.load(path, mmap_mode="r")
+
+
+def _videos(context: Context, source: sources.Split) -> tqdm.tqdm:
+  c = context
+  batches = loader.eval_videos(source, c.data, c.clip, c.batch_size)
+  total = -(-len(source) // c.batch_size)
+  return tqdm.tqdm(batches, f"features of {source.name}", total, unit="batch")
+
+
+def _made_by(context: Context, params: Params, source: sources.Split) -> dict[str, Any]:
+  """What the features depend on, as JSON."""
+  weights = 0
+  for leaf in jax.tree.leaves(params):
+    weights = zlib.crc32(np.ascontiguousarray(leaf), weights)
+  data, clip = context.data, context.clip
+  return dict(
+    weights=weights,
+    fingerprint=sources.fingerprint(source.directory, source.name),
+    clips=len(source),
+    frames=clip.frames,
+    size=clip.size,
+    sampling=data.sampling,
+    stride=data.stride,
+    model=repr(context.objective.model),
+  )
+
+
+def _read(stamp: pathlib.Path) -> Any:
+  try:
+    return json.loads(stamp.read_text())
+  except (OSError, ValueError):  # absent, or half written
+    return None
+
+
+def _check_room(place: pathlib.Path, name: str, size: int) -> None:
+  free = shutil.disk_usage(place).free
+  if size > free:
+    raise DataError(
+      f"{place}: {name} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} are free; give "
+      "an --out with room, or use --kind=linear"
+    )
