@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from email.message import Message
 from typing import BinaryIO, NamedTuple
 
 # What is served has one of these types or none: a page never comes from a folder.
@@ -87,7 +88,11 @@ def etag(*parts: object) -> str:
 
 
 def answer(
-  asked: Mapping[str, str], size: int, tag: str, modified: float, get: bool = True
+  asked: Message | Mapping[str, str],
+  size: int,
+  tag: str,
+  modified: float,
+  get: bool = True,
 ) -> Answer:
   """What a request for a file gets (RFC 9110, sections 13 and 14).
 
@@ -133,7 +138,7 @@ def byte_range(header: str, size: int) -> tuple[int, int] | None:
   return start, max(end - start + 1, 0)
 
 
-def _unchanged(asked: Mapping[str, str], tag: str, modified: float) -> bool:
+def _unchanged(asked: Message | Mapping[str, str], tag: str, modified: float) -> bool:
   tags = asked.get("If-None-Match")
   if tags is not None:
     return tags.strip() == "*" or tag in [t.strip() for t in tags.split(",")]

@@ -82,6 +82,8 @@ def serve(
 class Server(ThreadingHTTPServer):
   """One thread a connection; `serve_forever` and `shutdown` as in its base."""
 
+  request_queue_size = _MAX_CLIENTS
+
   def __init__(self, searcher: Searcher, host: str, port: int, token: str = ""):
     self.access, self.page = Access(host, token), _read_page()
     self._room = threading.BoundedSemaphore(_MAX_CLIENTS)
@@ -124,7 +126,8 @@ class Server(ThreadingHTTPServer):
     self.server_name, self.server_port = str(self.server_address[0]), self.port
 
   def process_request(self, request: Any, client_address: Any) -> None:
-    if self._room.acquire(blocking=False):
+    # In a burst, some are about to leave; whoever does not is not waited for long.
+    if self._room.acquire(timeout=1.0):
       super().process_request(request, client_address)
     else:
       self.shutdown_request(request)
