@@ -41,14 +41,18 @@ def start(
   run(work)
 
 
-def run(work: Callable[[], object]) -> None:
-  """Parses the flags that are defined and calls `work()`; ends the process."""
+def run(work: Callable[..., object], arguments: bool = False) -> None:
+  """Parses the flags that are defined and calls `work()`; ends the process.
+
+  Args:
+    work: the command.
+    arguments: call `work(*words)` with the words that are no flags.
+  """
 
   def main(argv: list[str]) -> None:
-    del argv
     logging.set_verbosity(logging.WARNING)  # libraries report every file they read
     try:
-      work()
+      work(*argv[1:] if arguments else ())
     except VtrError as e:
       _leave(e)
     except OSError as e:

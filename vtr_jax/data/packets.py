@@ -10,7 +10,7 @@ whole file is decoded in order. Either way the frames are the same to the last b
 import bisect
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -20,10 +20,10 @@ from vtr_jax.errors import BadSample
 
 # Codecs that leave out frames to which none refers when they are told to, packet by
 # packet. libdav1d reads it once, VP9 has no such frames.
-_SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
+SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 
 # A container without times of display; those that come with its packets are made up.
-_TIMELESS = "avi"
+TIMELESS = "avi"
 
 # Packets between two looks at the clock, each of which takes half a microsecond.
 _CALLS = 8
@@ -102,20 +102,20 @@ def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Ru
     wanted: frame numbers in order of display.
   """
   codec = stream.codec_context
-  keys = [i for i, packet in enumerate(packets) if _restarts(codec, packet)]
+  keys = [i for i, packet in enumerate(packets) if restarts(codec, packet)]
   decoded = [packet.pts for packet in packets]
   shown = times(packets)
   if shown is None or None in decoded:
     return []
   reordered = decoded != sorted(decoded)
-  timeless = stream.container.format.name == _TIMELESS
+  timeless = stream.container.format.name == TIMELESS
   if codec.has_b_frames and (timeless or not reordered):
     return []
   if not reordered and len(keys) < 2:
     return []  # as good as in order
-  starts = _starts(np.array(decoded), keys)
+  starts = clean_starts(np.array(decoded), keys)
   where = {pts: position for position, pts in enumerate(decoded)}
-  skip = reordered and codec.name in _SKIPPING
+  skip = reordered and codec.name in SKIPPING
   chosen: dict[int, dict[int, int]] = {}
   for number in wanted:
     pts = shown[number]
@@ -129,7 +129,7 @@ def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Ru
   return result
 
 
-def _restarts(codec, packet: av.Packet) -> bool:
+def restarts(codec, packet: av.Packet) -> bool:
   """Whether nothing after the packet refers to what is before it.
 
   In H.264, decoders may start at other key frames, but what they show differs a
@@ -148,7 +148,7 @@ def _restarts(codec, packet: av.Packet) -> bool:
   return False
 
 
-def _starts(decoded: np.ndarray, keys: list[int]) -> list[int]:
+def clean_starts(decoded: np.ndarray, keys: list[int]) -> list[int]:
   """Key frames that all earlier packets are shown before, and all later ones after."""
   before = np.maximum.accumulate(decoded)
   after = np.minimum.accumulate(decoded[::-1])[::-1]
@@ -197,7 +197,7 @@ def _follows(frame: av.VideoFrame, expected: Iterator[int], gaps: bool) -> bool:
 
 
 def decode_all(
-  codec, packets: Sequence[av.Packet], deadline: Deadline
+  codec, packets: Iterable[av.Packet], deadline: Deadline
 ) -> Iterator[av.VideoFrame | None]:
   """Frames in order of display, as far as the packets are good; None: not so far.
 

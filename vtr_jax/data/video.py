@@ -6,7 +6,7 @@ One image is a video of one frame. See packets.py for how little is decoded.
 import contextlib
 import io
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -58,9 +58,9 @@ def decode(
   Raises:
     BadSample: no frame can be decoded, or too few; too large; too slow.
   """
-  deadline, picture = Deadline(seconds), _Picture(view)
+  deadline, picture = Deadline(seconds), Picture(view)
   with opened(data) as container:
-    stream = _video(container)
+    stream = video_stream(container)
     codec = stream.codec_context
     packets, damaged = packets_lib.read(container, stream, deadline)
     count = sum(not packet.is_discard for packet in packets)
@@ -96,7 +96,7 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
     BadSample: not a video, or without a whole packet.
   """
   with opened(data) as container:
-    stream = _video(container)
+    stream = video_stream(container)
     packets, _ = packets_lib.read(container, stream, Deadline(seconds))
     count = sum(not packet.is_discard for packet in packets)
     if not count:
@@ -108,19 +108,26 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
 
 
 @contextlib.contextmanager
-def opened(data: bytes) -> Iterator[Any]:
+def opened(data: bytes | BinaryIO) -> Iterator[Any]:
   """An encoded file's PyAV container; what it names outside itself is not followed.
+
+  Args:
+    data: the file's bytes, or the file, opened: it is read as far as it is asked for.
 
   Raises:
     BadSample: not a video, also where that shows only inside the `with`.
   """
-  if not data:
+  file = io.BytesIO(data) if isinstance(data, bytes) else data
+  file.seek(0)
+  head = file.read(8)
+  if not head:
     raise BadSample("empty file")
+  file.seek(0)
   try:
     with av.open(
-      io.BytesIO(data),
+      file,
       # The commonest needs no search, which takes a quarter of opening it.
-      format="mp4" if data[4:8] == b"ftyp" else None,
+      format="mp4" if head[4:] == b"ftyp" else None,
       metadata_errors="replace",
       options={"max_pixels": str(_MAX_PIXELS)},
       container_options={"format_whitelist": _FORMATS},
@@ -130,7 +137,7 @@ def opened(data: bytes) -> Iterator[Any]:
     raise BadSample(f"not a video ({_reason(e)})") from e
 
 
-def _video(container) -> Any:
+def video_stream(container: Any) -> Any:
   """The video stream, to be decoded by one thread."""
   if not container.streams.video:
     raise BadSample("no video stream")
@@ -192,8 +199,12 @@ def _decode_all(
   return found, decoded, torn
 
 
-class _Picture:
-  """Frames to RGB, all turned, resized and cut as the first one."""
+class Picture:
+  """Frames to RGB, all turned, resized and cut as the first one.
+
+  It raises BadSample once they have taken too much: what is to be read without end
+  takes a new one at times.
+  """
 
   def __init__(self, view: Callable[[int, int], View] | None):
     self._view, self._cut = view, None

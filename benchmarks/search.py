@@ -1,0 +1,151 @@
+"""Search: the nearest of many clips against faiss, and a folder from files to hits.
+
+  python -m benchmarks.search [--rows=100000,1000000] [--width=256] [--rounds=15]
+  python -m benchmarks.search --checkpoint=runs/mac-demo [--data=data]
+
+The first measures exact top-10 of random vectors, from a memory-mapped file of float16
+as an index has it, and where faiss is installed (`pip install faiss-cpu`; nothing else
+here needs it) its IndexFlatIP, float32 in memory. They take turns, so that a machine
+that others use is the same to both; medians, and how far the two agree.
+
+The second writes clips of `moving_shapes` that the model has not seen as mp4 files with
+odd names into folders of folders, indexes them, asks for 100 by their captions, adds 10
+and deletes 10, and indexes again.
+"""
+
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+from absl import app, flags
+
+from vtr_jax.data import moving_shapes, sources
+from vtr_jax.model import load
+from vtr_jax.search import build, store, topk
+from vtr_jax.search.searcher import Searcher
+
+_ROWS = flags.DEFINE_list("rows", ["100000", "1000000"], "Clips, random vectors.")
+_WIDTH = flags.DEFINE_integer("width", 256, "Of the vectors (Frozen: 256).")
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Measured rounds, after two of warm-up.")
+_BATCHES = flags.DEFINE_list("batches", ["1", "64"], "Queries at once.")
+_CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "", "A run; measures a folder of files."
+)
+_DATA = flags.DEFINE_string("data", "data", "Where moving_shapes is, or is made.")
+_FILES = flags.DEFINE_integer("files", 500, "Files of the folder.")
+
+TOP = 10
+NAMES = (
+  "plain {}.mp4",
+  "ünïcödé 動画 {}.mp4",
+  "-dash & 'quotes' \"{}\" #50%.MP4",
+  "  spaces  {} .mp4",
+  "new\nline {}.mp4",
+)
+FOLDERS = ("", "a folder", "a folder/b.mp4/ç", "50% off", "x/y/z")
+
+
+def vectors(rng: np.random.Generator, count: int) -> np.ndarray:
+  """Of unit norm."""
+  found = rng.normal(size=(count, _WIDTH.value)).astype(np.float32)
+  return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def nearest(folder: pathlib.Path, count: int) -> None:
+  """Exact top-10 of `count` clips, ours and faiss in turn."""
+  rng, path = np.random.default_rng(0), folder / "vectors"
+  float32 = vectors(rng, count)
+  float32.astype(store.VECTOR).tofile(path)
+  rows = topk.Rows(np.memmap(path, store.VECTOR, "r", 0, float32.shape))
+  tools: dict[str, Callable] = dict(ours=lambda q: rows.top(q, TOP)[1])
+  try:
+    import faiss
+
+    flat = faiss.IndexFlatIP(_WIDTH.value)
+    flat.add(float32)
+    tools["faiss"] = lambda q: flat.search(q, TOP)[1]
+  except ImportError:
+    print("faiss: not installed")
+  for batch in map(int, _BATCHES.value):
+    queries = vectors(rng, batch)
+    times = {name: [] for name in tools}
+    for turn in range(_ROUNDS.value + 2):
+      for name, search in tools.items():
+        began = time.perf_counter()
+        search(queries)
+        if turn >= 2:
+          times[name].append(time.perf_counter() - began)
+    took = {name: statistics.median(found) for name, found in times.items()}
+    line = f"{count:,} clips, {batch} at once:"
+    for name, seconds in took.items():
+      line += f" {name} {batch / seconds:,.1f} queries/s ({1e3 * seconds:.1f} ms),"
+    if "faiss" in took:
+      found = [search(queries) for search in tools.values()]
+      same = np.mean([len(set(a) & set(b)) / TOP for a, b in zip(*found, strict=True)])
+      line += f" ratio {took['faiss'] / took['ours']:.2f}, same hits {100 * same:.1f} %"
+    print(line, flush=True)
+
+
+def write(folder: pathlib.Path, number: int, record: dict) -> str:
+  """A clip as a file with an odd name; returns its path."""
+  place = folder / FOLDERS[number % len(FOLDERS)]
+  place.mkdir(parents=True, exist_ok=True)
+  path = place / NAMES[number // len(FOLDERS) % len(NAMES)].format(number)
+  path.write_bytes(record["video"])
+  return str(path)
+
+
+def folder_of_files(folder: pathlib.Path) -> None:
+  """Indexes, asks, changes, indexes again."""
+  moving_shapes.build(_DATA.value, "full")
+  test = sources.open_split(sources.find(_DATA.value, "moving_shapes/full"), "test")
+  paths = [write(folder / "clips", i, test[i]) for i in range(_FILES.value)]
+  model = load(_CHECKPOINT.value)
+  c, began, size = model.config, time.perf_counter(), 1
+  while size <= c.eval_batch_size:
+    model.embed_clips(
+      np.zeros((size, c.clip.frames, c.clip.size, c.clip.size, 3), "u1")
+    )
+    size *= 2
+  print(f"compiled for all sizes of batches: {time.perf_counter() - began:.1f} s")
+  began = time.perf_counter()
+  report = build.build(folder / "clips", folder / "index", model)
+  first = time.perf_counter() - began
+  print(
+    f"{_FILES.value} files: {first:.1f} s, {_FILES.value / first:.0f} a second; "
+    f"embedding {report.embedding:.2f} s, decoding {report.decoding:.2f} s of "
+    f"processor time: ratio {report.embedding / report.decoding:.2f}"
+  )
+  searcher = Searcher(model, [folder / "index"])
+  asked = np.linspace(0, _FILES.value - 1, 100).astype(int)
+  began = time.perf_counter()
+  hits = [searcher.query(text=test[int(i)]["captions"][0]) for i in asked]
+  took = (time.perf_counter() - began) / len(asked)
+  right = sum(found[0].path == paths[i] for i, found in zip(asked, hits, strict=True))
+  print(f"right clip first: {right} of {len(asked)}; {1e3 * took:.1f} ms a query")
+  for path in paths[::50]:
+    os.remove(path)
+  new = range(_FILES.value, _FILES.value + 10)
+  paths = [write(folder / "clips", i, test[i]) for i in new]
+  began = time.perf_counter()
+  report = build.build(folder / "clips", folder / "index", model)
+  again = time.perf_counter() - began
+  assert (report.embedded, report.dropped) == (10, len(range(0, _FILES.value, 50)))
+  print(f"10 files added, 10 deleted: {again:.2f} s, {first / again:.0f} times faster")
+
+
+def main(_) -> None:
+  with tempfile.TemporaryDirectory() as folder:
+    if _CHECKPOINT.value:
+      folder_of_files(pathlib.Path(folder))
+      return
+    for count in map(int, _ROWS.value):
+      nearest(pathlib.Path(folder), count)
+
+
+if __name__ == "__main__":
+  app.run(main)

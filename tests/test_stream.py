@@ -1,0 +1,84 @@
+"""Long videos, a group of pictures at a time: the same frames as `decode` gives."""
+
+import io
+
+import damage
+import movies
+import numpy as np
+import pytest
+
+from vtr_jax.data import packets, stream, video
+from vtr_jax.errors import BadSample
+
+
+def read(data, wanted):
+  file = io.BytesIO(data)
+  wanted = [np.array(clip) for clip in wanted]
+  return list(stream.clips(file, stream.timeline(file), wanted, None))
+
+
+@pytest.mark.parametrize("kind", movies.KINDS)
+def test_frames_are_those_of_decode(kind):
+  """Clips that overlap, repeat a frame, and are in groups far apart."""
+  data = movies.movie(kind)
+  line = stream.timeline(io.BytesIO(data))
+  np.testing.assert_allclose(line.times, video.frame_times(data), atol=1e-9)
+  assert line.times[-1] < line.duration < line.times[-1] + 1
+  last = len(line.times) - 1
+  wanted = [[0, 0, 3, 7], [5, 8, 12, 12], [20, 30, 31, last]]
+  found = read(data, wanted)
+  assert len(found) == 3
+  frames = video.decode(data)
+  for clip, numbers in zip(found, wanted, strict=True):
+    np.testing.assert_array_equal(clip, frames[numbers])
+
+
+def test_one_frame():
+  data = movies.movie("gif", frames=1)
+  (clip,) = read(data, [[0, 0]])
+  np.testing.assert_array_equal(clip, video.decode(data, [0, 0]))
+
+
+def test_only_wanted_groups_are_decoded_and_held(monkeypatch):
+  held, run = [], packets.decode_run
+  monkeypatch.setattr(
+    packets,
+    "decode_run",
+    lambda codec, group, deadline: (
+      held.append(len(group.packets)) or run(codec, group, deadline)
+    ),
+  )
+  read(movies.movie("b_frames"), [[1], [38]])  # groups of 12 pictures
+  assert len(held) == 2
+  assert max(held) <= 12
+
+
+def test_a_file_of_one_large_group_is_not_held(monkeypatch):
+  data, wanted = movies.movie("open_gop"), [[2, 20], [30, 35]]
+  before = read(data, wanted)
+  monkeypatch.setattr(stream, "_GROUP", 10)
+  assert stream.timeline(io.BytesIO(data)).shown is None
+  np.testing.assert_array_equal(before, read(data, wanted))
+
+
+@pytest.mark.parametrize("kind", ["flipped", "pieces_cut"])
+def test_clips_before_the_damage_come(kind):
+  """None of them torn, and then the error: what is whole is not lost."""
+  data = damage.damaged(0.6)[kind]
+  whole = video.decode(damage.textured())
+  file, found = io.BytesIO(data), []
+  line = stream.timeline(file)
+  clips = stream.clips(file, line, [np.array([i]) for i in range(24)], None)
+  with pytest.raises(BadSample, match="damaged after"):
+    found.extend(clip[0] for clip in clips)
+  assert 0 < len(found) < 24
+  np.testing.assert_array_equal(found, whole[: len(found)])
+
+
+def test_small_pictures_and_time():
+  data = movies.movie("b_frames")
+  pictures = list(stream.small(io.BytesIO(data), 9, 16))
+  assert len(pictures) == movies.FRAMES
+  assert pictures[0].shape == (9, 16)
+  with pytest.raises(BadSample, match="took more than"):
+    list(stream.small(io.BytesIO(data), 9, 16, seconds=0))

@@ -1,0 +1,255 @@
+"""Frames of long videos, in memory that does not grow with them.
+
+The file is read twice: once for the times of its frames, and once, a group of pictures
+after the other, for those that are wanted. As in packets.py, groups without a wanted
+frame are not decoded; where a file is not what its packets say, all of it is, in order.
+"""
+
+import bisect
+import collections
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import Float, Int, UInt8
+
+from vtr_jax.data import packets as packets_lib
+from vtr_jax.data.packets import Deadline, Run, Surprise
+from vtr_jax.data.video import Picture, opened, video_stream
+from vtr_jax.errors import BadSample
+
+_GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
+_PICTURES = 256  # ours: frames after which their memory is counted anew
+
+
+class Timeline(NamedTuple):
+  """What the packets of a file say of its frames, in the order of display.
+
+  times: seconds since the first. duration: when the last one's time is over.
+  shown: times in the file's own unit, None if it does not tell them. decoded: of all
+  packets, in their own order. starts: packets at which decoding may begin; the first
+  only, where that is not known. skip: frames that no other needs may be left out.
+  damaged: packets are cut or broken behind the last frame.
+  """
+
+  times: Float[np.ndarray, "t"]
+  duration: float
+  shown: list[int] | None
+  decoded: list[int]
+  starts: list[int]
+  skip: bool
+  damaged: bool
+
+
+def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
+  """Reads all packets and decodes none.
+
+  Args:
+    file: the encoded file.
+    seconds: of processor time that it may take.
+
+  Raises:
+    BadSample: not a video, or without a whole packet.
+  """
+  deadline = Deadline(seconds)
+  with opened(file) as container:
+    stream = video_stream(container)
+    codec, keys, decoded, shown, damaged = stream.codec_context, [], [], [], False
+    try:
+      for packet in container.demux(stream):
+        deadline.check()
+        if packet.is_corrupt:
+          damaged = True
+          break
+        if not packet.size:
+          continue
+        if packets_lib.restarts(codec, packet):
+          keys.append(len(decoded))
+        decoded.append(packet.pts)
+        if not packet.is_discard:
+          shown.append(packet.pts)
+    except av.FFmpegError:
+      damaged = True
+    if not shown:
+      raise BadSample("no whole frame")
+    damaged |= len(shown) < stream.frames  # 0 where the container does not say
+    rate = float(stream.guessed_rate or stream.average_rate or 25)
+    if None in decoded or len(set(shown)) < len(shown):
+      times = np.arange(len(shown)) / rate
+      return Timeline(times, len(shown) / rate, None, [], [0], False, damaged)
+    shown.sort()
+    times = (np.array(shown) - shown[0]) * float(stream.time_base)
+    # The last frame is shown as long as most are.
+    last = float(np.median(np.diff(times))) if len(times) > 1 else 1 / rate
+    reordered = decoded != sorted(decoded)
+    timeless = container.format.name == packets_lib.TIMELESS
+    hidden = codec.has_b_frames and (timeless or not reordered)
+    starts = packets_lib.clean_starts(np.array(decoded), keys) if keys else [0]
+    skip = reordered and codec.name in packets_lib.SKIPPING
+    large = int(np.diff([*starts, len(decoded)]).max()) > _GROUP
+    told = None if hidden or damaged or large else shown
+    duration = round(float(times[-1]) + last, 6)
+    return Timeline(times, duration, told, decoded, starts, skip, damaged)
+
+
+def clips(
+  file: BinaryIO,
+  line: Timeline,
+  wanted: Sequence[Int[np.ndarray, "t"]],
+  view: Any,
+  seconds: float = float("inf"),
+) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
+  """Clips of one file, one after the other.
+
+  Args:
+    file: the encoded file.
+    line: of it.
+    wanted: sorted frame numbers of each clip; clips in the order of time.
+    view: as `video.decode`'s.
+    seconds: of processor time that each clip may take.
+
+  Raises:
+    BadSample: the file is damaged, and what is left of it lacks frames of the next
+      clip; too slow.
+  """
+  uses = collections.Counter(int(n) for clip in wanted for n in set(clip.tolist()))
+  found: dict[int, np.ndarray] = {}
+  frames, ended = _frames(file, line, sorted(uses), view, seconds), False
+  for clip in wanted:
+    numbers = clip.tolist()
+    while not ended and numbers[-1] not in found:
+      number, picture = next(frames, (-1, None))
+      ended = picture is None
+      if picture is not None:
+        found[number] = picture
+    if numbers[0] not in found:
+      return  # there are fewer frames than packets
+    last = max(n for n in found if n <= numbers[-1])
+    yield np.stack([found[min(n, last)] for n in numbers])
+    for number in set(numbers):
+      uses[number] -= 1
+      if not uses[number]:
+        found.pop(number, None)
+
+
+def small(
+  file: BinaryIO, height: int, width: int, seconds: float = float("inf")
+) -> Iterator[UInt8[np.ndarray, "h w"]]:
+  """All frames of a file in order, gray and small, as far as they are good.
+
+  Args:
+    file: the encoded file.
+    height: of what is returned; the proportions are not kept.
+    width: the same.
+    seconds: of processor time that the file may take.
+
+  Raises:
+    BadSample: too slow.
+  """
+  reformatter = VideoReformatter()
+  for _, frame in _in_order(file, seconds):
+    if frame is None:
+      return
+    gray = reformatter.reformat(
+      frame, width=width, height=height, format="gray", threads=1
+    )
+    yield gray.to_ndarray()
+
+
+def _frames(
+  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, seconds: float
+) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
+  """(number, picture) of the wanted frames, numbers ascending."""
+  done, picture = -1, Picture(view)
+  if line.shown is not None and wanted[-1] < len(line.shown):
+    try:
+      for done, found in _by_groups(file, line, wanted, view, seconds):
+        yield done, found
+      return
+    except Surprise:
+      pass  # from here on in order, which tells how far the file is good
+  todo = {number for number in wanted if number > done}
+  for number, frame in _in_order(file, seconds * len(wanted)):
+    if frame is None:
+      raise BadSample(f"damaged after {number} frames")
+    if number in todo:
+      yield number, picture(frame)
+      todo.remove(number)
+    if not todo:
+      return
+    if len(todo) % _PICTURES == 0:
+      picture = Picture(view)
+  if line.damaged:
+    raise BadSample(f"damaged after {len(line.times)} frames")
+
+
+def _by_groups(
+  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, seconds: float
+) -> Iterator[tuple[int, np.ndarray]]:
+  """Of as few groups of pictures as hold the wanted frames.
+
+  Raises:
+    Surprise: other frames come out than should, or damaged ones.
+    BadSample: a group takes too long.
+  """
+  assert line.shown is not None
+  where = {pts: position for position, pts in enumerate(line.decoded)}
+  groups: dict[int, dict[int, int]] = {}  # by place in `starts`: time -> number
+  for number in wanted:
+    pts = line.shown[number]
+    group = bisect.bisect_right(line.starts, where[pts]) - 1
+    groups.setdefault(group, {})[pts] = number
+  ends = [*line.starts[1:], len(line.decoded)]
+  with opened(file) as container:
+    stream, at = video_stream(container), 0
+    packets = (packet for packet in container.demux(stream) if packet.size)
+    for group, numbers in groups.items():
+      start, end = line.starts[group], ends[group]
+      stop = max(where[pts] for pts in numbers) + 1
+      collections.deque(itertools.islice(packets, start - at), maxlen=0)
+      held, at = list(itertools.islice(packets, stop - start)), stop
+      if [packet.pts for packet in held] != line.decoded[start:stop]:
+        raise Surprise
+      first = bisect.bisect_left(line.shown, line.decoded[start]) if start else 0
+      run = Run(held, line.shown[first : first + end - start], numbers, line.skip)
+      codec, picture = stream.codec_context, Picture(view)
+      frames = packets_lib.decode_run(codec, run, Deadline(seconds))
+      try:
+        for number, frame in frames:
+          yield number, picture(frame)
+      except av.FFmpegError as e:
+        raise Surprise from e  # else `opened` would call it no video
+
+
+def _in_order(
+  file: BinaryIO, seconds: float
+) -> Iterator[tuple[int, av.VideoFrame | None]]:
+  """(number, frame) of all frames as far as they are good; (number, None): not so far.
+
+  Raises:
+    BadSample: too slow.
+  """
+  number, cut = 0, []
+  with opened(file) as container:
+    stream = video_stream(container)
+
+    def packets() -> Iterator[av.Packet]:
+      for packet in container.demux(stream):
+        if packet.is_corrupt:
+          cut.append(packet)
+          return
+        if packet.size:
+          yield packet
+
+    codec, deadline = stream.codec_context, Deadline(seconds)
+    for frame in packets_lib.decode_all(codec, packets(), deadline):
+      if frame is None or frame.is_corrupt:
+        yield number, None
+        return
+      yield number, frame
+      number += 1
+    if cut:
+      yield number, None

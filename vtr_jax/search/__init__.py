@@ -1,0 +1,1 @@
+"""Search over a folder of videos: an index of its clips on disk, and queries."""

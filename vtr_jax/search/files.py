@@ -1,0 +1,100 @@
+"""The files of a folder: which there are, what is in them, and how they are called."""
+
+import hashlib
+import json
+import os
+import pathlib
+from typing import NamedTuple
+
+from vtr_jax.errors import DataError
+from vtr_jax.formats import media
+
+ENDINGS = media.VIDEO + media.IMAGE
+_PIECE = 2**20  # bytes read at once
+
+
+class Found(NamedTuple):
+  """A video or image, by its ending; see store.File."""
+
+  path: str  # below the folder, with /
+  size: int
+  mtime_ns: int
+
+
+def walk(root: str) -> tuple[list[Found], list[tuple[str, str]]]:
+  """Files in `root` and its folders, sorted; and those that are left out, with reasons.
+
+  Links are followed where they stay in the folder.
+
+  Raises:
+    DataError: no directory, or no video or image in it.
+  """
+  if not os.path.isdir(root):
+    raise DataError(f"{root}: no such folder; give the one that holds the videos")
+  inside, found, left_out, others = os.path.realpath(root), [], [], 0
+  for path in _paths(root):
+    name = os.path.relpath(path, root).replace(os.sep, "/")
+    if not name.lower().endswith(ENDINGS):
+      others += 1
+      continue
+    real = os.path.realpath(path)
+    if os.path.commonpath([inside, real]) != inside:
+      left_out.append((name, "leads out of the folder"))
+      continue
+    try:
+      stat = os.stat(path)
+    except OSError as e:
+      left_out.append((name, e.strerror or "cannot be read"))
+      continue
+    if os.path.isfile(path):  # no pipe, which would be waited for
+      found.append(Found(name, stat.st_size, stat.st_mtime_ns))
+  if not found:
+    raise DataError(
+      f"{root}: no video or image among its files ({others} others, {len(left_out)} "
+      f"that cannot be read); endings that are known: {' '.join(ENDINGS)}"
+    )
+  return sorted(found), left_out
+
+
+def _paths(root: str) -> list[str]:
+  """All files; folders that were met before, under another name, are passed over."""
+  seen, paths = set(), []
+  inside = os.path.realpath(root)
+  for folder, folders, names in os.walk(root, followlinks=True):
+    real = os.path.realpath(folder)
+    if real in seen or os.path.commonpath([inside, real]) != inside:
+      folders.clear()
+      continue
+    seen.add(real)
+    folders.sort()
+    paths += [os.path.join(folder, name) for name in names]
+  return paths
+
+
+def digest(path: str) -> str:
+  """32 hex digits of a file's content.
+
+  Raises:
+    OSError: it cannot be read.
+  """
+  found = hashlib.blake2b(digest_size=16)
+  with open(path, "rb") as f:
+    while piece := f.read(_PIECE):
+      found.update(piece)
+  return found.hexdigest()
+
+
+def printable(name: str) -> str:
+  """A name for people: control characters, and bytes that are no text, are escaped."""
+  escaped = (
+    c if c.isprintable() else c.encode("unicode_escape").decode() for c in name
+  )
+  return "".join(escaped)
+
+
+def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:
+  """One JSON object a line, at once: what could not be read, and why."""
+  new = path.with_name(path.name + ".new")
+  lines = [json.dumps(dict(path=name, reason=reason)) for name, reason in listed]
+  new.write_text("".join(line + "\n" for line in lines))
+  new.replace(path)
