@@ -44,17 +44,8 @@ LAYERS = (
   {"train", "embed", "features", "model"},
   {"mteb_encoder"},
   {"command"},
-  {
-    "main",
-    "evaluate",
-    "probe",
-    "prepare",
-    "study",
-    "plan",
-    "convert",
-    "export",
-    "search",
-  },
+  {"main", "evaluate", "probe", "prepare", "study", "plan", "convert", "export"},
+  {"search"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

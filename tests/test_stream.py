@@ -70,8 +70,7 @@ def test_clips_before_the_damage_come(kind):
   line = stream.timeline(file)
   clips = stream.clips(file, line, [np.array([i]) for i in range(24)], None)
   with pytest.raises(BadSample, match="damaged after"):
-    for clip in clips:
-      found.append(clip[0])
+    found.extend(clip[0] for clip in clips)
   assert 0 < len(found) < 24
   np.testing.assert_array_equal(found, whole[: len(found)])
 

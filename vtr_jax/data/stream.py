@@ -91,7 +91,8 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     skip = reordered and codec.name in packets_lib.SKIPPING
     large = int(np.diff([*starts, len(decoded)]).max()) > _GROUP
     told = None if hidden or damaged or large else shown
-    return Timeline(times, times[-1] + last, told, decoded, starts, skip, damaged)
+    duration = round(float(times[-1]) + last, 6)
+    return Timeline(times, duration, told, decoded, starts, skip, damaged)
 
 
 def clips(

@@ -73,7 +73,6 @@ _CLIP = Family(
   norm_words=False,
   causal_text=True,
   text_at="last",
-  projections=("linear", "linear"),
 )
 FAMILIES = dict(
   frozen=Family(relu=True, projections=("affine", "affine")),

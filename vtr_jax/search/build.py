@@ -1,7 +1,7 @@
 """A folder of videos and images to an index: only what is new or changed is embedded.
 
-Threads decode, and the caller's embeds what they bring, in whole batches over the bounds
-of files. A file becomes a part of the index when all its clips are embedded.
+Threads decode, and the caller's embeds what they bring, in whole batches over the
+bounds of files. A file becomes a part of the index when all its clips are embedded.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ _COMMIT = 30.0  # ours: seconds of work that SIGKILL may cost; more if a file ta
 class Report(NamedTuple):
   """What one run did.
 
-  kept: files that are as before. embedded: new or changed ones. moved: their content was
-  there under another name or time. dropped: gone. unreadable: (path, reason) of files
-  that are not in the index or not all of them, those of earlier runs among them. clips:
-  in the index. decoding: seconds of processor time of all threads, reading included.
-  embedding: seconds.
+  kept: files that are as before. embedded: new or changed ones. moved: their content
+  was there under another name or time. dropped: gone. unreadable: (path, reason) of
+  files that are not in the index or not all of them, those of earlier runs among them.
+  clips: in the index. decoding: seconds of processor time of all threads, reading
+  included. embedding: seconds.
   """
 
   kept: int

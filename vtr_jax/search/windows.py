@@ -57,13 +57,15 @@ class Clip(NamedTuple):
 
 
 def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]:
-  """Windows from `start` to `end`; the last has half to one and a half times their
-  length, so that what is left over is no clip of its own when it is short."""
-  parts, step = [], options.window - options.overlap
-  while end - start >= 1.5 * options.window:
-    parts.append((start, start + options.window))
-    start += step
-  return [*parts, (start, end)]
+  """Windows from `start` to `end`, in seconds.
+
+  The last has half to one and a half times the length of the others: what is left over
+  is no clip of its own when it is short.
+  """
+  window, step = options.window, options.window - options.overlap
+  whole = max(0, math.floor((end - start - 1.5 * window) / step + 1e-9) + 1)
+  starts = [start + i * step for i in range(whole + 1)]
+  return [*((begin, begin + window) for begin in starts[:-1]), (starts[-1], end)]
 
 
 def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[Clip]:
