@@ -15,6 +15,15 @@ from configs.finetune_retrieval import DATASETS
 
 # Long captions and videos: words and frames; code.
 _LONG = ("didemo", "activitynet")
+# Captions of the training split: the code's epoch is one of sentences, not of videos.
+# From the data sets' papers; those with one caption a clip have as many as clips.
+_SENTENCES = dict(
+  msrvtt=180_000,
+  msvd=48_774,
+  flickr8k=30_000,
+  flickr30k=145_000,
+  coco_karpathy=566_747,
+)
 
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:
@@ -22,7 +31,8 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c = mac.get_config("clip")
   c.name = f"clip4clip-{variant}"
   c.batch_size = 128  # code
-  c.steps = 5 * max(data["clips"] // 128, 1)  # code: 5 epochs
+  sentences = _SENTENCES.get(variant, data["clips"])
+  c.steps = 5 * max(sentences // c.batch_size, 1)  # code: 5 epochs
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
   c.clip.tubelet = (1, 32, 32)  # code: ViT-B/32
   long = variant in _LONG
@@ -32,7 +42,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is hidden
   c.data.update(name=variant, sampling="segments", crop="resize", flip=False)  # code
   c.data.update(crop_scales=(), curriculum=(), mix=())
-  c.objective.attention = "frame"
+  c.objective.attention = "frame"  # code: meanP
   c.optim.update(
     lr=1e-7,  # code: lr 1e-4 with coef_lr 1e-3
     min_lr=0.0,  # code
@@ -42,6 +52,8 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
     b2=0.98,  # code
     eps=1e-6,  # code
     weight_decay=0.2,  # code
+    # Code: but for biases; it looks for "LayerNorm", which CLIP's are not called.
+    decay_rules=((r"/bias$", 0.0), (".*", 1.0)),
     clip_norm=1.0,  # code
     # Code: embeddings stay as they are (freeze_layer_num 0).
     lr_rules=(

@@ -94,6 +94,16 @@ def retrieval(split: str, **changes) -> dict:
   return section | changes
 
 
+def pictures(split: str) -> dict:
+  """What the model sees, drawn at the end; all of `split` is embedded."""
+  return dict(
+    kind="pictures",
+    split=split,
+    every=0,  # steps; 0 = at the end only
+    clips=3,  # in the pictures of attention, words and what is found; ours
+  )
+
+
 def shrink(c: ConfigDict) -> None:
   """A demo at the smallest sizes that still use every part; towers are its own."""
   c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2

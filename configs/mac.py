@@ -97,10 +97,10 @@ def webvid2m_cc3m() -> dict:
         remat="none",  # none | dots | full | offload; ours
       ),
       projection=256,  # Frozen
-      attention="joint",  # joint | divided (Frozen; needs mask.video="tube"); ours
+      attention="joint",  # joint | divided (Frozen; needs tubes) | frame; ours
       residual="frozen",  # frozen | timesformer; divided attention only; Frozen
       time_init="output",  # ours; "frozen" never learns what to attend to in time
-      positions="frozen",  # frozen | space_time: first values; Frozen
+      positions="frozen",  # first values: frozen | space_time | flat; Frozen
       hidden="drop",  # drop | blank; paper
       longer_clips="zeros",  # zeros | linear; Frozen
       pool="cls",  # cls | mean; paper
@@ -129,7 +129,7 @@ def webvid2m_cc3m() -> dict:
       eps=1e-6,  # Frozen
       weight_decay=0.0,  # Frozen
       decay_rules=((".*", 0.0),),  # Frozen
-      lr_rules=((".*", 1.0),),
+      lr_rules=((".*", 1.0),),  # Frozen: none
       clip_norm=0.0,  # Frozen: off
       muon="",  # paths of kernels that Muon updates; Frozen: none
       moments="float32",  # bfloat16 halves them; Frozen: float32
@@ -144,12 +144,12 @@ def webvid2m_cc3m() -> dict:
 def clip() -> dict:
   """Masked post-pre-training of CLIP ViT-B/16 on videos.
 
-  Towers, temperature, colours and length of captions are CLIP's (arXiv 2103.00020 and
-  code); how long and how fast is ours. Time positions start at 0 and attention is
-  joint: of one frame, the model gives CLIP's own embedding.
+  Towers, temperature, colours, length of captions, b2 and decay are CLIP's (arXiv
+  2103.00020, table 20, and code); how long and how fast is ours. Time positions start
+  at 0 and attention is joint: of one frame, the model gives CLIP's own embedding.
   """
   c = webvid2m_cc3m()
-  c |= dict(steps=20_000)
+  c |= dict(steps=20_000)  # ours
   c["clip"] |= common.CLIP_COLOURS
   # One more word than CLIP has: the mask token.
   c["text"] |= dict(length=77, vocab_size=49409, mask_id=49408)
@@ -163,13 +163,13 @@ def clip() -> dict:
     learn_temperature=True,
   )
   c["optim"] |= dict(
-    lr=5e-6,
-    schedule="cosine",
-    warmup_steps=2000,
-    b2=0.98,
-    weight_decay=0.2,
-    decay_rules=((r"(kernel|words)$", 1.0), (".*", 0.0)),
-    clip_norm=1.0,
+    lr=5e-6,  # ours
+    schedule="cosine",  # CLIP
+    warmup_steps=2000,  # CLIP
+    b2=0.98,  # CLIP
+    weight_decay=0.2,  # CLIP
+    decay_rules=((r"(kernel|words)$", 1.0), (".*", 0.0)),  # CLIP: gains, biases not
+    clip_norm=1.0,  # ours
   )
   return c
 

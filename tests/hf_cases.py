@@ -172,8 +172,8 @@ def _siglip():
   return transformers.SiglipModel(config), run
 
 
-def _openai():
-  """OpenAI's model.py, put together from PyTorch's own parts."""
+def _openai(quick=True):
+  """OpenAI's model.py, put together from PyTorch's own parts; or open_clip's."""
   import torch
   from torch import nn
 
@@ -188,7 +188,8 @@ def _openai():
       self.ln_1, self.ln_2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
       up, down = nn.Linear(WIDTH, HIDDEN), nn.Linear(HIDDEN, WIDTH)
       self.mlp = nn.Sequential()
-      for key, part in (("c_fc", up), ("gelu", Quick()), ("c_proj", down)):
+      gelu = Quick() if quick else nn.GELU()
+      for key, part in (("c_fc", up), ("gelu", gelu), ("c_proj", down)):
         self.mlp.add_module(key, part)
 
     def forward(self, x, mask):
@@ -255,6 +256,7 @@ CASES = dict(
   clip=_clip,
   siglip=_siglip,
   openai=_openai,
+  open_clip=lambda: _openai(quick=False),
 )
 
 if __name__ == "__main__":

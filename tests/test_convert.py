@@ -12,7 +12,7 @@ from test_weights import HF, SIZE, close
 
 from configs import mac
 from vtr_jax import convert, experiment, export, trained
-from vtr_jax.errors import CheckpointError, ConfigError, WeightsError
+from vtr_jax.errors import CheckpointError, ConfigError, DataError, WeightsError
 from vtr_jax.losses import unit
 from vtr_jax.train import train_and_evaluate
 from vtr_jax.weights import files
@@ -96,8 +96,9 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
   export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")
   again = files.read(tmp_path / "out.safetensors")
   assert again.keys() == hf_cases.case("clip")[0].keys()
-  with pytest.raises(ConfigError, match="is there"):
-    export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")
+  for place, words in (("out", "is there"), ("absent/x", "no such directory")):
+    with pytest.raises(ConfigError, match=words):
+      export.export(str(to), str(tmp_path / f"{place}.safetensors"), "hf_clip")
   # It is no training that can go on.
   with pytest.raises(CheckpointError, match=f"config.init_from={to}"):
     train_and_evaluate(values, to)
@@ -129,6 +130,33 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   assert model.step == 2
 
 
+def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
+  """It goes out again, and another starts from it if a vocabulary is named."""
+  values = small(data_dir, text_norm="post")
+  to = tmp_path / "run"
+  convert.convert("vit", str(folder / "vit.safetensors"), str(to), values)
+  export.export(str(to), str(tmp_path / "out.safetensors"), "hf_vit")
+  with pytest.raises(DataError, match=r"without tokenizer\.model; copy"):
+    trained.load(to)
+  values |= dict(init_from=str(to))
+  with pytest.raises(ConfigError, match=r"tokenizer: missing, and .*run has none"):
+    experiment.build(values, tmp_path / "a")
+  values |= dict(tokenizer=str(next(data_dir.rglob("tokenizer.model"))))
+  run = experiment.build(values, tmp_path / "a")
+  run.writer.close()
+  run.checkpoints.close()
+  found = trained.load(to, words=False).params["video_tower"]["cls_token"]
+  np.testing.assert_array_equal(run.state.params["video_tower"]["cls_token"], found)
+
+
+@pytest.mark.parametrize("named", ["absent", "vitt:file.pth"])
+def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
+  values = small(data_dir) | dict(init_from=named)
+  says = "is no run" + ("; 'vitt' is no kind.*'vit'" if ":" in named else "")
+  with pytest.raises(CheckpointError, match=says):
+    experiment.build(values, tmp_path)
+
+
 @pytest.mark.parametrize(
   ("init_from", "words"),
   [
@@ -137,7 +165,7 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
     ("vit:{0}/vit.safetensors,vitt:x", "did you mean 'vit'"),
     ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "an earlier file gives"),
     ("clip:{0}/clip.safetensors", "family 'frozen'"),
-    ("vit:{0}/distilbert.safetensors", ": cls_token is missing"),
+    ("vit:{0}/distilbert.safetensors", "hardly a file of kind 'vit'"),
   ],
 )
 def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):

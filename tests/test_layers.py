@@ -33,9 +33,9 @@ LAYERS = (
     "observe",
     "memory",
   },
-  {"data", "models", "scores", "contrast"},
+  {"data", "models", "scores", "contrast", "devices"},
   {"objectives", "classify"},
-  {"state", "weights"},
+  {"state", "weights", "pictures"},
   {"transfer"},
   {"step"},
   {"evaluators"},
@@ -44,17 +44,8 @@ LAYERS = (
   {"train", "embed", "features", "model"},
   {"mteb_encoder"},
   {"command"},
-  {
-    "main",
-    "evaluate",
-    "probe",
-    "prepare",
-    "study",
-    "plan",
-    "convert",
-    "export",
-    "search",
-  },
+  {"main", "evaluate", "probe", "prepare", "study", "plan", "convert", "export"},
+  {"search"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

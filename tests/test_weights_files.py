@@ -124,13 +124,15 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
 @pytest.mark.parametrize(
   ("program", "words"),
   [
-    (TENSOR + b"K\x00(K\x09t(K\x01t\x89NtR.", "outside its 4 numbers"),
+    (TENSOR + b"K\x00(K\x02t(K\x05t\x89NtR.", "outside its 4 numbers"),
     (TENSOR + b"J\xff\xff\xff\xff(K\x02t(K\x01t\x89NtR.", "strides"),
     (TENSOR + b"K\x00(K\x02t(\x89NtR.", "no weights file"),
     (TENSOR + b"K\x00(K\x02t(K\x01t\x89NtR}b.", "refused: it changes a Tensor"),
     (STORAGE + b"}b.", "refused: it changes a _Storage"),
     (STORAGE.replace(b"K\x04", b"K\x05") + b".", "has 16 bytes, not 20"),
     (STORAGE.replace(b"storage", b"systems") + b".", "refused: it names a 'systems'"),
+    (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "refused: it changes a _Call"),
+    (TENSOR + b"K\x00(K\x03K\x03t(K\x01K\x00t\x89NtR.", "from 4 numbers"),
     (b"}.", "holds no tensors"),
     (b"K\x01.", "holds no tensors"),
     (b"}(", "not whole"),
@@ -142,6 +144,39 @@ def test_pickles_that_no_program_wrote(program, words, tmp_path):
   _patch(tmp_path / "a.pth", b"\x80\x02" + program if program else b"")
   with pytest.raises(WeightsError, match=words):
     files.read(tmp_path / "a.pth")
+
+
+def test_dicts_that_hold_themselves_or_each_other(tmp_path):
+  """No endless walk: {"a": itself}, one that doubles 40 times, one that is deep."""
+  path = tmp_path / "a.pth"
+  item = lambda key: b"X" + len(key).to_bytes(4, "little") + key
+  own = b"}q\x00" + item(b"state_dict") + b"h\x00s."
+  twice = (
+    b"}q\x00"
+    + b"".join(
+      b"}q"
+      + bytes([i + 1])
+      + item(b"a")
+      + b"h"
+      + bytes([i])
+      + b"s"
+      + item(b"b")
+      + b"h"
+      + bytes([i])
+      + b"s"
+      for i in range(40)
+    )
+    + b"."
+  )
+  deep = item(b"a").join([b"}"] * 60) + b"s" * 59 + b"."
+  for program, words in (
+    (own, "holds no tensors"),
+    (twice, "deep|holds no tensors"),
+    (deep, "levels deep"),
+  ):
+    _patch(path, b"\x80\x02" + program)
+    with pytest.raises(WeightsError, match=words):
+      files.read(path)
 
 
 def test_files_that_are_damaged_or_of_another_kind(tmp_path):

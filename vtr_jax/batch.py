@@ -33,6 +33,7 @@ class Batch(TypedDict, total=False):
 # Keys that stay on the host. `record` [b] int64 is the index of the record that
 # was asked for; `problem` [b] str says why it was replaced, or is empty.
 HOST_KEYS = ("record", "problem")
+VIDEO_MASKS = ("tube", "per_frame", "random", "block", "block_tube")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,7 @@ class MaskSpec:
 
   def __post_init__(self):
     choose(self.send, ("clip", "visible"), "send")
-    choose(self.video, ("tube", "per_frame", "random", "block", "block_tube"), "video")
+    choose(self.video, VIDEO_MASKS, "video")
     choose(self.text, ("replace", "drop"), "text")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")

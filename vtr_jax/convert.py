@@ -53,6 +53,9 @@ def convert(
   from vtr_jax.weights import files, infer, match, sources, stacks
 
   source = sources.find(kind)
+  place = pathlib.Path(to)
+  if to and place.exists() and not (place.is_dir() and not any(place.iterdir())):
+    raise ConfigError(f"--to: {place} is not empty; choose another directory")
   arrays = files.read(file)
   if values is None:
     values = infer.infer(infer.recipe(source), kind, source, arrays)
@@ -72,12 +75,10 @@ def convert(
     allow,
   )
   print(report.text(), end="", flush=True)
+  print(_assumed(objective.model.config), flush=True)
   report.check()
   if not to:
     return
-  place = pathlib.Path(to)
-  if place.exists() and any(place.iterdir()):
-    raise ConfigError(f"--to: {place} is not empty; choose another directory")
   if tokenizer:
     text.check(text.load(tokenizer), c.text)
   params = stacks.join(found, wanted)
@@ -90,18 +91,33 @@ def convert(
     return {path: made[path] for path in wanted if path not in params}
 
   params |= fresh(jax.random.key(c.seed))
-  workdir.prepare(place, workdir.plain(values))
-  saved = checkpoint.Checkpoints(place / "checkpoints", 1)
+  made = place.with_name(place.name + ".tmp")  # whole, or not there
+  shutil.rmtree(made, ignore_errors=True)
+  workdir.prepare(made, workdir.plain(values))
+  saved = checkpoint.Checkpoints(made / "checkpoints", 1)
   tree = unflatten_dict({k: jnp.asarray(v) for k, v in params.items()}, sep="/")
   meta = dict(converted_from=report.summary(), made_by=workdir.provenance())
   saved.save(0, dict(params=tree), meta)
   saved.close()
-  (place / "weights.txt").write_text(report.text())
+  (made / "weights.txt").write_text(report.text())
   if tokenizer:
-    shutil.copyfile(tokenizer, place / "tokenizer.model")
+    shutil.copyfile(tokenizer, made / "tokenizer.model")
   else:
-    print("no --tokenizer: to embed captions, copy one to tokenizer.model")
+    print("no --tokenizer: to read captions, copy one to tokenizer.model there")
+  if place.exists():
+    place.rmdir()
+  made.rename(place)
   print(f"{place} is a run: --config.init_from={place}")
+
+
+def _assumed(config: Any) -> str:
+  """What no file tells, in one line."""
+  towers = [n for n in ("video", "text", "encoder", "decoder") if hasattr(config, n)]
+  sizes = {name: getattr(config, name) for name in towers}
+  heads = ", ".join(f"{n} {s.num_heads}" for n, s in sizes.items() if s)
+  family = getattr(config, "family", "")
+  gelu = f"; GELU {config.parts.kind.gelu} (family {family!r})" if family else ""
+  return f"assumed, as no file tells: heads {heads}{gelu}; else give --config"
 
 
 def main() -> None:

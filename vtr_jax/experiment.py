@@ -16,7 +16,7 @@ from vtr_jax import flops, optim, sharding, step, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Checkpoints
-from vtr_jax.config import read, require
+from vtr_jax.config import nearest, read, require
 from vtr_jax.contrast import ContrastConfig
 from vtr_jax.data import moving_shapes, sources
 from vtr_jax.data import text as texts
@@ -205,6 +205,16 @@ def build(
   )
 
 
+def _check_run(directory: str) -> None:
+  """Refuses an `init_from` that is neither a run nor public weights."""
+  if not (pathlib.Path(directory) / "config.json").exists():
+    kind = directory.partition(":")[0]
+    hint = f"; {kind!r} is no kind of weights, {nearest(kind, SOURCES)}"
+    raise CheckpointError(
+      f"config.init_from: {directory} is no run" + (hint if ":" in directory else "")
+    )
+
+
 def _workdir(directory: str | pathlib.Path, values: Mapping[str, Any]) -> pathlib.Path:
   """Made or continued by one process; the others find it so."""
   if jax.process_index() == 0:
@@ -249,6 +259,13 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tok
     )
   run = "" if public else config.init_from
   first = pathlib.Path(run or data) / "tokenizer.model"
+  if run and not copy.exists():
+    _check_run(run)
+    require(
+      bool(config.tokenizer) or first.exists(),
+      f"config.tokenizer: missing, and {run} has none; give the vocabulary file of its "
+      "words, or of the data if words start at random",
+    )
   source = pathlib.Path(config.tokenizer or first)
   if copy.exists():  # the run goes on also where its source has gone
     if source.exists() and copy.read_bytes() != source.read_bytes():

@@ -40,12 +40,15 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     ) from None
   if pathlib.Path(to).exists():
     raise ConfigError(f"--to: {to} is there; choose another name")
-  run = trained.load(checkpoint)
+  if not pathlib.Path(to).absolute().parent.is_dir():
+    raise ConfigError(f"--to: {to}: there is no such directory; make it first")
+  run = trained.load(checkpoint, words=False)
   params = {
     path: np.asarray(jax.device_get(x))
     for path, x in flatten_dict(run.params, sep="/").items()
   }
-  arrays, left = save(layout, run.objective.model, params)
+  bias = run.config.contrast.bias
+  arrays, left = save(layout, run.objective.model, params, bias)
   config = json.loads((pathlib.Path(checkpoint) / "config.json").read_text())
   # transformers asks for "format"; values of a header are strings.
   about = dict(

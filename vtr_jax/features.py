@@ -19,8 +19,9 @@ from jaxtyping import Num
 
 from vtr_jax import workdir
 from vtr_jax.data import loader, sources
+from vtr_jax.devices import OnDevices
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.evaluators.base import Context
 from vtr_jax.objectives.base import Params
 
 # Tokens are normalised, so that float16 holds them: half the bytes.

@@ -21,8 +21,8 @@ from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.text import encode_all
 from vtr_jax.data.video import frame_indices
+from vtr_jax.devices import OnDevices
 from vtr_jax.errors import BadSample, ConfigError, DataError
-from vtr_jax.evaluators.base import OnDevices
 from vtr_jax.scores import similarity
 
 T = TypeVar("T")
@@ -71,6 +71,26 @@ class Model:
   def config(self):
     """Of the run, as `experiment.TrainConfig`."""
     return self._run.config
+
+  @property
+  def objective(self):
+    """Of the run, as `objectives.base.Objective`."""
+    return self._run.objective
+
+  @property
+  def params(self) -> Mapping[str, Any]:
+    """Parameters, on the devices of `mesh`."""
+    return self._run.params
+
+  @property
+  def tokenizer(self):
+    """Of the run, as `data.text.Tokenizer`."""
+    return self._run.tokenizer
+
+  @property
+  def mesh(self) -> jax.sharding.Mesh:
+    """The devices that it runs on."""
+    return self._run.mesh
 
   @property
   def step(self) -> int:

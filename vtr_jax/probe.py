@@ -74,7 +74,7 @@ def probe(request: Request) -> dict[str, float]:
   Raises:
     VtrError: with one line that says what to mend; see errors.py.
   """
-  model = trained.load(request.checkpoint)
+  model = trained.load(request.checkpoint, words=False)
   context = _context(model, request)
   splits = {name: context.data.open(name) for name in (TRAIN, request.split)}
   labels = {name: zero_shot.labels(split) for name, split in splits.items()}

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from vtr_jax import batch, checkpoint, config, sharding, state, workdir
 from vtr_jax.data import text
-from vtr_jax.errors import CheckpointError, ConfigError
+from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
 
@@ -20,20 +20,22 @@ class Trained(NamedTuple):
 
   config: TrainConfig
   objective: objectives.Objective
-  tokenizer: text.Tokenizer
+  tokenizer: text.Tokenizer | None  # None if `load` was asked for no words
   mesh: Mesh
   params: Any  # on the mesh
   step: int  # of the checkpoint
 
 
-def load(directory: str | pathlib.Path) -> Trained:
+def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   """Reads the newest checkpoint; writes nothing, so the run may still go on.
 
   Args:
-    directory: the --workdir of a training.
+    directory: the --workdir of a training, or what `vtr_jax.convert` wrote.
+    words: whether captions are to be read; if not, no tokenizer is needed.
 
   Raises:
     CheckpointError: it is no run, or has no checkpoint that can be read.
+    DataError: words are asked for and it has no tokenizer.
     ConfigError: its config does not fit this version.
   """
   place = pathlib.Path(directory)
@@ -47,8 +49,15 @@ def load(directory: str | pathlib.Path) -> Trained:
   values = workdir.upgraded(values) | dict(evals={})
   c = config.read(TrainConfig, values, f"{place}/config.json")
   objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  tokenizer = text.load(str(place / "tokenizer.model"))
-  text.check(tokenizer, c.text)
+  tokenizer = None
+  if words:
+    if not (place / "tokenizer.model").exists():
+      raise DataError(
+        f"{place}: a run without tokenizer.model; copy the vocabulary file of its "
+        "words there by that name"
+      )
+    tokenizer = text.load(str(place / "tokenizer.model"))
+    text.check(tokenizer, c.text)
   mesh = _mesh(c.mesh)
   spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
   boxed = state.abstract_params(objective, spec)

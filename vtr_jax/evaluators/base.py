@@ -12,14 +12,13 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 from vtr_jax import evaluators, sharding
-from vtr_jax.batch import HOST_KEYS, ClipSpec, TextSpec
+from vtr_jax.batch import ClipSpec, TextSpec
 from vtr_jax.config import choose, read
 from vtr_jax.data import loader
 from vtr_jax.data.examples import DataConfig, EvalExample
@@ -27,6 +26,7 @@ from vtr_jax.data.sources import Split
 from vtr_jax.data.text import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
+from vtr_jax.devices import OnDevices
 from vtr_jax.errors import ConfigError
 from vtr_jax.objectives.base import Objective, Params
 
@@ -94,25 +94,6 @@ def build(
   """Opens the evaluators' data."""
   modules = {k: importlib.import_module(f"vtr_jax.evaluators.{k}") for k in kinds()}
   return {n: modules[k].Evaluator(c, context) for n, (k, c) in checked.items()}
-
-
-class OnDevices:
-  """An objective's function over batches; every host gets every row."""
-
-  def __init__(self, function: Any, mesh: Mesh):
-    self._mesh, self._hosts = mesh, sharding.host_rows(mesh)
-    self._jitted = jax.jit(function, out_shardings=sharding.replicated(mesh))
-
-  def __call__(self, params: Params, batch: Mapping[str, np.ndarray]) -> Any:
-    """One global batch; the result's arrays are NumPy."""
-    on_device = {k: v for k, v in batch.items() if k not in HOST_KEYS}
-    with sharding.scope(self._mesh):
-      out = self._jitted(params, sharding.put_batch(on_device, self._mesh))
-    return jax.tree.map(lambda x: self._hosts.in_order(np.asarray(x)), out)
-
-  def rows(self, params: Params, batches: Iterable[Mapping], count: int) -> np.ndarray:
-    """The first `count` rows over all batches; the last batch is padded."""
-    return np.concatenate([self(params, batch) for batch in batches])[:count]
 
 
 class Embedder:

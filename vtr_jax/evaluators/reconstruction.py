@@ -8,15 +8,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from vtr_jax import figures, sharding
-from vtr_jax.batch import patchify, unpatchify
+from vtr_jax.batch import patchify
 from vtr_jax.config import require
 from vtr_jax.data import loader, sources
+from vtr_jax.devices import OnDevices
 from vtr_jax.errors import ConfigError, DataError
-from vtr_jax.evaluators.base import Context, OnDevices
+from vtr_jax.evaluators.base import Context
 from vtr_jax.objectives.base import Params
+from vtr_jax.pictures import masks
 
 _SHOWN = 4  # clips in the picture
-_GRAY = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,20 +103,15 @@ class Evaluator:
   def draw(self, directory: pathlib.Path, name: str) -> None:
     batch, pixels, words = self._last
     clip, shown = self._context.clip, slice(0, _SHOWN)
-    video = batch["video"][shown]
-    patches = patchify(video, clip.tubelet)
-    idx = batch["video_mask_idx"][shown, :, None]
-    masked, rebuilt = patches.copy(), patches.copy()
-    np.put_along_axis(masked, idx, np.uint8(_GRAY), axis=1)
-    np.put_along_axis(
-      rebuilt, idx, (255 * pixels[shown] + 0.5).astype(np.uint8), axis=1
-    )
+    video, idx = batch["video"][shown], batch["video_mask_idx"][shown]
+    keys = ("text_ids", "text_valid", "text_hidden")
+    rows = zip(*(batch[key][shown] for key in keys), words[shown], strict=True)
     figures.reconstruction(
       directory / f"{name}.png",
       video,
-      unpatchify(masked, clip),
-      unpatchify(rebuilt, clip),
-      [self._words(batch, words, row) for row in range(len(video))],
+      masks.masked(video, idx, clip),
+      masks.filled(video, idx, pixels[shown], clip),
+      [masks.words(self._context.tokenizer, *row) for row in rows],
     )
 
   def _sums(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
@@ -131,19 +127,3 @@ class Evaluator:
     off, off_flat = (np.square(x).sum(dtype=np.float64) for x in (pixels - truth, flat))
     found = [truth.size, off, off_flat, right.size, right.sum()]
     return np.array(found, np.float32)
-
-  def _words(self, batch: dict, words: np.ndarray, row: int) -> list[figures.Word]:
-    """(piece, hidden, prediction) of each word; special tokens are left out."""
-    tokenizer = self._context.tokenizer
-    pieces = tokenizer.pieces
-    # The model's vocabulary may be larger than the tokenizer's.
-    known = np.where(words[row] < tokenizer.vocab_size, words[row], tokenizer.unk_id)
-    valid, hidden = batch["text_valid"][row], batch["text_hidden"][row]
-    said, guess = pieces(batch["text_ids"][row]), pieces(known)
-    silent = {*tokenizer.special_ids} - {tokenizer.unk_id}
-    clean = lambda p: p.replace("▁", "").removeprefix("##").removesuffix("</w>")
-    return [
-      (clean(said[i]), bool(hidden[i]), clean(guess[i]) if hidden[i] else None)
-      for i, number in enumerate(batch["text_ids"][row])
-      if valid[i] and int(number) not in silent
-    ]

@@ -18,6 +18,7 @@ from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.objectives.base import Params
+from vtr_jax.pictures import gallery
 from vtr_jax.scores import metrics, protocols, rescore, scoring, similarity
 
 _SHOWN = 6  # queries in the picture
@@ -93,15 +94,14 @@ class Evaluator:
       directory / f"{name}_similarity.png", self._sim, title, self._owner
     )
     queries = np.linspace(0, len(self._texts) - 1, _SHOWN).astype(int)
-    found = [np.argsort(-self._sim[q], kind="stable")[:5] for q in queries]
-    clips = {int(v): self._clip(int(v)) for row in found for v in row}
-    ranks = metrics.text_to_video_ranks(self._sim, self._owner, self._config.ties)
-    figures.retrievals(
+    gallery.gallery(
       directory / f"{name}_retrievals.png",
-      [self._texts[q] for q in queries],
-      [[clips[int(v)] for v in row] for row in found],
-      [self._sim[q, row].tolist() for q, row in zip(queries, found, strict=True)],
-      np.ceil(ranks[queries]).astype(int).tolist(),
+      self._texts,
+      self._sim,
+      self._owner,
+      self._clip,
+      queries,
+      self._config.ties,
     )
 
   def _similarity(self, params: Params) -> np.ndarray:

@@ -45,6 +45,7 @@ class DividedAttention(nn.Module):
     query = split(heads(name="query")(x))
     key = split(heads(use_bias=False, name="key")(x))
     value = split(heads(name="value")(x))
+    self.sow("intermediates", "heads", (query, key))
     with jax.named_scope(f"attend_{self.over}"):
       how = dict(implementation=self.compute.attention)
       cls = attend(query[:, :1], key, value, **how)

@@ -118,7 +118,13 @@ class DualEncoder(nn.Module):
     self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
-    parts, tokens = self.config.parts, self.text_tower(ids, valid, train=train)
+    return self.pool_text(self.text_tower(ids, valid, train=train), valid)
+
+  def pool_text(
+    self, tokens: Float[Array, "b l d"], valid: Bool[Array, "b l"]
+  ) -> Float[Array, "b e"]:
+    """Embeddings of a caption's tokens, not normalised."""
+    parts = self.config.parts
     if self.config.pool == "mean":
       words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
       x = words.sum(axis=1) / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
@@ -150,6 +156,20 @@ class DualEncoder(nn.Module):
   def embed_text(self, batch: Batch) -> Float[Array, "b e"]:
     ids, valid = batch["text_ids"], batch["text_valid"]
     return unit(self.encode_text(ids, valid, train=False))
+
+  def embed_places(self, batch: Batch) -> Float[Array, "b n e"]:
+    """What pooling makes of each tubelet of a whole clip alone, unit norm."""
+    tokens = self.video_tokens(batch).places
+    each = tokens.reshape(-1, 1, tokens.shape[-1])
+    return unit(self.pool_video(Tokens(each, each))).reshape(*tokens.shape[:2], -1)
+
+  def embed_words(self, batch: Batch) -> Float[Array, "b l e"]:
+    """The same of each token of a whole caption; padding's mean nothing."""
+    ids, valid = batch["text_ids"], batch["text_valid"]
+    tokens = self.text_tower(ids, valid, train=False)
+    each = tokens.reshape(-1, 1, tokens.shape[-1])
+    alone = jnp.ones(each.shape[:2], bool)
+    return unit(self.pool_text(each, alone)).reshape(*tokens.shape[:2], -1)
 
   def scale(self) -> Float[Array, ""] | float:
     """1 / temperature; a learned one is at most the family's."""

@@ -152,6 +152,7 @@ class Attention(nn.Module):
     query = split(dense(("embed", "heads"), name="query")(x))
     key = split(dense(("embed", "heads"), use_bias=False, name="key")(x))
     value = split(dense(("embed", "heads"), name="value")(x))
+    self.sow("intermediates", "heads", (query, key))  # for pictures; else nothing
     with jax.named_scope("attend"):
       y = attend(query, key, value, valid, self.compute.attention, self.causal)
     return dense(("heads", "embed"), name="out")(y.reshape(b, n, d))
@@ -207,7 +208,7 @@ def run_blocks(
   if compute.scan:
     step = nn.scan(
       lambda layer, x, valid: (layer(x, valid), None),
-      variable_axes={"params": 0},
+      variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=nn.broadcast,
       length=depth,

@@ -73,7 +73,6 @@ _CLIP = Family(
   norm_words=False,
   causal_text=True,
   text_at="last",
-  projections=("linear", "linear"),
 )
 FAMILIES = dict(
   frozen=Family(relu=True, projections=("affine", "affine")),
@@ -327,6 +326,7 @@ class AttentionPool(nn.Module):
     query = split(dense(name="query")(probe[None]))
     key, value = dense(use_bias=False, name="key")(x), dense(name="value")(x)
     query = jnp.broadcast_to(query, (x.shape[0], *query.shape[1:]))
+    self.sow("intermediates", "heads", (query, split(key)))
     y = attend(query, split(key), split(value), None, self.compute.attention)
     y = Dense(width, ("heads", "embed"), dtype, name="out")(y.reshape(-1, width))
     norm = LayerNorm(self.kind.epsilon, dtype, name="norm")

@@ -65,6 +65,9 @@ class Objective:
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
   # embed_video before normalisation, for means over several clips of one video
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
+  # [b n e], [b l e] unit norm, of each tubelet and of each word, for pictures
+  embed_places: Callable[[Params, Batch], Float[Array, "b n e"]] | None = None
+  embed_words: Callable[[Params, Batch], Float[Array, "b l e"]] | None = None
   video_features: Callable[[Params, Batch], VideoFeatures] | None = None
   teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
 

@@ -125,6 +125,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
+    embed_places=method(model, "embed_places"),
+    embed_words=method(model, "embed_words"),
     video_features=features_of(model),
     terms=("features",),
     teacher=Teacher(SHADOWED, config.teacher),

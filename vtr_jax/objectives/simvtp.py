@@ -176,6 +176,16 @@ class SimVTP(nn.Module):
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     return unit(self.pool(self.encoder(y, batch["text_valid"]), batch["text_valid"]))
 
+  def embed_places(self, batch: Batch) -> Float[Array, "b n d"]:
+    """Each tubelet of a whole clip, read without words, unit norm."""
+    tokens = self.encoder(self.embed_visible(batch["video"], None))
+    return unit(tokens.astype(jnp.float32))
+
+  def embed_words(self, batch: Batch) -> Float[Array, "b l d"]:
+    """Each token of a whole caption, read without a video, unit norm."""
+    y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
+    return unit(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
+
   def match(self, batch: Batch) -> Float[Array, "b"]:
     """Log-odds that video[i] and text[i] belong together, nothing hidden."""
     x = self.embed_visible(batch["video"], None)
@@ -252,6 +262,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
+    embed_places=method(model, "embed_places"),
+    embed_words=method(model, "embed_words"),
     video_features=features_of(model),
     terms=("pixels", "words", "vtm"),
     match=method(model, "match"),

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -29,12 +29,15 @@ class Shown(NamedTuple):
 
 
 def encode(
-  data: bytes, options: Options, start: float | None = None, end: float | None = None
+  data: bytes | BinaryIO,
+  options: Options,
+  start: float | None = None,
+  end: float | None = None,
 ) -> Result:
   """The video as H.264 in mp4, upright, without sound; or as it was, if to be copied.
 
   Args:
-    data: the encoded file.
+    data: the encoded file, or the file opened; one to be copied is all its bytes.
     options: size, frame rate and quality of the result, and limits.
     start: second at which the result begins; None is the beginning.
     end: second before which it ends; None is the end.
@@ -52,12 +55,13 @@ def encode(
 
 
 def _encode(
-  data: bytes, options: Options, start: float, end: float, *, seek: bool
+  data: bytes | BinaryIO, options: Options, start: float, end: float, *, seek: bool
 ) -> Result:
   with opened(data) as container:
     reader = _Reader(container, options)
     shown = reader.part(start, end, seek)
     if options.copy:
+      assert isinstance(data, bytes)
       return _look(shown, reader)._replace(data=data)
     if options.fps:
       shown = _resampled(shown, options.fps, reader.rate)

@@ -17,6 +17,7 @@ class Entry:
   load: Callable[..., Arrays]  # (their arrays) -> ours
   save: Callable[..., Arrays]  # (our arrays) -> theirs
   note: str = ""  # what is left out, and why nothing is lost
+  spare: tuple[str, ...] = ()  # of theirs: may be absent, None is loaded for it
 
 
 Entries = Iterator[Entry]
@@ -81,6 +82,7 @@ def attention(query: str, key: str, value: str, out: str, ours: str) -> Entries:
     lambda query, key: (query,),
     lambda query: (query, np.zeros_like(query)),
     _KEY_BIAS,
+    spare=(f"{key}.bias",),
   )
 
 
@@ -136,7 +138,8 @@ def bert_positions(positions: str, types: str, ours: str) -> Entry:
   return Entry(
     (positions, types),
     (ours,),
-    lambda positions, types: (positions + types[:1],),
+    lambda positions, types: (positions if types is None else positions + types[:1],),
     lambda x: (x, np.zeros((2, x.shape[1]), x.dtype)),
     "token type 0 is added to the positions; captions have no second type",
+    spare=(types,),
   )

@@ -1,13 +1,13 @@
 """Arrays of a weights file by name: safetensors, or PyTorch's zip files.
 
-Nothing is copied: arrays lie in the mapped file until they are used.
+Arrays of PyTorch's files are not copied: they lie in the mapped file until used.
 """
 
 import mmap
 import pathlib
 import pickle
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ Arrays = dict[str, np.ndarray]
 _INSIDE = ("state_dict", "model", "module", "model_state_dict")
 _RESAVE = (
   "with PyTorch, where you trust the file, keep its tensors alone: "
-  "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW)"
+  "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW); of a whole "
+  "module, .state_dict()"
 )
+_DEEP = 20  # levels of dicts and modules; ours: real files have ten
 
 
 def read(path: str | pathlib.Path) -> Arrays:
@@ -43,8 +45,8 @@ def read(path: str | pathlib.Path) -> Arrays:
     return _safetensors(path)
   if start.startswith((b"\x80", b"\x8a")):
     raise WeightsError(
-      f"{path}: a bare pickle, as PyTorch before 1.6 wrote; save it again with a newer "
-      "PyTorch, or as safetensors"
+      f"{path}: a bare pickle, as PyTorch before 1.6 wrote; take the safetensors file "
+      "if there is one, or torch.save(torch.load(FILE, weights_only=True), NEW)"
     )
   raise WeightsError(f"{path}: neither safetensors nor a PyTorch zip file")
 
@@ -60,21 +62,23 @@ def _safetensors(path: pathlib.Path) -> Arrays:
     with safetensors.safe_open(path, framework="numpy") as file:
       return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except Exception as e:
-    raise WeightsError(f"{path}: not whole ({one_line(e)}); copy it again") from e
+    raise WeightsError(
+      f"{path}: not whole, or of numbers that NumPy does not have ({one_line(e)}); "
+      "copy it again, or save it as float32"
+    ) from e
 
 
 def _torch(path: pathlib.Path) -> Arrays:
   try:
     with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
       mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-      found = pickles.load(_Members(archive, mapped))
+      arrays = _tensors(pickles.load(_Members(archive, mapped)))
   except pickles.Refused as e:
     raise WeightsError(f"{path}: refused: {e}; {_RESAVE}") from None
   except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError) as e:
     raise WeightsError(f"{path}: not whole ({one_line(e)}); copy it again") from e
   except Exception as e:  # bytes that no program wrote lead anywhere
     raise WeightsError(f"{path}: no weights file ({one_line(e)})") from e
-  arrays = dict(_flat(_inside(found)))
   if not arrays:
     raise WeightsError(f"{path}: holds no tensors")
   return arrays
@@ -104,24 +108,27 @@ class _Members:
     return name in self._infos
 
 
-def _inside(found: Any) -> Any:
-  """The weights, without what a training program keeps beside them."""
-  while isinstance(found, Mapping):
-    names = [n for n in _INSIDE if isinstance(found.get(n), Mapping)]
-    if not names:
+def _tensors(found: Any) -> Arrays:
+  """Of the weights in what a file holds, without what a program keeps beside them."""
+  for _ in range(_DEEP):
+    names = [n for n in _INSIDE if isinstance(found, Mapping) and found.get(n)]
+    inside = [n for n in names if isinstance(found[n], Mapping)]
+    if not inside:
       break
-    found = found[names[0]]
-  return found
-
-
-def _flat(found: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-  """(name, array) of nested mappings, and of the modules of a TorchScript file."""
-  if isinstance(found, pickles.Record):
-    found = {k: v for k, v in vars(found).items() if k != "training"}
-  if not isinstance(found, Mapping):
-    return
-  for name, value in found.items():
+    found = found[inside[0]]
+  arrays, seen, todo = {}, set(), [("", found, 0)]
+  while todo:
+    prefix, value, depth = todo.pop()
     if isinstance(value, pickles.Tensor):
-      yield f"{prefix}{name}", value.array
-    else:
-      yield from _flat(value, f"{prefix}{name}.")
+      arrays[prefix.removesuffix(".")] = value.array
+      continue
+    if isinstance(value, pickles.Record):  # a module of a TorchScript file
+      value = vars(value)
+    if isinstance(value, Mapping) and value:
+      if depth > _DEEP:
+        raise ValueError(f"dicts in dicts, {depth} levels deep")
+      if id(value) in seen:  # it may hold itself
+        continue
+      seen.add(id(value))
+      todo += [(f"{prefix}{name}.", x, depth + 1) for name, x in value.items()]
+  return dict(reversed(arrays.items()))

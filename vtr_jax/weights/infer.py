@@ -16,7 +16,11 @@ from vtr_jax.weights.sources import Source
 
 _DEEP = 64  # layers that are looked for
 _WORDS = 64  # tokens of a caption; ours: longer ones are rare, and cost as much each
-_HEADS = {1152: 16}  # by width, where a head is not 64 wide: SigLIP so400m
+# Heads by width where they are not 64 wide: SigLIP so400m; of towers that see, ViT-H,
+# g, bigG and giant; of decoders, VideoMAE-H's.
+_HEADS = {1152: 16}
+_SEEING = _HEADS | {1280: 16, 1408: 16, 1536: 16, 1664: 16}
+_DECODER = _HEADS | {640: 8}
 
 
 def recipe(source: Source) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def infer(
 ) -> dict[str, Any]:
   """`values`, a whole config, with the sizes that a file's arrays have.
 
-  Heads cannot be seen; they are taken to be 64 wide, but in SigLIP's so400m.
+  Heads cannot be seen: they are those of the public models of a width, else 64 wide.
 
   Raises:
     WeightsError: the file is of another kind, or has no such arrays.
@@ -56,20 +60,25 @@ def infer(
   entries = match.choose(source.layouts(name, model), model, named)
   shapes, convs = {}, {}
   for entry in entries:
-    if all(key in named for key in entry.theirs):
-      made = entry.load(*(named[key] for key in entry.theirs))
+    if all(key in named for key in entry.theirs if key not in entry.spare):
+      try:
+        made = entry.load(*map(named.get, entry.theirs))
+      except (ValueError, IndexError):
+        continue  # `match` tells what is wrong
       shapes |= {p: x.shape for p, x in zip(entry.ours, made, strict=True)}
       convs |= dict.fromkeys(entry.ours, named[entry.theirs[0]].shape)
   o = c["objective"]
   if source.simvtp and not source.families:
-    _tower(o["encoder"], shapes, "encoder")
-    _tower(o["decoder"], shapes, "decoder")
+    _tower(o["encoder"], shapes, "encoder", _SEEING)
+    _tower(o["decoder"], shapes, "decoder", _DECODER)
     _patches(c["clip"], convs.get("video_embed/proj/kernel"))
     _words(c["text"], shapes, "text_embed")
     return c
-  _tower(o["video"], shapes, "video_tower")
+  if "logit_bias" in named:
+    c["contrast"]["bias"] = float(np.ravel(named["logit_bias"])[0])
+  _tower(o["video"], shapes, "video_tower", _SEEING)
   text = "text_tower/transformer" if o["text_norm"] == "pre" else "text_tower"
-  _tower(o["text"], shapes, text)
+  _tower(o["text"], shapes, text, _HEADS)
   _patches(c["clip"], convs.get("video_tower/proj/kernel"))
   _words(c["text"], shapes, "text_tower/embed")
   if space := shapes.get("video_tower/space_positions"):
@@ -85,18 +94,20 @@ def infer(
   return c
 
 
-def _tower(size: dict[str, Any], shapes: Mapping[str, tuple], tower: str) -> None:
-  up = shapes.get(f"{tower}/block_0/mlp/up/kernel")
-  if up is None:
+def _tower(
+  size: dict[str, Any], shapes: Mapping[str, tuple], tower: str, known: dict[int, int]
+) -> None:
+  up = shapes.get(f"{tower}/block_0/mlp/up/kernel", ())
+  if len(up) != 2:
     return
   width, hidden = up
   depth = sum(f"{tower}/block_{i}/mlp/up/kernel" in shapes for i in range(_DEEP))
-  heads = _HEADS.get(width, max(width // 64, 1))
+  heads = known.get(width, max(width // 64, 1))
   size.update(width=width, mlp_dim=hidden, depth=depth, num_heads=heads)
 
 
 def _patches(clip: dict[str, Any], conv: tuple[int, ...] | None) -> None:
-  if conv is not None:
+  if conv is not None and len(conv) in (4, 5):
     clip["tubelet"] = (conv[2] if len(conv) == 5 else 1, *conv[-2:])
     clip["frames"] += -clip["frames"] % clip["tubelet"][0]
 

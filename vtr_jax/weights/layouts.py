@@ -136,8 +136,21 @@ def frozen(model: DualEncoder) -> Entries:
 
 
 def miles(model: DualEncoder) -> Entries:
-  """MILES and MCQ (BridgeFormer's dual encoder)."""
   yield from _frozen(model, "text_proj.1")
+
+
+def mcq(model: DualEncoder) -> Entries:
+  """MCQ (BridgeFormer): Frozen without time, whose last norm is called norm1.
+
+  Its attention is divided attention whose time part is 0, as that part starts.
+  """
+  video = "video_model."
+  yield from _timm_embed(model, video)
+  yield from blocks(model.config.video.depth, video + "blocks", VIDEO, _timm_block)
+  yield from e.norm(video + "norm1", f"{VIDEO}/norm")
+  yield from distilbert(model, "text_model.")
+  yield from e.linear("vid_proj.0", "video_proj")
+  yield from e.linear("text_proj.1", "text_proj")
 
 
 def _frozen(model: DualEncoder, text_proj: str) -> Entries:

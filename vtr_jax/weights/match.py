@@ -17,6 +17,7 @@ from vtr_jax.weights.entries import Entry
 from vtr_jax.weights.sources import Patterns, Renames, Source
 
 Flat = dict[str, np.ndarray]
+_FEW = 0.1  # of the keys: a file with fewer that are known is of another kind; ours
 _SHOWN = 10  # problems in the error's line; the report has all
 
 
@@ -109,31 +110,36 @@ def match(
   log = _Log(named, spelled, allow)
   found: Flat = {}
   for entry in entries:
-    absent = [key for key in entry.theirs if key not in named]
+    there = [key for key in entry.theirs if key in named]
+    absent = [key for key in entry.theirs if key not in [*there, *entry.spare]]
     for key in absent:
       near = _nearest(key, set(named) - explained, spelled)
-      free = log.add(key, "missing", entry.ours, known=source.optional)
-      if not free:
+      if not log.add(key, "missing", entry.ours, known=source.optional):
         log.problems.append(f"{key} is missing{near}")
     if absent:
-      for key in set(entry.theirs) - set(absent):
-        log.add(key, "unused", notes=(f"of no use without {absent[0]}",))
+      for key in there:
+        without = f"of no use without {absent[0]}"
+        if not log.add(key, "unused", notes=(without,)):
+          log.problems.append(f"{spelled[key]} is {without}")
       continue
     try:
       made, changes = _take(entry, named, wanted, model)
     except ValueError as e:
-      shapes = ", ".join(f"{key} {named[key].shape}" for key in entry.theirs)
+      shapes = ", ".join(f"{key} {named[key].shape}" for key in there)
       log.problems.append(f"{shapes} does not fit ({e})")
       made, changes = {}, [f"does not fit: {e}"]
     found |= made
     notes = [entry.note] if entry.note else []
-    for key in entry.theirs:
-      first = changes if key == entry.theirs[0] else []
+    for key in there:
+      first = changes if key == there[0] else []
       log.add(key, "used" if made else "unused", entry.ours, (*first, *notes))
   for key in sorted(set(named) - explained):
     if not log.add(key, "unused", known=source.unused):
       log.problems.append(f"{spelled[key]} is not used")
   fresh = sorted(set(wanted) - set(found))
+  if len(explained & set(named)) < _FEW * len(named):
+    known = f"{len(explained & set(named))} of its {len(named)} keys"
+    log.problems[:] = [f"hardly a file of kind {name!r}, which explains {known}"]
   given = {path for entry in entries for path in entry.ours}
   for path in fresh:
     if path not in given and not log.allowed(path, source.fresh):
@@ -154,6 +160,9 @@ class _Log:
       raise WeightsError(
         f"allow: {e.pattern!r} is no regular expression ({e})"
       ) from None
+    for pattern in self._allow:
+      if pattern.match(""):
+        raise WeightsError(f"allow: {pattern.pattern!r} allows everything; name a part")
 
   def allowed(self, text: str, known: Patterns) -> bool:
     """Whether the source (the whole of it) or the user (its begin) names `text`."""
@@ -184,8 +193,12 @@ def _take(
 ) -> tuple[Flat, list[str]]:
   """(our arrays of an entry, what was resized); raises ValueError."""
   made, changes = {}, []
-  parts = entry.load(*(_float(named[key]) for key in entry.theirs))
+  parts = entry.load(
+    *(_float(named[key]) if key in named else None for key in entry.theirs)
+  )
   for path, array in zip(entry.ours, parts, strict=True):
+    if not np.isfinite(array).all():
+      raise ValueError("it holds numbers that are not finite")
     made[path], how = resize.fit(path, array, wanted[path].shape, model)
     changes += [f"resized: {how}"] if how else []
   return made, changes
@@ -203,14 +216,26 @@ def rename(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """(arrays by the layouts' spelling, that spelling -> the file's own)."""
   named, original = {}, {}
+  around = _wrapping(arrays)
   for key, array in arrays.items():
-    new = re.sub(r"^module\.", "", key)  # of PyTorch's data-parallel wrappers
+    new = key.removeprefix(around)
     for pattern, by in renames:
       new = re.sub(pattern, by, new)
     if new in named:
       raise WeightsError(f"{key} and {original[new]} are two spellings of {new}")
     named[new], original[new] = array, key
   return named, original
+
+
+def _wrapping(keys: Iterable[str]) -> str:
+  """What PyTorch's wrappers put before every key, such as "module._orig_mod."."""
+  around, keys = "", list(keys)
+  while keys:
+    first = re.match(r"(module|_orig_mod|model)\.", keys[0].removeprefix(around))
+    if not first or not all(key.startswith(around + first[0]) for key in keys):
+      break
+    around += first[0]
+  return around
 
 
 def _nearest(key: str, left: Iterable[str], spelled: Mapping[str, str]) -> str:
@@ -223,4 +248,5 @@ def _nearest(key: str, left: Iterable[str], spelled: Mapping[str, str]) -> str:
 def _float(array: np.ndarray) -> np.ndarray:
   if array.dtype.kind not in "fVbiu":
     raise ValueError(f"numbers of type {array.dtype}")
-  return np.asarray(array, np.float32)
+  with np.errstate(over="ignore"):  # what is infinite then is told
+    return np.asarray(array, np.float32)

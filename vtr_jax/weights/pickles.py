@@ -8,6 +8,7 @@ anything else is refused. TorchScript files, as OpenAI's CLIP, become plain reco
 import collections
 import dataclasses
 import io
+import math
 import pickle
 import re
 from collections.abc import Callable
@@ -31,7 +32,7 @@ _DTYPES = dict(
 )
 # Objects that training programs keep beside their weights. They become records.
 _INERT = re.compile(
-  r"argparse\.Namespace|pathlib\.\w*Path|parse_config\w*\.ConfigParser"
+  r"argparse\.Namespace|torch\.device|torch\.(b?float|u?int|complex)\d+|numpy\.ndarray|pathlib(\._local)?\.\w*Path|parse_config\w*\.ConfigParser"
   r"|__torch__(\.\w+)+"
 )
 
@@ -134,6 +135,8 @@ def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: An
     raise ValueError(f"a tensor of shape {shape} and strides {strides}")
   if 0 in shape:
     return Tensor(np.zeros(shape, numbers.dtype))
+  if math.prod(shape) > numbers.size:
+    raise ValueError(f"a tensor of shape {shape} from {numbers.size} numbers")
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
   if last >= numbers.size:
     raise ValueError(f"a tensor of shape {shape} outside its {numbers.size} numbers")
@@ -142,24 +145,35 @@ def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: An
   return Tensor(np.lib.stride_tricks.as_strided(rows, shape, steps, writeable=False))
 
 
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-  return data
+@dataclasses.dataclass(frozen=True)
+class _Call(_Fixed):
+  """A function that a pickle may call, and not change: BUILD sets what it can."""
+
+  function: Callable
+
+  def __call__(self, *args: Any) -> Any:
+    return self.function(*args)
 
 
-def _nothing(*_: Any) -> None:
-  """For values of an optimiser or a log, which are not weights."""
-
-
-_ALLOWED: dict[str, Callable] = {
+_record = _Call(lambda *_: Record())  # of an optimiser or a log, no weight
+_first = _Call(lambda x, *_: x)
+_ALLOWED: dict[str, Any] = {
   "collections.OrderedDict": collections.OrderedDict,
-  "collections.defaultdict": lambda *_: collections.OrderedDict(),
-  "torch._utils._rebuild_tensor_v2": _tensor,
-  "torch._utils._rebuild_parameter": _parameter,
+  "collections.defaultdict": _Call(lambda *_: collections.OrderedDict()),
+  "torch._utils._rebuild_tensor_v2": _Call(_tensor),
+  "torch._utils._rebuild_parameter": _first,
+  "torch._utils._rebuild_parameter_with_state": _first,
   "torch.Size": tuple,
+  "torch.jit._pickle.build_intlist": _first,
+  "torch.jit._pickle.build_doublelist": _first,
+  "torch.jit._pickle.build_boollist": _first,
   "builtins.set": set,
   "builtins.complex": complex,
-  "_codecs.encode": lambda text, *_: text.encode("latin1"),  # bytes of a scalar
+  # Bytes of a scalar.
+  "_codecs.encode": _Call(lambda text, *_: text.encode("latin1")),
   "numpy.dtype": Record,
-  "numpy.core.multiarray.scalar": _nothing,
-  "numpy._core.multiarray.scalar": _nothing,
+  "numpy.core.multiarray.scalar": _record,
+  "numpy._core.multiarray.scalar": _record,
+  "numpy.core.multiarray._reconstruct": _record,
+  "numpy._core.multiarray._reconstruct": _record,
 }

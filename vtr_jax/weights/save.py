@@ -12,6 +12,25 @@ from vtr_jax.weights.sources import SOURCES
 
 OWN = "vtr_jax"
 
+# What a layout's own code computes: values of config.objective, and frames of a token.
+_FROZEN = dict(attention="divided", residual="frozen", pool="cls", text_norm="post")
+_NEEDS: dict[str, dict[str, Any]] = dict(
+  frozen=_FROZEN | dict(frames=1),
+  miles=_FROZEN | dict(frames=1),
+  mcq=_FROZEN | dict(frames=1),
+  timm_vit=dict(frames=1),
+  hf_vit=dict(frames=1),
+  distilbert=dict(text_norm="post"),
+  bert=dict(text_norm="post"),
+  openai_clip=dict(pool="cls", frames=1),
+  hf_clip=dict(pool="cls", frames=1),
+  hf_siglip=dict(pool="cls", frames=1),
+  simvtp_finetuned=dict(attention="joint", positions="flat"),
+  videomae=dict(positions="flat"),
+  hf_videomae=dict(positions="flat"),
+  simvtp=dict(positions="flat"),
+)
+
 
 def layouts() -> dict[str, str]:
   """Layout -> the kind of public file that has it."""
@@ -23,7 +42,10 @@ def layouts() -> dict[str, str]:
 
 
 def save(
-  layout: str, model: Any, params: Mapping[str, np.ndarray]
+  layout: str,
+  model: Any,
+  params: Mapping[str, np.ndarray],
+  contrast_bias: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
   """Arrays by the names of `layout`, and our paths that it has no place for.
 
@@ -31,6 +53,7 @@ def save(
     layout: one of `layouts()`; or OWN: our paths with dots, layers one by one.
     model: linen module of the objective.
     params: all its parameters by path, as the model has them.
+    contrast_bias: `config.contrast.bias`, which SigLIP has among its weights.
 
   Raises:
     WeightsError: the model's architecture is not the layout's: it lacks a part, or
@@ -46,6 +69,7 @@ def save(
   chosen = [made for made in fitting if made.__name__ == layout]
   if not chosen:
     raise WeightsError(f"--as: {layout!r} is not of this objective")
+  _check_needs(layout, model)
   entries = list(chosen[0](model))
   given = {path for entry in entries for path in entry.ours}
   if lacking := sorted(given - set(single)):
@@ -63,5 +87,29 @@ def save(
   for entry in entries:
     made = entry.save(*(np.asarray(single[path]) for path in entry.ours))
     pairs = zip(entry.theirs, made, strict=True)
-    arrays |= {key: np.ascontiguousarray(x) for key, x in pairs}
-  return arrays, left
+    arrays |= {key: np.array(x, order="C") for key, x in pairs}
+  return arrays | _fixed(layout, model, contrast_bias), left
+
+
+def _check_needs(layout: str, model: Any) -> None:
+  """Refuses a model that the layout's own code would compute otherwise."""
+  has = vars(model.config) | dict(frames=model.clip.tubelet[0])
+  for key, value in _NEEDS[layout].items():
+    if has[key] != value:
+      name = "clip.tubelet[0]" if key == "frames" else f"objective.{key}"
+      raise WeightsError(
+        f"--as: {layout!r} means config.{name} = {value!r}, this model has {has[key]!r}"
+      )
+
+
+def _fixed(layout: str, model: Any, bias: float) -> dict[str, np.ndarray]:
+  """What is no parameter here, and is one there."""
+  found = {}
+  shape = (1,) if layout == "hf_siglip" else ()
+  if layout in ("openai_clip", "hf_clip", "hf_siglip"):
+    if not model.config.learn_temperature:
+      scale = -np.log(model.config.temperature)
+      found["logit_scale"] = np.full(shape, scale, np.float32)
+    if layout == "hf_siglip":
+      found["logit_bias"] = np.full(shape, bias, np.float32)
+  return found

@@ -78,7 +78,11 @@ SOURCES = dict(
     dual=(layouts.distilbert,),
     families=("frozen",),
     renames=((r"^distilbert\.", ""), *_BERT_SPELLING),
-    unused=(r"vocab_(transform|layer_norm|projector)\..*", ".*position_ids"),
+    unused=(
+      r"vocab_(transform|layer_norm|projector)\..*",
+      r"(pre_)?classifier\..*",
+      ".*position_ids",
+    ),
     fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
   ),
   bert=Source(
@@ -86,7 +90,7 @@ SOURCES = dict(
     dual=(layouts.bert,),
     families=("frozen",),
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
-    unused=(r"(pooler|cls)\..*", ".*position_ids"),
+    unused=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
     fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
   ),
   bert_words=Source(  # SimVTP takes BERT's first layer alone
@@ -154,11 +158,16 @@ SOURCES = dict(
   ),
   mcq=Source(
     recipe="configs/miles.py:webvid2m_cc3m",
-    dual=(layouts.miles,),
+    dual=(layouts.mcq,),
     families=("frozen",),
     # BridgeFormer itself answers questions in training only.
-    unused=(".*position_ids", r"bridge_?former\..*", r"(answer|question)_proj\..*"),
-    fresh=(*_DUAL_ADDS, *_PIXELS),
+    unused=(
+      ".*position_ids",
+      r"video_model\.norm2\..*",
+      r"video_model\.blocks\.\d+\.(crossattn|bridgeattn|bridge_mlp|norm[4-7])\..*",
+      r"bridge_proj\..*",
+    ),
+    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
   ),
   clip=Source(
     recipe="configs/mac.py:clip",

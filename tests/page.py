@@ -1,0 +1,85 @@
+"""A searcher without a model, and its server, for tests of the page."""
+
+import contextlib
+import io
+import threading
+import types
+
+import clips
+import numpy as np
+from PIL import Image
+
+from vtr_jax.errors import DataError
+from vtr_jax.search import store
+from vtr_jax.search.searcher import Hit
+from vtr_jax.search.serve import Server
+
+SECONDS, FPS = 10, 8  # of each video
+MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, matches=True)
+
+
+class Searcher:
+  """Scores a clip by how many of the words its name has; else by its row."""
+
+  def __init__(self, model, places):
+    self.model, self.indexes = model, [store.open(place) for place in places]
+    self.asked: list[dict] = []
+
+  def query(self, *, text="", image=None, like=None, top=24, rerank=0, folder=""):
+    self.asked.append(dict(text=text, image=image, like=like, rerank=rerank))
+    if text == "break":
+      raise RuntimeError("secret\nwords")
+    if text == "refuse":
+      raise DataError("text 0: is refused; ask otherwise")
+    if image is not None:
+      try:
+        Image.open(io.BytesIO(image)).load()
+      except OSError as e:
+        raise DataError("video 0: not a video") from e
+    found = []
+    for number, index in enumerate(self.indexes):
+      for row in np.flatnonzero(index.under(folder)).tolist():
+        name = index.owner(row).path
+        score = sum(word in name for word in text.split()) - row / 100
+        score -= abs(row - like[1]) if like else 0
+        path = index.path(index.owner(row))
+        found.append(Hit(score, path, name, *index.times[row], number, row))
+    return sorted(found, key=lambda hit: -hit.score)[:top]
+
+
+def index(folder, names, out, windows=((0.0, 5.0), (4.0, 6.0))):
+  """Writes or changes an index: of each video two clips, of each image one."""
+  header = store.Header(MODEL.id, "", MODEL.dim, str(folder), 5.0, 1.0, False)
+  with store.Writer(out, header) as writer:
+    for name in writer.files.keys() - set(names):
+      writer.drop(name)
+    for name in names:
+      if name not in writer.files:
+        times = ((0.0, 0.0),) if name.endswith(".png") else windows
+        file = store.File(name, 1, 1, name, 0, 0)
+        writer.add(file, np.ones((len(times), MODEL.dim)), np.array(times))
+
+
+def searcher(folder, names):
+  """Of an index beside the folder."""
+  out = folder.parent / f"{folder.name}-index"
+  index(folder, names, out)
+  return Searcher(MODEL, [out])
+
+
+def video(seed: int) -> bytes:
+  """Ten seconds that a browser plays."""
+  return clips.mp4(SECONDS * FPS, fps=FPS, seed=seed, movflags="faststart")
+
+
+@contextlib.contextmanager
+def served(searcher, host="127.0.0.1", token=""):
+  """The server, running on a free port."""
+  with Server(searcher, host, 0, token) as server:
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+      yield server
+    finally:
+      server.shutdown()
+      thread.join()

@@ -1,0 +1,222 @@
+"""What is hidden, and what a model puts in its place."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int32, UInt8
+from PIL import Image
+
+from vtr_jax import figures
+from vtr_jax.batch import VIDEO_MASKS, ClipSpec, MaskSpec, patchify, unpatchify
+from vtr_jax.canvas import Video
+from vtr_jax.config import require
+from vtr_jax.data import masks
+from vtr_jax.data.text import Tokenizer
+from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.objectives.base import Objective
+from vtr_jax.pictures import base
+
+GRAY = 128  # of hidden tubelets
+
+
+class Rebuilt(NamedTuple):
+  """Clips with tubelets and words hidden, and filled in by a model."""
+
+  masked: UInt8[np.ndarray, "b t h w 3"]  # hidden tubelets gray
+  rebuilt: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
+  words: list[list[figures.Word]]  # without predictions if the model has none
+
+
+def masked(
+  video: UInt8[np.ndarray, "b t h w 3"],
+  mask_idx: Int32[np.ndarray, "b m"],
+  clip: ClipSpec,
+) -> UInt8[np.ndarray, "b t h w 3"]:
+  """Clips whose tubelets at `mask_idx` are gray."""
+  return _put(video, mask_idx, np.uint8(GRAY), clip)
+
+
+def filled(
+  video: UInt8[np.ndarray, "b t h w 3"],
+  mask_idx: Int32[np.ndarray, "b m"],
+  pixels: Float[np.ndarray, "b m p"],
+  clip: ClipSpec,
+) -> UInt8[np.ndarray, "b t h w 3"]:
+  """Clips with other pixels, RGB in [0, 1], at `mask_idx`."""
+  return _put(video, mask_idx, (255 * pixels + 0.5).astype(np.uint8), clip)
+
+
+def words(
+  tokenizer: Tokenizer,
+  ids: Int32[np.ndarray, "l"],
+  valid: np.ndarray,
+  hidden: np.ndarray,
+  guessed: Int32[np.ndarray, "l"] | None = None,
+) -> list[figures.Word]:
+  """(piece, hidden, prediction) of each word; special tokens are left out."""
+  said, guess = base.spelled(tokenizer, ids), [None] * len(ids)
+  if guessed is not None:
+    # The model's vocabulary may be larger than the tokenizer's.
+    known = np.where(guessed < tokenizer.vocab_size, guessed, tokenizer.unk_id)
+    guess = base.spelled(tokenizer, known)
+  return [
+    (said[i], bool(hidden[i]), guess[i] if hidden[i] else None)
+    for i in base.spoken(tokenizer, ids, valid)
+  ]
+
+
+def draw(
+  mask: MaskSpec, clip: ClipSpec, seed: int = 0
+) -> tuple[Int32[np.ndarray, "k"], Int32[np.ndarray, "m"]]:
+  """(visible, hidden) tubelets of a clip, as the loader draws them."""
+  return masks.video_mask(mask, clip.grid, np.random.default_rng(seed))
+
+
+def kinds(
+  clip: Video, spec: ClipSpec, ratio: float = 0.6, seed: int = 0
+) -> Image.Image:
+  """A clip under every kind of video mask.
+
+  Args:
+    clip: uint8 [t h w 3] of the size that `spec` tells.
+    spec: how it is cut into tubelets.
+    ratio: share hidden, [0, 1).
+    seed: of the masks.
+  """
+  rows = [("clip", clip)]
+  for kind in VIDEO_MASKS:
+    mask = MaskSpec(kind, ratio, "replace", 0.0, False, "clip")
+    _, hidden = draw(mask, spec, seed)
+    share = f"{len(hidden)} of {spec.num_tubelets} hidden"
+    rows.append((f"{kind}\n{share}", masked(clip[None], hidden[None], spec)[0]))
+  return base.strips(rows)
+
+
+def seen(
+  clips: UInt8[np.ndarray, "b t h w 3"],
+  texts: Sequence[str],
+  config: base.Sizes,
+  mask: MaskSpec,
+  tokenizer: Tokenizer,
+  seed: int = 0,
+) -> Rebuilt:
+  """What a training with this mask would see of clips and texts; nothing is rebuilt."""
+  batch = _hide(clips, texts, config, mask, tokenizer, seed)
+  hidden = masked(clips, batch["video_mask_idx"], config.clip)
+  return Rebuilt(hidden, hidden, _words(batch, None, tokenizer))
+
+
+def rebuild(
+  model: base.Subject,
+  clips: Sequence[Video],
+  texts: Sequence[str],
+  ratio: float | None = None,
+  seed: int = 0,
+) -> Rebuilt:
+  """Hides parts of clips and texts by the model's kind of mask, and rebuilds them.
+
+  Args:
+    model: see `base.Subject`.
+    clips: uint8 [t h w 3] of the model's size.
+    texts: as many captions.
+    ratio: share of the tubelets hidden, (0, 1); None = as in training.
+    seed: of the masks.
+
+  Raises:
+    ConfigError: the model has no decoder, or this ratio hides nothing.
+    DataError: clips of another size, or not as many as texts.
+  """
+  mask = model.objective.mask
+  if model.objective.reconstruct is None:
+    raise ConfigError("reconstruction: this model has no decoder; use SimVTP's")
+  if ratio is not None:
+    mask = dataclasses.replace(mask, video_ratio=ratio)
+  grid = model.config.clip.grid
+  require(mask.num_hidden(grid) > 0, f"ratio: {mask.video_ratio:g} hides nothing")
+  if len(clips) != len(texts):
+    raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
+  clips = base.clip_rows(model, clips)
+  batch = _hide(clips, texts, model.config, mask, model.tokenizer, seed)
+  pixels, guessed = base.on_devices(model, _reconstruct, batch)
+  idx, spec = batch["video_mask_idx"], model.config.clip
+  return Rebuilt(
+    masked(clips, idx, spec),
+    filled(clips, idx, pixels, spec),
+    _words(batch, guessed, model.tokenizer),
+  )
+
+
+def ratios(
+  model: base.Subject,
+  clip: Video,
+  text: str,
+  shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+  seed: int = 0,
+) -> Image.Image:
+  """A clip, and hidden and rebuilt at several ratios, as in SimVTP's figures."""
+  rows = [("clip", clip)]
+  for share in shares:
+    found = rebuild(model, [clip], [text], share, seed)
+    rows.append((f"{share:.0%} hidden", found.masked[0]))
+    rows.append(("rebuilt", found.rebuilt[0]))
+  return base.strips(rows, text, height=70)
+
+
+def gif(
+  model: base.Subject, clip: Video, text: str, ratio: float | None = None, seed: int = 0
+) -> base.Gif:
+  """A clip, hidden and rebuilt, side by side."""
+  found = rebuild(model, [clip], [text], ratio, seed)
+  return base.Gif([clip, found.masked[0], found.rebuilt[0]])
+
+
+def _reconstruct(objective: Objective) -> Callable:
+  assert objective.reconstruct is not None
+  return objective.reconstruct
+
+
+def _put(
+  video: np.ndarray, mask_idx: np.ndarray, values: np.ndarray, clip: ClipSpec
+) -> np.ndarray:
+  patches = np.array(patchify(video, clip.tubelet))
+  np.put_along_axis(patches, mask_idx[:, :, None], values, axis=1)
+  return unpatchify(patches, clip)
+
+
+def _hide(
+  clips: np.ndarray,
+  texts: Sequence[str],
+  config: base.Sizes,
+  mask: MaskSpec,
+  tokenizer: Tokenizer,
+  seed: int,
+) -> dict[str, np.ndarray]:
+  """A batch of whole clips with masks drawn for each, as the loader draws them."""
+  rows = []
+  for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+    rng = np.random.default_rng((seed, number))
+    ids, valid = tokenizer.encode(text, config.text.length)
+    keep_idx, mask_idx = masks.video_mask(mask, config.clip.grid, rng)
+    said, special = tokenizer.word_ids(ids), tokenizer.special_ids
+    rows.append(
+      dict(
+        video=clip,
+        video_keep_idx=keep_idx,
+        video_mask_idx=mask_idx,
+        text_ids=ids,
+        text_valid=valid,
+        text_hidden=masks.text_mask(mask, ids, valid, said, special, rng),
+      )
+    )
+  return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+
+def _words(
+  batch: dict[str, np.ndarray], guessed: np.ndarray | None, tokenizer: Tokenizer
+) -> list[list[figures.Word]]:
+  keys = ("text_ids", "text_valid", "text_hidden")
+  guesses = [None] * len(batch["video"]) if guessed is None else guessed
+  columns = zip(*(batch[key] for key in keys), guesses, strict=True)
+  return [words(tokenizer, *row) for row in columns]

@@ -1,0 +1,94 @@
+"""What a browser is shown of a clip: a picture, and a part that it can play."""
+
+import collections
+import io
+import os
+import threading
+from collections.abc import Callable, Hashable
+from typing import BinaryIO
+
+from PIL import Image
+
+from vtr_jax.data.video import decode
+from vtr_jax.errors import BadSample
+from vtr_jax.prepare import image, video
+from vtr_jax.prepare.options import Options
+
+# All ours. What is damaged is shown as far as it goes: it could be indexed.
+_POSTER = Options(short_side=240, crf=18, needed=1)
+_PREVIEW = Options(short_side=480, crf=24, gop=48, needed=1)
+_PREVIEW_SECONDS = 30.0
+_QUALITY = 82  # of a JPEG
+_KEPT_BYTES = 64 * 2**20
+
+_decoders = threading.BoundedSemaphore(os.cpu_count() or 1)
+
+
+class _Cache:
+  """Results that were asked for last, up to a number of bytes."""
+
+  def __init__(self, room: int):
+    self._room, self._lock = room, threading.Lock()
+    self._kept: collections.OrderedDict[Hashable, bytes] = collections.OrderedDict()
+
+  def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+    with self._lock:
+      if key in self._kept:
+        self._kept.move_to_end(key)
+        return self._kept[key]
+    with _decoders:
+      made = make()
+    with self._lock:
+      self._room -= len(made) - len(self._kept.pop(key, b""))
+      self._kept[key] = made
+      while self._room < 0:
+        self._room += len(self._kept.popitem(last=False)[1])
+    return made
+
+
+_cache = _Cache(_KEPT_BYTES)
+
+
+def poster(file: BinaryIO, second: float) -> bytes:
+  """What a video shows at `second`, or at its start if that is beyond it, as JPEG.
+
+  Raises:
+    BadSample: nothing can be decoded.
+  """
+
+  def at(second: float) -> bytes:
+    # A video of one frame: it is sought, turned and scaled as in every other use.
+    return video.encode(file, _POSTER, second, second + 1e-3).data
+
+  def make() -> bytes:
+    file.seek(0)
+    head = file.read(12)
+    if image.is_image(head):
+      return image.encode(head + file.read(), _POSTER).data
+    try:
+      part = at(second)
+    except BadSample:
+      part = at(0.0)
+    jpeg = io.BytesIO()
+    frame = Image.fromarray(decode(part, [0])[0])
+    frame.save(jpeg, "JPEG", quality=_QUALITY)
+    return jpeg.getvalue()
+
+  return _cache.get(("poster", *version(file), second), make)
+
+
+def preview(file: BinaryIO, start: float, end: float) -> bytes:
+  """The part from `start` to `end`, at most 30 s, as H.264 in mp4 without sound.
+
+  Raises:
+    BadSample: nothing can be decoded there.
+  """
+  end = min(end, start + _PREVIEW_SECONDS)
+  key = ("preview", *version(file), start, end)
+  return _cache.get(key, lambda: video.encode(file, _PREVIEW, start, end).data)
+
+
+def version(file: BinaryIO) -> tuple[int, ...]:
+  """Numbers that are other ones when a file was changed or replaced."""
+  stat = os.fstat(file.fileno())
+  return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
