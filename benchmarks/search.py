@@ -4,9 +4,9 @@
   python -m benchmarks.search --checkpoint=runs/mac-demo [--data=data]
 
 The first measures exact top-10 of random vectors, from a memory-mapped file of float16
-as an index has it, and where faiss is installed (`pip install faiss-cpu`; nothing else
-here needs it) its IndexFlatIP, float32 in memory. They take turns, so that a machine
-that others use is the same to both; medians, and how far the two agree.
+as an index has it. Up to 2 million, NumPy's product and, where it is installed (`pip
+install faiss-cpu`; nothing else here needs it), faiss' IndexFlatIP do the same in turn
+with float32 in memory. Medians, times ours, and how far the hits agree.
 
 The second writes clips of `moving_shapes` that the model has not seen as mp4 files with
 odd names into folders of folders, indexes them, asks for 100 by their captions, adds 10
@@ -39,6 +39,8 @@ _DATA = flags.DEFINE_string("data", "data", "Where moving_shapes is, or is made.
 _FILES = flags.DEFINE_integer("files", 500, "Files of the folder.")
 
 TOP = 10
+BLOCK = 100_000  # vectors made at once
+IN_MEMORY = 2_000_000  # vectors that others are given
 NAMES = (
   "plain {}.mp4",
   "ünïcödé 動画 {}.mp4",
@@ -51,43 +53,70 @@ FOLDERS = ("", "a folder", "a folder/b.mp4/ç", "50% off", "x/y/z")
 
 def vectors(rng: np.random.Generator, count: int) -> np.ndarray:
   """Of unit norm."""
-  found = rng.normal(size=(count, _WIDTH.value)).astype(np.float32)
+  found = rng.standard_normal((count, _WIDTH.value), np.float32)
   return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def nearest(folder: pathlib.Path, count: int) -> None:
-  """Exact top-10 of `count` clips, ours and faiss in turn."""
+  """Exact top-10 of `count` clips, all in turn."""
   rng, path = np.random.default_rng(0), folder / "vectors"
-  float32 = vectors(rng, count)
-  float32.astype(store.VECTOR).tofile(path)
-  rows = topk.Rows(np.memmap(path, store.VECTOR, "r", 0, float32.shape))
-  tools: dict[str, Callable] = dict(ours=lambda q: rows.top(q, TOP)[1])
-  try:
-    import faiss
-
-    flat = faiss.IndexFlatIP(_WIDTH.value)
-    flat.add(float32)
-    tools["faiss"] = lambda q: flat.search(q, TOP)[1]
-  except ImportError:
-    print("faiss: not installed")
+  blocks = []
+  with path.open("wb") as f:
+    for start in range(0, count, BLOCK):
+      block = vectors(rng, min(BLOCK, count - start))
+      f.write(block.astype(store.VECTOR).tobytes())
+      if count <= IN_MEMORY:
+        blocks.append(block)
+  tools = peers(np.concatenate(blocks)) if blocks else {}
+  mapped = np.memmap(path, store.VECTOR, "r", 0, (count, _WIDTH.value))
+  before, rows = own_memory(), topk.Rows(mapped)
+  tools = dict(ours=lambda q: rows.top(q, TOP)[1]) | tools
   for batch in map(int, _BATCHES.value):
     queries = vectors(rng, batch)
     times = {name: [] for name in tools}
     for turn in range(_ROUNDS.value + 2):
       for name, search in tools.items():
         began = time.perf_counter()
-        search(queries)
+        found = search(queries)
         if turn >= 2:
           times[name].append(time.perf_counter() - began)
+        if name == "ours":
+          ours = found
     took = {name: statistics.median(found) for name, found in times.items()}
-    line = f"{count:,} clips, {batch} at once:"
     for name, seconds in took.items():
-      line += f" {name} {batch / seconds:,.1f} queries/s ({1e3 * seconds:.1f} ms),"
-    if "faiss" in took:
-      found = [search(queries) for search in tools.values()]
-      same = np.mean([len(set(a) & set(b)) / TOP for a, b in zip(*found, strict=True)])
-      line += f" ratio {took['faiss'] / took['ours']:.2f}, same hits {100 * same:.1f} %"
-    print(line, flush=True)
+      line = f"{count:,} clips, {batch} at once: {name:5} {1e3 * seconds:8.1f} ms"
+      line += f" {batch / seconds:8.1f} queries/s {seconds / took['ours']:6.2f}"
+      found = tools[name](queries)
+      same = np.mean(
+        [len(set(a) & set(b)) / TOP for a, b in zip(ours, found, strict=True)]
+      )
+      print(f"{line}, {100 * same:.1f} % of the hits are ours", flush=True)
+  print(f"{own_memory() - before:.0f} MB of memory besides the mapped file")
+
+
+def peers(float32: np.ndarray) -> dict[str, Callable]:
+  """From queries to row numbers: NumPy, and faiss if it is installed."""
+
+  def numpy(queries: np.ndarray) -> np.ndarray:
+    scores = queries @ float32.T
+    return np.argpartition(-scores, TOP, axis=1)[:, :TOP]
+
+  try:
+    import faiss
+  except ImportError:
+    print("faiss: not installed")
+    return dict(NumPy=numpy)
+  flat = faiss.IndexFlatIP(_WIDTH.value)
+  flat.add(float32)
+  return dict(NumPy=numpy, faiss=lambda queries: flat.search(queries, TOP)[1])
+
+
+def own_memory() -> float:
+  """MB of this process that are no pages of a file."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith("RssAnon"):
+      return int(line.split()[1]) / 1024
+  return float("nan")
 
 
 def write(folder: pathlib.Path, number: int, record: dict) -> str:

@@ -81,11 +81,14 @@ def query(places: str = "", *words: str) -> None:
   require(any(given), "query: empty; give words, --image or --clip")
   require(sum(given) == 1, "query: give one of words, --image and --clip")
   searcher = Searcher.open(*_places(places), checkpoint=_CHECKPOINT.value)
-  asked = dict(text=text) if text.strip() else dict(image=_IMAGE.value)
-  if _CLIP.value:
-    asked = dict(clip=_clip(searcher.indexes[0].header.window))
+  window = searcher.indexes[0].header.window
   hits = searcher.query(
-    **asked, top=_TOP.value, rerank=_RERANK.value, folder=_FOLDER.value
+    text=text,
+    image=_IMAGE.value or None,
+    clip=_clip(window) if _CLIP.value else None,
+    top=_TOP.value,
+    rerank=_RERANK.value,
+    folder=_FOLDER.value,
   )
   if _JSON.value:
     print(json.dumps([hit._asdict() for hit in hits], indent=2))

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-CHUNK = 2**16  # rows of one call: 16 MB of scores for 64 queries
+CHUNK = 2**14  # rows of one call: 4 MB of scores for 64 queries
 _PIECE = 2**11  # rows that are widened at once; measured, see docs/performance.md
 _BLOCK = 128  # scores of which the largest stands for all, at first
 
@@ -62,14 +62,14 @@ class Rows:
       jnp.full((len(queries), wide), -jnp.inf, jnp.float32),
       jnp.zeros((len(queries), wide), jnp.int32),
     )
-    queries = jnp.asarray(queries, jnp.float32)
+    asked = jnp.asarray(queries, jnp.float32)
     for number, chunk in enumerate(self._chunks):
       first = number * CHUNK
       mask = np.zeros(len(chunk), bool)
       part = allowed[first : first + CHUNK]
       mask[: len(part)] = part
       if mask.any():
-        best = _merge(best, queries, chunk, mask, np.int32(first))
+        best = _merge(best, asked, chunk, mask, np.int32(first))
     scores, rows = (np.asarray(x)[:, :k] for x in best)
     return scores, rows.astype(int)
 
@@ -82,7 +82,8 @@ def best(
   rows = np.concatenate([r for _, r in found], 1)
   numbers = np.concatenate([np.full(r.shape, i) for i, (_, r) in enumerate(found)], 1)
   order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-  return tuple(np.take_along_axis(x, order, 1) for x in (scores, numbers, rows))
+  take = functools.partial(np.take_along_axis, indices=order, axis=1)
+  return take(scores), take(numbers), take(rows)
 
 
 def _length(rows: int) -> int:
