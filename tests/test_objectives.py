@@ -168,7 +168,7 @@ def test_every_value_of_the_recipe_names_its_source(name):
   """One of the sources that the file's head explains, beside each number."""
   text = (ROOT / "configs" / f"{name}.py").read_text()
   head, body = text.split("def get_config")
-  body = body[body.index("  return dict(") : body.index("def demo")]
+  body = body[body.index("  return dict(") :].split("\ndef ")[0]
   sources = re.findall(r'"(\w+)" ', head.partition("Sources: ")[2])
   assert len(sources) >= 3
   for line in body.splitlines():
