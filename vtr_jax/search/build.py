@@ -27,10 +27,10 @@ class Report(NamedTuple):
   """What one run did.
 
   kept: files that are as before. embedded: new or changed ones. moved: their content
-  was there under another name or time. dropped: gone. unreadable: (path, reason) of
-  files that are not in the index or not all of them, those of earlier runs among them.
-  clips: in the index. decoding: seconds of processor time of all threads, reading
-  included. embedding: seconds.
+  was there under another name or time. dropped: gone, not moved. unreadable: (path,
+  reason) of files that are not in the index or not all of them, those of earlier runs
+  among them. clips: in the index. decoding: seconds of processor time of all threads,
+  reading included. embedding: seconds.
   """
 
   kept: int
@@ -119,6 +119,7 @@ class _Run:
     self._before = dict(writer.files)
     self._known = {f.digest: f for f in self._before.values()}
     self._owned: set[int] = set()  # first rows that a file has for certain
+    self._renamed: set[str] = set()  # paths whose rows another has now
     self._embedded = self._moved = 0
     self._decoding = self._embedding = 0.0
     self._passing: list[tuple[str, str]] = []
@@ -132,7 +133,7 @@ class _Run:
   ) -> Report:
     writer = self._writer
     same = {each.path for each in found if self._same(each)}
-    self._owned = {self._before[path].row for path in same}
+    self._owned = {self._before[path].row for path in same if self._before[path].clips}
     todo = [each for each in found if each.path not in same]
     gone = self._before.keys() - {each.path for each in found}
     sizes = {each.size for each in todo}
@@ -151,7 +152,7 @@ class _Run:
       kept=len(same),
       embedded=self._embedded,
       moved=self._moved,
-      dropped=len(gone),
+      dropped=len(gone - self._renamed),
       unreadable=unreadable,
       clips=sum(f.clips for f in writer.files.values()),
       decoding=self._decoding,
@@ -237,6 +238,7 @@ class _Run:
     file = file._replace(error=known.error)
     if known.row not in self._owned or not known.clips:
       self._owned.add(known.row)
+      self._renamed.add(known.path)
       self._writer.note(file._replace(row=known.row, clips=known.clips))
     else:  # a copy: the first keeps its rows
       self._writer.add(file, *self._writer.rows(known))
