@@ -108,6 +108,7 @@ class _Work:
   vectors: list[np.ndarray] = dataclasses.field(default_factory=list)
   times: list[tuple[float, float]] = dataclasses.field(default_factory=list)
   clips: int = 0  # that were decoded
+  told: int = 0  # bytes that the bar has counted
   end: _Item | None = None
 
 
@@ -184,6 +185,9 @@ class _Run:
         else:
           work.clips += 1
           batch.append(item)
+          told = int(todo[item.number].size * item.clip.share)
+          bar.update(told - work.told)
+          work.told = told
         if len(batch) >= size or (item.clip is None and not batch):
           self._flush(batch, works)
           self._settle(todo, works, bar)
@@ -217,7 +221,7 @@ class _Run:
     for number, work in list(works.items()):
       if work.end is not None and work.clips == len(work.vectors):
         self._add(todo[number], work, work.end)
-        bar.update(todo[number].size)
+        bar.update(todo[number].size - work.told)
         bar.set_postfix_str(f"{self._embedded + self._moved} done", refresh=False)
         del works[number]
 
