@@ -87,7 +87,7 @@ def webvid2m_cc3m() -> dict:
     ),
     objective=dict(
       name="mac",
-      family="frozen",  # of the towers: frozen | clip | open_clip | siglip | simvtp
+      family="frozen",  # or clip | open_clip | siglip | simvtp; Frozen
       video=common.size("B"),  # Frozen: ViT-B/16
       text=common.size("B") | dict(depth=6),  # Frozen: DistilBERT
       compute=dict(

@@ -79,7 +79,7 @@ def webvid2m_cc3m() -> dict:
     ),
     objective=dict(
       name="miles",
-      family="frozen",  # of the towers: frozen | clip | open_clip | siglip | simvtp
+      family="frozen",  # or clip | open_clip | siglip | simvtp; MCQ
       video=common.size("B"),  # code: ViT-B/16
       text=common.size("B") | dict(depth=6),  # code: DistilBERT
       compute=dict(

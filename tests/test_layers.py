@@ -46,6 +46,7 @@ LAYERS = (
   {"command"},
   {"main", "evaluate", "probe", "prepare", "study", "plan", "convert", "export"},
   {"search"},
+  {"api"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

@@ -1,5 +1,8 @@
 """The Python API: vtr_jax.load, and what a model does with files and arrays."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -97,3 +100,26 @@ def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
   assert scores.shape == (3,)
   with pytest.raises(ConfigError, match="no matching head"):
     model.match(["a red bar"], clips[:1])
+
+
+def test_it_searches_an_index(run, tmp_path):
+  model, found, records, place = run
+  (tmp_path / "videos").mkdir()
+  for i, record in enumerate(records[:6]):
+    (tmp_path / "videos" / f"{i}.mp4").write_bytes(record["video"])
+  out = str(tmp_path / "index")
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vtr_jax.search", "index", str(tmp_path / "videos")),
+      *(f"--checkpoint={place}", f"--out={out}"),
+    ],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  text = found.texts[0]
+  hits = model.search(out, text, top=6)
+  order = np.argsort(-(model.embed_text([text]) @ found.video[:6].T)[0])
+  assert [hit.name for hit in hits] == [f"{i}.mp4" for i in order]
+  same = model.search(out, image=records[2]["video"], top=1)
+  assert same[0].name == "2.mp4"

@@ -3,19 +3,20 @@
 model = vtr_jax.load("runs/mine")
 model.embed_video(["a.mp4", "b.mp4"])   # [2 e] float32, unit norm
 model.embed_text(["a dog jumps"])       # [1 e]
+model.search("index", "a dog jumps")    # clips, best first
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from vtr_jax.model import Model
+  from vtr_jax.api import Model
 
 __version__ = "0.1.0"
 __all__ = ["load"]
 
 
 def load(directory: str) -> "Model":
-  """The model of a run; see `model.load`. Imports JAX, which takes a second."""
-  from vtr_jax import model
+  """The model of a run; see `api.load`. Imports JAX, which takes a second."""
+  from vtr_jax import api
 
-  return model.load(directory)
+  return api.load(directory)

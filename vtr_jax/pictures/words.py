@@ -81,9 +81,13 @@ def _name(word: str, values: np.ndarray) -> str:
 
 
 def _cosines(objective: Objective) -> Callable[[Params, Batch], tuple]:
+  embed_places, embed_words = objective.embed_places, objective.embed_words
+  assert embed_places is not None
+  assert embed_words is not None
+
   def cosines(params: Params, batch: Batch) -> tuple:
-    places = objective.embed_places(params, batch)
-    words = objective.embed_words(params, batch)
+    places = embed_places(params, batch)
+    words = embed_words(params, batch)
     whole = objective.embed_text(params, batch)
     return (
       jnp.einsum("ble,bne->bln", words, places),
