@@ -128,6 +128,27 @@ def test_an_add_that_fails_leaves_the_index_whole(place):
   assert content(store.open(place)) == before
 
 
+def test_a_full_disk_is_one_line_and_costs_no_more_than_the_last_part(
+  place, monkeypatch
+):
+  before = content(store.open(place))
+
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(store.os, "fsync", full)
+    writer = Writer(place, HEADER)
+    writer.add(file("d.mp4"), *clips(2))
+    with pytest.raises(DataError, match="cannot be written \\(No space left on device"):
+      writer.commit()
+    writer.__exit__()
+  assert content(store.open(place)) == before
+  with Writer(place, HEADER) as writer:
+    writer.add(file("e.mp4"), *clips(2))
+  assert content(store.open(place)).keys() == {*before, "e.mp4"}
+
+
 def test_one_writer_at_a_time(place):
   with (
     Writer(place, HEADER),

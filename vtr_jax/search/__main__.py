@@ -50,7 +50,6 @@ def index(folder: str = "", *more: str) -> None:
   require(bool(_CHECKPOINT.value), "--checkpoint: missing; name the directory of a run")
   require(_THREADS.value >= 0, f"--threads: {_THREADS.value}; must be 0 or more")
   options = windows.Options(_WINDOW.value, _OVERLAP.value, _SHOTS.value)
-  files.walk(folder)  # before the model is read, which takes longer
   began = time.monotonic()
   report = build.build(
     folder,

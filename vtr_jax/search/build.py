@@ -27,10 +27,10 @@ class Report(NamedTuple):
   """What one run did.
 
   kept: files that are as before. embedded: new or changed ones. moved: their content
-  was there under another name or time. dropped: gone. unreadable: (path, reason) of
-  files that are not in the index or not all of them, those of earlier runs among them.
-  clips: in the index. decoding: seconds of processor time of all threads, reading
-  included. embedding: seconds.
+  was there under another name or time. dropped: gone, not moved. unreadable: (path,
+  reason) of files that are not in the index or not all of them, those of earlier runs
+  among them. clips: in the index. decoding: seconds of processor time of all threads,
+  reading included. embedding: seconds.
   """
 
   kept: int
@@ -108,6 +108,7 @@ class _Work:
   vectors: list[np.ndarray] = dataclasses.field(default_factory=list)
   times: list[tuple[float, float]] = dataclasses.field(default_factory=list)
   clips: int = 0  # that were decoded
+  told: int = 0  # bytes that the bar has counted
   end: _Item | None = None
 
 
@@ -119,6 +120,7 @@ class _Run:
     self._before = dict(writer.files)
     self._known = {f.digest: f for f in self._before.values()}
     self._owned: set[int] = set()  # first rows that a file has for certain
+    self._renamed: set[str] = set()  # paths whose rows another has now
     self._embedded = self._moved = 0
     self._decoding = self._embedding = 0.0
     self._passing: list[tuple[str, str]] = []
@@ -132,7 +134,7 @@ class _Run:
   ) -> Report:
     writer = self._writer
     same = {each.path for each in found if self._same(each)}
-    self._owned = {self._before[path].row for path in same}
+    self._owned = {self._before[path].row for path in same if self._before[path].clips}
     todo = [each for each in found if each.path not in same]
     gone = self._before.keys() - {each.path for each in found}
     sizes = {each.size for each in todo}
@@ -151,7 +153,7 @@ class _Run:
       kept=len(same),
       embedded=self._embedded,
       moved=self._moved,
-      dropped=len(gone),
+      dropped=len(gone - self._renamed),
       unreadable=unreadable,
       clips=sum(f.clips for f in writer.files.values()),
       decoding=self._decoding,
@@ -183,6 +185,9 @@ class _Run:
         else:
           work.clips += 1
           batch.append(item)
+          told = int(todo[item.number].size * item.clip.share)
+          bar.update(told - work.told)
+          work.told = told
         if len(batch) >= size or (item.clip is None and not batch):
           self._flush(batch, works)
           self._settle(todo, works, bar)
@@ -216,7 +221,7 @@ class _Run:
     for number, work in list(works.items()):
       if work.end is not None and work.clips == len(work.vectors):
         self._add(todo[number], work, work.end)
-        bar.update(todo[number].size)
+        bar.update(todo[number].size - work.told)
         bar.set_postfix_str(f"{self._embedded + self._moved} done", refresh=False)
         del works[number]
 
@@ -237,6 +242,7 @@ class _Run:
     file = file._replace(error=known.error)
     if known.row not in self._owned or not known.clips:
       self._owned.add(known.row)
+      self._renamed.add(known.path)
       self._writer.note(file._replace(row=known.row, clips=known.clips))
     else:  # a copy: the first keeps its rows
       self._writer.add(file, *self._writer.rows(known))

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from vtr_jax.config import require
 from vtr_jax.errors import BadSample, ConfigError, DataError
-from vtr_jax.model import Model, load
+from vtr_jax.model import Model, ahead, load
 from vtr_jax.search import store, topk, windows
 
 
@@ -63,9 +63,12 @@ class Searcher:
 
     Raises:
       DataError: as above. CheckpointError: the model cannot be read.
+      ConfigError: the index does not tell where its model is.
     """
     require(bool(indexes), "index: none; name one or more")
-    return cls(load(checkpoint or store.open(indexes[0]).header.checkpoint), indexes)
+    checkpoint = checkpoint or store.header(indexes[0]).checkpoint
+    require(bool(checkpoint), "--checkpoint: missing; the index does not name one")
+    return cls(load(checkpoint), indexes)
 
   def query(
     self,
@@ -144,13 +147,14 @@ class Searcher:
 
   def _again(self, text: str, hits: list[Hit]) -> list[Hit]:
     """Hits by what the matching head says of them."""
-    kept, seen = [], []
-    for hit in hits:
-      try:
-        seen.append(windows.clip(hit.path, hit.start, hit.end, self.model).frames)
-        kept.append(hit)
-      except (BadSample, OSError):
-        continue
-    scores = self.model.match([text] * len(kept), seen)
+    found = zip(hits, ahead(self._seen, ((hit,) for hit in hits)), strict=True)
+    pairs = [(hit, frames) for hit, frames in found if frames is not None]
+    scores = self.model.match([text] * len(pairs), (frames for _, frames in pairs))
     order = np.argsort(-scores, kind="stable")
-    return [kept[i]._replace(score=float(scores[i])) for i in order]
+    return [pairs[i][0]._replace(score=float(scores[i])) for i in order]
+
+  def _seen(self, hit: Hit) -> UInt8[np.ndarray, "t s s 3"] | None:
+    try:
+      return windows.clip(hit.path, hit.start, hit.end, self.model).frames
+    except (BadSample, OSError):
+      return None

@@ -12,6 +12,7 @@ never in its way. Rows that no file owns any more are dead; when they are more t
 others, all is written anew under the next N.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -27,8 +28,8 @@ from jaxtyping import Bool, Float
 from vtr_jax.errors import DataError, one_line
 
 FORMAT = 1
-# Ours: half of float32's bytes are read in half of the time, and no rank of the demo
-# changes; bfloat16 has an eighth of its precision. docs/search.md has the figures.
+# Ours: half of float32's bytes are read in half of the time, and no first hit of the
+# demo changes; with bfloat16 some do. docs/search.md has the figures.
 VECTOR = np.dtype("<f2")
 TIME = np.dtype("<f8")
 _BLOCK = 2**24  # bytes of one piece that is read or copied
@@ -106,18 +107,21 @@ def open(place: str | os.PathLike) -> Index:
   """
   place = pathlib.Path(place)
   for _ in range(10):
-    manifest = _manifest(place)
-    if manifest is None:
-      raise DataError(
-        f"{place}: no index; make it with python -m vtr_jax.search index FOLDER "
-        f"--out={place}"
-      )
     try:
-      return Index(place, manifest)
+      return Index(place, _there(place))
     except FileNotFoundError as e:
       # It may have been written anew meanwhile.
       missing = e.filename
   raise DataError(f"{missing}: is gone; delete {place} and index the folder anew")
+
+
+def header(place: str | os.PathLike) -> Header:
+  """What an index was made with; its vectors are not read.
+
+  Raises:
+    DataError: there is none, or its manifest is damaged.
+  """
+  return Header(**_there(pathlib.Path(place))["header"])
 
 
 class Writer:
@@ -186,10 +190,11 @@ class Writer:
     """Makes all that was added a part of the index."""
     if not self._changed:
       return
-    for out in self._out.values():
-      out.flush()
-      os.fsync(out.fileno())
-    _write_manifest(self.place, self._state())
+    with self._writing():
+      for out in self._out.values():
+        out.flush()
+        os.fsync(out.fileno())
+      _write_manifest(self.place, self._state())
     self._changed = False
 
   def compact(self) -> None:
@@ -242,10 +247,23 @@ class Writer:
       self.commit()
 
   def _put(self, kind: str, data: bytes) -> None:
-    self._out[kind].write(data)
+    with self._writing():
+      self._out[kind].write(data)
     self._sums[kind] = zlib.crc32(data, self._sums[kind])
     self._sizes[kind] += len(data)
     self._changed = True
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Raises DataError where the disk takes no more."""
+    try:
+      yield
+    except OSError as e:
+      self._whole = False
+      raise DataError(
+        f"{self.place}: cannot be written ({e.strerror}); mend that and run it again: "
+        "it goes on from the last commit"
+      ) from e
 
   def _say(self, line: list) -> None:
     self._put("files", json.dumps(line).encode() + b"\n")
@@ -264,7 +282,9 @@ class Writer:
 
   def _close(self) -> None:
     for out in self._out.values():
-      out.close()
+      # What matters was flushed by `commit`; what is left does not count.
+      with contextlib.suppress(OSError):
+        out.close()
 
 
 _KINDS = dict(vectors="f16", times="f64", files="jsonl")
@@ -327,6 +347,15 @@ def _manifest(place: pathlib.Path) -> dict[str, Any] | None:
     return manifest
   except (ValueError, KeyError, TypeError) as e:
     raise _damaged(path, one_line(e)) from e
+
+
+def _there(place: pathlib.Path) -> dict[str, Any]:
+  if (manifest := _manifest(place)) is None:
+    raise DataError(
+      f"{place}: no index; make it with python -m vtr_jax.search index FOLDER "
+      f"--out={place}"
+    )
+  return manifest
 
 
 def _write_manifest(place: pathlib.Path, manifest: dict[str, Any]) -> None:

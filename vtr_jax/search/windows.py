@@ -54,6 +54,7 @@ class Clip(NamedTuple):
   start: float
   end: float  # an image has 0
   frames: UInt8[np.ndarray, "t s s 3"]
+  share: float  # of the file up to its end
 
 
 def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]:
@@ -121,7 +122,7 @@ def _read(
   whole = start == 0 and (end >= line.duration or len(line.times) == 1)
   if whole and os.fstat(file.fileno()).st_size <= _WHOLE:
     file.seek(0)
-    yield Clip(start, end, model.clip(file.read()))
+    yield Clip(start, end, model.clip(file.read()), 1.0)
     return
 
   def view(height: int, width: int) -> View:
@@ -130,7 +131,7 @@ def _read(
   wanted = [_numbers(line, *part, model) for part in parts]
   found = stream.clips(file, line, wanted, view, deadline)
   for part, frames in zip(parts, found, strict=False):
-    yield Clip(*part, frames)
+    yield Clip(*part, frames, min(part[1] / line.duration, 1.0))
 
 
 def _numbers(
