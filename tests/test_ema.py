@@ -126,6 +126,7 @@ print(sum("fsdp" in spec for spec in place(state.mean)))
 """
 
 
+@pytest.mark.nightly
 def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
   """And is the same as on one device, within rounding."""
   c = config(data_dir, simvtp, steps=2)

@@ -21,6 +21,12 @@ from vtr_jax.objectives import base
 from vtr_jax.train import train_and_evaluate
 
 EVERY = pytest.mark.parametrize("name", base.names())
+# Of what takes long, the default run has the one that has a teacher.
+NIGHTLY = pytest.mark.nightly
+ONE = pytest.mark.parametrize(
+  "name",
+  [n if n == "miles" else pytest.param(n, marks=NIGHTLY) for n in base.names()],
+)
 
 
 def smoke(name, data_dir, **changes):
@@ -111,7 +117,7 @@ def arrays(workdir, step):
     return jax.tree.map(np.asarray, reader.restore(path.absolute()))
 
 
-@EVERY
+@ONE
 def test_continued_is_bitwise_the_same(name, data_dir, tmp_path):
   """As if the run had been killed after step 4 of 6."""
   config = smoke(name, data_dir, steps=6, checkpoint_every=2)
@@ -124,7 +130,7 @@ def test_continued_is_bitwise_the_same(name, data_dir, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, calm)
 
 
-@EVERY
+@ONE
 def test_clips_of_two_lengths_by_turns(name, data_dir, tmp_path):
   """Half of the frames, then half and all by turns; and resumed amid it the same."""
   config = smoke(name, data_dir, steps=4, checkpoint_every=2)

@@ -491,9 +491,12 @@ def test_the_command(command_index, signal_):
   """Of a real index and model, until it is told to end."""
   index, records = command_index
   command = [sys.executable, "-m", "vtr_jax.search", "serve", str(index), "--port=0"]
+  # A job in the background ignores Ctrl-C, and so would what it starts.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   run = subprocess.Popen(
     command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
+  signal.signal(signal.SIGINT, before)
   try:
     assert run.stdout
     line = run.stdout.readline()

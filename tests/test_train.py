@@ -217,6 +217,7 @@ def loader_of(pid):
   return found
 
 
+@pytest.mark.nightly
 def test_eight_devices_give_the_same_losses(smoke, tmp_path):
   config = bare(smoke, steps=4)
   train_and_evaluate(config, tmp_path / "one")

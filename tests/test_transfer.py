@@ -116,7 +116,10 @@ def embed(run, video):
     return np.asarray(function(run.state.params, dict(video=video)))
 
 
-@pytest.mark.parametrize(("module", "attention"), [(mac, "joint"), (miles, "divided")])
+@pytest.mark.parametrize(
+  ("module", "attention"),
+  [(mac, "joint"), pytest.param(miles, "divided", marks=pytest.mark.nightly)],
+)
 def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_path):
   """Each run starts where the last one ended: what that could embed, it embeds so."""
   mask = dict(video="block_tube", send="clip")

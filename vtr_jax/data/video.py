@@ -117,12 +117,15 @@ def opened(data: bytes | BinaryIO) -> Iterator[Any]:
   Raises:
     BadSample: not a video, also where that shows only inside the `with`.
   """
-  file = io.BytesIO(data) if isinstance(data, bytes) else data
-  file.seek(0)
-  head = file.read(8)
+  if isinstance(data, bytes):
+    file, head = io.BytesIO(data), data[:8] if data else b""
+  else:
+    file = data
+    file.seek(0)
+    head = file.read(8)
+    file.seek(0)
   if not head:
     raise BadSample("empty file")
-  file.seek(0)
   try:
     with av.open(
       file,
