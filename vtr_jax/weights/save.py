@@ -94,7 +94,7 @@ def save(
 def _check_needs(layout: str, model: Any) -> None:
   """Refuses a model that the layout's own code would compute otherwise."""
   has = vars(model.config) | dict(frames=model.clip.tubelet[0])
-  for key, value in _NEEDS[layout].items():
+  for key, value in _NEEDS.get(layout, {}).items():
     if has[key] != value:
       name = "clip.tubelet[0]" if key == "frames" else f"objective.{key}"
       raise WeightsError(
