@@ -284,6 +284,16 @@ def test_cuts(end, overlap, parts):
   assert windows.cut(0, end, windows.Options(10, overlap)) == parts
 
 
+def test_windows_in_which_no_frame_begins_are_left_out():
+  """A clock that jumps by years makes no billions of clips."""
+  options = windows.Options(10.0, 0.0)
+  times = np.array([0.0, 1.0, 1e8])
+  found = windows.shown(0.0, 1e8 + 1, options, times)
+  assert found == [(0.0, 10.0), (1e8, 1e8 + 1)]
+  even = np.arange(0, 47, 0.5)
+  assert windows.shown(0.0, 47.0, options, even) == windows.cut(0.0, 47.0, options)
+
+
 @pytest.mark.parametrize(
   ("window", "overlap", "key"), [(0, 0, "window"), (10, 10, "overlap"), (5, -1, "over")]
 )

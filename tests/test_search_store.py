@@ -224,3 +224,38 @@ def test_other_versions_and_other_things(place, tmp_path):
     Writer(tmp_path, HEADER)
   with pytest.raises(DataError, match="no index; choose another --out"):
     Writer(tmp_path / "notes.txt", HEADER)
+
+
+def test_files_of_the_user_stay_and_a_rewriting_that_is_stopped_changes_nothing(
+  tmp_path, monkeypatch
+):
+  """Ctrl-C amid `compact`: the index is that of the last commit."""
+  place = tmp_path / "index"
+  with Writer(place, HEADER) as writer:
+    for i in range(6):
+      writer.add(file(f"{i}.mp4"), *clips(1))
+  (place / "my-notes.txt").write_text("mine")
+
+  def shrink():
+    with Writer(place, HEADER) as writer:
+      for i in range(4):
+        writer.drop(f"{i}.mp4")
+      taken = writer.rows
+
+      def stopped(each):
+        if each.path == "5.mp4":
+          raise KeyboardInterrupt
+        return taken(each)
+
+      monkeypatch.setattr(writer, "rows", stopped)
+      writer.compact()
+
+  with pytest.raises(KeyboardInterrupt):
+    shrink()
+  assert set(store.open(place).files) == {"4.mp4", "5.mp4"}
+  with Writer(place, HEADER) as writer:
+    writer.compact()
+  index = store.open(place)
+  assert set(index.files) == {"4.mp4", "5.mp4"}
+  assert index.rows == 2
+  assert (place / "my-notes.txt").read_text() == "mine"

@@ -132,6 +132,8 @@ class Model:
     Raises:
       DataError: one cannot be read or decoded; it is named.
     """
+    if isinstance(videos, str | os.PathLike | bytes):
+      raise DataError("videos: one of them; give a list")
     videos = list(videos)
     clips = ahead(self._named_clip, enumerate(videos))
     bar = tqdm.tqdm(
@@ -151,6 +153,8 @@ class Model:
     Raises:
       DataError: one is empty.
     """
+    if isinstance(texts, str):
+      raise DataError("texts: one string; give a list of them")
     return self._rows(self._text, self._token_rows(list(texts)))
 
   def similarity(

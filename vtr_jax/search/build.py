@@ -137,6 +137,9 @@ class _Run:
     self._owned = {self._before[path].row for path in same if self._before[path].clips}
     todo = [each for each in found if each.path not in same]
     gone = self._before.keys() - {each.path for each in found}
+    # What lies in a folder that cannot be read today is not gone.
+    closed = tuple(f"{name}/" for name, _ in left_out)
+    gone = {path for path in gone if not path.startswith(closed)}
     sizes = {each.size for each in todo}
     for path in sorted(gone):
       # What has the size of a new one may be the same under another name.

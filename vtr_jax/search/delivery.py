@@ -80,11 +80,6 @@ def etag(*parts: object) -> str:
   """A validator that is another one when any of `parts` is."""
   texts = (format(part, "x") if isinstance(part, int) else str(part) for part in parts)
   return f'"{"-".join(texts)}"'
-  return (
-    '"'
-    + "-".join(f"{part:x}" if isinstance(part, int) else str(part) for part in parts)
-    + '"'
-  )
 
 
 def answer(

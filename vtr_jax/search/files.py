@@ -32,7 +32,9 @@ def walk(root: str) -> tuple[list[Found], list[tuple[str, str]]]:
   if not os.path.isdir(root):
     raise DataError(f"{root}: no such folder; give the one that holds the videos")
   inside, found, left_out, others = os.path.realpath(root), [], [], 0
-  for path in _paths(root):
+  paths, closed = _paths(root)
+  left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in closed]
+  for path in paths:
     name = os.path.relpath(path, root).replace(os.sep, "/")
     if not name.lower().endswith(ENDINGS):
       others += 1
@@ -56,11 +58,14 @@ def walk(root: str) -> tuple[list[Found], list[tuple[str, str]]]:
   return sorted(found), left_out
 
 
-def _paths(root: str) -> list[str]:
-  """All files; folders that were met before, under another name, are passed over."""
-  seen, paths = set(), []
+def _paths(root: str) -> tuple[list[str], list[OSError]]:
+  """(all files, folders that cannot be read).
+
+  Folders that were met before, under another name, are passed over.
+  """
+  seen, paths, closed = set(), [], []
   inside = os.path.realpath(root)
-  for folder, folders, names in os.walk(root, followlinks=True):
+  for folder, folders, names in os.walk(root, onerror=closed.append, followlinks=True):
     real = os.path.realpath(folder)
     if real in seen or os.path.commonpath([inside, real]) != inside:
       folders.clear()
@@ -68,7 +73,7 @@ def _paths(root: str) -> list[str]:
     seen.add(real)
     folders.sort()
     paths += [os.path.join(folder, name) for name in names]
-  return paths
+  return paths, closed
 
 
 def digest(path: str) -> str:

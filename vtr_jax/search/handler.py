@@ -81,13 +81,19 @@ class Handler(BaseHTTPRequestHandler):
   do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
   def _route(self) -> None:
-    if self.command != "POST" and (
-      self.headers.get("Content-Length", "0") != "0"
-      or "Transfer-Encoding" in self.headers
-    ):
+    length = self.headers.get("Content-Length", "0")
+    encoded = "Transfer-Encoding" in self.headers  # two lengths, and no one's right
+    if self.command != "POST" and (length != "0" or encoded):
       raise Refused(400, f"a {self.command} has no body")
-    url = urllib.parse.urlsplit(self.path)
-    query = dict(urllib.parse.parse_qsl(url.query, max_num_fields=10))
+    if encoded:
+      raise Refused(411, "a body needs its Content-Length; no encoding is taken")
+    if not (length.isascii() and length.isdigit()):
+      raise Refused(400, "the Content-Length is no number")
+    try:
+      url = urllib.parse.urlsplit(self.path)
+      query = dict(urllib.parse.parse_qsl(url.query, max_num_fields=10))
+    except ValueError:
+      raise Refused(400, "this address cannot be read") from None
     if self._enters(url.path, query):
       return
     if url.path == "/api/search":

@@ -98,7 +98,8 @@ class Searcher:
       ConfigError: no query, or more than one; `top` or `rerank` cannot be.
       DataError: image or clip cannot be read; `like` is no clip.
     """
-    given = [bool(text.strip()), image is not None, clip is not None, like is not None]
+    text = text.strip()
+    given = [bool(text), image is not None, clip is not None, like is not None]
     require(any(given), "query: empty; give words, an image or a clip")
     require(sum(given) == 1, "query: give one of words, image, clip and like")
     require(top >= 1, f"top: {top}; must be 1 or more")

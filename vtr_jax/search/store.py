@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -173,13 +174,17 @@ class Writer:
 
   def note(self, file: File) -> None:
     """A file whose rows are there already, or that has none."""
+    whole, self._whole = self._whole, False
     self.files[file.path] = file
     self._say(list(file))
+    self._whole = whole
 
   def drop(self, path: str) -> None:
     """A file that is gone."""
+    whole, self._whole = self._whole, False
     del self.files[path]
     self._say([path])
+    self._whole = whole
 
   def rows(self, file: File) -> tuple[np.ndarray, np.ndarray]:
     """Vectors and times of a file that was committed."""
@@ -207,9 +212,12 @@ class Writer:
     self._close()
     self._generation += 1
     files, self.files = sorted(self.files.values(), key=lambda f: f.row), {}
-    self._fresh()
+    with self._writing():
+      self._fresh()
     for file in files:
       self.add(file, *self.rows(file))
+      self._whole = False  # what is there by now is not all of it
+    self._whole = True
     self.commit()
     for kind in old:
       _path(self.place, kind, self._generation - 1).unlink()
@@ -234,8 +242,9 @@ class Writer:
       out.truncate(size)  # what a writer that was killed has left
       out.seek(size)
       self._out[kind] = out
-    for path in self.place.glob("*-*.*"):
-      if path.name not in {_path(self.place, k, self._generation).name for k in _KINDS}:
+    current = {_path(self.place, k, self._generation).name for k in _KINDS}
+    for path in self.place.iterdir():
+      if _OURS.fullmatch(path.name) and path.name not in current:
         path.unlink()  # of a rewriting that was killed, or its leavings
 
   def _fresh(self) -> None:
@@ -288,6 +297,7 @@ class Writer:
 
 
 _KINDS = dict(vectors="f16", times="f64", files="jsonl")
+_OURS = re.compile("|".join(rf"{kind}-\d+\.{end}" for kind, end in _KINDS.items()))
 
 
 def _path(place: pathlib.Path, kind: str, generation: int) -> pathlib.Path:
@@ -297,9 +307,11 @@ def _path(place: pathlib.Path, kind: str, generation: int) -> pathlib.Path:
 def _lock(place: pathlib.Path) -> BinaryIO:
   """Keeps other writers out until it is closed; the system does that after SIGKILL."""
   if place.exists() and not (place / "manifest.json").exists():
-    known = ("lock", "manifest", *_KINDS)
+    known = ("lock", "manifest.json.new")
     strange = place.is_file() or [
-      p.name for p in place.iterdir() if not p.name.startswith(known)
+      p.name
+      for p in place.iterdir()
+      if p.name not in known and not _OURS.fullmatch(p.name)
     ]
     if strange:
       raise DataError(f"{place}: is there and no index; choose another --out")
@@ -334,6 +346,8 @@ def _manifest(place: pathlib.Path) -> dict[str, Any] | None:
     text = path.read_text()
   except (FileNotFoundError, NotADirectoryError):
     return None
+  except UnicodeDecodeError as e:
+    raise _damaged(path, "it is no text") from e
   try:
     manifest = json.loads(text)
     if manifest["format"] != FORMAT or manifest["header"]["dtype"] != VECTOR.name:
@@ -367,6 +381,11 @@ def _write_manifest(place: pathlib.Path, manifest: dict[str, Any]) -> None:
     f.flush()
     os.fsync(f.fileno())
   new.replace(path)
+  folder = os.open(place, os.O_RDONLY)  # so that a loss of power keeps the new name
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
 
 
 def _check(manifest: dict[str, Any]) -> int:

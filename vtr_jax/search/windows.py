@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.config import require
 from vtr_jax.data import stream
@@ -69,6 +69,24 @@ def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]
   return [*((begin, begin + window) for begin in starts[:-1]), (starts[-1], end)]
 
 
+def shown(
+  start: float, end: float, options: Options, times: Float[np.ndarray, "t"]
+) -> list[tuple[float, float]]:
+  """The windows of `cut` in which a frame begins.
+
+  Others show nothing new; and a file whose clock jumps by years has billions of them.
+  """
+  step = options.window - options.overlap
+  times = times[(times >= start) & (times < end)]
+  if (end - start) / step <= len(times) + 2:
+    parts = cut(start, end, options)
+  else:
+    begins = start + np.unique(np.floor((times - start) / step)) * step
+    parts = [(float(b), min(float(b) + options.window, end)) for b in begins]
+  first, last = (np.searchsorted(times, edge) for edge in np.transpose(parts))
+  return [part for part, some in zip(parts, last > first, strict=True) if some]
+
+
 def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[Clip]:
   """All clips of a file in order, one at a time.
 
@@ -83,9 +101,9 @@ def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[C
     elif options.shots:
       edges = [0.0, *_shots(file, line, model), line.duration]
       pairs = itertools.pairwise(edges)
-      parts = [part for pair in pairs for part in cut(*pair, options)]
+      parts = [part for pair in pairs for part in shown(*pair, options, line.times)]
     else:
-      parts = cut(0.0, line.duration, options)
+      parts = shown(0.0, line.duration, options, line.times)
     yield from _read(file, line, parts, model)
 
 
