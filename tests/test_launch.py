@@ -42,7 +42,8 @@ def test_demo_and_tests_pass_their_arguments():
     f"{MAIN} --config=configs/simvtp.py --config=configs/mac.py"
   )
   assert commands("test", "-k", "x")[-1] == (
-    f"{PYTHON} -m pytest -n 2 --dist loadfile --config=configs/mac.py -k x"
+    f"{PYTHON} -m pytest -n 2 --dist loadfile --no-loadscope-reorder "
+    "--config=configs/mac.py -k x"
   )
 
 

@@ -65,6 +65,7 @@ def test_parts_change_nothing(module, changes):
     assert_close(parts, whole)
 
 
+@pytest.mark.nightly
 def test_parts_of_simvtp():
   """The contrast is that of the whole batch; the other terms are means over parts."""
   objective, weights, params, batch = case(simvtp)

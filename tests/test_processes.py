@@ -128,6 +128,7 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
   assert_close(losses(tmp_path), calm)
 
 
+@pytest.mark.nightly
 def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
   """Embeddings, matching, reconstruction; with rows of their own, or with the same."""
   values = simvtp.get_config("smoke").to_dict() | dict(steps=3)
