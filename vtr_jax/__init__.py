@@ -6,6 +6,7 @@ model.embed_text(["a dog jumps"])       # [1 e]
 model.search("index", "a dog jumps")    # clips, best first
 """
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(directory: str) -> "Model":
+def load(directory: str | os.PathLike) -> "Model":
   """The model of a run; see `api.load`. Imports JAX, which takes a second."""
   from vtr_jax import api
 

@@ -1,7 +1,6 @@
 """What `vtr_jax.load` gives: a model that also searches."""
 
 import os
-from typing import Any
 
 from vtr_jax import model, trained
 from vtr_jax.search.searcher import Hit, Searcher
@@ -10,21 +9,41 @@ from vtr_jax.search.searcher import Hit, Searcher
 class Model(model.Model):
   """See model.Model; and `search`."""
 
-  def search(self, index: str | os.PathLike, text: str = "", **query: Any) -> list[Hit]:
-    """Clips of an index that fit best, best first.
+  def search(
+    self,
+    index: str | os.PathLike,
+    text: str = "",
+    *,
+    image: str | os.PathLike | bytes | None = None,
+    clip: tuple[str | os.PathLike, float, float] | None = None,
+    like: tuple[int, int] | None = None,
+    top: int = 10,
+    rerank: int = 0,
+    folder: str = "",
+  ) -> list[Hit]:
+    """Clips of an index that fit best, best first; see Searcher.query.
 
-    The index is read anew each time; for many queries make one `search.Searcher`.
+    The index is read anew each time; for many queries, or several indexes, make one
+    `search.searcher.Searcher`.
 
     Args:
       index: directory that `python -m vtr_jax.search index` wrote with this model.
-      text: words; or give `image`, `clip` or `like` of Searcher.query, and its `top`,
-        `rerank` and `folder`.
+      text: words; or give an image, a clip (path, start, end) or what is `like` a hit.
+      image, clip, like, top, rerank, folder: as of Searcher.query.
 
     Raises:
       DataError: the index cannot be read, or was made with another model.
       ConfigError: no query, or more than one.
     """
-    return Searcher(self, [index]).query(text=text, **query)
+    return Searcher(self, [index]).query(
+      text=text,
+      image=image,
+      clip=clip,
+      like=like,
+      top=top,
+      rerank=rerank,
+      folder=folder,
+    )
 
 
 def load(directory: str | os.PathLike) -> Model:
