@@ -1,0 +1,118 @@
+"""Time and memory of public weights: a ViT-B/16 of random values, converted and loaded.
+
+  python -m benchmarks.weights [--config=configs/mac.py:webvid2m_cc3m]
+
+Each in a process of its own: `vtr_jax.convert --to`; the converted run loaded; and the
+file itself loaded as `init_from` does. Memory is what the process's peak grows by, as a
+multiple of the parameters' bytes.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+import orbax.checkpoint  # noqa: F401 (its import is not to be measured)
+from absl import app, flags, logging
+from flax.traverse_util import flatten_dict
+from ml_collections import config_flags
+from safetensors.numpy import save_file
+
+from vtr_jax import batch, state, trained
+from vtr_jax.config import read
+from vtr_jax.experiment import TrainConfig
+from vtr_jax.objectives import base
+from vtr_jax.weights import load, save
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py:webvid2m_cc3m")
+_CHILD = flags.DEFINE_string("child", "", "What this process measures; set by itself.")
+_PLACE = flags.DEFINE_string("place", "", "Where the files lie; set by itself.")
+
+
+def model_of(config: Any) -> tuple[Any, Mapping[str, jax.ShapeDtypeStruct]]:
+  """(objective, shapes of its parameters by path)."""
+  c = read(TrainConfig, config.to_dict() | dict(evals={}))
+  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  spec = batch.spec(c.clip, c.text, c.mask, 2)
+  boxed = state.abstract_params(objective, spec)
+  return objective, flatten_dict(nn.unbox(boxed), sep="/")
+
+
+def make(path: pathlib.Path) -> None:
+  """Writes timm's file of random values."""
+  objective, shapes = model_of(_CONFIG.value)
+  rng = np.random.default_rng(0)
+  draw = lambda shape: 0.02 * rng.standard_normal(shape, np.float32)
+  tower = "video_tower/"
+  params = {k: draw(s.shape) for k, s in shapes.items() if k.startswith(tower)}
+  params[tower + "time_positions"] *= 0  # timm has none
+  arrays, _ = save.save("timm_vit", objective.model, params)
+  save_file(arrays, path)
+
+
+def memory(name: str) -> int:
+  """Bytes of this process by Linux; not getrusage, whose peak is the parent's too."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  return 1024 * int(status.split(f"{name}:")[1].split()[0])
+
+
+def measure(what: str, call: Callable[[], Any]) -> None:
+  """Calls, and prints seconds and memory of what it gives."""
+  jax.devices()
+  before, begin = memory("VmRSS"), time.perf_counter()
+  found = jax.block_until_ready(call())
+  seconds = time.perf_counter() - begin
+  size = sum(x.nbytes for x in jax.tree.leaves(found))
+  print(
+    f"{what}: {size / 1e6:.0f} MB of parameters in {seconds:.1f} s, "
+    f"{(memory('VmHWM') - before) / size:.2f} times that in memory",
+    flush=True,
+  )
+
+
+def child(place: pathlib.Path) -> None:
+  if _CHILD.value == "run":
+    run = str(place / "run")
+    measure("the converted run", lambda: trained.load(run, words=False).params)
+    return
+  objective, shapes = model_of(_CONFIG.value)
+  source = f"vit:{place}/vit.safetensors"
+
+  def put() -> Any:
+    return jax.device_put(load.load(source, objective.model, shapes)[0])
+
+  measure("the file, by init_from", put)
+
+
+def main(argv: list[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
+  if _CHILD.value:
+    return child(pathlib.Path(_PLACE.value))
+  with tempfile.TemporaryDirectory() as folder:
+    place = pathlib.Path(folder)
+    make(place / "vit.safetensors")
+    call = lambda *args: subprocess.run([sys.executable, "-m", *args], check=True)
+    begin = time.perf_counter()
+    subprocess.run(
+      [
+        *(sys.executable, "-m", "vtr_jax.convert", "--from=vit"),
+        *(f"--checkpoint={place}/vit.safetensors", f"--to={place}/run"),
+      ],
+      check=True,
+      stdout=subprocess.DEVNULL,
+    )
+    print(f"convert --to, the whole command: {time.perf_counter() - begin:.1f} s")
+    for what in ("run", "file"):
+      call("benchmarks.weights", f"--child={what}", f"--place={place}", *argv[1:])
+
+
+if __name__ == "__main__":
+  os.environ.setdefault("JAX_PLATFORMS", "cpu")
+  app.run(main)
