@@ -46,7 +46,7 @@ def convert(
     ConfigError: the config is wrong, or `to` holds a run.
   """
   from vtr_jax import batch as batch_lib  # starts JAX: after the flags
-  from vtr_jax import checkpoint, config, state, workdir
+  from vtr_jax import config, state
   from vtr_jax.data import text
   from vtr_jax.experiment import TrainConfig
   from vtr_jax.objectives import base as objectives
@@ -90,8 +90,20 @@ def convert(
     made = flatten_dict(nn.unbox(objective.init(key, zeros)), sep="/")
     return {path: made[path] for path in wanted if path not in params}
 
-  params |= fresh(jax.random.key(c.seed))
-  made = place.with_name(place.name + ".tmp")  # whole, or not there
+  _write(place, values, params | fresh(jax.random.key(c.seed)), report, tokenizer)
+
+
+def _write(
+  place: pathlib.Path,
+  values: Mapping[str, Any],
+  params: Mapping[str, Any],
+  report: Any,
+  tokenizer: str,
+) -> None:
+  """A run's directory of parameters by path, at once or not at all."""
+  from vtr_jax import checkpoint, workdir
+
+  made = place.with_name(place.name + ".tmp")
   shutil.rmtree(made, ignore_errors=True)
   workdir.prepare(made, workdir.plain(values))
   saved = checkpoint.Checkpoints(made / "checkpoints", 1)
