@@ -14,22 +14,14 @@ SIZE, PATCH, WIDTH, LAYERS, HEADS, HIDDEN = 16, 8, 16, 2, 2, 24
 WORDS, LENGTH, FRAMES = 40, 9, 4
 LIVE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 
-_IMAGE = dict(
+_TOWER = dict(
   hidden_size=WIDTH,
   num_hidden_layers=LAYERS,
   num_attention_heads=HEADS,
   intermediate_size=HIDDEN,
-  image_size=SIZE,
-  patch_size=PATCH,
 )
-_TEXT = dict(
-  hidden_size=WIDTH,
-  num_hidden_layers=LAYERS,
-  num_attention_heads=HEADS,
-  intermediate_size=HIDDEN,
-  vocab_size=WORDS,
-  max_position_embeddings=LENGTH,
-)
+_IMAGE = _TOWER | dict(image_size=SIZE, patch_size=PATCH)
+_TEXT = _TOWER | dict(vocab_size=WORDS, max_position_embeddings=LENGTH)
 
 
 def inputs() -> dict[str, np.ndarray]:

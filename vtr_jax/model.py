@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from vtr_jax import trained
+from vtr_jax.data import processes
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.text import encode_all
@@ -34,13 +35,14 @@ def load(directory: str | os.PathLike) -> "Model":
 
   Raises:
     CheckpointError: it is no run, or has no checkpoint that can be read.
+    DataError: it has no tokenizer.
   """
   return Model(trained.load(directory))
 
 
 def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
   """`call(*a)` of each of `arguments` in order, by threads, two each in advance."""
-  threads = os.cpu_count() or 1
+  threads = processes.cores()
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     waiting = collections.deque()
     for each in arguments:

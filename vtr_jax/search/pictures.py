@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from vtr_jax.data import processes
 from vtr_jax.data.video import decode
 from vtr_jax.errors import BadSample
 from vtr_jax.prepare import image, video
@@ -21,7 +22,7 @@ _PREVIEW_SECONDS = 30.0
 _QUALITY = 82  # of a JPEG
 _KEPT_BYTES = 64 * 2**20
 
-_decoders = threading.BoundedSemaphore(os.cpu_count() or 1)
+_decoders = threading.BoundedSemaphore(processes.cores())
 
 
 class _Cache:
