@@ -1,23 +1,42 @@
-"""Checkpoints by Orbax: written in the background, complete or not there at all."""
+"""Checkpoints by Orbax: written in the background, complete or not there at all.
+
+Beside the state stand the sums of its arrays' bits, which are the same on every mesh.
+What is restored must have them: checksums of the files do not see that a file is that
+of another checkpoint.
+"""
 
 import dataclasses
+import json
 import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
+from jax.experimental import multihost_utils
 
 from vtr_jax.errors import CheckpointError, one_line
 
 _SHOWN = 20  # differences that are listed: one screen
 
 
+@dataclasses.dataclass(frozen=True)
+class Care:
+  """How much a run trusts what it finds and writes; flags, not config."""
+
+  strict_restore: bool = False  # end where the newest checkpoint is damaged
+  verify_saves: bool = False  # read each checkpoint again before training goes on
+  allow_data_change: bool = False  # go on with other records than before
+
+
 class Checkpoints:
   """The newest `keep` checkpoints of a run, each {state, meta} under its step."""
 
-  def __init__(self, directory: pathlib.Path, keep: int):
-    self._directory = directory.absolute()
+  def __init__(self, directory: pathlib.Path, keep: int, care: Care = Care()):
+    self._directory, self._care = directory.absolute(), care
+    self.newest = 0  # step of the last one that was begun or restored; 0 = none
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
@@ -30,6 +49,17 @@ class Checkpoints:
     """Step of the newest whole checkpoint."""
     return self._manager.latest_step()
 
+  def before(self, step: int) -> int | None:
+    """Step of the newest whole checkpoint before `step`."""
+    return max((s for s in self._manager.all_steps() if s < step), default=None)
+
+  def drop_after(self, step: int) -> None:
+    """Deletes the checkpoints after `step`: another way is taken from there."""
+    self.wait()
+    for later in [s for s in self._manager.all_steps() if s > step]:
+      self._manager.delete(later)
+    self.newest = step
+
   def save(self, step: int, state: Any, meta: dict) -> None:
     """Starts writing; returns when the arrays have been copied from the devices.
 
@@ -38,38 +68,94 @@ class Checkpoints:
     """
     if step == self.latest_step():
       return
+    arrays = tree(state)
+    sums = jax.device_get(_sums(arrays)).tolist()
     args = ocp.args.Composite(
-      state=ocp.args.StandardSave(_tree(state)), meta=ocp.args.JsonSave(meta)
+      state=ocp.args.StandardSave(arrays),
+      meta=ocp.args.JsonSave(meta | dict(sums=sums)),
     )
     try:
       self._manager.save(step, args=args)
     except Exception as e:
       raise self._failed(e) from e
+    self.newest = step
+    if self._care.verify_saves:
+      self._verify(step, arrays, sums)
 
-  def restore(self, like: Any) -> tuple[Any, dict]:
-    """The newest (state, meta), the state laid out as the arrays of `like`.
+  def restore(self, like: Any) -> tuple[Any, dict, list[str]]:
+    """The newest (state, meta) that is whole, and warnings of those that are not.
+
+    Damaged ones are set aside, into the folder "damaged" beside this one, once an
+    older one has been found whole; `strict_restore` ends there instead.
+
+    Args:
+      like: arrays or ShapeDtypeStructs; the state is laid out as these are.
 
     Raises:
-      CheckpointError: it cannot be read, or has other parameters than `like`.
+      CheckpointError: none can be read, or one has other parameters than `like`.
     """
-    step = self.latest_step()
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree(like))
+    causes: dict[int, str] = {}
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      found, cause = _read(self._directory / str(step), target)
+      if not _everywhere(not cause):
+        causes[step] = cause or "another process could not read it"
+        if self._care.strict_restore:
+          break
+        continue
+      warnings, self.newest = self._set_aside(causes, step), step
+      return dataclasses.replace(like, **found["state"]), found["meta"], warnings
+    step = max(causes)
     where = self._directory / str(step)
-    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(like))
-    try:
-      args = ocp.args.Composite(
-        state=ocp.args.StandardRestore(target), meta=ocp.args.JsonRestore()
-      )
-      found = self._manager.restore(step, args=args)
-      return dataclasses.replace(like, **found["state"]), found["meta"]
-    except Exception as e:
-      if _groups(where) == {"params"}:
-        raise CheckpointError(
-          f"{where}: holds converted weights and no training; start another run with "
-          f"--config.init_from={self._directory.parent}"
-        ) from None
+    if _groups(where) == {"params"}:
       raise CheckpointError(
-        f"{where}: cannot be restored ({one_line(e)}); delete this folder to go "
-        "on from the checkpoint before it"
+        f"{where}: holds converted weights and no training; start another run with "
+        f"--config.init_from={self._directory.parent}"
+      )
+    cure = "copy it again, or use another --workdir"
+    if self._care.strict_restore:
+      cure = "without --strict_restore the run goes on from the one before it"
+    raise CheckpointError(f"{where}: cannot be restored ({causes[step]}); {cure}")
+
+  def _set_aside(self, causes: dict[int, str], good: int) -> list[str]:
+    """Moves damaged checkpoints out of the way: what was done, a line for each."""
+    place, lines = self._directory.parent / "damaged", []
+    for step, cause in causes.items():
+      number = 1
+      while (aside := place / f"{step}-{number}").exists():
+        number += 1
+      if jax.process_index() == 0:
+        place.mkdir(exist_ok=True)
+        (self._directory / str(step)).rename(aside)
+      lines.append(
+        f"{self._directory / str(step)}: cannot be restored ({cause}); it is now "
+        f"{aside}, and the run goes on from step {good}"
+      )
+    if causes:
+      _everywhere(True)
+      self._manager.reload()
+    return lines
+
+  def _verify(self, step: int, tree: Any, sums: list[int]) -> None:
+    """Reads a checkpoint again, in one process, into the host's memory.
+
+    Raises:
+      CheckpointError: it is not what was saved.
+    """
+    self.wait()
+    if jax.process_index():
+      return
+    where = self._directory / str(step)
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    try:
+      found = ocp.PyTreeCheckpointHandler().restore(
+        where / "state", args=ocp.args.PyTreeRestore(item=tree, restore_args=args)
+      )
+      _compare(tree, sums, [_host_sum(a) for a in jax.tree.leaves(found)])
+    except Exception as e:
+      raise CheckpointError(
+        f"{where}: is not what was saved ({one_line(e)}); look at the disk. Run it "
+        "again to go on from the checkpoint before it"
       ) from e
 
   def wait(self) -> None:
@@ -90,7 +176,65 @@ class Checkpoints:
     )
 
 
-def _tree(state: Any) -> dict[str, Any]:
+def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, str]:
+  """({state, meta}, "") or (None, cause). Waits for no other process.
+
+  Raises:
+    CheckpointError: it has other parameters than `target`.
+  """
+  try:
+    stored = _shapes(_metadata(where)["params"])
+  except CheckpointError as e:
+    return None, one_line(e.__cause__ or e)
+  _check_shapes(where, stored, target["params"])
+  try:
+    handler = ocp.StandardCheckpointHandler()
+    args = ocp.args.StandardRestore(target)
+    state = handler.restore(where / "state", args=args)
+    meta = json.loads((where / "meta" / "metadata").read_text())
+    if "sums" in meta:  # of before 2026-11: without
+      _compare(state, meta["sums"], jax.device_get(_sums(state)).tolist())
+    return dict(state=state, meta=meta), ""
+  except Exception as e:  # whatever orbax and TensorStore raise
+    return None, one_line(e)
+
+
+def _everywhere(ok: bool) -> bool:
+  """Whether it is so in all processes."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(multihost_utils.process_allgather(np.array(ok)).all())
+
+
+@jax.jit
+def _sums(tree: Any) -> jax.Array:
+  """Of each array's bits, modulo 2**32, in the order of the tree's leaves."""
+
+  def bits(x: jax.Array) -> jax.Array:
+    kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).sum()
+
+  return jnp.stack([bits(x) for x in jax.tree.leaves(tree)])
+
+
+def _host_sum(x: np.ndarray) -> int:
+  bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.dtype.itemsize}")
+  return int(bits.sum(dtype=np.uint64)) % 2**32
+
+
+def _compare(tree: Any, saved: list[int], found: list[int]) -> None:
+  """Raises ValueError with the names of arrays that have other sums."""
+  paths = [
+    jax.tree_util.keystr(p, simple=True, separator="/")
+    for p, _ in jax.tree_util.tree_leaves_with_path(tree)
+  ]
+  wrong = [p for p, a, b in zip(paths, saved, found, strict=True) if a != b]
+  if wrong:
+    more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
+    raise ValueError(f"{wrong[0]}{more}: other values than were saved")
+
+
+def tree(state: Any) -> dict[str, Any]:
   """A dataclass's fields by name, but for None in one whose default it is.
 
   So a state without a running mean is stored as before there were any. A dict, of

@@ -28,6 +28,10 @@ class DataError(VtrError):
   exit_code = 2
 
 
+class NotFiniteError(DataError):
+  """An embedding or a score is not a number. In training: it has diverged."""
+
+
 class BadSample(DataError):
   """One record cannot be used. Training replaces it, evaluation stops."""
 

@@ -1,6 +1,7 @@
 """An experiment: the whole config, checked, and the parts built from it."""
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -9,13 +10,14 @@ from typing import Any
 import clu.parameter_overview
 import flax.linen as nn
 import jax
+import optax
 from jax.experimental import multihost_utils
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import flops, optim, sharding, step, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.config import nearest, read, require
 from vtr_jax.contrast import ContrastConfig
 from vtr_jax.data import moving_shapes, sources
@@ -23,6 +25,7 @@ from vtr_jax.data import text as texts
 from vtr_jax.data.examples import DataConfig, check_frames
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
+from vtr_jax.guard import GuardConfig, Watch
 from vtr_jax.objectives import base as objectives
 from vtr_jax.observe import Observe, Profile
 from vtr_jax.optim import OptimConfig
@@ -56,6 +59,7 @@ class TrainConfig:
   contrast: ContrastConfig
   micro_batches: int  # parts that a step's batch is embedded in; see step.Loss
   optim: OptimConfig
+  guard: GuardConfig
   mesh: MeshConfig
   evals: dict[str, Any]
 
@@ -66,6 +70,11 @@ class TrainConfig:
         require(value > 0, f"{field.name}: {value} must be positive")
     require(self.batch_size > 1, "batch_size: 1 leaves no pair to tell apart; use 2 up")
     require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
+
+  @property
+  def kept(self) -> tuple[bool, int]:
+    """What a state has beside the usual: (a running mean, steps of history)."""
+    return self.optim.ema > 0, self.guard.history
 
   def loss(self, objective: objectives.Objective, mesh: jax.sharding.Mesh) -> step.Loss:
     """What this config makes small."""
@@ -100,6 +109,7 @@ class Run:
   tokenizer: texts.Tokenizer
   data_fingerprint: str  # of the training split
   state: state_lib.TrainState
+  fresh: Callable[[], tuple[state_lib.TrainState, list]]  # it, and reports of weights
   train_step: Callable
   learning_rate: Callable
   evals: dict[str, evaluators.Evaluator]
@@ -107,6 +117,8 @@ class Run:
   writer: writer.Writer
   stop: StopSignal
   profile: Profile
+  watch: Watch
+  ahead: int  # batches that were passed over: the next one's number less the step
   began: float  # when the run was first started, seconds since 1970
   trained: float  # seconds of training that led to the state
 
@@ -116,6 +128,7 @@ def build(
   directory: str | pathlib.Path,
   show: Observe = Observe(),  # noqa: B008 (frozen)
   stop: StopSignal | None = None,
+  care: Care = Care(),  # noqa: B008 (frozen)
 ) -> Run:
   """Checks everything that can be checked, cheapest first, then builds."""
   config = read(TrainConfig, values)
@@ -148,21 +161,16 @@ def build(
     stop.check,
   )
   evals = evaluators.build(eval_configs, context)
-  ema = config.optim.ema
-  state, shardings = state_lib.init(
-    objective, optimizer, spec, mesh, config.seed, ema > 0
-  )
-  checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep)
+  shapes, shardings = state_lib.abstract(objective, optimizer, spec, mesh, *config.kept)
+  fresh = functools.partial(_fresh, config, objective, optimizer, spec, mesh)
+  checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep, care)
   meta: dict[str, Any] = {}
-  reports = []
+  reports, warnings = [], []
   if checkpoints.latest_step() is not None:
-    state, meta = checkpoints.restore(state)
-    _check_data(meta["data"], fingerprint, data)
-  elif config.init_from:
-    longer = config.objective.get("longer_clips", "zeros")
-    state, reports = transfer.start_from(
-      config.init_from, state, objective, mesh, longer, config.init_allow
-    )
+    state, meta, warnings = checkpoints.restore(state_lib.laid_out(shapes, shardings))
+    warnings += _check_data(meta["data"], fingerprint, data, care)
+  else:
+    state, reports = fresh()
   main = jax.process_index() == 0
   out = writer.Writer(place, int(state.step), main, show.wandb, values)
   if main:
@@ -176,6 +184,8 @@ def build(
       (place / "weights.txt").write_text(text)
   for report in reports:
     out.say(report.summary())
+  for warning in warnings:
+    out.alarm(int(state.step), warning)
   count = sum(p.size for p in jax.tree.leaves(state.params))
   shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
   out.say(
@@ -190,8 +200,15 @@ def build(
     tokenizer=tokenizer,
     data_fingerprint=fingerprint,
     state=state,
+    fresh=fresh,
     train_step=step.make_train_step(
-      config.loss(objective, mesh), optimizer, config.steps, config.seed, shardings, ema
+      config.loss(objective, mesh),
+      optimizer,
+      config.steps,
+      config.seed,
+      shardings,
+      config.optim.ema,
+      config.guard.limit,
     ),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
@@ -199,9 +216,28 @@ def build(
     writer=out,
     stop=stop,
     profile=Profile(show.steps, place / "profile"),
+    watch=Watch(config.guard, meta.get("guard")),
+    ahead=meta.get("next_batch", 0) - int(state.step),
     # Written when the run began, and again only if another config was allowed.
     began=meta.get("began", (place / "config.json").stat().st_mtime),
     trained=meta.get("trained", 0.0),
+  )
+
+
+def _fresh(
+  config: TrainConfig,
+  objective: objectives.Objective,
+  optimizer: optax.GradientTransformation,
+  spec: dict,
+  mesh: jax.sharding.Mesh,
+) -> tuple[state_lib.TrainState, list]:
+  """(the state before the first step, reports of public weights)."""
+  state, _ = state_lib.init(objective, optimizer, spec, mesh, config.seed, *config.kept)
+  if not config.init_from:
+    return state, []
+  longer = config.objective.get("longer_clips", "zeros")
+  return transfer.start_from(
+    config.init_from, state, objective, mesh, longer, config.init_allow
   )
 
 
@@ -237,13 +273,18 @@ def _data_directory(config: TrainConfig) -> str:
     ) from None
 
 
-def _check_data(before: str, now: str, data: str) -> None:
-  """Refuses to go on with other records than the checkpoint's."""
-  if before != now:
-    raise CheckpointError(
-      f"{data}: is not what the run was trained on (fingerprint {now}, then "
-      f"{before}); restore it, or use another --workdir"
-    )
+def _check_data(before: str, now: str, data: str, care: Care) -> list[str]:
+  """Refuses to go on with other records than the checkpoint's, or warns of them."""
+  if before == now:
+    return []
+  what = (
+    f"{data}: is not what the run was trained on (fingerprint {now}, then {before})"
+  )
+  if care.allow_data_change:
+    return [f"{what}; the order of the records is another from here on"]
+  raise CheckpointError(
+    f"{what}; restore it, use another --workdir, or go on with --allow_data_change"
+  )
 
 
 def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tokenizer:

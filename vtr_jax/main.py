@@ -11,10 +11,12 @@ from vtr_jax import command
 
 
 def main(config: dict, workdir: str) -> None:
-  from vtr_jax.observe import Observe  # starts JAX: after the flags
+  from vtr_jax.checkpoint import Care  # starts JAX: after the flags
+  from vtr_jax.observe import Observe
   from vtr_jax.train import train_and_evaluate
 
-  train_and_evaluate(config, workdir, Observe(PROFILE.value, WANDB.value))
+  care = Care(STRICT.value, VERIFY.value, CHANGE.value)
+  train_and_evaluate(config, workdir, Observe(PROFILE.value, WANDB.value), care)
 
 
 PROFILE = flags.DEFINE_string(
@@ -22,6 +24,15 @@ PROFILE = flags.DEFINE_string(
 )
 WANDB = flags.DEFINE_string(
   "wandb", "", "Project at Weights & Biases that numbers go to as well."
+)
+STRICT = flags.DEFINE_bool(
+  "strict_restore", False, "End where the newest checkpoint is damaged."
+)
+VERIFY = flags.DEFINE_bool(
+  "verify_saves", False, "Read each checkpoint again before training goes on."
+)
+CHANGE = flags.DEFINE_bool(
+  "allow_data_change", False, "Go on with other records than the checkpoint saw."
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import numpy as np
 
 from vtr_jax import flops, step
 from vtr_jax.data import loader
-from vtr_jax.errors import DivergedError
 from vtr_jax.experiment import Run
 
 # A step's numbers are fetched when this many later steps have been dispatched, so
@@ -23,6 +22,7 @@ class Progress:
   Of the clock it writes clips_per_second, and per device; data_wait, the share of time
   without a batch; tflops_per_device, of what the model asks for (hidden places that are
   dropped ask for nothing), and mfu, its share of the device's peak where that is known;
+  skipped, the number of steps that were not applied (guard.py), where there were any;
   goodput, the share of time since the run's first start that was spent on steps, and
   not on what was lost, starts, compilation, evaluation, and waiting for a machine.
   """
@@ -31,6 +31,7 @@ class Progress:
     self._run, self._pending = run, collections.deque()
     self._flops, self._trained = run.config.flops(), run.trained
     self._sums: dict[str, clu.metrics.Average] = {}
+    self._skipped = 0  # steps since the last line that were not applied
     self._last, self._begin, self._waited = start, time.monotonic(), 0.0
     # The first step of a process compiles; rates are told from the second on.
     self._warm = start + 1
@@ -51,8 +52,17 @@ class Progress:
 
   def add(self, done: int, numbers: step.Metrics) -> None:
     self._pending.append((done, numbers))
-    while len(self._pending) > _BEHIND:
+    while len(self._pending) > (0 if self._wary() else _BEHIND):
       self._take(*self._pending.popleft())
+
+  def _wary(self) -> bool:
+    """Whether the next bad step may end the run: then the state is the one before it.
+
+    So it is after a roll-back, until a later checkpoint shows that all is well.
+    """
+    to = self._run.watch.rolled_to
+    newest = self._run.checkpoints.newest
+    return to is not None and (newest <= to or self._run.watch.uneasy)
 
   def flush(self) -> None:
     """Waits for all dispatched steps and takes their numbers."""
@@ -61,13 +71,11 @@ class Progress:
 
   def _take(self, done: int, numbers: step.Metrics) -> None:
     host = {k: float(v) for k, v in jax.device_get(numbers).items()}
-    if not all(np.isfinite(v) for v in host.values()):
-      bad = ", ".join(f"{k} = {v}" for k, v in host.items() if not np.isfinite(v))
-      raise DivergedError(
-        f"step {done}: {bad}; lower config.optim.lr or start from an earlier "
-        "checkpoint (the state of this step was not saved)"
-      )
-    for key, value in host.items():
+    if warning := self._run.watch.take(done, host):
+      self._run.writer.alarm(done, warning)
+    skipped, _ = bool(host.pop("skipped")), host.pop("spike", None)
+    self._skipped += skipped
+    for key, value in ({} if skipped else host).items():
       new = clu.metrics.Average.from_model_output(np.float32(value))
       self._sums[key] = self._sums[key].merge(new) if key in self._sums else new
     if done == self._warm:
@@ -81,11 +89,18 @@ class Progress:
     numbers = {k: float(v.compute()) for k, v in self._sums.items()}
     numbers["learning_rate"] = float(self._run.learning_rate(done - 1))
     steps = done - self._last
-    line = " ".join(
-      f"{k.removeprefix('loss/')} {v:.3f}"
-      for k, v in sorted(numbers.items())
-      if "/" in k
+    line = (
+      " ".join(
+        f"{k.removeprefix('loss/')} {v:.3f}"
+        for k, v in sorted(numbers.items())
+        if k.startswith("loss/")
+      )
+      or "no step was applied"
     )
+    if self._skipped:
+      numbers["skipped"] = self._skipped
+    if warning := self._run.watch.collapse(numbers):
+      self._run.writer.alarm(done, warning)
     rate = ""
     if steps:
       numbers |= self._speed(steps / elapsed)
@@ -101,7 +116,7 @@ class Progress:
       f"step {done}/{c.steps} | {line} | lr {numbers['learning_rate']:.2e}{rate}"
     )
     self._run.writer.scalars(done, numbers)
-    self._sums = {}
+    self._sums, self._skipped = {}, 0
     self._last, self._begin, self._waited = done, time.monotonic(), 0.0
 
   def _speed(self, steps_per_second: float) -> dict[str, float]:

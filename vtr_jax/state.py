@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
-from vtr_jax import sharding
+from vtr_jax import guard, sharding
 from vtr_jax.objectives.base import Objective
 
 
@@ -23,6 +23,7 @@ class TrainState:
   opt_state: Any  # optax
   teacher: Any  # float32, the shadowed part of params; None without a teacher
   mean: Any = None  # float32, running mean of params; None without `optim.ema`
+  recent: Any = None  # losses and gradient norms of late; None without `guard.spike`
 
   @property
   def best(self) -> Any:
@@ -41,6 +42,7 @@ def abstract(
   spec: dict,
   mesh: Mesh,
   mean: bool = False,
+  history: int = 0,
 ) -> tuple[TrainState, TrainState]:
   """(shapes of a state, its shardings); no device is touched.
 
@@ -48,6 +50,7 @@ def abstract(
     spec: shapes of a training batch (`batch.spec`).
     mesh: may be of devices that are not here, to plan for them.
     mean: whether a running mean of the parameters is kept.
+    history: steps whose numbers are kept (guard.py).
   """
   boxed = abstract_params(objective, spec)
   params = sharding.param_shardings(boxed, mesh)
@@ -62,10 +65,24 @@ def abstract(
     is_leaf=masked,
   )
   shardings = TrainState(
-    whole, params, opt_state, objective.shadowed(params), params if mean else None
+    whole,
+    params,
+    opt_state,
+    objective.shadowed(params),
+    params if mean else None,
+    whole if history else None,
   )
-  make = lambda params: _fresh(objective, optimizer, params, mean)
+  make = lambda params: _fresh(objective, optimizer, params, mean, history)
   return jax.eval_shape(make, nn.unbox(boxed)), shardings
+
+
+def laid_out(shapes: Any, shardings: Any) -> Any:
+  """The shapes with their shardings: what a checkpoint is restored like."""
+  return jax.tree.map(
+    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+    shapes,
+    shardings,
+  )
 
 
 def init(
@@ -75,6 +92,7 @@ def init(
   mesh: Mesh,
   seed: int,
   mean: bool = False,
+  history: int = 0,
 ) -> tuple[TrainState, TrainState]:
   """(fresh state, its shardings). Each device makes only its own part.
 
@@ -82,13 +100,14 @@ def init(
     spec: shapes of a training batch (`batch.spec`).
     seed: of the parameters; the same on every mesh.
     mean: whether a running mean of the parameters is kept.
+    history: steps whose numbers are kept (guard.py).
   """
-  _, shardings = abstract(objective, optimizer, spec, mesh, mean)
+  _, shardings = abstract(objective, optimizer, spec, mesh, mean, history)
 
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    return _fresh(objective, optimizer, params, mean)
+    return _fresh(objective, optimizer, params, mean, history)
 
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
@@ -96,11 +115,21 @@ def init(
 
 
 def _fresh(
-  objective: Objective, optimizer: optax.GradientTransformation, params: Any, mean: bool
+  objective: Objective,
+  optimizer: optax.GradientTransformation,
+  params: Any,
+  mean: bool,
+  history: int,
 ) -> TrainState:
-  step = jnp.zeros((), jnp.int32)
-  opt_state, mean_of = optimizer.init(params), params if mean else None
-  return started(TrainState(step, params, opt_state, None, mean_of), objective, params)
+  state = TrainState(
+    jnp.zeros((), jnp.int32),
+    params,
+    optimizer.init(params),
+    None,
+    params if mean else None,
+    guard.fresh_history(history),
+  )
+  return started(state, objective, params)
 
 
 def started(state: TrainState, objective: Objective, params: Any) -> TrainState:

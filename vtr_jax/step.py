@@ -1,6 +1,7 @@
 """One training step: the loss of the global batch, its gradient, the update."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 
 import jax
@@ -9,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from vtr_jax import sharding
+from vtr_jax import guard, sharding
 from vtr_jax.batch import Batch
 from vtr_jax.config import nearest
 from vtr_jax.contrast import DENSE, ContrastConfig, contrast
@@ -55,23 +56,26 @@ class Loss:
   def gradient(
     self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
   ) -> tuple[Metrics, Params]:
-    """(total and each term, gradient). A term of weight 0 is not computed."""
+    """(total, each term, and how alike embeddings are; gradient).
+
+    A term of weight 0 is not computed.
+    """
     if self.micro_batches == 1:
       total = lambda params: self.total(params, teacher, batch, key)
-      (_, terms), grads = jax.value_and_grad(total, has_aux=True)(params)
-    else:
-      terms, grads = self._in_parts(params, teacher, batch, key)
-    return {f"loss/{k}": v for k, v in terms.items()}, grads
+      (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(params)
+      return metrics, grads
+    return self._in_parts(params, teacher, batch, key)
 
   def total(
     self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
   ) -> tuple[Float[Array, ""], Metrics]:
-    """(weighted sum, it and each term) of the whole batch at once."""
+    """(weighted sum, metrics) of the whole batch at once."""
     out = self.objective.forward(params, teacher, batch, key)
     vtc = self._vtc(out.video, out.text, out.scale, batch["valid"])
     terms = self._weighed(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
     total = self._sum(terms)
-    return total, terms | {"total": total}
+    alike = _anisotropy(out.video, out.text, batch["valid"])
+    return total, _named(terms | {"total": total}) | alike
 
   def _in_parts(self, params, teacher, batch, key) -> tuple[Metrics, Params]:
     parts = sharding.split_rows(batch, self.micro_batches, self.mesh)
@@ -89,6 +93,7 @@ class Loss:
       rows = sharding.merge_rows((video, text, valid), self.mesh)
       return self._vtc(*rows[:2], scale, rows[2])
 
+    alike = _anisotropy(*sharding.merge_rows((video, text, valid), self.mesh))
     vtc, (to_video, to_text, to_scale) = jax.value_and_grad(vtc, (0, 1, 2))(
       video, text, scale[0]
     )
@@ -113,7 +118,7 @@ class Loss:
     terms = {k: v.sum() for k, v in terms.items()}
     if self.weights["vtc"]:
       terms["vtc"] = vtc
-    return terms | {"total": self._sum(terms)}, grads
+    return _named(terms | {"total": self._sum(terms)}) | alike, grads
 
   def _vtc(self, video, text, scale, valid) -> Float[Array, ""]:
     with jax.named_scope("vtc"):
@@ -126,6 +131,15 @@ class Loss:
     return sum((self.weights[k] * v for k, v in terms.items()), jnp.float32(0))
 
 
+def _named(terms: Metrics) -> Metrics:
+  return {f"loss/{k}": v for k, v in terms.items()}
+
+
+def _anisotropy(video: Array, text: Array, valid: Array) -> Metrics:
+  sides = {"video": video, "text": text}
+  return {f"anisotropy/{k}": guard.anisotropy(x, valid) for k, x in sides.items()}
+
+
 def make_train_step(
   loss: Loss,
   optimizer: optax.GradientTransformation,
@@ -133,11 +147,13 @@ def make_train_step(
   seed: int,
   shardings: TrainState,
   ema: float = 0.0,
+  limit: float = math.inf,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
   """The jitted step; the state that goes in is given up (donated).
 
   `steps` is the length of the training, for a teacher that follows ever more slowly;
-  `ema` what a running mean of the parameters keeps of itself, where the state has one.
+  `ema` what a running mean of the parameters keeps of itself, where the state has one;
+  `limit` the robust z-score above which a step is not applied (guard.py).
   Randomness on the device is a function of (seed, state.step) alone.
   """
   objective, mesh = loss.objective, loss.mesh
@@ -154,9 +170,12 @@ def make_train_step(
         teacher = objective.teacher.follow(teacher, params, state.step, steps)
       if mean is not None:
         mean = follow(mean, params, mean_keep(ema, state.step))
+      new = TrainState(state.step, params, opt_state, teacher, mean, state.recent)
     # Apart from the update: sharing its squares, XLA would write all of them out.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    return TrainState(state.step + 1, params, opt_state, teacher, mean), metrics
+    sound, recent, more = guard.judge(metrics, state.recent, limit)
+    kept = jax.tree.map(lambda new, old: jnp.where(sound, new, old), new, state)
+    return kept.replace(step=state.step + 1, recent=recent), metrics | more
 
   jitted = jax.jit(
     train_step,

@@ -7,12 +7,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import experiment, figures, memory, sharding, workdir, writer
+from vtr_jax import dump, experiment, figures, memory, sharding, workdir, writer
+from vtr_jax import state as state_lib
+from vtr_jax.checkpoint import Care
 from vtr_jax.data import loader
-from vtr_jax.errors import DataBudgetError, DataError, Preempted
+from vtr_jax.errors import (
+  DataBudgetError,
+  DataError,
+  DivergedError,
+  NotFiniteError,
+  Preempted,
+)
 from vtr_jax.experiment import Run
+from vtr_jax.guard import RollBack
 from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
 from vtr_jax.stop import StopSignal
@@ -22,6 +32,7 @@ def train_and_evaluate(
   config: Mapping[str, Any],
   directory: str | pathlib.Path,
   show: Observe = Observe(),  # noqa: B008 (frozen)
+  care: Care = Care(),  # noqa: B008 (frozen)
 ) -> dict[str, float]:
   """Trains, or goes on with what `directory` holds, and evaluates.
 
@@ -29,6 +40,7 @@ def train_and_evaluate(
     config: as the files in configs/ give it.
     directory: of checkpoints, numbers and pictures; see workdir.py.
     show: what it shows of itself on the way.
+    care: how much it trusts what it finds in `directory`.
 
   Returns:
     The last evaluation's numbers, keys such as "test/t2v/R@1".
@@ -38,9 +50,13 @@ def train_and_evaluate(
   """
   with StopSignal() as stop:
     with stop.during("free"):
-      run = experiment.build(config, directory, show, stop)
+      run = experiment.build(config, directory, show, stop, care)
     try:
-      _train(run)
+      while int(run.state.step) < run.config.steps:
+        try:
+          _train(run)
+        except RollBack as e:
+          _roll_back(run, e)
       return _finish(run)
     finally:
       run.profile.close()
@@ -49,10 +65,12 @@ def train_and_evaluate(
 
 
 def _train(run: Run) -> None:
-  """Steps from the state's step to the last one."""
+  """Steps from the state's step to the last one.
+
+  Raises:
+    RollBack: too many steps were not applied.
+  """
   c, start = run.config, int(run.state.step)
-  if start >= c.steps:
-    return
   run.writer.say(f"training from step {start} to {c.steps}")
   hosts = sharding.host_rows(run.mesh)
   batches = loader.train_batches(
@@ -63,7 +81,7 @@ def _train(run: Run) -> None:
     run.tokenizer,
     batch_size=c.batch_size,
     seed=c.seed,
-    start_step=start,
+    start_step=start + run.ahead,
     host=hosts.host,
     num_hosts=hosts.count,
   )
@@ -117,7 +135,12 @@ def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
         run.writer.say(need)
       run.state, numbers = run.train_step(run.state, global_batch)
     run.stop.post()
-    log.add(done, numbers)
+    try:
+      log.add(done, numbers)
+    except RollBack as e:
+      record = dict(record=local["record"].astype(np.int32))
+      e.batch = global_batch | sharding.put_batch(record, run.mesh)
+      raise
     if traced := run.profile.behind(done, numbers["loss/total"]):
       run.writer.say(traced)
     if done % c.checkpoint_every == 0 or done == c.steps:
@@ -126,6 +149,42 @@ def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
       raise Preempted("asked to stop")
     if done < c.steps:  # the last step's evaluation has all evaluators
       log.pause(_evaluate(run, done, due(done))[1])
+
+
+def _roll_back(run: Run, e: RollBack) -> None:
+  """To the checkpoint before the first bad step, and on with the data after the last.
+
+  Raises:
+    DivergedError: that was tried before; the step is dumped.
+  """
+  run.checkpoints.wait()
+  to = run.checkpoints.before(e.first) or 0
+  if to == run.watch.rolled_to:
+    where = dump.write(run, e)
+    raise DivergedError(
+      f"{e}, again after going back to step {to}; the step is in {where}: see it with "
+      f"python -m vtr_jax.replay {where}. Lower config.optim.lr, or mend what it names"
+    )
+  like, passed = run.state, e.last + run.ahead
+  shapes = jax.tree.map(lambda x: x.sharding, like)
+  like = state_lib.laid_out(like, shapes)
+  run.state = None  # its memory is needed
+  run.checkpoints.drop_after(to)
+  meta: dict[str, Any] = {}
+  warnings: list[str] = []
+  if to:
+    run.state, meta, warnings = run.checkpoints.restore(like)
+  else:
+    run.state, _ = run.fresh()
+  to = int(run.state.step)
+  run.trained, run.ahead = meta.get("trained", 0.0), passed - to
+  run.watch.roll_back(to)
+  run.writer.rewind(to)
+  for warning in warnings:
+    run.writer.alarm(to, warning)
+  run.writer.alarm(
+    e.last, f"{e}: back to step {to}, and on with the data behind step {e.last}'s"
+  )
 
 
 def _save(run: Run, log: Progress, done: int) -> None:
@@ -141,7 +200,13 @@ def _evaluate(
   begin, numbers = time.monotonic(), {}
   for name in names:
     with run.stop.during("wait"):
-      found = run.evals[name].run(run.state.best)
+      try:
+        found = run.evals[name].run(run.state.best)
+      except NotFiniteError as e:
+        raise DivergedError(
+          f"evaluation {name} after step {done}: {e}. Lower config.optim.lr, and go on "
+          "from an earlier checkpoint: delete those after it"
+        ) from e
     numbers |= {f"{name}/{key}": value for key, value in found.items()}
     run.writer.say(run.evals[name].report())
   if numbers:
@@ -190,7 +255,8 @@ def _meta(run: Run, log: Progress) -> dict:
   return dict(
     config=workdir.plain(dataclasses.asdict(run.config)),
     data=run.data_fingerprint,
-    next_batch=int(run.state.step),
+    next_batch=int(run.state.step) + run.ahead,
+    guard=run.watch.known(),
     began=run.began,
     trained=log.trained(),
     made_by=workdir.provenance(),

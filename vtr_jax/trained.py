@@ -5,7 +5,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 from jax.sharding import Mesh
 
 from vtr_jax import batch, checkpoint, config, sharding, state, workdir
@@ -58,19 +57,15 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
       )
     tokenizer = text.load(str(place / "tokenizer.model"))
     text.check(tokenizer, c.text)
-  mesh = _mesh(c.mesh)
+  mesh = fitting_mesh(c.mesh)
   spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
   boxed = state.abstract_params(objective, spec)
-  like = jax.tree.map(
-    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-    nn.unbox(boxed),
-    sharding.param_shardings(boxed, mesh),
-  )
+  like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
   params, step = checkpoint.read_params(place / "checkpoints", like)
   return Trained(c, objective, tokenizer, mesh, params, step)
 
 
-def _mesh(wanted: sharding.MeshConfig) -> Mesh:
+def fitting_mesh(wanted: sharding.MeshConfig) -> Mesh:
   """The run's mesh, or, on another number of devices, copies on all of them."""
   try:
     return sharding.make_mesh(wanted)

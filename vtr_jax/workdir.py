@@ -1,7 +1,8 @@
 """A run's directory: made or continued, and what lies in it.
 
-config.json, parameters.txt, weights.txt, metrics.jsonl, quarantine.jsonl, results.json,
-checkpoints/, figures/, tensorboard/, profile/, tokenizer.model
+config.json, parameters.txt, weights.txt, metrics.jsonl, quarantine.jsonl,
+incidents.jsonl, results.json, checkpoints/, damaged/, dumps/, figures/, tensorboard/,
+profile/, tokenizer.model
 """
 
 import importlib.metadata
@@ -31,6 +32,9 @@ FREE_KEYS = (
   "contrast.chunk",
   "objective.compute.attention",
   "objective.compute.remat",
+  "guard.budget",
+  "guard.window",
+  "guard.collapse",
   "evals.",
 )
 
@@ -38,6 +42,12 @@ FREE_KEYS = (
 # The third says which key shows that the section is one that has them.
 _NEWER = (
   ("", "init_allow", "init_from", ()),
+  (
+    "",
+    "guard",
+    "init_from",
+    dict(budget=3, window=100, spike=0.0, on_spike="warn", collapse=0.99),
+  ),
   ("optim", "layer_decay", "lr", 1.0),
   ("optim", "ema", "lr", 0.0),
   ("objective", "family", "projection", "frozen"),

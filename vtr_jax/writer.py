@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,16 +42,22 @@ class Writer:
     if not active:
       return
     self._run = _wandb(project, workdir, config) if project else None
-    path = workdir / "metrics.jsonl"
-    kept = lambda r: (
-      r["step"] < start_step or (r["step"] == start_step and "loss/total" in r)
-    )
+    self._workdir, self._file, self._board = workdir, None, None
+    self.rewind(start_step)
+
+  def rewind(self, step: int) -> None:
+    """Forgets what was written behind the checkpoint of `step`."""
+    if not self._active:
+      return
+    self._close_files()
+    path = self._workdir / "metrics.jsonl"
+    kept = lambda r: r["step"] < step or (r["step"] == step and "loss/total" in r)
     records = [r for r in read(path) if kept(r)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
     os.replace(temporary, path)
     self._file = path.open("a")
-    self._board = _tensorboard(workdir, start_step)
+    self._board = _tensorboard(self._workdir, step)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one line {"step": step, **values}."""
@@ -69,13 +76,24 @@ class Writer:
     if self._active:
       print(text, flush=True)
 
+  def alarm(self, step: int, text: str) -> None:
+    """Prints what a person should know of, and keeps it in incidents.jsonl."""
+    if self._active:
+      self.say(f"WARNING: {text}")
+      line = json.dumps(dict(time=round(time.time()), step=step, what=text))
+      with (self._workdir / "incidents.jsonl").open("a") as f:
+        f.write(line + "\n")
+
   def close(self) -> None:
     if self._active:
-      self._file.close()
-      if self._board:
-        self._board.close()
+      self._close_files()
       if self._run:
         self._run.finish()
+
+  def _close_files(self) -> None:
+    for file in (self._file, self._board):
+      if file:
+        file.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -45,9 +45,8 @@ class Problem:
 
   def state(self) -> tuple[state_lib.TrainState, state_lib.TrainState]:
     """(shapes, shardings)."""
-    return state_lib.abstract(
-      *self.parts(), self.spec, self.mesh, self.config.optim.ema > 0
-    )
+    kept = self.config.kept
+    return state_lib.abstract(*self.parts(), self.spec, self.mesh, *kept)
 
   def trace(self) -> jax.stages.Traced:
     """The real step of training; its mesh must be of devices."""
@@ -55,7 +54,13 @@ class Problem:
     shapes, shardings = self.state()
     c, mesh = self.config, self.mesh
     train = step.make_train_step(
-      c.loss(objective, mesh), optimizer, c.steps, c.seed, shardings, c.optim.ema
+      c.loss(objective, mesh),
+      optimizer,
+      c.steps,
+      c.seed,
+      shardings,
+      c.optim.ema,
+      c.guard.limit,
     )
     with sharding.scope(mesh):
       return train.jitted.trace(shapes, self.spec)

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from vtr_jax.config import choose
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, NotFiniteError
 
 Ties = Literal["average", "optimistic", "pessimistic"]
 TIES = get_args(Ties)
@@ -212,7 +212,7 @@ def _finite(sim: np.ndarray) -> None:
       where = f"video {j} (all its scores)"
     else:
       where = f"text {i}, video {j}"
-    raise DataError(
+    raise NotFiniteError(
       f"sim: {sim[i, j]} for {where}; its embedding is not finite: the weights have "
       "diverged or did not load, or the input is damaged"
     )

@@ -8,7 +8,7 @@ test, `querybank` captions of the training split, `rerank` a matching head.
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.scores import metrics
 
 
@@ -125,7 +125,7 @@ def rerank(
     )
   if not np.isfinite(scores).all():
     i, j = np.argwhere(~np.isfinite(scores))[0]
-    raise DataError(
+    raise NotFiniteError(
       f"scores: {scores[i, j]} for text {i}, candidate {j}; the matching head or its "
       "input is not finite: the weights have diverged or did not load"
     )

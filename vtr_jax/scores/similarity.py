@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, NotFiniteError
 from vtr_jax.scores import metrics
 
 TILE = 2048  # texts and videos of one product: 50 MB of scores
@@ -103,7 +103,7 @@ def _check(text: np.ndarray, video: np.ndarray) -> None:
   for name, values in dict(text=text, video=video).items():
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-      raise DataError(
+      raise NotFiniteError(
         f"embeddings: that of {name} {bad.argmax()} is not finite: the weights have "
         "diverged or did not load, or the input is damaged"
       )

@@ -1,0 +1,219 @@
+"""Checkpoints that are damaged, mixed up or old: which one a run goes on from."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import release
+from conftest import ROOT
+from test_train import assert_same, bare, losses, params
+
+from configs import mac
+from vtr_jax import checkpoint
+from vtr_jax.checkpoint import Care, Checkpoints
+from vtr_jax.errors import CheckpointError
+from vtr_jax.train import train_and_evaluate
+
+RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
+
+DRIVER = """
+import json, sys
+from vtr_jax import command
+from vtr_jax.checkpoint import Care
+from vtr_jax.train import train_and_evaluate
+config, directory, care = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+command.run(lambda: train_and_evaluate(config, directory, care=Care(**care)))
+"""
+
+
+@pytest.fixture(scope="module")
+def calm(data_dir, tmp_path_factory):
+  """(config, a run of eight steps with the checkpoints 4, 6 and 8)."""
+  config = mac.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config = bare(config, steps=8, checkpoint_keep=3)
+  workdir = tmp_path_factory.mktemp("calm")
+  train_and_evaluate(config, workdir)
+  return config, workdir
+
+
+def go_on(config, workdir, **care):
+  """In its own process: TensorStore's threads grumble on after an error."""
+  return subprocess.run(
+    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir), json.dumps(care)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def files(workdir, step):
+  """The files of a checkpoint's arrays, the longest first."""
+  found = (workdir / "checkpoints" / str(step) / "state").rglob("d/*")
+  return sorted(found, key=lambda p: -p.stat().st_size)
+
+
+def flip(workdir, step):
+  for path in files(workdir, step):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def cut(workdir, step):
+  for path in files(workdir, step):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def lose(workdir, step):
+  files(workdir, step)[0].unlink()
+
+
+def lose_manifest(workdir, step):
+  (workdir / "checkpoints" / str(step) / "state" / "_METADATA").unlink()
+
+
+def lose_meta(workdir, step):
+  shutil.rmtree(workdir / "checkpoints" / str(step) / "meta")
+
+
+def mix(workdir, step):
+  """The arrays of the step before, as an interrupted copy may leave them."""
+  place = workdir / "checkpoints"
+  shutil.rmtree(place / str(step) / "state")
+  shutil.copytree(place / str(step - 2) / "state", place / str(step) / "state")
+
+
+BUILD = """
+import json, sys
+from vtr_jax import experiment
+for directory in sys.argv[2:]:
+  run = experiment.build(json.loads(sys.argv[1]), directory)
+  print("step", int(run.state.step), flush=True)
+"""
+
+
+def test_the_newest_that_is_whole_is_used(calm, tmp_path):
+  config, origin = calm
+  damages = (flip, cut, lose, lose_manifest, lose_meta, mix)
+  places = [tmp_path / damage.__name__ for damage in damages]
+  for damage, place in zip(damages, places, strict=True):
+    shutil.copytree(origin, place)
+    damage(place, 8)
+  # In its own process: TensorStore's threads grumble on after an error.
+  run = subprocess.run(
+    [sys.executable, "-c", BUILD, json.dumps(config), *map(str, places)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  lines = run.stdout.splitlines()
+  assert [s for s in lines if s.startswith("step ")] == ["step 6"] * 6, run.stderr
+  warnings = [line for line in lines if line.startswith("WARNING: ")]
+  for place, line in zip(places, warnings, strict=True):
+    assert f"{place}/checkpoints/8: cannot be restored (" in line
+    assert f"it is now {place}/damaged/8-1, and the run goes on from step 6" in line
+    (incident,) = (place / "incidents.jsonl").read_text().splitlines()
+    assert json.loads(incident)["what"] in line
+    assert (place / "damaged" / "8-1").is_dir()
+
+
+def test_the_end_is_the_same_and_nothing_is_in_the_way(calm, tmp_path):
+  config, origin = calm
+  workdir = tmp_path / "run"
+  shutil.copytree(origin, workdir)
+  flip(workdir, 8)
+  run = go_on(config, workdir)
+  assert run.returncode == 0, run.stderr
+  assert "training from step 6 to 8" in run.stdout
+  assert_same(params(workdir, 8), params(origin, 8))
+  assert losses(workdir) == losses(origin)
+
+
+def test_strict_restore_refuses(calm, tmp_path):
+  config, origin = calm
+  workdir = tmp_path / "run"
+  shutil.copytree(origin, workdir)
+  cut(workdir, 8)
+  run = go_on(config, workdir, strict_restore=True)
+  assert run.returncode == 5
+  (line,) = (s for s in run.stderr.splitlines() if s.startswith("CheckpointError"))
+  assert f"{workdir}/checkpoints/8: cannot be restored (" in line
+  assert "without --strict_restore the run goes on from the one before it" in line
+  assert (workdir / "checkpoints" / "8").is_dir()
+
+
+def test_none_is_whole(calm, tmp_path):
+  """Then nothing is moved: it may be the reader that is wrong."""
+  config, origin = calm
+  workdir = tmp_path / "run"
+  shutil.copytree(origin, workdir)
+  for step in (4, 6, 8):
+    lose(workdir, step)
+  run = go_on(config, workdir)
+  assert run.returncode == 5
+  assert f"{workdir}/checkpoints/8: cannot be restored (" in run.stderr
+  assert not (workdir / "damaged").exists()
+  assert {"4", "6", "8"} <= {p.name for p in (workdir / "checkpoints").iterdir()}
+
+
+def test_what_is_written_is_read_again(calm, tmp_path, monkeypatch):
+  config, _ = calm
+  short = config | dict(steps=4)
+  train_and_evaluate(short, tmp_path / "good", care=Care(verify_saves=True))
+  monkeypatch.setattr(checkpoint, "_host_sum", lambda x: 0)
+  with pytest.raises(CheckpointError, match=r"2: is not what was saved \(.*/.*other"):
+    train_and_evaluate(short, tmp_path / "bad", care=Care(verify_saves=True))
+
+
+def test_sums_see_every_bit():
+  """The same on host and device, for each dtype; and another for one flipped bit."""
+  rng = np.random.default_rng(0)
+  arrays = [rng.normal(size=(5, 3)).astype(np.float32), np.int32(-3)]
+  arrays += [jax.numpy.asarray(arrays[0], jax.numpy.bfloat16), np.float32([np.nan])]
+  tree = dict(enumerate(jax.numpy.asarray(a) for a in arrays))
+  sums = checkpoint._sums(tree).tolist()
+  assert sums == [checkpoint._host_sum(np.asarray(a)) for a in tree.values()]
+  flipped = np.asarray(tree[0]).copy()
+  flipped.view(np.uint32)[2, 1] ^= 1
+  assert checkpoint._host_sum(flipped) != sums[0]
+
+
+def test_sums_are_those_of_any_mesh(calm):
+  """See also test_meshes.py: there the state itself moves between meshes."""
+  _, origin = calm
+  meta = json.loads((origin / "checkpoints/8/meta/metadata").read_text())
+  saved = params(origin, 8)
+  assert len(meta["sums"]) == len(saved)
+  assert sorted(meta["sums"]) == sorted(map(checkpoint._host_sum, saved.values()))
+
+
+def test_later_ones_are_dropped(tmp_path):
+  kept = Checkpoints(tmp_path / "run", 5)
+  state = dict(params=dict(x=jax.numpy.arange(3.0)))
+  for step in (2, 4, 6):
+    kept.save(step, state, {})
+    kept.wait()
+  assert kept.before(6) == 4
+  assert kept.before(2) is None
+  kept.drop_after(2)
+  assert kept.latest_step() == 2
+  kept.close()
+
+
+@pytest.mark.parametrize("place", RELEASES, ids=lambda p: p.name)
+def test_checkpoints_of_all_releases_are_read(place, data_dir, tmp_path):
+  """With teacher, running mean, history and both optimisers, and used for a step."""
+  shutil.copytree(place, tmp_path / "run")
+  expected = dict(np.load(place / "expected.npz"))
+  values = json.loads((place / "config.json").read_text())
+  values["data"]["dir"] = str(data_dir)
+  run = pathlib.Path(tmp_path / "run")
+  found = release.embeddings(run) | release.next_step(run, values)
+  for name, value in expected.items():
+    np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)

@@ -1,0 +1,274 @@
+"""Steps that are not finite, spikes and collapse: what they do to a run."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import run_main
+from test_train import assert_same, bare, flat, losses, params
+
+from configs import mac
+from vtr_jax import experiment, guard, replay, sharding, step
+from vtr_jax.batch import HOST_KEYS
+from vtr_jax.data import loader
+from vtr_jax.errors import CheckpointError, DivergedError
+from vtr_jax.train import train_and_evaluate
+
+
+@pytest.fixture
+def smoke(data_dir):
+  """MAC's, which is the quickest to compile."""
+  config = mac.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  return config
+
+
+def batches_of(config, tmp_path, count):
+  """The run's parts, and its first batches on the device."""
+  run = experiment.build(config, tmp_path)
+  c, found = run.config, []
+  with loader.train_batches(
+    c.data, c.clip, c.text, c.mask, run.tokenizer, batch_size=c.batch_size, seed=c.seed
+  ) as batches:
+    for _ in range(count):
+      batch = next(batches)
+      batch = {k: v for k, v in batch.items() if k not in HOST_KEYS}
+      found.append(sharding.put_batch(batch, run.mesh))
+  run.checkpoints.close()
+  run.writer.close()
+  return run, found
+
+
+@pytest.fixture
+def spoil(monkeypatch, smoke, tmp_path):
+  """Makes batches of some numbers give a value that is not theirs."""
+  _, batches = batches_of(bare(smoke), tmp_path / "look", 12)
+  plain = step.Loss.gradient
+
+  def with_damage(numbers, factor=jnp.nan, patch=monkeypatch):
+    marks = jnp.stack([batches[n]["text_ids"].sum() for n in numbers])
+    assert len(set(marks.tolist())) == len(numbers)
+
+    def gradient(self, params, teacher, batch, key):
+      metrics, grads = plain(self, params, teacher, batch, key)
+      hit = (marks == batch["text_ids"].sum()).any()
+      hurt = lambda x: jnp.where(hit, x * factor, x)
+      metrics = {k: hurt(v) if k.startswith("loss") else v for k, v in metrics.items()}
+      return metrics, jax.tree.map(hurt, grads)
+
+    patch.setattr(step.Loss, "gradient", gradient)
+
+  return with_damage
+
+
+def incidents(workdir):
+  lines = (workdir / "incidents.jsonl").read_text().splitlines()
+  return [json.loads(line)["what"] for line in lines]
+
+
+def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
+  """All of the state, optimiser and running mean too, but for the step's number."""
+  config = bare(smoke)
+  config["optim"] |= dict(ema=0.9, moments="bfloat16")
+  spoil([1])
+  run, batches = batches_of(config, tmp_path / "run", 3)
+  states = [run.state]
+  for batch in batches:
+    copy = jax.tree.map(jnp.copy, states[-1])
+    state, numbers = run.train_step(copy, batch)
+    states.append(state)
+    assert numbers["skipped"] == (len(states) == 3)
+  before, after = (jax.tree.leaves(s.replace(step=0)) for s in states[1:3])
+  for a, b in zip(before, after, strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert [int(s.step) for s in states] == [0, 1, 2, 3]
+  moved = [
+    not np.array_equal(a, b)
+    for a, b in zip(
+      jax.tree.leaves(states[2].params), jax.tree.leaves(states[3].params), strict=True
+    )
+  ]
+  assert any(moved)
+
+
+def test_few_bad_steps_are_passed_over(smoke, tmp_path, spoil):
+  spoil([2, 4])
+  train_and_evaluate(bare(smoke, steps=8), tmp_path / "run")
+  assert sorted(losses(tmp_path / "run")) == [1, 2, 4, 6, 7, 8]
+  told = incidents(tmp_path / "run")
+  assert [t.split(":")[0] for t in told] == [
+    "step 3 is not applied",
+    "step 5 is not applied",
+  ]
+  assert "loss/total = nan, grad_norm = nan" in told[0]
+  assert "(2 in 100 steps, guard.budget is 3)" in told[1]
+
+
+def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
+  """Then all is as in a run from that checkpoint that never had that data."""
+  config = bare(smoke, steps=8) | dict(checkpoint_keep=9)
+  config["guard"] |= dict(budget=1)
+  spoil([4, 6])  # of steps 5 and 7
+  workdir = tmp_path / "run"
+  train_and_evaluate(config, workdir)
+  assert (
+    "back to step 4, and on with the data behind step 7's" in incidents(workdir)[-1]
+  )
+  assert sorted(losses(workdir)) == list(range(1, 9))
+  meta = json.loads((workdir / "checkpoints/8/meta/metadata").read_text())
+  assert meta["next_batch"] == 11
+  assert meta["guard"] == dict(bad=[], rolled_to=4)
+  shutil.copytree(workdir, tmp_path / "again")
+  for later in (6, 8):
+    shutil.rmtree(tmp_path / "again" / "checkpoints" / str(later))
+  run, batches = batches_of(config, tmp_path / "again", 11)
+  state = run.state
+  for batch in batches[7:]:
+    state, _ = run.train_step(state, batch)
+  saved = params(workdir, 8)
+  for name, value in flat(state.params):
+    np.testing.assert_array_equal(saved[f"params/{name}"], value, err_msg=name)
+
+
+@pytest.mark.nightly
+def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
+  """Before the next checkpoint nothing tells of it: all of it happens once more."""
+  config = bare(smoke, steps=8)
+  config["guard"] |= dict(budget=1)
+  spoil([4, 6])
+  train_and_evaluate(config, tmp_path / "calm")
+  for step_left in (4, 6):  # what a kill leaves, before and behind that checkpoint
+    workdir = tmp_path / f"killed-{step_left}"
+    train_and_evaluate(config | dict(checkpoint_keep=9), workdir)
+    for later in (s for s in (6, 8) if s > step_left):
+      shutil.rmtree(workdir / "checkpoints" / str(later))
+    train_and_evaluate(config | dict(checkpoint_keep=9), workdir)
+    assert_same(params(workdir, 8), params(tmp_path / "calm", 8))
+    assert losses(workdir) == losses(tmp_path / "calm")
+
+
+def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys):
+  """The dump gives the same numbers again, and finite ones where the cause is gone."""
+  config = bare(smoke, steps=8)
+  config["guard"] |= dict(budget=0)
+  with pytest.MonkeyPatch.context() as patch:
+    spoil(range(3, 12), patch=patch)
+    with pytest.raises(DivergedError) as e:
+      train_and_evaluate(config, tmp_path / "run")
+    place = tmp_path / "run" / "dumps" / "3"
+    assert e.value.exit_code == 4
+    assert f"again after going back to step 2; the step is in {place}" in str(e.value)
+    with pytest.raises(DivergedError, match="not finite here either: grad_norm, loss/"):
+      replay.replay(place)
+  told = json.loads((place / "dump.json").read_text())
+  assert len(told["records"]) == config["batch_size"]
+  assert all(name.startswith("train-") for name in told["records"])
+  assert np.isnan(told["numbers"]["loss/total"])
+  capsys.readouterr()
+  replay.replay(place)
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[-1] == "all is finite here"
+  # Nothing but the losses was spoiled: the rest is as it was, to the last digit.
+  (line,) = (line for line in lines if line.startswith("anisotropy/video"))
+  assert line.split()[1] == line.split()[2]
+
+
+def test_an_evaluation_of_what_has_diverged(data_dir, tmp_path):
+  """Its error is the training's, with the training's exit code."""
+  config = mac.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config["optim"] |= dict(lr=1e30, clip_norm=0.0)
+  config["evals"] = dict(validation=config["evals"]["validation"] | dict(every=3))
+  with pytest.raises(DivergedError, match="evaluation validation after step 3: "):
+    train_and_evaluate(config, tmp_path)
+
+
+@pytest.mark.nightly
+def test_a_rate_that_is_too_high(data_dir, tmp_path):
+  """By the commands: what the run ends with, and what the replay does."""
+  flags = ["--config=configs/simvtp.py:smoke", f"--workdir={tmp_path / 'run'}"]
+  flags += [f"--config.data.dir={data_dir}", "--config.optim.lr=1e30"]
+  flags += ["--config.evals.validation.every=0"]
+  run = run_main(*flags, "--config.optim.clip_norm=0.0")
+  assert run.returncode == 4, run.stderr
+  (line,) = (x for x in run.stderr.splitlines() if x.startswith("DivergedError: "))
+  assert "again after going back to step 2" in line
+  again = run_main(tmp_path / "run" / "dumps" / "6", module="vtr_jax.replay")
+  assert again.returncode == 4, again.stderr
+  assert "not finite here either" in again.stderr
+  assert "embeddings are not finite for 16 of 16 records" in again.stdout
+
+
+def test_a_dump_that_is_none(tmp_path):
+  with pytest.raises(CheckpointError, match="no dump of a step"):
+    replay.replay(tmp_path)
+
+
+@pytest.mark.parametrize("action", guard.ACTIONS)
+def test_spikes(action, smoke, tmp_path, spoil):
+  config = bare(smoke, steps=10)
+  config["guard"] |= dict(spike=20.0, on_spike=action, window=5, budget=0)
+  spoil([7], factor=1e3)
+  workdir = tmp_path / "run"
+  train_and_evaluate(config, workdir)
+  (told,) = incidents(workdir)
+  assert told.startswith("step 8")
+  assert "spike of" in told
+  assert (8 in losses(workdir)) == (action != "skip")
+  assert ("not applied" in told) == (action != "warn")
+  assert ("back to step 6" in told) == (action == "roll_back")
+
+
+def test_deviations_by_hand():
+  rng = np.random.default_rng(0)
+  recent = rng.normal(5, 1, (2, 31)).astype(np.float32)
+  numbers = {"loss/total": jnp.float32(9.0), "grad_norm": jnp.float32(8.0)}
+  middle = np.median(recent, axis=1)
+  spread = 1.4826 * np.median(abs(recent - middle[:, None]), axis=1)
+  expected = max((9 - middle[0]) / spread[0], (8 - middle[1]) / spread[1])
+  sound, after, more = guard.judge(numbers, jnp.asarray(recent), 2.0)
+  assert more["spike"] == pytest.approx(expected, rel=1e-5)
+  assert not sound
+  assert more["skipped"] == 1
+  np.testing.assert_array_equal(after, np.c_[recent[:, 1:], [9, 8]])
+  nan = numbers | {"loss/total": jnp.float32(jnp.nan)}
+  sound, after, more = guard.judge(nan, jnp.asarray(recent), np.inf)
+  assert not sound
+  np.testing.assert_array_equal(after, recent)
+
+
+def test_no_spike_before_there_is_a_history():
+  history = guard.fresh_history(3)
+  for loss in (1.0, 1e9, 1.0):
+    numbers = {"loss/total": jnp.float32(loss), "grad_norm": jnp.float32(1.0)}
+    sound, history, _ = guard.judge(numbers, history, 5.0)
+    assert sound
+  numbers = {"loss/total": jnp.float32(1e9), "grad_norm": jnp.float32(1.0)}
+  assert not guard.judge(numbers, history, 5.0)[0]
+
+
+def test_anisotropy_by_hand():
+  x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+  x /= np.linalg.norm(x, axis=1, keepdims=True)
+  valid = np.array([1, 1, 0, 1, 1, 1], bool)
+  kept = x[valid] @ x[valid].T
+  expected = kept[~np.eye(5, dtype=bool)].mean()
+  found = guard.anisotropy(jnp.asarray(x), jnp.asarray(valid))
+  assert found == pytest.approx(expected, abs=1e-6)
+  same = jnp.ones((4, 1), jnp.float32)
+  assert guard.anisotropy(same, jnp.ones(4, bool)) == pytest.approx(1)
+
+
+def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path):
+  """Told once, not in every line."""
+  config = bare(smoke, steps=4)
+  config["optim"] |= dict(lr_rules=[[".*", 0.0]])  # so it stays as it is
+  train_and_evaluate(config, tmp_path / "usual")
+  assert not (tmp_path / "usual" / "incidents.jsonl").exists()
+  config["guard"] |= dict(collapse=0.0)
+  train_and_evaluate(config, tmp_path / "strict")
+  (told,) = incidents(tmp_path / "strict")
+  assert "embeddings collapse: the mean cosine of different ones is " in told
