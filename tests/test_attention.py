@@ -57,6 +57,44 @@ def test_the_kernel_for_tpus(valid, mesh):
     np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max(), rtol=0)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("valid", [None, VALID])
+@pytest.mark.parametrize("length", [8, 9])
+def test_what_cudnn_is_asked_for(length, valid, causal, monkeypatch):
+  """Even lengths and a whole mask, or its gradient is refused; the same comes out."""
+  plain = jax.nn.dot_product_attention
+
+  def strict(query, key, value, mask=None, *, is_causal, implementation):
+    assert implementation == "cudnn"
+    assert query.shape[1] % 2 == key.shape[1] % 2 == 0
+    if mask is not None:
+      assert mask.shape == (len(query), 1, query.shape[1], key.shape[1])
+    return plain(
+      query, key, value, mask=mask, is_causal=is_causal, implementation="xla"
+    )
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", strict)
+  inputs = [normal(i, 2, length, 3, 8) for i in range(3)]
+  valid = None if valid is None else valid[:, :length]
+  exact = whole(lambda *x: attend(*x, valid, "xla", causal), *inputs)
+  ours = whole(lambda *x: attend(*x, valid, "cudnn", causal), *inputs)
+  for a, b in zip(ours, exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=0)
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("valid", [None, VALID])
+@pytest.mark.parametrize("length", [8, 9])
+def test_the_kernel_for_gpus(length, valid, causal):
+  inputs = [jnp.asarray(normal(i, 2, length, 3, 64), "bfloat16") for i in range(3)]
+  valid = None if valid is None else valid[:, :length]
+  exact = whole(jax.jit(lambda *x: attend(*x, valid, "xla", causal)), *inputs)
+  ours = whole(jax.jit(lambda *x: attend(*x, valid, "cudnn", causal)), *inputs)
+  for a, b in zip(ours, exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=3e-2 * np.abs(b).max(), rtol=0)
+
+
 def test_what_is_not_valid_has_no_say():
   query, key, value = (
     normal(0, 2, 7, 3, 8),

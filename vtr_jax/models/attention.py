@@ -36,10 +36,25 @@ def attend(
     from vtr_jax.models import splash  # imports Pallas, which takes a second
 
     return splash.attend(query, key, value, valid, causal)
-  mask = None if valid is None else valid[:, None, None, :]
-  return jax.nn.dot_product_attention(
-    query, key, value, mask=mask, is_causal=causal, implementation="cudnn"
+  return _cudnn(query, key, value, valid, causal)
+
+
+def _cudnn(
+  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
+) -> Array:
+  fused = functools.partial(
+    jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
   )
+  if valid is None and query.shape[1] % 2 == key.shape[1] % 2 == 0:
+    return fused(query, key, value)
+  if valid is None:
+    valid = jnp.ones(key.shape[:2], bool)
+  # Its gradient wants even lengths, and the mask has a row for every query.
+  even = lambda x: jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)] + [(0, 0)] * (x.ndim - 2))
+  long, *others = map(even, (query, key, value))
+  seen = even(valid)[:, None, None, :]
+  mask = jnp.broadcast_to(seen, (len(seen), 1, long.shape[1], seen.shape[3]))
+  return fused(long, *others, mask=mask)[:, : query.shape[1]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
