@@ -71,3 +71,18 @@ def run_main(*args, module="vtr_jax.main", **env):
   return subprocess.run(
     command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True
   )
+
+
+def pytest_terminal_summary(terminalreporter):
+  """What tests have measured: `record_property`."""
+  reports = terminalreporter.stats.get("passed", [])
+  lines = [
+    f"{report.nodeid.split('::')[-1]}: {name}: {value}"
+    for report in sorted(reports, key=lambda r: r.nodeid)
+    if report.when == "call"
+    for name, value in report.user_properties
+  ]
+  if lines:
+    terminalreporter.section("measured")
+    for line in lines:
+      terminalreporter.line(line)

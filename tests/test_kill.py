@@ -1,0 +1,158 @@
+"""Killed anywhere, at any time: the same command goes on, and ends bit for bit alike."""
+
+import collections
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import release
+from conftest import ROOT
+from test_train import assert_same, losses, params
+
+from configs import common
+from vtr_jax.train import train_and_evaluate
+
+KILLS = 4
+STEPS = 120
+
+# Tells when the run comes to a phase; nothing is held there.
+DRIVER = """
+import json, sys
+from vtr_jax import command, experiment, memory, progress, train
+from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.evaluators.retrieval import Evaluator
+
+def told(owner, name, phase, after=False):
+  call = getattr(owner, name)
+  def instead(*args, **kwargs):
+    if not after:
+      print("now", phase, flush=True)
+    result = call(*args, **kwargs)
+    if after:
+      print("now", phase, flush=True)
+    return result
+  setattr(owner, name, instead)
+
+told(experiment.workdir, "prepare", "build")
+told(Checkpoints, "restore", "restore")
+told(memory, "say", "compile")
+told(progress.Progress, "timed_next", "wait")
+told(progress.Progress, "add", "step")
+told(Checkpoints, "save", "save")
+told(Checkpoints, "save", "write", after=True)  # in the background; then old ones go
+told(Evaluator, "run", "evaluation")
+told(train, "_finish", "finish")
+config, directory = json.loads(sys.argv[1]), sys.argv[2]
+command.run(lambda: train.train_and_evaluate(config, directory))
+"""
+# Seconds after the phase's beginning within which the signal comes.
+PHASES = dict(
+  start=3.0,  # of the process: imports, and what comes then
+  build=0.5,
+  restore=0.3,
+  compile=1.0,
+  wait=0.05,
+  step=0.05,
+  save=0.05,
+  write=0.4,
+  evaluation=0.5,
+)
+
+
+def config_of(data_dir):
+  """MILES at the smallest size, with a teacher, a running mean and a history."""
+  c = release.config() | dict(steps=STEPS, checkpoint_every=3, checkpoint_keep=2)
+  c["data"] |= dict(dir=str(data_dir), workers=1)
+  c["evals"] = dict(validation=common.retrieval("validation", every=6))
+  return json.loads(json.dumps(c | dict(log_every=1)))
+
+
+def kill(config, workdir, phase, number, delay):
+  """Starts, and kills a while after the phase has begun for the n-th time.
+
+  Returns:
+    Whether it was killed there, and all it printed; it may have come to its end.
+  """
+  process = subprocess.Popen(
+    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
+    cwd=ROOT,
+    env=os.environ | dict(VTR_KILL_TEST=str(workdir)),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  lines, seen = [], 0
+  while phase != "start" and (line := process.stdout.readline()):
+    lines.append(line)
+    seen += line == f"now {phase}\n"
+    if seen == number:
+      break
+  time.sleep(delay)
+  process.send_signal(signal.SIGKILL)
+  lines += process.stdout.readlines()
+  return process.wait() == -signal.SIGKILL, lines
+
+
+def committed(workdir):
+  """Steps of the checkpoints that have a name of their own."""
+  return {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
+
+
+def left_behind(workdir):
+  """Processes that a killed run has left, and what they do."""
+  mark, found = f"VTR_KILL_TEST={workdir}".encode(), []
+  for place in pathlib.Path("/proc").glob("[0-9]*"):
+    try:
+      if mark in (place / "environ").read_bytes().split(b"\0"):
+        found.append((place / "cmdline").read_text().replace("\0", " "))
+    except OSError:
+      continue
+  return found
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_killed_anywhere(data_dir, tmp_path, record_property):
+  config = config_of(data_dir)
+  calm = tmp_path / "calm"
+  train_and_evaluate(config, calm)
+  shared = len(list(pathlib.Path("/dev/shm").glob("*")))
+  rng = np.random.default_rng(0)
+  survived, runs = collections.Counter(), 0
+  while survived.total() < KILLS:
+    runs += 1
+    workdir = tmp_path / f"wild-{runs}"
+    while True:
+      phase = str(rng.choice(list(PHASES)))
+      before = committed(workdir)
+      killed, lines = kill(
+        config, workdir, phase, rng.integers(1, 5), rng.uniform(0, PHASES[phase])
+      )
+      went_on = [x for x in lines if x.startswith("training from step ")]
+      if before and went_on:  # no step of a checkpoint is done again
+        assert int(went_on[0].split()[3]) == max(before), lines
+      assert not any(x.startswith("WARNING") for x in lines), lines
+      if not killed:
+        assert lines[-1].startswith("text to video R@1"), lines
+        break
+      survived[phase] += 1
+    assert_same(params(workdir, STEPS), params(calm, STEPS))
+    assert losses(workdir) == losses(calm)
+    results = [json.loads((w / "results.json").read_text()) for w in (calm, workdir)]
+    assert results[0]["results"] == results[1]["results"]
+    names = {p.name for p in (workdir / "checkpoints").iterdir()}
+    assert names == {p.name for p in (calm / "checkpoints").iterdir()}
+  deadline = time.monotonic() + 10
+  while (left := left_behind(workdir)) and time.monotonic() < deadline:
+    time.sleep(0.2)
+  assert not left
+  assert len(list(pathlib.Path("/dev/shm").glob("*"))) <= shared
+  told = ", ".join(f"{phase} {n}" for phase, n in sorted(survived.items()))
+  record_property("kills survived", f"{survived.total()} of {survived.total()}: {told}")
+  record_property("runs that ended the same", runs)
