@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 
@@ -37,6 +38,94 @@ def test_without_tensorboardx(tmp_path, monkeypatch):
   out.close()
   assert not (tmp_path / "tensorboard").exists()
   assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+
+
+def board_of(directory):
+  """(step, name, number) of all events."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  found = []
+  for path in sorted((directory / "tensorboard").iterdir()):
+    data = path.read_bytes()
+    while data:
+      size = int.from_bytes(data[:8], "little")
+      event = Event.FromString(data[12 : 12 + size])
+      found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+      data = data[16 + size :]
+  return found
+
+
+def test_tensorboard_has_the_numbers(tmp_path):
+  out = writer.Writer(tmp_path, 0)
+  out.scalars(1, {"loss/total": 0.5, "lr": 1.0})
+  out.scalars(2, {"loss/total": 0.25})
+  out.close()
+  events = [(1, "loss/total", 0.5), (1, "lr", 1.0), (2, "loss/total", 0.25)]
+  assert board_of(tmp_path) == events
+
+
+def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
+  """One that raises, and a disk that is full for TensorBoard alone; each told once."""
+
+  def fail(*_, **__):
+    raise ConnectionError("no network")
+
+  run = types.SimpleNamespace(log=fail, finish=fail)
+  monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+  out = writer.Writer(tmp_path, 0, project="mine")
+  file = out._others["TensorBoard"]._events._py_recordio_writer
+  file.close()
+  with open("/dev/full", "wb", buffering=0) as file._writer:
+    for step in range(1, 31):  # a queue of any length would be full by then
+      out.scalars(step, {"loss/total": float(step)})
+    out.close()
+  assert len(writer.read(tmp_path / "metrics.jsonl")) == 30
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 2
+  assert "TensorBoard ([Errno 28] No space left on device); the run goes" in told[0]
+  assert "Weights & Biases (no network)" in told[1]
+
+
+def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys):
+  def fail(**_):
+    raise RuntimeError("no account")
+
+  monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=fail))
+  (tmp_path / "tensorboard").write_text("no directory")
+  out = writer.Writer(tmp_path, 0, project="mine")
+  out.scalars(1, {"a": 1.0})
+  out.close()
+  assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+  assert capsys.readouterr().err.count("warning: ") == 2
+
+
+def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
+  monday = writer.Writer(tmp_path, 0)
+  lines, good = monday._lines, monday._lines._file
+
+  class Full:
+    """A file whose disk is full at first."""
+
+    def __init__(self):
+      self.left = 3
+
+    def write(self, text):
+      return good.write(text)
+
+    def flush(self):
+      self.left -= 1
+      if self.left >= 0:
+        raise OSError(28, "No space left on device")
+      good.flush()
+
+    close = good.close
+
+  lines._file = Full()
+  for step in range(1, 6):
+    monday.scalars(step, {"a": 1.0})
+  monday.close()
+  assert [r["step"] for r in writer.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+  assert capsys.readouterr().err.count("metrics.jsonl ([Errno 28]") == 1
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):

@@ -1,14 +1,20 @@
 """Where numbers go: metrics.jsonl always, TensorBoard when tensorboardX is there, and
-Weights & Biases on request."""
+Weights & Biases on request.
+
+None of them ends a run: one that fails is named once, and is left alone from then on.
+The file is tried again each time, for a full disk may be mended.
+"""
 
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, one_line
 
 
 class Writer:
@@ -37,10 +43,13 @@ class Writer:
     Raises:
       ConfigError: the package wandb is missing.
     """
-    self._active = active
+    self._active, self._warned = active, set()
     if not active:
       return
-    self._run = _wandb(project, workdir, config) if project else None
+    made = dict(TensorBoard=lambda: _board(workdir, start_step))
+    if project:
+      package = _wandb(project)
+      made["Weights & Biases"] = lambda: _Wandb(package, project, workdir, config)
     path = workdir / "metrics.jsonl"
     kept = lambda r: (
       r["step"] < start_step or (r["step"] == start_step and "loss/total" in r)
@@ -49,20 +58,17 @@ class Writer:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
     os.replace(temporary, path)
-    self._file = path.open("a")
-    self._board = _tensorboard(workdir, start_step)
+    self._lines = _Lines(path.open("a"))
+    self._others = {name: self._try(name, make) for name, make in made.items()}
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one line {"step": step, **values}."""
     if not self._active:
       return
-    self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-    self._file.flush()
-    if self._board:
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
-    if self._run:
-      self._run.log(dict(values), step=step)
+    self._try("metrics.jsonl", lambda: self._lines.scalars(step, values))
+    for name, other in self._others.items():
+      if other and name not in self._warned:
+        self._try(name, lambda to=other: to.scalars(step, values))
 
   def say(self, text: str) -> None:
     """Prints to the terminal at once."""
@@ -70,12 +76,41 @@ class Writer:
       print(text, flush=True)
 
   def close(self) -> None:
-    if self._active:
-      self._file.close()
-      if self._board:
-        self._board.close()
-      if self._run:
-        self._run.finish()
+    if not self._active:
+      return
+    self._try("metrics.jsonl", self._lines.close)
+    for name, other in self._others.items():
+      if other and name not in self._warned:
+        self._try(name, other.close)
+
+  def _try(self, name: str, call: Callable[[], Any]) -> Any:
+    """What `call` returns; a warning, the first time that it fails for `name`."""
+    try:
+      return call()
+    except Exception as e:  # whatever such a package or a disk comes up with
+      if name not in self._warned:
+        self._warned.add(name)
+        print(
+          f"warning: numbers cannot be written to {name} ({one_line(e)}); the run "
+          "goes on",
+          file=sys.stderr,
+          flush=True,
+        )
+      return None
+
+
+class _Lines:
+  """metrics.jsonl: what the disk does not take waits in the file's buffer."""
+
+  def __init__(self, file: TextIO):
+    self._file = file
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -90,25 +125,71 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   return records
 
 
-def _tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
-  """An event writer, or None where tensorboardX is not installed."""
+def _board(workdir: pathlib.Path, start_step: int) -> "_Board | None":
+  """None where tensorboardX is not installed."""
   try:
-    from tensorboardX import SummaryWriter
+    import tensorboardX.event_file_writer  # noqa: F401
   except ImportError:
     return None
-  return SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+  return _Board(workdir / "tensorboard", start_step)
 
 
-def _wandb(project: str, workdir: pathlib.Path, config: Mapping | None) -> Any:
-  """A run there, the same one again when this run is continued."""
+class _Board:
+  """A file of events.
+
+  Not a SummaryWriter: its thread dies of a full disk, and whoever then adds the
+  eleventh number waits for ever.
+  """
+
+  def __init__(self, place: pathlib.Path, start_step: int):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
+
+    self._event, self._scalar = Event, scalar
+    place.mkdir(parents=True, exist_ok=True)
+    self._events = EventsWriter(str(place / "events"))
+    # What was shown of later steps is done again.
+    again = SessionLog(status=SessionLog.START)
+    self._add(step=start_step + 1, session_log=again)
+
+  def _add(self, **what: Any) -> None:
+    self._events.write_event(self._event(wall_time=time.time(), **what))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._add(step=step, summary=self._scalar(name, value))
+    self._events.flush()
+
+  def close(self) -> None:
+    self._events.close()
+
+
+def _wandb(project: str) -> Any:
+  """The package; it was asked for, so that its absence is an error."""
   try:
     import wandb
   except ImportError as e:
     raise ConfigError(
       f"--wandb={project}: the package is not installed; pip install wandb"
     ) from e
-  where = workdir.resolve()
-  name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
-  return wandb.init(
-    project=project, name=where.name, id=name, resume="allow", config=config
-  )
+  return wandb
+
+
+class _Wandb:
+  """A run there, the same one again when this run is continued."""
+
+  def __init__(
+    self, wandb: Any, project: str, workdir: pathlib.Path, config: Mapping | None
+  ):
+    where = workdir.resolve()
+    name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    self._run = wandb.init(
+      project=project, name=where.name, id=name, resume="allow", config=config
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def close(self) -> None:
+    self._run.finish()
