@@ -3,6 +3,8 @@
 import itertools
 import json
 import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -10,7 +12,7 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.data import loader, packets, sources
+from vtr_jax.data import loader, packets, sources, workers
 from vtr_jax.errors import ConfigError, DataBudgetError, DataError
 
 GOOD = clips.mp4(10)
@@ -122,6 +124,13 @@ def stuck(monkeypatch, videos):
   )
 
 
+@pytest.fixture(scope="module")
+def root_of_good(tmp_path_factory):
+  root = tmp_path_factory.mktemp("good")
+  clips.prepare(root, dict(train=clips.records(8, frames=10)))
+  return root
+
+
 def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
   tmp_path, tokenizer, monkeypatch
 ):
@@ -150,9 +159,52 @@ def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch
   stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
   data = clips.config(tmp_path, workers=1, deadline=0.2)
   message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
+  begin = time.monotonic()
   with pytest.raises(DataError, match=message):
     clips.take(tmp_path, tokenizer, 1, data=data)
+  assert time.monotonic() - begin < 30
   assert not multiprocessing.active_children()
+
+
+def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
+  tmp_path, tokenizer, monkeypatch, capsys
+):
+  """In training without processes, and in evaluation, which leaves none out."""
+  clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
+  free = threading.Event()
+  monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait(20) or False)
+  stuck(monkeypatch, {5: b"wait"})
+  data = clips.config(tmp_path, deadline=0.2)
+  begin = time.monotonic()
+  with pytest.raises(DataError, match=r"decoding clip5 did not end.*data\.workers=1"):
+    clips.take(tmp_path, tokenizer, 1, data=data)
+  with (
+    loader.eval_videos(data.open(), data, clips.CLIP, 4) as batches,
+    pytest.raises(DataError, match="decoding clip5 did not end"),
+  ):
+    list(batches)
+  assert time.monotonic() - begin < 10
+  free.set()
+  assert "decoding clip5 has taken" in capsys.readouterr().err
+
+
+def test_workers_that_do_nothing_are_told_of(
+  root_of_good, tokenizer, capfd, monkeypatch
+):
+  """As one that was stopped, or that waits for a disk."""
+  data = clips.config(root_of_good, workers=1)
+  with loader.train_batches(
+    data, clips.CLIP, clips.TEXT, clips.MASK, tokenizer, batch_size=8, seed=0
+  ) as batches:
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    threading.Timer(2.0, os.kill, (worker.pid, signal.SIGCONT)).start()
+    monkeypatch.setattr(workers, "_LOOK", 0.05)
+    for _ in range(6):  # more than are there already
+      next(batches)
+  said = capfd.readouterr().err
+  assert f"no batch for 1 s: process {worker.pid} is stopped, by a signal" in said
 
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):

@@ -46,6 +46,7 @@ class Writer:
     self._active, self._warned = active, set()
     if not active:
       return
+    made: dict[str, Callable[[], Any]]
     made = dict(TensorBoard=lambda: _board(workdir, start_step))
     if project:
       package = _wandb(project)

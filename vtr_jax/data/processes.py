@@ -29,6 +29,28 @@ def end_with_parent() -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
+_STATES = dict(
+  T="is stopped, by a signal or a debugger",
+  D="waits for a disk or the network",
+  Z="has ended",
+  R="works",
+  S="waits or works in threads",
+)
+
+
+def children() -> list[str]:
+  """What each child of this process does, as far as the system tells it."""
+  found = []
+  for child in multiprocessing.active_children():
+    try:
+      stat = pathlib.Path(f"/proc/{child.pid}/stat").read_text()
+    except OSError:  # another system, or it has just ended
+      continue
+    state = stat.rpartition(")")[2].split()[0].upper()
+    found.append(f"process {child.pid} {_STATES.get(state, f'is in state {state}')}")
+  return found
+
+
 @contextlib.contextmanager
 def hidden_main() -> Iterator[None]:
   """Processes started meanwhile do not run the caller's script a second time.
