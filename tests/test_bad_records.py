@@ -267,3 +267,17 @@ def test_quarantine_allows_what_is_within_the_budget(tmp_path):
   for step in range(20):
     quarantine.add(batch_of(["a: empty file"] + [""] * 9), step)
   assert quarantine.bad == 20
+
+
+def test_quarantine_stops_at_once_when_all_goes_wrong_late(tmp_path):
+  """A share that a long run would bear for hours: a file server that fails, say."""
+  path = str(tmp_path / "quarantine.jsonl")
+  quarantine = loader.Quarantine(path, budget=0.01, judge_after=100)
+  for step in range(1000):
+    quarantine.add(batch_of([""] * 10), step)
+  some = ["a: empty file"] * 2 + [""] * 8  # one batch in five: 4 %
+  for step in range(25):
+    quarantine.add(batch_of([""] * 10 if step % 5 else some), 1000 + step)
+  with pytest.raises(DataBudgetError, match="of the last 100 samples could not"):
+    _ = [quarantine.add(batch_of(some), 2000 + i) for i in range(10)]
+  assert quarantine.bad < 0.01 * quarantine.seen

@@ -154,6 +154,22 @@ def test_hosts_share_the_same_batches(root, tokenizer, stream, num_hosts):
   clips.assert_same(joined, stream[:3])
 
 
+def test_fewer_records_than_hosts_times_workers(tmp_path, tokenizer):
+  """Records are drawn by number, whatever shards they are in: no host goes without."""
+  clips.prepare(tmp_path, dict(train=clips.records(3, frames=4)))
+  alone = clips.take(tmp_path, tokenizer, 2)
+  hosts = [
+    clips.take(tmp_path, tokenizer, 2, host=host, num_hosts=4) for host in range(3)
+  ]
+  one = clips.config(tmp_path, workers=1)
+  hosts.append(clips.take(tmp_path, tokenizer, 2, data=one, host=3, num_hosts=4))
+  joined = [
+    {k: np.concatenate([h[k] for h in parts]) for k in parts[0]}
+    for parts in zip(*hosts, strict=True)
+  ]
+  clips.assert_same(joined, alone)
+
+
 def test_uneven_hosts_are_refused(root, tokenizer):
   with pytest.raises(ConfigError, match=r"batch_size: 8 .* 3 hosts; use 6 or 9"):
     clips.take(root, tokenizer, 1, num_hosts=3)

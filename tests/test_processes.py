@@ -181,27 +181,27 @@ def test_rows_that_two_hosts_share():
 def test_a_missing_process_is_named_by_all():
   port = free_port()
   script = (
-    "from vtr_jax import distributed as d\n"
+    "from vtr_jax import command, distributed as d\n"
     "import sys\n"
-    f"p = d.Peers('127.0.0.1:{port}', 4, int(sys.argv[1]), timeout=3.0)\n"
-    "try: d.roll_call(p)\n"
-    "except Exception as e: print(e)\n"
+    f"p = d.Peers('127.0.0.1:{port}', 4, int(sys.argv.pop()), timeout=3.0)\n"
+    "command.run(lambda: d.roll_call(p))\n"
   )
   started = [
     subprocess.Popen(
       [sys.executable, "-c", script, str(i)],
       cwd=ROOT,
       stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
       text=True,
     )
     for i in (0, 1, 3)
   ]
   for code, text in finish(started, 30):
-    assert code == 0
-    assert text.startswith(
-      f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s"
-    )
-    assert "firewall" in text
+    assert code == 2
+    (line,) = text.splitlines()
+    assert f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s" in line
+    assert "it was not started" in line
+    assert "firewall" in line
 
 
 def test_without_process_0_the_others_say_so():

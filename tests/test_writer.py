@@ -138,15 +138,20 @@ def test_other_processes_write_nothing(tmp_path, capsys):
 
 
 def test_free_keys_may_change_and_others_may_not(tmp_path):
-  config = dict(log_every=1, mesh=dict(data=1), optim=dict(lr=1.0, betas=(0.9, 0.95)))
+  config = dict(log_every=1, mesh=dict(data=1), batch_size=8, data=dict(workers=1))
+  config |= dict(optim=dict(lr=1.0, betas=(0.9, 0.95)))
   workdir.prepare(tmp_path / "run", config)
-  workdir.prepare(tmp_path / "run", config | dict(log_every=5, mesh=dict(data=4)))
+  free = dict(log_every=5, mesh=dict(data=4), data=dict(workers=8))
+  workdir.prepare(tmp_path / "run", config | free)
   other = config | dict(optim=dict(lr=2.0))
   (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
   with pytest.raises(ConfigError) as e:
     workdir.prepare(tmp_path / "run", other)
   assert "optim.lr: 1.0 there, 2.0 now" in str(e.value)
   assert "optim.betas: (0.9, 0.95) there, 'absent' now" in str(e.value)
+  # Another global batch would have other records in every step from here on.
+  with pytest.raises(ConfigError, match="batch_size: 8 there, 16 now"):
+    workdir.prepare(tmp_path / "run", config | dict(batch_size=16))
   stored = json.loads((tmp_path / "run" / "config.json").read_text())
   assert stored["optim"]["lr"] == 1.0
 

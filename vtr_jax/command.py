@@ -5,6 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -59,7 +60,7 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
   """
 
   def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # libraries report every file they read
+    _quiet_libraries()
     try:
       work(*argv[1:] if arguments else ())
       _leave_together(0)
@@ -79,6 +80,21 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
       os._exit(1)
 
   app.run(main, flags_parser=_parse)
+
+
+def _quiet_libraries() -> None:
+  """What they say that is no news, or is raised as well."""
+  logging.set_verbosity(logging.WARNING)  # they report every file they read
+  # Orbax logs what goes wrong four times, with its stack, and raises it too.
+  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  plain = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    # Of TensorStore's threads, once for each array of a save that has failed.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      plain(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def define_peers() -> None:
