@@ -156,6 +156,28 @@ def test_free_keys_may_change_and_others_may_not(tmp_path):
   assert stored["optim"]["lr"] == 1.0
 
 
+def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
+  encoder = dict(width=192, depth=4, mlp_dim=768)
+  config = dict(clip=dict(tubelet=(2, 16, 16)), objective=dict(encoder=encoder))
+  workdir.prepare(tmp_path, config)
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  other = dict(
+    clip=dict(tubelet=(2, 8, 8)),
+    objective=dict(encoder=dict(width=256, depth=6, heads=4)),
+  )
+  with pytest.raises(ConfigError) as e:
+    workdir.prepare(tmp_path, other)
+  assert e.value.exit_code == 2
+  changes = str(e.value).split("undo: ")[1].split("; ")
+  assert changes == [
+    "clip.tubelet: (2, 16, 16) there, (2, 8, 8) now",
+    "objective.encoder.depth: 4 there, 6 now",
+    "objective.encoder.heads: 'absent' there, 4 now",
+    "objective.encoder.mlp_dim: 768 there, 'absent' now",
+    "objective.encoder.width: 192 there, 256 now",
+  ]
+
+
 def test_a_failed_start_holds_no_place(tmp_path):
   workdir.prepare(tmp_path / "run", dict(steps=1))
   workdir.prepare(tmp_path / "run", dict(steps=2))  # no checkpoint was made
