@@ -128,6 +128,37 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
   assert_close(losses(tmp_path), calm)
 
 
+END = """
+from vtr_jax import command, distributed
+command.run(lambda: distributed.start(distributed.find(heartbeat=10, timeout=60.0)))
+"""
+
+
+@pytest.mark.nightly
+def test_processes_end_in_order_time_and_again():
+  """JAX's own way out aborted now and then, in process 0."""
+  for _ in range(20):
+    port = free_port()
+    started = [
+      subprocess.Popen(
+        [sys.executable, "-c", END],
+        cwd=ROOT,
+        env=os.environ
+        | dict(
+          VTR_COORDINATOR=f"127.0.0.1:{port}",
+          VTR_NUM_PROCESSES="3",
+          VTR_PROCESS_ID=str(i),
+        ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+      for i in range(3)
+    ]
+    ended = finish(started, 60)
+    assert [code for code, _ in ended] == [0, 0, 0], ended
+
+
 @pytest.mark.nightly
 def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
   """Embeddings, matching, reconstruction; with rows of their own, or with the same."""
