@@ -5,12 +5,16 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import clips
 import numpy as np
 import pytest
+import test_train
+from conftest import ROOT
 
 from vtr_jax.data import loader, packets, sources, workers
 from vtr_jax.errors import ConfigError, DataBudgetError, DataError
@@ -186,6 +190,48 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
   assert time.monotonic() - begin < 10
   free.set()
   assert "decoding clip5 has taken" in capsys.readouterr().err
+
+
+STUCK = """
+import json, sys
+sys.path[:0] = ["tests"]
+import test_bad_records as bad
+from vtr_jax import command, progress, train
+from vtr_jax.data import sources
+
+config, directory = json.loads(sys.argv[1]), sys.argv.pop()
+sys.argv.pop()
+opened, add = sources.open_split, progress.Progress.add
+held = {}
+sources.open_split = lambda *where: bad.Stuck(opened(*where), held)
+
+def then_stuck(log, done, numbers):
+  add(log, done, numbers)
+  if done == 3:
+    held.update(dict.fromkeys(range(96), b"wait"))
+
+progress.Progress.add = then_stuck
+command.run(lambda: train.train_and_evaluate(config, directory))
+"""
+
+
+@pytest.mark.nightly
+def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
+  """Also Python waits for such threads, without end."""
+  config = test_train.bare(smoke, steps=500, checkpoint_every=500)
+  config["data"] |= dict(workers=0, deadline=1.0)
+  begin = time.monotonic()
+  ended = subprocess.run(
+    [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert ended.returncode == 2, ended.stderr
+  assert time.monotonic() - begin < 60
+  assert "did not end, and nothing ends a thread" in ended.stderr.splitlines()[-1]
+  assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
 def test_workers_that_do_nothing_are_told_of(
