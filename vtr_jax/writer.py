@@ -144,7 +144,7 @@ class _Board:
 
   def __init__(self, place: pathlib.Path, start_step: int):
     from tensorboardX.event_file_writer import EventsWriter
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
     from tensorboardX.summary import scalar
 
     self._event, self._scalar = Event, scalar
