@@ -269,6 +269,7 @@ def run_script(path):
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
+    env=os.environ | dict(TMPDIR=str(path.parent / "tmp")),
     text=True,
   )
 
@@ -294,6 +295,7 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, ends):
   before, script = shared_memory(), root / "script.py"
   paths = [str(p) for p in Path(__file__).parents[:2]]
   script.write_text(SCRIPT.format(paths=paths, root=str(root)))
+  (root / "tmp").mkdir(exist_ok=True)
   parents = [run_script(script) for _ in ends]
   workers = [int(parent.stdout.readline()) for parent in parents]
   for number in (signal.SIGTERM, signal.SIGINT):  # as a launcher does to a whole group
@@ -312,3 +314,4 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, ends):
   while shared_memory() - before and time.monotonic() < until:
     time.sleep(0.1)
   assert not shared_memory() - before
+  assert not list((root / "tmp").glob("vtr_*"))

@@ -5,7 +5,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -142,7 +142,7 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
     raise ConfigError(f"--config: {_one_line(e)}") from e
 
 
-def _leave(e: VtrError) -> None:
+def _leave(e: VtrError) -> NoReturn:
   name = type(e).__name__.removeprefix("_")
   print(f"{name}: {e}", file=sys.stderr, flush=True)
   if isinstance(e, Preempted):  # all of them are

@@ -18,12 +18,18 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
-  """Ends this process when its parent has been killed and could not say goodbye."""
+def end_with_parent(*leavings: str) -> None:
+  """Ends this process when its parent has been killed and could not say goodbye.
+
+  Args:
+    leavings: files of the parent, to be removed then.
+  """
 
   def watch():
     if (parent := multiprocessing.parent_process()) is not None:
       parent.join()
+      for path in leavings:
+        pathlib.Path(path).unlink(missing_ok=True)
       os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()

@@ -156,8 +156,10 @@ class Batches:
     self._batches, self._workers, self._done = batches, workers, 0
     self._stuck: list[str] = []  # ids of records since the last batch came
     self._in_a_row = 0  # times that workers were replaced since then
-    descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
-    os.close(descriptor)
+    self._list = ""  # of the records that worker processes were given up for
+    if workers:
+      descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
+      os.close(descriptor)
     self._open: list[_Feeder] = []
     # Also called when this object is lost, and before Python takes grain apart.
     self._finalize = weakref.finalize(self, _close, self._open, self._list)
@@ -224,8 +226,8 @@ class Batches:
     threads = 1 if self._workers else _THREADS
     rest = self._batches.slice(slice(self._done, None))
     dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
-    self._known = len(watch.given_up(self._list))
     if self._workers:
+      self._known = len(watch.given_up(self._list))
       if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(self._workers, _BUFFER)
@@ -267,5 +269,5 @@ def _start_worker(path: str, index: int, count: int) -> None:
   # need batches while it finishes its step and saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  processes.end_with_parent()
+  processes.end_with_parent(path)
   watch.start(path)
