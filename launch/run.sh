@@ -19,15 +19,23 @@ run() {
 }
 
 # The same, again and again while it asks for it: 85 is a run that was told to stop and
-# has saved (docs/architecture.md).
+# has saved (docs/architecture.md). RESTARTS=N starts it again up to N times after another
+# end too, such as a loader that was killed, but where it would end in the same way: too
+# many bad records (3), a loss that is not finite (4), Ctrl-C (130).
 requeue() {
-  local code=0
-  run "$@" || code=$?
-  while [ "$code" = 85 ]; do
+  local code left=${RESTARTS:-0}
+  while :; do
     code=0
     run "$@" || code=$?
+    case "$code" in
+      85) ;;
+      0 | 3 | 4 | 130) return "$code" ;;
+      *)
+        [ "$left" -gt 0 ] || return "$code"
+        left=$((left - 1))
+        ;;
+    esac
   done
-  return "$code"
 }
 
 # Whether an argument begins with this.

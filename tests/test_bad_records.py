@@ -3,14 +3,20 @@
 import itertools
 import json
 import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
 import clips
 import numpy as np
 import pytest
+import test_train
+from conftest import ROOT
 
-from vtr_jax.data import loader, packets, sources
+from vtr_jax.data import loader, packets, sources, workers
 from vtr_jax.errors import ConfigError, DataBudgetError, DataError
 
 GOOD = clips.mp4(10)
@@ -122,6 +128,13 @@ def stuck(monkeypatch, videos):
   )
 
 
+@pytest.fixture(scope="module")
+def root_of_good(tmp_path_factory):
+  root = tmp_path_factory.mktemp("good")
+  clips.prepare(root, dict(train=clips.records(8, frames=10)))
+  return root
+
+
 def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
   tmp_path, tokenizer, monkeypatch
 ):
@@ -150,9 +163,94 @@ def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch
   stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
   data = clips.config(tmp_path, workers=1, deadline=0.2)
   message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
+  begin = time.monotonic()
   with pytest.raises(DataError, match=message):
     clips.take(tmp_path, tokenizer, 1, data=data)
+  assert time.monotonic() - begin < 30
   assert not multiprocessing.active_children()
+
+
+def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
+  tmp_path, tokenizer, monkeypatch, capsys
+):
+  """In training without processes, and in evaluation, which leaves none out."""
+  clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
+  free = threading.Event()
+  monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait(20) or False)
+  stuck(monkeypatch, {5: b"wait"})
+  data = clips.config(tmp_path, deadline=0.2)
+  begin = time.monotonic()
+  with pytest.raises(DataError, match=r"decoding clip5 did not end.*data\.workers=1"):
+    clips.take(tmp_path, tokenizer, 1, data=data)
+  with (
+    loader.eval_videos(data.open(), data, clips.CLIP, 4) as batches,
+    pytest.raises(DataError, match="decoding clip5 did not end"),
+  ):
+    list(batches)
+  assert time.monotonic() - begin < 10
+  free.set()
+  assert "decoding clip5 has taken" in capsys.readouterr().err
+
+
+STUCK = """
+import json, sys
+sys.path[:0] = ["tests"]
+import test_bad_records as bad
+from vtr_jax import command, progress, train
+from vtr_jax.data import sources
+
+config, directory = json.loads(sys.argv[1]), sys.argv.pop()
+sys.argv.pop()
+opened, add = sources.open_split, progress.Progress.add
+held = {}
+sources.open_split = lambda *where: bad.Stuck(opened(*where), held)
+
+def then_stuck(log, done, numbers):
+  add(log, done, numbers)
+  if done == 3:
+    held.update(dict.fromkeys(range(96), b"wait"))
+
+progress.Progress.add = then_stuck
+command.run(lambda: train.train_and_evaluate(config, directory))
+"""
+
+
+@pytest.mark.nightly
+def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
+  """Also Python waits for such threads, without end."""
+  config = test_train.bare(smoke, steps=500, checkpoint_every=500)
+  config["data"] |= dict(workers=0, deadline=1.0)
+  begin = time.monotonic()
+  ended = subprocess.run(
+    [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert ended.returncode == 2, ended.stderr
+  assert time.monotonic() - begin < 60
+  assert "did not end, and nothing ends a thread" in ended.stderr.splitlines()[-1]
+  assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+def test_workers_that_do_nothing_are_told_of(
+  root_of_good, tokenizer, capfd, monkeypatch
+):
+  """As one that was stopped, or that waits for a disk."""
+  data = clips.config(root_of_good, workers=1)
+  with loader.train_batches(
+    data, clips.CLIP, clips.TEXT, clips.MASK, tokenizer, batch_size=8, seed=0
+  ) as batches:
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    threading.Timer(2.0, os.kill, (worker.pid, signal.SIGCONT)).start()
+    monkeypatch.setattr(workers, "_LOOK", 0.05)
+    for _ in range(6):  # more than are there already
+      next(batches)
+  said = capfd.readouterr().err
+  assert f"no batch for 1 s: process {worker.pid} is stopped, by a signal" in said
 
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):
@@ -215,3 +313,17 @@ def test_quarantine_allows_what_is_within_the_budget(tmp_path):
   for step in range(20):
     quarantine.add(batch_of(["a: empty file"] + [""] * 9), step)
   assert quarantine.bad == 20
+
+
+def test_quarantine_stops_at_once_when_all_goes_wrong_late(tmp_path):
+  """A share that a long run would bear for hours: a file server that fails, say."""
+  path = str(tmp_path / "quarantine.jsonl")
+  quarantine = loader.Quarantine(path, budget=0.01, judge_after=100)
+  for step in range(1000):
+    quarantine.add(batch_of([""] * 10), step)
+  some = ["a: empty file"] * 2 + [""] * 8  # one batch in five: 4 %
+  for step in range(25):
+    quarantine.add(batch_of([""] * 10 if step % 5 else some), 1000 + step)
+  with pytest.raises(DataBudgetError, match="of the last 100 samples could not"):
+    _ = [quarantine.add(batch_of(some), 2000 + i) for i in range(10)]
+  assert quarantine.bad < 0.01 * quarantine.seen

@@ -50,6 +50,14 @@ def test_eval_has_every_record_once_and_equal_steps(root, num_hosts):
   assert not video[5:].any()
 
 
+def test_eval_of_fewer_records_than_hosts(tmp_path):
+  clips.prepare(tmp_path, dict(test=[clips.record("only", clips.mp4(4))]))
+  source, data = open_test(tmp_path), clips.config(tmp_path)
+  for host in range(4):
+    (batch,) = loader.eval_videos(source, data, clips.CLIP, 4, host=host, num_hosts=4)
+    assert batch["record"].tolist() == ([0] if host == 0 else [-1])
+
+
 def test_eval_is_deterministic_and_ignores_augmentations(root):
   source = open_test(root)
   plain = clips.config(root, crop="resize", crop_scales=(), flip=False)

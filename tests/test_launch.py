@@ -147,6 +147,25 @@ def test_a_preempted_run_goes_on_and_another_end_stays(code, tmp_path):
   assert log.read_text() == "x\n" * 3
 
 
+FAILING = """
+source launch/run.sh "$@"
+requeue bash -c 'echo x >>"$0"; exit '"$1" "$2"
+"""
+
+
+@pytest.mark.parametrize(("code", "starts"), [(2, 4), (5, 4), (3, 1), (4, 1), (130, 1)])
+def test_restarts_are_bounded_and_only_where_they_help(code, starts, tmp_path):
+  log = tmp_path / "log"
+  made = subprocess.run(
+    ["bash", "-c", FAILING, "x", str(code), str(log)],
+    cwd=ROOT,
+    capture_output=True,
+    env=os.environ | dict(RESTARTS="3"),
+  )
+  assert made.returncode == code
+  assert log.read_text() == "x\n" * starts
+
+
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
 def test_scripts_are_sound_and_short(path):
   subprocess.run(["bash", "-n", path], check=True)

@@ -154,6 +154,22 @@ def test_hosts_share_the_same_batches(root, tokenizer, stream, num_hosts):
   clips.assert_same(joined, stream[:3])
 
 
+def test_fewer_records_than_hosts_times_workers(tmp_path, tokenizer):
+  """Records are drawn by number, whatever shards they are in: no host goes without."""
+  clips.prepare(tmp_path, dict(train=clips.records(3, frames=4)))
+  alone = clips.take(tmp_path, tokenizer, 2)
+  hosts = [
+    clips.take(tmp_path, tokenizer, 2, host=host, num_hosts=4) for host in range(3)
+  ]
+  one = clips.config(tmp_path, workers=1)
+  hosts.append(clips.take(tmp_path, tokenizer, 2, data=one, host=3, num_hosts=4))
+  joined = [
+    {k: np.concatenate([h[k] for h in parts]) for k in parts[0]}
+    for parts in zip(*hosts, strict=True)
+  ]
+  clips.assert_same(joined, alone)
+
+
 def test_uneven_hosts_are_refused(root, tokenizer):
   with pytest.raises(ConfigError, match=r"batch_size: 8 .* 3 hosts; use 6 or 9"):
     clips.take(root, tokenizer, 1, num_hosts=3)
@@ -215,36 +231,45 @@ def test_tokenizer_must_fit_the_model(root, tokenizer):
 
 
 SCRIPT = """
-import multiprocessing, sys, time
+import multiprocessing, os, sys, time
 sys.path[:0] = {paths!r}
 import clips
 from vtr_jax.data import loader, text
 # Without the guard that multiprocessing asks for: many scripts have none.
 batches = loader.train_batches(
-  clips.config({root!r}, workers={workers}), clips.CLIP, clips.TEXT, clips.MASK,
+  clips.config({root!r}, workers=1), clips.CLIP, clips.TEXT, clips.MASK,
   text.SentencePiece({root!r} + "/tokenizer.model"), batch_size=8, seed=0,
 )
 for _ in range(3):
   next(batches)
 print(*[p.pid for p in multiprocessing.active_children()], flush=True)
-time.sleep({seconds})
+end = sys.stdin.readline().strip()
+if end == "raise":
+  raise RuntimeError("an error")
+if end == "exit":
+  os._exit(7)
+if end == "wait":
+  time.sleep(60)
 """
+# What the script does at the end, the signal it is sent, and its exit code.
+ENDS = (
+  ("return", None, 0),
+  ("raise", None, 1),
+  ("exit", None, 7),
+  ("wait", signal.SIGTERM, -signal.SIGTERM),
+  ("wait", signal.SIGINT, -signal.SIGINT),
+  ("wait", signal.SIGKILL, -signal.SIGKILL),
+)
 
 
-def run_script(root, seconds, workers=1):
-  """A process with workers, which never closes its batches."""
-  script = SCRIPT.format(
-    paths=[str(p) for p in Path(__file__).parents[:2]],
-    root=str(root),
-    seconds=seconds,
-    workers=workers,
-  )
-  path = root / f"script{seconds}.py"
-  path.write_text(script)
+def run_script(path):
+  """A process with a worker, which never closes its batches."""
   return subprocess.Popen(
     [sys.executable, "-W", "error", str(path)],
+    stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
+    env=os.environ | dict(TMPDIR=str(path.parent / "tmp")),
     text=True,
   )
 
@@ -263,20 +288,30 @@ def gone(pid, seconds=10.0):
   return False
 
 
-def test_workers_die_with_a_killed_parent_and_outlive_signals(root):
-  parent = run_script(root, 60)
-  worker = int(parent.stdout.readline())
-  os.kill(worker, signal.SIGTERM)  # as a launcher does to the whole group
-  os.kill(worker, signal.SIGINT)
-  assert not gone(worker, 0.5)
-  parent.kill()
-  parent.communicate()
-  assert gone(worker)
-
-
-def test_leaving_without_close_is_quiet_and_leaves_nothing(root):
-  parent = run_script(root, 0, workers=2)
-  out, errors = parent.communicate(timeout=60)
-  assert (parent.returncode, errors) == (0, "")
-  assert len(out.split()) == 2
-  assert all(gone(int(worker)) for worker in out.split())
+@pytest.mark.parametrize(
+  "ends", [(ENDS[0], ENDS[-1]), pytest.param(ENDS, marks=pytest.mark.nightly)]
+)
+def test_whatever_ends_it_no_process_and_no_memory_is_left(root, ends):
+  before, script = shared_memory(), root / "script.py"
+  paths = [str(p) for p in Path(__file__).parents[:2]]
+  script.write_text(SCRIPT.format(paths=paths, root=str(root)))
+  (root / "tmp").mkdir(exist_ok=True)
+  parents = [run_script(script) for _ in ends]
+  workers = [int(parent.stdout.readline()) for parent in parents]
+  for number in (signal.SIGTERM, signal.SIGINT):  # as a launcher does to a whole group
+    os.kill(workers[0], number)
+  assert not gone(workers[0], 0.5)
+  for parent, (what, number, _) in zip(parents, ends, strict=True):
+    parent.stdin.write(what + "\n")
+    parent.stdin.flush()
+    if number:
+      parent.send_signal(number)
+  errors = [parent.communicate(timeout=60)[1] for parent in parents]
+  assert [parent.returncode for parent in parents] == [code for *_, code in ends]
+  assert errors[0] == ""
+  assert all(gone(worker) for worker in workers)
+  until = time.monotonic() + 10  # a process of Python's own tidies up
+  while shared_memory() - before and time.monotonic() < until:
+    time.sleep(0.1)
+  assert not shared_memory() - before
+  assert not list((root / "tmp").glob("vtr_*"))

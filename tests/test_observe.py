@@ -12,6 +12,7 @@ from test_train import bare
 from configs import mac
 from vtr_jax import experiment, memory, train, writer
 from vtr_jax.config import read
+from vtr_jax.data import loader
 from vtr_jax.errors import ConfigError
 from vtr_jax.observe import Observe
 from vtr_jax.train import train_and_evaluate
@@ -45,6 +46,24 @@ def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   # Both starts compiled, and between them nothing happened.
   spent = lambda step: records[step]["goodput"]
   assert spent(6) < 0.5
+
+
+def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, capsys):
+  quick = loader.Batches.__next__
+
+  def slow(batches):
+    time.sleep(0.2)
+    return quick(batches)
+
+  monkeypatch.setattr(loader.Batches, "__next__", slow)
+  train_and_evaluate(bare(smoke, steps=6), tmp_path)
+  said = capsys.readouterr().out.splitlines()
+  (warning,) = (line for line in said if line.startswith("WARNING"))
+  assert "waiting for data; raise config.data.workers" in warning
+  shown = [line for line in said if "waiting for data" in line and "step " in line]
+  assert len(shown) == 5  # all but the first, which compiles
+  records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}
+  assert max(r["data_wait"] for r in records.values() if "data_wait" in r) > 0.2
 
 
 def test_what_is_computed_twice_counts_once(smoke):

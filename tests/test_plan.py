@@ -13,7 +13,7 @@ from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
 from vtr_jax.experiment import TrainConfig
 from vtr_jax.plan import __main__ as command
-from vtr_jax.plan import chips, compiled, costs, hlo, problem
+from vtr_jax.plan import chips, compiled, costs, estimate, hlo, problem
 from vtr_jax.plan.report import table
 
 RECIPES = (
@@ -259,6 +259,21 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   )
   assert n["largest"] == (64 if module is mac else None)
   assert "ESTIMATE" in plan.text()
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("module", [simvtp, mac, miles])
+def test_the_estimate_of_memory_is_within_20_percent_of_the_compiler_s(module):
+  """Without remat, which the compiler for CPUs undoes."""
+  config = config_of(module, "demo", batch_size=64)
+  config.objective["compute"] |= dict(remat="none", dtype="float32")
+  here = chips.find("local")
+  target = dataclasses.replace(here, count=1, devices=here.devices[:1])
+  one = problem.make(config, target)
+  peak = compiled.costs(one, target).peak
+  guess = estimate.costs(one, target).peak
+  print(f"{guess / 1e6:.0f} MB of {peak / 1e6:.0f}")
+  assert guess == pytest.approx(peak, rel=0.2)
 
 
 def test_parameters_over_several_devices_take_less_of_each():

@@ -77,12 +77,12 @@ def start(config, workdir, phase):
   )
 
 
-def stop(process, phase, again=False):
+def stop(process, phase, again=False, number=signal.SIGTERM):
   """Sends the signal in the phase: (exit code, seconds until the end, output)."""
   while process.stdout.readline() != f"now {phase}\n":
     assert process.poll() is None
   begin = time.monotonic()
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(number)
   while again and process.poll() is None:
     # Python sees two signals as one, if they come before it has looked.
     time.sleep(0.5)
@@ -122,3 +122,14 @@ def test_a_second_signal_ends_it_at_once(calm, tmp_path):
   assert seconds < BOUND
   train_and_evaluate(config, tmp_path)
   assert_same(params(tmp_path, 8), params(workdir, 8))
+
+
+def test_ctrl_c_ends_it_at_once_in_one_line(calm, tmp_path):
+  config, _ = calm
+  process = start(config, tmp_path, "twice")
+  code, seconds, text = stop(process, "twice", number=signal.SIGINT)
+  assert code == 130
+  assert seconds < BOUND
+  assert "Traceback" not in text
+  assert text.splitlines()[-1].startswith("Interrupted: run it again")
+  assert params(tmp_path, 2)  # whole

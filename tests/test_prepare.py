@@ -1,5 +1,6 @@
 """Preparing a data set: whole or not there, the same by whatever way it was made."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -15,12 +16,13 @@ import time
 
 import clips
 import pytest
+from array_record.python import array_record_module
 from conftest import ROOT, run_main
 
 from vtr_jax.data import sources
 from vtr_jax.data.text import SentencePiece
 from vtr_jax.data.video import decode
-from vtr_jax.errors import ConfigError, DataBudgetError, DataError
+from vtr_jax.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.formats import base
 from vtr_jax.prepare import merge, run, spool
 from vtr_jax.prepare.check import check
@@ -369,6 +371,52 @@ def test_check_names_each_bad_record(source, tmp_path, capsys):
   ]
   assert lines[2][2] == "v15.mp4"
   assert lines[0][3:] == [str(gone), "no such file"]
+
+
+def rewritten(path, change):
+  """Writes a shard anew, whole and in order, with `change(number, record)` in it."""
+  reader = array_record_module.ArrayRecordReader(str(path))
+  records = [reader.read([i])[0] for i in range(reader.num_records())]
+  reader.close()
+  writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  for number, record in enumerate(records):
+    writer.write(change(number, record))
+  writer.close()
+
+
+def silently_damaged(data):
+  """The video, with bytes of one picture flipped so that it is decoded all the same."""
+  good = decode(data)
+  for at in range(len(data) - 40, len(data) // 2, -1):
+    bad = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    with contextlib.suppress(BadSample):
+      frames = decode(bad)
+      if frames.shape == good.shape and (frames != good).any():
+        return bad
+  raise AssertionError("the decoder notices everything")
+
+
+def test_check_lists_exactly_what_was_changed_in_silence(source, tmp_path, capsys):
+  """Shards and records are whole, and all decodes: only the sums tell."""
+  made = make(source, tmp_path, Options(copy=True))
+  videos = {n: (source / f"v{n}.mp4").read_bytes() for n in (14, 16)}
+  swap = {
+    0: lambda record: record.replace(videos[14], silently_damaged(videos[14])),
+    2: lambda record: record.replace(videos[16], silently_damaged(videos[16])),
+    3: lambda record: record.replace(b"v17", b"v71"),
+  }
+  path = made / "mine-test.array_record-00000-of-00001"
+  rewritten(path, lambda number, record: record)
+  check(str(made))  # written anew, and nothing was changed
+  rewritten(path, lambda number, record: swap.get(number, bytes)(record))
+  with pytest.raises(DataError, match="3 of 18 records are bad") as e:
+    check(str(made))
+  assert e.value.exit_code == 2
+  lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+  wanted = "not the bytes that were written"
+  assert [line[:2] + line[4:] for line in lines] == [
+    ["test", number, wanted] for number in "023"
+  ]
 
 
 def test_check_of_data_from_elsewhere(data_dir):

@@ -26,8 +26,9 @@ from PIL import Image
 
 import vtr_jax
 from configs import mac
-from vtr_jax.errors import ConfigError
-from vtr_jax.search import access, build, delivery, handler, serve
+from vtr_jax.data import packets
+from vtr_jax.errors import BadSample, ConfigError
+from vtr_jax.search import access, build, delivery, handler, pictures, serve
 from vtr_jax.train import train_and_evaluate
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
@@ -266,6 +267,19 @@ def test_previews_are_the_moment(server):
     assert container.streams.video[0].codec_context.name == "h264"
     frames = sum(1 for _ in container.decode(video=0))
   assert frames == 2 * 5  # of an AVI, from second 4 to 6
+
+
+def test_pictures_have_a_deadline(tmp_path, monkeypatch):
+  (tmp_path / "a.mp4").write_bytes(clips.mp4(48))
+  monkeypatch.setattr(pictures, "_SECONDS", 0.0)
+  monkeypatch.setattr(packets, "_CALLS", 1)
+  with (tmp_path / "a.mp4").open("rb") as file:
+    for make in (
+      lambda: pictures.poster(file, 1.0),
+      lambda: pictures.preview(file, 1, 3),
+    ):
+      with pytest.raises(BadSample, match="took more than 0 s"):
+        make()
 
 
 def test_nothing_but_indexed_files(server, folder):

@@ -82,3 +82,41 @@ def test_small_pictures_and_time():
   assert pictures[0].shape == (9, 16)
   with pytest.raises(BadSample, match="took more than"):
     list(stream.small(io.BytesIO(data), 9, 16, seconds=0))
+
+
+class Clock:
+  """A second of the processor goes by between two looks at it."""
+
+  def __init__(self):
+    self.now = 0.0
+
+  def thread_time(self):
+    self.now += 1
+    return self.now
+
+
+@pytest.mark.parametrize("kind", ["b_frames", "open_gop"])
+def test_every_clip_has_one_deadline_however_many_frames_it_has(kind, monkeypatch):
+  """By groups and in order; what came before it is not lost, and not counted."""
+  data = movies.movie(kind)
+  file = io.BytesIO(data)
+  if kind == "open_gop":
+    monkeypatch.setattr(stream, "_GROUP", 10)
+  line = stream.timeline(file)
+  monkeypatch.setattr(packets, "time", Clock())
+  monkeypatch.setattr(packets, "_CALLS", 1)  # looks at the clock at every packet
+  monkeypatch.setattr(stream, "_FRAMES", 10**9)
+  every = list(range(len(line.times)))
+  cost = len(every) + 8  # of all packets, and of a few looks beside them
+  assert len(list(stream.clips(file, line, [np.array(every)], None, cost))) == 1
+  with pytest.raises(BadSample, match="took more than 12 s"):
+    list(stream.clips(file, line, [np.array(every)], None, 12.0))
+  one_by_one = [np.array([i]) for i in every]
+  found = list(stream.clips(file, line, one_by_one, None, 26.0))
+  assert len(found) == len(every)
+
+
+def test_more_packets_than_any_video_has_are_refused(monkeypatch):
+  monkeypatch.setattr(stream, "_MAX_PACKETS", 20)
+  with pytest.raises(BadSample, match="more than 20 frames"):
+    stream.timeline(io.BytesIO(movies.movie("b_frames")))

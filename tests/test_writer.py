@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 
 import pytest
 
@@ -39,6 +40,94 @@ def test_without_tensorboardx(tmp_path, monkeypatch):
   assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
 
 
+def board_of(directory):
+  """(step, name, number) of all events."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  found = []
+  for path in sorted((directory / "tensorboard").iterdir()):
+    data = path.read_bytes()
+    while data:
+      size = int.from_bytes(data[:8], "little")
+      event = Event.FromString(data[12 : 12 + size])
+      found += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
+      data = data[16 + size :]
+  return found
+
+
+def test_tensorboard_has_the_numbers(tmp_path):
+  out = writer.Writer(tmp_path, 0)
+  out.scalars(1, {"loss/total": 0.5, "lr": 1.0})
+  out.scalars(2, {"loss/total": 0.25})
+  out.close()
+  events = [(1, "loss/total", 0.5), (1, "lr", 1.0), (2, "loss/total", 0.25)]
+  assert board_of(tmp_path) == events
+
+
+def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
+  """One that raises, and a disk that is full for TensorBoard alone; each told once."""
+
+  def fail(*_, **__):
+    raise ConnectionError("no network")
+
+  run = types.SimpleNamespace(log=fail, finish=fail)
+  monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+  out = writer.Writer(tmp_path, 0, project="mine")
+  file = out._others["TensorBoard"]._events._py_recordio_writer
+  file.close()
+  with open("/dev/full", "wb", buffering=0) as file._writer:
+    for step in range(1, 31):  # a queue of any length would be full by then
+      out.scalars(step, {"loss/total": float(step)})
+    out.close()
+  assert len(writer.read(tmp_path / "metrics.jsonl")) == 30
+  told = capsys.readouterr().err.splitlines()
+  assert len(told) == 2
+  assert "TensorBoard ([Errno 28] No space left on device); the run goes" in told[0]
+  assert "Weights & Biases (no network)" in told[1]
+
+
+def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys):
+  def fail(**_):
+    raise RuntimeError("no account")
+
+  monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=fail))
+  (tmp_path / "tensorboard").write_text("no directory")
+  out = writer.Writer(tmp_path, 0, project="mine")
+  out.scalars(1, {"a": 1.0})
+  out.close()
+  assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
+  assert capsys.readouterr().err.count("warning: ") == 2
+
+
+def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
+  monday = writer.Writer(tmp_path, 0)
+  lines, good = monday._lines, monday._lines._file
+
+  class Full:
+    """A file whose disk is full at first."""
+
+    def __init__(self):
+      self.left = 3
+
+    def write(self, text):
+      return good.write(text)
+
+    def flush(self):
+      self.left -= 1
+      if self.left >= 0:
+        raise OSError(28, "No space left on device")
+      good.flush()
+
+    close = good.close
+
+  lines._file = Full()
+  for step in range(1, 6):
+    monday.scalars(step, {"a": 1.0})
+  monday.close()
+  assert [r["step"] for r in writer.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+  assert capsys.readouterr().err.count("metrics.jsonl ([Errno 28]") == 1
+
+
 def test_other_processes_write_nothing(tmp_path, capsys):
   out = writer.Writer(tmp_path, 0, active=False)
   out.say("hello")
@@ -49,17 +138,44 @@ def test_other_processes_write_nothing(tmp_path, capsys):
 
 
 def test_free_keys_may_change_and_others_may_not(tmp_path):
-  config = dict(log_every=1, mesh=dict(data=1), optim=dict(lr=1.0, betas=(0.9, 0.95)))
+  config = dict(log_every=1, mesh=dict(data=1), batch_size=8, data=dict(workers=1))
+  config |= dict(optim=dict(lr=1.0, betas=(0.9, 0.95)))
   workdir.prepare(tmp_path / "run", config)
-  workdir.prepare(tmp_path / "run", config | dict(log_every=5, mesh=dict(data=4)))
+  free = dict(log_every=5, mesh=dict(data=4), data=dict(workers=8))
+  workdir.prepare(tmp_path / "run", config | free)
   other = config | dict(optim=dict(lr=2.0))
   (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
   with pytest.raises(ConfigError) as e:
     workdir.prepare(tmp_path / "run", other)
   assert "optim.lr: 1.0 there, 2.0 now" in str(e.value)
   assert "optim.betas: (0.9, 0.95) there, 'absent' now" in str(e.value)
+  # Another global batch would have other records in every step from here on.
+  with pytest.raises(ConfigError, match="batch_size: 8 there, 16 now"):
+    workdir.prepare(tmp_path / "run", config | dict(batch_size=16))
   stored = json.loads((tmp_path / "run" / "config.json").read_text())
   assert stored["optim"]["lr"] == 1.0
+
+
+def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
+  encoder = dict(width=192, depth=4, mlp_dim=768)
+  config = dict(clip=dict(tubelet=(2, 16, 16)), objective=dict(encoder=encoder))
+  workdir.prepare(tmp_path, config)
+  (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+  other = dict(
+    clip=dict(tubelet=(2, 8, 8)),
+    objective=dict(encoder=dict(width=256, depth=6, heads=4)),
+  )
+  with pytest.raises(ConfigError) as e:
+    workdir.prepare(tmp_path, other)
+  assert e.value.exit_code == 2
+  changes = str(e.value).split("undo: ")[1].split("; ")
+  assert changes == [
+    "clip.tubelet: (2, 16, 16) there, (2, 8, 8) now",
+    "objective.encoder.depth: 4 there, 6 now",
+    "objective.encoder.heads: 'absent' there, 4 now",
+    "objective.encoder.mlp_dim: 768 there, 'absent' now",
+    "objective.encoder.width: 192 there, 256 now",
+  ]
 
 
 def test_a_failed_start_holds_no_place(tmp_path):

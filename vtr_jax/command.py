@@ -2,13 +2,23 @@
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from vtr_jax.errors import ConfigError, DataError, Preempted, VtrError
+
+_PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
+
+
+class _Interrupted(VtrError):
+  """Ctrl-C: nothing more is saved."""
+
+  exit_code = 130  # as shells have it
 
 
 def start(
@@ -50,15 +60,19 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
   """
 
   def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.WARNING)  # libraries report every file they read
+    _quiet_libraries()
     try:
       work(*argv[1:] if arguments else ())
+      _leave_together(0)
+      _leave_behind(0)
     except VtrError as e:
       _leave(e)
     except OSError as e:
       if e.filename is None:
         raise
       _leave(DataError(f"{e.filename}: {e.strerror}; mend it and run it again"))
+    except KeyboardInterrupt:
+      _leave(_Interrupted("run it again to go on from the newest checkpoint"))
     except Exception:
       if not _several():
         raise
@@ -66,6 +80,21 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
       os._exit(1)
 
   app.run(main, flags_parser=_parse)
+
+
+def _quiet_libraries() -> None:
+  """What they say that is no news, or is raised as well."""
+  logging.set_verbosity(logging.WARNING)  # they report every file they read
+  # Orbax logs what goes wrong four times, with its stack, and raises it too.
+  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  plain = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    # Of TensorStore's threads, once for each array of a save that has failed.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      plain(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def define_peers() -> None:
@@ -113,14 +142,33 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
     raise ConfigError(f"--config: {_one_line(e)}") from e
 
 
-def _leave(e: VtrError) -> None:
-  print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)
-  if _several() and not isinstance(e, Preempted):
+def _leave(e: VtrError) -> NoReturn:
+  name = type(e).__name__.removeprefix("_")
+  print(f"{name}: {e}", file=sys.stderr, flush=True)
+  if isinstance(e, Preempted):  # all of them are
+    _leave_together(e.exit_code)
+  elif _several():
     # The others do not know, and JAX would wait for them to leave too. They end when
     # they miss this process.
     sys.stdout.flush()
     os._exit(e.exit_code)
+  _leave_behind(e.exit_code)
   sys.exit(e.exit_code)
+
+
+def _leave_behind(code: int) -> None:
+  """Python waits for threads, also for one that is stuck in a decoder: not for ever."""
+  timer = threading.Timer(_PATIENCE, os._exit, (code,))
+  timer.daemon = True
+  timer.start()
+
+
+def _leave_together(code: int) -> None:
+  """With the other processes of the run, if there are any."""
+  if _several():
+    from vtr_jax import distributed
+
+    distributed.leave(code)
 
 
 def _several() -> bool:

@@ -9,11 +9,14 @@ import dataclasses
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from typing import NoReturn
 
 import jax
+from jax.experimental import multihost_utils
 
 from vtr_jax.config import require
 from vtr_jax.errors import ConfigError, DistributedError
@@ -22,6 +25,7 @@ _CAUSES = (
   "the usual causes: it was not started, it ended (see its own log), another address "
   "or number was given to it, or a firewall closes the port"
 )
+_GOODBYE = 1.0  # seconds that process 0 stays behind the others; ours
 # What schedulers and machines with several processes set; JAX knows these by itself.
 _AUTO = (
   ("SLURM_STEP_NUM_TASKS", lambda value: int(value) > 1),
@@ -110,6 +114,20 @@ def start(peers: Peers | None) -> None:
     return
   roll_call(peers)
   jax.distributed.initialize(peers.coordinator, peers.count, peers.mine, **options)
+
+
+def leave(code: int) -> NoReturn:
+  """Ends this process when all have come here, process 0 as the last of them.
+
+  The others are connected to it, and end with an error when it goes first. JAX's own
+  way out takes its server down while it is still asked, and now and then aborts in it.
+  """
+  multihost_utils.sync_global_devices("leave")
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if jax.process_index() == 0:
+    time.sleep(_GOODBYE)
+  os._exit(code)
 
 
 def roll_call(peers: Peers) -> None:

@@ -57,7 +57,7 @@ def of_split(
   stamp, made_by = path.with_suffix(".json"), _made_by(context, params, source)
   if _read(stamp) == made_by and path.exists():
     print(f"{path}: features that are there already")
-    return np.load(path, mmap_mode="r")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
   place.mkdir(parents=True, exist_ok=True)
   stamp.unlink(missing_ok=True)
 
@@ -78,7 +78,7 @@ def of_split(
   out.flush()
   os.replace(temporary, path)
   workdir.write_json(stamp, made_by)
-  return np.load(path, mmap_mode="r")
+  return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _videos(context: Context, source: sources.Split) -> tqdm.tqdm:

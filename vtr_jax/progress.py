@@ -14,6 +14,8 @@ from vtr_jax.experiment import Run
 # A step's numbers are fetched when this many later steps have been dispatched, so
 # that fetching never makes the device wait.
 _BEHIND = 2
+_STARVED = 0.2  # share of the time without a batch that is warned of; ours
+_AGAIN = 600.0  # seconds until it is warned of again
 
 
 class Progress:
@@ -35,6 +37,7 @@ class Progress:
     self._last, self._begin, self._waited = start, time.monotonic(), 0.0
     # The first step of a process compiles; rates are told from the second on.
     self._warm = start + 1
+    self._warned = -_AGAIN
 
   def timed_next(self, batches: loader.Batches) -> dict[str, np.ndarray]:
     begin = time.monotonic()
@@ -115,9 +118,18 @@ class Progress:
     self._run.writer.say(
       f"step {done}/{c.steps} | {line} | lr {numbers['learning_rate']:.2e}{rate}"
     )
+    self._warn(numbers.get("data_wait", 0.0))
     self._run.writer.scalars(done, numbers)
     self._sums, self._skipped = {}, 0
     self._last, self._begin, self._waited = done, time.monotonic(), 0.0
+
+  def _warn(self, data_wait: float) -> None:
+    if data_wait > _STARVED and time.monotonic() > self._warned + _AGAIN:
+      self._warned = time.monotonic()
+      self._run.writer.say(
+        f"WARNING: {100 * data_wait:.0f} % of the time goes on waiting for data; raise "
+        "config.data.workers, or prepare videos of the size that is read"
+      )
 
   def _speed(self, steps_per_second: float) -> dict[str, float]:
     devices = jax.device_count()

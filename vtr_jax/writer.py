@@ -1,15 +1,20 @@
 """Where numbers go: metrics.jsonl always, TensorBoard when tensorboardX is there, and
-Weights & Biases on request."""
+Weights & Biases on request.
+
+None of them ends a run: one that fails is named once, and is left alone from then on.
+The file is tried again each time, for a full disk may be mended.
+"""
 
 import hashlib
 import json
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TextIO
 
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, one_line
 
 
 class Writer:
@@ -38,38 +43,42 @@ class Writer:
     Raises:
       ConfigError: the package wandb is missing.
     """
-    self._active = active
+    self._active, self._warned = active, set()
     if not active:
       return
-    self._run = _wandb(project, workdir, config) if project else None
-    self._workdir, self._file, self._board = workdir, None, None
+    self._workdir = workdir
+    self._lines: _Lines | None = None
+    self._others: dict[str, Any] = {}
+    if project:
+      package, name = _wandb(project), "Weights & Biases"
+      made = lambda: _Wandb(package, project, workdir, config)
+      self._others[name] = self._try(name, made)
     self.rewind(start_step)
 
   def rewind(self, step: int) -> None:
-    """Forgets what was written behind the checkpoint of `step`."""
+    """Goes on behind the checkpoint of `step`, as at the start."""
     if not self._active:
       return
-    self._close_files()
+    self._close("metrics.jsonl", self._lines)
+    self._close("TensorBoard", self._others.get("TensorBoard"))
     path = self._workdir / "metrics.jsonl"
     kept = lambda r: r["step"] < step or (r["step"] == step and "loss/total" in r)
     records = [r for r in read(path) if kept(r)]
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
     os.replace(temporary, path)
-    self._file = path.open("a")
-    self._board = _tensorboard(self._workdir, step)
+    self._lines = _Lines(path.open("a"))
+    board = lambda: _board(self._workdir, step)
+    self._others["TensorBoard"] = self._try("TensorBoard", board)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Appends one line {"step": step, **values}."""
     if not self._active:
       return
-    self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-    self._file.flush()
-    if self._board:
-      for name, value in values.items():
-        self._board.add_scalar(name, value, step)
-    if self._run:
-      self._run.log(dict(values), step=step)
+    self._try("metrics.jsonl", lambda: self._lines.scalars(step, values))
+    for name, other in self._others.items():
+      if other and name not in self._warned:
+        self._try(name, lambda to=other: to.scalars(step, values))
 
   def say(self, text: str) -> None:
     """Prints to the terminal at once."""
@@ -78,22 +87,54 @@ class Writer:
 
   def alarm(self, step: int, text: str) -> None:
     """Prints what a person should know of, and keeps it in incidents.jsonl."""
-    if self._active:
-      self.say(f"WARNING: {text}")
-      line = json.dumps(dict(time=round(time.time()), step=step, what=text))
-      with (self._workdir / "incidents.jsonl").open("a") as f:
-        f.write(line + "\n")
+    if not self._active:
+      return
+    self.say(f"WARNING: {text}")
+    line = json.dumps(dict(time=round(time.time()), step=step, what=text))
+    self._try("incidents.jsonl", lambda: self._keep(line))
+
+  def _keep(self, line: str) -> None:
+    with (self._workdir / "incidents.jsonl").open("a") as f:
+      f.write(line + "\n")
 
   def close(self) -> None:
-    if self._active:
-      self._close_files()
-      if self._run:
-        self._run.finish()
+    if not self._active:
+      return
+    for name, log in {"metrics.jsonl": self._lines, **self._others}.items():
+      self._close(name, log)
 
-  def _close_files(self) -> None:
-    for file in (self._file, self._board):
-      if file:
-        file.close()
+  def _close(self, name: str, log: Any) -> None:
+    if log and (name not in self._warned or log is self._lines):
+      self._try(name, log.close)
+
+  def _try(self, name: str, call: Callable[[], Any]) -> Any:
+    """What `call` returns; a warning, the first time that it fails for `name`."""
+    try:
+      return call()
+    except Exception as e:  # whatever such a package or a disk comes up with
+      if name not in self._warned:
+        self._warned.add(name)
+        print(
+          f"warning: numbers cannot be written to {name} ({one_line(e)}); the run "
+          "goes on",
+          file=sys.stderr,
+          flush=True,
+        )
+      return None
+
+
+class _Lines:
+  """metrics.jsonl: what the disk does not take waits in the file's buffer."""
+
+  def __init__(self, file: TextIO):
+    self._file = file
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -108,25 +149,71 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   return records
 
 
-def _tensorboard(workdir: pathlib.Path, start_step: int) -> Any:
-  """An event writer, or None where tensorboardX is not installed."""
+def _board(workdir: pathlib.Path, start_step: int) -> "_Board | None":
+  """None where tensorboardX is not installed."""
   try:
-    from tensorboardX import SummaryWriter
+    import tensorboardX.event_file_writer  # noqa: F401
   except ImportError:
     return None
-  return SummaryWriter(str(workdir / "tensorboard"), purge_step=start_step + 1)
+  return _Board(workdir / "tensorboard", start_step)
 
 
-def _wandb(project: str, workdir: pathlib.Path, config: Mapping | None) -> Any:
-  """A run there, the same one again when this run is continued."""
+class _Board:
+  """A file of events.
+
+  Not a SummaryWriter: its thread dies of a full disk, and whoever then adds the
+  eleventh number waits for ever.
+  """
+
+  def __init__(self, place: pathlib.Path, start_step: int):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+    from tensorboardX.summary import scalar
+
+    self._event, self._scalar = Event, scalar
+    place.mkdir(parents=True, exist_ok=True)
+    self._events = EventsWriter(str(place / "events"))
+    # What was shown of later steps is done again.
+    again = SessionLog(status=SessionLog.START)
+    self._add(step=start_step + 1, session_log=again)
+
+  def _add(self, **what: Any) -> None:
+    self._events.write_event(self._event(wall_time=time.time(), **what))
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+      self._add(step=step, summary=self._scalar(name, value))
+    self._events.flush()
+
+  def close(self) -> None:
+    self._events.close()
+
+
+def _wandb(project: str) -> Any:
+  """The package; it was asked for, so that its absence is an error."""
   try:
     import wandb
   except ImportError as e:
     raise ConfigError(
       f"--wandb={project}: the package is not installed; pip install wandb"
     ) from e
-  where = workdir.resolve()
-  name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
-  return wandb.init(
-    project=project, name=where.name, id=name, resume="allow", config=config
-  )
+  return wandb
+
+
+class _Wandb:
+  """A run there, the same one again when this run is continued."""
+
+  def __init__(
+    self, wandb: Any, project: str, workdir: pathlib.Path, config: Mapping | None
+  ):
+    where = workdir.resolve()
+    name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
+    self._run = wandb.init(
+      project=project, name=where.name, id=name, resume="allow", config=config
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def close(self) -> None:
+    self._run.finish()

@@ -11,7 +11,7 @@ turn it is, and whose turn it is follows from the step alone too.
 import dataclasses
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -191,6 +191,11 @@ def eval_texts(
   return (batches.batch(step) for step in range(len(batches)))
 
 
+# Of a long run, the budget is many samples: when this many times its share of the
+# newest ones is bad, something has happened. Ours.
+_SUDDEN = 10
+
+
 class Quarantine:
   """Counts replaced samples, lists the records, and stops when there are too many.
 
@@ -204,7 +209,8 @@ class Quarantine:
     Args:
       path: of the list, usually workdir/quarantine.jsonl; made when needed.
       budget: share of samples that may be bad, [0, 1]; see data.bad_budget.
-      judge_after: samples to see first, because a share of few means nothing.
+      judge_after: samples to see first, because a share of few means nothing; and the
+        newest ones, which are judged by themselves.
     """
     self.path = path
     self.seen = 0  # samples of this run, good or bad
@@ -212,6 +218,7 @@ class Quarantine:
     self._budget = budget
     self._judge_after = judge_after
     self._reasons = Counter()
+    self._newest: deque[tuple[int, int]] = deque()  # (seen, bad) of batches
     self._listed = set()
     if os.path.exists(path):
       self._continue_list()
@@ -227,10 +234,11 @@ class Quarantine:
     """Takes the host keys of one training batch.
 
     Raises:
-      DataBudgetError: more than `budget` of the samples of this run were bad.
+      DataBudgetError: more than `budget` of the samples of this run were bad, or ten
+        times as many of the newest ones.
     """
+    before, lines = self.bad, []
     self.seen += len(batch["problem"])
-    lines = []
     for row in np.flatnonzero(batch["problem"] != ""):
       record, problem = int(batch["record"][row]), str(batch["problem"][row])
       self.bad += 1
@@ -241,10 +249,24 @@ class Quarantine:
     if lines:
       with open(self.path, "a") as f:
         f.writelines(line + "\n" for line in lines)
-    if self.seen >= self._judge_after and self.bad > self._budget * self.seen:
-      top = ", ".join(f"{n} x {why}" for why, n in self._reasons.most_common(3))
-      raise DataBudgetError(
-        f"{self.path}: {self.bad} of {self.seen} samples could not be used, more than "
-        f"data.bad_budget = {self._budget:g} allows ({top}); repair the records "
-        "listed there, or raise the budget"
-      )
+    self._newest.append((len(batch["problem"]), self.bad - before))
+    self._judge()
+
+  def _judge(self) -> None:
+    if self.seen < self._judge_after:
+      return
+    while sum(n for n, _ in self._newest) - self._newest[0][0] >= self._judge_after:
+      self._newest.popleft()
+    newest, bad = (sum(column) for column in zip(*self._newest, strict=True))
+    if self.bad > self._budget * self.seen:
+      share = f"{self.bad} of {self.seen} samples"
+    elif bad > _SUDDEN * self._budget * newest:
+      share = f"{bad} of the last {newest} samples"
+    else:
+      return
+    top = ", ".join(f"{n} x {why}" for why, n in self._reasons.most_common(3))
+    raise DataBudgetError(
+      f"{self.path}: {share} could not be used, more than data.bad_budget = "
+      f"{self._budget:g} allows ({top}); repair the records listed there, or raise the "
+      "budget"
+    )

@@ -40,9 +40,12 @@ class Deadline:
   """
 
   def __init__(self, seconds: float):
-    self._seconds = seconds
-    self._end = time.thread_time() + seconds
     self._calls = 0
+    self.renew(seconds)
+
+  def renew(self, seconds: float) -> None:
+    """The file may take so much more, from now on."""
+    self._seconds, self._end = seconds, time.thread_time() + seconds
 
   def check(self) -> None:
     """Raises BadSample when the time is up; looks at the clock at times."""

@@ -18,15 +18,43 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def end_with_parent() -> None:
-  """Ends this process when its parent has been killed and could not say goodbye."""
+def end_with_parent(*leavings: str) -> None:
+  """Ends this process when its parent has been killed and could not say goodbye.
+
+  Args:
+    leavings: files of the parent, to be removed then.
+  """
 
   def watch():
     if (parent := multiprocessing.parent_process()) is not None:
       parent.join()
+      for path in leavings:
+        pathlib.Path(path).unlink(missing_ok=True)
       os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+_STATES = dict(
+  T="is stopped, by a signal or a debugger",
+  D="waits for a disk or the network",
+  Z="has ended",
+  R="works",
+  S="waits or works in threads",
+)
+
+
+def children() -> list[str]:
+  """What each child of this process does, as far as the system tells it."""
+  found = []
+  for child in multiprocessing.active_children():
+    try:
+      stat = pathlib.Path(f"/proc/{child.pid}/stat").read_text()
+    except OSError:  # another system, or it has just ended
+      continue
+    state = stat.rpartition(")")[2].split()[0].upper()
+    found.append(f"process {child.pid} {_STATES.get(state, f'is in state {state}')}")
+  return found
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from vtr_jax.errors import BadSample
 
 _GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
 _PICTURES = 256  # ours: frames after which their memory is counted anew
+_FRAMES = 1000  # ours: frames before a clip that allow it as much time as it has itself
+_MAX_PACKETS = 5_000_000  # ours: 23 hours at 60 a second; some 100 bytes each
 
 
 class Timeline(NamedTuple):
@@ -52,7 +54,8 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     seconds: of processor time that it may take.
 
   Raises:
-    BadSample: not a video, or without a whole packet.
+    BadSample: not a video, without a whole packet, or with more of them than any
+      real video has; too slow.
   """
   deadline = Deadline(seconds)
   with opened(file) as container:
@@ -69,6 +72,8 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
         if packets_lib.restarts(codec, packet):
           keys.append(len(decoded))
         decoded.append(packet.pts)
+        if len(decoded) > _MAX_PACKETS:
+          raise BadSample(f"more than {_MAX_PACKETS} frames")
         if not packet.is_discard:
           shown.append(packet.pts)
     except av.FFmpegError:
@@ -109,17 +114,21 @@ def clips(
     line: of it.
     wanted: sorted frame numbers of each clip; clips in the order of time.
     view: as `video.decode`'s.
-    seconds: of processor time that each clip may take.
+    seconds: of processor time that each clip may take, and as much for every
+      thousand frames since the clip before it, which may have to be decoded.
 
   Raises:
     BadSample: the file is damaged, and what is left of it lacks frames of the next
       clip; too slow.
   """
+  deadline, last = Deadline(seconds), 0
   uses = collections.Counter(int(n) for clip in wanted for n in set(clip.tolist()))
   found: dict[int, np.ndarray] = {}
-  frames, ended = _frames(file, line, sorted(uses), view, seconds), False
+  frames, ended = _frames(file, line, sorted(uses), view, deadline), False
   for clip in wanted:
-    numbers = clip.tolist()
+    numbers, before = clip.tolist(), last
+    last = max(numbers[-1], before)
+    deadline.renew(seconds * (1 + (last - before) / _FRAMES))
     while not ended and numbers[-1] not in found:
       number, picture = next(frames, (-1, None))
       ended = picture is None
@@ -127,8 +136,8 @@ def clips(
         found[number] = picture
     if numbers[0] not in found:
       return  # there are fewer frames than packets
-    last = max(n for n in found if n <= numbers[-1])
-    yield np.stack([found[min(n, last)] for n in numbers])
+    newest = max(n for n in found if n <= numbers[-1])
+    yield np.stack([found[min(n, newest)] for n in numbers])
     for number in set(numbers):
       uses[number] -= 1
       if not uses[number]:
@@ -150,7 +159,7 @@ def small(
     BadSample: too slow.
   """
   reformatter = VideoReformatter()
-  for _, frame in _in_order(file, seconds):
+  for _, frame in _in_order(file, Deadline(seconds)):
     if frame is None:
       return
     gray = reformatter.reformat(
@@ -160,19 +169,19 @@ def small(
 
 
 def _frames(
-  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, seconds: float
+  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, deadline: Deadline
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
   """(number, picture) of the wanted frames, numbers ascending."""
   done, picture = -1, Picture(view)
   if line.shown is not None and wanted[-1] < len(line.shown):
     try:
-      for done, found in _by_groups(file, line, wanted, view, seconds):
+      for done, found in _by_groups(file, line, wanted, view, deadline):
         yield done, found
       return
     except Surprise:
       pass  # from here on in order, which tells how far the file is good
   todo = {number for number in wanted if number > done}
-  for number, frame in _in_order(file, seconds * len(wanted)):
+  for number, frame in _in_order(file, deadline):
     if frame is None:
       raise BadSample(f"damaged after {number} frames")
     if number in todo:
@@ -187,13 +196,13 @@ def _frames(
 
 
 def _by_groups(
-  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, seconds: float
+  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, deadline: Deadline
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Of as few groups of pictures as hold the wanted frames.
 
   Raises:
     Surprise: other frames come out than should, or damaged ones.
-    BadSample: a group takes too long.
+    BadSample: too slow.
   """
   assert line.shown is not None
   where = {pts: position for position, pts in enumerate(line.decoded)}
@@ -216,7 +225,7 @@ def _by_groups(
       first = bisect.bisect_left(line.shown, line.decoded[start]) if start else 0
       run = Run(held, line.shown[first : first + end - start], numbers, line.skip)
       codec, picture = stream.codec_context, Picture(view)
-      frames = packets_lib.decode_run(codec, run, Deadline(seconds))
+      frames = packets_lib.decode_run(codec, run, deadline)
       try:
         for number, frame in frames:
           yield number, picture(frame)
@@ -225,7 +234,7 @@ def _by_groups(
 
 
 def _in_order(
-  file: BinaryIO, seconds: float
+  file: BinaryIO, deadline: Deadline
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
   """(number, frame) of all frames as far as they are good; (number, None): not so far.
 
@@ -244,7 +253,7 @@ def _in_order(
         if packet.size:
           yield packet
 
-    codec, deadline = stream.codec_context, Deadline(seconds)
+    codec = stream.codec_context
     for frame in packets_lib.decode_all(codec, packets(), deadline):
       if frame is None or frame.is_corrupt:
         yield number, None

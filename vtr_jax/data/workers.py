@@ -3,10 +3,13 @@
 import contextlib
 import functools
 import os
+import queue
 import signal
+import sys
 import tempfile
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grain
@@ -18,6 +21,8 @@ from vtr_jax.errors import ConfigError, DataError, one_line
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
+_LOOK = 1.0  # seconds between two looks at why a batch does not come
+_PATIENCE = 20  # looks until that is told; ours
 _IN_A_ROW = 3  # times that workers are stuck before a batch comes, then it ends; ours
 
 
@@ -95,12 +100,50 @@ class ByTurns(grain.MapDataset):
     return self._by_key[key][number]
 
 
+class _Feeder:
+  """Takes from an iterator in a thread of its own, so that waiting can be given up."""
+
+  def __init__(self, iterator: grain.DatasetIterator):
+    self._iterator, self._asked = iterator, queue.SimpleQueue()
+    self._came: queue.SimpleQueue[tuple[Any, BaseException | None]]
+    self._came = queue.SimpleQueue()
+    args = (iterator, self._asked, self._came)
+    threading.Thread(target=_feed, args=args, daemon=True).start()
+
+  def next(self, look: Callable[[int], None]) -> Any:
+    """What comes next; meanwhile calls `look(1)`, `look(2)`..., which may raise."""
+    self._asked.put(True)
+    looks = 0
+    while True:
+      try:
+        result, error = self._came.get(timeout=_LOOK)
+        break
+      except queue.Empty:
+        looks += 1
+        look(looks)
+    if error is not None:
+      raise error
+    return result
+
+  def close(self) -> None:
+    self._asked.put(False)
+    self._iterator.close()
+
+
+def _feed(iterator: Iterator, asked: queue.SimpleQueue, came: queue.SimpleQueue):
+  while asked.get():
+    try:
+      came.put((next(iterator), None))
+    except BaseException as e:
+      came.put((None, e))
+
+
 class Batches:
   """An iterator over batches that owns its workers; close it when done.
 
   Batches are made ahead of time, in order. A worker that got stuck in a record is
   replaced, see watch.py; what was made ahead is made again, so that no batch is lost or
-  changed.
+  changed. Why a batch does not come is told while it is waited for.
   """
 
   def __init__(self, batches: grain.MapDataset, workers: int):
@@ -113,9 +156,11 @@ class Batches:
     self._batches, self._workers, self._done = batches, workers, 0
     self._stuck: list[str] = []  # ids of records since the last batch came
     self._in_a_row = 0  # times that workers were replaced since then
-    descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
-    os.close(descriptor)
-    self._open: list[grain.DatasetIterator] = []
+    self._list = ""  # of the records that worker processes were given up for
+    if workers:
+      descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
+      os.close(descriptor)
+    self._open: list[_Feeder] = []
     # Also called when this object is lost, and before Python takes grain apart.
     self._finalize = weakref.finalize(self, _close, self._open, self._list)
     self._begin()
@@ -127,7 +172,8 @@ class Batches:
     """The next batch.
 
     Raises:
-      DataError: a worker was killed, or several records in a row hold one fast.
+      DataError: a worker was killed, or several records in a row hold one fast, or one
+        a thread of this process.
     """
     while self._open:
       try:
@@ -156,10 +202,23 @@ class Batches:
 
   def _take(self) -> dict[str, np.ndarray]:
     if not self._to_start:
-      return next(self._open[0])
+      return self._open[0].next(self._look)
     self._to_start -= 1
     with processes.hidden_main():
-      return next(self._open[0])
+      return self._open[0].next(self._look)
+
+  def _look(self, number: int) -> None:
+    """While a batch does not come: tells why, and gives up where a thread is stuck."""
+    if not self._workers and (stuck := watch.look(_LOOK)):
+      raise DataError(
+        f"decoding {stuck[0]} did not end, and nothing ends a thread; repair or remove "
+        "it, or set config.data.workers=1, which leaves it out of the training"
+      )
+    if number == _PATIENCE:
+      states = "; ".join(processes.children()) or "threads of this process make it"
+      print(
+        f"no batch for {_PATIENCE * _LOOK:.0f} s: {states}", file=sys.stderr, flush=True
+      )
 
   def _begin(self) -> None:
     """Has the workers begin at the next batch; each is there when its first is."""
@@ -167,14 +226,14 @@ class Batches:
     threads = 1 if self._workers else _THREADS
     rest = self._batches.slice(slice(self._done, None))
     dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
-    self._known = len(watch.given_up(self._list))
     if self._workers:
+      self._known = len(watch.given_up(self._list))
       if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(self._workers, _BUFFER)
       start = functools.partial(_start_worker, self._list)
       dataset = dataset.mp_prefetch(options, worker_init_fn=start)
-    self._open.append(iter(dataset))
+    self._open.append(_Feeder(iter(dataset)))
 
   def _replace(self, error: RuntimeError) -> None:
     """Starts again behind a worker that was given up; else raises."""
@@ -195,10 +254,10 @@ class Batches:
     self._begin()
 
 
-def _close(iterators: list, path: str) -> None:
+def _close(feeders: list, path: str) -> None:
   """Closes and forgets: grain fails where an iterator outlives its module."""
-  while iterators:
-    iterators.pop().close()
+  while feeders:
+    feeders.pop().close()
   with contextlib.suppress(FileNotFoundError):
     os.remove(path)
 
@@ -210,5 +269,5 @@ def _start_worker(path: str, index: int, count: int) -> None:
   # need batches while it finishes its step and saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  processes.end_with_parent()
+  processes.end_with_parent(path)
   watch.start(path)

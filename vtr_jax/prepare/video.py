@@ -9,6 +9,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vtr_jax.data.packets import Deadline
 from vtr_jax.data.video import opened
 from vtr_jax.errors import BadSample, one_line
 from vtr_jax.prepare.options import Options, Result
@@ -33,6 +34,7 @@ def encode(
   options: Options,
   start: float | None = None,
   end: float | None = None,
+  seconds: float = float("inf"),
 ) -> Result:
   """The video as H.264 in mp4, upright, without sound; or as it was, if to be copied.
 
@@ -41,24 +43,32 @@ def encode(
     options: size, frame rate and quality of the result, and limits.
     start: second at which the result begins; None is the beginning.
     end: second before which it ends; None is the end.
+    seconds: of processor time that it may take; then it is as if the rest were damaged.
 
   Raises:
     BadSample: it cannot be decoded, is damaged, or beyond a limit.
   """
   begin, stop = start or 0.0, float("inf") if end is None else end
+  deadline = Deadline(seconds)
   if begin > _SEEK:
     try:
-      return _encode(data, options, begin, stop, seek=True)
+      return _encode(data, options, begin, stop, deadline, seek=True)
     except BadSample:
       pass  # it has no index, or a wrong one, or frames need some before the key frame
-  return _encode(data, options, begin, stop, seek=False)
+  return _encode(data, options, begin, stop, deadline, seek=False)
 
 
 def _encode(
-  data: bytes | BinaryIO, options: Options, start: float, end: float, *, seek: bool
+  data: bytes | BinaryIO,
+  options: Options,
+  start: float,
+  end: float,
+  deadline: Deadline,
+  *,
+  seek: bool,
 ) -> Result:
   with opened(data) as container:
-    reader = _Reader(container, options)
+    reader = _Reader(container, options, deadline)
     shown = reader.part(start, end, seek)
     if options.copy:
       assert isinstance(data, bytes)
@@ -71,7 +81,7 @@ def _encode(
 class _Reader:
   """Frames of a container with their times, as far as they are good."""
 
-  def __init__(self, container: Any, options: Options):
+  def __init__(self, container: Any, options: Options, deadline: Deadline):
     if not container.streams.video:
       raise BadSample("no video stream")
     stream = container.streams.video[0]
@@ -89,6 +99,7 @@ class _Reader:
     self.rate = rate if 0 < rate <= 1000 else 25.0  # where the file has no honest one
     self.warnings: list[str] = []
     self._container, self._stream, self._options = container, stream, options
+    self._deadline = deadline
 
   def part(self, start: float, end: float, seek: bool) -> Iterator[Shown]:
     """Frames shown from `start` until `end`, times counted from `start`.
@@ -145,6 +156,7 @@ class _Reader:
     packets = frames = 0
     try:
       for packet in self._container.demux(self._stream):
+        self._deadline.check()
         if packet.is_corrupt:
           raise BadSample("a packet is cut or broken")
         packets += packet.size > 0 and not packet.is_discard

@@ -20,6 +20,7 @@ _POSTER = Options(short_side=240, crf=18, needed=1)
 _PREVIEW = Options(short_side=480, crf=24, gop=48, needed=1)
 _PREVIEW_SECONDS = 30.0
 _QUALITY = 82  # of a JPEG
+_SECONDS = 20.0  # of processor time; later ones wait meanwhile
 _KEPT_BYTES = 64 * 2**20
 
 _decoders = threading.BoundedSemaphore(processes.cores())
@@ -59,7 +60,7 @@ def poster(file: BinaryIO, second: float) -> bytes:
 
   def at(second: float) -> bytes:
     # A video of one frame: it is sought, turned and scaled as in every other use.
-    return video.encode(file, _POSTER, second, second + 1e-3).data
+    return video.encode(file, _POSTER, second, second + 1e-3, _SECONDS).data
 
   def make() -> bytes:
     file.seek(0)
@@ -86,7 +87,8 @@ def preview(file: BinaryIO, start: float, end: float) -> bytes:
   """
   end = min(end, start + _PREVIEW_SECONDS)
   key = ("preview", *version(file), start, end)
-  return _cache.get(key, lambda: video.encode(file, _PREVIEW, start, end).data)
+  make = lambda: video.encode(file, _PREVIEW, start, end, _SECONDS).data
+  return _cache.get(key, make)
 
 
 def version(file: BinaryIO) -> tuple[int, ...]:
