@@ -18,7 +18,7 @@ from test_train import assert_same, losses, params
 from configs import common
 from vtr_jax.train import train_and_evaluate
 
-KILLS = 4
+KILLS = 60
 STEPS = 120
 
 # Tells when the run comes to a phase; nothing is held there.
@@ -79,24 +79,24 @@ def kill(config, workdir, phase, number, delay):
   Returns:
     Whether it was killed there, and all it printed; it may have come to its end.
   """
-  process = subprocess.Popen(
+  lines, seen = [], 0
+  with subprocess.Popen(
     [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
     cwd=ROOT,
     env=os.environ | dict(VTR_KILL_TEST=str(workdir)),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-  )
-  lines, seen = [], 0
-  while phase != "start" and (line := process.stdout.readline()):
-    lines.append(line)
-    seen += line == f"now {phase}\n"
-    if seen == number:
-      break
-  time.sleep(delay)
-  process.send_signal(signal.SIGKILL)
-  lines += process.stdout.readlines()
-  return process.wait() == -signal.SIGKILL, lines
+  ) as process:
+    while phase != "start" and (line := process.stdout.readline()):
+      lines.append(line)
+      seen += line == f"now {phase}\n"
+      if seen == number:
+        break
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    lines += process.stdout.readlines()
+  return process.returncode == -signal.SIGKILL, lines
 
 
 def committed(workdir):

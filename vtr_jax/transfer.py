@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from vtr_jax import checkpoint, sharding
-from vtr_jax.errors import CheckpointError
+from vtr_jax.errors import ConfigError
 from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState, started
@@ -22,6 +22,7 @@ from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
 TIME = "video_tower/time_positions"
+_SHOWN = 20  # differences that are listed: one screen
 
 
 def start_from(
@@ -45,7 +46,8 @@ def start_from(
     The state, and a report of each public file.
 
   Raises:
-    CheckpointError: there is no checkpoint, or its parameters are not these.
+    CheckpointError: there is no checkpoint that can be read.
+    ConfigError: its parameters are not these.
     WeightsError: see weights/load.py.
   """
   if load.pieces(source):
@@ -97,7 +99,7 @@ def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> No
     wanted: the same of the model.
 
   Raises:
-    CheckpointError: with every such path.
+    ConfigError: with such paths, as many as fit on a screen.
   """
   problems = [f"{p} is missing" for p in sorted(set(wanted) - set(stored))]
   problems += [f"{p} is not used" for p in sorted(set(stored) - set(wanted))]
@@ -106,7 +108,9 @@ def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> No
     if there != here and not (path == TIME and there[1:] == here[1:]):
       problems.append(f"{path} is {there}, not {here}")
   if problems:
-    raise CheckpointError(
-      f"{source}: its parameters do not fit this config: {'; '.join(problems)}; set "
-      "config.objective, clip and text as that run's config.json has them"
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    listed = "; ".join(problems[:_SHOWN] + more)
+    raise ConfigError(
+      f"config.init_from: the parameters of {source} do not fit this config: {listed}; "
+      "set config.objective, clip and text as that run's config.json has them"
     )
