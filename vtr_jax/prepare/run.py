@@ -188,5 +188,5 @@ def parse_job(text: str) -> tuple[int, int]:
   """
   job, slash, jobs = text.partition("/")
   if not (slash and job.isdecimal() and jobs.isdecimal()):
-    raise DataError(f"--shard={text}: must be i/n, such as 0/8")
+    raise DataError(f"--shard={text!r}: must be i/n, such as 0/8")
   return int(job), int(jobs)
