@@ -1,6 +1,5 @@
 """A trained model, built from a run's directory alone: config, weights, tokenizer."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax import batch, checkpoint, config, sharding, state, workdir
+from vtr_jax import batch, checkpoint, config, jsons, sharding, state, workdir
 from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.experiment import TrainConfig
@@ -40,7 +39,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   """
   place = pathlib.Path(directory)
   try:
-    values = json.loads((place / "config.json").read_text())
+    values = jsons.mapping((place / "config.json").read_bytes())
   except (OSError, ValueError) as e:
     raise CheckpointError(
       f"{place}: not a run ({e}); give the --workdir of a training"
