@@ -45,6 +45,15 @@ def smoke(data_dir):
   return config
 
 
+def pytest_terminal_summary(terminalreporter, config):
+  """Of a nightly run: how many inputs each reader was tried with."""
+  if config.option.markexpr != "nightly":
+    return
+  for report in terminalreporter.stats.get("passed", ()):
+    for name, count in report.user_properties:
+      terminalreporter.write_line(f"{name}: {count} inputs")
+
+
 def eight_devices():
   """Environment of a process that sees eight devices on this machine."""
   flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
