@@ -142,7 +142,9 @@ def _features():
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes under another name and renames last."""
   part = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # jobs may write the same
-  part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+  text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+  # Names of files may hold bytes that are no text, which JSON has escapes for.
+  part.write_text(text, encoding="utf-8", errors="backslashreplace")
   sync(part)
   part.rename(path)
   sync(path.parent)
