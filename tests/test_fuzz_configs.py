@@ -16,8 +16,9 @@ from vtr_jax.evaluators import base as evaluators
 from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips
+from vtr_jax.prepare import shards, spool
 from vtr_jax.prepare.check import _options
-from vtr_jax.prepare.options import Options
+from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import parse_job
 from vtr_jax.scores import protocols
@@ -213,6 +214,29 @@ def test_what_prepare_has_noted(record_property, tmp_path, count):
 
   strategy = fuzz.mutated(MANIFEST)
   fuzz.explore(record_property, "manifest.json", count, strategy, check, *DAMAGED)
+
+
+@fuzz.sized(10, 1500)
+def test_what_prepare_writes_down(record_property, tmp_path, count):
+  """Any names and reasons; and results of items that a crash has damaged."""
+  whole = Result(b"data" * 9, "", ("odd",), 3, 0.5, 8, 8)
+  spool.write(tmp_path / "item", whole)
+  data = (tmp_path / "item").read_bytes()
+
+  def check(drawn):
+    value, changed = drawn
+    shards.write_json(tmp_path / "a.json", value)
+    assert repr(shards.read_json(tmp_path / "a.json")) == repr(value)
+    (tmp_path / "item").write_bytes(changed)
+    with fuzz.bounded():
+      assert spool.read(tmp_path / "item") in (None, whole)
+
+  def make(rng):
+    return {fuzz.text(rng): fuzz.value(rng)}, fuzz.mutate(data, rng)
+
+  large = data[:8] + b"\xff" * 12 + data[20:]
+  strategy, found = fuzz.from_random(make), ({"\udce9": "\udce9\n"}, large)
+  fuzz.explore(record_property, "prepare's notes", count, strategy, check, found)
 
 
 RESULT = dict(numbers={m: 1.5 for m in study.METRICS}, ms=3.0, gflop=0.5)
