@@ -170,7 +170,7 @@ WORDS = {  # what reads them, and what they may be
     lambda text: chips.find(text, compiler=False),
     ("v5e:16x16", "v4:2x2x1", "tpu7x:4x4x4", "local"),
   ),
-  "shard": (parse_job, ("0/8", "2/8")),
+  "shard": (parse_job, ("0/8", "2/8", "9" * 5000 + "/8")),
   "protocol": (
     lambda text: protocols.get("custom", protocols.parse(text.split("\n"))),
     ("ties=optimistic", "frames=4\nclasses={'a': ('b',)}", "prompts=('{}',)"),

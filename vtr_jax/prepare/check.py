@@ -78,15 +78,19 @@ def check(directory: str, workers: int = 0) -> None:
 def _shards(directory: str) -> list[_Shard]:
   try:
     builder = tfds.builder_from_directory(directory)
+    splits = [
+      (split, zip(info.filepaths, info.shard_lengths, strict=True))
+      for split, info in builder.info.splits.items()
+    ]
   except Exception as e:  # TFDS raises whatever its JSON parsers raise
     raise DataError(
       f"{directory}: no prepared data set, or its metadata is damaged ({one_line(e)}); "
       "name the directory that holds dataset_info.json"
     ) from e
   found = []
-  for split, info in builder.info.splits.items():
+  for split, files in splits:
     first = 0
-    for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
+    for path, count in files:
       found.append(_Shard(split, os.fspath(path), first, count))
       first += count
   return found

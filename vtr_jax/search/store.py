@@ -79,7 +79,7 @@ class _Manifest:
   checksums: dict[str, int]
 
   def __post_init__(self):
-    require(self.generation > 0, f"generation: {self.generation}")
+    require(0 < self.generation < 2**31, f"generation: {self.generation}")
     require(0 <= self.rows < 2**48, f"rows: {self.rows}")
     require(0 < self.header.dim < 2**31, f"header.dim: {self.header.dim}")
     kinds = self.sizes.keys() == self.checksums.keys() == _KINDS.keys()
