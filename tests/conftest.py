@@ -73,16 +73,16 @@ def run_main(*args, module="vtr_jax.main", **env):
   )
 
 
-def pytest_terminal_summary(terminalreporter):
-  """What tests have measured: `record_property`."""
+def pytest_terminal_summary(terminalreporter, config):
+  """Of a nightly run: what its tests have counted and measured (record_property)."""
   reports = terminalreporter.stats.get("passed", [])
   lines = [
-    f"{report.nodeid.split('::')[-1]}: {name}: {value}"
+    f"{name}: {value}"
     for report in sorted(reports, key=lambda r: r.nodeid)
     if report.when == "call"
     for name, value in report.user_properties
   ]
-  if lines:
+  if config.option.markexpr == "nightly" and lines:
     terminalreporter.section("measured")
     for line in lines:
       terminalreporter.line(line)

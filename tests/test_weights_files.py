@@ -131,7 +131,7 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
     (STORAGE + b"}b.", "refused: it changes a _Storage"),
     (STORAGE.replace(b"K\x04", b"K\x05") + b".", "has 16 bytes, not 20"),
     (STORAGE.replace(b"storage", b"systems") + b".", "refused: it names a 'systems'"),
-    (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "refused: it changes a _Call"),
+    (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "refused: it changes a Call"),
     (TENSOR + b"K\x00(K\x03K\x03t(K\x01K\x00t\x89NtR.", "from 4 numbers"),
     (b"}.", "holds no tensors"),
     (b"K\x01.", "holds no tensors"),

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, printable
 
 T = TypeVar("T")
 
@@ -34,7 +34,8 @@ def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
   for key in values:
     if key not in fields:
-      raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, fields)}")
+      name = f"{where}.{printable(str(key))}"
+      raise ConfigError(f"{name}: unknown key; {nearest(key, fields)}")
   kwargs = {}
   for name, field in fields.items():
     if name in values:
@@ -69,7 +70,7 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   if close:
     return f"did you mean {close[0]!r}?"
-  return "known: " + ", ".join(known)
+  return "known: " + ", ".join(map(printable, known))
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -100,7 +101,8 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
   if origin is dict:
     if not isinstance(value, Mapping):
       raise ConfigError(f"{where}: expected a group of keys, got {value!r}")
-    return {k: _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
+    named = lambda k: f"{where}.{printable(str(k))}"
+    return {k: _convert(args[1], v, named(k)) for k, v in value.items()}
   if origin is tuple:
     if not isinstance(value, tuple | list):
       raise ConfigError(f"{where}: expected a tuple, got {value!r}")
@@ -112,7 +114,10 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
       for i, (a, v) in enumerate(zip(inner, value, strict=True))
     )
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise ConfigError(f"{where}: too large a number") from None
   if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
     got = f"{value!r} ({type(value).__name__})"
     raise ConfigError(f"{where}: expected {kind.__name__}, got {got}")

@@ -5,15 +5,27 @@ A message is one line: the file or key, what is wrong, and what to do about it.
 """
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: Exception | str) -> str:
   """What a library's error says, short enough for a message of ours."""
   return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def printable(text: str) -> str:
+  """For people: control characters, and bytes that are no text, are escaped."""
+  if text.isprintable():
+    return text
+  escape = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()
+  return "".join(map(escape, text))
 
 
 class VtrError(Exception):
   """Base of every error that ends a command with one line and a code."""
 
   exit_code = 2
+
+  def __str__(self) -> str:
+    # A file may have put anything into it; line ends are of those that list things.
+    return "\n".join(map(printable, super().__str__().split("\n")))
 
 
 class ConfigError(VtrError):

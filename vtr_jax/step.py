@@ -14,7 +14,7 @@ from vtr_jax import guard, sharding
 from vtr_jax.batch import Batch
 from vtr_jax.config import nearest
 from vtr_jax.contrast import DENSE, ContrastConfig, contrast
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, printable
 from vtr_jax.objectives.base import Objective, Params
 from vtr_jax.state import TrainState
 from vtr_jax.teacher import follow, mean_keep
@@ -27,7 +27,8 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
   terms = {"vtc", *objective.terms}
   for name in weights:
     if name not in terms:
-      raise ConfigError(f"config.weights.{name}: no such term; {nearest(name, terms)}")
+      where = f"config.weights.{printable(name)}"
+      raise ConfigError(f"{where}: no such term; {nearest(name, terms)}")
   if not any(weights.values()) or not all(w >= 0 for w in weights.values()):
     raise ConfigError(
       f"config.weights: {dict(weights)}; none may be negative, not all 0"

@@ -18,8 +18,9 @@ import ml_collections
 import numpy as np
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import canvas, command, experiment, sharding, workdir, writer
+from vtr_jax import canvas, command, experiment, jsons, sharding, workdir, writer
 from vtr_jax.config import choose, read, require
+from vtr_jax.errors import ConfigError, DataError, one_line
 from vtr_jax.train import train_and_evaluate
 
 METRICS = ("R@1", "R@5", "R@10", "MedR")
@@ -149,9 +150,17 @@ def _collect(
   for table in study.tables:
     for row in table.rows:
       files = sorted((directory / _slug(table, row)).glob("*/study.json"))
-      found[table.title, row.name] = [
-        Result(**json.loads(f.read_text())) for f in files
-      ]
+      found[table.title, row.name] = [_result(f) for f in files]
+  return found
+
+
+def _result(path: pathlib.Path) -> Result:
+  try:
+    found = read(Result, jsons.mapping(path.read_bytes()), "result")
+    missing = set(METRICS) - set(found.numbers)
+    require(not missing, f"result.numbers: {', '.join(sorted(missing))} missing")
+  except (ValueError, ConfigError) as e:
+    raise DataError(f"{path}: damaged ({one_line(e)}); delete it and run again") from e
   return found
 
 

@@ -1,13 +1,12 @@
 """A trained model, built from a run's directory alone: config, weights, tokenizer."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 from jax.sharding import Mesh
 
-from vtr_jax import batch, checkpoint, config, sharding, state, workdir
+from vtr_jax import batch, checkpoint, config, jsons, sharding, state, workdir
 from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.experiment import TrainConfig
@@ -39,7 +38,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   """
   place = pathlib.Path(directory)
   try:
-    values = json.loads((place / "config.json").read_text())
+    values = jsons.mapping((place / "config.json").read_bytes())
   except (OSError, ValueError) as e:
     raise CheckpointError(
       f"{place}: not a run ({e}); give the --workdir of a training"

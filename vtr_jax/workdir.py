@@ -14,8 +14,9 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from vtr_jax import jsons
 from vtr_jax.config import flatten
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.errors import ConfigError, DataError, printable
 
 # Keys that do not change what is computed: a run may be continued with others.
 FREE_KEYS = (
@@ -70,7 +71,7 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
     (workdir / "figures").mkdir(parents=True, exist_ok=True)
     # Without a checkpoint nothing is lost: a failed start does not hold the place.
     begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
-    before = flatten(upgraded(json.loads(stored.read_text()))) if begun else now
+    before = flatten(upgraded(jsons.mapping(stored.read_bytes()))) if begun else now
     _refuse_change(workdir, before, now)
     if not begun or before != now:  # its age is the run's
       write_json(stored, plain(config))
@@ -88,7 +89,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
   values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
   for name, key, shown_by, value in _NEWER:
     section = values.get(name, {}) if name else values
-    if shown_by in section:
+    if isinstance(section, dict) and shown_by in section:
       section.setdefault(key, value)
   return values
 
@@ -123,8 +124,9 @@ def provenance() -> dict[str, Any]:
 
 def _refuse_change(workdir: pathlib.Path, before: dict, now: dict) -> None:
   keys = sorted(set(before) | set(now))
+  of = lambda values, key: repr(values.get(key, "absent"))
   changed = [
-    f"{key}: {before.get(key, 'absent')!r} there, {now.get(key, 'absent')!r} now"
+    f"{printable(key)}: {of(before, key)} there, {of(now, key)} now"
     for key in keys
     if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
   ]

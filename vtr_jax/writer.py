@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from vtr_jax import jsons
 from vtr_jax.errors import ConfigError, one_line
 
 
@@ -138,14 +139,16 @@ class _Lines:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Records of a metrics.jsonl; a line cut by a crash is left out."""
+  """Records of a metrics.jsonl; a line that a crash has cut or torn is left out."""
   records = []
   if path.exists():
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
       try:
-        records.append(json.loads(line))
-      except json.JSONDecodeError:
+        record = jsons.mapping(line)
+      except ValueError:
         continue
+      if type(record.get("step")) is int:
+        records.append(record)
   return records
 
 

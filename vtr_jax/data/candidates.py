@@ -6,13 +6,13 @@ one}. All-in-one: lines of {"clip_name": "video7010", "options": [sentences], "a
 number}.
 """
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int64
 
+from vtr_jax import jsons
 from vtr_jax.errors import DataError
 
 _EXPECTED = "expected video, caption [sentences] and answer"
@@ -58,8 +58,8 @@ def _items(path: str) -> list[Any]:
   try:
     text = pathlib.Path(path).read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
-      return json.loads(text)
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
+      return jsons.loads(text)
+    return [jsons.loads(line) for line in text.splitlines() if line.strip()]
   except (OSError, ValueError) as e:
     raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
 

@@ -18,6 +18,7 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
+from vtr_jax import jsons
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.data import sources, text
 from vtr_jax.data.examples import (
@@ -29,7 +30,7 @@ from vtr_jax.data.examples import (
 )
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches
-from vtr_jax.errors import BadSample, DataBudgetError, DataError
+from vtr_jax.errors import BadSample, DataBudgetError, DataError, one_line
 
 
 def train_batches(
@@ -228,7 +229,13 @@ class Quarantine:
     with open(self.path, "rb+") as f:
       whole = f.read().rpartition(b"\n")[0].splitlines(keepends=True)
       f.truncate(sum(map(len, whole)) + bool(whole))
-    self._listed = {json.loads(line)["record"] for line in whole}
+    for number, line in enumerate(whole, 1):
+      try:
+        self._listed.add(int(jsons.mapping(line)["record"]))
+      except (ValueError, KeyError, TypeError, OverflowError) as e:
+        raise DataError(
+          f"{self.path}:{number}: damaged ({one_line(e)}); mend or delete it"
+        ) from e
 
   def add(self, batch: dict[str, np.ndarray], step: int) -> None:
     """Takes the host keys of one training batch.

@@ -34,7 +34,8 @@ class Split:
   """Random access to the records of one prepared split; may be pickled.
 
   `split[i]` is a dict: id (str), video (bytes), captions (list of str), label
-  (str). Raises BadSample where the shard is damaged or a text is not UTF-8.
+  (str). Raises BadSample where the shard or the record is damaged or a
+  text is not UTF-8.
   """
 
   def __init__(self, directory: str, name: str, records):
@@ -50,15 +51,19 @@ class Split:
       record = self._records[index]
     except RuntimeError as e:  # array_record has no error class of its own
       raise BadSample(f"damaged shard ({one_line(e)})") from e
+    except Exception as e:  # TFDS lets protobuf and NumPy raise what they please
+      raise BadSample(f"damaged record ({one_line(e)})") from e
     try:
       return dict(
         id=record["id"].decode(),
-        video=record["video"],
+        video=bytes(record["video"]),
         captions=[caption.decode() for caption in record["captions"]],
         label=record["label"].decode(),
       )
     except UnicodeDecodeError as e:
       raise BadSample(f"text is not UTF-8 ({one_line(e)})") from e
+    except (AttributeError, TypeError) as e:
+      raise BadSample("damaged record (a feature is missing)") from e
 
   def __repr__(self) -> str:
     return f"Split({self.directory!r}, {self.name!r}, {len(self)} records)"
@@ -155,7 +160,8 @@ def _check_features(found, directory: str) -> None:
     if not isinstance(found, tfds.features.FeaturesDict) or key not in found:
       raise DataError(f"{directory}: records have no feature {key!r}; {cure}")
     want, have = feature.get_tensor_info(), found[key].get_tensor_info()
-    if want != have:
+    # TFDS compares with what has a shape alone, and a group of features has none.
+    if type(want) is not type(have) or want != have:
       raise DataError(f"{directory}: feature {key!r} is {have}, not {want}; {cure}")
 
 

@@ -76,9 +76,13 @@ class _Vocabulary:
       length: of the result, 2 or more as in `TextSpec`.
 
     Raises:
-      BadSample: nothing of the caption is left after normalisation.
+      BadSample: nothing of the caption is left after normalisation, or it holds half
+        a character (a lone surrogate, as JSON may).
     """
-    words = self._encode(caption)
+    try:
+      words = self._encode(caption)
+    except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # as the library has it
+      raise BadSample("caption with half a character") from e
     if not words:
       raise BadSample("empty caption")
     room = length - len(self._before) - len(self._after)

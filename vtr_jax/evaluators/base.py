@@ -27,7 +27,7 @@ from vtr_jax.data.text import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
 from vtr_jax.devices import OnDevices
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, printable
 from vtr_jax.objectives.base import Objective, Params
 
 
@@ -76,15 +76,16 @@ def check(sections: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
   """Sections of `evals` to (kind, config); no data or device is touched."""
   checked = {}
   for name, section in sections.items():
+    where = f"config.evals.{printable(str(name))}"
     if not isinstance(section, Mapping):
-      raise ConfigError(f"config.evals.{name}: expected a group of keys")
+      raise ConfigError(f"{where}: expected a group of keys")
     values = dict(section)
     kind = values.pop("kind", "")
     if not isinstance(kind, str):
-      raise ConfigError(f"config.evals.{name}.kind: expected a name, got {kind!r}")
-    choose(kind, kinds(), f"config.evals.{name}.kind")
+      raise ConfigError(f"{where}.kind: expected a name, got {kind!r}")
+    choose(kind, kinds(), f"{where}.kind")
     module = importlib.import_module(f"vtr_jax.evaluators.{kind}")
-    checked[name] = (kind, read(module.Config, values, f"config.evals.{name}"))
+    checked[name] = (kind, read(module.Config, values, where))
   return checked
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from vtr_jax.config import choose
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, one_line
 
 _HELPERS = ("base", "media", "parse", "pickles")
 
@@ -94,8 +94,22 @@ def open(name: str, request: Request) -> list[Item]:
   found = module.read(request)
   # How many there will be is known at the end; silent for short files and in logs.
   items = list(tqdm(found, f"reading {name}", delay=2, unit=" items", disable=None))
+  _check_texts(items)
   _check_ids(items)
   return _take(items, request)
+
+
+def _check_texts(items: list[Item]) -> None:
+  for i, item in enumerate(items):
+    try:
+      " ".join((item.id, item.split, item.label, *item.captions)).encode()
+    except UnicodeEncodeError as e:
+      raise DataError(
+        f"{_place(items, i)}: the name or a caption holds what is no character "
+        f"({one_line(e)}); write it as UTF-8"
+      ) from e
+    if not item.id:
+      raise DataError(f"{_place(items, i)}: has no name; mend the annotations")
 
 
 def _check_ids(items: list[Item]) -> None:
@@ -110,7 +124,8 @@ def _check_ids(items: list[Item]) -> None:
 
 
 def _place(items: list[Item], i: int) -> str:
-  return f"item {i + 1} ({items[i].split}, {items[i].media.path})"
+  where = f"({items[i].split}, {items[i].media.path})"
+  return f"item {i + 1} {repr(where)[1:-1]}"
 
 
 def _take(items: list[Item], request: Request) -> list[Item]:
@@ -122,6 +137,6 @@ def _take(items: list[Item], request: Request) -> list[Item]:
     return items
   taken = [item for item in items if item.split == request.split]
   if not taken:
-    known = ", ".join(sorted({item.split for item in items}))
+    known = repr(", ".join(sorted({item.split for item in items})))[1:-1]
     raise DataError(f"{where}: no item of split {request.split!r}; there are: {known}")
   return taken

@@ -157,7 +157,7 @@ def segment(value: object, where: str) -> tuple[float, float]:
   """Start and end in seconds, of two numbers or texts that say them."""
   try:
     start, end = (float(x) for x in value)  # pyright: ignore
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     start, end = 0.0, -1.0
   require(0 <= start < end < math.inf, where, f"0 <= start < end, got {value!r}")
   return start, end
@@ -281,10 +281,18 @@ def _json(data: str, path: str, first_line: int) -> Any:
     return found
 
   try:
-    return json.loads(data, object_pairs_hook=once)
+    value = json.loads(data, object_pairs_hook=once)
+    if re.search(r"\\u[dD][89a-fA-F]", data):
+      json.dumps(value, ensure_ascii=False).encode()
+    return value
   except json.JSONDecodeError as e:
     line = first_line + e.lineno - 1
     raise DataError(f"{path}:{line}: not JSON ({e.msg}); {LOOK}") from e
+  except UnicodeEncodeError as e:
+    half = f"\\u{ord(e.object[e.start]):04x}"
+    raise DataError(f"{path}: {half} is half of a character; {LOOK}") from e
+  except ValueError as e:  # of Python, which reads no number of 4,301 digits
+    raise DataError(f"{path}: a number is too long; {LOOK}") from e
   except RecursionError as e:
     raise DataError(f"{path}: JSON is nested too deeply; {LOOK}") from e
 

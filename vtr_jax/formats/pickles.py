@@ -1,11 +1,17 @@
 """Pickles as annotation files: only when asked for, and only plain data."""
 
+import io
 import pickle
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from vtr_jax import unpickle
 from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats import parse
+from vtr_jax.unpickle import Call, Refused
 
 
 def load(path: str, allowed: bool) -> Any:
@@ -21,33 +27,51 @@ def load(path: str, allowed: bool) -> Any:
     )
   try:
     with open(path, "rb") as f:
-      return _Plain(f, encoding="utf-8").load()
+      program = f.read()
+    unpickle.check(program)
+    return _Plain(io.BytesIO(program), encoding="utf-8").load()
   except OSError as e:
     raise parse.unreadable(path, e) from e
-  except DataError as e:
-    raise DataError(f"{path}: {e}") from e
+  except Refused as e:
+    raise DataError(f"{path}: refused: {one_line(e)}, not plain data") from e
   except Exception as e:  # a damaged pickle raises nearly anything
     raise DataError(f"{path}: not a pickle ({one_line(e)}); {parse.LOOK}") from e
 
 
-_BUILTINS = {"set", "frozenset", "list", "dict", "tuple", "int", "float", "str"}
+def _dtype(kind: Any, *_: Any) -> np.dtype:
+  found = np.dtype(kind)
+  if found.kind not in "biufSU":
+    raise Refused(f"it has an array of {found}")
+  return found
+
+
+_BUILTINS = {
+  k.__name__: k for k in (set, frozenset, list, dict, tuple, int, float, str)
+}
+_MULTIARRAY = dict(
+  # Empty: its numbers come later, with its shape.
+  _reconstruct=Call(lambda *_: np.zeros(0, np.int8)),
+  scalar=Call(lambda dtype, data: np.frombuffer(data, dtype)[0]),
+)
 
 
 class _Plain(pickle.Unpickler):
   """Builds nothing that could run code."""
 
-  _KNOWN: Mapping[str, set[str]] = {
+  _KNOWN: Mapping[str, Mapping[str, Any]] = {
     "builtins": _BUILTINS,
     "__builtin__": _BUILTINS,  # Python 2
-    "collections": {"OrderedDict", "defaultdict"},
-    "numpy": {"ndarray", "dtype"},
-    "numpy.core.multiarray": {"_reconstruct", "scalar"},
-    "numpy._core.multiarray": {"_reconstruct", "scalar"},
-    "_codecs": {"encode"},  # bytes of an array in pickles of protocol 2
+    "collections": dict(OrderedDict=OrderedDict, defaultdict=defaultdict),
+    # Were it the class, it could be asked for an array of any size.
+    "numpy": dict(ndarray="ndarray", dtype=Call(_dtype)),
+    "numpy.core.multiarray": _MULTIARRAY,  # NumPy 1
+    "numpy._core.multiarray": _MULTIARRAY,
+    # Bytes of an array, of protocol 2.
+    "_codecs": dict(encode=Call(lambda text, *_: text.encode("latin1"))),
   }
 
   def find_class(self, module: str, name: str) -> Any:
-    if name not in self._KNOWN.get(module, ()):
-      raise DataError(f"the pickle asks for {module}.{name}, not plain data; refused")
-    # NumPy 2 warns of its old module name.
-    return super().find_class(module.replace("numpy.core.", "numpy._core."), name)
+    known = self._KNOWN.get(module, {})
+    if name not in known:
+      raise Refused(f"it asks for {module}.{name}")
+    return known[name]

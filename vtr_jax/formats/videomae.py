@@ -15,7 +15,7 @@ from vtr_jax.formats import media, parse
 from vtr_jax.formats.base import Item, Request
 
 # A path may hold spaces.
-_LINE = re.compile(r"(?P<path>.+?)[ ,\t](?P<label>-?\d+)(?:[ ,\t]-?\d+)?")
+_LINE = re.compile(r"(?P<path>.+?)[ ,\t](?P<label>-?\d{1,9})(?:[ ,\t]-?\d+)?")
 
 
 def read(request: Request) -> Iterator[Item]:

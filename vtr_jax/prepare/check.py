@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -13,6 +12,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module  # pyright: ignore
 
+from vtr_jax import jsons
 from vtr_jax.data import sources
 from vtr_jax.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.formats.base import Item, Media
@@ -78,15 +78,19 @@ def check(directory: str, workers: int = 0) -> None:
 def _shards(directory: str) -> list[_Shard]:
   try:
     builder = tfds.builder_from_directory(directory)
+    splits = [
+      (split, zip(info.filepaths, info.shard_lengths, strict=True))
+      for split, info in builder.info.splits.items()
+    ]
   except Exception as e:  # TFDS raises whatever its JSON parsers raise
     raise DataError(
       f"{directory}: no prepared data set, or its metadata is damaged ({one_line(e)}); "
       "name the directory that holds dataset_info.json"
     ) from e
   found = []
-  for split, info in builder.info.splits.items():
+  for split, files in splits:
     first = 0
-    for path, count in zip(info.filepaths, info.shard_lengths, strict=True):
+    for path, count in files:
       found.append(_Shard(split, os.fspath(path), first, count))
       first += count
   return found
@@ -99,10 +103,10 @@ def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
   if not path.exists():
     return rows
   try:
-    for line in path.read_text().splitlines():
-      row = json.loads(line)
+    for line in path.read_bytes().splitlines():
+      row = jsons.mapping(line)
       rows[row["split"]].append(row)
-  except (ValueError, KeyError) as e:
+  except (ValueError, KeyError, TypeError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
   for split, noted in rows.items():
     count = sum(shard.count for shard in shards if shard.split == split)
@@ -166,9 +170,11 @@ class _Look:
     try:
       texts = tuple(text.decode() for text in record["captions"])
       name, label = record["id"].decode(), record["label"].decode()
+      data = bytes(record["video"])
     except UnicodeDecodeError as e:
       raise BadSample(f"text is not UTF-8 ({one_line(e)})") from e
-    data = record["video"]
+    except (AttributeError, TypeError) as e:
+      raise BadSample("damaged record (a feature is missing)") from e
     item = Item(name, self._shard.split, Media(""), texts, label)
     if row and digest(item, data) != row["sha256"]:
       raise BadSample("not the bytes that were written")

@@ -29,7 +29,14 @@ from vtr_jax.data import sources
 from vtr_jax.errors import DataBudgetError, DataError
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
-from vtr_jax.prepare.shards import TRAIN, report, shard_name, sync, write_json
+from vtr_jax.prepare.shards import (
+  TRAIN,
+  read_json,
+  report,
+  shard_name,
+  sync,
+  write_json,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +272,7 @@ def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:
 
 
 def _tell(place: Place) -> None:
-  manifest = json.loads((place.directory / "manifest.json").read_text())
+  manifest = read_json(place.directory / "manifest.json")
   counts = ", ".join(f"{k} {v['records']}" for k, v in manifest["splits"].items())
   print(
     f"{place.directory}: {counts}; refused {len(manifest['refused'])}, "

@@ -9,7 +9,7 @@ from typing import Any
 
 from vtr_jax.config import require
 from vtr_jax.data import processes
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, printable
 from vtr_jax.prepare.shards import read_json, write_json
 
 VERSION = "1.0.0"
@@ -96,5 +96,7 @@ def _same(place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> N
 def _differ(before: Any, now: Any) -> str:
   if isinstance(before, dict) and isinstance(now, dict):
     changed = [k for k in before | now if before.get(k) != now.get(k)]
-    return "; ".join(f"{k} {before.get(k)}, now {now.get(k)}" for k in changed)
-  return f"{before}, now {now}"
+    return "; ".join(
+      f"{printable(k)} {before.get(k)!r}, now {now.get(k)!r}" for k in changed
+    )
+  return f"{before!r}, now {now!r}"

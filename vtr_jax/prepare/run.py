@@ -187,6 +187,6 @@ def parse_job(text: str) -> tuple[int, int]:
     DataError: it is not of this form.
   """
   job, slash, jobs = text.partition("/")
-  if not (slash and job.isdecimal() and jobs.isdecimal()):
-    raise DataError(f"--shard={text}: must be i/n, such as 0/8")
+  if not (slash and job.isdecimal() and jobs.isdecimal() and len(text) < 20):
+    raise DataError(f"--shard={text!r}: must be i/n, such as 0/8")
   return int(job), int(jobs)

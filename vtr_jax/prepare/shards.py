@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from array_record.python import array_record_module  # pyright: ignore
 from tensorflow_datasets.proto import tf_example_pb2
 
+from vtr_jax import jsons
 from vtr_jax.data import sources
 from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats.base import Item
@@ -80,7 +81,7 @@ def _random(seed: int, item: Item) -> bytes:
 def report(work: pathlib.Path, name: str) -> dict[str, Any] | None:
   """The report of a shard that is done, or None."""
   path = work / f"{name}.json"
-  return json.loads(path.read_text()) if path.exists() else None
+  return read_json(path) if path.exists() else None
 
 
 def finish(shard: Shard, work: pathlib.Path) -> None:
@@ -141,7 +142,9 @@ def _features():
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes under another name and renames last."""
   part = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # jobs may write the same
-  part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+  text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+  # Names of files may hold bytes that are no text, which JSON has escapes for.
+  part.write_text(text, encoding="utf-8", errors="backslashreplace")
   sync(part)
   part.rename(path)
   sync(path.parent)
@@ -155,12 +158,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     FileNotFoundError: there is none.
   """
   try:
-    value = json.loads(path.read_text())
-  except ValueError as e:  # neither JSON nor UTF-8
+    return jsons.mapping(path.read_bytes())
+  except ValueError as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); {_MEND}") from e
-  if not isinstance(value, dict):
-    raise DataError(f"{path}: damaged (no JSON object); {_MEND}")
-  return value
 
 
 def sync(path: pathlib.Path) -> None:

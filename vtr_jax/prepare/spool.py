@@ -33,10 +33,11 @@ def read(path: pathlib.Path) -> Result | None:
   try:
     with path.open("rb") as f:
       magic, num_facts, num_data, crc = _HEAD.unpack(f.read(_HEAD.size))
+      whole = _HEAD.size + num_facts + num_data == os.fstat(f.fileno()).st_size
+      if magic != _MAGIC or not whole:
+        return None
       facts, data = f.read(num_facts), f.read(num_data)
   except (FileNotFoundError, struct.error):
-    return None
-  if magic != _MAGIC or len(data) != num_data:
     return None
   if zlib.crc32(data, zlib.crc32(facts)) != crc:
     return None

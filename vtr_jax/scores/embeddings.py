@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vtr_jax.errors import DataError
+from vtr_jax import jsons
+from vtr_jax.errors import DataError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _lines(path: pathlib.Path) -> list[dict]:
   found = []
   for number, line in enumerate(lines, 1):
     try:
-      found.append(json.loads(line))
+      found.append(jsons.loads(line))
     except ValueError as e:
       raise DataError(f"{path}, line {number}: no JSON ({e}); mend it") from e
     if not isinstance(found[-1], dict):
@@ -211,17 +212,19 @@ def _rights(path: pathlib.Path, texts: list[dict]) -> np.ndarray | None:
 def _matrix(path: pathlib.Path, count: int) -> np.ndarray:
   """[count, width] float32 of unit norm."""
   try:
-    values = np.load(path, allow_pickle=False)
-  except (OSError, ValueError) as e:
+    # Mapped: of an array larger than its file, np.load takes the memory first.
+    values = np.lib.format.open_memmap(path, mode="r")
+  except Exception as e:  # the header is an expression of Python, parsed as such
     raise DataError(
-      f"{path}: cannot be read ({e}); save it with numpy.save, as float32"
+      f"{path}: cannot be read ({one_line(e)}); save it with numpy.save, as float32"
     ) from e
   if values.ndim != 2 or len(values) != count or values.dtype.kind != "f":
     raise DataError(
       f"{path}: {values.dtype} of shape {values.shape}; give float32 [{count}, width], "
       "a row for each line of its jsonl"
     )
-  norm = np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
+  with np.errstate(over="ignore"):  # to infinity, which is refused
+    norm = np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
   bad = ~(np.isfinite(norm) & (norm > 0))[:, 0]
   if bad.any():
     row = int(bad.argmax())
@@ -235,8 +238,8 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    return dict(json.loads(path.read_text()))
-  except (ValueError, TypeError) as e:
+    return jsons.mapping(path.read_bytes())
+  except ValueError as e:
     raise DataError(f"{path}: damaged ({e}); mend or delete it") from e
 
 

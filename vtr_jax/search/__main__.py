@@ -17,7 +17,7 @@ from absl import flags
 
 from vtr_jax import command
 from vtr_jax.config import choose, require
-from vtr_jax.errors import ConfigError
+from vtr_jax.errors import ConfigError, printable
 
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", "", "Directory of a run; query and serve: that of the index if empty."
@@ -43,7 +43,7 @@ _TOKEN = flags.DEFINE_string("token", "", "serve: what the page asks for.")
 def index(folder: str = "", *more: str) -> None:
   """Makes an index, or brings it up to date."""
   from vtr_jax.model import load  # starts JAX: after the flags
-  from vtr_jax.search import build, files, windows
+  from vtr_jax.search import build, windows
 
   require(bool(folder) and not more, "index: give one FOLDER")
   require(bool(_OUT.value), "--out: missing; name the directory of the index")
@@ -61,7 +61,7 @@ def index(folder: str = "", *more: str) -> None:
     progress=True,
   )
   for name, reason in report.unreadable:
-    print(f"{files.printable(name)}: {reason}", file=sys.stderr)
+    print(f"{printable(name)}: {reason}", file=sys.stderr)
   listed = f"; see {_OUT.value}/unreadable.jsonl" if report.unreadable else ""
   print(
     f"{_OUT.value}: {report.clips} clips; files: {report.embedded} embedded, "
@@ -72,7 +72,6 @@ def index(folder: str = "", *more: str) -> None:
 
 def query(places: str = "", *words: str) -> None:
   """Prints the clips that fit best."""
-  from vtr_jax.search.files import printable
   from vtr_jax.search.searcher import Searcher
 
   text = " ".join(words)

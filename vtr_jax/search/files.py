@@ -89,14 +89,6 @@ def digest(path: str) -> str:
   return found.hexdigest()
 
 
-def printable(name: str) -> str:
-  """A name for people: control characters, and bytes that are no text, are escaped."""
-  escaped = (
-    c if c.isprintable() else c.encode("unicode_escape").decode() for c in name
-  )
-  return "".join(escaped)
-
-
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:
   """One JSON object a line, at once: what could not be read, and why."""
   new = path.with_name(path.name + ".new")

@@ -13,10 +13,9 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
-from vtr_jax.errors import BadSample, VtrError, one_line
+from vtr_jax.errors import BadSample, VtrError, one_line, printable
 from vtr_jax.search import api, delivery, pictures
 from vtr_jax.search.delivery import Refused
-from vtr_jax.search.files import printable
 
 # All ours.
 _IDLE = 30.0  # seconds that a client may send or take nothing

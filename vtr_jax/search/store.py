@@ -15,6 +15,7 @@ others, all is written anew under the next N.
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import os
 import pathlib
@@ -26,7 +27,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vtr_jax.errors import DataError, one_line
+from vtr_jax import jsons
+from vtr_jax.config import read, require
+from vtr_jax.errors import ConfigError, DataError, one_line
 
 FORMAT = 1
 # Ours: half of float32's bytes are read in half of the time, and no first hit of the
@@ -62,6 +65,28 @@ class File(NamedTuple):
   error: str = ""  # why there are none, or not all
 
 
+@dataclasses.dataclass(frozen=True)
+class _Manifest:
+  """What manifest.json holds besides its own checksum."""
+
+  format: int
+  header: Header
+  generation: int
+  rows: int
+  clips: int
+  files: int
+  sizes: dict[str, int]  # bytes that count, by kind of file
+  checksums: dict[str, int]
+
+  def __post_init__(self):
+    require(0 < self.generation < 2**31, f"generation: {self.generation}")
+    require(0 <= self.rows < 2**48, f"rows: {self.rows}")
+    require(0 < self.header.dim < 2**31, f"header.dim: {self.header.dim}")
+    kinds = self.sizes.keys() == self.checksums.keys() == _KINDS.keys()
+    require(kinds, f"sizes: not of {', '.join(_KINDS)}")
+    require(min(self.sizes.values()) >= 0, f"sizes: {self.sizes}")
+
+
 class Index:
   """An index as it was when it was opened; later changes do not show."""
 
@@ -75,6 +100,10 @@ class Index:
     self.live = self.under("")
     owners = [file for file in self.files.values() if file.clips]
     self._owners = sorted(owners, key=lambda file: file.row)
+    for one, other in itertools.pairwise(self._owners):
+      if one.row + one.clips > other.row:
+        why = f"{one.path!r} and {other.path!r} have the same clips"
+        raise _damaged(_path(place, "files", self.generation), why)
     self._first = np.array([file.row for file in self._owners], np.int64)
 
   def under(self, folder: str) -> Bool[np.ndarray, "n"]:
@@ -230,7 +259,10 @@ class Writer:
       self._fresh()
       self._before = open(self.place)
       return
-    self._before = Index(self.place, manifest)
+    try:
+      self._before = Index(self.place, manifest)
+    except FileNotFoundError as e:
+      raise _damaged(pathlib.Path(e.filename), "it is gone") from e
     _same(self.place, self._before.header, self.header)
     self.files = dict(self._before.files)
     self._generation, self._rows = manifest["generation"], manifest["rows"]
@@ -349,17 +381,18 @@ def _manifest(place: pathlib.Path) -> dict[str, Any] | None:
   except UnicodeDecodeError as e:
     raise _damaged(path, "it is no text") from e
   try:
-    manifest = json.loads(text)
+    manifest = jsons.loads(text)
     if manifest["format"] != FORMAT or manifest["header"]["dtype"] != VECTOR.name:
-      made = f"format {manifest['format']}, {manifest['header']['dtype']}"
+      made = one_line(f"format {manifest['format']}, {manifest['header']['dtype']}")
       raise DataError(
         f"{path}: an index of another version ({made}; this one reads {FORMAT}, "
         f"{VECTOR.name}); index the folder into another --out"
       )
     if manifest.pop("check") != _check(manifest):
       raise ValueError("its checksum differs")
+    read(_Manifest, manifest, "manifest")
     return manifest
-  except (ValueError, KeyError, TypeError) as e:
+  except (ValueError, KeyError, TypeError, ConfigError) as e:
     raise _damaged(path, one_line(e)) from e
 
 
@@ -427,12 +460,27 @@ def _replay(place: pathlib.Path, manifest: dict[str, Any]) -> dict[str, File]:
   path, files = _path(place, "files", manifest["generation"]), {}
   _verify(path, manifest, "files", size)
   with path.open("rb") as f:
-    for line in f.read(size).splitlines():
-      values = json.loads(line)
-      files.pop(values[0], None)
-      if len(values) > 1:
-        files[values[0]] = File(*values)
+    data = f.read(size)
+  if data and not data.endswith(b"\n"):
+    raise _damaged(path, "its last line has no end")
+  for number, line in enumerate(data.splitlines(), 1):
+    try:
+      _take(files, jsons.loads(line), manifest["rows"])
+    except ValueError as e:
+      raise _damaged(path, f"line {number}: {one_line(e)}") from e
   return files
+
+
+def _take(files: dict[str, File], values: Any, rows: int) -> None:
+  """One line of the journal; raises ValueError if it is none."""
+  kinds = [type(v) for v in values] if isinstance(values, list) else []
+  if kinds not in ([str], [str, int, int, str, int, int, str]):
+    raise ValueError("no file")
+  files.pop(values[0], None)
+  if len(values) > 1:
+    file = files[values[0]] = File(*values)
+    if not 0 <= file.row <= file.row + file.clips <= rows:
+      raise ValueError(f"clips {file.row} to {file.row + file.clips} of {rows}")
 
 
 def _damaged(path: pathlib.Path, why: str) -> DataError:

@@ -65,6 +65,8 @@ def infer(
         made = entry.load(*map(named.get, entry.theirs))
       except (ValueError, IndexError):
         continue  # `match` tells what is wrong
+      if not all(x.size for x in made):
+        continue
       shapes |= {p: x.shape for p, x in zip(entry.ours, made, strict=True)}
       convs |= dict.fromkeys(entry.ours, named[entry.theirs[0]].shape)
   o = c["objective"]
@@ -74,8 +76,9 @@ def infer(
     _patches(c["clip"], convs.get("video_embed/proj/kernel"))
     _words(c["text"], shapes, "text_embed")
     return c
-  if "logit_bias" in named:
-    c["contrast"]["bias"] = float(np.ravel(named["logit_bias"])[0])
+  bias = np.ravel(named.get("logit_bias", ()))
+  if bias.size and bias.dtype.kind in "fiu":
+    c["contrast"]["bias"] = float(bias[0])
   _tower(o["video"], shapes, "video_tower", _SEEING)
   text = "text_tower/transformer" if o["text_norm"] == "pre" else "text_tower"
   _tower(o["text"], shapes, text, _HEADS)
@@ -83,11 +86,11 @@ def infer(
   _words(c["text"], shapes, "text_tower/embed")
   if space := shapes.get("video_tower/space_positions"):
     cls = int(model.config.parts.class_token)
-    c["clip"]["size"] = math.isqrt(space[0] - cls) * c["clip"]["tubelet"][1]
+    c["clip"]["size"] = math.isqrt(max(space[0] - cls, 0)) * c["clip"]["tubelet"][1]
   if time := shapes.get("video_tower/time_positions"):
     c["clip"]["frames"] = time[0] * c["clip"]["tubelet"][0]
   for kernel in ("text_proj/kernel", "video_proj/kernel"):
-    if kernel in shapes:
+    if len(shapes.get(kernel, ())) == 2:
       o["projection"] = shapes[kernel][1]
   if "none" in model.config.parts.projections:
     o["projection"] = o["video"]["width"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax.errors import WeightsError
+from vtr_jax.errors import WeightsError, printable
 from vtr_jax.models.dual import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import resize
@@ -59,7 +59,7 @@ class Report:
       shape = "" if line.shape is None else "x".join(map(str, line.shape)) or "number"
       ours = ", ".join(line.ours) or "-"
       notes = f"  ({'; '.join(line.notes)})" if line.notes else ""
-      rows.append(f"{line.status:8}{line.key} {shape} -> {ours}{notes}")
+      rows.append(f"{line.status:8}{printable(line.key)} {shape} -> {ours}{notes}")
     rows += [f"fresh   {path}" for path in self.fresh]
     rows += [f"PROBLEM {problem}" for problem in self.problems]
     return "\n".join(rows) + "\n"
@@ -69,8 +69,9 @@ class Report:
     if self.problems:
       more = len(self.problems) - _SHOWN
       shown = [*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+      listed = printable("; ".join(shown))
       raise WeightsError(
-        f"{self.title}: {'; '.join(shown)}. Mend the names, or allow them: --allow, or "
+        f"{self.title}: {listed}. Mend the names, or allow them: --allow, or "
         "config.init_allow"
       )
 

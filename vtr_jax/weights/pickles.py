@@ -11,11 +11,13 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
+
+from vtr_jax import unpickle
+from vtr_jax.unpickle import Call, Fixed, Refused
 
 _MOST = 256 << 20  # bytes of a pickle; ours: real ones have kilobytes
 _DTYPES = dict(
@@ -37,10 +39,6 @@ _INERT = re.compile(
 )
 
 
-class Refused(Exception):
-  """The pickle names something that is not on the list."""
-
-
 class Record:
   """Stands for an object that is of no interest; holds its attributes."""
 
@@ -55,25 +53,18 @@ class Record:
       self.__dict__.update({str(k): v for k, v in state.items()})
 
 
-class _Fixed:
-  """What a pickle may pass on, and not change."""
-
-  def __setstate__(self, state: Any) -> None:
-    raise Refused(f"it changes a {type(self).__name__}")
-
-
 @dataclasses.dataclass(frozen=True)
-class Tensor(_Fixed):
+class Tensor(Fixed):
   array: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class _Type(_Fixed):
+class _Type(Fixed):
   dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage(_Fixed):
+class _Storage(Fixed):
   numbers: np.ndarray  # one row
 
 
@@ -97,6 +88,7 @@ def load(files: Files) -> Any:
     raise ValueError(f"data.pkl has {len(program)} bytes")
   if "byteorder" in files and bytes(files["byteorder"]) != b"little":
     raise ValueError("of a big-endian machine")
+  unpickle.check(program)
   return _Reader(io.BytesIO(program), files).load()
 
 
@@ -145,22 +137,12 @@ def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: An
   return Tensor(np.lib.stride_tricks.as_strided(rows, shape, steps, writeable=False))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Call(_Fixed):
-  """A function that a pickle may call, and not change: BUILD sets what it can."""
-
-  function: Callable
-
-  def __call__(self, *args: Any) -> Any:
-    return self.function(*args)
-
-
-_record = _Call(lambda *_: Record())  # of an optimiser or a log, no weight
-_first = _Call(lambda x, *_: x)
+_record = Call(lambda *_: Record())  # of an optimiser or a log, no weight
+_first = Call(lambda x, *_: x)
 _ALLOWED: dict[str, Any] = {
   "collections.OrderedDict": collections.OrderedDict,
-  "collections.defaultdict": _Call(lambda *_: collections.OrderedDict()),
-  "torch._utils._rebuild_tensor_v2": _Call(_tensor),
+  "collections.defaultdict": Call(lambda *_: collections.OrderedDict()),
+  "torch._utils._rebuild_tensor_v2": Call(_tensor),
   "torch._utils._rebuild_parameter": _first,
   "torch._utils._rebuild_parameter_with_state": _first,
   "torch.Size": tuple,
@@ -170,7 +152,7 @@ _ALLOWED: dict[str, Any] = {
   "builtins.set": set,
   "builtins.complex": complex,
   # Bytes of a scalar.
-  "_codecs.encode": _Call(lambda text, *_: text.encode("latin1")),
+  "_codecs.encode": Call(lambda text, *_: text.encode("latin1")),
   "numpy.dtype": Record,
   "numpy.core.multiarray.scalar": _record,
   "numpy._core.multiarray.scalar": _record,
