@@ -23,7 +23,8 @@ resources:
 file_mounts:
   /bucket: {source: $BUCKET, mode: MOUNT}
 setup: |
-  python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt "jax[cuda12]"
+  python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt
+  .venv/bin/pip install -q "jax[cuda12]"
 run: |
   .venv/bin/python -u -m vtr_jax.main --coordinator=\$(echo "\$SKYPILOT_NODE_IPS" | head -n1):12321 \\
     --num_processes=\$SKYPILOT_NUM_NODES --process_id=\$SKYPILOT_NODE_RANK \\
