@@ -307,9 +307,9 @@ def test_a_step_compiles_once(smoke, tmp_path):
     run.writer.close()
 
 
-def spoiled(data_dir, root, spoil):
-  """moving_shapes/tiny, some training videos replaced: {index: bytes}."""
-  origin = sources.find(str(data_dir), "moving_shapes/tiny")
+def spoiled(data_dir, root, spoil, variant="tiny"):
+  """moving_shapes, some training videos replaced: {index: bytes}."""
+  origin = sources.find(str(data_dir), f"moving_shapes/{variant}")
   splits = {}
   for name in ("train", "validation", "test", "novel"):
     source = sources.open_split(origin, name)
