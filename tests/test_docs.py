@@ -66,6 +66,16 @@ def test_commands_name_what_exists(path):
     assert os.access(ROOT / script, os.X_OK), script
 
 
+def test_the_tests_that_a_page_names_exist():
+  text = (ROOT / "docs" / "reliability.md").read_text()
+  named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+  assert len(named) > 50
+  for file, name in named:
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text(), f"{file}::{name}"
+  rows = re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)
+  assert sorted(map(int, rows)) == list(range(1, 41))
+
+
 def test_every_page_is_in_the_sites_contents():
   contents = (ROOT / "mkdocs.yml").read_text()
   for path in (ROOT / "docs").glob("*.md"):

@@ -1,0 +1,42 @@
+"""requirements.txt: every package with its hashes, and none with a known hole."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+
+def pins():
+  """name==version -> what stands behind it."""
+  text = (ROOT / "requirements.txt").read_text()
+  text = re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
+  return dict(line.split(" ", 1) for line in text.splitlines())
+
+
+def test_every_package_has_a_hash():
+  found = pins()
+  assert any(name.startswith("jax==") for name in found)
+  for name, rest in found.items():
+    assert "--hash=sha256:" in rest, name
+
+
+@pytest.mark.nightly
+def test_no_package_has_a_known_hole(record_property):
+  """Where pip-audit is installed, and reaches its source."""
+  command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps"]
+  command += ["--requirement", ROOT / "requirements.txt", "--format=json"]
+  made = subprocess.run(command, capture_output=True, text=True)
+  if "No module named pip_audit" in made.stderr:
+    pytest.skip("pip-audit is not installed: pip install pip-audit")
+  try:
+    told = json.loads(made.stdout)["dependencies"]
+  except ValueError:
+    pytest.skip(f"pip-audit does not reach its source: {made.stderr[-200:]}")
+  known = [p for p in told if "vulns" in p]
+  if not known:
+    pytest.skip("pip-audit does not reach its source: it knows none of the packages")
+  record_property("packages audited", f"{len(known)} of {len(told)}")
+  assert not [p for p in known if p["vulns"]]
