@@ -11,7 +11,8 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, run_main
+from test_checkpoint import flip
 from test_train import bare, losses
 
 from configs import miles, simvtp
@@ -126,6 +127,36 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
   for code, text in finish(begin(long, tmp_path, 2, 1, mesh)):
     assert code == 0, text
   assert_close(losses(tmp_path), calm)
+
+
+@pytest.mark.nightly
+def test_a_damaged_checkpoint_is_passed_over_by_all(config, calm, tmp_path):
+  mesh = dict(data=2, fsdp=1, tensor=1)
+  kept = config | dict(checkpoint_keep=3)
+  for code, text in finish(begin(kept, tmp_path, 2, 1, mesh)):
+    assert code == 0, text
+  flip(tmp_path, 12)
+  (code, text), (other, _) = finish(begin(kept, tmp_path, 2, 1, mesh))
+  assert (code, other) == (0, 0), text
+  assert "checkpoints/12: cannot be restored (" in text
+  assert "training from step 8 to 12" in text
+  assert (tmp_path / "damaged" / "12-1").is_dir()
+  assert_close(losses(tmp_path), calm)
+
+
+@pytest.mark.nightly
+def test_all_go_back_and_end_together(config, tmp_path):
+  """And what they dump, one process takes again."""
+  diverging = json.loads(json.dumps(config))
+  diverging["optim"] |= dict(lr=1e30, clip_norm=0.0)
+  started = begin(diverging, tmp_path, 2, 1, dict(data=2, fsdp=1, tensor=1))
+  ended = finish(started)
+  assert [code for code, _ in ended] == [4, 4], ended
+  assert all("again after going back to step" in text for _, text in ended)
+  (place,) = (tmp_path / "dumps").iterdir()
+  again = run_main(place, module="vtr_jax.replay")
+  assert again.returncode == 4, again.stderr
+  assert f"{config['batch_size']} records, 1 device(s)" in again.stdout
 
 
 END = """

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from vtr_jax.errors import ConfigError, DataError, Preempted, VtrError
+from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
 _PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
 
@@ -145,7 +145,7 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
 def _leave(e: VtrError) -> NoReturn:
   name = type(e).__name__.removeprefix("_")
   print(f"{name}: {e}", file=sys.stderr, flush=True)
-  if isinstance(e, Preempted):  # all of them are
+  if isinstance(e, Preempted | DivergedError):  # all of them are
     _leave_together(e.exit_code)
   elif _several():
     # The others do not know, and JAX would wait for them to leave too. They end when

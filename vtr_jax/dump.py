@@ -10,6 +10,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -28,6 +29,7 @@ class Dump(NamedTuple):
   numbers: dict[str, float]  # of the step, as the run saw them
   records: list[str]  # ids, one for each row
   config: dict[str, Any]
+  empty: dict[str, tuple]  # (shape, dtype) of the batch's arrays without a value
   made_by: dict[str, Any]  # versions
 
 
@@ -40,7 +42,9 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   assert e.batch is not None, "the loop waits for every step after a roll-back"
   place = run.workdir.absolute() / "dumps" / str(e.last)
   state = run.state.replace(step=run.state.step - 1)
-  arrays = dict(state=checkpoint.tree(state), batch=e.batch)
+  full = {k: v for k, v in e.batch.items() if v.size}  # orbax saves no others
+  empty = {k: (v.shape, str(v.dtype)) for k, v in e.batch.items() if not v.size}
+  arrays = dict(state=checkpoint.tree(state), batch=full)
   records = multihost_utils.process_allgather(e.batch["record"], tiled=True)
   config = workdir.plain(dataclasses.asdict(run.config))
   try:
@@ -48,7 +52,8 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
       writer.save(place / "arrays", arrays, force=True)
     if jax.process_index() == 0:
       made_by = workdir.provenance()
-      told = Dump(e.last, e.numbers, _ids(run, records.tolist()), config, made_by)
+      ids = _ids(run, records.tolist())
+      told = Dump(e.last, e.numbers, ids, config, empty, made_by)
       workdir.write_json(place / "dump.json", told._asdict())
   except Exception as error:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{e}; nor can it be dumped: {one_line(error)}") from error
@@ -69,11 +74,14 @@ def read(place: pathlib.Path) -> Dump:
     ) from e
 
 
-def arrays(place: pathlib.Path, state: Any, mesh: Mesh) -> tuple[Any, dict[str, Any]]:
+def arrays(
+  place: pathlib.Path, told: Dump, state: Any, mesh: Mesh
+) -> tuple[Any, dict[str, Any]]:
   """(state before the step, batch with `record`).
 
   Args:
     place: the dump.
+    told: what `read` found there.
     state: shapes with shardings of the run's state.
     mesh: that the batch's rows are spread over.
 
@@ -92,7 +100,8 @@ def arrays(place: pathlib.Path, state: Any, mesh: Mesh) -> tuple[Any, dict[str, 
       found = reader.restore(where, like)
   except Exception as e:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{place}: cannot be read ({one_line(e)})") from e
-  return dataclasses.replace(state, **found["state"]), found["batch"]
+  empty = {k: jnp.zeros(shape, dtype) for k, (shape, dtype) in told.empty.items()}
+  return dataclasses.replace(state, **found["state"]), found["batch"] | empty
 
 
 def _ids(run: Run, records: list[int]) -> list[str]:

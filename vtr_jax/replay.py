@@ -44,7 +44,7 @@ def replay(place: pathlib.Path) -> None:
   params = nn.unbox(state_lib.abstract_params(objective, spec))
   optimizer = optim.make(c.optim, c.steps, params)
   shapes, shardings = state_lib.abstract(objective, optimizer, spec, mesh, *c.kept)
-  state, batch = dump.arrays(place, state_lib.laid_out(shapes, shardings), mesh)
+  state, batch = dump.arrays(place, told, state_lib.laid_out(shapes, shardings), mesh)
   del batch["record"]
   loss, key = c.loss(objective, mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
