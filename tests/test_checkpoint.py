@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_train import assert_same, bare, losses, params
 
 from configs import mac
-from vtr_jax import checkpoint
+from vtr_jax import bitsums
 from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.errors import CheckpointError
 from vtr_jax.train import train_and_evaluate
@@ -166,7 +166,7 @@ def test_what_is_written_is_read_again(calm, tmp_path, monkeypatch):
   config, _ = calm
   short = config | dict(steps=4)
   train_and_evaluate(short, tmp_path / "good", care=Care(verify_saves=True))
-  monkeypatch.setattr(checkpoint, "_host_sum", lambda x: 0)
+  monkeypatch.setattr(bitsums, "on_host", lambda x: 0)
   with pytest.raises(CheckpointError, match=r"2: is not what was saved \(.*/.*other"):
     train_and_evaluate(short, tmp_path / "bad", care=Care(verify_saves=True))
 
@@ -177,11 +177,11 @@ def test_sums_see_every_bit():
   arrays = [rng.normal(size=(5, 3)).astype(np.float32), np.int32(-3)]
   arrays += [jax.numpy.asarray(arrays[0], jax.numpy.bfloat16), np.float32([np.nan])]
   tree = dict(enumerate(jax.numpy.asarray(a) for a in arrays))
-  sums = checkpoint._sums(tree).tolist()
-  assert sums == [checkpoint._host_sum(np.asarray(a)) for a in tree.values()]
+  sums = bitsums.of(tree).tolist()
+  assert sums == [bitsums.on_host(np.asarray(a)) for a in tree.values()]
   flipped = np.asarray(tree[0]).copy()
   flipped.view(np.uint32)[2, 1] ^= 1
-  assert checkpoint._host_sum(flipped) != sums[0]
+  assert bitsums.on_host(flipped) != sums[0]
 
 
 def test_sums_are_those_of_any_mesh(calm):
@@ -190,7 +190,7 @@ def test_sums_are_those_of_any_mesh(calm):
   meta = json.loads((origin / "checkpoints/8/meta/metadata").read_text())
   saved = params(origin, 8)
   assert len(meta["sums"]) == len(saved)
-  assert sorted(meta["sums"]) == sorted(map(checkpoint._host_sum, saved.values()))
+  assert sorted(meta["sums"]) == sorted(map(bitsums.on_host, saved.values()))
 
 
 def test_later_ones_are_dropped(tmp_path):

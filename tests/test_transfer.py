@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import mac, miles
-from vtr_jax import checkpoint, experiment, sharding
+from vtr_jax import experiment, saved, sharding
 from vtr_jax.errors import CheckpointError
 from vtr_jax.train import train_and_evaluate
 
@@ -41,7 +41,7 @@ def stored(place, like):
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
   )
-  return checkpoint.read_params(place / "checkpoints", shapes)
+  return saved.read_params(place / "checkpoints", shapes)
 
 
 def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_path):

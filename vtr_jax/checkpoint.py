@@ -11,15 +11,12 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 
+from vtr_jax import bitsums, saved
 from vtr_jax.errors import CheckpointError, one_line
-
-_SHOWN = 20  # differences that are listed: one screen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +66,7 @@ class Checkpoints:
     if step == self.latest_step():
       return
     arrays = tree(state)
-    sums = jax.device_get(_sums(arrays)).tolist()
+    sums = jax.device_get(bitsums.of(arrays)).tolist()
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(arrays),
       meta=ocp.args.JsonSave(meta | dict(sums=sums)),
@@ -107,7 +104,7 @@ class Checkpoints:
       return dataclasses.replace(like, **found["state"]), found["meta"], warnings
     step = max(causes)
     where = self._directory / str(step)
-    if _groups(where) == {"params"}:
+    if saved.groups(where) == {"params"}:
       raise CheckpointError(
         f"{where}: holds converted weights and no training; start another run with "
         f"--config.init_from={self._directory.parent}"
@@ -151,7 +148,7 @@ class Checkpoints:
       found = ocp.PyTreeCheckpointHandler().restore(
         where / "state", args=ocp.args.PyTreeRestore(item=tree, restore_args=args)
       )
-      _compare(tree, sums, [_host_sum(a) for a in jax.tree.leaves(found)])
+      bitsums.compare(tree, sums, [bitsums.on_host(a) for a in jax.tree.leaves(found)])
     except Exception as e:
       raise CheckpointError(
         f"{where}: is not what was saved ({one_line(e)}); look at the disk. Run it "
@@ -183,17 +180,17 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, str]:
     CheckpointError: it has other parameters than `target`.
   """
   try:
-    stored = _shapes(_metadata(where)["params"])
+    there = saved.shapes(saved.metadata(where)["params"])
   except CheckpointError as e:
     return None, one_line(e.__cause__ or e)
-  _check_shapes(where, stored, target["params"])
+  saved.check_shapes(where, there, target["params"])
   try:
     handler = ocp.StandardCheckpointHandler()
     args = ocp.args.StandardRestore(target)
     state = handler.restore(where / "state", args=args)
     meta = json.loads((where / "meta" / "metadata").read_text())
     if "sums" in meta:  # of before 2026-11: without
-      _compare(state, meta["sums"], jax.device_get(_sums(state)).tolist())
+      bitsums.compare(state, meta["sums"], jax.device_get(bitsums.of(state)).tolist())
     return dict(state=state, meta=meta), ""
   except Exception as e:  # whatever orbax and TensorStore raise
     return None, one_line(e)
@@ -204,34 +201,6 @@ def _everywhere(ok: bool) -> bool:
   if jax.process_count() == 1:
     return ok
   return bool(multihost_utils.process_allgather(np.array(ok)).all())
-
-
-@jax.jit
-def _sums(tree: Any) -> jax.Array:
-  """Of each array's bits, modulo 2**32, in the order of the tree's leaves."""
-
-  def bits(x: jax.Array) -> jax.Array:
-    kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).sum()
-
-  return jnp.stack([bits(x) for x in jax.tree.leaves(tree)])
-
-
-def _host_sum(x: np.ndarray) -> int:
-  bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.dtype.itemsize}")
-  return int(bits.sum(dtype=np.uint64)) % 2**32
-
-
-def _compare(tree: Any, saved: list[int], found: list[int]) -> None:
-  """Raises ValueError with the names of arrays that have other sums."""
-  paths = [
-    jax.tree_util.keystr(p, simple=True, separator="/")
-    for p, _ in jax.tree_util.tree_leaves_with_path(tree)
-  ]
-  wrong = [p for p, a, b in zip(paths, saved, found, strict=True) if a != b]
-  if wrong:
-    more = f" and {len(wrong) - 1} more" if wrong[1:] else ""
-    raise ValueError(f"{wrong[0]}{more}: other values than were saved")
 
 
 def tree(state: Any) -> dict[str, Any]:
@@ -246,103 +215,3 @@ def tree(state: Any) -> dict[str, Any]:
   return {
     f.name: v for f, v in values.items() if v is not None or f.default is not None
   }
-
-
-def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
-  """The newest checkpoint's parameters and step; touches no file, reads no more.
-
-  Of a run that keeps a running mean of its parameters (`optim.ema`), it is that mean.
-
-  Args:
-    directory: of a run's checkpoints.
-    like: ShapeDtypeStructs with the shardings that are wanted.
-
-  Raises:
-    CheckpointError: there is none, it cannot be read, or it has other parameters.
-  """
-  where = _newest(directory)
-  stored = _metadata(where)
-  _check_shapes(where, _shapes(stored["params"]), like)
-  name = "params" if stored.get("mean") is None else "mean"
-  restore = ocp.args.PyTreeRestore(
-    item={name: like},
-    restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
-    partial_restore=True,
-  )
-  try:
-    with _reader() as reader:
-      found = reader.restore(where, args=ocp.args.Composite(state=restore))
-  except Exception as e:
-    raise _unreadable(where, e) from e
-  return found["state"][name], int(where.name)
-
-
-def param_shapes(directory: pathlib.Path) -> Any:
-  """Shapes and dtypes of the newest checkpoint's parameters; no array is read.
-
-  Raises:
-    CheckpointError: there is none, or it cannot be read.
-  """
-  return _shapes(_metadata(_newest(directory))["params"])
-
-
-def _metadata(where: pathlib.Path) -> dict[str, Any]:
-  """What orbax tells of a checkpoint's state, as a tree; it has parameters."""
-  try:
-    with _reader() as reader:
-      tree = reader.metadata(where).item_metadata["state"].tree
-      return tree | dict(params=tree["params"])
-  except Exception as e:
-    raise _unreadable(where, e) from e
-
-
-def _shapes(tree: Any) -> Any:
-  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-
-
-def _groups(where: pathlib.Path) -> set[str]:
-  """What a checkpoint's state has; nothing if that cannot be read."""
-  try:
-    with _reader() as reader:
-      return set(reader.metadata(where).item_metadata["state"].tree)
-  except Exception:
-    return set()
-
-
-def _reader() -> ocp.Checkpointer:
-  # `meta` is not read, but a handler keeps orbax from warning that it was not.
-  handler = ocp.CompositeCheckpointHandler(
-    state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
-  )
-  return ocp.Checkpointer(handler)
-
-
-def _newest(directory: pathlib.Path) -> pathlib.Path:
-  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
-  if not steps:
-    raise CheckpointError(f"{directory}: no checkpoint; train first")
-  return directory.absolute() / str(steps[-1])
-
-
-def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
-  return CheckpointError(
-    f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
-    "folder to use the checkpoint before it"
-  )
-
-
-def _check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
-  """Refuses parameters of other names or shapes, before any is read."""
-  stored, wanted = (flatten_dict(tree, sep="/") for tree in (there, here))
-  shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
-  lines = [
-    f"  {name}: {shape(stored, name)} there, {shape(wanted, name)} by config.json"
-    for name in sorted(stored | wanted)
-    if shape(stored, name) != shape(wanted, name)
-  ]
-  if lines:
-    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    raise CheckpointError(
-      f"{where}: {len(lines)} of {len(stored | wanted)} parameters differ; do both "
-      "come from one run?\n" + "\n".join(lines[:_SHOWN] + more)
-    )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from jax.sharding import Mesh
 
-from vtr_jax import batch, checkpoint, config, jsons, sharding, state, workdir
+from vtr_jax import batch, config, jsons, saved, sharding, state, workdir
 from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.experiment import TrainConfig
@@ -60,7 +60,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
   boxed = state.abstract_params(objective, spec)
   like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
-  params, step = checkpoint.read_params(place / "checkpoints", like)
+  params, step = saved.read_params(place / "checkpoints", like)
   return Trained(c, objective, tokenizer, mesh, params, step)
 
 

@@ -13,7 +13,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from vtr_jax import checkpoint, sharding
+from vtr_jax import saved, sharding
 from vtr_jax.errors import ConfigError
 from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
@@ -72,7 +72,7 @@ def _from_files(
 
 def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
-  stored = checkpoint.param_shapes(directory)
+  stored = saved.param_shapes(directory)
   check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(fresh, sep="/"))
   whole = sharding.replicated(mesh)
 
@@ -80,7 +80,7 @@ def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
     place = here.sharding if there.shape == here.shape else whole
     return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=place)
 
-  found, _ = checkpoint.read_params(directory, jax.tree.map(like, stored, fresh))
+  found, _ = saved.read_params(directory, jax.tree.map(like, stored, fresh))
 
   def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
     if there.shape == here.shape:
