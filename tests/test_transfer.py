@@ -8,7 +8,7 @@ import pytest
 
 from configs import mac, miles
 from vtr_jax import experiment, saved, sharding
-from vtr_jax.errors import CheckpointError
+from vtr_jax.errors import CheckpointError, ConfigError
 from vtr_jax.train import train_and_evaluate
 
 
@@ -98,8 +98,9 @@ def test_what_does_not_fit_is_named(pretrained, data_dir, tmp_path):
   config = values(mac, data_dir, init_from=str(pretrained))
   config["objective"]["text"] |= dict(depth=2)
   config["objective"]["projection"] = 64
-  with pytest.raises(CheckpointError) as caught:
+  with pytest.raises(ConfigError) as caught:
     fresh(config, tmp_path)
+  assert "config.init_from: " in str(caught.value)
   assert "text_tower/transformer/block_1/mlp/up/kernel is missing" in str(caught.value)
   assert "video_proj/kernel is (32, 256), not (32, 64)" in str(caught.value)
   config["objective"]["text"] |= dict(depth=1)
