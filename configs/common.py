@@ -54,6 +54,14 @@ SHAPES = dict(
   ),
 )
 SMALL = dict(dtype="bfloat16", attention="xla", scan=False, remat="none")
+# What a step that would do harm leads to (vtr_jax/guard.py). No paper's code has it.
+GUARD = dict(
+  budget=3,  # steps of `window` that may go unapplied before it rolls back; ours
+  window=100,  # steps; ours
+  spike=0.0,  # robust z-score of loss or gradient norm; 0 = off; ours
+  on_spike="warn",  # warn | skip | roll_back; ours
+  collapse=0.99,  # mean cosine of different clips that is an alarm; ours
+)
 # A dual encoder from scratch: small, wide towers that know places from the start.
 DUAL = dict(
   video=size("demo"),

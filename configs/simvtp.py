@@ -124,13 +124,7 @@ def webvid2m() -> dict:
       layer_decay=1.0,  # learning rate of a layer by the next; code: off
       ema=0.0,  # of all parameters, for evaluation; code: off
     ),
-    guard=dict(  # what a step that would do harm leads to; code: nothing
-      budget=3,  # steps of `window` that may go unapplied before it rolls back; ours
-      window=100,  # steps; ours
-      spike=0.0,  # robust z-score of loss or gradient norm; 0 = off; ours
-      on_spike="warn",  # warn | skip | roll_back; ours
-      collapse=0.99,  # mean cosine of different clips that is an alarm; ours
-    ),
+    guard=common.GUARD,
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(
       validation=common.retrieval("validation", every=5000),  # ours
