@@ -10,7 +10,7 @@ import pytest
 from test_train import bare
 
 from configs import mac
-from vtr_jax import experiment, memory, train, writer
+from vtr_jax import experiment, memory, progress, train, writer
 from vtr_jax.config import read
 from vtr_jax.data import loader
 from vtr_jax.errors import ConfigError
@@ -56,6 +56,7 @@ def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, ca
     return quick(batches)
 
   monkeypatch.setattr(loader.Batches, "__next__", slow)
+  monkeypatch.setattr(progress, "_LONG", 0.0)
   train_and_evaluate(bare(smoke, steps=6), tmp_path)
   said = capsys.readouterr().out.splitlines()
   (warning,) = (line for line in said if line.startswith("WARNING"))

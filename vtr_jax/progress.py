@@ -16,6 +16,7 @@ from vtr_jax.experiment import Run
 _BEHIND = 2
 _STARVED = 0.2  # share of the time without a batch that is warned of; ours
 _AGAIN = 600.0  # seconds until it is warned of again
+_LONG = 5.0  # seconds from line to line, or a share says little; ours
 
 
 class Progress:
@@ -118,17 +119,19 @@ class Progress:
     self._run.writer.say(
       f"step {done}/{c.steps} | {line} | lr {numbers['learning_rate']:.2e}{rate}"
     )
-    self._warn(numbers.get("data_wait", 0.0))
+    if steps and elapsed > _LONG:
+      self._warn(done, numbers["data_wait"])
     self._run.writer.scalars(done, numbers)
     self._sums, self._skipped = {}, 0
     self._last, self._begin, self._waited = done, time.monotonic(), 0.0
 
-  def _warn(self, data_wait: float) -> None:
+  def _warn(self, done: int, data_wait: float) -> None:
     if data_wait > _STARVED and time.monotonic() > self._warned + _AGAIN:
       self._warned = time.monotonic()
-      self._run.writer.say(
-        f"WARNING: {100 * data_wait:.0f} % of the time goes on waiting for data; raise "
-        "config.data.workers, or prepare videos of the size that is read"
+      self._run.writer.alarm(
+        done,
+        f"{100 * data_wait:.0f} % of the time goes on waiting for data; raise "
+        "config.data.workers, or prepare videos of the size that is read",
       )
 
   def _speed(self, steps_per_second: float) -> dict[str, float]:
