@@ -82,6 +82,14 @@ def lose_meta(workdir, step):
   shutil.rmtree(workdir / "checkpoints" / str(step) / "meta")
 
 
+def flip_meta(workdir, step):
+  """The number of the next batch, say: still JSON."""
+  path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
+  text = path.read_text()
+  assert f'"next_batch": {step}' in text
+  path.write_text(text.replace(f'"next_batch": {step}', f'"next_batch": {step + 1}'))
+
+
 def mix(workdir, step):
   """The arrays of the step before, as an interrupted copy may leave them."""
   place = workdir / "checkpoints"
@@ -100,7 +108,7 @@ for directory in sys.argv[2:]:
 
 def test_the_newest_that_is_whole_is_used(calm, tmp_path):
   config, origin = calm
-  damages = (flip, cut, lose, lose_manifest, lose_meta, mix)
+  damages = (flip, cut, lose, lose_manifest, lose_meta, flip_meta, mix)
   places = [tmp_path / damage.__name__ for damage in damages]
   for damage, place in zip(damages, places, strict=True):
     shutil.copytree(origin, place)
@@ -113,7 +121,7 @@ def test_the_newest_that_is_whole_is_used(calm, tmp_path):
     text=True,
   )
   lines = run.stdout.splitlines()
-  assert [s for s in lines if s.startswith("step ")] == ["step 6"] * 6, run.stderr
+  assert [s for s in lines if s.startswith("step ")] == ["step 6"] * 7, run.stderr
   warnings = [line for line in lines if line.startswith("WARNING: ")]
   for place, line in zip(places, warnings, strict=True):
     assert f"{place}/checkpoints/8: cannot be restored (" in line
@@ -162,13 +170,32 @@ def test_none_is_whole(calm, tmp_path):
   assert {"4", "6", "8"} <= {p.name for p in (workdir / "checkpoints").iterdir()}
 
 
-def test_what_is_written_is_read_again(calm, tmp_path, monkeypatch):
-  config, _ = calm
-  short = config | dict(steps=4)
-  train_and_evaluate(short, tmp_path / "good", care=Care(verify_saves=True))
-  monkeypatch.setattr(bitsums, "on_host", lambda x: 0)
-  with pytest.raises(CheckpointError, match=r"2: is not what was saved \(.*/.*other"):
-    train_and_evaluate(short, tmp_path / "bad", care=Care(verify_saves=True))
+def test_what_is_written_is_read_again(tmp_path, monkeypatch):
+  """A disk that writes something else is told of at once."""
+  state = dict(params=dict(x=jax.numpy.arange(3.0), y=jax.numpy.ones(5)))
+  other = dict(params=dict(x=jax.numpy.arange(3.0), y=jax.numpy.zeros(5)))
+  wait = Checkpoints.wait
+
+  def bad_disk(kept):
+    wait(kept)
+    place = tmp_path / "run"
+    shutil.rmtree(place / "4" / "state")
+    shutil.copytree(tmp_path / "other" / "4" / "state", place / "4" / "state")
+
+  for name, values in dict(run=state, other=other).items():
+    kept = Checkpoints(tmp_path / name, 5, Care(verify_saves=True))
+    kept.save(2, values, {})
+    if name == "other":
+      kept.save(4, values, {})
+    kept.close()
+  kept = Checkpoints(tmp_path / "run", 5, Care(verify_saves=True))
+  monkeypatch.setattr(Checkpoints, "wait", bad_disk)
+  with pytest.raises(
+    CheckpointError, match=r"4: is not what was saved \(params/y: oth"
+  ):
+    kept.save(4, state, {})
+  monkeypatch.undo()
+  kept.close()
 
 
 def test_sums_see_every_bit():
@@ -195,12 +222,13 @@ def test_sums_are_those_of_any_mesh(calm):
 
 def test_later_ones_are_dropped(tmp_path):
   kept = Checkpoints(tmp_path / "run", 5)
+  assert kept.before(6) is None
   state = dict(params=dict(x=jax.numpy.arange(3.0)))
   for step in (2, 4, 6):
     kept.save(step, state, {})
     kept.wait()
   assert kept.before(6) == 4
-  assert kept.before(2) is None
+  assert kept.before(2) == 2  # the oldest, where none is before
   kept.drop_after(2)
   assert kept.latest_step() == 2
   kept.close()

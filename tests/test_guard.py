@@ -133,6 +133,18 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
     np.testing.assert_array_equal(saved[f"params/{name}"], value, err_msg=name)
 
 
+def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, spoil):
+  """Bad steps are in none of them: nothing is begun anew."""
+  config = bare(smoke, steps=10) | dict(checkpoint_keep=2)
+  config["guard"] |= dict(budget=1)
+  spoil([2, 8])  # of steps 3 and 9: 6 and 8 are kept then
+  train_and_evaluate(config, tmp_path)
+  assert (
+    "back to step 6, and on with the data behind step 9's" in incidents(tmp_path)[-1]
+  )
+  assert sorted(losses(tmp_path)) == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+
+
 @pytest.mark.nightly
 def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
   """Before the next checkpoint nothing tells of it: all of it happens once more."""

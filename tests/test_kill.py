@@ -105,16 +105,21 @@ def committed(workdir):
   return {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
 
 
-def left_behind(workdir):
-  """Processes that a killed run has left, and what they do."""
-  mark, found = f"VTR_KILL_TEST={workdir}".encode(), []
-  for place in pathlib.Path("/proc").glob("[0-9]*"):
+def left_behind(place):
+  """Processes that killed runs in there have left, and what they do."""
+  mark, found = f"VTR_KILL_TEST={place}/".encode(), []
+  for process in pathlib.Path("/proc").glob("[0-9]*"):
     try:
-      if mark in (place / "environ").read_bytes().split(b"\0"):
-        found.append((place / "cmdline").read_text().replace("\0", " "))
+      if mark in (process / "environ").read_bytes():
+        found.append((process / "cmdline").read_text().replace("\0", " "))
     except OSError:
       continue
   return found
+
+
+def shared_memory():
+  """Of batches; Python names them so."""
+  return {p.name for p in pathlib.Path("/dev/shm").glob("psm_*")}
 
 
 @pytest.mark.nightly
@@ -123,7 +128,7 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
   config = config_of(data_dir)
   calm = tmp_path / "calm"
   train_and_evaluate(config, calm)
-  shared = len(list(pathlib.Path("/dev/shm").glob("*")))
+  shared = shared_memory()
   rng = np.random.default_rng(0)
   survived, runs = collections.Counter(), 0
   while survived.total() < KILLS:
@@ -150,10 +155,10 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
     names = {p.name for p in (workdir / "checkpoints").iterdir()}
     assert names == {p.name for p in (calm / "checkpoints").iterdir()}
   deadline = time.monotonic() + 10
-  while (left := left_behind(workdir)) and time.monotonic() < deadline:
+  while (left := left_behind(tmp_path)) and time.monotonic() < deadline:
     time.sleep(0.2)
   assert not left
-  assert len(list(pathlib.Path("/dev/shm").glob("*"))) <= shared
+  assert not shared_memory() - shared
   told = ", ".join(f"{phase} {n}" for phase, n in sorted(survived.items()))
   record_property("kills survived", f"{survived.total()} of {survived.total()}: {told}")
   record_property("runs that ended the same", runs)

@@ -89,6 +89,7 @@ def test_a_storm_of_faults(tmp_path, record_property):
   assert code == 0, text
   met = storm(config, wild, 0)
   record_property("storm, faults", dict(met))
+  assert set(CODES) <= set(met)
   assert_same(params(wild, STEPS), params(calm, STEPS))
   assert losses(wild) == losses(calm)
   lines = (wild / "quarantine.jsonl").read_text().splitlines()
@@ -98,6 +99,7 @@ def test_a_storm_of_faults(tmp_path, record_property):
   # Sums over the batch are rounded in another order on two devices: not bit for bit.
   met = storm(config, moved, 1, lambda rng: int(rng.integers(1, 3)))
   record_property("storm on one device or two, faults", dict(met))
+  assert {"starts on 1 device(s)", "starts on 2 device(s)"} <= set(met)
   there, here = losses(moved), losses(calm)
   assert there.keys() == here.keys()
   worst = lambda steps: max(abs(there[s] / here[s] - 1) for s in steps)

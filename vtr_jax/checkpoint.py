@@ -8,6 +8,7 @@ of another checkpoint.
 import dataclasses
 import json
 import pathlib
+import zlib
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from vtr_jax import bitsums, saved
+from vtr_jax import bitsums, jsons, saved
 from vtr_jax.errors import CheckpointError, one_line
 
 
@@ -47,8 +48,9 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def before(self, step: int) -> int | None:
-    """Step of the newest whole checkpoint before `step`."""
-    return max((s for s in self._manager.all_steps() if s < step), default=None)
+    """The newest checkpoint before `step`, else the oldest that is kept."""
+    steps = self._manager.all_steps()
+    return max((s for s in steps if s < step), default=min(steps, default=None))
 
   def drop_after(self, step: int) -> None:
     """Deletes the checkpoints after `step`: another way is taken from there."""
@@ -67,9 +69,10 @@ class Checkpoints:
       return
     arrays = tree(state)
     sums = jax.device_get(bitsums.of(arrays)).tolist()
+    meta = meta | dict(sums=sums)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(arrays),
-      meta=ocp.args.JsonSave(meta | dict(sums=sums)),
+      meta=ocp.args.JsonSave(meta | dict(crc=_crc(meta))),
     )
     try:
       self._manager.save(step, args=args)
@@ -79,7 +82,7 @@ class Checkpoints:
     if self._care.verify_saves:
       self._verify(step, arrays, sums)
 
-  def restore(self, like: Any) -> tuple[Any, dict, list[str]]:
+  def restore(self, like: Any, last: int | None = None) -> tuple[Any, dict, list[str]]:
     """The newest (state, meta) that is whole, and warnings of those that are not.
 
     Damaged ones are set aside, into the folder "damaged" beside this one, once an
@@ -87,21 +90,27 @@ class Checkpoints:
 
     Args:
       like: arrays or ShapeDtypeStructs; the state is laid out as these are.
+      last: none after this step is of interest.
 
     Raises:
       CheckpointError: none can be read, or one has other parameters than `like`.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree(like))
     causes: dict[int, str] = {}
-    for step in sorted(self._manager.all_steps(), reverse=True):
-      found, cause = _read(self._directory / str(step), target)
-      if not _everywhere(not cause):
-        causes[step] = cause or "another process could not read it"
-        if self._care.strict_restore:
-          break
-        continue
-      warnings, self.newest = self._set_aside(causes, step), step
-      return dataclasses.replace(like, **found["state"]), found["meta"], warnings
+    steps = [s for s in self._manager.all_steps() if last is None or s <= last]
+    for step in sorted(steps, reverse=True):
+      found, meta, cause = _read(self._directory / str(step), target)
+      # The sums take all processes, and so all must have come as far.
+      if ok := _everywhere(not cause):
+        cause = _compare(found, meta)
+        ok = _everywhere(not cause)
+      if ok:
+        warnings, self.newest = self._set_aside(causes, step), step
+        return dataclasses.replace(like, **found), meta, warnings
+      causes[step] = cause or "another process could not read it"
+      found = None  # the next one needs its memory
+      if self._care.strict_restore:
+        break
     step = max(causes)
     where = self._directory / str(step)
     if saved.groups(where) == {"params"}:
@@ -133,7 +142,7 @@ class Checkpoints:
       self._manager.reload()
     return lines
 
-  def _verify(self, step: int, tree: Any, sums: list[int]) -> None:
+  def _verify(self, step: int, arrays: Any, sums: list[int]) -> None:
     """Reads a checkpoint again, in one process, into the host's memory.
 
     Raises:
@@ -143,12 +152,14 @@ class Checkpoints:
     if jax.process_index():
       return
     where = self._directory / str(step)
-    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays)
     try:
       found = ocp.PyTreeCheckpointHandler().restore(
-        where / "state", args=ocp.args.PyTreeRestore(item=tree, restore_args=args)
+        where / "state", args=ocp.args.PyTreeRestore(item=arrays, restore_args=args)
       )
-      bitsums.compare(tree, sums, [bitsums.on_host(a) for a in jax.tree.leaves(found)])
+      bitsums.compare(
+        arrays, sums, [bitsums.on_host(a) for a in jax.tree.leaves(found)]
+      )
     except Exception as e:
       raise CheckpointError(
         f"{where}: is not what was saved ({one_line(e)}); look at the disk. Run it "
@@ -173,8 +184,8 @@ class Checkpoints:
     )
 
 
-def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, str]:
-  """({state, meta}, "") or (None, cause). Waits for no other process.
+def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
+  """(state, meta, "") or (None, None, cause). Waits for no other process.
 
   Raises:
     CheckpointError: it has other parameters than `target`.
@@ -182,18 +193,32 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, str]:
   try:
     there = saved.shapes(saved.metadata(where)["params"])
   except CheckpointError as e:
-    return None, one_line(e.__cause__ or e)
+    return None, None, one_line(e.__cause__ or e)
   saved.check_shapes(where, there, target["params"])
   try:
+    meta = jsons.mapping((where / "meta" / "metadata").read_bytes())
+    # Those of before 2026-11 have neither that nor sums.
+    if meta.pop("crc", None) not in (None, _crc(meta)):
+      raise ValueError("meta: its checksum is another")
     handler = ocp.StandardCheckpointHandler()
     args = ocp.args.StandardRestore(target)
-    state = handler.restore(where / "state", args=args)
-    meta = json.loads((where / "meta" / "metadata").read_text())
-    if "sums" in meta:  # of before 2026-11: without
-      bitsums.compare(state, meta["sums"], jax.device_get(bitsums.of(state)).tolist())
-    return dict(state=state, meta=meta), ""
+    return handler.restore(where / "state", args=args), meta, ""
   except Exception as e:  # whatever orbax and TensorStore raise
-    return None, one_line(e)
+    return None, None, one_line(e)
+
+
+def _compare(state: Any, meta: dict[str, Any]) -> str:
+  """What is wrong with the sums, or ""; by all processes, on all their devices."""
+  found = jax.device_get(bitsums.of(state)).tolist()
+  try:
+    bitsums.compare(state, meta.get("sums", found), found)
+  except ValueError as e:
+    return one_line(e)
+  return ""
+
+
+def _crc(meta: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
 def _everywhere(ok: bool) -> bool:

@@ -1,5 +1,6 @@
 """What the commands share: flags, --config and --workdir, errors as one line."""
 
+import errno
 import os
 import sys
 import threading
@@ -12,6 +13,7 @@ from ml_collections import config_flags
 
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
 
 
@@ -68,18 +70,25 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
     except VtrError as e:
       _leave(e)
     except OSError as e:
-      if e.filename is None:
-        raise
-      _leave(DataError(f"{e.filename}: {e.strerror}; mend it and run it again"))
+      # A write that the disk refuses knows no name.
+      if e.filename is None and e.errno not in _DISK:
+        _crash()
+      where = e.filename or "a file that is being written"
+      _leave(DataError(f"{where}: {e.strerror}; mend it and run it again"))
     except KeyboardInterrupt:
       _leave(_Interrupted("run it again to go on from the newest checkpoint"))
     except Exception:
-      if not _several():
-        raise
-      traceback.print_exc()
-      os._exit(1)
+      _crash()
 
   app.run(main, flags_parser=_parse)
+
+
+def _crash() -> NoReturn:
+  """Goes on with the error that is being handled, which is a defect of ours."""
+  if not _several():
+    raise
+  traceback.print_exc()
+  os._exit(1)
 
 
 def _quiet_libraries() -> None:
@@ -158,7 +167,12 @@ def _leave(e: VtrError) -> NoReturn:
 
 def _leave_behind(code: int) -> None:
   """Python waits for threads, also for one that is stuck in a decoder: not for ever."""
-  timer = threading.Timer(_PATIENCE, os._exit, (code,))
+
+  def end() -> None:
+    if not threading.main_thread().is_alive():  # else nobody waits, as in a test
+      os._exit(code)
+
+  timer = threading.Timer(_PATIENCE, end)
   timer.daemon = True
   timer.start()
 

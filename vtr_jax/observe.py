@@ -39,12 +39,13 @@ class Profile:
 
   def __init__(self, steps: tuple[int, int], directory: pathlib.Path):
     self._first, self._last = steps
-    self._directory, self._running = directory, False
+    self._directory, self._begun, self._running = directory, False, False
 
   @contextlib.contextmanager
   def step(self, number: int):
     """Around a training step."""
-    if number == self._first:
+    if number == self._first and not self._begun:  # a roll-back comes by again
+      self._begun = True
       self._directory.mkdir(parents=True, exist_ok=True)
       jax.profiler.start_trace(str(self._directory))
       self._running = True

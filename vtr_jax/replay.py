@@ -66,7 +66,11 @@ def replay(place: pathlib.Path) -> None:
   wrong = [k for k, v in numbers.items() if not math.isfinite(v)]
   if wrong:
     raise DivergedError(f"{place}: not finite here either: {', '.join(wrong)}")
-  print("all is finite here")
+  spike = told.numbers.get("spike", 0.0)
+  if all(map(math.isfinite, told.numbers.values())):
+    print(f"all is finite, as in the run: it was a spike of {spike:.3g} deviations")
+  else:
+    print("all is finite here")
 
 
 def _norms(loss: step.Loss, params, teacher, batch, key) -> dict[str, tuple]:

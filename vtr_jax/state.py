@@ -16,9 +16,9 @@ from vtr_jax.objectives.base import Objective
 
 @flax.struct.dataclass
 class TrainState:
-  """A checkpoint is this and the step's number; nothing else moves."""
+  """What training moves; a checkpoint has it, and the number of the next batch."""
 
-  step: Int32[Array, ""]  # steps done; also the position in the data
+  step: Int32[Array, ""]  # steps done, those that were not applied too
   params: Any  # float32, nested dicts
   opt_state: Any  # optax
   teacher: Any  # float32, the shadowed part of params; None without a teacher

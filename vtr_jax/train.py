@@ -27,6 +27,11 @@ from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
 from vtr_jax.stop import StopSignal
 
+_CURE = (
+  "Mend the data, or try a lower config.optim.lr in another --workdir, from the start "
+  "or with --config.init_from=THIS_RUN"
+)
+
 
 def train_and_evaluate(
   config: Mapping[str, Any],
@@ -51,10 +56,13 @@ def train_and_evaluate(
   with StopSignal() as stop:
     with stop.during("free"):
       run = experiment.build(config, directory, show, stop, care)
+    name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
+      budget = run.config.data.bad_budget
+      quarantine = loader.Quarantine(str(run.workdir / name), budget)
       while int(run.state.step) < run.config.steps:
         try:
-          _train(run)
+          _train(run, quarantine)
         except RollBack as e:
           _roll_back(run, e)
       return _finish(run)
@@ -64,7 +72,7 @@ def train_and_evaluate(
       run.checkpoints.close()
 
 
-def _train(run: Run) -> None:
+def _train(run: Run, quarantine: loader.Quarantine) -> None:
   """Steps from the state's step to the last one.
 
   Raises:
@@ -87,7 +95,7 @@ def _train(run: Run) -> None:
   )
   log = Progress(run, start)
   try:
-    _steps(run, batches, log)
+    _steps(run, batches, quarantine, log)
   except (Preempted, DataError, DataBudgetError) as e:
     # What has been learned is not lost. Other processes know nothing of bad data here.
     done, agreed = int(run.state.step), isinstance(e, Preempted)
@@ -107,15 +115,15 @@ def _train(run: Run) -> None:
     batches.close()
 
 
-def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
+def _steps(
+  run: Run, batches: loader.Batches, quarantine: loader.Quarantine, log: Progress
+) -> None:
   """Batches to steps, numbers, checkpoints and evaluations.
 
   Raises:
     Preempted: asked to stop; the state is that behind a whole step.
   """
   c, start = run.config, int(run.state.step)
-  name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
-  quarantine = loader.Quarantine(str(run.workdir / name), c.data.bad_budget)
   due = lambda done: [
     n for n, e in run.evals.items() if e.every and done % e.every == 0
   ]
@@ -154,6 +162,8 @@ def _steps(run: Run, batches: loader.Batches, log: Progress) -> None:
 def _roll_back(run: Run, e: RollBack) -> None:
   """To the checkpoint before the first bad step, and on with the data after the last.
 
+  Where that one is no longer kept, to the oldest: bad steps are in none of them.
+
   Raises:
     DivergedError: that was tried before; the step is dumped.
   """
@@ -163,20 +173,19 @@ def _roll_back(run: Run, e: RollBack) -> None:
     where = dump.write(run, e)
     raise DivergedError(
       f"{e}, again after going back to step {to}; the step is in {where}: see it with "
-      f"python -m vtr_jax.replay {where}. Lower config.optim.lr, or mend what it names"
+      f"python -m vtr_jax.replay {where}. {_CURE}"
     )
-  like, passed = run.state, e.last + run.ahead
-  shapes = jax.tree.map(lambda x: x.sharding, like)
-  like = state_lib.laid_out(like, shapes)
+  passed = e.last + run.ahead
+  like = state_lib.laid_out(run.state, jax.tree.map(lambda x: x.sharding, run.state))
   run.state = None  # its memory is needed
-  run.checkpoints.drop_after(to)
   meta: dict[str, Any] = {}
   warnings: list[str] = []
   if to:
-    run.state, meta, warnings = run.checkpoints.restore(like)
+    run.state, meta, warnings = run.checkpoints.restore(like, to)
   else:
     run.state, _ = run.fresh()
   to = int(run.state.step)
+  run.checkpoints.drop_after(to)
   run.trained, run.ahead = meta.get("trained", 0.0), passed - to
   run.watch.roll_back(to)
   run.writer.rewind(to)
@@ -188,7 +197,7 @@ def _roll_back(run: Run, e: RollBack) -> None:
 
 
 def _save(run: Run, log: Progress, done: int) -> None:
-  """Starts writing the state after step `done`, if its losses were finite."""
+  """Starts writing the state after step `done`, when its numbers have been seen."""
   log.flush()
   run.checkpoints.save(done, run.state, _meta(run, log))
 
@@ -203,10 +212,7 @@ def _evaluate(
       try:
         found = run.evals[name].run(run.state.best)
       except NotFiniteError as e:
-        raise DivergedError(
-          f"evaluation {name} after step {done}: {e}. Lower config.optim.lr, and go on "
-          "from an earlier checkpoint: delete those after it"
-        ) from e
+        raise DivergedError(f"evaluation {name} after step {done}: {e}. {_CURE}") from e
     numbers |= {f"{name}/{key}": value for key, value in found.items()}
     run.writer.say(run.evals[name].report())
   if numbers:

@@ -34,7 +34,6 @@ FREE_KEYS = (
   "objective.compute.attention",
   "objective.compute.remat",
   "guard.budget",
-  "guard.window",
   "guard.collapse",
   "evals.",
 )

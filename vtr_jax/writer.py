@@ -63,12 +63,8 @@ class Writer:
     self._close("metrics.jsonl", self._lines)
     self._close("TensorBoard", self._others.get("TensorBoard"))
     path = self._workdir / "metrics.jsonl"
-    kept = lambda r: r["step"] < step or (r["step"] == step and "loss/total" in r)
-    records = [r for r in read(path) if kept(r)]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
-    os.replace(temporary, path)
-    self._lines = _Lines(path.open("a"))
+    self._try("metrics.jsonl", lambda: _cut(path, step))
+    self._lines = self._try("metrics.jsonl", lambda: _Lines(path.open("a")))
     board = lambda: _board(self._workdir, step)
     self._others["TensorBoard"] = self._try("TensorBoard", board)
 
@@ -76,7 +72,8 @@ class Writer:
     """Appends one line {"step": step, **values}."""
     if not self._active:
       return
-    self._try("metrics.jsonl", lambda: self._lines.scalars(step, values))
+    if self._lines:
+      self._try("metrics.jsonl", lambda: self._lines.scalars(step, values))
     for name, other in self._others.items():
       if other and name not in self._warned:
         self._try(name, lambda to=other: to.scalars(step, values))
@@ -122,6 +119,15 @@ class Writer:
           flush=True,
         )
       return None
+
+
+def _cut(path: pathlib.Path, step: int) -> None:
+  """Leaves the lines of steps up to `step`, but not of evaluations behind it."""
+  kept = lambda r: r["step"] < step or (r["step"] == step and "learning_rate" in r)
+  records = [r for r in read(path) if kept(r)]
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
+  os.replace(temporary, path)
 
 
 class _Lines:
@@ -175,7 +181,8 @@ class _Board:
 
     self._event, self._scalar = Event, scalar
     place.mkdir(parents=True, exist_ok=True)
-    self._events = EventsWriter(str(place / "events"))
+    # The rest of the name has whole seconds only.
+    self._events = EventsWriter(str(place / f"events-{time.time_ns()}"))
     # What was shown of later steps is done again.
     again = SessionLog(status=SessionLog.START)
     self._add(step=start_step + 1, session_log=again)

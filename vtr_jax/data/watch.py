@@ -89,8 +89,11 @@ def start(path: str) -> None:
 
 
 def given_up(path: str) -> list[tuple[int, str]]:
-  """(record, id) of each line in the list."""
-  lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  """(record, id) of each line in the list; none if somebody has tidied it up."""
+  try:
+    lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+  except FileNotFoundError:
+    return []
   return [tuple(json.loads(line)) for line in lines]
 
 

@@ -39,7 +39,7 @@ def load(path: str, allowed: bool) -> Any:
 
 
 def _dtype(kind: Any, *_: Any) -> np.dtype:
-  found = np.dtype(kind)
+  found = np.dtype(kind, copy=True)  # what comes next tells it its order of bytes
   if found.kind not in "biufSU":
     raise Refused(f"it has an array of {found}")
   return found
