@@ -182,7 +182,7 @@ def test_a_pickle_of_plain_data(tmp_path, protocol):
   path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))
   if protocol == 2:  # without the lengths that protocol 4 has
     assert pickles.load(str(path), allowed=True)["b"].tolist() == [0, 1, 2]
-  other = {k: np.arange(3, dtype=k) for k in (">f4", ">i8", "<U2")}
+  other = {k: np.arange(3).astype(k) for k in (">f4", ">i8", "<U2")}
   path.write_bytes(pickle.dumps(other, protocol=protocol))
   for kind, array in pickles.load(str(path), allowed=True).items():
     np.testing.assert_array_equal(array, other[kind])
