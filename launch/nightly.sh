@@ -1,13 +1,10 @@
 #!/usr/bin/env bash
-# The long tests, one after the other: kills, storms, soaks, thousands of mutated files.
-# What they measure is written to docs/nightly.txt. Arguments go to pytest.
+# The long tests: kills, storms, soaks, thousands of mutated files. What they measure is
+# written to docs/nightly.txt, also where one fails. Arguments go to pytest. With pip-audit
+# installed in .venv, the packages are audited too.
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
-run .venv/bin/python -m pip install --quiet --disable-pip-version-check pip-audit || true
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
 {
-  echo "revision $(git rev-parse HEAD 2>/dev/null || echo unknown), $(uname -m), $(nproc) cores"
+  echo "revision $(git rev-parse HEAD 2>/dev/null || echo unknown), $(nproc) cores"
   run .venv/bin/python -m pytest -m nightly --durations=15 ${args[@]+"${args[@]}"}
-} 2>&1 | tee "$log"
-run cp "$log" docs/nightly.txt
+} 2>&1 | tee docs/nightly.txt
