@@ -56,6 +56,7 @@ def test_a_line():
   assert row("mac", found, None, (None, 2.5e12)).split()[-3:] == ["-", "80.0", "-"]
 
 
+@pytest.mark.nightly
 def test_the_whole_of_it_on_this_machine():
   run = run_main(
     "--tiny",

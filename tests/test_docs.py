@@ -13,7 +13,13 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def long(path):
+  """All but the first that a user opens take a while."""
+  marks = () if path.stem in ("quickstart", "masks") else pytest.mark.nightly
+  return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", map(long, NOTEBOOKS))
 def test_notebook_runs(path, data_dir, tmp_path):
   """Its code cells, in order, at smoke size, in a process of its own."""
   cells = json.loads(path.read_text())["cells"]

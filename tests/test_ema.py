@@ -96,6 +96,7 @@ def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
     same(fresh.best, state["mean"])
 
 
+@pytest.mark.nightly
 def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
   """The checkpoint has no trace of it, and an older run's config still fits."""
   c = config(data_dir, optim=dict(ema=0.0))

@@ -219,7 +219,9 @@ def test_a_dump_that_is_none(tmp_path):
     replay.replay(tmp_path)
 
 
-@pytest.mark.parametrize("action", guard.ACTIONS)
+@pytest.mark.parametrize(
+  "action", ["skip", "roll_back", pytest.param("warn", marks=pytest.mark.nightly)]
+)
 def test_spikes(action, smoke, tmp_path, spoil):
   config = bare(smoke, steps=10)
   config["guard"] |= dict(spike=20.0, on_spike=action, window=5, budget=0)

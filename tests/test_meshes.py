@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import on_eight_devices
 
 GRADIENTS = """
@@ -49,6 +50,7 @@ print(json.dumps(done))
 """
 
 
+@pytest.mark.nightly
 def test_every_mesh_computes_the_same():
   """MILES: two towers, a teacher, and terms of both kinds."""
   assert len(json.loads(on_eight_devices(GRADIENTS)[-1])) == 10

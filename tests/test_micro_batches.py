@@ -53,7 +53,11 @@ def assert_close(got, want):
 
 @pytest.mark.parametrize(
   ("module", "changes"),
-  [(mac, dict(learn_temperature=True)), (miles, {}), (miles, dict(pool="cls"))],
+  [
+    (mac, dict(learn_temperature=True)),
+    (miles, {}),
+    pytest.param(miles, dict(pool="cls"), marks=pytest.mark.nightly),
+  ],
 )
 def test_parts_change_nothing(module, changes):
   """Also where one part has more rows that count than another."""

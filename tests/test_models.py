@@ -108,10 +108,10 @@ def test_hidden_tubelets_and_words_are_not_seen():
   other = BATCH | dict(video=batch_lib.unpatchify(patches, CLIP), text_ids=ids)
   _, before = terms(objective, params)
   _, after = terms(objective, params, other)
-  for name in ("vtc", "vtm"):
+  for name in ("loss/vtc", "loss/vtm"):
     np.testing.assert_allclose(after[name], before[name], rtol=1e-5)
-  assert abs(after["pixels"] - before["pixels"]) > 1e-3
-  assert abs(after["words"] - before["words"]) > 1e-3
+  assert abs(after["loss/pixels"] - before["loss/pixels"]) > 1e-3
+  assert abs(after["loss/words"] - before["loss/words"]) > 1e-3
 
 
 def test_whole_text_in_the_contrast():
@@ -119,7 +119,7 @@ def test_whole_text_in_the_contrast():
   blind = BATCH | dict(text_hidden=np.zeros_like(BATCH["text_hidden"]))
   _, masked = terms(objective, params)
   _, unmasked = terms(objective, params, blind)
-  np.testing.assert_allclose(masked["vtc"], unmasked["vtc"], rtol=1e-6)
+  np.testing.assert_allclose(masked["loss/vtc"], unmasked["loss/vtc"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -323,6 +323,7 @@ def test_what_does_not_divide_names_what_does():
     problem.make(odd, target)
 
 
+@pytest.mark.nightly
 def test_eight_devices_here_are_planned_for(tmp_path):
   """The command, the whole way, with a real compiler."""
   path = tmp_path / "plan.json"

@@ -94,11 +94,11 @@ def stop(process, phase, again=False, number=signal.SIGTERM):
 @pytest.mark.parametrize(
   ("phase", "saved"),
   [
-    ("build", []),
+    pytest.param("build", [], marks=pytest.mark.nightly),
     ("compile", []),
-    ("wait", [2, 3]),
+    pytest.param("wait", [2, 3], marks=pytest.mark.nightly),
     ("step", [2, 4]),
-    ("save", [2, 4]),
+    pytest.param("save", [2, 4], marks=pytest.mark.nightly),
     ("evaluation", [2, 4]),
   ],
 )
@@ -115,6 +115,7 @@ def test_stopped_in(phase, saved, calm, tmp_path):
   assert losses(tmp_path) == losses(workdir)
 
 
+@pytest.mark.nightly
 def test_a_second_signal_ends_it_at_once(calm, tmp_path):
   config, workdir = calm
   code, seconds, _ = stop(start(config, tmp_path, "twice"), "twice", again=True)

@@ -92,6 +92,7 @@ def assert_close(found, calm):
     assert found[step] == pytest.approx(value, rel=5e-4), step
 
 
+@pytest.mark.nightly
 def test_four_processes_one_killed_then_two_go_on(config, calm, tmp_path):
   """Mesh over all three axes; the rest ends by itself, and nothing is lost."""
   mesh = dict(data=2, fsdp=2, tensor=2)

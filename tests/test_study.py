@@ -56,6 +56,7 @@ def test_means_over_seeds_by_hand():
   assert "| b | not run yet | " in missing
 
 
+@pytest.mark.nightly
 def test_the_command_trains_what_is_missing(data_dir, tmp_path):
   flags = ["--config=configs/study.py:smoke", f"--workdir={tmp_path}"]
   flags += [f"--config.data_dir={data_dir}"]

@@ -148,25 +148,24 @@ def bare(smoke, **changes):
 
 
 def test_killed_and_resumed_is_bitwise_the_same(smoke, tmp_path):
-  """SIGKILL at a random moment after the first step, three times over."""
+  """SIGKILL at a random moment after the first step; test_kill.py has all moments."""
   config = bare(smoke, steps=14)
   train_and_evaluate(config, tmp_path / "calm")
   rng, wild = np.random.default_rng(), tmp_path / "wild"
-  for _ in range(3):
-    process = start(config, wild)
-    line = ""
-    while not line.startswith("step ") and process.poll() is None:
-      line = process.stdout.readline()
-    time.sleep(rng.uniform(0, 0.4))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+  process, line = start(config, wild), ""
+  while not line.startswith("step ") and process.poll() is None:
+    line = process.stdout.readline()
+  time.sleep(rng.uniform(0, 0.4))
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  process.stdout.close()
   code, text = finish(start(config, wild))
   assert code == 0, text
   assert_same(params(wild, 14), params(tmp_path / "calm", 14))
   assert losses(wild) == losses(tmp_path / "calm")
 
 
+@pytest.mark.nightly
 def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
   config = bare(smoke, steps=5000, checkpoint_every=5000)
   process = start(config, tmp_path / "run")
@@ -182,7 +181,7 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
 
 def test_a_killed_loader_ends_the_run_after_a_checkpoint(smoke, tmp_path):
   """As the system does it to the process with the most memory."""
-  config = bare(smoke, steps=60, checkpoint_every=100)
+  config = bare(smoke, steps=40, checkpoint_every=100)
   train_and_evaluate(config, tmp_path / "calm")
   config["data"]["workers"] = 1
   process = start(config, tmp_path / "run")
@@ -196,11 +195,11 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(smoke, tmp_path):
   assert "a loader process was killed" in text
   assert "lower config.data.workers" in text
   (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
-  assert 2 <= int(saved.name) < 60
+  assert 2 <= int(saved.name) < 40
   code, text = finish(start(config, tmp_path / "run"))
   assert code == 0, text
   assert losses(tmp_path / "run") == losses(tmp_path / "calm")
-  assert_same(params(tmp_path / "run", 60), params(tmp_path / "calm", 60))
+  assert_same(params(tmp_path / "run", 40), params(tmp_path / "calm", 40))
 
 
 def loader_of(pid):
@@ -354,6 +353,7 @@ def test_damaged_records_count_in_no_loss(smoke, data_dir, tmp_path, monkeypatch
   assert {json.loads(line)["record"] for line in lines} == set(spoil)
 
 
+@pytest.mark.nightly
 def test_too_many_damaged_records(smoke, data_dir, tmp_path):
   spoiled(data_dir, tmp_path, dict.fromkeys(range(0, 96, 4), b"gone"))
   config = bare(smoke, steps=100)

@@ -119,8 +119,9 @@ def embed(run, video):
 
 @pytest.mark.parametrize(
   ("module", "attention"),
-  [(mac, "joint"), pytest.param(miles, "divided", marks=pytest.mark.nightly)],
+  [(mac, "joint"), (miles, "divided")],
 )
+@pytest.mark.nightly
 def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_path):
   """Each run starts where the last one ended: what that could embed, it embeds so."""
   mask = dict(video="block_tube", send="clip")

@@ -123,7 +123,8 @@ class Writer:
 
 def _cut(path: pathlib.Path, step: int) -> None:
   """Leaves the lines of steps up to `step`, but not of evaluations behind it."""
-  kept = lambda r: r["step"] < step or (r["step"] == step and "learning_rate" in r)
+  of_steps = {"loss/total", "learning_rate"}
+  kept = lambda r: r["step"] < step or (r["step"] == step and of_steps & set(r))
   records = [r for r in read(path) if kept(r)]
   temporary = path.with_suffix(".tmp")
   temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
