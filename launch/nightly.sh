@@ -6,5 +6,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 {
   echo "revision $(git rev-parse HEAD 2>/dev/null || echo unknown), $(nproc) cores"
-  run .venv/bin/python -m pytest -m nightly --durations=15 ${args[@]+"${args[@]}"}
+  # Those that take longest begin.
+  run .venv/bin/python -m pytest -m nightly -n 2 --dist loadfile --no-loadscope-reorder \
+    --durations=15 tests/test_storm.py tests/test_kill.py tests ${args[@]+"${args[@]}"}
 } 2>&1 | tee docs/nightly.txt

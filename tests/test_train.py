@@ -16,6 +16,7 @@ from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
 from vtr_jax import experiment, sharding, writer
+from vtr_jax.checkpoint import Care
 from vtr_jax.data import loader, sources
 from vtr_jax.errors import (
   CheckpointError,
@@ -372,6 +373,9 @@ def test_other_data_than_the_checkpoint_saw(smoke, data_dir, tmp_path):
   config["data"]["dir"] = str(tmp_path / "two")
   with pytest.raises(CheckpointError, match="not what the run was trained on"):
     train_and_evaluate(config, tmp_path / "run")
+  train_and_evaluate(config, tmp_path / "run", care=Care(allow_data_change=True))
+  incident = json.loads((tmp_path / "run" / "incidents.jsonl").read_text())
+  assert "not what the run was trained on" in incident["what"]
 
 
 def test_missing_data_names_the_demo(smoke, tmp_path):
