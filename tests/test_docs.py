@@ -19,7 +19,7 @@ def long(path):
   return pytest.param(path, id=path.stem, marks=marks)
 
 
-@pytest.mark.parametrize("path", map(long, NOTEBOOKS))
+@pytest.mark.parametrize("path", [long(path) for path in NOTEBOOKS])
 def test_notebook_runs(path, data_dir, tmp_path):
   """Its code cells, in order, at smoke size, in a process of its own."""
   cells = json.loads(path.read_text())["cells"]
