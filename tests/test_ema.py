@@ -62,6 +62,7 @@ def test_it_is_the_mean_of_what_was_learned(data_dir, tmp_path):
   assert np.abs(host(state.params) - wanted).max() > 1e-4
 
 
+@pytest.mark.nightly
 def test_killed_and_resumed_it_is_bitwise_the_same(data_dir, tmp_path):
   """With a teacher beside it."""
   c = config(data_dir, miles)

@@ -133,6 +133,7 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
     np.testing.assert_array_equal(saved[f"params/{name}"], value, err_msg=name)
 
 
+@pytest.mark.nightly
 def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, spoil):
   """Bad steps are in none of them: nothing is begun anew."""
   config = bare(smoke, steps=10) | dict(checkpoint_keep=2)

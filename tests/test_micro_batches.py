@@ -55,7 +55,7 @@ def assert_close(got, want):
   ("module", "changes"),
   [
     (mac, dict(learn_temperature=True)),
-    (miles, {}),
+    pytest.param(miles, {}, marks=pytest.mark.nightly),
     pytest.param(miles, dict(pool="cls"), marks=pytest.mark.nightly),
   ],
 )

@@ -79,6 +79,7 @@ def test_what_is_computed_twice_counts_once(smoke):
   assert asked(config) > 1.1 * hidden
 
 
+@pytest.mark.nightly
 def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
   train_and_evaluate(bare(smoke, steps=4), tmp_path, Observe(profile="2:3"))
   (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
@@ -93,6 +94,7 @@ def test_a_profile_of_no_steps(steps):
     Observe(profile=steps)
 
 
+@pytest.mark.nightly
 def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
   """The same run there when it is continued; the package itself needs an account."""
   made, logged = [], []

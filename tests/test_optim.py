@@ -290,6 +290,7 @@ def stack(params):
   return rest | dict(blocks=blocks)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("pattern", ["", r"block.*kernel$"])
 def test_stacked_blocks_are_updated_as_single_ones(pattern):
   """With AdamW and with Muon; each slice has its own rate, and rules multiply."""

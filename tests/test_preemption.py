@@ -99,7 +99,7 @@ def stop(process, phase, again=False, number=signal.SIGTERM):
     pytest.param("wait", [2, 3], marks=pytest.mark.nightly),
     ("step", [2, 4]),
     pytest.param("save", [2, 4], marks=pytest.mark.nightly),
-    ("evaluation", [2, 4]),
+    pytest.param("evaluation", [2, 4], marks=pytest.mark.nightly),
   ],
 )
 def test_stopped_in(phase, saved, calm, tmp_path):
