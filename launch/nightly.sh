@@ -6,7 +6,6 @@
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 {
   echo "revision $(git rev-parse HEAD 2>/dev/null || echo unknown), $(nproc) cores"
-  # Those that take longest begin.
   run .venv/bin/python -m pytest -m nightly -n 2 --dist loadfile --no-loadscope-reorder \
-    --durations=15 tests/test_storm.py tests/test_kill.py tests ${args[@]+"${args[@]}"}
+    --durations=15 ${args[@]+"${args[@]}"}
 } 2>&1 | tee docs/nightly.txt

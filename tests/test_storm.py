@@ -45,6 +45,7 @@ def one_fault(process, rng):
       lines.append(line)
       wait -= line.startswith("step ")
       if wait == 0:
+        wait = -1  # once
         if kind == "killed loader":
           os.kill(loader_of(process.pid), signal.SIGKILL)
         else:

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+_working = False  # flags have been parsed, and work has begun
 _PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
 
 
@@ -62,6 +63,8 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
   """
 
   def main(argv: list[str]) -> None:
+    global _working
+    _working = True
     _quiet_libraries()
     try:
       work(*argv[1:] if arguments else ())
@@ -161,18 +164,15 @@ def _leave(e: VtrError) -> NoReturn:
     # they miss this process.
     sys.stdout.flush()
     os._exit(e.exit_code)
-  _leave_behind(e.exit_code)
+  if _working:  # before that there are no threads
+    _leave_behind(e.exit_code)
   sys.exit(e.exit_code)
 
 
 def _leave_behind(code: int) -> None:
   """Python waits for threads, also for one that is stuck in a decoder: not for ever."""
 
-  def end() -> None:
-    if not threading.main_thread().is_alive():  # else nobody waits, as in a test
-      os._exit(code)
-
-  timer = threading.Timer(_PATIENCE, end)
+  timer = threading.Timer(_PATIENCE, os._exit, (code,))
   timer.daemon = True
   timer.start()
 
