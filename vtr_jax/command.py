@@ -14,7 +14,6 @@ from ml_collections import config_flags
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_working = False  # flags have been parsed, and work has begun
 _PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
 
 
@@ -63,8 +62,6 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
   """
 
   def main(argv: list[str]) -> None:
-    global _working
-    _working = True
     _quiet_libraries()
     try:
       work(*argv[1:] if arguments else ())
@@ -140,7 +137,9 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except Exception as e:  # ml_collections raises whatever the config file raises
-    _leave(ConfigError(f"command line: {_one_line(e)}"))
+    error = ConfigError(f"command line: {_one_line(e)}")
+    _say(error)
+    sys.exit(error.exit_code)
 
 
 def load(chosen: flags.FlagHolder, hint: str) -> dict:
@@ -154,9 +153,13 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
     raise ConfigError(f"--config: {_one_line(e)}") from e
 
 
-def _leave(e: VtrError) -> NoReturn:
+def _say(e: VtrError) -> None:
   name = type(e).__name__.removeprefix("_")
   print(f"{name}: {e}", file=sys.stderr, flush=True)
+
+
+def _leave(e: VtrError) -> NoReturn:
+  _say(e)
   if isinstance(e, Preempted | DivergedError):  # all of them are
     _leave_together(e.exit_code)
   elif _several():
@@ -164,8 +167,7 @@ def _leave(e: VtrError) -> NoReturn:
     # they miss this process.
     sys.stdout.flush()
     os._exit(e.exit_code)
-  if _working:  # before that there are no threads
-    _leave_behind(e.exit_code)
+  _leave_behind(e.exit_code)
   sys.exit(e.exit_code)
 
 
