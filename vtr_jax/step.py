@@ -19,7 +19,7 @@ from vtr_jax.objectives.base import Objective, Params
 from vtr_jax.state import TrainState
 from vtr_jax.teacher import follow, mean_keep
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = guard.Metrics
 
 
 def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
