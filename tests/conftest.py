@@ -76,13 +76,14 @@ def run_main(*args, module="vtr_jax.main", **env):
 def pytest_terminal_summary(terminalreporter, config):
   """Of a nightly run: what its tests have counted and measured (record_property)."""
   reports = terminalreporter.stats.get("passed", [])
-  lines = [
-    f"{name}: {value}"
+  found = [
+    pair
     for report in sorted(reports, key=lambda r: r.nodeid)
     if report.when == "call"
-    for name, value in report.user_properties
+    for pair in report.user_properties
   ]
-  if config.option.markexpr == "nightly" and lines:
+  inputs = sum(n for name, n in found if name.startswith("fuzz inputs"))
+  if config.option.markexpr == "nightly" and found:
     terminalreporter.section("measured")
-    for line in lines:
-      terminalreporter.line(line)
+    for name, value in [*found, ("fuzz inputs in all", inputs)]:
+      terminalreporter.line(f"{name}: {value}")

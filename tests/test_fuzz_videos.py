@@ -74,4 +74,4 @@ def test_loading(record_property, tmp_path, worker, count):
   args = str(tmp_path), str(tmp_path / "words.model"), len(rows)
   replaced = worker(fuzz_work.loading, *args, seconds=1500)
   assert 0 < replaced < len(bad)
-  record_property("fuzz: loader", len(bad))
+  record_property("fuzz inputs, loader", len(bad))

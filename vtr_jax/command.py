@@ -173,7 +173,6 @@ def _leave(e: VtrError) -> NoReturn:
 
 def _leave_behind(code: int) -> None:
   """Python waits for threads, also for one that is stuck in a decoder: not for ever."""
-
   timer = threading.Timer(_PATIENCE, os._exit, (code,))
   timer.daemon = True
   timer.start()
