@@ -127,6 +127,7 @@ print(json.dumps(sizes))
 """
 
 
+@pytest.mark.nightly
 def test_the_ring_on_eight_devices():
   """Same values and gradients on every mesh, and an eighth of the memory or less."""
   sizes = json.loads(on_eight_devices(RING)[-1])

@@ -104,6 +104,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
     train_and_evaluate(values, to)
 
 
+@pytest.mark.nightly
 def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
   both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"

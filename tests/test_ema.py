@@ -75,6 +75,7 @@ def test_killed_and_resumed_it_is_bitwise_the_same(data_dir, tmp_path):
     train_and_evaluate(config(data_dir, miles, optim=dict(ema=0.0)), tmp_path)
 
 
+@pytest.mark.nightly
 def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
   evals = dict(test=common.retrieval("test"))
   source = tmp_path / "a"

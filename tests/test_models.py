@@ -137,6 +137,7 @@ def test_remat_changes_nothing(change):
   )
 
 
+@pytest.mark.nightly
 def test_scan_computes_the_same():
   plain, params = make(encoder__depth=2, decoder__depth=2)
   scanned, _ = make(encoder__depth=2, decoder__depth=2, compute__scan=True)

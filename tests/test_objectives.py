@@ -88,7 +88,7 @@ print(json.dumps(dict(
 """
 
 
-@EVERY
+@ONE
 def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
   """One batch over and over: every loss is finite, the sum falls to a half."""
   config = smoke(name, data_dir, steps=30)

@@ -18,6 +18,7 @@ from vtr_jax.observe import Observe
 from vtr_jax.train import train_and_evaluate
 
 
+@pytest.mark.nightly
 def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(experiment.flops.PEAKS, "cpu", 1e9)
   config = bare(smoke, steps=6)

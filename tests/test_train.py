@@ -265,6 +265,7 @@ def test_kernels_are_really_sharded(smoke, tmp_path):
   }
 
 
+@pytest.mark.nightly
 def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
   """To the last bit, and their optimiser has no state; the rest learns."""
   config = bare(smoke, steps=4)
