@@ -134,3 +134,14 @@ def test_ctrl_c_ends_it_at_once_in_one_line(calm, tmp_path):
   assert "Traceback" not in text
   assert text.splitlines()[-1].startswith("Interrupted: run it again")
   assert params(tmp_path, 2)  # whole
+
+
+def test_a_line_of_several_steps_is_of_all_of_them(calm, tmp_path):
+  """Also of those before the stop, which came in the middle of it."""
+  config, _ = calm
+  seldom = config | dict(log_every=8, checkpoint_every=8, evals={})
+  train_and_evaluate(seldom, tmp_path / "calm")
+  code, _, text = stop(start(seldom, tmp_path / "run", "step"), "step")
+  assert code == 85, text
+  train_and_evaluate(seldom, tmp_path / "run")
+  assert losses(tmp_path / "run") == losses(tmp_path / "calm")

@@ -121,6 +121,7 @@ class Run:
   ahead: int  # batches that were passed over: the next one's number less the step
   began: float  # when the run was first started, seconds since 1970
   trained: float  # seconds of training that led to the state
+  line: dict[str, Any]  # what was summed for the next line; Progress.line
 
 
 def build(
@@ -221,6 +222,7 @@ def build(
     # Written when the run began, and again only if another config was allowed.
     began=meta.get("began", (place / "config.json").stat().st_mtime),
     trained=meta.get("trained", 0.0),
+    line=meta.get("line", {}),
   )
 
 

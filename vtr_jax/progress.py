@@ -2,9 +2,11 @@
 
 import collections
 import time
+from typing import Any
 
 import clu.metrics
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vtr_jax import flops, step
@@ -33,8 +35,10 @@ class Progress:
   def __init__(self, run: Run, start: int):
     self._run, self._pending = run, collections.deque()
     self._flops, self._trained = run.config.flops(), run.trained
-    self._sums: dict[str, clu.metrics.Average] = {}
-    self._skipped = 0  # steps since the last line that were not applied
+    # Of the steps since the last line; an earlier process may have begun it.
+    begun = run.line.get("sums", {})
+    self._sums = {k: _average(*pair) for k, pair in begun.items()}
+    self._skipped = run.line.get("skipped", 0)  # that were not applied
     self._last, self._begin, self._waited = start, time.monotonic(), 0.0
     # The first step of a process compiles; rates are told from the second on.
     self._warm = start + 1
@@ -53,6 +57,11 @@ class Progress:
   def trained(self) -> float:
     """Seconds of training behind the newest step, of all starts of this run."""
     return self._trained + (time.monotonic() - self._begin)
+
+  def line(self) -> dict[str, Any]:
+    """What has been summed for the next line, for a checkpoint; all of it exact."""
+    sums = {k: [float(v.total), float(v.count)] for k, v in self._sums.items()}
+    return dict(sums=sums, skipped=self._skipped)
 
   def add(self, done: int, numbers: step.Metrics) -> None:
     self._pending.append((done, numbers))
@@ -145,6 +154,10 @@ class Progress:
     )
     peak = flops.PEAKS.get(jax.devices()[0].device_kind)
     return found | (dict(mfu=each / peak) if peak else {})
+
+
+def _average(total: float, count: float) -> clu.metrics.Average:
+  return clu.metrics.Average(total=jnp.float32(total), count=jnp.float32(count))
 
 
 def _clock(seconds: float) -> str:

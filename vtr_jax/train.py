@@ -187,6 +187,7 @@ def _roll_back(run: Run, e: RollBack) -> None:
   to = int(run.state.step)
   run.checkpoints.drop_after(to)
   run.trained, run.ahead = meta.get("trained", 0.0), passed - to
+  run.line = meta.get("line", {})
   run.watch.roll_back(to)
   run.writer.rewind(to)
   for warning in warnings:
@@ -263,6 +264,7 @@ def _meta(run: Run, log: Progress) -> dict:
     data=run.data_fingerprint,
     next_batch=int(run.state.step) + run.ahead,
     guard=run.watch.known(),
+    line=log.line(),
     began=run.began,
     trained=log.trained(),
     made_by=workdir.provenance(),
