@@ -89,7 +89,7 @@ def start(path: str) -> None:
 
 
 def given_up(path: str) -> list[tuple[int, str]]:
-  """(record, id) of each line in the list; none if somebody has tidied it up."""
+  """(record, id) of each line in the list, which the first one makes."""
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except FileNotFoundError:

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import uuid
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -158,8 +159,9 @@ class Batches:
     self._in_a_row = 0  # times that workers were replaced since then
     self._list = ""  # of the records that worker processes were given up for
     if workers:
-      descriptor, self._list = tempfile.mkstemp(prefix="vtr_stuck_")
-      os.close(descriptor)
+      # Written by workers, if ever: a run that is killed should leave no file behind.
+      name = f"vtr_stuck_{uuid.uuid4().hex}"
+      self._list = os.path.join(tempfile.gettempdir(), name)
     self._open: list[_Feeder] = []
     # Also called when this object is lost, and before Python takes grain apart.
     self._finalize = weakref.finalize(self, _close, self._open, self._list)
