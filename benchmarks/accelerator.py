@@ -24,17 +24,15 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import batch, flops, optim, sharding, state, step
+from vtr_jax import batch, flops, sharding
 from vtr_jax.config import choose, read
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
 from vtr_jax.plan import chips, problem
+from vtr_jax.recipe import TrainConfig
 
 MODULES = dict(mac=mac, miles=miles, simvtp=simvtp)
 PEERS = dict(mac="DualEncoder", simvtp="VideoMAE")
@@ -70,16 +68,11 @@ class Step:
   """A training step of one way, compiled, with a state and a batch of its own."""
 
   def __init__(self, config: TrainConfig):
-    shape = config.clip, config.text, config.mask
-    spec = batch.spec(*shape, config.batch_size)
-    objective = base.build(config.objective, *shape)
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    params = nn.unbox(state.abstract_params(objective, spec))
-    optimizer = optim.make(config.optim, config.steps, params)
-    self.state, shardings = state.init(objective, optimizer, spec, mesh, 0)
-    self.batch = sharding.put_batch(batch.fake(*shape, config.batch_size), mesh)
-    loss = config.loss(objective, mesh)
-    self.run = step.make_train_step(loss, optimizer, config.steps, 0, shardings)
+    c, parts = config, config.parts()
+    mesh = sharding.make_mesh(c.mesh, jax.devices()[:1])
+    self.state, self.run = parts.init(mesh), parts.train_step(mesh)
+    fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
+    self.batch = sharding.put_batch(fake, mesh)
 
   def __call__(self) -> None:
     self.state, metrics = self.run(self.state, self.batch)

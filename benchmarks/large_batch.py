@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,11 +24,10 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from vtr_jax import batch, memory, optim, sharding, state, step
+from vtr_jax import batch, memory, sharding
 from vtr_jax.config import read
 from vtr_jax.contrast import ContrastConfig, contrast
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py")
 _ROWS = flags.DEFINE_integer("rows", 8192, "Pairs of the loss alone.")
@@ -80,21 +78,14 @@ def train(parts: int, steps: int = 3) -> None:
   """Steps in so many parts; of one part the compiler's count alone."""
   values = _CONFIG.value.to_dict() | dict(batch_size=_BATCH.value, micro_batches=parts)
   config = read(TrainConfig, values)
-  shape = config.clip, config.text, config.mask
-  objective = base.build(config.objective, *shape)
-  spec = batch.spec(*shape, config.batch_size)
-  mesh = sharding.make_mesh(config.mesh)
-  params = nn.unbox(state.abstract_params(objective, spec))
-  optimizer = optim.make(config.optim, config.steps, params)
-  now, shardings = state.init(objective, optimizer, spec, mesh, 0)
-  run = step.make_train_step(
-    config.loss(objective, mesh), optimizer, config.steps, 0, shardings
-  )
+  recipe, mesh = config.parts(), sharding.make_mesh(config.mesh)
+  now, run = recipe.init(mesh), recipe.train_step(mesh)
   with sharding.scope(mesh):
-    told = memory.say(run.jitted, now, spec)
+    told = memory.say(run.jitted, now, recipe.spec)
   if parts == 1:
     return print(f"{parts:5}  not run: {told}")
-  on_device, times = sharding.put_batch(batch.fake(*shape, config.batch_size), mesh), []
+  fake = batch.fake(config.clip, config.text, config.mask, config.batch_size)
+  on_device, times = sharding.put_batch(fake, mesh), []
   for _ in range(steps):
     begin = time.perf_counter()
     now, numbers = run(now, on_device)

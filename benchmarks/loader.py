@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from benchmarks.step import Case
 from vtr_jax.config import read
 from vtr_jax.data import loader, moving_shapes, sources, text
-from vtr_jax.experiment import TrainConfig
+from vtr_jax.recipe import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/simvtp.py")
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes to try.")

@@ -17,9 +17,9 @@ from absl import app, flags
 
 from configs import mac, miles, simvtp
 from vtr_jax.config import read
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.plan import chips
 from vtr_jax.plan.__main__ import at, plan
+from vtr_jax.recipe import TrainConfig
 
 # Of the same clips in all: MILES' 800 do not divide over 256 chips.
 ROWS = 1024

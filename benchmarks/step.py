@@ -17,15 +17,13 @@ import statistics
 import time
 import types
 
-import flax.linen as nn
 import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from vtr_jax import batch, optim, sharding, state, step
+from vtr_jax import batch, sharding
 from vtr_jax.config import read
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 
 # The allocator settles where its large buffers lie during the first steps.
 WARM_UP = 3
@@ -49,26 +47,24 @@ class Case:
     like: "Case | None" = None,
     clock: str = "wall",
   ):
-    mask = dataclasses.replace(config.mask, video_ratio=hidden)
-    shape = config.clip, config.text, mask, batch_size
-    spec = batch.spec(*shape)
-    objective = base.build(unrolled(config.objective), *shape[:3])
-    mesh = sharding.make_mesh(config.mesh)
-    params = nn.unbox(state.abstract_params(objective, spec))
-    optimizer = optim.make(config.optim, config.steps, params)
+    c = dataclasses.replace(
+      config,
+      mask=dataclasses.replace(config.mask, video_ratio=hidden),
+      objective=unrolled(config.objective),
+      batch_size=batch_size,
+    )
+    parts, mesh = c.parts(), sharding.make_mesh(c.mesh)
     if like is None:
-      first, shardings = state.init(objective, optimizer, spec, mesh, 0)
-      self._shared = types.SimpleNamespace(state=first, shardings=shardings)
+      self._shared = types.SimpleNamespace(state=parts.init(mesh))
     else:
       self._shared = like._shared
-    self._batch = sharding.put_batch(batch.fake(*shape), mesh)
-    self._step = step.make_train_step(
-      config.loss(objective, mesh), optimizer, config.steps, 0, self._shared.shardings
-    )
+    fake = batch.fake(c.clip, c.text, c.mask, batch_size)
+    self._batch = sharding.put_batch(fake, mesh)
+    self._step = parts.train_step(mesh)
     with sharding.scope(mesh):
       lowered = self._step.jitted.lower(self._shared.state, self._batch)
     self.flops = lowered.compile().cost_analysis()["flops"]
-    self.visible = spec["video_keep_idx"].shape[1]
+    self.visible = parts.spec["video_keep_idx"].shape[1]
     self.times = []
     self._clock = CLOCKS[clock]
 

@@ -25,10 +25,9 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 from safetensors.numpy import save_file
 
-from vtr_jax import batch, state, trained
+from vtr_jax import state, trained
 from vtr_jax.config import read
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.weights import load, save
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py:webvid2m_cc3m")
@@ -39,9 +38,8 @@ _PLACE = flags.DEFINE_string("place", "", "Where the files lie; set by itself.")
 def model_of(config: Any) -> tuple[Any, Mapping[str, jax.ShapeDtypeStruct]]:
   """(objective, shapes of its parameters by path)."""
   c = read(TrainConfig, config.to_dict() | dict(evals={}))
-  objective = base.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch.spec(c.clip, c.text, c.mask, 2)
-  boxed = state.abstract_params(objective, spec)
+  objective = c.make_objective()
+  boxed = state.abstract_params(objective, c.spec())
   return objective, flatten_dict(nn.unbox(boxed), sep="/")
 
 

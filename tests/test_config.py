@@ -10,7 +10,7 @@ from configs import simvtp
 from vtr_jax import experiment
 from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
-from vtr_jax.experiment import TrainConfig
+from vtr_jax.recipe import TrainConfig
 
 VARIANTS = ("demo", "smoke", "webvid2m")
 

@@ -11,12 +11,12 @@ from configs import miles
 RESTORED = """
 import json, sys
 import jax, numpy as np
-from vtr_jax import batch, experiment, optim, sharding
+from vtr_jax import experiment, sharding
 from vtr_jax import state as state_lib
 from vtr_jax.checkpoint import Checkpoints
 
 run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
-c, rng = run.config, np.random.default_rng(0)
+rng = np.random.default_rng(0)
 
 def drawn(array):
   values = rng.integers(0, 100, array.shape)
@@ -25,12 +25,11 @@ def drawn(array):
 state = jax.tree.map(drawn, run.state)
 run.checkpoints.save(3, state, dict(step=3))
 run.checkpoints.wait()
-spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
+parts = run.config.parts()
 for sizes in ((1, 1, 1), (1, 2, 1), (2, 1, 2), (4, 2, 1)):
   wanted = sharding.MeshConfig(*sizes)
   mesh = sharding.make_mesh(wanted, jax.devices()[: int(np.prod(sizes))])
-  optimizer = optim.make(c.optim, c.steps, run.state.params)
-  like, _ = state_lib.init(run.objective, optimizer, spec, mesh, c.seed, True)
+  like = state_lib.laid_out(*parts.abstract(mesh))
   found, meta, _ = Checkpoints(run.checkpoints._directory, 1).restore(like)
   assert meta["step"] == 3
   theirs, ours = jax.tree.leaves(found), jax.tree.leaves(state)

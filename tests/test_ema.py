@@ -13,8 +13,8 @@ from configs import common, mac, miles, simvtp
 from vtr_jax import batch, evaluate, experiment, sharding, trained
 from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.plan import chips, problem
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 EMA = 0.3

@@ -6,32 +6,32 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import clip4clip
 from configs import finetune_retrieval as finetune
-from vtr_jax import batch, experiment, optim, state
+from vtr_jax import optim, state
 from vtr_jax.config import read
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
 @pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "mac,flickr8k", "mac,clip"])
 def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
   values = finetune.get_config(f"{data},{run}").to_dict()
-  config = read(experiment.TrainConfig, values)
-  objective = base.build(config.objective, config.clip, config.text, config.mask)
+  config = read(TrainConfig, values)
+  objective = config.make_objective()
   assert set(config.weights) == {"vtc", *objective.terms}
   assert {k for k, v in config.weights.items() if v} == {"vtc"}
-  spec = batch.spec(config.clip, config.text, config.mask, 2)
-  assert spec["video_mask_idx"].shape == (2, 0)
+  assert config.spec()["video_mask_idx"].shape == (config.batch_size, 0)
   assert config.optim.warmup_steps < config.steps
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
 def test_clip4clip_sees_each_frame_alone(data):
   """Nothing is hidden, embeddings stay as they are, and the model is CLIP B/32."""
-  config = read(experiment.TrainConfig, clip4clip.get_config(data).to_dict())
-  objective = base.build(config.objective, config.clip, config.text, config.mask)
-  spec = batch.spec(config.clip, config.text, config.mask, 2)
-  assert spec["video_mask_idx"].shape == (2, 0)
-  params = flatten_dict(nn.unbox(state.abstract_params(objective, spec)), sep="/")
+  config = read(TrainConfig, clip4clip.get_config(data).to_dict())
+  objective = config.make_objective()
+  assert config.spec()["video_mask_idx"].shape == (config.batch_size, 0)
+  params = flatten_dict(
+    nn.unbox(state.abstract_params(objective, config.spec())), sep="/"
+  )
   assert params["video_tower/space_positions"].shape == (50, 768)
   assert "video_tower/time_positions" not in params
   rates = flatten_dict(

@@ -13,7 +13,6 @@ from vtr_jax import command, config, step, study, trained, workdir
 from vtr_jax.data.examples import check_frames
 from vtr_jax.errors import CheckpointError
 from vtr_jax.evaluators import base as evaluators
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips
 from vtr_jax.prepare import shards, spool
@@ -21,6 +20,7 @@ from vtr_jax.prepare.check import _options
 from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import parse_job
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.scores import protocols
 
 CONFIGS = [
@@ -35,8 +35,7 @@ def checked(values):
   c = config.read(TrainConfig, values)
   check_frames(c.data, c.clip)
   evaluators.check(c.evals)
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  step.check_weights(c.weights, objective)
+  step.check_weights(c.weights, c.make_objective())
   return c
 
 

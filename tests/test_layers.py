@@ -42,6 +42,7 @@ LAYERS = (
   {"transfer"},
   {"step"},
   {"evaluators"},
+  {"recipe"},
   {"experiment"},
   {"progress", "trained", "dump"},
   {"train", "embed", "features", "model"},

@@ -11,14 +11,13 @@ from dual_cases import CLIP, PER_FRAME, TUBE, blanked
 from weights import draw
 
 from configs import mac as mac_config
-from vtr_jax import batch as batch_lib
-from vtr_jax import experiment, step
+from vtr_jax import step
 from vtr_jax.batch import ClipSpec, patchify
 from vtr_jax.config import read
 from vtr_jax.data import loader
 from vtr_jax.data.text import SentencePiece
 from vtr_jax.errors import ConfigError
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 BOTH = pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_visible_tubelets_alone_are_enough():
 
 def test_the_loader_cuts_what_is_sent(data_dir):
   """The same tubelets as of the whole clips that it would have sent."""
-  config = read(experiment.TrainConfig, mac_config.get_config("smoke").to_dict())
+  config = read(TrainConfig, mac_config.get_config("smoke").to_dict())
   data = dataclasses.replace(config.data, dir=str(data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
   found = []
@@ -235,12 +234,10 @@ def test_wrong_values(changes, says):
 
 
 def test_paper_recipe():
-  c = read(experiment.TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
+  c = read(TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
   assert c.clip.grid == (4, 14, 14)
   assert c.mask.num_hidden(c.clip.grid) == 4 * 117  # 60 % of the 196 of each frame
-  objective = base.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch_lib.spec(c.clip, c.text, c.mask, 2)
-  params = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  params = jax.eval_shape(c.make_objective().init, jax.random.key(0), c.spec())
   count = lambda tree: sum(p.size for p in jax.tree.leaves(tree))
   # ViT-B/16 and DistilBERT without their heads and key biases.
   assert count(params["video_tower"]) == 85_798_656 + 4 * 768 - 12 * 768

@@ -7,28 +7,24 @@ from conftest import on_eight_devices
 
 GRADIENTS = """
 import json, math
-import flax.linen as nn, jax, numpy as np
+import jax, numpy as np
 from configs import miles
-from vtr_jax import batch, optim, sharding, state, step
+from vtr_jax import batch, sharding
 from vtr_jax.config import read
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 
 values = miles.get_config("smoke").to_dict()
 values["objective"]["learn_temperature"] = True
 config = read(TrainConfig, values)
-shape = config.clip, config.text, config.mask
-objective = base.build(config.objective, *shape)
-spec, rows = batch.spec(*shape, 16), batch.fake(*shape, 16)
-params = nn.unbox(state.abstract_params(objective, spec))
-optimizer = optim.make(config.optim, 10, params)
+parts = config.parts()
+rows = batch.fake(config.clip, config.text, config.mask, 16)
 
 def gradient(sizes):
   devices = jax.devices()[: math.prod(sizes)]
   mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), devices)
-  now, _ = state.init(objective, optimizer, spec, mesh, 0)
+  now = parts.init(mesh)
   teacher = jax.tree.map(lambda x: x * 0.9, now.teacher)  # something to predict
-  loss = config.loss(objective, mesh)
+  loss = parts.loss(mesh)
   with sharding.scope(mesh):
     numbers, grads = jax.jit(loss.gradient)(
       now.params, teacher, sharding.put_batch(rows, mesh), jax.random.key(1)

@@ -13,8 +13,7 @@ from vtr_jax import batch as batch_lib
 from vtr_jax import sharding, step
 from vtr_jax.config import read
 from vtr_jax.contrast import DENSE, contrast
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 
 ROWS, PARTS = 8, 4
 
@@ -26,7 +25,7 @@ def case(module, **changes):
   values.objective.update(changes)
   config = read(TrainConfig, values.to_dict())
   shape = config.clip, config.text, config.mask
-  objective = base.build(config.objective, *shape)
+  objective = config.make_objective()
   batch = batch_lib.fake(*shape, ROWS)
   params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
   return objective, dict(config.weights), params, batch

@@ -13,11 +13,11 @@ import pytest
 from conftest import ROOT, on_eight_devices
 
 from vtr_jax import batch as batch_lib
-from vtr_jax import experiment
 from vtr_jax.config import read
 from vtr_jax.data import loader
 from vtr_jax.data.text import SentencePiece
 from vtr_jax.objectives import base
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 EVERY = pytest.mark.parametrize("name", base.names())
@@ -39,9 +39,9 @@ def smoke(name, data_dir, **changes):
 
 @EVERY
 def test_the_loader_brings_what_the_spec_says(name, data_dir):
-  c = read(experiment.TrainConfig, smoke(name, data_dir))
+  c = read(TrainConfig, smoke(name, data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
-  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  spec = c.spec()
   with loader.train_batches(
     c.data,
     c.clip,
@@ -151,18 +151,18 @@ def test_variants_are_built(name, variant):
   module = importlib.import_module(f"configs.{name}")
   if variant == "recipe":
     (variant,) = {k for k in vars(module) if k.startswith("webvid")}
-  c = read(experiment.TrainConfig, module.get_config(variant).to_dict())
+  c = read(TrainConfig, module.get_config(variant).to_dict())
   assert c.name == f"{name}-{variant}"
-  objective = base.build(c.objective, c.clip, c.text, c.mask)
+  objective = c.make_objective()
   assert set(c.weights) == {"vtc", *objective.terms}
 
 
 @EVERY
 def test_every_parameter_has_logical_axes(name):
   module = importlib.import_module(f"configs.{name}")
-  c = read(experiment.TrainConfig, module.get_config("smoke").to_dict())
-  objective = base.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  c = read(TrainConfig, module.get_config("smoke").to_dict())
+  objective = c.make_objective()
+  spec = c.spec()
   boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
   is_box = lambda x: isinstance(x, nn.Partitioned)
   for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):

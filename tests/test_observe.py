@@ -15,6 +15,7 @@ from vtr_jax.config import read
 from vtr_jax.data import loader
 from vtr_jax.errors import ConfigError
 from vtr_jax.observe import Observe
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 
@@ -36,7 +37,7 @@ def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   time.sleep(2)  # no machine was to be had
   train_and_evaluate(config, tmp_path)
   records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}
-  asked = read(experiment.TrainConfig, config).flops()
+  asked = read(TrainConfig, config).flops()
   for step in (2, 6):
     told = records[step]
     assert told["tflops_per_device"] == pytest.approx(
@@ -69,7 +70,7 @@ def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, ca
 
 
 def test_what_is_computed_twice_counts_once(smoke):
-  asked = lambda config: read(experiment.TrainConfig, config).flops()
+  asked = lambda config: read(TrainConfig, config).flops()
   plain = asked(smoke)
   smoke["objective"]["compute"]["remat"] = "full"
   smoke["micro_batches"] = 2

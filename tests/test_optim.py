@@ -11,12 +11,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import mac, simvtp
-from vtr_jax import batch, muon, optim
+from vtr_jax import muon, optim
 from vtr_jax import state as state_lib
 from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base as objectives
+from vtr_jax.recipe import TrainConfig
 
 PARAMS = dict(
   encoder=dict(kernel=jnp.ones((2, 2)), bias=jnp.ones(2)), head=dict(kernel=jnp.ones(2))
@@ -192,9 +191,7 @@ def towers(name, scan, **changes):
   values["objective"] |= changes
   values["objective"]["compute"]["scan"], values["mask"]["send"] = scan, "clip"
   c = read(TrainConfig, values)
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
-  return nn.unbox(state_lib.abstract_params(objective, spec))
+  return nn.unbox(state_lib.abstract_params(c.make_objective(), c.spec()))
 
 
 MU = dict(width=32, mlp_dim=128, num_heads=2)

@@ -11,10 +11,10 @@ from conftest import eight_devices, run_main
 from configs import mac, miles, simvtp
 from vtr_jax.config import read
 from vtr_jax.errors import ConfigError
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.plan import __main__ as command
 from vtr_jax.plan import chips, compiled, costs, estimate, hlo, problem
 from vtr_jax.plan.report import table
+from vtr_jax.recipe import TrainConfig
 
 RECIPES = (
   (simvtp, "webvid2m"),
@@ -317,7 +317,7 @@ def test_parts_of_a_batch_take_less_memory_and_more_work():
 def test_what_does_not_divide_names_what_does():
   config, target = config_of(mac), chips.find("v5e:4x4", compiler=False)
   with pytest.raises(ConfigError, match="use 32 or 48"):
-    problem.make(config, target, 33)
+    problem.make(dataclasses.replace(config, batch_size=33), target)
   odd = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, fsdp=3))
   with pytest.raises(ConfigError, match="does not multiply to the 16 devices"):
     problem.make(odd, target)

@@ -18,8 +18,7 @@ from vtr_jax.classify import RECIPES, Recipe
 from vtr_jax.config import read
 from vtr_jax.data import shapes_render
 from vtr_jax.errors import ConfigError, DataError, DivergedError
-from vtr_jax.experiment import TrainConfig
-from vtr_jax.objectives import base as objectives
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0), yellow=(1, 1, 0))
@@ -168,7 +167,7 @@ def test_every_objective_tells_what_it_pools(module):
   """What it embeds is made of `pooled`, and `pooled` of the tokens."""
   values = module.get_config("smoke").to_dict() | dict(evals={})
   c = read(TrainConfig, values)
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  objective = c.make_objective()
   fake = batch.fake(c.clip, c.text, dataclasses.replace(c.mask, send="clip"), 4)
   spec = batch.fake(c.clip, c.text, c.mask, 4)
   params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), spec))

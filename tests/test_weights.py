@@ -15,13 +15,13 @@ from weights import convert, draw
 from configs import mac, simvtp
 from vtr_jax import batch as batch_lib
 from vtr_jax import config as config_lib
-from vtr_jax import experiment
 from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.errors import WeightsError
 from vtr_jax.losses import unit
 from vtr_jax.models.layers import Compute, Size, Transformer
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives import simvtp as simvtp_objective
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.weights import infer, match, save, sources, stacks
 
 HF = hf_cases
@@ -351,10 +351,9 @@ def test_full_size_key_lists(name, prefix):
   shaped = LISTS[name]["keys"].items()
   state = {prefix + key: np.broadcast_to(one, shape) for key, shape in shaped}
   values = infer.infer(infer.recipe(source), kind, source, state)
-  c = config_lib.read(experiment.TrainConfig, values | dict(evals={}))
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch_lib.spec(c.clip, c.text, c.mask, 2)
-  boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
+  c = config_lib.read(TrainConfig, values | dict(evals={}))
+  objective = c.make_objective()
+  boxed = jax.eval_shape(objective.init, jax.random.key(0), c.spec())
   flat = flatten_dict(nn.unbox(boxed), sep="/")
   _, report = match.match(
     name, kind, source, state, objective.model, stacks.shapes(flat)

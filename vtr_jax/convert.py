@@ -45,11 +45,9 @@ def convert(
     WeightsError: the file cannot be read, or does not fit.
     ConfigError: the config is wrong, or `to` holds a run.
   """
-  from vtr_jax import batch as batch_lib  # starts JAX: after the flags
   from vtr_jax import config, state
   from vtr_jax.data import text
-  from vtr_jax.experiment import TrainConfig
-  from vtr_jax.objectives import base as objectives
+  from vtr_jax.recipe import TrainConfig
   from vtr_jax.weights import files, infer, match, sources, stacks
 
   source = sources.find(kind)
@@ -62,8 +60,7 @@ def convert(
     values["name"] = kind
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   c = config.read(TrainConfig, values)
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
+  objective, spec = c.make_objective(), c.spec()
   wanted = flatten_dict(nn.unbox(state.abstract_params(objective, spec)), sep="/")
   found, report = match.match(
     f"{kind}:{file}",

@@ -1,4 +1,4 @@
-"""An experiment: the whole config, checked, and the parts built from it."""
+"""An experiment: a checked config with its data, its directory and its state."""
 
 import dataclasses
 import functools
@@ -8,94 +8,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import clu.parameter_overview
-import flax.linen as nn
 import jax
-import optax
 from jax.experimental import multihost_utils
 
-from vtr_jax import batch as batch_lib
-from vtr_jax import flops, optim, sharding, step, transfer, workdir, writer
+from vtr_jax import optim, sharding, transfer, workdir, writer
 from vtr_jax import state as state_lib
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.config import nearest, read, require
-from vtr_jax.contrast import ContrastConfig
 from vtr_jax.data import moving_shapes, sources
 from vtr_jax.data import text as texts
-from vtr_jax.data.examples import DataConfig, check_frames
+from vtr_jax.data.examples import check_frames
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
-from vtr_jax.guard import GuardConfig, Watch
+from vtr_jax.guard import Watch
 from vtr_jax.objectives import base as objectives
 from vtr_jax.observe import Observe, Profile
-from vtr_jax.optim import OptimConfig
-from vtr_jax.sharding import MeshConfig
+from vtr_jax.recipe import Parts, TrainConfig
+from vtr_jax.state import TrainState
 from vtr_jax.stop import StopSignal
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.sources import SOURCES
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """The whole config; sections are read by the modules that use them."""
-
-  name: str  # of the run; runs/<name> is the default workdir
-  seed: int  # of parameters, data order, masks, dropout, negatives
-  init_from: str  # run to start from, or public weights: KIND:FILE,...; "" = neither
-  init_allow: tuple[str, ...]  # patterns: of public weights, what may miss or be left
-  steps: int
-  batch_size: int  # clips per step over all devices
-  eval_batch_size: int  # rows per evaluation batch over all devices
-  log_every: int  # steps
-  checkpoint_every: int  # steps; the last step is always saved
-  checkpoint_keep: int  # newest checkpoints that stay
-  clip: ClipSpec
-  text: TextSpec
-  tokenizer: str  # vocabulary file; "" = init_from's, or the data set's own
-  mask: MaskSpec
-  data: DataConfig
-  objective: dict[str, Any]
-  weights: dict[str, float]  # of each loss term
-  contrast: ContrastConfig
-  micro_batches: int  # parts that a step's batch is embedded in; see step.Loss
-  optim: OptimConfig
-  guard: GuardConfig
-  mesh: MeshConfig
-  evals: dict[str, Any]
-
-  def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type is int and field.name != "seed":
-        require(value > 0, f"{field.name}: {value} must be positive")
-    require(self.batch_size > 1, "batch_size: 1 leaves no pair to tell apart; use 2 up")
-    require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
-
-  @property
-  def kept(self) -> tuple[bool, int]:
-    """What a state has beside the usual: (a running mean, steps of history)."""
-    return self.optim.ema > 0, self.guard.history
-
-  def loss(self, objective: objectives.Objective, mesh: jax.sharding.Mesh) -> step.Loss:
-    """What this config makes small."""
-    return step.Loss(objective, self.weights, self.contrast, self.micro_batches, mesh)
-
-  def flops(self) -> float:
-    """Of a step's loss and gradient: what the model asks for, on all devices.
-
-    What is computed twice to save memory counts once.
-    """
-    plain = dict(self.objective)
-    if "compute" in plain:
-      # Nor can it be seen what a kernel does.
-      same = dict(remat="none", attention="xla")
-      plain["compute"] = {**plain["compute"], **same}
-    objective = objectives.build(plain, self.clip, self.text, self.mask)
-    spec = batch_lib.spec(self.clip, self.text, self.mask, self.batch_size)
-    params = nn.unbox(state_lib.abstract_params(objective, spec))
-    teacher, key = objective.shadowed(params), jax.random.key(0)
-    loss = step.Loss(objective, self.weights)
-    return flops.of(loss.gradient, params, teacher, spec, key)
 
 
 @dataclasses.dataclass
@@ -108,8 +40,8 @@ class Run:
   mesh: jax.sharding.Mesh
   tokenizer: texts.Tokenizer
   data_fingerprint: str  # of the training split
-  state: state_lib.TrainState
-  fresh: Callable[[], tuple[state_lib.TrainState, list]]  # it, and reports of weights
+  state: TrainState
+  fresh: Callable[[], tuple[TrainState, list]]  # it, and reports of weights
   train_step: Callable
   learning_rate: Callable
   evals: dict[str, evaluators.Evaluator]
@@ -135,11 +67,7 @@ def build(
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
-  objective = objectives.build(config.objective, config.clip, config.text, config.mask)
-  step.check_weights(config.weights, objective)
-  spec = batch_lib.spec(config.clip, config.text, config.mask, config.batch_size)
-  params = nn.unbox(state_lib.abstract_params(objective, spec))
-  optimizer = optim.make(config.optim, config.steps, params)
+  parts = config.parts()
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch_size(
     config.batch_size, mesh, "config.batch_size", config.micro_batches
@@ -152,7 +80,7 @@ def build(
 
   stop = stop or StopSignal()
   context = evaluators.Context(
-    objective,
+    parts.objective,
     config.clip,
     config.text,
     config.data,
@@ -162,13 +90,13 @@ def build(
     stop.check,
   )
   evals = evaluators.build(eval_configs, context)
-  shapes, shardings = state_lib.abstract(objective, optimizer, spec, mesh, *config.kept)
-  fresh = functools.partial(_fresh, config, objective, optimizer, spec, mesh)
+  fresh = functools.partial(_fresh, parts, mesh)
   checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep, care)
   meta: dict[str, Any] = {}
   reports, warnings = [], []
   if checkpoints.latest_step() is not None:
-    state, meta, warnings = checkpoints.restore(state_lib.laid_out(shapes, shardings))
+    like = state_lib.laid_out(*parts.abstract(mesh))
+    state, meta, warnings = checkpoints.restore(like)
     warnings += _check_data(meta["data"], fingerprint, data, care)
   else:
     state, reports = fresh()
@@ -196,21 +124,13 @@ def build(
   return Run(
     config=config,
     workdir=place,
-    objective=objective,
+    objective=parts.objective,
     mesh=mesh,
     tokenizer=tokenizer,
     data_fingerprint=fingerprint,
     state=state,
     fresh=fresh,
-    train_step=step.make_train_step(
-      config.loss(objective, mesh),
-      optimizer,
-      config.steps,
-      config.seed,
-      shardings,
-      config.optim.ema,
-      config.guard.limit,
-    ),
+    train_step=parts.train_step(mesh),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
     checkpoints=checkpoints,
@@ -226,20 +146,14 @@ def build(
   )
 
 
-def _fresh(
-  config: TrainConfig,
-  objective: objectives.Objective,
-  optimizer: optax.GradientTransformation,
-  spec: dict,
-  mesh: jax.sharding.Mesh,
-) -> tuple[state_lib.TrainState, list]:
+def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   """(the state before the first step, reports of public weights)."""
-  state, _ = state_lib.init(objective, optimizer, spec, mesh, config.seed, *config.kept)
-  if not config.init_from:
+  state, c = parts.init(mesh), parts.config
+  if not c.init_from:
     return state, []
-  longer = config.objective.get("longer_clips", "zeros")
+  longer = c.objective.get("longer_clips", "zeros")
   return transfer.start_from(
-    config.init_from, state, objective, mesh, longer, config.init_allow
+    c.init_from, state, parts.objective, mesh, longer, c.init_allow
   )
 
 

@@ -71,7 +71,7 @@ class Model:
 
   @property
   def config(self):
-    """Of the run, as `experiment.TrainConfig`."""
+    """Of the run, as `recipe.TrainConfig`."""
     return self._run.config
 
   @property

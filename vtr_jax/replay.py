@@ -6,21 +6,20 @@ code 4 if the step is not finite here either, and with 0 if it is: so a change o
 code can be tried on it.
 """
 
+import functools
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
 
-import flax.linen as nn
 import jax
 import numpy as np
 import optax
 
-from vtr_jax import batch as batch_lib
-from vtr_jax import command, config, dump, optim, sharding, step, trained, workdir
+from vtr_jax import command, config, dump, sharding, step, trained, workdir
 from vtr_jax import state as state_lib
 from vtr_jax.errors import DivergedError
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
+from vtr_jax.recipe import TrainConfig
 
 
 def main(*places: str) -> None:
@@ -38,25 +37,19 @@ def replay(place: pathlib.Path) -> None:
   told = dump.read(place)
   values = workdir.upgraded(told.config) | dict(evals={})
   c = config.read(TrainConfig, values, f"{place}/dump.json")
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
-  mesh = trained.fitting_mesh(c.mesh)
-  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
-  params = nn.unbox(state_lib.abstract_params(objective, spec))
-  optimizer = optim.make(c.optim, c.steps, params)
-  shapes, shardings = state_lib.abstract(objective, optimizer, spec, mesh, *c.kept)
-  state, batch = dump.arrays(place, told, state_lib.laid_out(shapes, shardings), mesh)
+  parts, mesh = c.parts(), trained.fitting_mesh(c.mesh)
+  like = state_lib.laid_out(*parts.abstract(mesh))
+  state, batch = dump.arrays(place, told, like, mesh)
   del batch["record"]
-  loss, key = c.loss(objective, mesh), jax.random.key(c.seed)
+  loss, key = parts.loss(mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
   print(f"step {told.step}, {len(told.records)} records, {mesh.size} device(s)")
   with sharding.scope(mesh):
     given = state.params, state.teacher, batch, key
-    norms = jax.device_get(jax.jit(lambda *args: _norms(loss, *args))(*given))
-    rows = jax.device_get(jax.jit(lambda *args: _finite(objective, *args))(*given))
-  train = step.make_train_step(
-    loss, optimizer, c.steps, c.seed, shardings, c.optim.ema, c.guard.limit
-  )
-  numbers = {k: float(v) for k, v in jax.device_get(train(state, batch)[1]).items()}
+    norms = jax.device_get(jax.jit(functools.partial(_norms, loss))(*given))
+    rows = jax.device_get(jax.jit(functools.partial(_finite, parts.objective))(*given))
+  _, stepped = parts.train_step(mesh)(state, batch)
+  numbers = {k: float(v) for k, v in jax.device_get(stepped).items()}
   _table(("", "here", "in the run"), _side_by_side(numbers, told.numbers))
   _table(("group", "parameters", "gradient"), ((k, *v) for k, v in norms.items()))
   bad = [name for name, ok in zip(told.records, rows, strict=True) if not ok]

@@ -17,10 +17,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from vtr_jax import batch as batch_lib
-from vtr_jax import canvas, command, experiment, jsons, sharding, workdir, writer
+from vtr_jax import canvas, command, jsons, sharding, workdir, writer
 from vtr_jax.config import choose, read, require
 from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
 METRICS = ("R@1", "R@5", "R@10", "MedR")
@@ -128,13 +128,12 @@ def _measure(config: Mapping, place: pathlib.Path, split: str) -> Result:
     for r in writer.read(place / "metrics.jsonl")
     if "clips_per_second" in r
   ]
-  run = experiment.build(config, place)
-  run.writer.close()
-  run.checkpoints.close()
-  c = run.config
-  spec = batch_lib.spec(c.clip, c.text, c.mask, c.batch_size)
-  with sharding.scope(run.mesh):
-    cost = run.train_step.jitted.lower(run.state, spec).cost_analysis()
+  c = read(TrainConfig, config)
+  parts, mesh = c.parts(), sharding.make_mesh(c.mesh)
+  shapes, _ = parts.abstract(mesh)
+  with sharding.scope(mesh):
+    lowered = parts.train_step(mesh).jitted.lower(shapes, parts.spec)
+  cost = lowered.cost_analysis()
   return Result(
     numbers={m: found[f"{split}/t2v/{m}"] for m in METRICS},
     ms=1e3 * c.batch_size / float(np.median(rates)),

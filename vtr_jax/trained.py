@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from jax.sharding import Mesh
 
-from vtr_jax import batch, config, jsons, saved, sharding, state, workdir
+from vtr_jax import config, jsons, saved, sharding, state, workdir
 from vtr_jax.data import text
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.objectives import base as objectives
+from vtr_jax.recipe import TrainConfig
 
 
 class Trained(NamedTuple):
@@ -46,7 +46,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   # The evaluators of the run are not of interest, nor whether they still exist.
   values = workdir.upgraded(values) | dict(evals={})
   c = config.read(TrainConfig, values, f"{place}/config.json")
-  objective = objectives.build(c.objective, c.clip, c.text, c.mask)
+  objective = c.make_objective()
   tokenizer = None
   if words:
     if not (place / "tokenizer.model").exists():
@@ -57,8 +57,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
     tokenizer = text.load(str(place / "tokenizer.model"))
     text.check(tokenizer, c.text)
   mesh = fitting_mesh(c.mesh)
-  spec = batch.spec(c.clip, c.text, c.mask, c.batch_size)
-  boxed = state.abstract_params(objective, spec)
+  boxed = state.abstract_params(objective, c.spec())
   like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
   params, step = saved.read_params(place / "checkpoints", like)
   return Trained(c, objective, tokenizer, mesh, params, step)

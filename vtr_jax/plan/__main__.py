@@ -21,9 +21,9 @@ from ml_collections import config_flags
 from vtr_jax import command
 from vtr_jax.config import read, require
 from vtr_jax.errors import ConfigError
-from vtr_jax.experiment import TrainConfig
 from vtr_jax.plan import chips, compiled, costs, estimate, problem
 from vtr_jax.plan.report import Plan, table
+from vtr_jax.recipe import TrainConfig
 
 
 def plan(
@@ -43,8 +43,13 @@ def plan(
   if not search:
     return Plan(wanted, target, way.costs(wanted, target), None, price)
   least = wanted.row_devices * config.micro_batches
-  of = lambda n: way.costs(problem.make(config, target, n * least), target)
-  asked, likely = wanted.rows // least, 0
+
+  def of(n: int) -> costs.Costs:
+    """Of n times the smallest batch."""
+    larger = dataclasses.replace(config, batch_size=n * least)
+    return way.costs(problem.make(larger, target), target)
+
+  asked, likely = config.batch_size // least, 0
   if way is compiled and target.chip.memory:
     likely = min(costs.guess(asked, estimate.costs(wanted, target)), 1 << 10)
   # Compiling takes a core: the batch that should be the largest is tried beside.

@@ -43,14 +43,13 @@ def activations(problem: Problem) -> float:
   matrix of similarities, rows x rows, is among it.
   """
   one = on_one(problem)
-  c, parts = one.config, one.config.micro_batches
-  objective, _ = one.parts()
-  shapes, _ = one.state()
+  parts = one.config.micro_batches
+  shapes, _ = one.parts.abstract(one.mesh)
   spec = {
     k: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype)
-    for k, v in one.spec.items()
+    for k, v in one.parts.spec.items()
   }
-  loss = c.loss(objective, one.mesh)
+  loss = one.parts.loss(one.mesh)
 
   def back(params: Any, teacher: Any, batch: Any) -> Any:
     total = lambda p: loss.total(p, teacher, batch, jax.random.key(0))[0]
