@@ -1,6 +1,8 @@
 """Whatever a config or a command line says: a config, or one line with the key."""
 
+import dataclasses
 import json
+import math
 
 import fuzz
 import pytest
@@ -9,7 +11,16 @@ from conftest import ROOT
 from ml_collections import config_flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import command, config, step, study, trained, workdir
+from vtr_jax import (
+  command,
+  config,
+  dump,
+  replay,
+  step,
+  study,
+  trained,
+  workdir,
+)
 from vtr_jax.data.examples import check_frames
 from vtr_jax.errors import CheckpointError
 from vtr_jax.evaluators import base as evaluators
@@ -75,6 +86,27 @@ def test_the_config_of_a_run(record_property, tmp_path, monkeypatch, count):
 
   strategy = fuzz.mutated(*CONFIGS)
   fuzz.explore(record_property, "config.json", count, strategy, check, *DAMAGED)
+
+
+@fuzz.sized(25, 3000)
+def test_the_dump_of_a_step(record_property, monkeypatch, tmp_path, count):
+  """As replay reads it, up to where its arrays are read."""
+
+  def read(*_):
+    raise CheckpointError("dump.json is good")
+
+  monkeypatch.setattr(dump, "arrays", read)
+  monkeypatch.setattr(TrainConfig, "parts", read)
+  path = tmp_path / "dump.json"
+  numbers = {"loss/total": math.nan, "grad_norm": 1.0}
+  whole = [dump.Dump(7, numbers, ("a", "b"), c, {}) for c in CONFIGS]
+
+  def check(data):
+    path.write_bytes(data)
+    fuzz.outcome(lambda: replay.replay(tmp_path), "dump.json", tmp_path)
+
+  strategy = fuzz.mutated(*map(dataclasses.asdict, whole))
+  fuzz.explore(record_property, "dump.json", count, strategy, check, *DAMAGED)
 
 
 @fuzz.sized(10, 2000)

@@ -5,31 +5,39 @@ numbers and the ids of its records. `python -m vtr_jax.replay` takes the step ag
 """
 
 import dataclasses
-import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vtr_jax import checkpoint, sharding, workdir
+from vtr_jax import checkpoint, jsons, sharding, workdir
+from vtr_jax import state as state_lib
+from vtr_jax.config import read as read_config
 from vtr_jax.data.mixture import Joined
-from vtr_jax.errors import BadSample, CheckpointError, DataError, one_line
+from vtr_jax.errors import (
+  BadSample,
+  CheckpointError,
+  ConfigError,
+  DataError,
+  one_line,
+)
 from vtr_jax.experiment import Run
 from vtr_jax.guard import RollBack
 
 
-class Dump(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Dump:
   """What dump.json tells."""
 
   step: int
   numbers: dict[str, float]  # of the step, as the run saw them
-  records: list[str]  # ids, one for each row
+  records: tuple[str, ...]  # ids, one for each row
   config: dict[str, Any]
-  empty: dict[str, tuple]  # (shape, dtype) of the batch's arrays without a value
   made_by: dict[str, Any]  # versions
 
 
@@ -42,10 +50,9 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   assert e.batch is not None, "the loop waits for every step after a roll-back"
   place = run.workdir.absolute() / "dumps" / str(e.last)
   state = run.state.replace(step=run.state.step - 1)
-  full = {k: v for k, v in e.batch.items() if v.size}  # orbax saves no others
-  empty = {k: (v.shape, str(v.dtype)) for k, v in e.batch.items() if not v.size}
-  arrays = dict(state=checkpoint.tree(state), batch=full)
-  records = multihost_utils.process_allgather(e.batch["record"], tiled=True)
+  arrays = dict(state=checkpoint.tree(state), batch=_full(e.batch))
+  rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
+  records = multihost_utils.process_allgather(rows["record"], tiled=True)
   config = workdir.plain(dataclasses.asdict(run.config))
   try:
     with ocp.StandardCheckpointer() as writer:
@@ -53,8 +60,8 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
     if jax.process_index() == 0:
       made_by = workdir.provenance()
       ids = _ids(run, records.tolist())
-      told = Dump(e.last, e.numbers, ids, config, empty, made_by)
-      workdir.write_json(place / "dump.json", told._asdict())
+      told = Dump(e.last, e.numbers, tuple(ids), config, made_by)
+      workdir.write_json(place / "dump.json", dataclasses.asdict(told))
   except Exception as error:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{e}; nor can it be dumped: {one_line(error)}") from error
   return place
@@ -67,41 +74,42 @@ def read(place: pathlib.Path) -> Dump:
     CheckpointError: it is not there or not whole.
   """
   try:
-    return Dump(**json.loads((place / "dump.json").read_text()))
-  except (OSError, ValueError, TypeError) as e:
+    return read_config(Dump, jsons.mapping((place / "dump.json").read_bytes()))
+  except (OSError, ValueError, ConfigError) as e:
     raise CheckpointError(
       f"{place}: no dump of a step ({one_line(e)}); give workdir/dumps/STEP"
     ) from e
 
 
 def arrays(
-  place: pathlib.Path, told: Dump, state: Any, mesh: Mesh
-) -> tuple[Any, dict[str, Any]]:
-  """(state before the step, batch with `record`).
+  place: pathlib.Path, state: Any, spec: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
+) -> tuple[Any, dict[str, jax.Array]]:
+  """(state before the step, batch).
 
   Args:
     place: the dump.
-    told: what `read` found there.
     state: shapes with shardings of the run's state.
+    spec: shapes of the run's batches.
     mesh: that the batch's rows are spread over.
 
   Raises:
     CheckpointError: they cannot be read.
   """
-  rows, where = sharding.batch_sharding(mesh), place.absolute() / "arrays"
+  rows = sharding.batch_sharding(mesh)
+  batch = state_lib.laid_out(_full(spec), dict.fromkeys(_full(spec), rows))
+  like = dict(state=checkpoint.tree(state), batch=batch)
   try:
     with ocp.StandardCheckpointer() as reader:
-      stored = reader.metadata(where).item_metadata.tree["batch"]
-      batch = {
-        k: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=rows)
-        for k, a in stored.items()
-      }
-      like = dict(state=checkpoint.tree(state), batch=batch)
-      found = reader.restore(where, like)
+      found = reader.restore(place.absolute() / "arrays", like)
   except Exception as e:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{place}: cannot be read ({one_line(e)})") from e
-  empty = {k: jnp.zeros(shape, dtype) for k, (shape, dtype) in told.empty.items()}
+  empty = {k: jnp.zeros(s.shape, s.dtype) for k, s in spec.items() if not s.size}
   return dataclasses.replace(state, **found["state"]), found["batch"] | empty
+
+
+def _full(batch: dict[str, Any]) -> dict[str, Any]:
+  """Without arrays that have no value: orbax saves none."""
+  return {k: v for k, v in batch.items() if v.size}
 
 
 def _ids(run: Run, records: list[int]) -> list[str]:

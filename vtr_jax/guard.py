@@ -105,7 +105,9 @@ class RollBack(Exception):
     super().__init__(text)
     self.first, self.last = first, last  # steps that were not applied
     self.numbers = numbers  # of the last
-    self.batch: dict[str, Any] | None = None  # of the last, where it is the newest
+    # Of the last, where it is the newest: its batch, and this host's records.
+    self.batch: dict[str, Any] | None = None
+    self.records: Any = None
 
 
 class Watch:

@@ -39,8 +39,7 @@ def replay(place: pathlib.Path) -> None:
   c = config.read(TrainConfig, values, f"{place}/dump.json")
   parts, mesh = c.parts(), trained.fitting_mesh(c.mesh)
   like = state_lib.laid_out(*parts.abstract(mesh))
-  state, batch = dump.arrays(place, told, like, mesh)
-  del batch["record"]
+  state, batch = dump.arrays(place, like, parts.spec, mesh)
   loss, key = parts.loss(mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
   print(f"step {told.step}, {len(told.records)} records, {mesh.size} device(s)")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import dump, experiment, figures, memory, sharding, workdir, writer
@@ -146,8 +145,7 @@ def _steps(
     try:
       log.add(done, numbers)
     except RollBack as e:
-      record = dict(record=local["record"].astype(np.int32))
-      e.batch = global_batch | sharding.put_batch(record, run.mesh)
+      e.batch, e.records = global_batch, local["record"]
       raise
     if traced := run.profile.behind(done, numbers["loss/total"]):
       run.writer.say(traced)
