@@ -82,8 +82,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if report.when == "call"
     for pair in report.user_properties
   ]
-  inputs = sum(n for name, n in found if name.startswith("fuzz inputs"))
+  if inputs := sum(n for name, n in found if name.startswith("fuzz inputs")):
+    found.append(("fuzz inputs in all", inputs))
   if config.option.markexpr == "nightly" and found:
     terminalreporter.section("measured")
-    for name, value in [*found, ("fuzz inputs in all", inputs)]:
+    for name, value in found:
       terminalreporter.line(f"{name}: {value}")
