@@ -230,6 +230,43 @@ def test_tokenizer_must_fit_the_model(root, tokenizer):
     )
 
 
+KILLED = """
+import _posixshmem, multiprocessing, os, signal, sys
+sys.path.insert(0, {root!r})
+from multiprocessing import shared_memory
+from vtr_jax.data import processes
+
+def work():
+  processes.track_shared_memory()
+  make = _posixshmem.shm_open
+
+  def killed(name, *args, **kwargs):
+    make(name, *args, **kwargs)
+    print(name, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+  _posixshmem.shm_open = killed
+  shared_memory.SharedMemory(create=True, size=1000)
+
+if __name__ == "__main__":
+  process = multiprocessing.get_context("spawn").Process(target=work)
+  process.start()
+  process.join()
+  assert process.exitcode == -signal.SIGKILL
+"""
+
+
+def test_a_worker_killed_while_it_makes_memory_leaves_none(tmp_path):
+  """In the moment when the memory is there, and Python has told nobody of it."""
+  script = tmp_path / "script.py"
+  script.write_text(KILLED.format(root=str(Path(__file__).parents[1])))
+  command = [sys.executable, str(script)]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  (name,) = done.stdout.split()
+  assert name.startswith("/psm_")
+  assert not Path(f"/dev/shm{name}").exists()
+
+
 SCRIPT = """
 import multiprocessing, os, sys, time
 sys.path[:0] = {paths!r}

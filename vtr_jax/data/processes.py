@@ -9,6 +9,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
+from multiprocessing import resource_tracker, shared_memory
 
 
 def cores() -> int:
@@ -33,6 +34,22 @@ def end_with_parent(*leavings: str) -> None:
       os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()
+
+
+def track_shared_memory() -> None:
+  """Has shared memory that this process makes removed whenever it is killed.
+
+  Python tells its resource tracker, which outlives us, just after making it: killed in
+  between, the memory stays for ever. From now on it is told before.
+  """
+  make = shared_memory._make_filename  # pyright: ignore
+
+  def registered() -> str:
+    name = make()
+    resource_tracker.register(name, "shared_memory")
+    return name
+
+  shared_memory._make_filename = registered  # pyright: ignore
 
 
 _STATES = dict(

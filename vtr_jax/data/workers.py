@@ -272,4 +272,5 @@ def _start_worker(path: str, index: int, count: int) -> None:
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   processes.end_with_parent(path)
+  processes.track_shared_memory()
   watch.start(path)
