@@ -10,7 +10,7 @@ import pytest
 from test_train import bare
 
 from configs import mac
-from vtr_jax import experiment, memory, progress, train, writer
+from vtr_jax import experiment, flops, memory, progress, train, writer
 from vtr_jax.config import read
 from vtr_jax.data import loader
 from vtr_jax.errors import ConfigError
@@ -21,7 +21,7 @@ from vtr_jax.train import train_and_evaluate
 
 @pytest.mark.nightly
 def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
-  monkeypatch.setitem(experiment.flops.PEAKS, "cpu", 1e9)
+  monkeypatch.setitem(flops.PEAKS, "cpu", 1e9)
   config = bare(smoke, steps=6)
   stopping = train.Progress.add
 

@@ -131,9 +131,9 @@ def _measure(config: Mapping, place: pathlib.Path, split: str) -> Result:
   c = read(TrainConfig, config)
   parts, mesh = c.parts(), sharding.make_mesh(c.mesh)
   shapes, _ = parts.abstract(mesh)
+  train_step = parts.train_step(mesh)
   with sharding.scope(mesh):
-    lowered = parts.train_step(mesh).jitted.lower(shapes, parts.spec)
-  cost = lowered.cost_analysis()
+    cost = train_step.jitted.lower(shapes, parts.spec).cost_analysis()
   return Result(
     numbers={m: found[f"{split}/t2v/{m}"] for m in METRICS},
     ms=1e3 * c.batch_size / float(np.median(rates)),
