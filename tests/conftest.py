@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import secrets
 import subprocess
 import sys
+import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -71,6 +73,26 @@ def run_main(*args, module="vtr_jax.main", **env):
   return subprocess.run(
     command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True
   )
+
+
+def own_memory(folder):
+  """(environment whose shared memory has names of its own, their beginning)."""
+  prefix = f"t{secrets.token_hex(2)}"
+  (folder / "own").mkdir()
+  (folder / "own" / "sitecustomize.py").write_text(
+    "from multiprocessing import shared_memory\n"
+    f"shared_memory._SHM_NAME_PREFIX = '/{prefix}'\n"
+  )
+  return dict(PYTHONPATH=str(folder / "own")), prefix
+
+
+def memory_left(prefix):
+  """Such memory that is still there when Python has had time to tidy up."""
+  until = time.monotonic() + 10
+  find = lambda: list(pathlib.Path("/dev/shm").glob(f"{prefix}*"))
+  while find() and time.monotonic() < until:
+    time.sleep(0.1)
+  return find()
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import release
-from conftest import ROOT
+from conftest import ROOT, memory_left, own_memory
 from test_train import assert_same, losses, params
 
 from configs import common
@@ -74,7 +74,7 @@ def config_of(data_dir):
   return json.loads(json.dumps(c | dict(log_every=1)))
 
 
-def kill(config, workdir, phase, number, delay):
+def kill(config, workdir, phase, number, delay, own):
   """Starts, and kills a while after the phase has begun for the n-th time.
 
   Returns:
@@ -84,7 +84,7 @@ def kill(config, workdir, phase, number, delay):
   with subprocess.Popen(
     [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
     cwd=ROOT,
-    env=os.environ | dict(VTR_KILL_TEST=str(workdir)),
+    env=os.environ | own | dict(VTR_KILL_TEST=str(workdir)),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -117,25 +117,13 @@ def left_behind(place):
   return found
 
 
-def shared_memory():
-  """Of batches, Python names them so; but for what a living process has mapped."""
-  used = ""
-  for maps in pathlib.Path("/proc").glob("[0-9]*/maps"):
-    try:
-      used += maps.read_text()
-    except OSError:
-      continue
-  names = {p.name for p in pathlib.Path("/dev/shm").glob("psm_*")}
-  return {name for name in names if name not in used}
-
-
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_killed_anywhere(data_dir, tmp_path, record_property):
   config = config_of(data_dir)
   calm = tmp_path / "calm"
   train_and_evaluate(config, calm)
-  shared = shared_memory()
+  own, prefix = own_memory(tmp_path)
   rng = np.random.default_rng(0)
   survived, runs = collections.Counter(), 0
   while survived.total() < KILLS:
@@ -146,7 +134,7 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
       before = committed(workdir)
       number = 1 if phase in ONCE else rng.integers(1, 5)
       delay = rng.uniform(0, PHASES[phase])
-      killed, lines = kill(config, workdir, phase, number, delay)
+      killed, lines = kill(config, workdir, phase, number, delay, own)
       went_on = [x for x in lines if x.startswith("training from step ")]
       if before and went_on:  # no step of a checkpoint is done again
         assert int(went_on[0].split()[3]) == max(before), lines
@@ -161,13 +149,8 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
     assert results[0]["results"] == results[1]["results"]
     names = {p.name for p in (workdir / "checkpoints").iterdir()}
     assert names == {p.name for p in (calm / "checkpoints").iterdir()}
-  # What others beside us have on the way from process to process is used in the end.
-  left, deadline = shared_memory() - shared, time.monotonic() + 120
-  while (left_behind(tmp_path) or left) and time.monotonic() < deadline:
-    time.sleep(0.2)
-    left &= shared_memory()
+  assert not memory_left(prefix)
   assert not left_behind(tmp_path)
-  assert not left
   told = ", ".join(f"{phase} {n}" for phase, n in sorted(survived.items()))
   record_property("kills survived", f"{survived.total()} of {survived.total()}: {told}")
   record_property("runs that ended the same", runs)

@@ -12,6 +12,7 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
+from conftest import memory_left, own_memory
 
 from vtr_jax.batch import HOST_KEYS, spec
 from vtr_jax.data import loader, sources, text
@@ -299,14 +300,14 @@ ENDS = (
 )
 
 
-def run_script(path):
+def run_script(path, own):
   """A process with a worker, which never closes its batches."""
   return subprocess.Popen(
     [sys.executable, "-W", "error", str(path)],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
-    env=os.environ | dict(TMPDIR=str(path.parent / "tmp")),
+    env=os.environ | own | dict(TMPDIR=str(path.parent / "tmp")),
     text=True,
   )
 
@@ -328,12 +329,12 @@ def gone(pid, seconds=10.0):
 @pytest.mark.parametrize(
   "ends", [(ENDS[0], ENDS[-1]), pytest.param(ENDS, marks=pytest.mark.nightly)]
 )
-def test_whatever_ends_it_no_process_and_no_memory_is_left(root, ends):
-  before, script = shared_memory(), root / "script.py"
+def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends):
+  (own, prefix), script = own_memory(tmp_path), root / "script.py"
   paths = [str(p) for p in Path(__file__).parents[:2]]
   script.write_text(SCRIPT.format(paths=paths, root=str(root)))
   (root / "tmp").mkdir(exist_ok=True)
-  parents = [run_script(script) for _ in ends]
+  parents = [run_script(script, own) for _ in ends]
   workers = [int(parent.stdout.readline()) for parent in parents]
   for number in (signal.SIGTERM, signal.SIGINT):  # as a launcher does to a whole group
     os.kill(workers[0], number)
@@ -347,10 +348,5 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, ends):
   assert [parent.returncode for parent in parents] == [code for *_, code in ends]
   assert errors[0] == ""
   assert all(gone(worker) for worker in workers)
-  # A process of Python's own tidies up; and others' batches of this size are used up.
-  left, until = shared_memory() - before, time.monotonic() + 30
-  while left and time.monotonic() < until:
-    time.sleep(0.1)
-    left &= shared_memory()
-  assert not left
+  assert not memory_left(prefix)
   assert not list((root / "tmp").glob("vtr_*"))
