@@ -43,10 +43,10 @@ def activations(problem: Problem) -> float:
   matrix of similarities, rows x rows, is among it.
   """
   one = on_one(problem)
-  parts = one.config.micro_batches
+  micro = one.config.micro_batches
   shapes, _ = one.parts.abstract(one.mesh)
   spec = {
-    k: jax.ShapeDtypeStruct((v.shape[0] // parts, *v.shape[1:]), v.dtype)
+    k: jax.ShapeDtypeStruct((v.shape[0] // micro, *v.shape[1:]), v.dtype)
     for k, v in one.parts.spec.items()
   }
   loss = one.parts.loss(one.mesh)
