@@ -90,12 +90,11 @@ def test_the_config_of_a_run(record_property, tmp_path, monkeypatch, count):
 
 @fuzz.sized(25, 3000)
 def test_the_dump_of_a_step(record_property, monkeypatch, tmp_path, count):
-  """As replay reads it, up to where its arrays are read."""
+  """As replay reads it, up to where a model is built from its config."""
 
   def read(*_):
     raise CheckpointError("dump.json is good")
 
-  monkeypatch.setattr(dump, "arrays", read)
   monkeypatch.setattr(TrainConfig, "parts", read)
   path = tmp_path / "dump.json"
   numbers = {"loss/total": math.nan, "grad_norm": 1.0}
