@@ -15,7 +15,7 @@ import pytest
 from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
-from vtr_jax import experiment, sharding, writer
+from vtr_jax import experiment, sharding, train, writer
 from vtr_jax.checkpoint import Care
 from vtr_jax.data import loader, sources
 from vtr_jax.errors import (
@@ -140,6 +140,44 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
     train_and_evaluate(smoke, workdir)
   assert "optim.lr: 0.0014 there, 0.5 now" in str(e.value)
   assert "log_every" not in str(e.value)
+
+
+def test_two_runs_in_one_place_are_refused(smoke, tmp_path, monkeypatch, capfd):
+  monkeypatch.setattr(experiment, "_PATIENCE", 0.5)
+  refused = []
+
+  def another(run):
+    with pytest.raises(DataError, match="lock: another run holds it") as e:
+      train_and_evaluate(smoke | dict(steps=4), tmp_path)
+    refused.append(e)
+    return {}
+
+  monkeypatch.setattr(train, "_finish", another)
+  for _ in range(2):  # it is free again behind the first
+    train_and_evaluate(bare(smoke, steps=3), tmp_path)
+  assert len(refused) == 2
+  assert f"{tmp_path}/lock: waiting for another run to end" in capfd.readouterr().err
+  assert json.loads((tmp_path / "config.json").read_text())["steps"] == 3
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("stop", [False, True])
+def test_nobody_reads_what_it_prints(stop, finished, data_dir, tmp_path):
+  """A full disk below `> log`, and `| head`; the run comes to its end."""
+  command = [sys.executable, "-m", "vtr_jax.main", f"--workdir={tmp_path}"]
+  command += ["--config=configs/simvtp.py:smoke", f"--config.data.dir={data_dir}"]
+  with open("/dev/full", "w") as full:
+    out = subprocess.PIPE if stop else full
+    run = subprocess.Popen(
+      command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True
+    )
+    if stop:
+      run.stdout.close()
+    _, said = run.communicate(timeout=240)
+  assert run.returncode == 0, said
+  assert said.count("standard output: cannot be written") == 1
+  results = lambda place: json.loads((place / "results.json").read_text())["results"]
+  assert results(tmp_path) == results(finished[0])
 
 
 def bare(smoke, **changes):

@@ -82,8 +82,8 @@ def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
   assert len(writer.read(tmp_path / "metrics.jsonl")) == 30
   told = sorted(capsys.readouterr().err.splitlines())
   assert len(told) == 2
-  assert "TensorBoard ([Errno 28] No space left on device); the run goes" in told[0]
-  assert "Weights & Biases (no network)" in told[1]
+  assert "TensorBoard: cannot be written ([Errno 28] No space left on device); the" in told[0]
+  assert "Weights & Biases: cannot be written (no network)" in told[1]
 
 
 def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys):
@@ -96,7 +96,7 @@ def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys)
   out.scalars(1, {"a": 1.0})
   out.close()
   assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
-  assert capsys.readouterr().err.count("warning: ") == 2
+  assert capsys.readouterr().err.count("WARNING: ") == 2
 
 
 def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
     monday.scalars(step, {"a": 1.0})
   monday.close()
   assert [r["step"] for r in writer.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
-  assert capsys.readouterr().err.count("metrics.jsonl ([Errno 28]") == 1
+  assert capsys.readouterr().err.count("metrics.jsonl: cannot be written ([Errno 28]") == 1
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):

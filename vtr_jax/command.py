@@ -1,9 +1,13 @@
 """What the commands share: flags, --config and --workdir, errors as one line."""
 
+import contextlib
 import errno
 import os
+import signal
+import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -14,13 +18,16 @@ from ml_collections import config_flags
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_PATIENCE = 10.0  # seconds that threads may take to end, and then they are left; ours
+_GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
 
 
 class _Interrupted(VtrError):
   """Ctrl-C: nothing more is saved."""
 
   exit_code = 130  # as shells have it
+
+  def __init__(self):
+    super().__init__("run it again to go on from the newest checkpoint")
 
 
 def start(
@@ -63,20 +70,23 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
 
   def main(argv: list[str]) -> None:
     _quiet_libraries()
+    _watch_for_ctrl_c()
     try:
       work(*argv[1:] if arguments else ())
       _leave_together(0)
-      _leave_behind(0)
+      _exit(0)
     except VtrError as e:
       _leave(e)
     except OSError as e:
+      if isinstance(e, BrokenPipeError):  # of standard output: `| head` has seen enough
+        _exit(128 + signal.SIGPIPE)
       # A write that the disk refuses knows no name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
       _leave(DataError(f"{where}: {e.strerror}; mend it and run it again"))
     except KeyboardInterrupt:
-      _leave(_Interrupted("run it again to go on from the newest checkpoint"))
+      _leave(_Interrupted())
     except Exception:
       _crash()
 
@@ -162,20 +172,45 @@ def _leave(e: VtrError) -> NoReturn:
   _say(e)
   if isinstance(e, Preempted | DivergedError):  # all of them are
     _leave_together(e.exit_code)
-  elif _several():
-    # The others do not know, and JAX would wait for them to leave too. They end when
-    # they miss this process.
-    sys.stdout.flush()
-    os._exit(e.exit_code)
-  _leave_behind(e.exit_code)
-  sys.exit(e.exit_code)
+  # Other processes of the run do not know. They end when they miss this one.
+  _exit(e.exit_code)
 
 
-def _leave_behind(code: int) -> None:
-  """Python waits for threads, also for one that is stuck in a decoder: not for ever."""
-  timer = threading.Timer(_PATIENCE, os._exit, (code,))
-  timer.daemon = True
-  timer.start()
+def _exit(code: int) -> NoReturn:
+  """Ends the process without what Python does at the end.
+
+  It would wait for the other processes of a run, and for a thread that is stuck in a
+  decoder. A compilation that Ctrl-C has left goes on below it, and crashes. Threads of
+  TensorStore print pages.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):  # it is full, or closed
+      stream.flush()
+  os._exit(code)
+
+
+def _watch_for_ctrl_c() -> None:
+  """Sees to it that Ctrl-C ends the process.
+
+  Its exception may not come: JAX's compiler can swallow it, and a thread that is just
+  beginning to wait for a lock does not see it until the lock is there.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return
+  ours, other_end = socket.socketpair()
+  other_end.setblocking(False)
+  signal.set_wakeup_fd(other_end.fileno())
+
+  def watch() -> None:
+    with other_end:
+      while number := ours.recv(1):
+        if number[0] == signal.SIGINT:
+          time.sleep(_GRACE)
+          e = _Interrupted()
+          _say(e)
+          _exit(e.exit_code)
+
+  threading.Thread(target=watch, daemon=True).start()
 
 
 def _leave_together(code: int) -> None:

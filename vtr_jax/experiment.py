@@ -1,5 +1,6 @@
 """An experiment: a checked config with its data, its directory and its state."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -15,7 +16,7 @@ from vtr_jax import optim, sharding, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.config import nearest, read, require
-from vtr_jax.data import moving_shapes, sources
+from vtr_jax.data import moving_shapes, processes, sources
 from vtr_jax.data import text as texts
 from vtr_jax.data.examples import check_frames
 from vtr_jax.errors import CheckpointError, ConfigError, DataError
@@ -28,6 +29,8 @@ from vtr_jax.state import TrainState
 from vtr_jax.stop import StopSignal
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.sources import SOURCES
+
+_PATIENCE = 120.0  # seconds; NFS frees the lock of a host that has died after 90
 
 
 @dataclasses.dataclass
@@ -62,8 +65,12 @@ def build(
   show: Observe = Observe(),  # noqa: B008 (frozen)
   stop: StopSignal | None = None,
   care: Care = Care(),  # noqa: B008 (frozen)
+  held: contextlib.ExitStack | None = None,
 ) -> Run:
-  """Checks everything that can be checked, cheapest first, then builds."""
+  """Checks everything that can be checked, cheapest first, then builds.
+
+  Until `held` is closed, if it is given, no other run can be built in `directory`.
+  """
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
@@ -73,7 +80,7 @@ def build(
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  place = _workdir(directory, values)
+  place = _workdir(directory, values, held or contextlib.ExitStack())
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
@@ -167,9 +174,13 @@ def _check_run(directory: str) -> None:
     )
 
 
-def _workdir(directory: str | pathlib.Path, values: Mapping[str, Any]) -> pathlib.Path:
+def _workdir(
+  directory: str | pathlib.Path, values: Mapping[str, Any], held: contextlib.ExitStack
+) -> pathlib.Path:
   """Made or continued by one process; the others find it so."""
   if jax.process_index() == 0:
+    lock = workdir.make(directory) / "lock"
+    held.enter_context(processes.locked(lock, "run", patience=_PATIENCE))
     workdir.prepare(directory, workdir.plain(values))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")

@@ -4,7 +4,7 @@ The first SIGTERM asks, the second one has its usual effect. What it does depend
 what the run is doing:
 
 free  nothing to save (being built, in the first compilation): the process leaves at
-      once, from a thread, since Python cannot interrupt a compilation.
+      once, from a thread, since handlers do not run while XLA compiles.
 wait  between steps (waiting for data, evaluating): `Preempted` is raised where the main
       thread is, and the loop saves what has been learned.
 busy  in a step, or saving: the loop looks at the flag when it is done.
@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -86,6 +86,8 @@ class StopSignal:
     """
     before, self._mode = self._mode, mode
     try:
+      if self._asked and self._alone and mode == "free":
+        _leave()
       if self._asked and self._alone and mode == "wait":
         raise Preempted("asked to stop")
       yield
@@ -134,12 +136,18 @@ class StopSignal:
     """
     while number := self._ours.recv(1):
       if number[0] != signal.SIGTERM:
+        if self._fd >= 0:  # whoever watched before
+          os.write(self._fd, number)
         continue
       if self._mode == "free" and self._alone:
-        print("asked to stop before the first step; run it again", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(Preempted.exit_code)
+        _leave()
       time.sleep(0.05)
       if not self._asked:
         signal.pthread_kill(threading.main_thread().ident, _NUDGE)
     self._ours.close()
+
+
+def _leave() -> NoReturn:
+  text = "asked to stop before the first step; run it again"
+  print(text, file=sys.stderr, flush=True)
+  os._exit(Preempted.exit_code)

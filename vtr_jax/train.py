@@ -1,5 +1,6 @@
 """The loop: batches in, steps, numbers and checkpoints out, evaluation at the end."""
 
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -52,9 +53,9 @@ def train_and_evaluate(
   Raises:
     VtrError: with one line that says what to mend; see errors.py.
   """
-  with StopSignal() as stop:
+  with StopSignal() as stop, contextlib.ExitStack() as held:
     with stop.during("free"):
-      run = experiment.build(config, directory, show, stop, care)
+      run = experiment.build(config, directory, show, stop, care, held)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
       budget = run.config.data.bad_budget

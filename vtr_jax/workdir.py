@@ -2,7 +2,7 @@
 
 config.json, parameters.txt, weights.txt, metrics.jsonl, quarantine.jsonl,
 incidents.jsonl, results.json, checkpoints/, damaged/, dumps/, figures/, tensorboard/,
-profile/, tokenizer.model
+profile/, tokenizer.model, lock
 """
 
 import importlib.metadata
@@ -63,11 +63,10 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
     DataError: it cannot be written.
     ConfigError: a run with another config lives there; the difference is shown.
   """
-  workdir = pathlib.Path(path)
+  workdir = make(path)
   stored = workdir / "config.json"
   now = flatten(upgraded(plain(config)))
   try:
-    (workdir / "figures").mkdir(parents=True, exist_ok=True)
     # Without a checkpoint nothing is lost: a failed start does not hold the place.
     begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
     before = flatten(upgraded(jsons.mapping(stored.read_bytes()))) if begun else now
@@ -75,12 +74,31 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
     if not begun or before != now:  # its age is the run's
       write_json(stored, plain(config))
   except OSError as e:
-    raise DataError(
-      f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"
-    ) from e
+    raise _unwritable(workdir, e) from e
   except ValueError as e:
     raise DataError(f"{stored}: damaged ({e}); restore or delete it") from e
   return workdir
+
+
+def make(path: str | os.PathLike) -> pathlib.Path:
+  """The directory, if it is not there yet.
+
+  Raises:
+    DataError: it cannot be written.
+  """
+  workdir = pathlib.Path(path)
+  try:
+    (workdir / "figures").mkdir(parents=True, exist_ok=True)
+    (workdir / "lock").touch()
+  except OSError as e:
+    raise _unwritable(workdir, e) from e
+  return workdir
+
+
+def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
+  return DataError(
+    f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"
+  )
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:

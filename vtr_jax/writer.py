@@ -1,5 +1,5 @@
 """Where numbers go: metrics.jsonl always, TensorBoard when tensorboardX is there, and
-Weights & Biases on request.
+Weights & Biases on request; and lines for people to standard output.
 
 None of them ends a run: one that fails is named once, and is left alone from then on.
 The file is tried again each time, for a full disk may be mended.
@@ -9,13 +9,12 @@ import hashlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from vtr_jax import jsons
-from vtr_jax.errors import ConfigError, one_line
+from vtr_jax.errors import ConfigError, one_line, warn
 
 
 class Writer:
@@ -81,7 +80,7 @@ class Writer:
   def say(self, text: str) -> None:
     """Prints to the terminal at once."""
     if self._active:
-      print(text, flush=True)
+      self._try("standard output", lambda: print(text, flush=True))
 
   def alarm(self, step: int, text: str) -> None:
     """Prints what a person should know of, and keeps it in incidents.jsonl."""
@@ -112,12 +111,7 @@ class Writer:
     except Exception as e:  # whatever such a package or a disk comes up with
       if name not in self._warned:
         self._warned.add(name)
-        print(
-          f"warning: numbers cannot be written to {name} ({one_line(e)}); the run "
-          "goes on",
-          file=sys.stderr,
-          flush=True,
-        )
+        warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
       return None
 
 

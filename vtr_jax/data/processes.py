@@ -1,15 +1,23 @@
 """What several processes need that make data together. Imports nothing of weight."""
 
 import contextlib
+import errno
 import fcntl
+import math
 import multiprocessing
 import os
 import pathlib
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
+
+from vtr_jax.errors import DataError
+
+_TICK = 0.2  # seconds between two tries for a lock
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such a file system
 
 
 def cores() -> int:
@@ -90,19 +98,38 @@ def hidden_main() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path, what: str, alone: bool = True) -> Iterator[None]:
+def locked(
+  path: pathlib.Path, what: str, alone: bool = True, patience: float = math.inf
+) -> Iterator[None]:
   """Holds `path` for this process; the system frees it even after SIGKILL.
 
   Args:
     path: a file, made if it is not there.
     what: is waited for, as the message calls it.
     alone: keep all others out, or only those who would be alone.
+    patience: seconds to wait for others.
+
+  Raises:
+    DataError: another has it all that time.
   """
-  kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+  kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
+  begin, told = time.monotonic(), False
   with path.open("a+") as f:
-    try:
-      fcntl.flock(f, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-      print(f"{path}: waiting for another {what} to end", file=sys.stderr)
-      fcntl.flock(f, kind)
+    while True:
+      try:
+        fcntl.flock(f, kind)
+        break
+      except BlockingIOError:
+        if time.monotonic() - begin > patience:
+          raise DataError(
+            f"{path}: another {what} holds it; wait for its end, or work elsewhere"
+          ) from None
+        if not told:
+          print(f"{path}: waiting for another {what} to end", file=sys.stderr)
+        told = True
+        time.sleep(_TICK)
+      except OSError as e:
+        if e.errno in _NO_LOCKS:
+          break
+        raise
     yield

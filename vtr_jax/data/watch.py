@@ -12,12 +12,11 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator
 
-from vtr_jax.errors import BadSample
+from vtr_jax.errors import BadSample, warn
 
 EXIT_CODE = 97  # of a process that was given up; ours
 _TICK = 0.1  # seconds between two looks
@@ -110,11 +109,9 @@ def _stuck(found: _Item, passed: float) -> bool:
   taken = found.taken(passed)
   if taken > min(_PATIENCE, found.limit / 2) and not found.told:
     found.told = True
-    print(
+    warn(
       f"decoding {found.name} has taken {taken:.0f} s, and is given up after "
-      f"{found.limit:g} s",
-      file=sys.stderr,
-      flush=True,
+      f"{found.limit:g} s"
     )
   return taken > found.limit
 

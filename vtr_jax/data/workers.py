@@ -5,7 +5,6 @@ import functools
 import os
 import queue
 import signal
-import sys
 import tempfile
 import threading
 import uuid
@@ -18,7 +17,7 @@ import numpy as np
 from absl import flags
 
 from vtr_jax.data import processes, watch
-from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.errors import ConfigError, DataError, one_line, warn
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
@@ -218,9 +217,7 @@ class Batches:
       )
     if number == _PATIENCE:
       states = "; ".join(processes.children()) or "threads of this process make it"
-      print(
-        f"no batch for {_PATIENCE * _LOOK:.0f} s: {states}", file=sys.stderr, flush=True
-      )
+      warn(f"no batch for {_PATIENCE * _LOOK:.0f} s: {states}")
 
   def _begin(self) -> None:
     """Has the workers begin at the next batch; each is there when its first is."""
