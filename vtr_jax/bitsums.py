@@ -1,5 +1,6 @@
 """Sums of arrays' bits: whether what was read is what was written, on any mesh."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,8 @@ def of(tree: Any) -> jax.Array:
   """Of each array's bits, modulo 2**32, in the order of the tree's leaves."""
 
   def bits(x: jax.Array) -> jax.Array:
+    if x.dtype == bool:  # has no bits that could be cast
+      return x.astype(jnp.uint32).sum()
     kind = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     return jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).sum()
 
@@ -23,7 +26,7 @@ def on_host(x: np.ndarray) -> int:
   return int(bits.sum(dtype=np.uint64)) % 2**32
 
 
-def compare(tree: Any, saved: list[int], found: list[int]) -> None:
+def compare(tree: Any, saved: Sequence[int], found: Sequence[int]) -> None:
   """Raises ValueError with the names of arrays that have other sums."""
   paths = [
     jax.tree_util.keystr(p, simple=True, separator="/")

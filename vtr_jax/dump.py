@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vtr_jax import checkpoint, jsons, sharding, workdir
+from vtr_jax import bitsums, checkpoint, jsons, sharding, workdir
 from vtr_jax import state as state_lib
 from vtr_jax.config import read as read_config
 from vtr_jax.data.mixture import Joined
@@ -39,6 +39,7 @@ class Dump:
   records: tuple[str, ...]  # ids, one for each row
   config: dict[str, Any]
   made_by: dict[str, Any]  # versions
+  sums: tuple[int, ...] = ()  # of the arrays' bits; older dumps have none
 
 
 def write(run: Run, e: RollBack) -> pathlib.Path:
@@ -49,18 +50,19 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   """
   assert e.batch is not None, "the loop waits for every step after a roll-back"
   place = run.workdir.absolute() / "dumps" / str(e.last)
-  state = run.state.replace(step=run.state.step - 1)
+  state = run.state.replace(step=run.state.step - 1, recent=e.recent)
   arrays = dict(state=checkpoint.tree(state), batch=_full(e.batch))
   rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
   records = multihost_utils.process_allgather(rows["record"], tiled=True)
   config = workdir.plain(dataclasses.asdict(run.config))
+  sums = jax.device_get(bitsums.of(arrays)).tolist()
   try:
     with ocp.StandardCheckpointer() as writer:
       writer.save(place / "arrays", arrays, force=True)
     if jax.process_index() == 0:
       made_by = workdir.provenance()
       ids = _ids(run, records.tolist())
-      told = Dump(e.last, e.numbers, tuple(ids), config, made_by)
+      told = Dump(e.last, e.numbers, tuple(ids), config, made_by, tuple(sums))
       workdir.write_json(place / "dump.json", dataclasses.asdict(told))
   except Exception as error:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{e}; nor can it be dumped: {one_line(error)}") from error
@@ -74,7 +76,8 @@ def read(place: pathlib.Path) -> Dump:
     CheckpointError: it is not there or not whole.
   """
   try:
-    return read_config(Dump, jsons.mapping((place / "dump.json").read_bytes()))
+    values = jsons.mapping((place / "dump.json").read_bytes())
+    return read_config(Dump, values, "dump.json")
   except (OSError, ValueError, ConfigError) as e:
     raise CheckpointError(
       f"{place}: no dump of a step ({one_line(e)}); give workdir/dumps/STEP"
@@ -82,18 +85,23 @@ def read(place: pathlib.Path) -> Dump:
 
 
 def arrays(
-  place: pathlib.Path, state: Any, spec: dict[str, jax.ShapeDtypeStruct], mesh: Mesh
+  place: pathlib.Path,
+  told: Dump,
+  state: Any,
+  spec: dict[str, jax.ShapeDtypeStruct],
+  mesh: Mesh,
 ) -> tuple[Any, dict[str, jax.Array]]:
   """(state before the step, batch).
 
   Args:
     place: the dump.
+    told: what its dump.json tells.
     state: shapes with shardings of the run's state.
     spec: shapes of the run's batches.
     mesh: that the batch's rows are spread over.
 
   Raises:
-    CheckpointError: they cannot be read.
+    CheckpointError: they cannot be read, or are not what was written.
   """
   rows = sharding.batch_sharding(mesh)
   batch = state_lib.laid_out(_full(spec), dict.fromkeys(_full(spec), rows))
@@ -101,6 +109,8 @@ def arrays(
   try:
     with ocp.StandardCheckpointer() as reader:
       found = reader.restore(place.absolute() / "arrays", like)
+    if told.sums:
+      bitsums.compare(found, told.sums, jax.device_get(bitsums.of(found)).tolist())
   except Exception as e:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{place}: cannot be read ({one_line(e)})") from e
   empty = {k: jnp.zeros(s.shape, s.dtype) for k, s in spec.items() if not s.size}

@@ -105,9 +105,11 @@ class RollBack(Exception):
     super().__init__(text)
     self.first, self.last = first, last  # steps that were not applied
     self.numbers = numbers  # of the last
-    # Of the last, where it is the newest: its batch, and this host's records.
+    # Of the last, where it is the newest: its batch, this host's records, and the
+    # history before it.
     self.batch: dict[str, Any] | None = None
     self.records: Any = None
+    self.recent: Any = None
 
 
 class Watch:

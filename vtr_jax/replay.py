@@ -17,9 +17,8 @@ import optax
 
 from vtr_jax import command, config, dump, sharding, step, trained, workdir
 from vtr_jax import state as state_lib
-from vtr_jax.errors import DivergedError
-from vtr_jax.objectives import base as objectives
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.errors import ConfigError, DivergedError, printable
+from vtr_jax.recipe import Parts, TrainConfig
 
 
 def main(*places: str) -> None:
@@ -32,29 +31,30 @@ def replay(place: pathlib.Path) -> None:
 
   Raises:
     DivergedError: it is not finite.
-    CheckpointError: `place` is no dump.
+    CheckpointError: `place` is no dump, or is damaged.
+    ConfigError: its config is.
   """
   told = dump.read(place)
-  values = workdir.upgraded(told.config) | dict(evals={})
-  c = config.read(TrainConfig, values, f"{place}/dump.json")
-  parts, mesh = c.parts(), trained.fitting_mesh(c.mesh)
+  parts = _parts(told, place)
+  c, rows = parts.config, parts.config.batch_size // parts.config.micro_batches
+  mesh = trained.fitting_mesh(c.mesh, rows)
   like = state_lib.laid_out(*parts.abstract(mesh))
-  state, batch = dump.arrays(place, like, parts.spec, mesh)
+  state, batch = dump.arrays(place, told, like, parts.spec, mesh)
   loss, key = parts.loss(mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
   print(f"step {told.step}, {len(told.records)} records, {mesh.size} device(s)")
   with sharding.scope(mesh):
     given = state.params, state.teacher, batch, key
     norms = jax.device_get(jax.jit(functools.partial(_norms, loss))(*given))
-    rows = jax.device_get(jax.jit(functools.partial(_finite, parts.objective))(*given))
+    sound = jax.device_get(jax.jit(functools.partial(_finite, loss))(*given))
   _, stepped = parts.train_step(mesh)(state, batch)
   numbers = {k: float(v) for k, v in jax.device_get(stepped).items()}
   _table(("", "here", "in the run"), _side_by_side(numbers, told.numbers))
   _table(("group", "parameters", "gradient"), ((k, *v) for k, v in norms.items()))
-  bad = [name for name, ok in zip(told.records, rows, strict=True) if not ok]
+  bad = [name for name, ok in zip(told.records, sound, strict=True) if not ok]
   if bad:
-    print(f"embeddings are not finite for {len(bad)} of {len(rows)} records:")
-    print("\n".join(f"  {name}" for name in bad))
+    print(f"embeddings are not finite for {len(bad)} of {len(sound)} records:")
+    print("\n".join(f"  {printable(name)}" for name in bad))
   wrong = [k for k, v in numbers.items() if not math.isfinite(v)]
   if wrong:
     raise DivergedError(f"{place}: not finite here either: {', '.join(wrong)}")
@@ -65,6 +65,24 @@ def replay(place: pathlib.Path) -> None:
     print("all is finite here")
 
 
+def _parts(told: dump.Dump, place: pathlib.Path) -> Parts:
+  """What the dump's config makes; refuses one that the dump cannot be of."""
+  try:
+    values = workdir.upgraded(told.config) | dict(evals={})
+    c = config.read(TrainConfig, values)
+    config.require(
+      c.batch_size % c.micro_batches == 0,
+      f"config.micro_batches: {c.micro_batches} does not divide {c.batch_size} rows",
+    )
+    config.require(
+      c.batch_size == len(told.records),
+      f"config.batch_size: {c.batch_size}, but there are {len(told.records)} records",
+    )
+    return c.parts()
+  except ConfigError as e:
+    raise ConfigError(f"{place}/dump.json: {e}") from None
+
+
 def _norms(loss: step.Loss, params, teacher, batch, key) -> dict[str, tuple]:
   """Group -> (norm of its parameters, norm of their gradient)."""
   _, grads = loss.gradient(params, teacher, batch, key)
@@ -72,10 +90,18 @@ def _norms(loss: step.Loss, params, teacher, batch, key) -> dict[str, tuple]:
   return {name: (norm(params[name]), norm(grads[name])) for name in params}
 
 
-def _finite(objective: objectives.Objective, *given) -> jax.Array:
-  """[b] bool: whether a row's embeddings are finite."""
-  out = objective.forward(*given)
-  return (abs(out.video) + abs(out.text)).sum(axis=1) < np.inf
+def _finite(loss: step.Loss, params, teacher, batch, key) -> jax.Array:
+  """[b] bool: whether a row's embeddings are finite; as the loss makes them."""
+
+  def sound(given):
+    out = loss.objective.forward(params, teacher, *given)
+    return (abs(out.video) + abs(out.text)).sum(axis=1) < np.inf
+
+  if loss.micro_batches == 1:
+    return sound((batch, key))
+  parts = sharding.split_rows(batch, loss.micro_batches, loss.mesh)
+  found = jax.lax.map(sound, (parts, jax.random.split(key, loss.micro_batches)))
+  return sharding.merge_rows(found, loss.mesh)
 
 
 def _side_by_side(

@@ -162,26 +162,25 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
+    if objective.teacher:
+      teacher = objective.teacher.renew(state.teacher, state.params, state.step)
+      state = state.replace(teacher=teacher)
     metrics, grads = loss.gradient(state.params, state.teacher, batch, key)
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      mean = state.mean
+      teacher, mean = state.teacher, state.mean
+      if objective.teacher:
+        teacher = objective.teacher.follow(teacher, params, state.step, steps)
       if mean is not None:
         mean = follow(mean, params, mean_keep(ema, state.step))
-      new = TrainState(state.step, params, opt_state, state.teacher, mean, state.recent)
+      new = TrainState(state.step, params, opt_state, teacher, mean, state.recent)
     # Apart from the update: sharing its squares, XLA would write all of them out.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
     sound, recent, more = guard.judge(metrics, state.recent, limit)
     with jax.named_scope("update"):
       keep = lambda new, old: jnp.where(sound, new, old)
       kept = jax.tree.map(keep, new, state)
-      if objective.teacher:
-        step, before = state.step, state.teacher
-        teacher = objective.teacher.follow(before, kept.params, step, steps)
-        if objective.teacher.config.follow == "ema":  # a copy that is due is made
-          teacher = jax.tree.map(keep, teacher, before)
-        kept = kept.replace(teacher=teacher)
     return kept.replace(step=state.step + 1, recent=recent), metrics | more
 
   jitted = jax.jit(

@@ -48,15 +48,26 @@ class Teacher:
     The half cosine from `decay` to `final_decay` is BYOL's (arXiv 2006.07733, C.1).
     """
     c = self.config
-    if c.follow == "copy":
-      return jnp.where((step + 1) % c.every == 0, 0.0, 1.0)
     left = (jnp.cos(jnp.pi * step / steps) + 1) / 2  # 1 at first, 0 at last
     return c.final_decay + (c.decay - c.final_decay) * left
+
+  def renew(self, shadow: Any, params: Any, step: Int32[Array, ""]) -> dict[str, Any]:
+    """The shadow that step number `step` sees, which begins with `params`.
+
+    Copies are made here, so that none is lost with a step that is not applied.
+    """
+    if self.config.follow != "copy":
+      return shadow
+    due = step % self.config.every == 0
+    choose = lambda old, new: jnp.where(due, new, old)
+    return jax.tree.map(choose, shadow, self.pick(params))
 
   def follow(
     self, shadow: Any, params: Any, step: Int32[Array, ""], steps: int
   ) -> dict[str, Any]:
     """The shadow after step number `step`, which left `params`."""
+    if self.config.follow != "ema":
+      return shadow
     return follow(shadow, self.pick(params), self.keep(step, steps))
 
 

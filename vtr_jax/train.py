@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from vtr_jax import batch as batch_lib
 from vtr_jax import dump, experiment, figures, memory, sharding, workdir, writer
@@ -141,12 +142,13 @@ def _steps(
         with sharding.scope(run.mesh):  # compiles it
           need = memory.say(run.train_step.jitted, run.state, global_batch)
         run.writer.say(need)
+      before = jax.tree.map(jnp.copy, run.state.recent)  # small, or None
       run.state, numbers = run.train_step(run.state, global_batch)
     run.stop.post()
     try:
       log.add(done, numbers)
     except RollBack as e:
-      e.batch, e.records = global_batch, local["record"]
+      e.batch, e.records, e.recent = global_batch, local["record"], before
       raise
     if traced := run.profile.behind(done, numbers["loss/total"]):
       run.writer.say(traced)

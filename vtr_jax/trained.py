@@ -1,9 +1,11 @@
 """A trained model, built from a run's directory alone: config, weights, tokenizer."""
 
+import math
 import pathlib
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 from jax.sharding import Mesh
 
 from vtr_jax import config, jsons, saved, sharding, state, workdir
@@ -63,9 +65,18 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   return Trained(c, objective, tokenizer, mesh, params, step)
 
 
-def fitting_mesh(wanted: sharding.MeshConfig) -> Mesh:
-  """The run's mesh, or, on another number of devices, copies on all of them."""
+def fitting_mesh(wanted: sharding.MeshConfig, rows: int = 0) -> Mesh:
+  """The run's mesh, or, on another number of devices, copies on all of them.
+
+  Args:
+    wanted: the run's.
+    rows: must divide over it, or it is of as many devices as they divide over.
+  """
   try:
-    return sharding.make_mesh(wanted)
+    mesh = sharding.make_mesh(wanted)
   except ConfigError:
-    return sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+    mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+  if rows % math.prod(mesh.shape[a] for a in sharding.ROWS):
+    few = jax.devices()[: math.gcd(rows, jax.device_count())]
+    mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1), few)
+  return mesh
