@@ -59,10 +59,11 @@ def files(workdir, step):
 
 
 def flip(workdir, step):
-  for path in files(workdir, step):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.write_bytes(data)
+  """One bit of one file."""
+  path = files(workdir, step)[0]
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 0x10
+  path.write_bytes(data)
 
 
 def cut(workdir, step):
@@ -135,9 +136,10 @@ def test_the_end_is_the_same_and_nothing_is_in_the_way(calm, tmp_path):
   config, origin = calm
   workdir = tmp_path / "run"
   shutil.copytree(origin, workdir)
-  flip(workdir, 8)
+  lose(workdir, 8)
   run = go_on(config, workdir)
   assert run.returncode == 0, run.stderr
+  assert not run.stderr  # Orbax has a page for each array that is not there
   assert "training from step 6 to 8" in run.stdout
   assert_same(params(workdir, 8), params(origin, 8))
   assert losses(workdir) == losses(origin)
@@ -147,10 +149,11 @@ def test_strict_restore_refuses(calm, tmp_path):
   config, origin = calm
   workdir = tmp_path / "run"
   shutil.copytree(origin, workdir)
-  cut(workdir, 8)
+  lose(workdir, 8)
   run = go_on(config, workdir, strict_restore=True)
   assert run.returncode == 5
-  (line,) = (s for s in run.stderr.splitlines() if s.startswith("CheckpointError"))
+  (line,) = run.stderr.splitlines()
+  assert line.startswith("CheckpointError: ")
   assert f"{workdir}/checkpoints/8: cannot be restored (" in line
   assert "without --strict_restore the run goes on from the one before it" in line
   assert (workdir / "checkpoints" / "8").is_dir()

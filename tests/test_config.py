@@ -1,6 +1,7 @@
 """Configs: what is wrong is named before any work, with the nearest right name."""
 
 import copy
+import math
 import re
 
 import pytest
@@ -50,6 +51,8 @@ def test_paper_recipe():
     ("optim.clip_norm", -1.0, "config.optim.clip_norm: -1.0 is negative"),
     ("optim.lr_rules", (("(", 1.0),), "is no regular expression"),
     ("weights.vtc", -1.0, "none may be negative"),
+    ("weights.vtc", math.inf, "config.weights.vtc: inf is no finite number"),
+    ("optim.weight_decay", math.nan, "weight_decay: nan is no finite number"),
     ("evals.test", 3, "config.evals.test: expected a group of keys"),
     ("batch_size", 0, "config.batch_size: 0 must be positive"),
     ("mesh.tensor", 3, "does not multiply to the 1 devices"),

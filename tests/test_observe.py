@@ -90,7 +90,7 @@ def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
   assert "steps 2 to 3 are traced" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("steps", ["3", "5:4", "0:2", "a:b"])
+@pytest.mark.parametrize("steps", ["3", "5:4", "0:2", "a:b", "1:" + 5000 * "9"])
 def test_a_profile_of_no_steps(steps):
   with pytest.raises(ConfigError, match="must be FIRST:LAST"):
     Observe(profile=steps)

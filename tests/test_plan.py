@@ -261,6 +261,20 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   assert "ESTIMATE" in plan.text()
 
 
+@pytest.mark.parametrize(("rows", "largest"), [(512, 64), (513, None)])
+def test_one_chip_that_it_does_not_fit(rows, largest):
+  """The search never tries a single row; an odd batch, only multiples of it."""
+  target = chips.find("v5e:1x1", compiler=False)
+  plan = command.plan(config_of(mac, "webvid2m_cc3m", batch_size=rows), target)
+  assert not plan.numbers()["fits"]
+  assert plan.numbers()["largest"] == largest
+  small = dataclasses.replace(target.chip, memory=1e9)
+  nothing = command.plan(
+    config_of(mac, "webvid2m_cc3m"), target=dataclasses.replace(target, chip=small)
+  )
+  assert nothing.numbers()["largest"] is None
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize("module", [simvtp, mac, miles])
 def test_the_estimate_of_memory_is_within_20_percent_of_the_compiler_s(module):

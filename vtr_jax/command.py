@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
@@ -103,14 +105,20 @@ def _crash() -> NoReturn:
 
 def _quiet_libraries() -> None:
   """What they say that is no news, or is raised as well."""
-  logging.set_verbosity(logging.WARNING)  # they report every file they read
+  absl_logging.set_verbosity(absl_logging.WARNING)  # they report every file they read
   # Orbax logs what goes wrong four times, with its stack, and raises it too.
-  logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+  ours = lambda record: "orbax" not in record.pathname
+  absl_logging.get_absl_logger().addFilter(ours)
+  # Its tasks for a checkpoint's other arrays, when one cannot be read.
+  logging.getLogger("asyncio").setLevel(logging.CRITICAL)
   plain = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
-    # Of TensorStore's threads, once for each array of a save that has failed.
-    if str(unraisable.exc_value) != "Event loop is closed":
+    # Of TensorStore's threads, once for each array of a save that has failed; of those
+    # tasks, when they are thrown away.
+    code = getattr(unraisable.object, "cr_code", None)
+    of_orbax = code is not None and "orbax" in code.co_filename
+    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
       plain(unraisable)
 
   sys.unraisablehook = hook

@@ -8,6 +8,7 @@ refused before any device work, with the nearest known name.
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -18,17 +19,20 @@ from vtr_jax.errors import ConfigError, printable
 T = TypeVar("T")
 
 
-def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
+def read(
+  cls: type[T], values: Mapping[str, Any], where: str = "config", finite: bool = True
+) -> T:
   """Builds dataclass `cls` from `values`, checking every key and type.
 
   Args:
     cls: a dataclass; nested dataclass fields are read the same way.
     values: a mapping such as a ConfigDict.
     where: dotted path of `values`, used in messages.
+    finite: whether to refuse numbers that are not.
 
   Raises:
-    ConfigError: a key is unknown or missing, a value has the wrong type, or the
-      dataclass's own `__post_init__` refuses it.
+    ConfigError: a key is unknown or missing, a value has the wrong type or is not
+      finite, or the dataclass's own `__post_init__` refuses it.
   """
   hints = typing.get_type_hints(cls)
   fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
@@ -39,7 +43,7 @@ def read(cls: type[T], values: Mapping[str, Any], where: str = "config") -> T:
   kwargs = {}
   for name, field in fields.items():
     if name in values:
-      kwargs[name] = _convert(hints[name], values[name], f"{where}.{name}")
+      kwargs[name] = _convert(hints[name], values[name], f"{where}.{name}", finite)
     elif (
       field.default is dataclasses.MISSING
       and field.default_factory is dataclasses.MISSING
@@ -84,7 +88,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def _convert(kind: Any, value: Any, where: str) -> Any:
+def _convert(kind: Any, value: Any, where: str, finite: bool) -> Any:
   """Checks `value` against the annotation `kind`; ints may stand for floats."""
   origin, args = typing.get_origin(kind), typing.get_args(kind)
   if kind is Any:
@@ -92,17 +96,17 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
   if dataclasses.is_dataclass(kind):
     if not isinstance(value, Mapping):
       raise ConfigError(f"{where}: expected a group of keys, got {value!r}")
-    return read(typing.cast(type, kind), value, where)
+    return read(typing.cast(type, kind), value, where, finite)
   if origin in (typing.Union, types.UnionType):
     if value is None and type(None) in args:
       return None
     (inner,) = (a for a in args if a is not type(None))
-    return _convert(inner, value, where)
+    return _convert(inner, value, where, finite)
   if origin is dict:
     if not isinstance(value, Mapping):
       raise ConfigError(f"{where}: expected a group of keys, got {value!r}")
     named = lambda k: f"{where}.{printable(str(k))}"
-    return {k: _convert(args[1], v, named(k)) for k, v in value.items()}
+    return {k: _convert(args[1], v, named(k), finite) for k, v in value.items()}
   if origin is tuple:
     if not isinstance(value, tuple | list):
       raise ConfigError(f"{where}: expected a tuple, got {value!r}")
@@ -110,7 +114,7 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
     if len(inner) != len(value):
       raise ConfigError(f"{where}: expected {len(inner)} values, got {len(value)}")
     return tuple(
-      _convert(a, v, f"{where}[{i}]")
+      _convert(a, v, f"{where}[{i}]", finite)
       for i, (a, v) in enumerate(zip(inner, value, strict=True))
     )
   if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -121,4 +125,6 @@ def _convert(kind: Any, value: Any, where: str) -> Any:
   if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
     got = f"{value!r} ({type(value).__name__})"
     raise ConfigError(f"{where}: expected {kind.__name__}, got {got}")
+  if finite and kind is float and not math.isfinite(value):
+    raise ConfigError(f"{where}: {value} is no finite number")
   return value

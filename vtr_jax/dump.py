@@ -77,7 +77,7 @@ def read(place: pathlib.Path) -> Dump:
   """
   try:
     values = jsons.mapping((place / "dump.json").read_bytes())
-    return read_config(Dump, values, "dump.json")
+    return read_config(Dump, values, "dump.json", finite=False)
   except (OSError, ValueError, ConfigError) as e:
     raise CheckpointError(
       f"{place}: no dump of a step ({one_line(e)}); give workdir/dumps/STEP"

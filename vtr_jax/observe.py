@@ -30,7 +30,7 @@ class Observe:
   @property
   def steps(self) -> tuple[int, int]:
     """First and last step of the trace; (0, 0) without one."""
-    found = re.fullmatch(r"(\d+):(\d+)", self.profile)
+    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 

@@ -43,6 +43,8 @@ def plan(
   if not search:
     return Plan(wanted, target, way.costs(wanted, target), None, price)
   least = wanted.row_devices * config.micro_batches
+  if least == 1:  # one row alone cannot be trained on
+    least = config.batch_size if config.batch_size % 2 else 2
 
   def of(n: int) -> costs.Costs:
     """Of n times the smallest batch."""
@@ -58,7 +60,7 @@ def plan(
     tried = {n: job.result() for n, job in jobs.items()}
   found = tried[asked]
   best = costs.largest(of, tried) if found.limit else None
-  rows = best and best[0] * config.micro_batches
+  rows = best and best[0] * least // wanted.row_devices
   return Plan(wanted, target, found, rows, price)
 
 
