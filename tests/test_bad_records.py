@@ -4,11 +4,13 @@ import itertools
 import json
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 
 import clips
 import numpy as np
@@ -16,7 +18,7 @@ import pytest
 import test_train
 from conftest import ROOT
 
-from vtr_jax.data import loader, packets, sources, workers
+from vtr_jax.data import loader, packets, processes, sources, workers
 from vtr_jax.errors import ConfigError, DataBudgetError, DataError
 
 GOOD = clips.mp4(10)
@@ -251,6 +253,21 @@ def test_workers_that_do_nothing_are_told_of(
       next(batches)
   said = capfd.readouterr().err
   assert f"no batch for 1 s: process {worker.pid} is stopped, by a signal" in said
+
+
+@pytest.mark.parametrize(
+  ("state", "says"),
+  [("D", "waits for a disk or the network"), ("t", "is stopped"), ("W", "in state W")],
+)
+def test_what_a_worker_waits_for(state, says, monkeypatch):
+  """As the system tells it, behind a name that may have brackets and spaces."""
+  worker = types.SimpleNamespace(pid=7)
+  monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])
+  stat = f"7 (a) S (b c) {state} 1 7 7 0 -1"
+  monkeypatch.setattr(pathlib.Path, "read_text", lambda path: stat)
+  (told,) = processes.children()
+  assert told.startswith("process 7 ")
+  assert says in told
 
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):

@@ -16,6 +16,7 @@ from vtr_jax import experiment, guard, replay, sharding, step
 from vtr_jax.batch import HOST_KEYS
 from vtr_jax.data import loader
 from vtr_jax.errors import CheckpointError, DivergedError, VtrError
+from vtr_jax.recipe import Parts
 from vtr_jax.train import train_and_evaluate
 
 NIGHTLY = pytest.mark.nightly
@@ -342,13 +343,21 @@ def test_anisotropy_by_hand():
   assert guard.anisotropy(same, jnp.ones(4, bool)) == pytest.approx(1)
 
 
-def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path):
+def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path, monkeypatch):
   """Told once, not in every line."""
   config = bare(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[[".*", 0.0]])  # so it stays as it is
   train_and_evaluate(config, tmp_path / "usual")
   assert not (tmp_path / "usual" / "incidents.jsonl").exists()
-  config["guard"] |= dict(collapse=0.0)
-  train_and_evaluate(config, tmp_path / "strict")
-  (told,) = incidents(tmp_path / "strict")
-  assert "embeddings collapse: the mean cosine of different ones is " in told
+  init = Parts.init
+
+  def collapsed(parts, mesh):
+    state = init(parts, mesh)
+    norm = state.params["video_tower"]["norm"]
+    norm["scale"], norm["bias"] = 0 * norm["scale"], 1 + norm["bias"]
+    return state
+
+  monkeypatch.setattr(Parts, "init", collapsed)
+  train_and_evaluate(config, tmp_path / "collapsed")
+  (told,) = incidents(tmp_path / "collapsed")
+  assert "mean cosine of different ones is video 1.0000, above guard.coll" in told

@@ -14,6 +14,7 @@ from test_train import assert_same, bare, losses, params
 from vtr_jax.train import train_and_evaluate
 
 BOUND = 20  # seconds from the signal to the end, on a busy machine
+AT_ONCE = 5  # the same where nothing is saved
 
 # Says when the run has come to the phase, and holds it there.
 DRIVER = """
@@ -122,7 +123,7 @@ def test_stopped_in(phase, saved, calm, tmp_path):
   config, workdir = calm
   code, seconds, text = stop(start(config, tmp_path, phase), phase)
   assert code == 85, text
-  assert seconds < BOUND
+  assert seconds < (BOUND if saved else AT_ONCE)
   assert "run it again" in text
   kept = [int(p.name) for p in (tmp_path / "checkpoints").glob("*") if p.is_dir()]
   assert sorted(kept) == saved

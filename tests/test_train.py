@@ -1,5 +1,6 @@
 """The real loop at the smallest size: its products, and what interrupts it."""
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
 from vtr_jax import experiment, sharding, train, writer
+from vtr_jax import workdir as workdir_lib
 from vtr_jax.checkpoint import Care
 from vtr_jax.data import loader, sources
 from vtr_jax.errors import (
@@ -116,6 +118,11 @@ def test_a_run_leaves_all_it_promises(finished):
   assert set(losses(workdir)) == {2, 4, 6}
   kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
   assert kept == {"4", "6"}
+  meta = json.loads((workdir / "checkpoints/6/meta/metadata").read_text())
+  assert {"python", "git_revision", *workdir_lib._PACKAGES} == set(meta["made_by"])
+  assert meta["made_by"]["orbax-checkpoint"] == importlib.metadata.version(
+    "orbax-checkpoint"
+  )
   for word in ("clips/s", "waiting for data", "left", "lr ", "R@1"):
     assert word in printed
 

@@ -28,10 +28,7 @@ from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
 from vtr_jax.stop import StopSignal
 
-_CURE = (
-  "Mend the data, or try a lower config.optim.lr in another --workdir, from the start "
-  "or with --config.init_from=THIS_RUN"
-)
+_CURE = "Mend the data, or try a lower config.optim.lr in another --workdir"
 
 
 def train_and_evaluate(
@@ -174,7 +171,7 @@ def _roll_back(run: Run, e: RollBack) -> None:
     where = dump.write(run, e)
     raise DivergedError(
       f"{e}, again after going back to step {to}; the step is in {where}: see it with "
-      f"python -m vtr_jax.replay {where}. {_CURE}"
+      f"python -m vtr_jax.replay {where}. {_cure(run)}"
     )
   passed = e.last + run.ahead
   like = state_lib.laid_out(run.state, jax.tree.map(lambda x: x.sharding, run.state))
@@ -198,6 +195,13 @@ def _roll_back(run: Run, e: RollBack) -> None:
   )
 
 
+def _cure(run: Run) -> str:
+  begun = run.checkpoints.latest_step() is not None
+  return _CURE + (
+    ", from the start or with --config.init_from=THIS_RUN" if begun else ""
+  )
+
+
 def _save(run: Run, log: Progress, done: int) -> None:
   """Starts writing the state after step `done`, when its numbers have been seen."""
   log.flush()
@@ -214,9 +218,11 @@ def _evaluate(
       try:
         found = run.evals[name].run(run.state.best)
       except NotFiniteError as e:
-        raise DivergedError(f"evaluation {name} after step {done}: {e}. {_CURE}") from e
+        raise DivergedError(
+          f"evaluation {name} after step {done}: {e}. {_cure(run)}"
+        ) from e
     numbers |= {f"{name}/{key}": value for key, value in found.items()}
-    run.writer.say(run.evals[name].report())
+    run.writer.say(f"after step {done}: {run.evals[name].report()}")
   if numbers:
     run.writer.scalars(done, numbers)
   return numbers, time.monotonic() - begin
