@@ -108,16 +108,9 @@ def build(
   else:
     state, reports = fresh()
   main = jax.process_index() == 0
-  out = writer.Writer(place, int(state.step), main, show.wandb, values)
   if main:
-    # Without means and deviations, which other processes would have to help with.
-    overview = clu.parameter_overview.get_parameter_overview(
-      state.params, include_stats="sharding"
-    )
-    (place / "parameters.txt").write_text(overview + "\n")
-    if reports:
-      text = "\n".join(report.text() for report in reports)
-      (place / "weights.txt").write_text(text)
+    _describe(state, reports, place)
+  out = writer.Writer(place, int(state.step), main, show.wandb, values)
   for report in reports:
     out.say(report.summary())
   for warning in warnings:
@@ -162,6 +155,18 @@ def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   return transfer.start_from(
     c.init_from, state, parts.objective, mesh, longer, c.init_allow
   )
+
+
+def _describe(state: TrainState, reports: list, place: pathlib.Path) -> None:
+  """Writes what the parameters are, and where public weights went."""
+  # Without means and deviations, which other processes would have to help with.
+  overview = clu.parameter_overview.get_parameter_overview(
+    state.params, include_stats="sharding"
+  )
+  (place / "parameters.txt").write_text(overview + "\n")
+  if reports:
+    text = "\n".join(report.text() for report in reports)
+    (place / "weights.txt").write_text(text)
 
 
 def _check_run(directory: str) -> None:

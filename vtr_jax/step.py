@@ -158,7 +158,6 @@ def make_train_step(
   Randomness on the device is a function of (seed, state.step) alone.
   """
   objective, mesh = loss.objective, loss.mesh
-  check_weights(loss.weights, objective)
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
