@@ -10,7 +10,7 @@ from conftest import ROOT
 # A module may import what stands in an earlier line, and nothing of its own line
 # but from its own folder.
 LAYERS = (
-  {"errors", "unpickle", "jsons"},
+  {"errors", "unpickle", "jsons", "ending"},
   {"config"},
   {
     "canvas",

@@ -1,6 +1,8 @@
 """The embedded data set: what its clips mean, show and say, and how it is built."""
 
 import collections
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -372,6 +374,26 @@ def test_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, cap
   assert "waiting for another build" in capfd.readouterr().err
   assert not parts.exists()
   assert directory.stat().st_mtime_ns == before
+
+
+def test_locks_on_a_file_system_that_has_none(tmp_path, monkeypatch):
+  """Some of networks: there is no way to keep others out."""
+
+  def refuse(code):
+    def flock(*_):
+      raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+  refuse(errno.ENOLCK)
+  with processes.locked(tmp_path / "lock", "build"):
+    pass
+  refuse(errno.EIO)
+  with (
+    pytest.raises(OSError, match="Input/output error"),
+    processes.locked(tmp_path / "lock", "build"),
+  ):
+    pass
 
 
 def test_built_set_is_found_without_being_touched(tiny, capfd):

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,11 +169,21 @@ def test_two_runs_in_one_place_are_refused(smoke, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("stop", [False, True])
-def test_nobody_reads_what_it_prints(stop, finished, data_dir, tmp_path):
+@pytest.mark.parametrize(
+  ("stop", "more"),
+  [
+    (False, ()),
+    (True, ()),
+    (False, ("--coordinator=127.0.0.1:0", "--num_processes=1", "--process_id=0")),
+  ],
+)
+def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
   """A full disk below `> log`, and `| head`; the run comes to its end."""
   command = [sys.executable, "-m", "vtr_jax.main", f"--workdir={tmp_path}"]
   command += ["--config=configs/simvtp.py:smoke", f"--config.data.dir={data_dir}"]
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  command += [flag.replace(":0", f":{port}") for flag in more]
   with open("/dev/full", "w") as full:
     out = subprocess.PIPE if stop else full
     run = subprocess.Popen(

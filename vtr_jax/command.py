@@ -1,14 +1,10 @@
 """What the commands share: flags, --config and --workdir, errors as one line."""
 
-import contextlib
 import errno
 import logging
 import os
 import signal
-import socket
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -17,19 +13,10 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from vtr_jax import ending
 from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
-
-
-class _Interrupted(VtrError):
-  """Ctrl-C: nothing more is saved."""
-
-  exit_code = 130  # as shells have it
-
-  def __init__(self):
-    super().__init__("run it again to go on from the newest checkpoint")
 
 
 def start(
@@ -72,23 +59,24 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
 
   def main(argv: list[str]) -> None:
     _quiet_libraries()
-    _watch_for_ctrl_c()
+    ending.see_to_ctrl_c()
     try:
       work(*argv[1:] if arguments else ())
+      sys.stdout.flush()  # or a disk that is full would go unseen
       _leave_together(0)
-      _exit(0)
+      ending.leave(0)
     except VtrError as e:
       _leave(e)
     except OSError as e:
-      if isinstance(e, BrokenPipeError):  # of standard output: `| head` has seen enough
-        _exit(128 + signal.SIGPIPE)
+      if isinstance(e, BrokenPipeError) and ending.unread():
+        ending.leave(128 + signal.SIGPIPE)  # as of a process that does not look
       # A write that the disk refuses knows no name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
       _leave(DataError(f"{where}: {e.strerror}; mend it and run it again"))
     except KeyboardInterrupt:
-      _leave(_Interrupted())
+      ending.interrupted()
     except Exception:
       _crash()
 
@@ -172,8 +160,7 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
 
 
 def _say(e: VtrError) -> None:
-  name = type(e).__name__.removeprefix("_")
-  print(f"{name}: {e}", file=sys.stderr, flush=True)
+  ending.tell(f"{type(e).__name__}: {e}")
 
 
 def _leave(e: VtrError) -> NoReturn:
@@ -181,44 +168,7 @@ def _leave(e: VtrError) -> NoReturn:
   if isinstance(e, Preempted | DivergedError):  # all of them are
     _leave_together(e.exit_code)
   # Other processes of the run do not know. They end when they miss this one.
-  _exit(e.exit_code)
-
-
-def _exit(code: int) -> NoReturn:
-  """Ends the process without what Python does at the end.
-
-  It would wait for the other processes of a run, and for a thread that is stuck in a
-  decoder. A compilation that Ctrl-C has left goes on below it, and crashes. Threads of
-  TensorStore print pages.
-  """
-  for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(OSError, ValueError):  # it is full, or closed
-      stream.flush()
-  os._exit(code)
-
-
-def _watch_for_ctrl_c() -> None:
-  """Sees to it that Ctrl-C ends the process.
-
-  Its exception may not come: JAX's compiler can swallow it, and a thread that is just
-  beginning to wait for a lock does not see it until the lock is there.
-  """
-  if threading.current_thread() is not threading.main_thread():
-    return
-  ours, other_end = socket.socketpair()
-  other_end.setblocking(False)
-  signal.set_wakeup_fd(other_end.fileno())
-
-  def watch() -> None:
-    with other_end:
-      while number := ours.recv(1):
-        if number[0] == signal.SIGINT:
-          time.sleep(_GRACE)
-          e = _Interrupted()
-          _say(e)
-          _exit(e.exit_code)
-
-  threading.Thread(target=watch, daemon=True).start()
+  ending.leave(e.exit_code)
 
 
 def _leave_together(code: int) -> None:

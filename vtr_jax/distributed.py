@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import NoReturn
 import jax
 from jax.experimental import multihost_utils
 
+from vtr_jax import ending
 from vtr_jax.config import require
 from vtr_jax.errors import ConfigError, DistributedError
 
@@ -123,11 +123,10 @@ def leave(code: int) -> NoReturn:
   way out takes its server down while it is still asked, and now and then aborts in it.
   """
   multihost_utils.sync_global_devices("leave")
-  sys.stdout.flush()
-  sys.stderr.flush()
   if jax.process_index() == 0:
+    ending.flush()
     time.sleep(_GOODBYE)
-  os._exit(code)
+  ending.leave(code)
 
 
 def roll_call(peers: Peers) -> None:

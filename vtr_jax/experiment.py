@@ -80,7 +80,7 @@ def build(
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  place = _workdir(directory, values, held or contextlib.ExitStack())
+  place = _workdir(directory, values, held)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, place)
@@ -180,12 +180,15 @@ def _check_run(directory: str) -> None:
 
 
 def _workdir(
-  directory: str | pathlib.Path, values: Mapping[str, Any], held: contextlib.ExitStack
+  directory: str | pathlib.Path,
+  values: Mapping[str, Any],
+  held: contextlib.ExitStack | None,
 ) -> pathlib.Path:
   """Made or continued by one process; the others find it so."""
   if jax.process_index() == 0:
-    lock = workdir.make(directory) / "lock"
-    held.enter_context(processes.locked(lock, "run", patience=_PATIENCE))
+    if held:
+      lock = workdir.make(directory) / "lock"
+      held.enter_context(processes.locked(lock, "run", patience=_PATIENCE))
     workdir.prepare(directory, workdir.plain(values))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")

@@ -20,7 +20,6 @@ import functools
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vtr_jax import ending
 from vtr_jax.errors import Preempted
 
 _NUDGE = signal.SIGURG  # ignored by default, and used by nothing here
@@ -148,6 +148,5 @@ class StopSignal:
 
 
 def _leave() -> NoReturn:
-  text = "asked to stop before the first step; run it again"
-  print(text, file=sys.stderr, flush=True)
-  os._exit(Preempted.exit_code)
+  ending.tell("asked to stop before the first step; run it again")
+  ending.leave(Preempted.exit_code)

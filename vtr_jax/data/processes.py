@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 
-from vtr_jax.errors import DataError
+from vtr_jax.errors import DataError, warn
 
 _TICK = 0.2  # seconds between two tries for a lock
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such a file system
@@ -125,7 +125,7 @@ def locked(
             f"{path}: another {what} holds it; wait for its end, or work elsewhere"
           ) from None
         if not told:
-          print(f"{path}: waiting for another {what} to end", file=sys.stderr)
+          warn(f"{path}: waiting for another {what} to end")
         told = True
         time.sleep(_TICK)
       except OSError as e:

@@ -67,6 +67,7 @@ def serve(
   server = Server(searcher, host, port, token)
   with contextlib.suppress(KeyboardInterrupt), server:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.set_wakeup_fd(-1)  # the end takes what it takes: nothing cuts it short
     info = server.library.info()
     print(
       f"{info['clips']:,} clips of {info['videos']:,} files: {server.url}  "

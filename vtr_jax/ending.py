@@ -1,0 +1,97 @@
+"""How a command's process ends: one line, a code, at once.
+
+Not as Python ends one: it would wait for the other processes of a run, and for a thread
+that is stuck in a decoder; a compilation that Ctrl-C has left goes on meanwhile, and
+crashes; threads of TensorStore print pages.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
+_PATIENCE = 1.0  # seconds that output which nobody reads may take; ours
+_INTERRUPTED = 130  # as shells have it
+
+
+def tell(text: str) -> None:
+  """A line on standard error, if it can be written."""
+  _briefly(lambda: print(text, file=sys.stderr, flush=True))
+
+
+def leave(code: int) -> NoReturn:
+  """Ends the process; what was printed is written, if it can be."""
+  flush()
+  os._exit(code)
+
+
+def flush() -> None:
+  """Writes what was printed, if it can be."""
+  _briefly(sys.stdout.flush)
+  _briefly(sys.stderr.flush)
+
+
+def interrupted() -> NoReturn:
+  """Ends the process as Ctrl-C does; nothing more is saved."""
+  tell("Interrupted: run it again; what has been saved is whole")
+  leave(_INTERRUPTED)
+
+
+def unread() -> bool:
+  """Whether whoever read standard output has gone, as `| head` does."""
+  try:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+  except (OSError, ValueError):  # it is no file
+    return False
+
+
+def see_to_ctrl_c() -> None:
+  """From now on Ctrl-C ends the process, within `GRACE` seconds.
+
+  Its exception alone may not: JAX's compiler can swallow it, Python does in a finalizer
+  or a callback, and a thread that is just beginning to wait for a lock does not see it
+  until the lock is there.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return
+  plain = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if isinstance(unraisable.exc_value, KeyboardInterrupt):
+      interrupted()
+    plain(unraisable)
+
+  sys.unraisablehook = hook
+  ours, other_end = socket.socketpair()
+  other_end.setblocking(False)
+  signal.set_wakeup_fd(other_end.fileno())
+
+  def watch() -> None:
+    with other_end:
+      while number := ours.recv(1):
+        if number[0] == signal.SIGINT:
+          time.sleep(GRACE)
+          interrupted()
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+def _briefly(write: Callable[[], object]) -> None:
+  """In a thread: a pipe that nobody reads would hold it for ever."""
+
+  def work() -> None:
+    with contextlib.suppress(OSError, ValueError):  # it is full, or closed
+      write()
+
+  thread = threading.Thread(target=work, daemon=True)
+  thread.start()
+  thread.join(_PATIENCE)
