@@ -21,7 +21,7 @@ os.environ |= dict(
 import clips  # noqa: E402
 import pytest  # noqa: E402
 
-from configs import simvtp  # noqa: E402
+from configs import mac, simvtp  # noqa: E402
 from vtr_jax.data import moving_shapes  # noqa: E402
 
 
@@ -41,8 +41,18 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture
 def smoke(data_dir):
-  """The smoke config as a plain dict, on the session's data."""
-  config = simvtp.get_config("smoke").to_dict()
+  """SimVTP's smoke config as a plain dict, on the session's data."""
+  return _smoke(simvtp, data_dir)
+
+
+@pytest.fixture
+def quick(data_dir):
+  """MAC's, which is the quickest to compile."""
+  return _smoke(mac, data_dir)
+
+
+def _smoke(module, data_dir):
+  config = module.get_config("smoke").to_dict()
   config["data"]["dir"] = str(data_dir)
   return config
 

@@ -64,6 +64,7 @@ def unprepared(files, tmp_path_factory):
   return root
 
 
+@pytest.mark.nightly
 def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
   """One for one, with and without processes that load; and the same in both."""
   clips.train_pieces(tmp_path / "words.model")

@@ -60,8 +60,8 @@ LINE = "Interrupted: run it again; what has been saved is whole\n"
     ),
     # Whoever swallows it is ended from outside.
     (
-      "begun()\nwhile True:\n  try:\n    time.sleep(60)\n"
-      "  except KeyboardInterrupt:\n    pass",
+      "for number in range(9):\n  try:\n    if not number:\n      begun()\n"
+      "    time.sleep(60)\n  except KeyboardInterrupt:\n    pass",
       3,
     ),
   ],

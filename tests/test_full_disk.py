@@ -40,7 +40,9 @@ command.run(lambda: train.train_and_evaluate(config, sys.argv[1]), arguments=Fal
 """
 
 
-@pytest.mark.parametrize("what", ["full", "read_only"])
+@pytest.mark.parametrize(
+  "what", ["full", pytest.param("read_only", marks=pytest.mark.nightly)]
+)
 def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
   command = [sys.executable, "-c", DRIVER]
   if what == "read_only":  # mounts of its own, which go with it

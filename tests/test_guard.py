@@ -287,7 +287,12 @@ def test_a_dump_that_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(
-  "action", ["skip", "roll_back", pytest.param("warn", marks=pytest.mark.nightly)]
+  "action",
+  [
+    "roll_back",
+    pytest.param("skip", marks=NIGHTLY),
+    pytest.param("warn", marks=NIGHTLY),
+  ],
 )
 def test_spikes(action, smoke, tmp_path, spoil):
   config = bare(smoke, steps=10)

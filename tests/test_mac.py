@@ -244,6 +244,7 @@ def test_paper_recipe():
   assert count(params["text_tower"]) == 66_362_880 - (512 - 64) * 768 - 6 * 768
 
 
+@pytest.mark.nightly
 def test_the_loop_runs_it(data_dir, tmp_path):
   """Masks of the loader, the sharded step, the evaluators; nothing else is told."""
   config = mac_config.get_config("smoke").to_dict()

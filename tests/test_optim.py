@@ -330,6 +330,7 @@ def shapes_of(tree):
   return jax.tree.map(lambda s: jnp.zeros(s.shape), tree)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("tower", ["video_tower", "text_tower"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_rule_freezes_a_whole_tower(tower, scan):

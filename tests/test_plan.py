@@ -261,18 +261,21 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   assert "ESTIMATE" in plan.text()
 
 
-@pytest.mark.parametrize(("rows", "largest"), [(512, 64), (513, None)])
+@pytest.mark.nightly
+@pytest.mark.parametrize(("rows", "largest"), [(64, 16), (65, None)])
 def test_one_chip_that_it_does_not_fit(rows, largest):
   """The search never tries a single row; an odd batch, only multiples of it."""
   target = chips.find("v5e:1x1", compiler=False)
-  plan = command.plan(config_of(mac, "webvid2m_cc3m", batch_size=rows), target)
-  assert not plan.numbers()["fits"]
-  assert plan.numbers()["largest"] == largest
-  small = dataclasses.replace(target.chip, memory=1e9)
-  nothing = command.plan(
-    config_of(mac, "webvid2m_cc3m"), target=dataclasses.replace(target, chip=small)
-  )
-  assert nothing.numbers()["largest"] is None
+
+  def largest_in(memory):
+    chip = dataclasses.replace(target.chip, memory=memory)
+    config = config_of(mac, "demo", batch_size=rows)
+    found = command.plan(config, dataclasses.replace(target, chip=chip)).numbers()
+    assert not found["fits"]
+    return found["largest"]
+
+  assert largest_in(40e6) == largest
+  assert largest_in(1e3) is None
 
 
 @pytest.mark.nightly

@@ -155,6 +155,7 @@ def test_ctrl_c_ends_it_at_once_in_one_line(phase, later, calm, tmp_path):
     assert params(tmp_path, 2)  # whole
 
 
+@pytest.mark.nightly
 def test_a_line_of_several_steps_is_of_all_of_them(calm, tmp_path):
   """Also of those before the stop, which came in the middle of it."""
   config, _ = calm

@@ -112,7 +112,7 @@ def test_four_processes_one_killed_then_two_go_on(config, calm, tmp_path):
   assert_close(losses(tmp_path), calm)
 
 
-def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
+def test_one_is_asked_to_stop_and_all_do(config, tmp_path):
   """Behind the same step, after saving."""
   mesh = dict(data=2, fsdp=1, tensor=1)
   long = config | dict(checkpoint_every=100)
@@ -124,7 +124,13 @@ def test_one_is_asked_to_stop_and_all_do(config, calm, tmp_path):
   (saved,) = (p for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
   for _, text in ended:
     assert f"after step {saved.name}, saved" in text
-  for code, text in finish(begin(long, tmp_path, 2, 1, mesh)):
+
+
+@pytest.mark.nightly
+def test_all_that_were_asked_to_stop_go_on(config, calm, tmp_path):
+  mesh = dict(data=2, fsdp=1, tensor=1)
+  test_one_is_asked_to_stop_and_all_do(config, tmp_path)
+  for code, text in finish(begin(config, tmp_path, 2, 1, mesh)):
     assert code == 0, text
   assert_close(losses(tmp_path), calm)
 

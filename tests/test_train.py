@@ -150,19 +150,19 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
   assert "log_every" not in str(e.value)
 
 
-def test_two_runs_in_one_place_are_refused(smoke, tmp_path, monkeypatch, capfd):
+def test_two_runs_in_one_place_are_refused(quick, tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(experiment, "_PATIENCE", 0.5)
   refused = []
 
   def another(run):
     with pytest.raises(DataError, match="lock: another run holds it") as e:
-      train_and_evaluate(smoke | dict(steps=4), tmp_path)
+      train_and_evaluate(quick | dict(steps=4), tmp_path)
     refused.append(e)
     return {}
 
   monkeypatch.setattr(train, "_finish", another)
   for _ in range(2):  # it is free again behind the first
-    train_and_evaluate(bare(smoke, steps=3), tmp_path)
+    train_and_evaluate(bare(quick, steps=3), tmp_path)
   assert len(refused) == 2
   assert f"{tmp_path}/lock: waiting for another run to end" in capfd.readouterr().err
   assert json.loads((tmp_path / "config.json").read_text())["steps"] == 3
@@ -204,9 +204,10 @@ def bare(smoke, **changes):
   return json.loads(json.dumps(config))
 
 
-def test_killed_and_resumed_is_bitwise_the_same(smoke, tmp_path):
+@pytest.mark.nightly
+def test_killed_and_resumed_is_bitwise_the_same(quick, tmp_path):
   """SIGKILL at a random moment after the first step; test_kill.py has all moments."""
-  config = bare(smoke, steps=14)
+  config = bare(quick, steps=14)
   train_and_evaluate(config, tmp_path / "calm")
   rng, wild = np.random.default_rng(), tmp_path / "wild"
   process, line = start(config, wild), ""
@@ -236,9 +237,9 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
   assert int(saved.name) >= 3
 
 
-def test_a_killed_loader_ends_the_run_after_a_checkpoint(smoke, tmp_path):
+def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
   """As the system does it to the process with the most memory."""
-  config = bare(smoke, steps=40, checkpoint_every=100)
+  config = bare(quick, steps=40, checkpoint_every=100)
   train_and_evaluate(config, tmp_path / "calm")
   config["data"]["workers"] = 1
   process = start(config, tmp_path / "run")
@@ -379,12 +380,12 @@ def spoiled(data_dir, root, spoil, variant="tiny"):
     f.write(tokenizer)
 
 
-def test_damaged_records_count_in_no_loss(smoke, data_dir, tmp_path, monkeypatch):
+def test_damaged_records_count_in_no_loss(quick, data_dir, tmp_path, monkeypatch):
   """Same parameters as a run on whole records in which these rows do not count."""
   spoil = {3: b"", 40: b"<html>not found</html>", 77: b"\0" * 4000}
   for name, damage in (("hurt", spoil), ("whole", {})):
     spoiled(data_dir, tmp_path / name, damage)
-  config = bare(smoke, steps=6)
+  config = bare(quick, steps=6)
   config["data"] |= dict(name="clips", bad_budget=0.1)
   config["data"]["dir"] = str(tmp_path / "hurt")
   train_and_evaluate(config, tmp_path / "run-hurt")
@@ -421,10 +422,10 @@ def test_too_many_damaged_records(smoke, data_dir, tmp_path):
   assert e.value.exit_code == 3
 
 
-def test_other_data_than_the_checkpoint_saw(smoke, data_dir, tmp_path):
+def test_other_data_than_the_checkpoint_saw(quick, data_dir, tmp_path):
   for name, damage in (("one", {}), ("two", {5: b"other"})):
     spoiled(data_dir, tmp_path / name, damage)
-  config = bare(smoke)
+  config = bare(quick)
   config["data"] |= dict(name="clips", dir=str(tmp_path / "one"))
   train_and_evaluate(config, tmp_path / "run")
   config["data"]["dir"] = str(tmp_path / "two")

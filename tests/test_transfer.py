@@ -86,6 +86,7 @@ def test_more_frames_find_time_positions(pretrained, data_dir, tmp_path, longer_
     np.testing.assert_allclose(time[[0, 3]], learned, 1e-5)
 
 
+@pytest.mark.nightly
 def test_a_teacher_starts_as_the_parameters_that_came(data_dir, tmp_path):
   train_and_evaluate(values(miles, data_dir), tmp_path / "a")
   config = values(miles, data_dir, init_from=str(tmp_path / "a"), seed=7)
