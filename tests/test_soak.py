@@ -81,13 +81,14 @@ def slope(at, held):
   return np.polyfit(np.float64(at[half:]), np.float64(held[half:]), 1)[0]
 
 
-def test_thousands_of_decodes():
+def test_thousands_of_decodes(record_property):
   """Good files of 18 formats, and damaged ones, for training and for search."""
   found = lines(DECODES, json.dumps([str(Path(__file__).parent)]))
   assert int(found.pop()[1]) > 1000
   at, held = zip(*found, strict=True)
   growth = slope(at, held)
-  print(f"{growth:.0f} bytes a decode, {int(held[-1]) / 1e6:.0f} MB held")
+  told = f"{growth:.0f} bytes a decode, {int(held[-1]) / 1e6:.0f} MB held"
+  record_property("memory of 4,000 decodes", told)
   assert growth < 1000
 
 
@@ -98,7 +99,7 @@ def test_thousands_of_decodes():
     (20, 40_000),  # with saves and evaluations; orbax keeps some 100 kB of each save
   ],
 )
-def test_hundreds_of_steps(smoke, tmp_path, saves, limit):
+def test_hundreds_of_steps(smoke, tmp_path, saves, limit, record_property):
   """Of the run and of its loader's process."""
   evals = dict(validation=smoke["evals"]["validation"] | dict(every=saves))
   config = bare(smoke, steps=800, log_every=10, checkpoint_every=saves)
@@ -107,6 +108,7 @@ def test_hundreds_of_steps(smoke, tmp_path, saves, limit):
   found = lines(STEPS, json.dumps(config), tmp_path / "run")
   _, at, run, worker = zip(*(x for x in found if x[0] == "rss"), strict=True)
   growth = slope(at, run), slope(at, worker)
-  for one, held in zip(growth, (run, worker), strict=True):
-    print(f"{one / 1e3:.2f} kB a step, {int(held[-1]) / 1e6:.0f} MB held")
+  for who, one, held in zip(("run", "worker"), growth, (run, worker), strict=True):
+    told = f"{one / 1e3:.2f} kB a step, {int(held[-1]) / 1e6:.0f} MB held"
+    record_property(f"memory of 800 steps, saved every {saves}, of the {who}", told)
   assert max(growth) < limit
