@@ -86,15 +86,9 @@ def build(
   tokenizer = _tokenizer(config, data, place)
 
   stop = stop or StopSignal()
+  c, rows = config, config.eval_batch_size
   context = evaluators.Context(
-    parts.objective,
-    config.clip,
-    config.text,
-    config.data,
-    tokenizer,
-    mesh,
-    config.eval_batch_size,
-    stop.check,
+    parts.objective, c.clip, c.text, c.data, tokenizer, mesh, rows, stop.check
   )
   evals = evaluators.build(eval_configs, context)
   fresh = functools.partial(_fresh, parts, mesh)
@@ -115,12 +109,7 @@ def build(
     out.say(report.summary())
   for warning in warnings:
     out.alarm(int(state.step), warning)
-  count = sum(p.size for p in jax.tree.leaves(state.params))
-  shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
-  out.say(
-    f"{config.name}: {count / 1e6:.2f} M parameters, {jax.device_count()} "
-    f"{jax.devices()[0].platform} device(s) as {shape}, in {place}"
-  )
+  out.say(f"{config.name}: {_size(state, mesh)}, in {place}")
   return Run(
     config=config,
     workdir=place,
@@ -154,6 +143,15 @@ def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   longer = c.objective.get("longer_clips", "zeros")
   return transfer.start_from(
     c.init_from, state, parts.objective, mesh, longer, c.init_allow
+  )
+
+
+def _size(state: TrainState, mesh: jax.sharding.Mesh) -> str:
+  count = sum(p.size for p in jax.tree.leaves(state.params))
+  shape = " x ".join(f"{a}={n}" for a, n in mesh.shape.items())
+  kind = jax.devices()[0].platform
+  return (
+    f"{count / 1e6:.2f} M parameters, {jax.device_count()} {kind} device(s) as {shape}"
   )
 
 
