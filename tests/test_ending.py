@@ -1,6 +1,7 @@
 """How a command ends: its code, one line, and output that nobody takes."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +13,12 @@ from conftest import ROOT
 AT_ONCE = 5  # seconds, on a busy machine
 
 
-def start(work, **files):
-  """A command that does `work`, lines of Python, and says when it has begun."""
+def start(work, run=True, **files):
+  """A command that does `work`, lines of Python, and says when it has begun.
+
+  Returns:
+    Its process; its words if it is not to be run.
+  """
   code = "\n".join(
     [
       "import sys, time",
@@ -25,6 +30,8 @@ def start(work, **files):
       "command.run(work)",
     ]
   )
+  if not run:
+    return [sys.executable, "-c", code]
   # Otherwise nothing is ever left to be written at the end.
   env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
   files = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | files
@@ -68,7 +75,8 @@ LINE = "Interrupted: run it again; what has been saved is whole\n"
   ids=["plain", "finalizer", "swallowed"],
 )
 def test_ctrl_c_is_one_line_at_once(work, least):
-  code, seconds, said = finish(start(work), signal.SIGINT)
+  grace = "" if least else "ending._GRACE = 60\n"  # they end by themselves
+  code, seconds, said = finish(start(grace + work), signal.SIGINT)
   assert (code, said) == (130, LINE)
   assert least <= seconds < least + AT_ONCE
 
@@ -81,8 +89,15 @@ def test_ctrl_c_where_nobody_reads_the_output():
   process.send_signal(signal.SIGINT)
   begin = time.monotonic()
   assert process.wait(60) == 130
-  assert time.monotonic() - begin < 3 + AT_ONCE
-  process.communicate()
+  assert time.monotonic() - begin < 6 + AT_ONCE
+  assert process.communicate()[1] == LINE
+
+
+def test_ctrl_c_that_comes_twice_at_once():
+  """From the terminal and from a wrapper."""
+  for _ in range(5):
+    process = start("begun()\ntime.sleep(60)")
+    assert finish(process, signal.SIGINT, signal.SIGINT)[::2] == (130, LINE)
 
 
 def test_a_full_disk_is_seen_at_the_end():
@@ -105,6 +120,20 @@ def test_the_code_stays_where_nothing_can_be_said(work, expected):
   with open("/dev/full", "w") as full:
     process = start(f"print('x')\n{work}", stdout=full, stderr=full)
     assert finish(process)[0] == expected
+
+
+@pytest.mark.parametrize(
+  ("work", "closed", "expected"),
+  [
+    ("print('x')", ">&-", 0),
+    ("raise errors.Preempted('saved')", ">&- 2>&-", 85),
+    ("ending.interrupted()", "2>&-", 130),
+  ],
+)
+def test_output_that_is_closed(work, closed, expected):
+  command = shlex.join(start(work, run=False))
+  ended = subprocess.run(["bash", "-c", f"{command} {closed}"], cwd=ROOT)
+  assert ended.returncode == expected
 
 
 def test_a_reader_that_has_gone():

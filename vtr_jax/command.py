@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -62,14 +61,14 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
     ending.see_to_ctrl_c()
     try:
       work(*argv[1:] if arguments else ())
-      sys.stdout.flush()  # or a disk that is full would go unseen
+      ending.check_output()
       _leave_together(0)
       ending.leave(0)
     except VtrError as e:
       _leave(e)
     except OSError as e:
       if isinstance(e, BrokenPipeError) and ending.unread():
-        ending.leave(128 + signal.SIGPIPE)  # as of a process that does not look
+        ending.leave(128 + signal.SIGPIPE)  # as if that signal had ended it
       # A write that the disk refuses knows no name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
@@ -87,8 +86,8 @@ def _crash() -> NoReturn:
   """Goes on with the error that is being handled, which is a defect of ours."""
   if not _several():
     raise
-  traceback.print_exc()
-  os._exit(1)
+  ending.tell(traceback.format_exc())
+  ending.leave(1)
 
 
 def _quiet_libraries() -> None:

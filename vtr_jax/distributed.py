@@ -122,9 +122,9 @@ def leave(code: int) -> NoReturn:
   The others are connected to it, and end with an error when it goes first. JAX's own
   way out takes its server down while it is still asked, and now and then aborts in it.
   """
+  ending.flush()  # before all meet: it may take a while
   multihost_utils.sync_global_devices("leave")
   if jax.process_index() == 0:
-    ending.flush()
     time.sleep(_GOODBYE)
   ending.leave(code)
 

@@ -16,14 +16,18 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
+_GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
 _PATIENCE = 1.0  # seconds that output which nobody reads may take; ours
 _INTERRUPTED = 130  # as shells have it
 
 
+_given_up = False  # standard output
+
+
 def tell(text: str) -> None:
   """A line on standard error, if it can be written."""
-  _briefly(lambda: print(text, file=sys.stderr, flush=True))
+  if sys.stderr:  # None where it is closed: print would take the other one
+    _briefly(lambda: print(text, file=sys.stderr, flush=True))
 
 
 def leave(code: int) -> NoReturn:
@@ -34,8 +38,21 @@ def leave(code: int) -> NoReturn:
 
 def flush() -> None:
   """Writes what was printed, if it can be."""
-  _briefly(sys.stdout.flush)
-  _briefly(sys.stderr.flush)
+  for stream in (sys.stdout, sys.stderr):
+    if stream:
+      _briefly(stream.flush)
+
+
+def give_up_output() -> None:
+  """Says that standard output has failed, has been told of, and is no error."""
+  global _given_up
+  _given_up = True
+
+
+def check_output() -> None:
+  """Raises OSError if what was printed cannot be written: a disk is full, say."""
+  if sys.stdout and not _given_up:
+    sys.stdout.flush()
 
 
 def interrupted() -> NoReturn:
@@ -49,13 +66,14 @@ def unread() -> bool:
   try:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
-  except (OSError, ValueError):  # it is no file
+    gone = select.POLLERR | select.POLLHUP
+    return any(event & gone for _, event in poll.poll(0))
+  except (OSError, ValueError, AttributeError):  # it is no file, or closed
     return False
 
 
 def see_to_ctrl_c() -> None:
-  """From now on Ctrl-C ends the process, within `GRACE` seconds.
+  """From now on Ctrl-C ends the process, within `_GRACE` seconds.
 
   Its exception alone may not: JAX's compiler can swallow it, Python does in a finalizer
   or a callback, and a thread that is just beginning to wait for a lock does not see it
@@ -63,6 +81,14 @@ def see_to_ctrl_c() -> None:
   """
   if threading.current_thread() is not threading.main_thread():
     return
+
+  def handle(*_: Any) -> None:
+    # One is enough: a terminal and a wrapper may both send it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, handle)
   plain = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
@@ -79,7 +105,7 @@ def see_to_ctrl_c() -> None:
     with other_end:
       while number := ours.recv(1):
         if number[0] == signal.SIGINT:
-          time.sleep(GRACE)
+          time.sleep(_GRACE)
           interrupted()
 
   threading.Thread(target=watch, daemon=True).start()
@@ -93,5 +119,6 @@ def _briefly(write: Callable[[], object]) -> None:
       write()
 
   thread = threading.Thread(target=work, daemon=True)
-  thread.start()
-  thread.join(_PATIENCE)
+  with contextlib.suppress(RuntimeError):  # no thread can be had any more
+    thread.start()
+    thread.join(_PATIENCE)

@@ -184,7 +184,7 @@ def _workdir(
 ) -> pathlib.Path:
   """Made or continued by one process; the others find it so."""
   if jax.process_index() == 0:
-    if held:
+    if held is not None:
       lock = workdir.make(directory) / "lock"
       held.enter_context(processes.locked(lock, "run", patience=_PATIENCE))
     workdir.prepare(directory, workdir.plain(values))

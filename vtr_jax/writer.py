@@ -5,17 +5,15 @@ None of them ends a run: one that fails is named once, and is left alone from th
 The file is tried again each time, for a full disk may be mended.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from vtr_jax import jsons
+from vtr_jax import ending, jsons
 from vtr_jax.errors import ConfigError, one_line, warn
 
 _OUTPUT = "standard output"
@@ -104,7 +102,7 @@ class Writer:
     for name, log in {"metrics.jsonl": self._lines, **self._others}.items():
       self._close(name, log)
     if _OUTPUT in self._warned:
-      _give_up_output()
+      ending.give_up_output()
 
   def _close(self, name: str, log: Any) -> None:
     if log and (name not in self._warned or log is self._lines):
@@ -119,12 +117,6 @@ class Writer:
         self._warned.add(name)
         warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
       return None
-
-
-def _give_up_output() -> None:
-  """What could not be printed is left, or the process would fail in its last flush."""
-  with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-    os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _cut(path: pathlib.Path, step: int) -> None:
