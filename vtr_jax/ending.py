@@ -1,4 +1,4 @@
-"""How a command's process ends: one line, a code, at once.
+"""How a command's process ends: one line, a code, at once; and lines before that.
 
 Not as Python ends one: it would wait for the other processes of a run, and for a thread
 that is stuck in a decoder; a compilation that Ctrl-C has left goes on meanwhile, and
@@ -19,8 +19,6 @@ from typing import Any, NoReturn
 _GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
 _PATIENCE = 1.0  # seconds that output which nobody reads may take; ours
 _INTERRUPTED = 130  # as shells have it
-
-
 _given_up = False  # standard output
 
 
@@ -28,6 +26,11 @@ def tell(text: str) -> None:
   """A line on standard error, if it can be written."""
   if sys.stderr:  # None where it is closed: print would take the other one
     _briefly(lambda: print(text, file=sys.stderr, flush=True))
+
+
+def warn(text: str) -> None:
+  """The same of something that a person should know of; nothing ends."""
+  tell(f"WARNING: {text}")
 
 
 def leave(code: int) -> NoReturn:

@@ -4,9 +4,6 @@ A message is one line: the file or key, what is wrong, and what to do about it.
 `main` prints the line without a traceback and leaves with `exit_code`.
 """
 
-import contextlib
-import sys
-
 
 def one_line(error: Exception | str) -> str:
   """What a library's error says, short enough for a message of ours."""
@@ -19,12 +16,6 @@ def printable(text: str) -> str:
     return text
   escape = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()
   return "".join(map(escape, text))
-
-
-def warn(text: str) -> None:
-  """Tells a person, on standard error; one that is closed or full ends nothing."""
-  with contextlib.suppress(OSError):
-    print(f"WARNING: {text}", file=sys.stderr, flush=True)
 
 
 class VtrError(Exception):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from vtr_jax import ending, jsons
-from vtr_jax.errors import ConfigError, one_line, warn
+from vtr_jax.errors import ConfigError, one_line
 
 _OUTPUT = "standard output"
 
@@ -115,7 +115,7 @@ class Writer:
     except Exception as e:  # whatever such a package or a disk comes up with
       if name not in self._warned:
         self._warned.add(name)
-        warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
+        ending.warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
       return None
 
 

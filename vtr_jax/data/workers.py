@@ -17,7 +17,8 @@ import numpy as np
 from absl import flags
 
 from vtr_jax.data import processes, watch
-from vtr_jax.errors import ConfigError, DataError, one_line, warn
+from vtr_jax.ending import warn
+from vtr_jax.errors import ConfigError, DataError, one_line
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
