@@ -75,7 +75,7 @@ def follow(shadow: Any, params: Any, keep: Float[Array, ""]) -> Any:
   """The shadow that keeps a share `keep` of itself and takes the rest of `params`."""
 
   def mix(s: jax.Array, p: jax.Array) -> jax.Array:
-    # Exact at both ends: a copy is one to the last bit.
+    # Exact at both ends: no rounding where there is nothing to mix.
     return jnp.select([keep == 0, keep == 1], [p, s], p + keep * (s - p))
 
   return jax.tree.map(mix, shadow, params)
