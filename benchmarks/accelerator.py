@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import batch, flops, sharding
-from vtr_jax.config import choose, read
+from vtr_jax import flops
+from vtr_jax.core import batch, sharding
+from vtr_jax.core.config import choose, read
 from vtr_jax.plan import chips, problem
 from vtr_jax.recipe import TrainConfig
 

@@ -14,7 +14,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks.step import Case
-from vtr_jax.config import read
+from vtr_jax.core.config import read
 from vtr_jax.data import loader, moving_shapes, sources, text
 from vtr_jax.recipe import TrainConfig
 

@@ -26,8 +26,8 @@ from absl import app, flags
 
 from benchmarks.step import CLOCKS, WARM_UP, Case
 from configs import mac, simvtp
-from vtr_jax import batch
-from vtr_jax.config import read
+from vtr_jax.core import batch
+from vtr_jax.core.config import read
 from vtr_jax.recipe import TrainConfig
 
 _WORKS = flags.DEFINE_list("works", ["mac", "videomae"], "mac, videomae.")

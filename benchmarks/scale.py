@@ -16,7 +16,7 @@ import jax
 from absl import app, flags
 
 from configs import mac, miles, simvtp
-from vtr_jax.config import read
+from vtr_jax.core.config import read
 from vtr_jax.plan import chips
 from vtr_jax.plan.__main__ import at, plan
 from vtr_jax.recipe import TrainConfig

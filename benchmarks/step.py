@@ -21,8 +21,8 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from vtr_jax import batch, sharding
-from vtr_jax.config import read
+from vtr_jax.core import batch, sharding
+from vtr_jax.core.config import read
 from vtr_jax.recipe import TrainConfig
 
 # The allocator settles where its large buffers lie during the first steps.

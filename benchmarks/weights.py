@@ -26,7 +26,7 @@ from ml_collections import config_flags
 from safetensors.numpy import save_file
 
 from vtr_jax import state, trained
-from vtr_jax.config import read
+from vtr_jax.core.config import read
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.weights import load, save
 

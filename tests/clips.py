@@ -10,7 +10,7 @@ import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.data import loader, sources, text
 
 CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)

@@ -5,8 +5,8 @@ import jax
 import numpy as np
 from weights import draw
 
-from vtr_jax import batch as batch_lib
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify, unpatchify
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify, unpatchify
 from vtr_jax.data import masks
 from vtr_jax.objectives import base
 

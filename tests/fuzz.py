@@ -18,7 +18,7 @@ import pytest
 from hypothesis import strategies as st
 from mutations import Lines, dumped, edited, edited_bytes, mutate, text, value, written
 
-from vtr_jax.errors import VtrError
+from vtr_jax.core.errors import VtrError
 
 __all__ = (
   "Lines",

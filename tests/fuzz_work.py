@@ -7,9 +7,9 @@ import clips
 import fuzz
 import numpy as np
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import crops, loader, sources, stream, text
 from vtr_jax.data import video as video_lib
-from vtr_jax.errors import BadSample
 from vtr_jax.prepare import check
 from vtr_jax.prepare import image as images
 from vtr_jax.prepare import video as prepare_video

@@ -9,7 +9,7 @@ import clips
 import numpy as np
 from PIL import Image
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 from vtr_jax.search.searcher import Hit
 from vtr_jax.search.serve import Server

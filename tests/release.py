@@ -17,8 +17,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs import miles  # noqa: E402
-from vtr_jax import batch, experiment, sharding, trained  # noqa: E402
+from vtr_jax import experiment, trained
 from vtr_jax.checkpoint import Care  # noqa: E402
+from vtr_jax.core import batch, sharding  # noqa: E402
 from vtr_jax.train import train_and_evaluate  # noqa: E402
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vtr_jax import sharding
+from vtr_jax.core import sharding
 from vtr_jax.models import splash
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense

@@ -18,8 +18,9 @@ import pytest
 import test_train
 from conftest import ROOT
 
-from vtr_jax.data import loader, packets, processes, sources, workers
-from vtr_jax.errors import ConfigError, DataBudgetError, DataError
+from vtr_jax.core import processes
+from vtr_jax.core.errors import ConfigError, DataBudgetError, DataError
+from vtr_jax.data import loader, packets, sources, workers
 
 GOOD = clips.mp4(10)
 BAD = dict(

@@ -16,7 +16,7 @@ from test_train import assert_same, bare, losses, params
 from configs import mac
 from vtr_jax import bitsums
 from vtr_jax.checkpoint import Care, Checkpoints
-from vtr_jax.errors import CheckpointError
+from vtr_jax.core.errors import CheckpointError
 from vtr_jax.train import train_and_evaluate
 
 RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())

@@ -9,8 +9,8 @@ from conftest import ROOT, run_main
 
 from configs import simvtp
 from vtr_jax import experiment
-from vtr_jax.config import read
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.recipe import TrainConfig
 
 VARIANTS = ("demo", "smoke", "webvid2m")

@@ -12,7 +12,7 @@ from test_weights import HF, SIZE, close
 
 from configs import mac
 from vtr_jax import convert, experiment, export, trained
-from vtr_jax.errors import CheckpointError, ConfigError, DataError, WeightsError
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataError, WeightsError
 from vtr_jax.losses import unit
 from vtr_jax.train import train_and_evaluate
 from vtr_jax.weights import files

@@ -6,11 +6,11 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.batch import HOST_KEYS, spec
-from vtr_jax.config import read
+from vtr_jax.core.batch import HOST_KEYS, spec
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import loader, sources, video
 from vtr_jax.data.examples import DataConfig, check_frames
-from vtr_jax.errors import BadSample, ConfigError
 
 # Clips of clips.CLIP have 4 frames, tubelets 2 of them.
 STAGES = ((0, (2,)), (2, (2, 4)), (6, (4,)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from weights import draw
 
-from vtr_jax.batch import MaskSpec
+from vtr_jax.core.batch import MaskSpec
 from vtr_jax.data import masks
 from vtr_jax.models import divided, towers, video
 from vtr_jax.models.layers import VIT, Compute, Size

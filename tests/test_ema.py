@@ -10,9 +10,10 @@ import pytest
 from conftest import on_eight_devices
 
 from configs import common, mac, miles, simvtp
-from vtr_jax import batch, evaluate, experiment, sharding, trained
-from vtr_jax.config import read
-from vtr_jax.errors import ConfigError
+from vtr_jax import evaluate, experiment, trained
+from vtr_jax.core import batch, sharding
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import chips, problem
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate

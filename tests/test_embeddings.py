@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vtr_jax import evaluate
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.scores import embeddings, protocols, scoring
 from vtr_jax.scores.scoring import Extras
 

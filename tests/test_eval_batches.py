@@ -4,8 +4,8 @@ import clips
 import numpy as np
 import pytest
 
+from vtr_jax.core.errors import DataError
 from vtr_jax.data import loader
-from vtr_jax.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,11 @@ import pytest
 from conftest import run_main
 
 from configs import simvtp
-from vtr_jax import embed, evaluate, sharding, trained
+from vtr_jax import embed, evaluate, trained
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
 from vtr_jax.data.candidates import read_candidates
-from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base
 from vtr_jax.losses import unit
 from vtr_jax.objectives import base as objectives

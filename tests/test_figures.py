@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vtr_jax import figures
-from vtr_jax.errors import DataError, VtrError
+from vtr_jax.core.errors import DataError, VtrError
 
 RED = np.full((4, 32, 32, 3), (200, 0, 0), np.uint8)
 BLUE = np.full((4, 32, 32, 3), (0, 0, 200), np.uint8)

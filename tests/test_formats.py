@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import pytest
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.formats import base
 from vtr_jax.formats.base import Item, Media, Request
 

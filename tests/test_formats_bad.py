@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_formats import WEBVID, put, read, tar
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.formats import base, media, parse, pickles
 from vtr_jax.formats.base import Request
 

@@ -14,7 +14,7 @@ import pickle
 import pytest
 from conftest import ROOT
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.formats import base
 from vtr_jax.formats.base import Request
 

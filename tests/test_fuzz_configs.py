@@ -11,18 +11,10 @@ from conftest import ROOT
 from ml_collections import config_flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import (
-  command,
-  config,
-  dump,
-  replay,
-  step,
-  study,
-  trained,
-  workdir,
-)
+from vtr_jax import dump, replay, step, study, trained, workdir
+from vtr_jax.core import cli, config
+from vtr_jax.core.errors import CheckpointError
 from vtr_jax.data.examples import check_frames
-from vtr_jax.errors import CheckpointError
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips
@@ -141,7 +133,7 @@ def parsed(argv, capsys):
   capsys.readouterr()
   with fuzz.bounded():
     try:
-      command._parse(argv)
+      cli._parse(argv)
       return True
     except SystemExit as e:
       code = e.code
@@ -164,7 +156,7 @@ def test_overrides(record_property, monkeypatch, capsys, count):
     )
     monkeypatch.setattr(flags, "FLAGS", given)
     if parsed(argv, capsys):
-      fuzz.outcome(lambda: checked(command.load(chosen, "")), "config")
+      fuzz.outcome(lambda: checked(cli.load(chosen, "")), "config")
 
   fuzz.explore(record_property, "overrides", count, fuzz.from_random(overrides), check)
 
@@ -189,7 +181,7 @@ def test_config_files(record_property, tmp_path, monkeypatch, capsys, count):
     monkeypatch.setattr(flags, "FLAGS", given)
     if not parsed(argv, capsys):
       return
-    if values := fuzz.outcome(lambda: command.load(chosen, "")):
+    if values := fuzz.outcome(lambda: cli.load(chosen, "")):
       fuzz.outcome(lambda: config.read(TrainConfig, values), "config")
 
   fuzz.explore(record_property, "config files", count, fuzz.mutated(FILES), check)

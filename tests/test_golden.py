@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict
 from golden_cases import golden
 from weights import convert
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.contrast import DENSE, contrast
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.models import dual, pixels, video
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp

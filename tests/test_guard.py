@@ -12,10 +12,11 @@ from conftest import eight_devices, run_main
 from test_train import assert_same, bare, flat, losses, params
 
 from configs import mac, miles
-from vtr_jax import experiment, guard, replay, sharding, step
-from vtr_jax.batch import HOST_KEYS
+from vtr_jax import experiment, guard, replay, step
+from vtr_jax.core import sharding
+from vtr_jax.core.batch import HOST_KEYS
+from vtr_jax.core.errors import CheckpointError, DivergedError, VtrError
 from vtr_jax.data import loader
-from vtr_jax.errors import CheckpointError, DivergedError, VtrError
 from vtr_jax.recipe import Parts
 from vtr_jax.train import train_and_evaluate
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from conftest import memory_left, own_memory
 
-from vtr_jax.batch import HOST_KEYS, spec
+from vtr_jax.core.batch import HOST_KEYS, spec
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import loader, sources, text
-from vtr_jax.errors import ConfigError, DataError
 
 SIZE = 22  # records; not a multiple of any batch below
 

@@ -12,11 +12,11 @@ from weights import draw
 
 from configs import mac as mac_config
 from vtr_jax import step
-from vtr_jax.batch import ClipSpec, patchify
-from vtr_jax.config import read
+from vtr_jax.core.batch import ClipSpec, patchify
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader
 from vtr_jax.data.text import SentencePiece
-from vtr_jax.errors import ConfigError
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtr_jax.batch import MaskSpec
+from vtr_jax.core.batch import MaskSpec
 from vtr_jax.data import masks
 
 KINDS = ["tube", "per_frame", "random", "block", "block_tube"]

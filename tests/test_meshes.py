@@ -10,7 +10,7 @@ import json, math
 import jax, numpy as np
 from configs import miles
 from vtr_jax import batch, sharding
-from vtr_jax.config import read
+from vtr_jax.core.config import read
 from vtr_jax.recipe import TrainConfig
 
 values = miles.get_config("smoke").to_dict()

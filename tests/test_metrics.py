@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from golden_cases import golden
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.scores import metrics
 
 GOLDEN_CASES = ["square", "multi", "ties", "multi_missing"]

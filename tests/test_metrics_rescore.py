@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.scores import metrics, rescore
 
 

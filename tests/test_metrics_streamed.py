@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.scores import metrics, similarity
 
 SHARED = Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared"))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from configs import mac, miles, simvtp
-from vtr_jax import batch as batch_lib
-from vtr_jax import sharding, step
-from vtr_jax.config import read
+from vtr_jax import step
 from vtr_jax.contrast import DENSE, contrast
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import sharding
+from vtr_jax.core.config import read
 from vtr_jax.recipe import TrainConfig
 
 ROWS, PARTS = 8, 4

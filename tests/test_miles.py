@@ -9,10 +9,11 @@ from dual_cases import CLIP, PER_FRAME, TEXT, blanked, make_batch
 from weights import draw
 
 from configs import miles as miles_config
-from vtr_jax import batch as batch_lib
-from vtr_jax import optim, sharding, state, step
-from vtr_jax.batch import MaskSpec
-from vtr_jax.errors import ConfigError
+from vtr_jax import optim, state, step
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import sharding
+from vtr_jax.core.batch import MaskSpec
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.losses import unit
 from vtr_jax.models.video import gather
 from vtr_jax.objectives import miles

@@ -8,11 +8,11 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.batch import spec
-from vtr_jax.config import read
+from vtr_jax.core.batch import spec
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import mixture, sources
 from vtr_jax.data.examples import DataConfig
-from vtr_jax.errors import ConfigError, DataError
 
 LENGTHS = dict(videos=9, images=5, more=7)
 

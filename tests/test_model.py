@@ -9,8 +9,8 @@ import pytest
 import vtr_jax
 from configs import mac, simvtp
 from vtr_jax import embed
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.video import decode
-from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.scores import protocols
 from vtr_jax.train import train_and_evaluate
 

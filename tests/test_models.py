@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from configs import simvtp as simvtp_config
-from vtr_jax import batch as batch_lib
 from vtr_jax import step
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.models import video as video_lib
 from vtr_jax.objectives import base, simvtp
 

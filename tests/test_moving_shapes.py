@@ -20,15 +20,15 @@ import pytest
 import sentencepiece
 import tensorflow_datasets as tfds
 
+from vtr_jax.core import processes
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import (
   moving_shapes,
-  processes,
   shapes,
   shapes_captions,
   shapes_parts,
   shapes_render,
 )
-from vtr_jax.errors import ConfigError, DataError
 
 FULL = moving_shapes.CONFIGS["full"].counts
 MEANINGS = {split: shapes.meanings(split, count) for split, count in FULL.items()}

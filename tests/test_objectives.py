@@ -12,8 +12,8 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, on_eight_devices
 
-from vtr_jax import batch as batch_lib
-from vtr_jax.config import read
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core.config import read
 from vtr_jax.data import loader
 from vtr_jax.data.text import SentencePiece
 from vtr_jax.objectives import base

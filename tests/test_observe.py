@@ -11,9 +11,9 @@ from test_train import bare
 
 from configs import mac
 from vtr_jax import experiment, flops, memory, progress, train, writer
-from vtr_jax.config import read
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader
-from vtr_jax.errors import ConfigError
 from vtr_jax.observe import Observe
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import crops, packets, video
-from vtr_jax.errors import BadSample
 
 GOOD = clips.mp4()
 SPREAD = lambda n: video.frame_indices(n, 8, "segments", 1, None)

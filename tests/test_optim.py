@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict
 from configs import mac, simvtp
 from vtr_jax import muon, optim
 from vtr_jax import state as state_lib
-from vtr_jax.config import read
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.recipe import TrainConfig
 
 PARAMS = dict(

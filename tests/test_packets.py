@@ -11,8 +11,8 @@ import pytest
 from av.video.reformatter import VideoReformatter
 from conftest import ROOT
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import packets, video
-from vtr_jax.errors import BadSample
 
 ORIGINALS = (
   Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared")) / "data/originals_sample"

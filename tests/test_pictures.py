@@ -19,13 +19,13 @@ from PIL import Image
 from weights import draw
 
 from configs import mac, miles, simvtp
-from vtr_jax import batch as batch_lib
 from vtr_jax import figures
-from vtr_jax.batch import VIDEO_MASKS, MaskSpec, patchify
-from vtr_jax.errors import ConfigError, DataError, VtrError
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core.batch import VIDEO_MASKS, MaskSpec, patchify
+from vtr_jax.core.errors import ConfigError, DataError, VtrError
+from vtr_jax.core.sharding import MeshConfig, make_mesh
 from vtr_jax.objectives import base as objectives
 from vtr_jax.pictures import attention, base, gallery, masks, space, words
-from vtr_jax.sharding import MeshConfig, make_mesh
 from vtr_jax.train import train_and_evaluate
 
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")

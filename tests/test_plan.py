@@ -9,8 +9,8 @@ import pytest
 from conftest import eight_devices, run_main
 
 from configs import mac, miles, simvtp
-from vtr_jax.config import read
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import __main__ as command
 from vtr_jax.plan import chips, compiled, costs, estimate, hlo, problem
 from vtr_jax.plan.report import table

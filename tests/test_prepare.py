@@ -19,10 +19,10 @@ import pytest
 from array_record.python import array_record_module
 from conftest import ROOT, run_main
 
+from vtr_jax.core.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import sources
 from vtr_jax.data.text import SentencePiece
 from vtr_jax.data.video import decode
-from vtr_jax.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.formats import base
 from vtr_jax.prepare import merge, run, spool
 from vtr_jax.prepare.check import check

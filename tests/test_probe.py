@@ -13,11 +13,12 @@ import pytest
 from conftest import run_main
 
 from configs import mac, miles, simvtp
-from vtr_jax import batch, classify, features, probe, trained
+from vtr_jax import classify, features, probe, trained
 from vtr_jax.classify import RECIPES, Recipe
-from vtr_jax.config import read
+from vtr_jax.core import batch
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError, DataError, DivergedError
 from vtr_jax.data import shapes_render
-from vtr_jax.errors import ConfigError, DataError, DivergedError
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 

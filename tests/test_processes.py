@@ -15,8 +15,8 @@ from conftest import ROOT, run_main
 from test_train import bare, losses
 
 from configs import miles, simvtp
-from vtr_jax import distributed, sharding
-from vtr_jax.errors import ConfigError
+from vtr_jax.core import distributed, sharding
+from vtr_jax.core.errors import ConfigError
 
 DRIVER = """
 import json, sys

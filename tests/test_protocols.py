@@ -6,8 +6,8 @@ import clips
 import numpy as np
 import pytest
 
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import sources, video, views
-from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.scores import protocols
 
 NAMES = {

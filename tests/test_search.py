@@ -16,7 +16,7 @@ from test_model import trained
 
 import vtr_jax
 from configs import simvtp
-from vtr_jax.errors import BadSample, ConfigError, DataError
+from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.search import files, store, windows
 from vtr_jax.search.build import build
 from vtr_jax.search.searcher import Hit, Searcher

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 from vtr_jax.search.store import File, Header, Writer
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from vtr_jax import sharding
-from vtr_jax.errors import ConfigError
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import ConfigError
 
 MESH = AbstractMesh((2, 2, 2), sharding.AXES)
 

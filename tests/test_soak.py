@@ -18,7 +18,7 @@ import io, json, os, sys
 sys.path[:0] = json.loads(sys.argv[1])
 import av, clips, damage, movies, numpy as np
 from vtr_jax.data import crops, stream, video
-from vtr_jax.errors import BadSample
+from vtr_jax.core.errors import BadSample
 
 # Each of these prints some megabytes of complaints.
 av.logging.set_level(av.logging.PANIC)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
+from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import sources
-from vtr_jax.errors import BadSample, DataError
 
 VIDEO = b"not decoded here"
 

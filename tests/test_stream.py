@@ -7,8 +7,8 @@ import movies
 import numpy as np
 import pytest
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import packets, stream, video
-from vtr_jax.errors import BadSample
 
 
 def read(data, wanted):

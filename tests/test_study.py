@@ -8,8 +8,8 @@ from conftest import run_main
 
 from configs import study as study_config
 from vtr_jax import study
-from vtr_jax.config import read
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
 
 
 def config(variant="smoke", **changes):

@@ -6,9 +6,9 @@ import clips
 import numpy as np
 import pytest
 
-from vtr_jax.batch import TextSpec
+from vtr_jax.core.batch import TextSpec
+from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import moving_shapes, text
-from vtr_jax.errors import BadSample, DataError
 
 
 @pytest.fixture(scope="module")

@@ -17,22 +17,18 @@ import pytest
 from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
-from vtr_jax import experiment, sharding, train, writer
+from vtr_jax import experiment, train, writer
 from vtr_jax import workdir as workdir_lib
 from vtr_jax.checkpoint import Care
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import loader, sources
-from vtr_jax.errors import (
-  CheckpointError,
-  ConfigError,
-  DataBudgetError,
-  DataError,
-)
 from vtr_jax.train import train_and_evaluate
 
 DRIVER = """
 import json, sys
 from vtr_jax.train import train_and_evaluate
-from vtr_jax.errors import VtrError
+from vtr_jax.core.errors import VtrError
 try:
   train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
 except VtrError as e:

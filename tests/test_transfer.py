@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import mac, miles
-from vtr_jax import experiment, saved, sharding
-from vtr_jax.errors import CheckpointError, ConfigError
+from vtr_jax import experiment, saved
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import CheckpointError, ConfigError
 from vtr_jax.train import train_and_evaluate
 
 

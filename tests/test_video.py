@@ -6,8 +6,8 @@ import clips
 import numpy as np
 import pytest
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import crops, video
-from vtr_jax.errors import BadSample
 
 GOOD = clips.mp4()
 FAST = clips.mp4(movflags="faststart")

@@ -20,8 +20,8 @@ import sentencepiece
 from conftest import ROOT
 
 from vtr_jax import trained
+from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import text, vocabularies
-from vtr_jax.errors import BadSample, DataError
 from vtr_jax.train import train_and_evaluate
 
 SHARED = pathlib.Path(os.environ.get("VTR_SHARED_DIR", ROOT.parent / "shared"))

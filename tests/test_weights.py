@@ -13,10 +13,10 @@ from golden_cases import golden
 from weights import convert, draw
 
 from configs import mac, simvtp
-from vtr_jax import batch as batch_lib
-from vtr_jax import config as config_lib
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.errors import WeightsError
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import config as config_lib
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.errors import WeightsError
 from vtr_jax.losses import unit
 from vtr_jax.models.layers import Compute, Size, Transformer
 from vtr_jax.objectives import base as objectives

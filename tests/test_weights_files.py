@@ -10,7 +10,7 @@ import pth
 import pytest
 from pth import Global
 
-from vtr_jax.errors import WeightsError
+from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import files
 
 safetensors = pytest.importorskip("safetensors.numpy")

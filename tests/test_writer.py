@@ -7,7 +7,7 @@ import types
 import pytest
 
 from vtr_jax import workdir, writer
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError
 
 
 def test_steps_that_were_lost_are_written_once(tmp_path):

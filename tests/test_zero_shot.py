@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from configs import common
-from vtr_jax import sharding
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import shapes, sources
 from vtr_jax.data.shapes_captions import captions
 from vtr_jax.data.text import SentencePiece
-from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.evaluators import base, zero_shot
 
 # A clip's class is the colour that its tint has most of, by at least 8 of 255; a text's

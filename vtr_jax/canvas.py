@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 
-from vtr_jax.errors import DataError, VtrError
+from vtr_jax.core.errors import DataError, VtrError
 
 Target = str | os.PathLike[str] | BinaryIO
 Video = UInt8[np.ndarray, "t h w 3"]

@@ -16,8 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from vtr_jax import bitsums, jsons, saved
-from vtr_jax.errors import CheckpointError, one_line
+from vtr_jax import bitsums, saved
+from vtr_jax.core import io
+from vtr_jax.core.errors import CheckpointError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +197,7 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
     return None, None, one_line(e.__cause__ or e)
   saved.check_shapes(where, there, target["params"])
   try:
-    meta = jsons.mapping((where / "meta" / "metadata").read_bytes())
+    meta = io.mapping((where / "meta" / "metadata").read_bytes())
     # Those of before 2026-11 have neither that nor sums.
     if meta.pop("crc", None) not in (None, _crc(meta)):
       raise ValueError("meta: its checksum is another")

@@ -21,8 +21,8 @@ import optax
 import tqdm
 from jaxtyping import Array, Bool, Float, Int, Int32, Num
 
-from vtr_jax.config import require
-from vtr_jax.errors import DivergedError
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import DivergedError
 from vtr_jax.losses import cross_entropy, masked_mean
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense, Mlp

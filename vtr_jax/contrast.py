@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from vtr_jax.config import choose, require
-from vtr_jax.sharding import ROWS
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.sharding import ROWS
 
 _MASKED = -1e9  # instead of a similarity that does not count
 

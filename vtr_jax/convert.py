@@ -19,8 +19,8 @@ from absl import flags
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import config_flags
 
-from vtr_jax import command
-from vtr_jax.errors import ConfigError, WeightsError
+from vtr_jax.core import cli
+from vtr_jax.core.errors import ConfigError, WeightsError
 
 
 def convert(
@@ -45,7 +45,8 @@ def convert(
     WeightsError: the file cannot be read, or does not fit.
     ConfigError: the config is wrong, or `to` holds a run.
   """
-  from vtr_jax import config, state
+  from vtr_jax import state
+  from vtr_jax.core import config
   from vtr_jax.data import text
   from vtr_jax.recipe import TrainConfig
   from vtr_jax.weights import files, infer, match, sources, stacks
@@ -134,7 +135,7 @@ def main() -> None:
   kind = values["from"].value
   if not kind or not values.checkpoint:
     raise WeightsError("--from and --checkpoint: both are needed")
-  chosen = None if CONFIG.value is None else command.load(CONFIG, "")
+  chosen = None if CONFIG.value is None else cli.load(CONFIG, "")
   convert(
     kind,
     values.checkpoint,
@@ -154,4 +155,4 @@ if __name__ == "__main__":
     "allow", [], "Pattern of keys, or of our paths, that may be missing or unused."
   )
   CONFIG = config_flags.DEFINE_config_file("config", None, lock_config=True)
-  command.run(main)
+  cli.run(main)

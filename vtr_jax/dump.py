@@ -15,17 +15,18 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vtr_jax import bitsums, checkpoint, jsons, sharding, workdir
+from vtr_jax import bitsums, checkpoint, workdir
 from vtr_jax import state as state_lib
-from vtr_jax.config import read as read_config
-from vtr_jax.data.mixture import Joined
-from vtr_jax.errors import (
+from vtr_jax.core import io, sharding
+from vtr_jax.core.config import read as read_config
+from vtr_jax.core.errors import (
   BadSample,
   CheckpointError,
   ConfigError,
   DataError,
   one_line,
 )
+from vtr_jax.data.mixture import Joined
 from vtr_jax.experiment import Run
 from vtr_jax.guard import RollBack
 
@@ -76,7 +77,7 @@ def read(place: pathlib.Path) -> Dump:
     CheckpointError: it is not there or not whole.
   """
   try:
-    values = jsons.mapping((place / "dump.json").read_bytes())
+    values = io.mapping((place / "dump.json").read_bytes())
     return read_config(Dump, values, "dump.json", finite=False)
   except (OSError, ValueError, ConfigError) as e:
     raise CheckpointError(

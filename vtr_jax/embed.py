@@ -8,13 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtr_jax import sharding, trained, workdir
-from vtr_jax.config import require
+from vtr_jax import trained, workdir
+from vtr_jax.core import sharding
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.data import sources
 from vtr_jax.data.candidates import read_candidates
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.views import Views
-from vtr_jax.errors import BadSample, ConfigError, DataError
 from vtr_jax.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.scores import protocols, scoring
 from vtr_jax.scores.embeddings import Embeddings

@@ -16,9 +16,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from vtr_jax import command, embed, workdir
-from vtr_jax.config import require
-from vtr_jax.errors import ConfigError
+from vtr_jax import embed, workdir
+from vtr_jax.core import cli
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.scores import embeddings, protocols, scoring
 from vtr_jax.scores.embeddings import Embeddings
 from vtr_jax.scores.protocols import Protocol
@@ -178,5 +179,5 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
   _define_flags()
-  command.define_peers()
-  command.run(lambda: (command.connect(), evaluate(_from_flags(flags.FLAGS))))
+  cli.define_peers()
+  cli.run(lambda: (cli.connect(), evaluate(_from_flags(flags.FLAGS))))

@@ -12,21 +12,22 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax import optim, sharding, transfer, workdir, writer
+from vtr_jax import optim, transfer, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.checkpoint import Care, Checkpoints
-from vtr_jax.config import nearest, read, require
-from vtr_jax.data import moving_shapes, processes, sources
+from vtr_jax.core import processes, sharding
+from vtr_jax.core.config import nearest, read, require
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
+from vtr_jax.core.preemption import StopSignal
+from vtr_jax.data import moving_shapes, sources
 from vtr_jax.data import text as texts
 from vtr_jax.data.examples import check_frames
-from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.guard import Watch
 from vtr_jax.objectives import base as objectives
 from vtr_jax.observe import Observe, Profile
 from vtr_jax.recipe import Parts, TrainConfig
 from vtr_jax.state import TrainState
-from vtr_jax.stop import StopSignal
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.sources import SOURCES
 

@@ -12,8 +12,8 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict
 
-from vtr_jax import command
-from vtr_jax.errors import ConfigError, WeightsError
+from vtr_jax.core import cli
+from vtr_jax.core.errors import ConfigError, WeightsError
 
 
 def export(checkpoint: str, to: str, layout: str) -> None:
@@ -73,4 +73,4 @@ if __name__ == "__main__":
   flags.DEFINE_string("checkpoint", "", "Directory of a run.")
   flags.DEFINE_string("to", "", "The .safetensors file that is made.")
   flags.DEFINE_string("as", "vtr_jax", "Layout of the names; see docs/weights.md.")
-  command.run(main)
+  cli.run(main)

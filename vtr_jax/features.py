@@ -18,9 +18,9 @@ import tqdm
 from jaxtyping import Num
 
 from vtr_jax import workdir
+from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
-from vtr_jax.devices import OnDevices
-from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.evaluators.base import Context
 from vtr_jax.objectives.base import Params
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 
 from vtr_jax import canvas
 from vtr_jax.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 
 Word = tuple[str, bool, str | None]  # word, whether it was hidden, prediction
 

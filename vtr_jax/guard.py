@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vtr_jax.config import choose, require
+from vtr_jax.core.config import choose, require
 
 ACTIONS = ("warn", "skip", "roll_back")
 # A median absolute deviation times this is the deviation of normal numbers.

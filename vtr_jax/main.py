@@ -7,7 +7,7 @@ Slurm and TPU pods they find each other) share a run, each started with
 
 from absl import flags
 
-from vtr_jax import command
+from vtr_jax.core import cli
 
 
 def main(config: dict, workdir: str) -> None:
@@ -36,4 +36,4 @@ CHANGE = flags.DEFINE_bool(
 )
 
 if __name__ == "__main__":
-  command.start(main, None, "the demo is --config=configs/simvtp.py", peers=True)
+  cli.start(main, None, "the demo is --config=configs/simvtp.py", peers=True)

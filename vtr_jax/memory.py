@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.errors import ConfigError
 
 
 def say(jitted: Any, *args: Any) -> str:

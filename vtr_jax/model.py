@@ -17,13 +17,13 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from vtr_jax import trained
-from vtr_jax.data import processes
+from vtr_jax.core import processes
+from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.text import encode_all
 from vtr_jax.data.video import frame_indices
-from vtr_jax.devices import OnDevices
-from vtr_jax.errors import BadSample, ConfigError, DataError
 from vtr_jax.scores import similarity
 
 T = TypeVar("T")

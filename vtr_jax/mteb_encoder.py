@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vtr_jax import model
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.scores import similarity
 
 

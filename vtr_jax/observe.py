@@ -10,7 +10,7 @@ import re
 
 import jax
 
-from vtr_jax.config import require
+from vtr_jax.core.config import require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 import optax
 
-from vtr_jax.config import choose, require
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.muon import scale_by_muon
 
 Rules = tuple[tuple[str, float], ...]

@@ -16,20 +16,12 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vtr_jax import (
-  classify,
-  command,
-  embed,
-  features,
-  figures,
-  sharding,
-  trained,
-  workdir,
-)
+from vtr_jax import classify, embed, features, figures, trained, workdir
 from vtr_jax.classify import RECIPES, Recipe
-from vtr_jax.config import choose, nearest, require
+from vtr_jax.core import cli, sharding
+from vtr_jax.core.config import choose, nearest, require
+from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
-from vtr_jax.errors import DataError
 from vtr_jax.evaluators import zero_shot
 from vtr_jax.evaluators.base import Context
 from vtr_jax.scores import metrics
@@ -196,4 +188,4 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
   _define_flags()
-  command.run(lambda: probe(_from_flags(flags.FLAGS)))
+  cli.run(lambda: probe(_from_flags(flags.FLAGS)))

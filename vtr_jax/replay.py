@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import optax
 
-from vtr_jax import command, config, dump, sharding, step, trained, workdir
+from vtr_jax import dump, step, trained, workdir
 from vtr_jax import state as state_lib
-from vtr_jax.errors import ConfigError, DivergedError, printable
+from vtr_jax.core import cli, config, sharding
+from vtr_jax.core.errors import ConfigError, DivergedError, printable
 from vtr_jax.recipe import Parts, TrainConfig
 
 
@@ -117,4 +118,4 @@ def _table(head: tuple[str, str, str], rows: Iterable[tuple]) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main, arguments=True)
+  cli.run(main, arguments=True)

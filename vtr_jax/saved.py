@@ -10,7 +10,7 @@ import jax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
-from vtr_jax.errors import CheckpointError, one_line
+from vtr_jax.core.errors import CheckpointError, one_line
 
 _SHOWN = 20  # differences that are listed: one screen
 

@@ -17,9 +17,10 @@ import jax
 import ml_collections
 import numpy as np
 
-from vtr_jax import canvas, command, jsons, sharding, workdir, writer
-from vtr_jax.config import choose, read, require
-from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax import canvas, workdir, writer
+from vtr_jax.core import cli, io, sharding
+from vtr_jax.core.config import choose, read, require
+from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
@@ -155,7 +156,7 @@ def _collect(
 
 def _result(path: pathlib.Path) -> Result:
   try:
-    found = read(Result, jsons.mapping(path.read_bytes()), "result")
+    found = read(Result, io.mapping(path.read_bytes()), "result")
     missing = set(METRICS) - set(found.numbers)
     require(not missing, f"result.numbers: {', '.join(sorted(missing))} missing")
   except (ValueError, ConfigError) as e:
@@ -222,4 +223,4 @@ def main(config: dict, directory: str) -> None:
 
 
 if __name__ == "__main__":
-  command.start(main, "configs/study.py", "")
+  cli.start(main, "configs/study.py", "")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from vtr_jax.config import choose, require
+from vtr_jax.core.config import choose, require
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,23 +10,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtr_jax import batch as batch_lib
-from vtr_jax import dump, experiment, figures, memory, sharding, workdir, writer
+from vtr_jax import dump, experiment, figures, memory, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.checkpoint import Care
-from vtr_jax.data import loader
-from vtr_jax.errors import (
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import (
   DataBudgetError,
   DataError,
   DivergedError,
   NotFiniteError,
   Preempted,
 )
+from vtr_jax.core.preemption import StopSignal
+from vtr_jax.data import loader
 from vtr_jax.experiment import Run
 from vtr_jax.guard import RollBack
 from vtr_jax.observe import Observe
 from vtr_jax.progress import Progress
-from vtr_jax.stop import StopSignal
 
 _CURE = "Mend the data, or try a lower config.optim.lr in another --workdir"
 

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax import config, jsons, saved, sharding, state, workdir
+from vtr_jax import saved, state, workdir
+from vtr_jax.core import config, io, sharding
+from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import text
-from vtr_jax.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.objectives import base as objectives
 from vtr_jax.recipe import TrainConfig
 
@@ -40,7 +41,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   """
   place = pathlib.Path(directory)
   try:
-    values = jsons.mapping((place / "config.json").read_bytes())
+    values = io.mapping((place / "config.json").read_bytes())
   except (OSError, ValueError) as e:
     raise CheckpointError(
       f"{place}: not a run ({e}); give the --workdir of a training"

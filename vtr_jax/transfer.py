@@ -13,8 +13,9 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from vtr_jax import saved, sharding
-from vtr_jax.errors import ConfigError
+from vtr_jax import saved
+from vtr_jax.core import sharding
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.models.towers import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState, started

@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_jax import jsons
-from vtr_jax.config import flatten
-from vtr_jax.errors import ConfigError, DataError, printable
+from vtr_jax.core import io
+from vtr_jax.core.config import flatten
+from vtr_jax.core.errors import ConfigError, DataError, printable
 
 # Keys that do not change what is computed: a run may be continued with others.
 FREE_KEYS = (
@@ -69,7 +69,7 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
   try:
     # Without a checkpoint nothing is lost: a failed start does not hold the place.
     begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
-    before = flatten(upgraded(jsons.mapping(stored.read_bytes()))) if begun else now
+    before = flatten(upgraded(io.mapping(stored.read_bytes()))) if begun else now
     _refuse_change(workdir, before, now)
     if not begun or before != now:  # its age is the run's
       write_json(stored, plain(config))

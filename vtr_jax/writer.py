@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-from vtr_jax import ending, jsons
-from vtr_jax.errors import ConfigError, one_line
+from vtr_jax.core import io, shutdown
+from vtr_jax.core.errors import ConfigError, one_line
 
 _OUTPUT = "standard output"
 
@@ -102,7 +102,7 @@ class Writer:
     for name, log in {"metrics.jsonl": self._lines, **self._others}.items():
       self._close(name, log)
     if _OUTPUT in self._warned:
-      ending.give_up_output()
+      shutdown.give_up_output()
 
   def _close(self, name: str, log: Any) -> None:
     if log and (name not in self._warned or log is self._lines):
@@ -115,7 +115,7 @@ class Writer:
     except Exception as e:  # whatever such a package or a disk comes up with
       if name not in self._warned:
         self._warned.add(name)
-        ending.warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
+        shutdown.warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
       return None
 
 
@@ -149,7 +149,7 @@ def read(path: pathlib.Path) -> list[dict[str, Any]]:
   if path.exists():
     for line in path.read_bytes().splitlines():
       try:
-        record = jsons.mapping(line)
+        record = io.mapping(line)
       except ValueError:
         continue
       if type(record.get("step")) is int:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from vtr_jax import jsons
-from vtr_jax.errors import DataError
+from vtr_jax.core import io
+from vtr_jax.core.errors import DataError
 
 _EXPECTED = "expected video, caption [sentences] and answer"
 
@@ -58,8 +58,8 @@ def _items(path: str) -> list[Any]:
   try:
     text = pathlib.Path(path).read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
-      return jsons.loads(text)
-    return [jsons.loads(line) for line in text.splitlines() if line.strip()]
+      return io.loads(text)
+    return [io.loads(line) for line in text.splitlines() if line.strip()]
   except (OSError, ValueError) as e:
     raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 from jaxtyping import UInt8
 
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec, patchify
-from vtr_jax.config import choose, require
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.errors import BadSample, DataBudgetError, DataError
 from vtr_jax.data import crops, masks, sources, text, video, watch
 from vtr_jax.data.mixture import Joined, Part
-from vtr_jax.errors import BadSample, DataBudgetError, DataError
 
 TRIES = 10  # records tried for one row before the split is called unusable
 _PROBLEM = "U160"  # fixed width: grain's shared memory takes no Python objects

@@ -18,8 +18,9 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
-from vtr_jax import jsons
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core import io
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.errors import BadSample, DataBudgetError, DataError, one_line
 from vtr_jax.data import sources, text
 from vtr_jax.data.examples import (
   DataConfig,
@@ -30,7 +31,6 @@ from vtr_jax.data.examples import (
 )
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches
-from vtr_jax.errors import BadSample, DataBudgetError, DataError, one_line
 
 
 def train_batches(
@@ -231,7 +231,7 @@ class Quarantine:
       f.truncate(sum(map(len, whole)) + bool(whole))
     for number, line in enumerate(whole, 1):
       try:
-        self._listed.add(int(jsons.mapping(line)["record"]))
+        self._listed.add(int(io.mapping(line)["record"]))
       except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise DataError(
           f"{self.path}:{number}: damaged ({one_line(e)}); mend or delete it"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from vtr_jax.batch import MaskSpec
+from vtr_jax.core.batch import MaskSpec
 
 _LEAST = 16  # patches of a block, as in BEiT; on a small grid a quarter of it
 _ASPECT = 0.3  # height / width of a block lies in [0.3, 1 / 0.3], as in BEiT

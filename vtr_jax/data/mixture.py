@@ -15,7 +15,7 @@ from fractions import Fraction
 import grain
 import numpy as np
 
-from vtr_jax.config import require
+from vtr_jax.core.config import require
 from vtr_jax.data import sources
 
 

@@ -25,9 +25,10 @@ import sentencepiece
 import tensorflow_datasets as tfds
 import tqdm
 
-from vtr_jax.config import choose
-from vtr_jax.data import processes, shapes, shapes_parts, shapes_render, sources
-from vtr_jax.errors import DataError
+from vtr_jax.core import processes
+from vtr_jax.core.config import choose
+from vtr_jax.core.errors import DataError
+from vtr_jax.data import shapes, shapes_parts, shapes_render, sources
 
 LABELS = shapes.LABELS
 TOKENIZER = "tokenizer.model"

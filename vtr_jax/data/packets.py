@@ -16,7 +16,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from vtr_jax.errors import BadSample
+from vtr_jax.core.errors import BadSample
 
 # Codecs that leave out frames to which none refers when they are told to, packet by
 # packet. libdav1d reads it once, VP9 has no such frames.

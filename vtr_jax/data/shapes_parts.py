@@ -15,8 +15,9 @@ from collections.abc import Iterator
 
 import tqdm
 
-from vtr_jax.data import processes, shapes, shapes_render
-from vtr_jax.errors import DataError
+from vtr_jax.core import processes
+from vtr_jax.core.errors import DataError
+from vtr_jax.data import shapes, shapes_render
 
 Job = tuple[pathlib.Path, str, int, list[shapes.Meaning]]
 

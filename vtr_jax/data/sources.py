@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
 
-from vtr_jax.config import nearest
-from vtr_jax.errors import BadSample, DataError, one_line
+from vtr_jax.core.config import nearest
+from vtr_jax.core.errors import BadSample, DataError, one_line
 
 
 def features() -> tfds.features.FeaturesDict:

@@ -6,10 +6,10 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from vtr_jax.batch import TextSpec
+from vtr_jax.core.batch import TextSpec
+from vtr_jax.core.errors import DataError
 from vtr_jax.data import vocabularies
 from vtr_jax.data.vocabularies import Albert, Bert, Clip, SentencePiece, Siglip
-from vtr_jax.errors import DataError
 
 
 class Tokenizer(Protocol):

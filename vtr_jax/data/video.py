@@ -13,10 +13,10 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import packets as packets_lib
 from vtr_jax.data.crops import View
 from vtr_jax.data.packets import Deadline, Surprise
-from vtr_jax.errors import BadSample
 
 SAMPLINGS = ("segments", "contiguous")
 

@@ -8,12 +8,12 @@ import grain
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from vtr_jax.batch import ClipSpec
+from vtr_jax.core.batch import ClipSpec
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data import video, workers
 from vtr_jax.data.crops import View, resize_view
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.sources import Split
-from vtr_jax.errors import BadSample
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import sentencepiece
 from jaxtyping import Bool, Int32, Int64
 from numpy.typing import ArrayLike
 
-from vtr_jax.errors import BadSample, DataError
+from vtr_jax.core.errors import BadSample, DataError
 
 _MERGES = 49152 - 256 - 2  # that CLIP's code reads; OpenAI's file has five times more
 

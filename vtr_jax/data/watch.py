@@ -16,8 +16,8 @@ import threading
 import time
 from collections.abc import Iterator
 
-from vtr_jax.ending import warn
-from vtr_jax.errors import BadSample
+from vtr_jax.core.errors import BadSample
+from vtr_jax.core.shutdown import warn
 
 EXIT_CODE = 97  # of a process that was given up; ours
 _TICK = 0.1  # seconds between two looks

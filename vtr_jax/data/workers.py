@@ -16,9 +16,10 @@ import grain
 import numpy as np
 from absl import flags
 
-from vtr_jax.data import processes, watch
-from vtr_jax.ending import warn
-from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.core import processes
+from vtr_jax.core.errors import ConfigError, DataError, one_line
+from vtr_jax.core.shutdown import warn
+from vtr_jax.data import watch
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker

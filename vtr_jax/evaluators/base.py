@@ -17,17 +17,18 @@ import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from vtr_jax import evaluators, sharding
-from vtr_jax.batch import ClipSpec, TextSpec
-from vtr_jax.config import choose, read
+from vtr_jax import evaluators
+from vtr_jax.core import sharding
+from vtr_jax.core.batch import ClipSpec, TextSpec
+from vtr_jax.core.config import choose, read
+from vtr_jax.core.errors import ConfigError, printable
+from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader
 from vtr_jax.data.examples import DataConfig, EvalExample
 from vtr_jax.data.sources import Split
 from vtr_jax.data.text import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
-from vtr_jax.devices import OnDevices
-from vtr_jax.errors import ConfigError, printable
 from vtr_jax.objectives.base import Objective, Params
 
 

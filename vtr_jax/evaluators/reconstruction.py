@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vtr_jax import figures, sharding
-from vtr_jax.batch import patchify
-from vtr_jax.config import require
+from vtr_jax import figures
+from vtr_jax.core import sharding
+from vtr_jax.core.batch import patchify
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
-from vtr_jax.devices import OnDevices
-from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.evaluators.base import Context
 from vtr_jax.objectives.base import Params
 from vtr_jax.pictures import masks

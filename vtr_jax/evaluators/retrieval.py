@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vtr_jax import figures
-from vtr_jax.config import choose, require
+from vtr_jax.core.config import choose, require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.evaluators.base import Context, Embedder, Matcher

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from vtr_jax import figures
-from vtr_jax.config import choose, nearest, require
+from vtr_jax.core.config import choose, nearest, require
+from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import sources
 from vtr_jax.data.examples import refusal
-from vtr_jax.errors import BadSample, ConfigError
 from vtr_jax.evaluators.base import Context, Embedder
 from vtr_jax.objectives.base import Params
 from vtr_jax.scores import metrics, protocols

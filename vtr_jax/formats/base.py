@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from vtr_jax.config import choose
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core.config import choose
+from vtr_jax.core.errors import DataError, one_line
 
 _HELPERS = ("base", "media", "parse", "pickles")
 

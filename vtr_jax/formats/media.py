@@ -4,7 +4,7 @@ import functools
 import os
 from collections.abc import Iterable, Iterator
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.formats.base import Media
 
 # The first is what a file that is missing is expected to be called.

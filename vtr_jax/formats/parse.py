@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from vtr_jax.config import choose
-from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.core.config import choose
+from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.formats.base import Request
 
 LOOK = "look at the file and at --format"

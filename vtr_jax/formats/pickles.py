@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax import unpickle
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core import safe_pickle
+from vtr_jax.core.errors import DataError, one_line
+from vtr_jax.core.safe_pickle import Call, Refused
 from vtr_jax.formats import parse
-from vtr_jax.unpickle import Call, Refused
 
 
 def load(path: str, allowed: bool) -> Any:
@@ -28,7 +28,7 @@ def load(path: str, allowed: bool) -> Any:
   try:
     with open(path, "rb") as f:
       program = f.read()
-    unpickle.check(program)
+    safe_pickle.check(program)
     return _Plain(io.BytesIO(program), encoding="utf-8").load()
   except OSError as e:
     raise parse.unreadable(path, e) from e

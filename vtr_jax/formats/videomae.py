@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.formats import media, parse
 from vtr_jax.formats.base import Item, Request
 

@@ -10,8 +10,8 @@ import os
 import tarfile
 from collections.abc import Iterator
 
-from vtr_jax import jsons
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core import io
+from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.formats import media, parse
 from vtr_jax.formats.base import Item, Media, Request
 
@@ -131,7 +131,7 @@ def _captions(members: dict, where: str) -> tuple[str, ...]:
   if "txt" in members:
     return parse.sentences(members["txt"], where)
   try:
-    data = jsons.loads(members.get("json", "{}"))
+    data = io.loads(members.get("json", "{}"))
   except ValueError as e:
     raise DataError(f"{where}: json is damaged ({one_line(e)}); mend it") from e
   return parse.caption_in(data, where)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.config import require
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import require
 from vtr_jax.losses import unit
 from vtr_jax.models.layers import Dense, logical
 from vtr_jax.models.pointwise import LayerNorm

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from vtr_jax.config import choose, require
+from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
 from vtr_jax.models.pointwise import GELUS, LayerNorm
 

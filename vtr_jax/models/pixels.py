@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Num
 
-from vtr_jax.batch import Batch, ClipSpec, patchify
+from vtr_jax.core.batch import Batch, ClipSpec, patchify
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
 from vtr_jax.models.video import POSITIONS, gather, unit_pixels
 

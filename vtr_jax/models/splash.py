@@ -10,7 +10,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-from vtr_jax.sharding import ROWS
+from vtr_jax.core.sharding import ROWS
 
 _TILE = 128  # the kernel's lengths are multiples of it
 _BLOCK = 512  # at most; the kernel's default

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.batch import Batch, MaskSpec, TextSpec
+from vtr_jax.core.batch import Batch, MaskSpec, TextSpec
 from vtr_jax.models.layers import activation, logical
 from vtr_jax.models.pointwise import LayerNorm
 

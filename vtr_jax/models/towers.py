@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
-from vtr_jax.batch import ClipSpec, TextSpec, patchify
-from vtr_jax.config import choose, require
+from vtr_jax.core.batch import ClipSpec, TextSpec, patchify
+from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import attend
 from vtr_jax.models.divided import RESIDUALS, TIME_INITS, DividedBlock
 from vtr_jax.models.layers import (

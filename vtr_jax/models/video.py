@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
-from vtr_jax.batch import ClipSpec
+from vtr_jax.core.batch import ClipSpec
 from vtr_jax.models.layers import Dense
 
 

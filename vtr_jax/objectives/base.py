@@ -17,9 +17,9 @@ import jax
 from jaxtyping import Array, Float, Int32
 
 from vtr_jax import objectives
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.config import choose, read, require
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import choose, read, require
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.teacher import Teacher
 
 Params = Mapping[str, Any]

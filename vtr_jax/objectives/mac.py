@@ -21,8 +21,8 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Float
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.config import choose
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import choose
 from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual, pixels
 from vtr_jax.models.layers import Size

@@ -23,8 +23,8 @@ import jax
 import optax
 from jaxtyping import Array, Float
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.config import choose
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import choose
 from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual
 from vtr_jax.models.video import gather

@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
-from vtr_jax.config import choose, require
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
+from vtr_jax.core.config import choose, require
 from vtr_jax.losses import cross_entropy, masked_mean, unit
 from vtr_jax.models import pixels
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer

@@ -17,9 +17,9 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 from PIL import Image
 
-from vtr_jax.batch import Batch, ClipSpec
 from vtr_jax.canvas import Video
-from vtr_jax.errors import DataError
+from vtr_jax.core.batch import Batch, ClipSpec
+from vtr_jax.core.errors import DataError
 from vtr_jax.objectives.base import Objective, Params
 from vtr_jax.pictures import base
 

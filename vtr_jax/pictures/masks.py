@@ -9,12 +9,12 @@ from jaxtyping import Float, Int32, UInt8
 from PIL import Image
 
 from vtr_jax import figures
-from vtr_jax.batch import VIDEO_MASKS, ClipSpec, MaskSpec, patchify, unpatchify
 from vtr_jax.canvas import Video
-from vtr_jax.config import require
+from vtr_jax.core.batch import VIDEO_MASKS, ClipSpec, MaskSpec, patchify, unpatchify
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import masks
 from vtr_jax.data.text import Tokenizer
-from vtr_jax.errors import ConfigError, DataError
 from vtr_jax.objectives.base import Objective
 from vtr_jax.pictures import base
 

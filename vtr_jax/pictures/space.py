@@ -9,8 +9,8 @@ from PIL import Image
 
 from vtr_jax import canvas
 from vtr_jax.canvas import FAINT, INK, Target
-from vtr_jax.config import choose
-from vtr_jax.errors import DataError, VtrError
+from vtr_jax.core.config import choose
+from vtr_jax.core.errors import DataError, VtrError
 from vtr_jax.pictures import base
 
 _MARKS = "osD^vPX<>"

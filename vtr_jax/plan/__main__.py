@@ -18,9 +18,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from vtr_jax import command
-from vtr_jax.config import read, require
-from vtr_jax.errors import ConfigError
+from vtr_jax.core import cli
+from vtr_jax.core.config import read, require
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import chips, compiled, costs, estimate, problem
 from vtr_jax.plan.report import Plan, table
 from vtr_jax.recipe import TrainConfig
@@ -118,9 +118,9 @@ def start() -> None:
 
   def work() -> None:
     hint = "add --config=configs/mac.py:webvid2m_cc3m, for example"
-    main(flags.FLAGS, read(TrainConfig, command.load(chosen, hint)))
+    main(flags.FLAGS, read(TrainConfig, cli.load(chosen, hint)))
 
-  command.run(work)
+  cli.run(work)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 
 from vtr_jax import flops
-from vtr_jax.config import nearest, require
-from vtr_jax.errors import ConfigError, one_line
+from vtr_jax.core.config import nearest, require
+from vtr_jax.core.errors import ConfigError, one_line
 
 GIB = 2.0**30
 

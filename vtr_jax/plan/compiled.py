@@ -5,7 +5,7 @@ import re
 import jax
 
 from vtr_jax import flops
-from vtr_jax.errors import ConfigError, one_line
+from vtr_jax.core.errors import ConfigError, one_line
 from vtr_jax.plan import hlo
 from vtr_jax.plan.chips import GIB, Target
 from vtr_jax.plan.costs import Costs

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from vtr_jax import sharding
+from vtr_jax.core import sharding
 from vtr_jax.plan.chips import Target
 from vtr_jax.plan.costs import Costs
 from vtr_jax.plan.problem import Problem, on_one

@@ -12,8 +12,8 @@ import types
 
 from absl import flags
 
-from vtr_jax import command
-from vtr_jax.config import require
+from vtr_jax.core import cli
+from vtr_jax.core.config import require
 from vtr_jax.formats import base
 from vtr_jax.prepare import check, merge
 from vtr_jax.prepare.options import Options
@@ -113,4 +113,4 @@ def _call() -> None:
 
 if __name__ == "__main__":
   _define()
-  command.run(_call)
+  cli.run(_call)

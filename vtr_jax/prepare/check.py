@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module  # pyright: ignore
 
-from vtr_jax import jsons
+from vtr_jax.core import io
+from vtr_jax.core.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.data import sources
-from vtr_jax.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.formats.base import Item, Media
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options, digest
@@ -104,7 +104,7 @@ def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
     return rows
   try:
     for line in path.read_bytes().splitlines():
-      row = jsons.mapping(line)
+      row = io.mapping(line)
       rows[row["split"]].append(row)
   except (ValueError, KeyError, TypeError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e

@@ -5,7 +5,7 @@ import warnings
 
 from PIL import Image, ImageOps
 
-from vtr_jax.errors import BadSample, one_line
+from vtr_jax.core.errors import BadSample, one_line
 from vtr_jax.prepare.options import Options, Result
 
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")

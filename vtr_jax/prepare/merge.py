@@ -24,9 +24,9 @@ import av
 import tensorflow_datasets as tfds
 
 import vtr_jax
-from vtr_jax.config import require
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import DataBudgetError, DataError
 from vtr_jax.data import sources
-from vtr_jax.errors import DataBudgetError, DataError
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
 from vtr_jax.prepare.shards import (

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from typing import NamedTuple
 
-from vtr_jax.config import require
+from vtr_jax.core.config import require
 from vtr_jax.formats.base import Item
 
 

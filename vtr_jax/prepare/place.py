@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from vtr_jax.config import require
-from vtr_jax.data import processes
-from vtr_jax.errors import DataError, printable
+from vtr_jax.core import processes
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import DataError, printable
 from vtr_jax.prepare.shards import read_json, write_json
 
 VERSION = "1.0.0"

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pebble
 
-from vtr_jax.data import processes
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core import processes
+from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
 from vtr_jax.prepare.options import Options, Result

@@ -9,9 +9,9 @@ from typing import Any
 
 import tqdm
 
-from vtr_jax.config import require
-from vtr_jax.data import processes
-from vtr_jax.errors import DataBudgetError, DataError
+from vtr_jax.core import processes
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import DataBudgetError, DataError
 from vtr_jax.formats import base
 from vtr_jax.prepare import merge, pool, spool
 from vtr_jax.prepare.options import Options, unfit

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from array_record.python import array_record_module  # pyright: ignore
 from tensorflow_datasets.proto import tf_example_pb2
 
-from vtr_jax import jsons
+from vtr_jax.core import io
+from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.data import sources
-from vtr_jax.errors import DataError, one_line
 from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
 from vtr_jax.prepare.options import Result, captions, digest
@@ -158,7 +158,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     FileNotFoundError: there is none.
   """
   try:
-    return jsons.mapping(path.read_bytes())
+    return io.mapping(path.read_bytes())
   except ValueError as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); {_MEND}") from e
 

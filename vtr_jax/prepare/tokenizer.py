@@ -6,7 +6,7 @@ import string
 
 import sentencepiece
 
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core.errors import DataError, one_line
 
 _MOST = 1_000_000  # ours: captions read; more change the pieces little
 

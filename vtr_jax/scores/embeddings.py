@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from vtr_jax import jsons
-from vtr_jax.errors import DataError, one_line
+from vtr_jax.core import io
+from vtr_jax.core.errors import DataError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _lines(path: pathlib.Path) -> list[dict]:
   found = []
   for number, line in enumerate(lines, 1):
     try:
-      found.append(jsons.loads(line))
+      found.append(io.loads(line))
     except ValueError as e:
       raise DataError(f"{path}, line {number}: no JSON ({e}); mend it") from e
     if not isinstance(found[-1], dict):
@@ -238,7 +238,7 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
   if not path.exists():
     return {}
   try:
-    return jsons.mapping(path.read_bytes())
+    return io.mapping(path.read_bytes())
   except ValueError as e:
     raise DataError(f"{path}: damaged ({e}); mend or delete it") from e
 

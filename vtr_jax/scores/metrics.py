@@ -18,8 +18,8 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax.config import choose
-from vtr_jax.errors import DataError, NotFiniteError
+from vtr_jax.core.config import choose
+from vtr_jax.core.errors import DataError, NotFiniteError
 
 Ties = Literal["average", "optimistic", "pessimistic"]
 TIES = get_args(Ties)

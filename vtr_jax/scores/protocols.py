@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from vtr_jax import config
-from vtr_jax.config import choose, require
-from vtr_jax.errors import ConfigError
+from vtr_jax.core import config
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.scores import metrics
 
 CAPTIONS = ("all", "first", "joined")

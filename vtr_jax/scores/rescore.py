@@ -8,7 +8,7 @@ test, `querybank` captions of the training split, `rerank` a matching head.
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax.errors import ConfigError, DataError, NotFiniteError
+from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.scores import metrics
 
 

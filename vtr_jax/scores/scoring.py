@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtr_jax.config import require
-from vtr_jax.errors import ConfigError, DataError
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.scores import embeddings, metrics, rescore, similarity
 from vtr_jax.scores.embeddings import Embeddings
 from vtr_jax.scores.protocols import Protocol

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtr_jax.errors import DataError, NotFiniteError
+from vtr_jax.core.errors import DataError, NotFiniteError
 from vtr_jax.scores import metrics
 
 TILE = 2048  # texts and videos of one product: 50 MB of scores

@@ -15,9 +15,9 @@ import time
 
 from absl import flags
 
-from vtr_jax import command
-from vtr_jax.config import choose, require
-from vtr_jax.errors import ConfigError, printable
+from vtr_jax.core import cli
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.errors import ConfigError, printable
 
 _CHECKPOINT = flags.DEFINE_string(
   "checkpoint", "", "Directory of a run; query and serve: that of the index if empty."
@@ -135,4 +135,4 @@ def main(name: str = "", *words: str) -> None:
 
 
 if __name__ == "__main__":
-  command.run(main, arguments=True)
+  cli.run(main, arguments=True)

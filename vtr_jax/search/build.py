@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from vtr_jax.data import processes
-from vtr_jax.errors import BadSample, DataError, one_line
+from vtr_jax.core import processes
+from vtr_jax.core.errors import BadSample, DataError, one_line
 from vtr_jax.model import Model
 from vtr_jax.search import files, store, windows
 

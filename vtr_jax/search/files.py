@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.formats import media
 
 ENDINGS = media.VIDEO + media.IMAGE

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from absl import logging
 
-from vtr_jax.errors import BadSample, VtrError, one_line, printable
+from vtr_jax.core.errors import BadSample, VtrError, one_line, printable
 from vtr_jax.search import api, delivery, pictures
 from vtr_jax.search.delivery import Refused
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from absl import logging
 
-from vtr_jax.errors import DataError, VtrError, printable
+from vtr_jax.core.errors import DataError, VtrError, printable
 from vtr_jax.search import api, delivery
 from vtr_jax.search.delivery import Refused
 from vtr_jax.search.searcher import Hit, Searcher

@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from vtr_jax.data import processes
+from vtr_jax.core import processes
+from vtr_jax.core.errors import BadSample
 from vtr_jax.data.video import decode
-from vtr_jax.errors import BadSample
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
 

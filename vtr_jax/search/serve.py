@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
 from typing import Any
 
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.search import delivery
 from vtr_jax.search.access import Access
 from vtr_jax.search.handler import Handler

@@ -27,9 +27,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from vtr_jax import jsons
-from vtr_jax.config import read, require
-from vtr_jax.errors import ConfigError, DataError, one_line
+from vtr_jax.core import io
+from vtr_jax.core.config import read, require
+from vtr_jax.core.errors import ConfigError, DataError, one_line
 
 FORMAT = 1
 # Ours: half of float32's bytes are read in half of the time, and no first hit of the
@@ -381,7 +381,7 @@ def _manifest(place: pathlib.Path) -> dict[str, Any] | None:
   except UnicodeDecodeError as e:
     raise _damaged(path, "it is no text") from e
   try:
-    manifest = jsons.loads(text)
+    manifest = io.loads(text)
     if manifest["format"] != FORMAT or manifest["header"]["dtype"] != VECTOR.name:
       made = one_line(f"format {manifest['format']}, {manifest['header']['dtype']}")
       raise DataError(
@@ -465,7 +465,7 @@ def _replay(place: pathlib.Path, manifest: dict[str, Any]) -> dict[str, File]:
     raise _damaged(path, "its last line has no end")
   for number, line in enumerate(data.splitlines(), 1):
     try:
-      _take(files, jsons.loads(line), manifest["rows"])
+      _take(files, io.loads(line), manifest["rows"])
     except ValueError as e:
       raise _damaged(path, f"line {number}: {one_line(e)}") from e
   return files

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax.errors import WeightsError, one_line
+from vtr_jax.core.errors import WeightsError, one_line
 from vtr_jax.weights import pickles
 
 Arrays = dict[str, np.ndarray]

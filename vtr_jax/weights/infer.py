@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax import config as config_lib
-from vtr_jax.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core import config as config_lib
+from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.objectives import base as objectives
 from vtr_jax.weights import match
 from vtr_jax.weights.sources import Source

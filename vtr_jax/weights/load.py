@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax.errors import WeightsError
+from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import files, stacks
 from vtr_jax.weights.match import Report, match
 from vtr_jax.weights.sources import SOURCES, Patterns, find

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from vtr_jax import unpickle
-from vtr_jax.unpickle import Call, Fixed, Refused
+from vtr_jax.core import safe_pickle
+from vtr_jax.core.safe_pickle import Call, Fixed, Refused
 
 _MOST = 256 << 20  # bytes of a pickle; ours: real ones have kilobytes
 _DTYPES = dict(
@@ -88,7 +88,7 @@ def load(files: Files) -> Any:
     raise ValueError(f"data.pkl has {len(program)} bytes")
   if "byteorder" in files and bytes(files["byteorder"]) != b"little":
     raise ValueError("of a big-endian machine")
-  unpickle.check(program)
+  safe_pickle.check(program)
   return _Reader(io.BytesIO(program), files).load()
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax.config import nearest
-from vtr_jax.errors import WeightsError
+from vtr_jax.core.config import nearest
+from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import stacks
 from vtr_jax.weights.sources import SOURCES
 

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Any
 
-from vtr_jax.config import nearest
-from vtr_jax.errors import WeightsError
+from vtr_jax.core.config import nearest
+from vtr_jax.core.errors import WeightsError
 from vtr_jax.models.dual import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import layouts

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax.errors import WeightsError
+from vtr_jax.core.errors import WeightsError
 
 
 @dataclasses.dataclass(frozen=True)

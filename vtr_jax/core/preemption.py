@@ -29,8 +29,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from vtr_jax import ending
-from vtr_jax.errors import Preempted
+from vtr_jax.core import shutdown
+from vtr_jax.core.errors import Preempted
 
 _NUDGE = signal.SIGURG  # ignored by default, and used by nothing here
 _BEHIND = 2  # steps; by then the flag has been sent, and reading it waits for nothing
@@ -148,5 +148,5 @@ class StopSignal:
 
 
 def _leave() -> NoReturn:
-  ending.tell("asked to stop before the first step; run it again")
-  ending.leave(Preempted.exit_code)
+  shutdown.tell("asked to stop before the first step; run it again")
+  shutdown.leave(Preempted.exit_code)

@@ -17,9 +17,9 @@ from typing import NoReturn
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax import ending
-from vtr_jax.config import require
-from vtr_jax.errors import ConfigError, DistributedError
+from vtr_jax.core import shutdown
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError, DistributedError
 
 _CAUSES = (
   "the usual causes: it was not started, it ended (see its own log), another address "
@@ -122,11 +122,11 @@ def leave(code: int) -> NoReturn:
   The others are connected to it, and end with an error when it goes first. JAX's own
   way out takes its server down while it is still asked, and now and then aborts in it.
   """
-  ending.flush()  # before all meet: it may take a while
+  shutdown.flush()  # before all meet: it may take a while
   multihost_utils.sync_global_devices("leave")
   if jax.process_index() == 0:
     time.sleep(_GOODBYE)
-  ending.leave(code)
+  shutdown.leave(code)
 
 
 def roll_call(peers: Peers) -> None:

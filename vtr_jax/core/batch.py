@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Num, UInt8
 
-from vtr_jax.config import choose, require
+from vtr_jax.core.config import choose, require
 
 
 class Batch(TypedDict, total=False):

@@ -12,8 +12,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax import ending
-from vtr_jax.errors import ConfigError, DataError, DivergedError, Preempted, VtrError
+from vtr_jax.core import shutdown
+from vtr_jax.core.errors import (
+  ConfigError,
+  DataError,
+  DivergedError,
+  Preempted,
+  VtrError,
+)
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
@@ -58,24 +64,24 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
 
   def main(argv: list[str]) -> None:
     _quiet_libraries()
-    ending.see_to_ctrl_c()
+    shutdown.see_to_ctrl_c()
     try:
       work(*argv[1:] if arguments else ())
-      ending.check_output()
+      shutdown.check_output()
       _leave_together(0)
-      ending.leave(0)
+      shutdown.leave(0)
     except VtrError as e:
       _leave(e)
     except OSError as e:
-      if isinstance(e, BrokenPipeError) and ending.unread():
-        ending.leave(128 + signal.SIGPIPE)  # as if that signal had ended it
+      if isinstance(e, BrokenPipeError) and shutdown.unread():
+        shutdown.leave(128 + signal.SIGPIPE)  # as if that signal had ended it
       # A write that the disk refuses knows no name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
       _leave(DataError(f"{where}: {e.strerror}; mend it and run it again"))
     except KeyboardInterrupt:
-      ending.interrupted()
+      shutdown.interrupted()
     except Exception:
       _crash()
 
@@ -86,8 +92,8 @@ def _crash() -> NoReturn:
   """Goes on with the error that is being handled, which is a defect of ours."""
   if not _several():
     raise
-  ending.tell(traceback.format_exc())
-  ending.leave(1)
+  shutdown.tell(traceback.format_exc())
+  shutdown.leave(1)
 
 
 def _quiet_libraries() -> None:
@@ -124,7 +130,7 @@ def define_peers() -> None:
 
 def connect() -> None:
   """Joins the other processes, if the flags or the environment tell of any."""
-  from vtr_jax import distributed  # starts JAX: after the flags
+  from vtr_jax.core import distributed  # starts JAX: after the flags
 
   values = flags.FLAGS
   peers = distributed.find(
@@ -159,7 +165,7 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
 
 
 def _say(e: VtrError) -> None:
-  ending.tell(f"{type(e).__name__}: {e}")
+  shutdown.tell(f"{type(e).__name__}: {e}")
 
 
 def _leave(e: VtrError) -> NoReturn:
@@ -167,13 +173,13 @@ def _leave(e: VtrError) -> NoReturn:
   if isinstance(e, Preempted | DivergedError):  # all of them are
     _leave_together(e.exit_code)
   # Other processes of the run do not know. They end when they miss this one.
-  ending.leave(e.exit_code)
+  shutdown.leave(e.exit_code)
 
 
 def _leave_together(code: int) -> None:
   """With the other processes of the run, if there are any."""
   if _several():
-    from vtr_jax import distributed
+    from vtr_jax.core import distributed
 
     distributed.leave(code)
 

@@ -14,8 +14,8 @@ import types
 from collections.abc import Iterator
 from multiprocessing import resource_tracker, shared_memory
 
-from vtr_jax.ending import warn
-from vtr_jax.errors import DataError
+from vtr_jax.core.errors import DataError
+from vtr_jax.core.shutdown import warn
 
 _TICK = 0.2  # seconds between two tries for a lock
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such a file system

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vtr_jax.errors import ConfigError, printable
+from vtr_jax.core.errors import ConfigError, printable
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -17,8 +17,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from vtr_jax.config import require
-from vtr_jax.errors import ConfigError
+from vtr_jax.core.batch import HOST_KEYS
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # what the rows of a batch are spread over
@@ -235,3 +236,22 @@ def _mesh_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
   if axis is None:
     return 1
   return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
+
+
+class OnDevices:
+  """An objective's function over batches; every host gets every row."""
+
+  def __init__(self, function: Any, mesh: Mesh):
+    self._mesh, self._hosts = mesh, host_rows(mesh)
+    self._jitted = jax.jit(function, out_shardings=replicated(mesh))
+
+  def __call__(self, params: Any, batch: Mapping[str, np.ndarray]) -> Any:
+    """One global batch; the result's arrays are NumPy."""
+    on_device = {k: v for k, v in batch.items() if k not in HOST_KEYS}
+    with scope(self._mesh):
+      out = self._jitted(params, put_batch(on_device, self._mesh))
+    return jax.tree.map(lambda x: self._hosts.in_order(np.asarray(x)), out)
+
+  def rows(self, params: Any, batches: Iterable[Mapping], count: int) -> np.ndarray:
+    """The first `count` rows over all batches; the last batch is padded."""
+    return np.concatenate([self(params, batch) for batch in batches])[:count]
