@@ -30,7 +30,8 @@ import numpy as np
 from absl import app, flags
 from av.video.reformatter import VideoReformatter
 
-from vtr_jax.data import crops, video
+from vtr_jax.data import crops
+from vtr_jax.data.video import decode
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds, after one of warm-up.")
 _SECONDS = flags.DEFINE_float("seconds", 10.0, "Length of each video.")
@@ -137,7 +138,7 @@ def with_torchcodec(decoders, path: Path, data: bytes, wanted: list[int]) -> np.
 def methods() -> list[Method]:
   """Ours, and those that are installed."""
   found = [
-    Method("ours", lambda path, data, wanted: video.decode(data, wanted)),
+    Method("ours", lambda path, data, wanted: decode.decode(data, wanted)),
     Method("PyAV in order", in_order),
   ]
   os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
@@ -157,7 +158,7 @@ def methods() -> list[Method]:
 
 def trained(size: int, path: Path, data: bytes, wanted: list[int]) -> np.ndarray:
   """As training on clips of `size` pixels reads it."""
-  return video.decode(data, wanted, lambda h, w: crops.resize_view(h, w, size))
+  return decode.decode(data, wanted, lambda h, w: crops.resize_view(h, w, size))
 
 
 def measure(cases: dict, paths: dict[str, list[Path]], frames: int) -> dict:
@@ -167,8 +168,8 @@ def measure(cases: dict, paths: dict[str, list[Path]], frames: int) -> dict:
     for (kind, name), read in cases.items():
       for path in paths[kind]:
         data = path.read_bytes()
-        count = len(video.frame_times(data))
-        wanted = video.frame_indices(count, frames, "segments", 1, None).tolist()
+        count = len(decode.frame_times(data))
+        wanted = decode.frame_indices(count, frames, "segments", 1, None).tolist()
         begin = time.process_time()
         read(path, data, wanted)
         if turn:

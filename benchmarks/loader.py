@@ -15,7 +15,9 @@ from ml_collections import config_flags
 
 from benchmarks.step import Case
 from vtr_jax.core.config import read
-from vtr_jax.data import loader, moving_shapes, sources, text
+from vtr_jax.data import loader, sources
+from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.recipe import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/simvtp.py")
@@ -26,7 +28,7 @@ _SECONDS = flags.DEFINE_float("seconds", 8.0, "Measured time of each.")
 def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
   """(seconds to the first batch, clips per second once it runs)."""
   directory = sources.find(config.data.dir, config.data.name)
-  tokenizer = text.load(os.path.join(directory, moving_shapes.TOKENIZER))
+  tokenizer = tokenizers.load(os.path.join(directory, moving_shapes.TOKENIZER))
   began = time.perf_counter()
   with loader.train_batches(
     dataclasses.replace(config.data, workers=workers),

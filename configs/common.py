@@ -4,8 +4,8 @@ import itertools
 
 from ml_collections import ConfigDict
 
-from vtr_jax.data import shapes
-from vtr_jax.data.shapes_captions import CROSSINGS, PHRASES, inflect
+from vtr_jax.data.moving_shapes import scene
+from vtr_jax.data.moving_shapes.captions import CROSSINGS, PHRASES, inflect
 
 # width, depth, MLP width, heads. Ti, S, B, L: ViT (arXiv 2010.11929, table 1) and
 # DeiT (arXiv 2012.12877, table 1); mu: for tests, as in big_vision; demo: ours.
@@ -132,13 +132,13 @@ def motion_recognition(split: str, single: bool, **changes) -> dict:
 
   All 18 labels; or, of clips in which one thing does one thing, its 10 actions.
   """
-  colours, kinds = tuple(shapes.COLOURS), shapes.SHAPES
+  colours, kinds = tuple(scene.COLOURS), scene.SHAPES
   name = lambda colour, kind: f"{'an' if colour[0] == 'o' else 'a'} {colour} {kind}"
   # All that train shows may be the first; of others, each colour and each shape once.
-  things = set(itertools.product(colours, kinds)) - shapes.NOVEL_THINGS
+  things = set(itertools.product(colours, kinds)) - scene.NOVEL_THINGS
   firsts = [name(*thing) for thing in sorted(things)]
   others = tuple(name(*pair) for pair in zip(colours, kinds, strict=True))
-  alone = {a if a in shapes.CHANGES else f"move {a}" for a in shapes.ACTIONS}
+  alone = {a if a in scene.CHANGES else f"move {a}" for a in scene.ACTIONS}
   classes = {k: v for k, v in _motions(others).items() if not single or k in alone}
   section = dict(
     kind="zero_shot",
@@ -154,16 +154,16 @@ def motion_recognition(split: str, single: bool, **changes) -> dict:
 
 def _motions(others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
   """What follows "a red circle" in captions of each label; `others` by turns."""
-  told, turn = {label: [] for label in shapes.LABELS}, itertools.cycle(others)
-  bar, star = shapes.Thing("red", "bar"), shapes.Thing("blue", "star")
+  told, turn = {label: [] for label in scene.LABELS}, itertools.cycle(others)
+  bar, star = scene.Thing("red", "bar"), scene.Thing("blue", "star")
 
   def say(kind: str, actions: tuple[str, ...], *phrases: str) -> None:
     things = (bar,) if kind == "steps" else (bar, star)
-    meaning = shapes.Meaning(kind, things, actions)
-    if shapes.is_valid(meaning):
-      told[shapes.label_of(meaning)] += phrases
+    meaning = scene.Meaning(kind, things, actions)
+    if scene.is_valid(meaning):
+      told[scene.label_of(meaning)] += phrases
 
-  for a, b in itertools.product(shapes.ACTIONS, repeat=2):
+  for a, b in itertools.product(scene.ACTIONS, repeat=2):
     (_, a1, a2), (_, b1, _) = (
       [inflect(PHRASES[action][0], form) for form in range(3)] for action in (a, b)
     )
@@ -171,7 +171,7 @@ def _motions(others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     say("steps", (a, b), f"{a1}, then {b1}", f"{b1} after {a2}")
     say("while", (a, b), f"{a1} while {other} {b1}")
     say("turns", (a, b), f"{a1}, then {other} {b1}")
-  for action in shapes.ACTIONS:
+  for action in scene.ACTIONS:
     phrases = PHRASES[action][:3]
     say("steps", (action,), *(inflect(phrase, 1) for phrase in phrases))
     say("same", (action,), *(f"and {other} both {phrases[0]}" for other in others))

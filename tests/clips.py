@@ -11,7 +11,8 @@ import sentencepiece
 import tensorflow_datasets as tfds
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.data import loader, sources, text
+from vtr_jax.data import loader, sources
+from vtr_jax.data.tokenizers import base as tokenizers
 
 CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)
 TEXT = TextSpec(16, 64, 3)
@@ -108,9 +109,9 @@ def prepare(
 NAME = "clips"  # what TFDS calls the data set of `prepare`
 
 
-def tokenizer(folder: Path) -> text.SentencePiece:
+def tokenizer(folder: Path) -> tokenizers.SentencePiece:
   """A SentencePiece model of about 40 pieces, trained in a moment."""
-  return text.SentencePiece(str(train_pieces(folder / "tokenizer.model")))
+  return tokenizers.SentencePiece(str(train_pieces(folder / "tokenizer.model")))
 
 
 def train_pieces(path: Path, symbols=("<cls>", "<mask>")) -> Path:

@@ -22,7 +22,7 @@ import clips  # noqa: E402
 import pytest  # noqa: E402
 
 from configs import mac, simvtp  # noqa: E402
-from vtr_jax.data import moving_shapes  # noqa: E402
+from vtr_jax.data.moving_shapes import build as moving_shapes  # noqa: E402
 
 
 @pytest.fixture(scope="session")

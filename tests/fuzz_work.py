@@ -8,8 +8,10 @@ import fuzz
 import numpy as np
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import crops, loader, sources, stream, text
-from vtr_jax.data import video as video_lib
+from vtr_jax.data import crops, loader, sources
+from vtr_jax.data.tokenizers import base as tokenizers
+from vtr_jax.data.video import decode as video_lib
+from vtr_jax.data.video import stream
 from vtr_jax.prepare import check
 from vtr_jax.prepare import image as images
 from vtr_jax.prepare import video as prepare_video
@@ -19,7 +21,7 @@ from vtr_jax.weights import files
 
 def vocabulary(path, captions):
   """Reads the file, and if it is one, encodes captions with it."""
-  tokenizer = fuzz.outcome(lambda: text.load(path), path)
+  tokenizer = fuzz.outcome(lambda: tokenizers.load(path), path)
   if tokenizer is None:
     return
   for caption in captions:
@@ -96,7 +98,13 @@ def loading(root, words, count):
   """Reads all records once: how many were replaced."""
   data, seen, replaced = clips.config(root, deadline=5.0), set(), 0
   with loader.train_batches(
-    data, clips.CLIP, clips.TEXT, clips.MASK, text.load(words), batch_size=8, seed=0
+    data,
+    clips.CLIP,
+    clips.TEXT,
+    clips.MASK,
+    tokenizers.load(words),
+    batch_size=8,
+    seed=0,
   ) as batches:
     for _ in range(count // 8):
       batch = next(batches)

@@ -20,7 +20,8 @@ from conftest import ROOT
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataBudgetError, DataError
-from vtr_jax.data import loader, packets, sources, workers
+from vtr_jax.data import loader, sources, workers
+from vtr_jax.data.video import packets
 
 GOOD = clips.mp4(10)
 BAD = dict(

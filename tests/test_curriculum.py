@@ -9,8 +9,9 @@ import pytest
 from vtr_jax.core.batch import HOST_KEYS, spec
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import BadSample, ConfigError
-from vtr_jax.data import loader, sources, video
+from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import DataConfig, check_frames
+from vtr_jax.data.video import decode
 
 # Clips of clips.CLIP have 4 frames, tubelets 2 of them.
 STAGES = ((0, (2,)), (2, (2, 4)), (6, (4,)))
@@ -96,7 +97,7 @@ def test_workers_bring_the_same_batches(root, tokenizer, stream):
 
 def decodable(data):
   try:
-    return len(video.decode(data))
+    return len(decode.decode(data))
   except BadSample:
     return 0
 

@@ -11,7 +11,8 @@ import pytest
 from conftest import run_main
 from test_train import assert_same, bare, params
 
-from vtr_jax.data import sources, video
+from vtr_jax.data import sources
+from vtr_jax.data.video import decode
 from vtr_jax.train import train_and_evaluate
 
 KINDS = damage.damaged(at=0.1)
@@ -90,9 +91,9 @@ def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
 )
 def test_frames_before_the_damage_are_used(kind, flags):
   """Where they are enough; then the clip is whole, and nothing is replaced."""
-  wanted = lambda n: video.frame_indices(n, 4, "segments", 1, None)
-  frames = video.decode(damage.damaged(at=0.8)[kind], wanted, needed=4)
-  every = video.decode(damage.textured(**flags))
+  wanted = lambda n: decode.frame_indices(n, 4, "segments", 1, None)
+  frames = decode.decode(damage.damaged(at=0.8)[kind], wanted, needed=4)
+  every = decode.decode(damage.textured(**flags))
   assert len(frames) == 4
   for frame in frames:
     assert (frame == every).all((1, 2, 3)).any()

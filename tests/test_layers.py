@@ -66,7 +66,7 @@ FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 
 
 def room(module: str) -> str:
-  """vtr_jax.data.video -> data."""
+  """vtr_jax.data.video.decode -> data."""
   return module.split(".")[1]
 
 

@@ -16,12 +16,13 @@ from conftest import memory_left, own_memory
 
 from vtr_jax.core.batch import HOST_KEYS, spec
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.data import loader, sources, text
+from vtr_jax.data import loader, sources
+from vtr_jax.data.tokenizers import base as tokenizers
 
 SIZE = 22  # records; not a multiple of any batch below
 
 
-class Probe(text.SentencePiece):
+class Probe(tokenizers.SentencePiece):
   """A tokenizer that looks at the process it works in."""
 
   def encode(self, caption, length):

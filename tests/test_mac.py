@@ -16,7 +16,7 @@ from vtr_jax.core.batch import ClipSpec, patchify
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader
-from vtr_jax.data.text import SentencePiece
+from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 

@@ -10,7 +10,7 @@ import vtr_jax
 from configs import mac, simvtp
 from vtr_jax import embed
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
-from vtr_jax.data.video import decode
+from vtr_jax.data.video.decode import decode
 from vtr_jax.scores import protocols
 from vtr_jax.train import train_and_evaluate
 

@@ -22,16 +22,11 @@ import tensorflow_datasets as tfds
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.data import (
-  moving_shapes,
-  shapes,
-  shapes_captions,
-  shapes_parts,
-  shapes_render,
-)
+from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.moving_shapes import captions, pool, render, scene
 
 FULL = moving_shapes.CONFIGS["full"].counts
-MEANINGS = {split: shapes.meanings(split, count) for split, count in FULL.items()}
+MEANINGS = {split: scene.meanings(split, count) for split, count in FULL.items()}
 # Everything a caption may hold beside things and actions.
 GLUE = """
   after and are as at before both first is it later once same see that the then there
@@ -52,8 +47,8 @@ def test_split_sizes_and_prefixes():
   sizes = {split: len(drawn) for split, drawn in MEANINGS.items()}
   assert sizes == dict(train=8000, validation=500, test=1000, novel=1000)
   for split, drawn in MEANINGS.items():
-    assert shapes.meanings(split, 40) == drawn[:40]
-    assert all(shapes.is_valid(m) and shapes.canonical(m) == m for m in drawn)
+    assert scene.meanings(split, 40) == drawn[:40]
+    assert all(scene.is_valid(m) and scene.canonical(m) == m for m in drawn)
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "novel"])
@@ -74,24 +69,24 @@ def test_novel_combinations_occur_in_no_other_split():
     new_order = ordered and m.actions not in seen_orders
     assert set(m.things) - seen_things or new_order
   # Novel in combination only: every colour, shape and action has been seen.
-  assert {t.colour for t in seen_things} == set(shapes.COLOURS)
-  assert {t.shape for t in seen_things} == set(shapes.SHAPES)
+  assert {t.colour for t in seen_things} == set(scene.COLOURS)
+  assert {t.shape for t in seen_things} == set(scene.SHAPES)
   assert all(
     (b, a) in seen_orders or a == "appear" or b == "disappear"
-    for a, b in shapes.NOVEL_ORDERS
+    for a, b in scene.NOVEL_ORDERS
   )
 
 
 def test_many_test_clips_differ_from_others_in_order_alone():
   found = set(MEANINGS["test"])
-  swapped = sum(shapes.swapped(m) in found for m in found)
-  played_back = sum(shapes.backward(m) in found - {m} for m in found)
+  swapped = sum(scene.swapped(m) in found for m in found)
+  played_back = sum(scene.backward(m) in found - {m} for m in found)
   assert swapped > 0.12 * len(found)
   assert played_back > 0.3 * len(found)
 
 
 def test_labels_cover_every_clip_and_are_balanced():
-  counts = collections.Counter(shapes.label_of(m) for m in MEANINGS["train"])
+  counts = collections.Counter(scene.label_of(m) for m in MEANINGS["train"])
   assert set(counts) == set(moving_shapes.LABELS)
   assert min(counts.values()) > 0.02 * FULL["train"]
   assert max(counts.values()) < 0.12 * FULL["train"]
@@ -100,16 +95,16 @@ def test_labels_cover_every_clip_and_are_balanced():
 # What they say.
 
 
-def parse(caption: str) -> shapes.Meaning:
+def parse(caption: str) -> scene.Meaning:
   """Reads a caption back, from its words and what they are; refuses any other."""
-  kinds = {phrase: a for a, some in shapes_captions.PHRASES.items() for phrase in some}
-  kinds |= {phrase: "cross" for phrase in shapes_captions.CROSSINGS}
+  kinds = {phrase: a for a, some in captions.PHRASES.items() for phrase in some}
+  kinds |= {phrase: "cross" for phrase in captions.CROSSINGS}
   said = {}
   for phrase, action in kinds.items():
     for form in range(3):
       # No two actions share a phrase.
-      assert said.setdefault(shapes_captions.inflect(phrase, form), action) == action
-  nouns = {noun: s for s, some in shapes_captions.NOUNS.items() for noun in some}
+      assert said.setdefault(captions.inflect(phrase, form), action) == action
+  nouns = {noun: s for s, some in captions.NOUNS.items() for noun in some}
   things, actions = [], []
 
   def take_action(match):
@@ -117,13 +112,13 @@ def parse(caption: str) -> shapes.Meaning:
     return "ACTION"
 
   def take_thing(match):
-    things.append(shapes.Thing(match[2], nouns[match[3]]))
+    things.append(scene.Thing(match[2], nouns[match[3]]))
     assert match[1] == "the" or (match[1] == "an") == (match[2][0] in "aeiou")
     return "THING"
 
   phrases = "|".join(sorted(said, key=len, reverse=True))
   rest = re.sub(rf"\b({phrases})\b", take_action, caption)
-  pattern = rf"\b(an?|the) ({'|'.join(shapes.COLOURS)}) ({'|'.join(nouns)})\b"
+  pattern = rf"\b(an?|the) ({'|'.join(scene.COLOURS)}) ({'|'.join(nouns)})\b"
   words = re.sub(pattern, take_thing, rest).replace(",", " , ").split()
   assert set(words) <= GLUE | {"THING", "ACTION"}, caption
   if words[:1] == ["before"] or "after" in words[1:]:
@@ -136,13 +131,13 @@ def parse(caption: str) -> shapes.Meaning:
     kind = "same"
   else:
     kind = "while" if {"while", "as", "same"} & set(words) else "turns"
-  return shapes.canonical(shapes.Meaning(kind, tuple(things), tuple(actions)))
+  return scene.canonical(scene.Meaning(kind, tuple(things), tuple(actions)))
 
 
-@pytest.mark.parametrize("split", shapes.SPLITS)
+@pytest.mark.parametrize("split", scene.SPLITS)
 def test_a_caption_has_one_meaning_and_good_form(split):
   for i, meaning in enumerate(MEANINGS[split][:500]):
-    texts = shapes_captions.captions(meaning, np.random.default_rng(i))
+    texts = captions.captions(meaning, np.random.default_rng(i))
     assert len(set(texts)) == 2
     for text in texts:
       assert parse(text) == meaning, text
@@ -154,7 +149,7 @@ def test_a_caption_has_one_meaning_and_good_form(split):
 def test_the_vocabulary_is_varied_and_small():
   words = set()
   for i, meaning in enumerate(MEANINGS["train"]):
-    for text in shapes_captions.captions(meaning, np.random.default_rng(i)):
+    for text in captions.captions(meaning, np.random.default_rng(i)):
       words |= set(text.replace(",", "").split())
   assert 80 <= len(words) <= 160
   assert {"climbs", "hoop", "later", "vanishing", "swap", "watch"} <= words
@@ -175,15 +170,15 @@ def shown(frames: np.ndarray) -> np.ndarray:
   return ((frames[..., 0] - frames[..., 1]) > 90).sum(axis=(1, 2)) > 40
 
 
-def steps(*actions: str, shape: str = "star") -> shapes.Meaning:
-  return shapes.Meaning("steps", (shapes.Thing("red", shape),), actions)
+def steps(*actions: str, shape: str = "star") -> scene.Meaning:
+  return scene.Meaning("steps", (scene.Thing("red", shape),), actions)
 
 
 def test_rendered_frames_and_captions_are_those_of_version_1():
   digest = hashlib.sha256()
-  for split in shapes.SPLITS:
+  for split in scene.SPLITS:
     for index in (0, 7, 11):
-      frames, texts = shapes_render.make_raw(split, index, MEANINGS[split][index])
+      frames, texts = render.make_raw(split, index, MEANINGS[split][index])
       digest.update(frames.tobytes() + json.dumps(texts).encode())
   # If this changes, so does the data set: raise MovingShapes.VERSION.
   assert (
@@ -198,29 +193,29 @@ def test_rendered_frames_and_captions_are_those_of_version_1():
 )
 def test_backward_meaning_has_the_same_frames_in_reverse(actions):
   meaning = steps(*actions)
-  other = shapes.backward(meaning)
+  other = scene.backward(meaning)
   assert other != meaning
   for seed in range(5):
-    a = shapes_render.render(meaning, np.random.default_rng(seed)).astype(int)
-    b = shapes_render.render(other, np.random.default_rng(seed)).astype(int)
+    a = render.render(meaning, np.random.default_rng(seed)).astype(int)
+    b = render.render(other, np.random.default_rng(seed)).astype(int)
     assert np.abs(a - b[::-1]).max() <= 2
     assert np.abs(a - b).mean() > 1
 
 
 def test_swapped_order_looks_different_in_the_middle():
   for m in MEANINGS["test"][::4]:
-    if m.kind != "steps" or (other := shapes.swapped(m)) is None:
+    if m.kind != "steps" or (other := scene.swapped(m)) is None:
       continue
-    a, b = (shapes_render.render(x, np.random.default_rng(1)) for x in (m, other))
+    a, b = (render.render(x, np.random.default_rng(1)) for x in (m, other))
     assert np.abs(a.astype(int) - b)[4:20].mean() > 0.2, m
 
 
 def test_moves_are_large_and_stay_in_the_picture():
   for seed in range(20):
-    frames = shapes_render.render(steps("right"), np.random.default_rng(seed))
+    frames = render.render(steps("right"), np.random.default_rng(seed))
     red = (frames[..., 0].astype(int) - frames[..., 1]) > 90
     columns = [np.flatnonzero(f.any(axis=0)).mean() for f in red]
-    assert columns[-1] - columns[0] > shapes_render.SIZE / 3
+    assert columns[-1] - columns[0] > render.SIZE / 3
     areas = red.sum(axis=(1, 2))
     assert areas.min() > 0.9 * areas.max()  # nothing cut off at the edge
 
@@ -228,7 +223,7 @@ def test_moves_are_large_and_stay_in_the_picture():
 @pytest.mark.parametrize("phase", [0, 1, 2])
 def test_eight_frames_show_blinking_appearing_and_vanishing(phase):
   def sampled(*actions):
-    seen = shown(shapes_render.render(steps(*actions), np.random.default_rng(0)))
+    seen = shown(render.render(steps(*actions), np.random.default_rng(0)))
     return list(seen[phase::3])
 
   for blinking in (sampled("blink"), sampled("blink", "up")[:4]):
@@ -247,7 +242,7 @@ def test_two_things_at_once_hardly_cover_each_other():
   covered = 0
   both = [m for m in MEANINGS["train"] if m.kind in ("same", "while", "cross")][:100]
   for i, meaning in enumerate(both):
-    a, b = shapes_render._tracks(meaning, np.random.default_rng(i))
+    a, b = render._tracks(meaning, np.random.default_rng(i))
     covered += (np.hypot(a.x - b.x, a.y - b.y) < 0.8 * (a.radius + b.radius)).any()
   assert covered <= 2
 
@@ -265,7 +260,7 @@ def sums_of(directory):
 
 def test_records_are_what_the_checksums_say(tiny):
   for split, count in moving_shapes.CONFIGS["tiny"].counts.items():
-    records, captions = hashlib.sha256(), hashlib.sha256()
+    records, texts_sum = hashlib.sha256(), hashlib.sha256()
     clips = read_all(tiny, split)
     assert [c["id"].decode() for c in clips] == [
       f"{split}-{i:05d}" for i in range(count)
@@ -274,21 +269,21 @@ def test_records_are_what_the_checksums_say(tiny):
       texts = json.dumps([text.decode() for text in clip["captions"]]).encode()
       name, label = clip["id"].decode(), clip["label"].decode()
       assert label in moving_shapes.LABELS
-      captions.update(texts)
+      texts_sum.update(texts)
       records.update(json.dumps([name, label]).encode() + clip["video"] + texts)
-    expected = dict(records=records.hexdigest(), captions=captions.hexdigest())
+    expected = dict(records=records.hexdigest(), captions=texts_sum.hexdigest())
     assert sums_of(tiny)[split] == expected
 
 
 def test_every_video_decodes_close_to_what_was_rendered(tiny):
-  for split in shapes.SPLITS:
+  for split in scene.SPLITS:
     for i, clip in enumerate(read_all(tiny, split)):
       with av.open(io.BytesIO(clip["video"])) as container:
         assert container.streams.video[0].codec_context.name == "h264"
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
       assert np.shape(frames) == (24, 96, 96, 3)
       if i < 3:
-        raw, _ = shapes_render.make_raw(split, i, MEANINGS[split][i])
+        raw, _ = render.make_raw(split, i, MEANINGS[split][i])
         assert np.abs(np.array(frames, int) - raw).mean() < 6
 
 
@@ -300,7 +295,7 @@ def test_tokenizer(tiny):
   assert pieces == ["<pad>", "<unk>", "<cls>", "<mask>"]
   assert tokenizer.bos_id() == tokenizer.eos_id() == -1
   assert tokenizer.vocab_size() <= 256
-  for split in shapes.SPLITS:
+  for split in scene.SPLITS:
     for clip in read_all(tiny, split):
       for text in clip["captions"]:
         ids = tokenizer.encode(text.decode())
@@ -314,7 +309,7 @@ def test_tokenizer_of_all_captions_has_a_piece_for_every_word():
   texts = []
   for i, meaning in enumerate(MEANINGS["train"]):
     key = [0, 0, i, 0]
-    texts += shapes_captions.captions(meaning, np.random.default_rng(key))
+    texts += captions.captions(meaning, np.random.default_rng(key))
   model = moving_shapes.train_tokenizer(texts)
   assert model == moving_shapes.train_tokenizer(texts)
   tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -327,8 +322,8 @@ def test_killed_build_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   # A script without the `__main__` guard, as users write them.
   script = tmp_path / "script.py"
   script.write_text(
-    "import sys; from vtr_jax.data import moving_shapes\n"
-    "moving_shapes.build(sys.argv[1], 'tiny', workers=2)"
+    "import sys; from vtr_jax.data.moving_shapes.build import build\n"
+    "build(sys.argv[1], 'tiny', workers=2)"
   )
   process = subprocess.Popen(
     [sys.executable, script, tmp_path], stderr=subprocess.PIPE, env=_environment()
@@ -348,9 +343,9 @@ def test_killed_build_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   (parts / "train-00080.1234").write_bytes(b"half a file")
 
   rendered = []
-  real = shapes_parts._render_part
+  real = pool._render_part
   monkeypatch.setattr(
-    shapes_parts, "_render_part", lambda *job: rendered.append(job) or real(*job)
+    pool, "_render_part", lambda *job: rendered.append(job) or real(*job)
   )
   directory = moving_shapes.build(tmp_path, "tiny", workers=1, progress=False)
   assert len(rendered) == 10 - whole
@@ -417,9 +412,9 @@ def test_bad_places_are_refused_in_one_line(tmp_path):
 
 def test_rendering_processes_stay_light():
   code = (
-    "import sys, vtr_jax.data.shapes_parts;"
+    "import sys, vtr_jax.data.moving_shapes.pool;"
     "print({'jax', 'tensorflow_datasets'} & set(sys.modules));"
-    "import vtr_jax.data.moving_shapes;"
+    "import vtr_jax.data.moving_shapes.build;"
     "print({'jax', 'tensorflow', 'torch'} & set(sys.modules))"
   )
   out = subprocess.run(

@@ -15,7 +15,7 @@ from conftest import ROOT, on_eight_devices
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.config import read
 from vtr_jax.data import loader
-from vtr_jax.data.text import SentencePiece
+from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.objectives import base
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate

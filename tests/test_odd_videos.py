@@ -10,17 +10,18 @@ import pytest
 from PIL import Image
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import crops, packets, video
+from vtr_jax.data import crops
+from vtr_jax.data.video import decode, packets
 
 GOOD = clips.mp4()
-SPREAD = lambda n: video.frame_indices(n, 8, "segments", 1, None)
+SPREAD = lambda n: decode.frame_indices(n, 8, "segments", 1, None)
 
 
 @pytest.mark.parametrize(
   "kind", ["b_frames", "gif", "avi_mpeg4", "mpeg1", "ts", "vp8", "no_container"]
 )
 def test_one_frame_is_enough(kind):
-  frames = video.decode(movies.movie(kind, frames=1), SPREAD, needed=8)
+  frames = decode.decode(movies.movie(kind, frames=1), SPREAD, needed=8)
   assert frames.shape == (8, 48, 64, 3)
   assert (frames == frames[0]).all()
 
@@ -36,28 +37,30 @@ def test_an_image_is_a_video_of_one_frame(kind):
   gradient = np.mgrid[:62, :90][0] * 4
   picture = np.stack([gradient, 255 - gradient, gradient // 2], -1).astype(np.uint8)
   data = image(kind, picture)
-  frames = video.decode(data, SPREAD, needed=8)
+  frames = decode.decode(data, SPREAD, needed=8)
   assert frames.shape == (8, 62, 90, 3)
   for frame in frames:
     np.testing.assert_allclose(frame.astype(int), picture, atol=12)
-  small = video.decode(data, SPREAD, lambda h, w: crops.resize_view(h, w, 32), needed=8)
+  small = decode.decode(
+    data, SPREAD, lambda h, w: crops.resize_view(h, w, 32), needed=8
+  )
   assert small.shape == (8, 32, 32, 3)
-  np.testing.assert_array_equal(video.frame_times(data), [0])
+  np.testing.assert_array_equal(decode.frame_times(data), [0])
 
 
 def test_what_is_transparent_shows_its_stored_colour():
   picture = np.full((8, 8, 4), (200, 100, 50, 0), np.uint8)
-  (frame,) = video.decode(image("PNG", picture))
+  (frame,) = decode.decode(image("PNG", picture))
   np.testing.assert_array_equal(frame, picture[..., :3])
 
 
 def test_gray_images_and_photographs_on_their_side():
   gray = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))
-  (frame,) = video.decode(image("JPEG", gray))
+  (frame,) = decode.decode(image("JPEG", gray))
   np.testing.assert_allclose(frame[..., 1].astype(int), gray, atol=4)
   exif = Image.Exif()
   exif[0x0112] = 6  # turn it a quarter clockwise to see it upright
-  (turned,) = video.decode(image("JPEG", gray, exif=exif.tobytes()))
+  (turned,) = decode.decode(image("JPEG", gray, exif=exif.tobytes()))
   assert turned.shape == (60, 40, 3)
   np.testing.assert_allclose(turned, np.rot90(frame, -1))
 
@@ -66,7 +69,7 @@ def test_gray_images_and_photographs_on_their_side():
 
 
 def test_times_of_a_variable_rate():
-  times = video.frame_times(movies.movie("variable_rate"))
+  times = decode.frame_times(movies.movie("variable_rate"))
   starts = np.cumsum([0, *movies.SHOWN_MS[:-1]]) / 1000
   np.testing.assert_allclose(times, starts, atol=1e-9)
 
@@ -76,19 +79,19 @@ def test_times_of_a_variable_rate():
 def test_times_of_a_constant_rate(kind, rate):
   if kind == "mpeg1" and rate == 2:
     pytest.skip("MPEG-1 has no such rate")
-  times = video.frame_times(movies.movie(kind, rate=rate))
+  times = decode.frame_times(movies.movie(kind, rate=rate))
   np.testing.assert_allclose(times, np.arange(movies.FRAMES) / rate, atol=2e-3)
 
 
 def test_times_where_the_file_has_none():
-  times = video.frame_times(movies.movie("no_container"))
+  times = decode.frame_times(movies.movie("no_container"))
   np.testing.assert_allclose(times, np.arange(movies.FRAMES) / 25)
 
 
 def test_times_of_what_is_no_video():
   for data, reason in [(b"", "empty file"), (clips.mp4(0), "no ")]:
     with pytest.raises(BadSample, match=reason):
-      video.frame_times(data)
+      decode.frame_times(data)
 
 
 # --- Bombs ------------------------------------------------------------------------
@@ -96,14 +99,14 @@ def test_times_of_what_is_no_video():
 
 def test_a_file_that_takes_too_long_is_a_bad_sample():
   with pytest.raises(BadSample, match=r"took more than 0\.001 s to decode"):
-    video.decode(movies.movie("b_frames"), seconds=0.001)
-  assert len(video.decode(movies.movie("b_frames"), seconds=60)) == movies.FRAMES
+    decode.decode(movies.movie("b_frames"), seconds=0.001)
+  assert len(decode.decode(movies.movie("b_frames"), seconds=60)) == movies.FRAMES
 
 
 def test_a_waiting_process_is_not_a_slow_file(monkeypatch):
   """Processor time counts: a batch must not depend on what else runs."""
   wait = lambda n: time.sleep(0.3) or [0]
-  assert len(video.decode(GOOD, wait, seconds=0.2)) == 1
+  assert len(decode.decode(GOOD, wait, seconds=0.2)) == 1
 
 
 def test_a_small_file_of_many_pixels_is_refused_at_once():
@@ -112,24 +115,24 @@ def test_a_small_file_of_many_pixels_is_refused_at_once():
   assert len(bomb) < 50_000
   began = time.thread_time()
   with pytest.raises(BadSample, match="no frame can be decoded"):
-    video.decode(bomb)
+    decode.decode(bomb)
   assert time.thread_time() - began < 0.5
 
 
 def test_frames_that_are_too_large_are_refused(monkeypatch):
-  monkeypatch.setattr(video, "_MAX_PIXELS", 96 * 96 - 1)
+  monkeypatch.setattr(decode, "_MAX_PIXELS", 96 * 96 - 1)
   with pytest.raises(BadSample, match="frames of 96 x 96 pixels are too large"):
-    video.decode(GOOD)
+    decode.decode(GOOD)
 
 
 def test_frames_that_do_not_fit_into_memory_are_refused(monkeypatch):
-  monkeypatch.setattr(video, "_MAX_BYTES", 96 * 96 * 3 * 10)
-  assert len(video.decode(GOOD, range(10))) == 10
+  monkeypatch.setattr(decode, "_MAX_BYTES", 96 * 96 * 3 * 10)
+  assert len(decode.decode(GOOD, range(10))) == 10
   with pytest.raises(BadSample, match="take fewer"):
-    video.decode(GOOD)
+    decode.decode(GOOD)
 
 
 def test_more_packets_than_any_video_has_are_refused(monkeypatch):
   monkeypatch.setattr(packets, "_MAX_PACKETS", 20)
   with pytest.raises(BadSample, match="more than 20 frames"):
-    video.decode(GOOD, [0])
+    decode.decode(GOOD, [0])

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 from conftest import ROOT
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import packets, video
+from vtr_jax.data.video import decode, packets
 
 ORIGINALS = (
   Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared")) / "data/originals_sample"
@@ -62,7 +62,7 @@ def some(count, seed):
 
 
 def runs_of(data, wanted):
-  with video.opened(data) as container:
+  with decode.opened(data) as container:
     stream = container.streams.video[0]
     found, _ = packets.read(container, stream, packets.Deadline(9))
     return packets.runs(stream, found, wanted)
@@ -73,11 +73,11 @@ def test_wanted_frames_are_those_of_decoding_in_order(kind):
   data = movies.movie(kind)
   every = in_order(data)
   assert len(every) == movies.FRAMES
-  np.testing.assert_array_equal(video.decode(data), every)
+  np.testing.assert_array_equal(decode.decode(data), every)
   for seed in range(10):
     wanted = some(len(every), seed)
     np.testing.assert_array_equal(
-      video.decode(data, wanted), every[wanted], err_msg=str(wanted)
+      decode.decode(data, wanted), every[wanted], err_msg=str(wanted)
     )
 
 
@@ -101,7 +101,7 @@ def test_only_needed_groups_are_decoded(kind, lengths):
 def test_frames_that_no_other_needs_are_left_out():
   data, decoded = movies.movie("b_frames"), []
   (run,) = runs_of(data, [11])
-  with video.opened(data) as container:
+  with decode.opened(data) as container:
     stream = container.streams.video[0]
     codec = stream.codec_context
     packets.read(container, stream, packets.Deadline(9))
@@ -120,19 +120,19 @@ def test_damage_beside_the_wanted_frames_does_not_touch_them():
   """In order, everything after it would be lost."""
   good = movies.movie("all_intra")
   every = in_order(good)
-  with video.opened(good) as container:
+  with decode.opened(good) as container:
     packet = list(container.demux(video=0))[20]
   data = bytearray(good)
   data[packet.pos : packet.pos + packet.size] = bytes(packet.size)
   np.testing.assert_array_equal(
-    video.decode(bytes(data), [3, 19, 21, 39]), every[[3, 19, 21, 39]]
+    decode.decode(bytes(data), [3, 19, 21, 39]), every[[3, 19, 21, 39]]
   )
-  spread = lambda n: video.frame_indices(n, 8, "segments", 1, None)
+  spread = lambda n: decode.frame_indices(n, 8, "segments", 1, None)
   with pytest.raises(BadSample, match="only 20 frames"):
-    video.decode(bytes(data), [19, 20, 21], needed=30)
-  few = video.decode(bytes(data), lambda n: [20 * n // 40], needed=8)
+    decode.decode(bytes(data), [19, 20, 21], needed=30)
+  few = decode.decode(bytes(data), lambda n: [20 * n // 40], needed=8)
   np.testing.assert_array_equal(few, every[[10]])
-  assert len(video.decode(bytes(data), spread, needed=8)) == 8
+  assert len(decode.decode(bytes(data), spread, needed=8)) == 8
 
 
 @pytest.mark.parametrize("kind", ["b_frames", "faststart", "fragmented", "ts", "vp9"])
@@ -142,14 +142,14 @@ def test_cut_files_give_the_frames_before_the_cut(kind):
   for share in (0.95, 0.8, 0.6, 0.4):
     cut = good[: int(len(good) * share)]
     try:
-      frames = video.decode(cut)
+      frames = decode.decode(cut)
     except BadSample:
       continue
     used += 1
     # The last one may be torn.
     np.testing.assert_array_equal(frames[:-1], every[: len(frames) - 1])
     wanted = some(len(frames), 7)
-    np.testing.assert_array_equal(video.decode(cut, wanted), frames[wanted])
+    np.testing.assert_array_equal(decode.decode(cut, wanted), frames[wanted])
   assert used >= 2 or kind == "b_frames"  # its index is at the end
 
 
@@ -161,7 +161,7 @@ def test_cut_files_give_the_frames_before_the_cut(kind):
 def test_originals(name):
   data = (ORIGINALS / name).read_bytes()
   count, seconds = FOUND[name]
-  times = video.frame_times(data)
+  times = decode.frame_times(data)
   assert len(times) == count
   assert (np.diff(times) > 0).all()
   np.testing.assert_allclose(times[[0, -1]], [0, seconds], atol=1e-6)
@@ -169,6 +169,6 @@ def test_originals(name):
   assert len(every) == count
   for seed in range(4):
     wanted = some(count, seed)
-    np.testing.assert_array_equal(video.decode(data, wanted), every[wanted])
+    np.testing.assert_array_equal(decode.decode(data, wanted), every[wanted])
   with pytest.raises(BadSample, match=f"only {count} frames"):
-    video.decode(data, [count + 5], needed=count + 6)
+    decode.decode(data, [count + 5], needed=count + 6)

@@ -21,8 +21,8 @@ from conftest import ROOT, run_main
 
 from vtr_jax.core.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import sources
-from vtr_jax.data.text import SentencePiece
-from vtr_jax.data.video import decode
+from vtr_jax.data.tokenizers.base import SentencePiece
+from vtr_jax.data.video.decode import decode
 from vtr_jax.formats import base
 from vtr_jax.prepare import merge, run, spool
 from vtr_jax.prepare.check import check

@@ -18,7 +18,7 @@ from vtr_jax.classify import RECIPES, Recipe
 from vtr_jax.core import batch
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError, DataError, DivergedError
-from vtr_jax.data import shapes_render
+from vtr_jax.data.moving_shapes import render
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
@@ -33,7 +33,7 @@ def clip(rng, colour):
   tint = np.array(COLOURS[colour]) * rng.integers(120, 255)
   for i, frame in enumerate(frames):
     frame[top + i : top + i + 20, left : left + 20] = tint
-  return shapes_render.encode(frames)
+  return render.encode(frames)
 
 
 def labelled(count, seed, classes=NAMES):

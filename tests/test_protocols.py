@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.data import sources, video, views
+from vtr_jax.data import sources, views
+from vtr_jax.data.video import decode
 from vtr_jax.scores import protocols
 
 NAMES = {
@@ -111,11 +112,11 @@ def test_windows_of_a_contiguous_clip_are_videomae_s():
   assert seen.indices(2)(5).tolist() == [0, 4, 4, 4]  # the last frame again
 
 
-@pytest.mark.parametrize("sampling", video.SAMPLINGS)
+@pytest.mark.parametrize("sampling", decode.SAMPLINGS)
 @pytest.mark.parametrize("count", [1, 3, 24, 100])
 def test_one_window_is_the_usual_clip(sampling, count):
   seen = views.Views(4, sampling, 3)
-  usual = video.frame_indices(count, 4, sampling, 3, None)
+  usual = decode.frame_indices(count, 4, sampling, 3, None)
   np.testing.assert_array_equal(seen.indices(0)(count), usual)
 
 
@@ -140,13 +141,13 @@ def test_a_window_is_decoded_once_for_all_its_crops(
   directory = clips.prepare(tmp_path, dict(test=rows))
   seen = views.Views(4, "segments", 1, windows=2, crops=3)
   source, data = sources.open_split(directory, "test"), clips.config(tmp_path)
-  decode, calls = video.decode, []
+  real, calls = decode.decode, []
 
   def counted(*args):
     calls.append(args)
-    return decode(*args)
+    return real(*args)
 
-  monkeypatch.setattr(video, "decode", counted)
+  monkeypatch.setattr(decode, "decode", counted)
   example = views.ViewExample(source, data, clips.CLIP, seen)
   got = [example(i) for i in range(12)]
   assert len(calls) == 4

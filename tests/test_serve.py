@@ -27,7 +27,7 @@ from PIL import Image
 import vtr_jax
 from configs import mac
 from vtr_jax.core.errors import BadSample, ConfigError
-from vtr_jax.data import packets
+from vtr_jax.data.video import packets
 from vtr_jax.search import access, build, delivery, handler, pictures, serve
 from vtr_jax.train import train_and_evaluate
 

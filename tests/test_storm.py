@@ -14,7 +14,7 @@ from conftest import eight_devices
 from test_train import assert_same, loader_of, losses, params, spoiled, start
 
 from configs import mac
-from vtr_jax.data import moving_shapes
+from vtr_jax.data.moving_shapes import build as moving_shapes
 
 STEPS, FAULTS = 2000, 24
 KINDS = (b"", b"<html>not found</html>", b"\0" * 4000, b"\xff" * 999)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import packets, stream, video
+from vtr_jax.data.video import decode, packets, stream
 
 
 def read(data, wanted):
@@ -22,13 +22,13 @@ def test_frames_are_those_of_decode(kind):
   """Clips that overlap, repeat a frame, and are in groups far apart."""
   data = movies.movie(kind)
   line = stream.timeline(io.BytesIO(data))
-  np.testing.assert_allclose(line.times, video.frame_times(data), atol=1e-9)
+  np.testing.assert_allclose(line.times, decode.frame_times(data), atol=1e-9)
   assert line.times[-1] < line.duration < line.times[-1] + 1
   last = len(line.times) - 1
   wanted = [[0, 0, 3, 7], [5, 8, 12, 12], [20, 30, 31, last]]
   found = read(data, wanted)
   assert len(found) == 3
-  frames = video.decode(data)
+  frames = decode.decode(data)
   for clip, numbers in zip(found, wanted, strict=True):
     np.testing.assert_array_equal(clip, frames[numbers])
 
@@ -36,7 +36,7 @@ def test_frames_are_those_of_decode(kind):
 def test_one_frame():
   data = movies.movie("gif", frames=1)
   (clip,) = read(data, [[0, 0]])
-  np.testing.assert_array_equal(clip, video.decode(data, [0, 0]))
+  np.testing.assert_array_equal(clip, decode.decode(data, [0, 0]))
 
 
 def test_only_wanted_groups_are_decoded_and_held(monkeypatch):
@@ -65,7 +65,7 @@ def test_a_file_of_one_large_group_is_not_held(monkeypatch):
 def test_clips_before_the_damage_come(kind):
   """None of them torn, and then the error: what is whole is not lost."""
   data = damage.damaged(0.6)[kind]
-  whole = video.decode(damage.textured())
+  whole = decode.decode(damage.textured())
   file, found = io.BytesIO(data), []
   line = stream.timeline(file)
   clips = stream.clips(file, line, [np.array([i]) for i in range(24)], None)

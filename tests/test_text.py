@@ -8,7 +8,8 @@ import pytest
 
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import BadSample, DataError
-from vtr_jax.data import moving_shapes, text
+from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.tokenizers import base as tokenizers
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def embedded(tmp_path_factory):
   captions = ["a box moves left, we see it", "it moves, a box", "see a box we left"]
   path = tmp_path_factory.mktemp("embedded") / "tokenizer.model"
   path.write_bytes(moving_shapes.train_tokenizer(captions * 10))
-  return text.SentencePiece(str(path))
+  return tokenizers.SentencePiece(str(path))
 
 
 def test_encode_starts_with_cls_and_pads(tokenizer):
@@ -101,7 +102,7 @@ def test_empty_caption_is_bad(tokenizer, caption):
 
 def test_special_ids_come_from_the_model(tmp_path):
   path = clips.train_pieces(tmp_path / "m.model", ("<mask>", "<sep>", "<cls>"))
-  tokenizer = text.SentencePiece(str(path))
+  tokenizer = tokenizers.SentencePiece(str(path))
   assert tokenizer.special_ids == (0, 1, 4, 2)
   assert tokenizer.encode("a ball", 8)[0][0] == 4
 
@@ -129,7 +130,7 @@ def test_unusable_model_files(tmp_path, content, message):
   if content is not None:
     path.write_bytes(content)
   with pytest.raises(DataError, match=message) as e:
-    text.SentencePiece(str(path))
+    tokenizers.SentencePiece(str(path))
   assert "bad.model" in str(e.value)
 
 
@@ -137,19 +138,19 @@ def test_cut_model_file(tmp_path):
   path = clips.train_pieces(tmp_path / "cut.model")
   path.write_bytes(path.read_bytes()[:300])
   with pytest.raises(DataError, match=r"cut\.model"):
-    text.SentencePiece(str(path))
+    tokenizers.SentencePiece(str(path))
 
 
 def test_model_without_a_piece(tmp_path):
   path = clips.train_pieces(tmp_path / "m.model", ("<cls>",))
   with pytest.raises(DataError, match="no piece <mask>"):
-    text.SentencePiece(str(path))
+    tokenizers.SentencePiece(str(path))
 
 
 def test_check_compares_with_the_model(tokenizer):
   size = tokenizer.vocab_size
-  text.check(tokenizer, TextSpec(8, size, tokenizer.mask_id))
+  tokenizers.check(tokenizer, TextSpec(8, size, tokenizer.mask_id))
   with pytest.raises(DataError, match=f"set vocab_size to {size}"):
-    text.check(tokenizer, TextSpec(8, size - 1, tokenizer.mask_id))
+    tokenizers.check(tokenizer, TextSpec(8, size - 1, tokenizer.mask_id))
   with pytest.raises(DataError, match="set mask_id to 3"):
-    text.check(tokenizer, TextSpec(8, size, 4))
+    tokenizers.check(tokenizer, TextSpec(8, size, 4))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import crops, video
+from vtr_jax.data import crops
+from vtr_jax.data.video import decode
 
 GOOD = clips.mp4()
 FAST = clips.mp4(movflags="faststart")
@@ -23,19 +24,19 @@ def levels(frames):
 
 
 def test_wanted_frames_are_the_frames_of_that_number():
-  every = video.decode(GOOD)
+  every = decode.decode(GOOD)
   assert every.shape == (24, 96, 96, 3)
   assert every.dtype == np.uint8
   assert (np.diff(levels(every)) > 4).all()
-  some = video.decode(GOOD, [0, 7, 7, 23])
+  some = decode.decode(GOOD, [0, 7, 7, 23])
   np.testing.assert_array_equal(some, every[[0, 7, 7, 23]])
 
 
 def test_indices_may_depend_on_the_number_of_frames():
   seen = []
-  frames = video.decode(GOOD, lambda n: seen.append(n) or [n - 1])
+  frames = decode.decode(GOOD, lambda n: seen.append(n) or [n - 1])
   assert seen == [24]
-  np.testing.assert_array_equal(frames, video.decode(GOOD)[-1:])
+  np.testing.assert_array_equal(frames, decode.decode(GOOD)[-1:])
 
 
 def test_an_error_of_the_caller_is_not_a_bad_sample():
@@ -43,24 +44,24 @@ def test_an_error_of_the_caller_is_not_a_bad_sample():
     raise ValueError("mine")
 
   with pytest.raises(ValueError, match="mine"):
-    video.decode(GOOD, wrong)
+    decode.decode(GOOD, wrong)
 
 
 def test_view_resizes_cuts_and_flips():
-  whole = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64))
-  cut = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 8, 40, 16))
+  whole = decode.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64))
+  cut = decode.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 8, 40, 16))
   np.testing.assert_array_equal(cut, whole[:, 8:24, 40:56])
-  flip = video.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64, True))
+  flip = decode.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64, True))
   np.testing.assert_array_equal(flip, whole[:, :, ::-1])
   assert whole[0, 32, 10].mean() < whole[0, 32, 50].mean() - 20
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "yuv422p", "yuv444p", "yuv420p10le"])
 def test_pixel_formats(pix_fmt):
-  frames = video.decode(clips.mp4(9, pix_fmt=pix_fmt))
+  frames = decode.decode(clips.mp4(9, pix_fmt=pix_fmt))
   assert frames.shape == (9, 96, 96, 3)
   # The encoder takes gray for full range and does not say so: hence the 10.
-  np.testing.assert_allclose(levels(frames), levels(video.decode(GOOD))[:9], atol=10)
+  np.testing.assert_allclose(levels(frames), levels(decode.decode(GOOD))[:9], atol=10)
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,9 @@ def test_pixel_formats(pix_fmt):
 )
 def test_odd_sizes(height, width, pix_fmt):
   data = clips.mp4(5, height, width, pix_fmt=pix_fmt)
-  assert video.decode(data).shape == (5, height, width, 3)
+  assert decode.decode(data).shape == (5, height, width, 3)
   view = lambda h, w: crops.resize_view(h, w, 64)
-  assert video.decode(data, None, view).shape == (5, 64, 64, 3)
+  assert decode.decode(data, None, view).shape == (5, 64, 64, 3)
 
 
 def test_videos_filmed_on_their_side_are_turned():
@@ -80,13 +81,13 @@ def test_videos_filmed_on_their_side_are_turned():
   data[at : at + 36] = struct.pack(
     ">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 64 << 16, 0, 1 << 30
   )
-  frames = video.decode(bytes(data))
+  frames = decode.decode(bytes(data))
   assert frames.shape == (2, 96, 64, 3)
   # A quarter turn clockwise brings the dark left half to the top.
   assert frames[0, 20].mean() < frames[0, 80].mean() - 15
   seen = []
   view = lambda h, w: seen.append((h, w)) or crops.resize_view(h, w, 32)
-  small = video.decode(bytes(data), None, view)
+  small = decode.decode(bytes(data), None, view)
   assert seen == [(96, 64)]
   assert small.shape == (2, 32, 32, 3)
   assert small[0, 4].mean() < small[0, 28].mean() - 15
@@ -112,7 +113,7 @@ def test_videos_filmed_on_their_side_are_turned():
 )
 def test_unusable_files(data, reason):
   with pytest.raises(BadSample, match=reason) as e:
-    video.decode(data)
+    decode.decode(data)
   assert "\n" not in str(e.value)
 
 
@@ -121,36 +122,36 @@ def test_cut_in_the_middle_serves_if_enough_is_left(data):
   """The header still promises all frames, or none at all (fragmented)."""
   start = data.index(b"mdat")
   cut = data[: start + (len(data) - start) * 7 // 10]
-  frames = video.decode(cut)
+  frames = decode.decode(cut)
   assert 8 <= len(frames) < 24
-  np.testing.assert_array_equal(frames, video.decode(data)[: len(frames)])
-  spread = lambda n: video.frame_indices(n, 8, "segments", 1, None)
-  assert len(video.decode(cut, spread, needed=8)) == 8
+  np.testing.assert_array_equal(frames, decode.decode(data)[: len(frames)])
+  spread = lambda n: decode.frame_indices(n, 8, "segments", 1, None)
+  assert len(decode.decode(cut, spread, needed=8)) == 8
   with pytest.raises(BadSample, match=f"only {len(frames)} frames"):
-    video.decode(cut, spread, needed=len(frames) + 1)
+    decode.decode(cut, spread, needed=len(frames) + 1)
 
 
 def test_damage_inside_is_found_and_frames_before_it_are_good():
   data = bytearray(FRAGMENTED)
   middle = data.rindex(b"mdat") + 8
   data[middle : middle + 400] = bytes(400)
-  frames = video.decode(bytes(data))
+  frames = decode.decode(bytes(data))
   assert 1 <= len(frames) <= 24
-  good = video.decode(FRAGMENTED)
+  good = decode.decode(FRAGMENTED)
   np.testing.assert_array_equal(frames[:12], good[:12])
 
 
 # --- Which frames -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampling", video.SAMPLINGS)
+@pytest.mark.parametrize("sampling", decode.SAMPLINGS)
 @pytest.mark.parametrize("clip_frames", [1, 4, 8, 16])
 def test_frame_indices_of_every_length(sampling, clip_frames):
   for num_frames in range(1, 41):
     for stride in (1, 4):
       for seed in (None, 0, 1, 2):
         rng = None if seed is None else np.random.default_rng(seed)
-        index = video.frame_indices(num_frames, clip_frames, sampling, stride, rng)
+        index = decode.frame_indices(num_frames, clip_frames, sampling, stride, rng)
         assert index.shape == (clip_frames,)
         assert (index >= 0).all()
         assert (index < num_frames).all()
@@ -162,10 +163,12 @@ def test_frame_indices_of_every_length(sampling, clip_frames):
 
 
 def test_segments_take_the_middle_or_any_frame_of_each_part():
-  middle = video.frame_indices(24, 8, "segments", 1, None)
+  middle = decode.frame_indices(24, 8, "segments", 1, None)
   np.testing.assert_array_equal(middle, np.arange(8) * 3 + 1)
   rng = np.random.default_rng(0)
-  drawn = np.stack([video.frame_indices(24, 8, "segments", 1, rng) for _ in range(200)])
+  drawn = np.stack(
+    [decode.frame_indices(24, 8, "segments", 1, rng) for _ in range(200)]
+  )
   assert (drawn // 3 == np.arange(8)).all()
   # Every frame is used, the last of each part too.
   assert set(drawn.ravel()) == set(range(24))
@@ -173,8 +176,8 @@ def test_segments_take_the_middle_or_any_frame_of_each_part():
 
 def test_contiguous_starts_anywhere_and_repeats_the_last_frame():
   rng = np.random.default_rng(0)
-  starts = {video.frame_indices(20, 4, "contiguous", 4, rng)[0] for _ in range(200)}
+  starts = {decode.frame_indices(20, 4, "contiguous", 4, rng)[0] for _ in range(200)}
   assert starts == {0, 1, 2, 3, 4}
-  assert video.frame_indices(20, 4, "contiguous", 4, None)[0] == 2
-  short = video.frame_indices(6, 4, "contiguous", 4, rng)
+  assert decode.frame_indices(20, 4, "contiguous", 4, None)[0] == 2
+  short = decode.frame_indices(6, 4, "contiguous", 4, rng)
   np.testing.assert_array_equal(short, [0, 4, 5, 5])

@@ -21,16 +21,17 @@ from conftest import ROOT
 
 from vtr_jax import trained
 from vtr_jax.core.errors import BadSample, DataError
-from vtr_jax.data import text, vocabularies
+from vtr_jax.data.tokenizers import base as tokenizers
+from vtr_jax.data.tokenizers import kinds
 from vtr_jax.train import train_and_evaluate
 
 SHARED = pathlib.Path(os.environ.get("VTR_SHARED_DIR", ROOT.parent / "shared"))
 REAL = SHARED / "data" / "vocab"
 KINDS = dict(
-  bert=vocabularies.Bert,
-  clip=vocabularies.Clip,
-  albert=vocabularies.Albert,
-  siglip=vocabularies.Siglip,
+  bert=kinds.Bert,
+  clip=kinds.Clip,
+  albert=kinds.Albert,
+  siglip=kinds.Siglip,
 )
 
 
@@ -52,7 +53,7 @@ def golden():
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_transformers(golden, kind):
   """Whole, padded, cut, of a copy; nothing left is a bad sample."""
-  tokenizer = pickle.loads(pickle.dumps(text.load(str(real(kind)))))
+  tokenizer = pickle.loads(pickle.dumps(tokenizers.load(str(real(kind)))))
   assert type(tokenizer) is KINDS[kind]
   empty = 0
   for caption, want in zip(golden["captions"], golden["ids"][kind], strict=True):
@@ -89,7 +90,7 @@ def test_hf_merges_are_openais(tmp_path):
   path = tmp_path / "merges.txt"
   lines = gzip.decompress(real("clip").read_bytes()).decode().split("\n")
   path.write_text("\n".join(["#version: 0.2", *lines[1:48895], ""]))
-  ours, openais = text.load(str(path)), text.load(str(real("clip")))
+  ours, openais = tokenizers.load(str(path)), tokenizers.load(str(real("clip")))
   assert ours.vocab_size == openais.vocab_size == 49409
   assert ours.mask_id == openais.mask_id == 49408
   assert ours.pieces(range(49409)) == openais.pieces(range(49409))
@@ -107,7 +108,7 @@ def test_hf_merges_are_openais(tmp_path):
   ],
 )
 def test_special_ids_of_the_real_files(kind, mask_id, size, special):
-  tokenizer = text.load(str(real(kind)))
+  tokenizer = tokenizers.load(str(real(kind)))
   assert (tokenizer.mask_id, tokenizer.vocab_size) == (mask_id, size)
   assert tokenizer.special_ids == special
 
@@ -139,7 +140,7 @@ def test_special_ids_of_the_real_files(kind, mask_id, size, special):
   ],
 )
 def test_words_of_the_real_files(kind, words, decoded):
-  tokenizer = text.load(str(real(kind)))
+  tokenizer = tokenizers.load(str(real(kind)))
   length = 14 if kind == "siglip" else 24  # its padding is valid
   found, ids = words_of(tokenizer, "Don't juggle 2 pineapples. It's 5€", length)
   assert found == words.split()
@@ -212,18 +213,18 @@ def kind(request):
 
 @pytest.fixture
 def small(kind, tmp_path):
-  return text.load(MAKE[kind](tmp_path))
+  return tokenizers.load(MAKE[kind](tmp_path))
 
 
 def test_content_says_of_what_kind_a_file_is(kind, tmp_path):
   """Whatever its name; text also where it is packed or has Windows' ends of lines."""
   path = pathlib.Path(MAKE[kind](tmp_path))
   other = path.rename(tmp_path / "tokenizer.model")
-  assert type(text.load(str(other))) is KINDS[kind]
+  assert type(tokenizers.load(str(other))) is KINDS[kind]
   if kind in ("bert", "clip"):
-    plain = text.load(str(other))
+    plain = tokenizers.load(str(other))
     data = other.read_bytes().replace(b"\n", b"\r\n")
-    again = text.load(write(other, gzip.compress(data)))
+    again = tokenizers.load(write(other, gzip.compress(data)))
     assert again.pieces(range(again.vocab_size)) == plain.pieces(
       range(plain.vocab_size)
     )
@@ -234,8 +235,8 @@ def test_content_says_of_what_kind_a_file_is(kind, tmp_path):
 
 def test_our_own_models_are_what_they_were(tmp_path):
   path = str(clips.train_pieces(tmp_path / "m.model"))
-  loaded = text.load(path)
-  assert type(loaded) is text.SentencePiece
+  loaded = tokenizers.load(path)
+  assert type(loaded) is tokenizers.SentencePiece
   model = sentencepiece.SentencePieceProcessor(model_file=path)
   ids, valid = loaded.encode("a red ball, a box", 40)
   assert ids[valid].tolist() == [2, *model.EncodeAsIds("a red ball, a box")]
@@ -277,7 +278,7 @@ def test_nothing_left_of_a_caption_is_a_bad_sample(small):
 
 def test_siglip_without_words_is_a_bad_sample(tmp_path):
   with pytest.raises(BadSample, match="empty caption"):
-    text.load(t5(tmp_path)).encode("?!", 8)
+    tokenizers.load(t5(tmp_path)).encode("?!", 8)
 
 
 def test_captions_cannot_spell_special_tokens(small):
@@ -290,7 +291,7 @@ def test_captions_cannot_spell_special_tokens(small):
 
 def test_clips_padding_is_also_an_exclamation_mark(tmp_path):
   """So that it is none of the special ids, and decoding stops at the end token."""
-  tokenizer = text.load(clip(tmp_path, MERGES + "! !</w>\n"))
+  tokenizer = tokenizers.load(clip(tmp_path, MERGES + "! !</w>\n"))
   start, end, _ = tokenizer.special_ids
   ids, valid = tokenizer.encode("a !!", 6)
   assert ids.tolist() == [start, 256 + ord("a") - ord("!"), 519, end, 0, 0]
@@ -333,14 +334,14 @@ def test_words(small, kind, caption, words):
 
 
 def test_a_cut_word_does_not_join_the_end_token(tmp_path):
-  tokenizer = text.load(clip(tmp_path))
+  tokenizer = tokenizers.load(clip(tmp_path))
   found, _ = words_of(tokenizer, "move", 3)
   assert found == ["<|startoftext|>", "mov", "<|endoftext|>"]
 
 
 def test_a_vocabulary_with_capitals_keeps_case_and_accents(tmp_path):
-  uncased = text.load(bert(tmp_path))
-  cased = text.load(bert(tmp_path, WORDPIECES + " Red é"))
+  uncased = tokenizers.load(bert(tmp_path))
+  cased = tokenizers.load(bert(tmp_path, WORDPIECES + " Red é"))
   for tokenizer, caption, want in [
     (uncased, "Red RED é", ["red", "red", "[UNK]"]),
     (cased, "Red RED é", ["Red", "[UNK]", "é"]),
@@ -352,7 +353,7 @@ def test_a_vocabulary_with_capitals_keeps_case_and_accents(tmp_path):
 
 
 def test_albert_puts_in_lower_case_and_siglip_also_strips_marks(tmp_path):
-  albert_, siglip = text.load(albert(tmp_path)), text.load(t5(tmp_path))
+  albert_, siglip = tokenizers.load(albert(tmp_path)), tokenizers.load(t5(tmp_path))
   for tokenizer in (albert_, siglip):
     np.testing.assert_array_equal(
       tokenizer.encode("A  RED Ball", 20), tokenizer.encode("a red ball", 20)
@@ -369,7 +370,7 @@ def test_albert_puts_in_lower_case_and_siglip_also_strips_marks(tmp_path):
 
 def test_clip_mends_neither_entities_nor_mojibake(tmp_path):
   """As HF's; OpenAI's code would make & of it."""
-  tokenizer = text.load(clip(tmp_path))
+  tokenizer = tokenizers.load(clip(tmp_path))
   ids, _ = tokenizer.encode("a &amp; b", 20)
   assert tokenizer.decode(ids) == "a & amp ; b"
 
@@ -417,14 +418,14 @@ if __name__ == "__main__":
 def test_a_run_keeps_the_file_and_can_be_opened(smoke, tmp_path):
   """Packed merges stay packed, under the name that every run's tokenizer has."""
   path = write(tmp_path / "bpe.txt.gz", gzip.compress(MERGES.encode()))
-  tokenizer = text.load(path)
+  tokenizer = tokenizers.load(path)
   smoke |= dict(steps=2, evals={}, tokenizer=path)
   smoke["optim"]["warmup_steps"] = 1
   smoke["text"] |= dict(vocab_size=tokenizer.vocab_size, mask_id=tokenizer.mask_id)
   train_and_evaluate(smoke, tmp_path / "run")
   copy = tmp_path / "run" / "tokenizer.model"
   assert copy.read_bytes() == pathlib.Path(path).read_bytes()
-  assert type(trained.load(tmp_path / "run").tokenizer) is vocabularies.Clip
+  assert type(trained.load(tmp_path / "run").tokenizer) is kinds.Clip
 
 
 # --- Files that are refused ---------------------------------------------------------
@@ -455,16 +456,16 @@ def test_unusable_files(tmp_path, content, message):
   if isinstance(content, str):
     content = content.replace(" ", "\n") if content.startswith("[") else content
   with pytest.raises(DataError, match=message) as caught:
-    text.load(write(tmp_path / "some.file", content))
+    tokenizers.load(write(tmp_path / "some.file", content))
   assert "some.file: " in str(caught.value)
   assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_file(tmp_path):
   with pytest.raises(DataError, match=r"cannot read the tokenizer .Is a directory"):
-    text.load(str(tmp_path))
+    tokenizers.load(str(tmp_path))
   with pytest.raises(DataError, match=r"cannot read the tokenizer .No such file"):
-    text.load(str(tmp_path / "none.model"))
+    tokenizers.load(str(tmp_path / "none.model"))
 
 
 @pytest.mark.parametrize(
@@ -477,14 +478,14 @@ def test_what_is_no_file(tmp_path):
 )
 def test_sentencepiece_models_of_another_layout(tmp_path, options, message):
   with pytest.raises(DataError, match=message) as caught:
-    text.load(trained_model(tmp_path, **options))
+    tokenizers.load(trained_model(tmp_path, **options))
   assert "spiece.model: " in str(caught.value)
 
 
 def test_a_cut_model(tmp_path):
   path = pathlib.Path(albert(tmp_path))
   with pytest.raises(DataError, match=r"spiece\.model: "):
-    text.load(write(path, path.read_bytes()[:300]))
+    tokenizers.load(write(path, path.read_bytes()[:300]))
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip"])
@@ -492,4 +493,4 @@ def test_the_package_is_asked_for_by_name(kind, tmp_path, monkeypatch):
   path = MAKE[kind](tmp_path)
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(DataError, match="pip install 'tokenizers'"):
-    text.load(path)
+    tokenizers.load(path)

@@ -10,9 +10,10 @@ import pytest
 from configs import common
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.data import shapes, sources
-from vtr_jax.data.shapes_captions import captions
-from vtr_jax.data.text import SentencePiece
+from vtr_jax.data import sources
+from vtr_jax.data.moving_shapes import scene
+from vtr_jax.data.moving_shapes.captions import captions
+from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.evaluators import base, zero_shot
 
 # A clip's class is the colour that its tint has most of, by at least 8 of 255; a text's
@@ -213,7 +214,7 @@ def motions():
 
 def test_motions_tell_every_label_once(motions):
   assert (motions.split, motions.every) == ("test", 7)
-  assert tuple(motions.classes) == shapes.LABELS
+  assert tuple(motions.classes) == scene.LABELS
   phrases = [p for found in motions.classes.values() for p in found]
   assert len(set(phrases)) == len(phrases) < 600
   for label, phrase in {
@@ -235,9 +236,9 @@ def test_motions_tell_every_label_once(motions):
 def test_single_motions_are_ten_of_them(motions):
   section = common.motion_recognition("test", single=True)
   single = base.check(dict(m=section))["m"][1].classes
-  assert len(single) == len(shapes.ACTIONS)
+  assert len(single) == len(scene.ACTIONS)
   assert all(motions.classes[label] == phrases for label, phrases in single.items())
-  told = {shapes.label_of(shapes.Meaning("steps", (), (a,))) for a in shapes.ACTIONS}
+  told = {scene.label_of(scene.Meaning("steps", (), (a,))) for a in scene.ACTIONS}
   assert set(single) == told
 
 
@@ -246,7 +247,7 @@ def test_motions_speak_as_the_captions_do(motions, data_dir):
   directory = sources.find(str(data_dir), "moving_shapes/tiny")
   tokenizer = SentencePiece(f"{directory}/tokenizer.model")
   rng = np.random.default_rng(0)
-  told = [c for m in shapes.meanings("train", 2000) for c in captions(m, rng)]
+  told = [c for m in scene.meanings("train", 2000) for c in captions(m, rng)]
   heard = set(" ".join(told).replace(",", "").split())
   cut, count = 0, 0
   for phrases in motions.classes.values():
@@ -258,5 +259,5 @@ def test_motions_speak_as_the_captions_do(motions, data_dir):
         assert tokenizer.decode(ids[valid]) == text
         assert set(text.replace(",", "").split()) <= heard
         cut, count = cut + (valid.sum() > 16), count + 1
-        assert not any(f"{c} {s}" in text for c, s in shapes.NOVEL_THINGS)
+        assert not any(f"{c} {s}" in text for c, s in scene.NOVEL_THINGS)
   assert cut < 0.02 * count

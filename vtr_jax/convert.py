@@ -47,7 +47,7 @@ def convert(
   """
   from vtr_jax import state
   from vtr_jax.core import config
-  from vtr_jax.data import text
+  from vtr_jax.data.tokenizers import base as tokenizers
   from vtr_jax.recipe import TrainConfig
   from vtr_jax.weights import files, infer, match, sources, stacks
 
@@ -78,7 +78,7 @@ def convert(
   if not to:
     return
   if tokenizer:
-    text.check(text.load(tokenizer), c.text)
+    tokenizers.check(tokenizers.load(tokenizer), c.text)
   params = stacks.join(found, wanted)
 
   @jax.jit

@@ -19,9 +19,10 @@ from vtr_jax.core import processes, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.preemption import StopSignal
-from vtr_jax.data import moving_shapes, sources
-from vtr_jax.data import text as texts
+from vtr_jax.data import sources
 from vtr_jax.data.examples import check_frames
+from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.tokenizers import base as texts
 from vtr_jax.evaluators import base as evaluators
 from vtr_jax.guard import Watch
 from vtr_jax.objectives import base as objectives

@@ -22,8 +22,8 @@ from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
-from vtr_jax.data.text import encode_all
-from vtr_jax.data.video import frame_indices
+from vtr_jax.data.tokenizers.base import encode_all
+from vtr_jax.data.video.decode import frame_indices
 from vtr_jax.scores import similarity
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from vtr_jax import saved, state, workdir
 from vtr_jax.core import config, io, sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
-from vtr_jax.data import text
+from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.objectives import base as objectives
 from vtr_jax.recipe import TrainConfig
 
@@ -21,7 +21,7 @@ class Trained(NamedTuple):
 
   config: TrainConfig
   objective: objectives.Objective
-  tokenizer: text.Tokenizer | None  # None if `load` was asked for no words
+  tokenizer: tokenizers.Tokenizer | None  # None if `load` was asked for no words
   mesh: Mesh
   params: Any  # on the mesh
   step: int  # of the checkpoint
@@ -57,8 +57,8 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
         f"{place}: a run without tokenizer.model; copy the vocabulary file of its "
         "words there by that name"
       )
-    tokenizer = text.load(str(place / "tokenizer.model"))
-    text.check(tokenizer, c.text)
+    tokenizer = tokenizers.load(str(place / "tokenizer.model"))
+    tokenizers.check(tokenizer, c.text)
   mesh = fitting_mesh(c.mesh)
   boxed = state.abstract_params(objective, c.spec())
   like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))

@@ -8,8 +8,10 @@ from jaxtyping import UInt8
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import BadSample, DataBudgetError, DataError
-from vtr_jax.data import crops, masks, sources, text, video, watch
+from vtr_jax.data import crops, deadline, masks, sources
 from vtr_jax.data.mixture import Joined, Part
+from vtr_jax.data.tokenizers import base as tokenizers
+from vtr_jax.data.video import decode
 
 TRIES = 10  # records tried for one row before the split is called unusable
 _PROBLEM = "U160"  # fixed width: grain's shared memory takes no Python objects
@@ -38,7 +40,7 @@ class DataConfig:
   deadline: float  # seconds of processor time that one record may take
 
   def __post_init__(self):
-    choose(self.sampling, video.SAMPLINGS, "sampling")
+    choose(self.sampling, decode.SAMPLINGS, "sampling")
     choose(self.crop, crops.CROPS, "crop")
     scales = self.crop_scales
     require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
@@ -141,7 +143,7 @@ class TrainExample:
     clip: ClipSpec,
     text_spec: TextSpec,
     mask: MaskSpec,
-    tokenizer: text.Tokenizer,
+    tokenizer: tokenizers.Tokenizer,
   ):
     self._source = source
     self._data = data
@@ -181,7 +183,7 @@ class TrainExample:
       raise BadSample("no caption")
     caption = record["captions"][rng.integers(len(record["captions"]))]
     ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
-    with watch.item(index, record["id"], self._data.deadline):
+    with deadline.item(index, record["id"], self._data.deadline):
       clip = read_clip(record["video"], self._clip, self._data, rng)
     keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
     if self._mask.send == "visible":
@@ -215,7 +217,7 @@ class EvalExample:
     """
     try:
       record = self._source[index]
-      with watch.item(index, record["id"], self._data.deadline):
+      with deadline.item(index, record["id"], self._data.deadline):
         clip = read_clip(record["video"], self._clip, self._data, None)
     except BadSample as e:
       raise refusal(self._source, index, e) from e
@@ -232,7 +234,7 @@ def read_clip(
   """
 
   def indices(count: int) -> np.ndarray:
-    return video.frame_indices(count, clip.frames, config.sampling, config.stride, rng)
+    return decode.frame_indices(count, clip.frames, config.sampling, config.stride, rng)
 
   def view(height: int, width: int) -> crops.View:
     if rng is None:
@@ -241,7 +243,7 @@ def read_clip(
       height, width, clip.size, config.crop, config.crop_scales, config.flip, rng
     )
 
-  return video.decode(data, indices, view, clip.frames, config.deadline)
+  return decode.decode(data, indices, view, clip.frames, config.deadline)
 
 
 def name_problem(source: sources.Split | Joined, index: int, error: BadSample) -> str:

@@ -21,7 +21,7 @@ from jaxtyping import Int64
 from vtr_jax.core import io
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import BadSample, DataBudgetError, DataError, one_line
-from vtr_jax.data import sources, text
+from vtr_jax.data import sources
 from vtr_jax.data.examples import (
   DataConfig,
   EvalExample,
@@ -30,6 +30,7 @@ from vtr_jax.data.examples import (
   refusal,
 )
 from vtr_jax.data.mixture import Joined, Mixture
+from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches
 
 
@@ -38,7 +39,7 @@ def train_batches(
   clip: ClipSpec,
   text_spec: TextSpec,
   mask: MaskSpec,
-  tokenizer: text.Tokenizer,
+  tokenizer: tokenizers.Tokenizer,
   *,
   batch_size: int,
   seed: int,
@@ -75,7 +76,7 @@ def train_batches(
     DataBudgetError: (while iterating) ten records in a row are unusable.
   """
   check_frames(data, clip)
-  text.check(tokenizer, text_spec)
+  tokenizers.check(tokenizer, text_spec)
   if data.mix:
     splits = data.open_mix()
     source = Joined([part.name for part in data.mix], splits)
@@ -149,7 +150,7 @@ def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, "q"]]:
 def eval_texts(
   source: sources.Split | Sequence[str],
   text_spec: TextSpec,
-  tokenizer: text.Tokenizer,
+  tokenizer: tokenizers.Tokenizer,
   batch_size: int,
   *,
   host: int = 0,
@@ -172,7 +173,7 @@ def eval_texts(
   Raises:
     DataError: a caption is empty, or the vocabulary does not fit `text_spec`.
   """
-  text.check(tokenizer, text_spec)
+  tokenizers.check(tokenizer, text_spec)
   if isinstance(source, sources.Split):
     texts, owner = captions(source)
   else:

@@ -10,10 +10,11 @@ from jaxtyping import Int, UInt8
 
 from vtr_jax.core.batch import ClipSpec
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import video, workers
+from vtr_jax.data import workers
 from vtr_jax.data.crops import View, resize_view
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.sources import Split
+from vtr_jax.data.video import decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,10 +41,10 @@ class Views:
 
     def chosen(count: int) -> np.ndarray:
       if self.sampling == "segments":
-        fine = video.frame_indices(count, n * self.windows, "segments", 1, None)
+        fine = decode.frame_indices(count, n * self.windows, "segments", 1, None)
         return fine[window :: self.windows]
       if self.windows == 1:
-        return video.frame_indices(count, n, self.sampling, self.stride, None)
+        return decode.frame_indices(count, n, self.sampling, self.stride, None)
       free = max(-(-count // self.stride) - n, 0)  # in strides, as VideoMAE's
       start = int(window * free / (self.windows - 1))
       return np.minimum((start + np.arange(n)) * self.stride, count - 1)
@@ -96,7 +97,7 @@ class ViewExample:
       return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
 
     try:
-      frames = video.decode(
+      frames = decode.decode(
         self._source[record]["video"],
         seen.indices(view),
         whole,

@@ -19,7 +19,7 @@ from absl import flags
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.core.shutdown import warn
-from vtr_jax.data import watch
+from vtr_jax.data import deadline
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
@@ -212,7 +212,7 @@ class Batches:
 
   def _look(self, number: int) -> None:
     """While a batch does not come: tells why, and gives up where a thread is stuck."""
-    if not self._workers and (stuck := watch.look(_LOOK)):
+    if not self._workers and (stuck := deadline.look(_LOOK)):
       raise DataError(
         f"decoding {stuck[0]} did not end, and nothing ends a thread; repair or remove "
         "it, or set config.data.workers=1, which leaves it out of the training"
@@ -228,7 +228,7 @@ class Batches:
     rest = self._batches.slice(slice(self._done, None))
     dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
     if self._workers:
-      self._known = len(watch.given_up(self._list))
+      self._known = len(deadline.given_up(self._list))
       if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(self._workers, _BUFFER)
@@ -238,7 +238,7 @@ class Batches:
 
   def _replace(self, error: RuntimeError) -> None:
     """Starts again behind a worker that was given up; else raises."""
-    found = watch.given_up(self._list)[self._known :]
+    found = deadline.given_up(self._list)[self._known :]
     if not found:
       raise DataError(
         f"a loader process was killed ({one_line(error)}); the likely cause is want of "
@@ -272,4 +272,4 @@ def _start_worker(path: str, index: int, count: int) -> None:
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   processes.end_with_parent(path)
   processes.track_shared_memory()
-  watch.start(path)
+  deadline.start(path)

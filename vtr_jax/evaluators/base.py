@@ -26,7 +26,7 @@ from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader
 from vtr_jax.data.examples import DataConfig, EvalExample
 from vtr_jax.data.sources import Split
-from vtr_jax.data.text import Tokenizer, encode_all
+from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
 from vtr_jax.objectives.base import Objective, Params

@@ -20,7 +20,7 @@ from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.sharding import OnDevices
-from vtr_jax.data.text import Tokenizer, encode_all
+from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.objectives.base import Objective
 
 # Ours: lighter as it grows, so that gray prints it.

@@ -14,7 +14,7 @@ from vtr_jax.core.batch import VIDEO_MASKS, ClipSpec, MaskSpec, patchify, unpatc
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import masks
-from vtr_jax.data.text import Tokenizer
+from vtr_jax.data.tokenizers.base import Tokenizer
 from vtr_jax.objectives.base import Objective
 from vtr_jax.pictures import base
 

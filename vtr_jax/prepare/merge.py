@@ -221,7 +221,7 @@ def _checksum(shards: list[dict]) -> dict[str, str]:
 
 def _tokenizer(staging, train: list[dict], final: Final) -> int:
   """Writes tokenizer.model and returns its size; 0 if there is nothing to learn."""
-  from vtr_jax.data.text import load  # imports JAX, which takes a second
+  from vtr_jax.data.tokenizers.base import load  # imports JAX, which takes a second
 
   path = staging / "tokenizer.model"
   texts = [text for made in train for row in made["captions"] for text in row]

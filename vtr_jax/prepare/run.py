@@ -106,9 +106,11 @@ def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) ->
   Or if `final` cannot be: the tokenizer is of no use.
   """
   if final.tokenizer:
-    from vtr_jax.data import text  # imports JAX, which takes a second
+    from vtr_jax.data.tokenizers import (
+      base as tokenizers,  # imports JAX, which takes a second
+    )
 
-    text.load(final.tokenizer)
+    tokenizers.load(final.tokenizer)
   there: dict[str, bool] = {}
   bad, first = 0, ""
   for item in items:

@@ -10,8 +10,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vtr_jax.core.errors import BadSample, one_line
-from vtr_jax.data.packets import Deadline
-from vtr_jax.data.video import opened
+from vtr_jax.data.video.decode import opened
+from vtr_jax.data.video.packets import Deadline
 from vtr_jax.prepare.options import Options, Result
 
 _CLOCK = 90_000  # ticks per second of what is written: MPEG's own

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data.video import decode
+from vtr_jax.data.video.decode import decode
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
 

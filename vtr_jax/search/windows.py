@@ -12,8 +12,8 @@ from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import stream
 from vtr_jax.data.crops import View, resize_view
+from vtr_jax.data.video import stream
 from vtr_jax.model import Model
 
 # FFmpeg's scdet (libavfilter/vf_scdet.c, its default threshold), on small gray frames.

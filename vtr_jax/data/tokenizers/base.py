@@ -8,8 +8,8 @@ from jaxtyping import Bool, Int32, Int64
 
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import DataError
-from vtr_jax.data import vocabularies
-from vtr_jax.data.vocabularies import Albert, Bert, Clip, SentencePiece, Siglip
+from vtr_jax.data.tokenizers import kinds
+from vtr_jax.data.tokenizers.kinds import Albert, Bert, Clip, SentencePiece, Siglip
 
 
 class Tokenizer(Protocol):
@@ -67,8 +67,8 @@ def load(path: str) -> Tokenizer:
 
 
 def _kind(path: str) -> Callable[[str], Tokenizer]:
-  data = vocabularies.read(path)
-  if model := vocabularies.parse(data):
+  data = kinds.read(path)
+  if model := kinds.parse(data):
     first = tuple(model.IdToPiece(i) for i in range(min(5, model.GetPieceSize())))
     if model.IdToPiece(model.PieceToId("<cls>")) == "<cls>":
       return SentencePiece
@@ -80,7 +80,7 @@ def _kind(path: str) -> Callable[[str], Tokenizer]:
       f"{' '.join(first)}; give ours (<pad> <unk> <cls> <mask>), ALBERT's or T5's"
     )
   try:
-    lines = vocabularies.lines(path, data)
+    lines = kinds.lines(path, data)
   except DataError:
     lines = []
   if lines and "#version" in lines[0]:

@@ -7,7 +7,7 @@ in another order may mean something else: "it grows after moving left".
 
 import numpy as np
 
-from vtr_jax.data import shapes
+from vtr_jax.data.moving_shapes import scene
 
 NOUNS = dict(
   circle=("circle", "disc"),
@@ -108,7 +108,7 @@ CROSS = (
 
 
 def captions(
-  meaning: shapes.Meaning, rng: np.random.Generator, count: int = 2
+  meaning: scene.Meaning, rng: np.random.Generator, count: int = 2
 ) -> list[str]:
   """`count` different sentences that say `meaning`, in lower case."""
   made: dict[str, None] = {}
@@ -117,7 +117,7 @@ def captions(
   return list(made)
 
 
-def _caption(meaning: shapes.Meaning, rng: np.random.Generator) -> str:
+def _caption(meaning: scene.Meaning, rng: np.random.Generator) -> str:
   kind, things, actions = meaning
   pick = lambda options: options[rng.integers(len(options))]
   templates: dict[str, tuple[str, ...]] = {

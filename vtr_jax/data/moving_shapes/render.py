@@ -13,7 +13,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-from vtr_jax.data import shapes, shapes_captions
+from vtr_jax.data.moving_shapes import captions, scene
 
 FRAMES, SIZE, FPS = 24, 96, 12
 _EXTENT = 1.25  # the longest shape reaches this many radii from its centre
@@ -40,32 +40,32 @@ class Track(NamedTuple):
 
 
 def make_clips(
-  split: str, start: int, meanings: list[shapes.Meaning], seed: int = 0
+  split: str, start: int, meanings: list[scene.Meaning], seed: int = 0
 ) -> list[Clip]:
   """Records `start`, `start + 1`, ... of a split, one for each meaning."""
   clips = []
   for index, meaning in enumerate(meanings, start):
     frames, texts = make_raw(split, index, meaning, seed)
     name = f"{split}-{index:05d}"
-    clips.append(Clip(name, encode(frames), texts, shapes.label_of(meaning)))
+    clips.append(Clip(name, encode(frames), texts, scene.label_of(meaning)))
   return clips
 
 
 def make_raw(
-  split: str, index: int, meaning: shapes.Meaning, seed: int = 0
+  split: str, index: int, meaning: scene.Meaning, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
   """Frames uint8 [t h w 3] and captions; depends on the arguments alone."""
-  key = [seed, shapes.SPLITS.index(split), index]
-  texts = shapes_captions.captions(meaning, np.random.default_rng([*key, 0]))
+  key = [seed, scene.SPLITS.index(split), index]
+  texts = captions.captions(meaning, np.random.default_rng([*key, 0]))
   return render(meaning, np.random.default_rng([*key, 1])), texts
 
 
-def render(meaning: shapes.Meaning, rng: np.random.Generator) -> np.ndarray:
+def render(meaning: scene.Meaning, rng: np.random.Generator) -> np.ndarray:
   """Frames uint8 [t h w 3] of one clip; `rng` draws all that no caption tells."""
   ground = _background(rng)
   tints = [
     tuple(
-      int(c) for c in np.clip(shapes.COLOURS[t.colour] + rng.normal(0, 5, 3), 0, 255)
+      int(c) for c in np.clip(scene.COLOURS[t.colour] + rng.normal(0, 5, 3), 0, 255)
     )
     for t in meaning.things
   ]
@@ -108,7 +108,7 @@ def _background(rng: np.random.Generator) -> Image.Image:
   return Image.fromarray(pixels)
 
 
-def _tracks(meaning: shapes.Meaning, rng: np.random.Generator) -> list[Track]:
+def _tracks(meaning: scene.Meaning, rng: np.random.Generator) -> list[Track]:
   """Each thing's way through the clip."""
   kind, things, actions = meaning
   if kind == "cross":

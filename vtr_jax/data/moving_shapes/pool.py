@@ -17,9 +17,10 @@ import tqdm
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import DataError
-from vtr_jax.data import shapes, shapes_render
+from vtr_jax.data.moving_shapes import render as renderer
+from vtr_jax.data.moving_shapes import scene
 
-Job = tuple[pathlib.Path, str, int, list[shapes.Meaning]]
+Job = tuple[pathlib.Path, str, int, list[scene.Meaning]]
 
 
 def render(
@@ -42,7 +43,7 @@ def render(
   """
   jobs: list[Job] = []
   for split, count in counts.items():
-    drawn = shapes.meanings(split, count)
+    drawn = scene.meanings(split, count)
     for start in range(0, count, chunk):
       path = _path(directory, split, start)
       jobs.append((path, split, start, drawn[start : start + chunk]))
@@ -60,16 +61,16 @@ def render(
 
 def clips(
   directory: pathlib.Path | None, split: str, count: int, chunk: int
-) -> Iterator[shapes_render.Clip]:
+) -> Iterator[renderer.Clip]:
   """All clips of a split in order, from parts, or rendered when there are none."""
-  drawn = shapes.meanings(split, count)
+  drawn = scene.meanings(split, count)
   for start in range(0, count, chunk):
     if directory is None:
       part = drawn[start : start + chunk]
-      yield from shapes_render.make_clips(split, start, part)
+      yield from renderer.make_clips(split, start, part)
     else:
       part = pickle.loads(_path(directory, split, start).read_bytes())
-      yield from (shapes_render.Clip(*clip) for clip in part)
+      yield from (renderer.Clip(*clip) for clip in part)
 
 
 def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
@@ -93,10 +94,10 @@ def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
 
 
 def _render_part(
-  path: pathlib.Path, split: str, start: int, meanings: list[shapes.Meaning]
+  path: pathlib.Path, split: str, start: int, meanings: list[scene.Meaning]
 ) -> int:
   """Writes one part, and renames it last so that half a file is never found."""
-  made = shapes_render.make_clips(split, start, meanings)
+  made = renderer.make_clips(split, start, meanings)
   unfinished = path.with_suffix(f".{os.getpid()}")
   with unfinished.open("wb") as f:
     pickle.dump([tuple(clip) for clip in made], f)

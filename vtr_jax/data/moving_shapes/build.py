@@ -28,9 +28,10 @@ import tqdm
 from vtr_jax.core import processes
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
-from vtr_jax.data import shapes, shapes_parts, shapes_render, sources
+from vtr_jax.data import sources
+from vtr_jax.data.moving_shapes import pool, render, scene
 
-LABELS = shapes.LABELS
+LABELS = scene.LABELS
 TOKENIZER = "tokenizer.model"
 CHECKSUM = "checksum.json"
 
@@ -42,11 +43,9 @@ class ShapesConfig(tfds.core.BuilderConfig):
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   chunk: int = 250
 
-  def clips(
-    self, split: str, parts: pathlib.Path | None
-  ) -> Iterator[shapes_render.Clip]:
+  def clips(self, split: str, parts: pathlib.Path | None) -> Iterator[render.Clip]:
     """The clips of a split, from the directory `parts` if it is given."""
-    return shapes_parts.clips(parts, split, self.counts[split], self.chunk)
+    return pool.clips(parts, split, self.counts[split], self.chunk)
 
 
 CONFIGS = dict(
@@ -88,7 +87,7 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
     del dl_manager
-    return {name: self._generate_examples(name) for name in shapes.SPLITS}
+    return {name: self._generate_examples(name) for name in scene.SPLITS}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
     assert isinstance(self.builder_config, ShapesConfig)
@@ -158,7 +157,7 @@ def _build(
   with tqdm.tqdm(
     total=total, unit="clip", desc=f"moving_shapes/{config.name}", disable=not progress
   ) as bar:
-    shapes_parts.render(parts, config.counts, config.chunk, workers, bar)
+    pool.render(parts, config.counts, config.chunk, workers, bar)
     bar.set_postfix_str("writing")
     staged = _write(parts, config)
   directory.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +226,7 @@ def train_tokenizer(captions: list[str]) -> bytes:
   return model.getvalue()
 
 
-def _checksum(clips: Iterator[shapes_render.Clip]) -> dict[str, str]:
+def _checksum(clips: Iterator[render.Clip]) -> dict[str, str]:
   """SHA-256 of a split's records, and of its captions alone."""
   records, captions = hashlib.sha256(), hashlib.sha256()
   for clip in clips:

@@ -17,9 +17,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import packets as packets_lib
-from vtr_jax.data.packets import Deadline, Run, Surprise
-from vtr_jax.data.video import Picture, opened, video_stream
+from vtr_jax.data.video import packets as packets_lib
+from vtr_jax.data.video.decode import Picture, opened, video_stream
+from vtr_jax.data.video.packets import Deadline, Run, Surprise
 
 _GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
 _PICTURES = 256  # ours: frames after which their memory is counted anew

@@ -14,9 +14,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import packets as packets_lib
 from vtr_jax.data.crops import View
-from vtr_jax.data.packets import Deadline, Surprise
+from vtr_jax.data.video import packets as packets_lib
+from vtr_jax.data.video.packets import Deadline, Surprise
 
 SAMPLINGS = ("segments", "contiguous")
 
