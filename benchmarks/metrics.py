@@ -14,7 +14,7 @@ import time
 import numpy as np
 from absl import app, flags
 
-from vtr_jax.scores import metrics, similarity
+from vtr_jax.eval import metrics, ranks
 
 _SIZE = flags.DEFINE_integer("size", 10_000, "Texts and videos of the whole matrix.")
 _QUERIES = flags.DEFINE_integer("queries", 50_000, "Texts of the streamed case.")
@@ -38,7 +38,7 @@ def streamed(queries: int, videos: int, width: int) -> str:
   video = rng.normal(size=(videos, width)).astype(np.float32)
   owner = np.arange(queries) * videos // queries
   before, began = peak(), now()
-  similarity.ranks(text, video, owner)
+  ranks.ranks(text, video, owner)
   whole = f"{4 * queries * videos / 1e6:,.0f} MB as a matrix"
   told = f"{queries:,} texts x {videos:,} videos of width {width} ({whole})"
   return f"{told}: {measured(before, began)}"

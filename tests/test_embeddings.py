@@ -8,8 +8,8 @@ import pytest
 
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.scores import embeddings, protocols, scoring
-from vtr_jax.scores.scoring import Extras
+from vtr_jax.eval import embeddings, protocols, scoring
+from vtr_jax.eval.scoring import Extras
 
 CUSTOM = protocols.get("custom")
 

@@ -16,12 +16,12 @@ from vtr_jax import embed, evaluate, trained
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
-from vtr_jax.data.candidates import read_candidates
-from vtr_jax.evaluators import base
+from vtr_jax.eval import embeddings, protocols
+from vtr_jax.eval.evaluators import base
+from vtr_jax.eval.multiple_choice import read_candidates
+from vtr_jax.eval.scoring import Extras
 from vtr_jax.losses import unit
 from vtr_jax.objectives import base as objectives
-from vtr_jax.scores import embeddings, protocols
-from vtr_jax.scores.scoring import Extras
 from vtr_jax.train import train_and_evaluate
 
 DATA = "moving_shapes/tiny"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vtr_jax import figures
 from vtr_jax.core.errors import DataError, VtrError
+from vtr_jax.eval.viz import plots
 
 RED = np.full((4, 32, 32, 3), (200, 0, 0), np.uint8)
 BLUE = np.full((4, 32, 32, 3), (0, 0, 200), np.uint8)
@@ -36,7 +36,7 @@ def hex_color(code):
 
 
 def test_reconstruction_rows_are_the_three_videos():
-  pixels = draw(figures.reconstruction, [RED], [GRAY], [BLUE], [[("dog", False, None)]])
+  pixels = draw(plots.reconstruction, [RED], [GRAY], [BLUE], [[("dog", False, None)]])
   middles = [
     np.nonzero(near(pixels, color))[0].mean()
     for color in ((200, 0, 0), (128, 128, 128), (0, 0, 200))
@@ -50,19 +50,19 @@ def test_reconstruction_rows_are_the_three_videos():
 )
 def test_reconstruction_marks_guesses(guess, right, wrong):
   words = [("a", False, None), ("dog", True, guess)]
-  pixels = draw(figures.reconstruction, [GRAY], [GRAY], [GRAY], [words])
-  assert near(pixels, hex_color(figures.canvas.BOX)).sum() > 100
+  pixels = draw(plots.reconstruction, [GRAY], [GRAY], [GRAY], [words])
+  assert near(pixels, hex_color(plots.canvas.BOX)).sum() > 100
   # The marks in the key are gray; colours stand for guesses alone.
-  assert near(pixels, hex_color(figures.canvas.GREEN)).any() == right
-  assert near(pixels, hex_color(figures.canvas.RED)).any() == wrong
+  assert near(pixels, hex_color(plots.canvas.GREEN)).any() == right
+  assert near(pixels, hex_color(plots.canvas.RED)).any() == wrong
 
 
 def test_reconstruction_takes_any_counts():
   many = np.concatenate([RED] * 8)
   words = [(f"word{i} costs $5_{{", i % 3 == 0, None) for i in range(60)]
-  short = draw(figures.reconstruction, [RED[:1]], [RED[:1]], [RED[:1]], [[]])
+  short = draw(plots.reconstruction, [RED[:1]], [RED[:1]], [RED[:1]], [[]])
   videos = [RED[:1], many, np.concatenate([RED, RED], axis=2)]
-  tall = draw(figures.reconstruction, videos, videos, videos, [[], words, words])
+  tall = draw(plots.reconstruction, videos, videos, videos, [[], words, words])
   assert len(tall) > 3 * len(short) - 200
 
 
@@ -70,9 +70,9 @@ def test_retrievals_frame_moves_to_the_right_video():
   found = []
   for rank in (1, 3, 40):
     pixels = draw(
-      figures.retrievals, ["a dog"], [[RED] * 5], [[0.9, 0.8, 0.7, 0.6, 0.5]], [rank]
+      plots.retrievals, ["a dog"], [[RED] * 5], [[0.9, 0.8, 0.7, 0.6, 0.5]], [rank]
     )
-    columns = np.nonzero(near(pixels, hex_color(figures.canvas.GREEN)))[1]
+    columns = np.nonzero(near(pixels, hex_color(plots.canvas.GREEN)))[1]
     found.append(columns.mean() / pixels.shape[1] if columns.size else None)
   assert 0 < found[0] < 0.2
   assert 0.4 < found[1] < 0.6
@@ -80,11 +80,11 @@ def test_retrievals_frame_moves_to_the_right_video():
 
 
 def test_retrievals_show_the_videos_in_order_and_any_counts():
-  pixels = draw(figures.retrievals, ["q"], [[RED, BLUE]], [[0.9, 0.8]], [2])
+  pixels = draw(plots.retrievals, ["q"], [[RED, BLUE]], [[0.9, 0.8]], [2])
   red, blue = (np.nonzero(near(pixels, c))[1] for c in ((200, 0, 0), (0, 0, 200)))
   assert red.max() < blue.min()
   queries, strips = ["word " * 100, ""], [[RED] * 7, [BLUE[:1]]]
-  tall = draw(figures.retrievals, queries, strips, [[0.5] * 7, [0.1]], [1, 9])
+  tall = draw(plots.retrievals, queries, strips, [[0.5] * 7, [0.1]], [1, 9])
   assert len(tall) > 2 * len(pixels)
 
 
@@ -92,8 +92,8 @@ def test_retrievals_show_the_videos_in_order_and_any_counts():
 def test_similarity_shows_the_right_pairs(texts, videos):
   owner = np.arange(texts) * videos // texts
   sim = np.where(owner[:, None] == np.arange(videos), 1.0, 0.0)
-  upright = draw(figures.similarity, sim, owner=owner)
-  flipped = draw(figures.similarity, sim[::-1], owner=owner[::-1])
+  upright = draw(plots.similarity, sim, owner=owner)
+  flipped = draw(plots.similarity, sim[::-1], owner=owner[::-1])
   assert upright.shape == flipped.shape
   assert (upright != flipped).any() == (texts > 1)
   if texts > 1:
@@ -107,29 +107,29 @@ def test_confusion_shows_shares_of_each_row(count):
   names = [f"class $_{{ {i}" for i in range(count)]
   # Rows of unlike size: what counts is the share.
   counts = np.diag(np.arange(1.0, count + 1))
-  right = draw(figures.confusion, counts, names, "right")
+  right = draw(plots.confusion, counts, names, "right")
   dark = near(right, hex_color("#08306B"))[:, : int(right.shape[1] * 0.85)]
   rows, columns = np.nonzero(dark)
   assert rows.size > 100
   if count > 1:
     assert np.corrcoef(rows, columns)[0, 1] > 0.9
-    wrong = draw(figures.confusion, counts[::-1], names, "right")
+    wrong = draw(plots.confusion, counts[::-1], names, "right")
     assert (right != wrong).any()
 
 
 def test_confusion_bears_a_class_without_clips():
-  draw(figures.confusion, np.array([[0.0, 0.0], [1.0, 2.0]]), ["none", "some"], "title")
+  draw(plots.confusion, np.array([[0.0, 0.0], [1.0, 2.0]]), ["none", "some"], "title")
 
 
 def test_curves_show_what_was_logged():
   steps = np.arange(300)
   down = [{"step": int(s), "loss/total": 300.0 - s} for s in steps]
   up = [{"step": int(s), "loss/total": 0.0 + s} for s in steps]
-  pictures = [draw(figures.curves, records) for records in (down, up)]
+  pictures = [draw(plots.curves, records) for records in (down, up)]
   slopes = []
   for pixels in pictures:
     plot = pixels[80:-80, 80 : pixels.shape[1] // 2]
-    rows, columns = np.nonzero(near(plot, hex_color(figures.canvas.INK)))
+    rows, columns = np.nonzero(near(plot, hex_color(plots.canvas.INK)))
     slopes.append(np.corrcoef(rows, columns)[0, 1])
   assert slopes[0] > 0.9
   assert slopes[1] < -0.9
@@ -138,29 +138,29 @@ def test_curves_show_what_was_logged():
 def test_curves_tell_recalls_from_losses():
   losses = [{"step": 1, "loss/total": 2.0}, {"step": 2, "loss/total": 1.0}]
   recalls = [{"step": 2, "test/t2v/R@1": 50.0, "t2v/R@1": 10.0, "t2v/MedR": 3.0}]
-  blue = hex_color(figures.canvas.CYCLE[0])
-  half = draw(figures.curves, losses).shape[1] // 2
-  assert not near(draw(figures.curves, losses)[:, half:], blue).any()
-  assert near(draw(figures.curves, losses + recalls)[:, half:], blue).any()
-  assert near(draw(figures.curves, recalls)[:, half:], blue).any()
+  blue = hex_color(plots.canvas.CYCLE[0])
+  half = draw(plots.curves, losses).shape[1] // 2
+  assert not near(draw(plots.curves, losses)[:, half:], blue).any()
+  assert near(draw(plots.curves, losses + recalls)[:, half:], blue).any()
+  assert near(draw(plots.curves, recalls)[:, half:], blue).any()
 
 
 def test_curves_survive_gaps_and_restarts():
   values = [np.nan, 2.0, np.inf, None, 1.0]
   records = [{"step": i, "loss/vtc": v} for i, v in enumerate(values)]
   records += [{"step": 7, "loss/total": float("nan")}, {"step": 7, "loss/total": 1e30}]
-  draw(figures.curves, records)
-  draw(figures.curves, [{"step": 0, "loss/total": float("nan")}])
+  draw(plots.curves, records)
+  draw(plots.curves, [{"step": 0, "loss/total": float("nan")}])
   again = [{"step": 1, "loss/vtc": 9.0}, {"step": 0, "loss/vtc": 1.0}]
   clean = [{"step": 0, "loss/vtc": 1.0}, {"step": 1, "loss/vtc": 2.0}]
-  late = draw(figures.curves, [*again, {"step": 1, "loss/vtc": 2.0}])
-  np.testing.assert_array_equal(late, draw(figures.curves, clean))
+  late = draw(plots.curves, [*again, {"step": 1, "loss/vtc": 2.0}])
+  np.testing.assert_array_equal(late, draw(plots.curves, clean))
 
 
 def test_a_path_is_written(tmp_path):
   paths = [tmp_path / "path.png", str(tmp_path / "name.png")]
   for path in paths:
-    figures.similarity(path, np.eye(3))
+    plots.similarity(path, np.eye(3))
   first, second = (
     np.asarray(Image.open(io.BytesIO(p.read_bytes())))
     for p in sorted(tmp_path.iterdir())
@@ -171,15 +171,15 @@ def test_a_path_is_written(tmp_path):
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda f: figures.curves(f, [{"step": 1, "lr": 0.1}]), "no loss and no R@K"),
-    (lambda f: figures.similarity(f, np.eye(3), owner=np.arange(2)), "owner"),
-    (lambda f: figures.similarity(f, np.zeros((0, 3))), "at least one"),
-    (lambda f: figures.confusion(f, np.eye(3), ["a", "b"], "title"), "2 names"),
-    (lambda f: figures.confusion(f, np.zeros((0, 0)), [], "title"), "0 names"),
-    (lambda f: figures.reconstruction(f, [], [], [], []), "at least one"),
-    (lambda f: figures.reconstruction(f, [RED], [RED], [], [[]]), "0 of predicted"),
-    (lambda f: figures.retrievals(f, ["a"], [[RED]], [[1.0, 2.0]], [1]), "2 of scores"),
-    (lambda f: figures.retrievals(f, ["a"], [[RED / 255]], [[1.0]], [1]), "uint8"),
+    (lambda f: plots.curves(f, [{"step": 1, "lr": 0.1}]), "no loss and no R@K"),
+    (lambda f: plots.similarity(f, np.eye(3), owner=np.arange(2)), "owner"),
+    (lambda f: plots.similarity(f, np.zeros((0, 3))), "at least one"),
+    (lambda f: plots.confusion(f, np.eye(3), ["a", "b"], "title"), "2 names"),
+    (lambda f: plots.confusion(f, np.zeros((0, 0)), [], "title"), "0 names"),
+    (lambda f: plots.reconstruction(f, [], [], [], []), "at least one"),
+    (lambda f: plots.reconstruction(f, [RED], [RED], [], [[]]), "0 of predicted"),
+    (lambda f: plots.retrievals(f, ["a"], [[RED]], [[1.0, 2.0]], [1]), "2 of scores"),
+    (lambda f: plots.retrievals(f, ["a"], [[RED / 255]], [[1.0]], [1]), "uint8"),
   ],
 )
 def test_unfit_input_is_refused(call, message):
@@ -192,9 +192,9 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.setitem(sys.modules, "matplotlib", None)
   with pytest.raises(VtrError, match="pip install matplotlib"):
-    figures.similarity(io.BytesIO(), np.eye(2))
+    plots.similarity(io.BytesIO(), np.eye(2))
 
 
 def test_import_loads_no_matplotlib():
-  code = "import sys, vtr_jax.figures; sys.exit('matplotlib' in sys.modules)"
+  code = "import sys, vtr_jax.eval.viz.plots; sys.exit('matplotlib' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -12,10 +12,10 @@ from fuzz import Lines, written
 from fuzz_formats import EXAMPLES, FOUND, UNCHANGED
 
 from vtr_jax import writer
-from vtr_jax.data import candidates, loader
+from vtr_jax.data import loader
+from vtr_jax.eval import embeddings, multiple_choice
 from vtr_jax.formats import base
 from vtr_jax.prepare.options import Options, digest, unfit
-from vtr_jax.scores import embeddings
 
 
 @pytest.mark.parametrize(("name", "variant"), EXAMPLES)
@@ -74,7 +74,7 @@ def test_candidates(record_property, tmp_path, count):
 
   def check(data):
     path.write_bytes(data)
-    call = lambda: candidates.read_candidates(str(path), ["v0", "v1"])
+    call = lambda: multiple_choice.read_candidates(str(path), ["v0", "v1"])
     if found := fuzz.outcome(call, path):
       texts, owner, right = found
       assert len(texts) == len(owner) == len(right)

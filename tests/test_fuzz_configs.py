@@ -15,7 +15,8 @@ from vtr_jax import dump, replay, step, study, trained, workdir
 from vtr_jax.core import cli, config
 from vtr_jax.core.errors import CheckpointError
 from vtr_jax.data.examples import check_frames
-from vtr_jax.evaluators import base as evaluators
+from vtr_jax.eval import protocols
+from vtr_jax.eval.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips
 from vtr_jax.prepare import shards, spool
@@ -24,7 +25,6 @@ from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import parse_job
 from vtr_jax.recipe import TrainConfig
-from vtr_jax.scores import protocols
 
 CONFIGS = [
   json.loads(json.dumps(m.get_config("smoke").to_dict())) for m in (simvtp, mac, miles)

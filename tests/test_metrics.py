@@ -6,7 +6,7 @@ import pytest
 from golden_cases import golden
 
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
 
 GOLDEN_CASES = ["square", "multi", "ties", "multi_missing"]
 

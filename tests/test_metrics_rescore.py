@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.scores import metrics, rescore
+from vtr_jax.eval import metrics, rescore
 
 
 def test_dual_softmax_is_the_formula():

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.scores import metrics, similarity
+from vtr_jax.eval import metrics, ranks
 
 SHARED = Path(os.environ.get("VTR_SHARED", ROOT.parent / "shared"))
 CLAP = SHARED / "data" / "metrics_reference" / "clap_audiocaps497"
@@ -36,12 +36,12 @@ def case(seed, texts, videos, width):
 @pytest.mark.parametrize("ties", metrics.TIES)
 @pytest.mark.parametrize("seed", range(6))
 def test_streamed_equals_dense(seed, ties, monkeypatch):
-  monkeypatch.setattr(similarity, "TILE", [3, 7, 16, 64, 1, 200][seed])
+  monkeypatch.setattr(ranks, "TILE", [3, 7, 16, 64, 1, 200][seed])
   text, video, owner = case(seed, 90, 41, 8)
   if seed % 2:
     owner = np.sort(owner)
-  sim = similarity.cosines(text, video)
-  t2v, v2t = similarity.ranks(text, video, owner, ties)
+  sim = ranks.cosines(text, video)
+  t2v, v2t = ranks.ranks(text, video, owner, ties)
   np.testing.assert_array_equal(t2v, metrics.text_to_video_ranks(sim, owner, ties))
   np.testing.assert_array_equal(v2t, metrics.video_to_text_ranks(sim, owner, ties))
 
@@ -52,9 +52,9 @@ def test_equal_embeddings_have_equal_scores_in_every_tile(monkeypatch):
   text, video = unit(rng.normal(size=(1, 333))), unit(rng.normal(size=(1, 333)))
   text, video = np.repeat(text, 70, axis=0), np.repeat(video, 53, axis=0)
   for tile in (16, 33, 2048):
-    monkeypatch.setattr(similarity, "TILE", tile)
-    assert len(np.unique(similarity.cosines(text, video))) == 1
-    t2v, v2t = similarity.ranks(text, video, np.arange(70) % 53)
+    monkeypatch.setattr(ranks, "TILE", tile)
+    assert len(np.unique(ranks.cosines(text, video))) == 1
+    t2v, v2t = ranks.ranks(text, video, np.arange(70) % 53)
     assert set(t2v) == {27.0}
     assert set(v2t) == {35.5}
 
@@ -62,7 +62,7 @@ def test_equal_embeddings_have_equal_scores_in_every_tile(monkeypatch):
 def test_streamed_holds_no_matrix():
   text, video, owner = case(0, 12_000, 6_000, 4)
   tracemalloc.start()
-  similarity.ranks(text, video, np.sort(owner))
+  ranks.ranks(text, video, np.sort(owner))
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < 12_000 * 6_000 * 4 / 2
@@ -81,12 +81,12 @@ def test_streamed_holds_no_matrix():
 )
 def test_unfit_embeddings_are_refused(text, video, owner, message):
   with pytest.raises(DataError, match=message):
-    similarity.ranks(text, video, np.array(owner, int))
+    ranks.ranks(text, video, np.array(owner, int))
 
 
 def test_unknown_ties_are_refused():
   with pytest.raises(ConfigError, match="known: average"):
-    similarity.ranks(np.eye(2), np.eye(2), np.arange(2), "random")  # pyright: ignore
+    ranks.ranks(np.eye(2), np.eye(2), np.arange(2), "random")  # pyright: ignore
 
 
 def published():
@@ -106,8 +106,8 @@ def test_published_numbers_of_clap(condition):
   audio = unit(np.load(CLAP / f"audio_emb_{condition}.npy"))
   owner = np.arange(len(text))
   for way, pair in {"T->A": (text, audio), "A->T": (audio, text)}.items():
-    ranks, _ = similarity.ranks(*pair, owner, "pessimistic")
-    found = metrics.summarize(ranks)
+    found_ranks, _ = ranks.ranks(*pair, owner, "pessimistic")
+    found = metrics.summarize(found_ranks)
     for name, value in expected[condition, way].items():
       scale = 1 if name == "MedR" else 100
       assert found[name] == pytest.approx(scale * value, abs=1e-9), (way, name)

@@ -11,7 +11,7 @@ from configs import mac, simvtp
 from vtr_jax import embed
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.video.decode import decode
-from vtr_jax.scores import protocols
+from vtr_jax.eval import protocols
 from vtr_jax.train import train_and_evaluate
 
 

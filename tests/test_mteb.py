@@ -10,8 +10,8 @@ from vtr_jax import embed
 from vtr_jax.core.errors import DataError
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.video.decode import decode
+from vtr_jax.eval import protocols
 from vtr_jax.mteb_encoder import Encoder
-from vtr_jax.scores import protocols
 from vtr_jax.train import train_and_evaluate
 
 

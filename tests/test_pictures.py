@@ -19,13 +19,12 @@ from PIL import Image
 from weights import draw
 
 from configs import mac, miles, simvtp
-from vtr_jax import figures
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import VIDEO_MASKS, MaskSpec, patchify
 from vtr_jax.core.errors import ConfigError, DataError, VtrError
 from vtr_jax.core.sharding import MeshConfig, make_mesh
+from vtr_jax.eval.viz import attention, base, gallery, masks, plots, space, words
 from vtr_jax.objectives import base as objectives
-from vtr_jax.pictures import attention, base, gallery, masks, space, words
 from vtr_jax.train import train_and_evaluate
 
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")
@@ -445,7 +444,7 @@ def test_a_gallery_shows_the_best_first(monkeypatch):
   def keep(path, queries, strips, scores, truth):
     drawn.update(queries=queries, strips=strips, scores=scores, truth=truth)
 
-  monkeypatch.setattr(figures, "retrievals", keep)
+  monkeypatch.setattr(plots, "retrievals", keep)
   sim = np.array([[0.1, 0.9, 0.5], [0.7, 0.2, 0.3], [0.0, 0.1, 0.2]])
   owner, clip = np.array([2, 0, 1]), lambda i: f"clip {i}"
   gallery.gallery(None, ["a", "b", "c"], sim, owner, clip, [0, 2])

@@ -9,7 +9,7 @@ import pytest
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import sources, views
 from vtr_jax.data.video import decode
-from vtr_jax.scores import protocols
+from vtr_jax.eval import protocols
 
 NAMES = {
   "msrvtt_1ka", "msrvtt_full", "msvd", "lsmdc", "didemo", "activitynet",

@@ -14,7 +14,7 @@ from vtr_jax.data import sources
 from vtr_jax.data.moving_shapes import scene
 from vtr_jax.data.moving_shapes.captions import captions
 from vtr_jax.data.tokenizers.base import SentencePiece
-from vtr_jax.evaluators import base, zero_shot
+from vtr_jax.eval.evaluators import base, zero_shot
 
 # A clip's class is the colour that its tint has most of, by at least 8 of 255; a text's
 # class is told by a word that has pieces of its own.

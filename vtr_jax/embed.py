@@ -13,14 +13,14 @@ from vtr_jax.core import sharding
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.data import sources
-from vtr_jax.data.candidates import read_candidates
 from vtr_jax.data.examples import DataConfig, refusal
 from vtr_jax.data.views import Views
-from vtr_jax.evaluators.base import Context, Embedder, Matcher
-from vtr_jax.scores import protocols, scoring
-from vtr_jax.scores.embeddings import Embeddings
-from vtr_jax.scores.protocols import Protocol
-from vtr_jax.scores.scoring import Extras
+from vtr_jax.eval import protocols, scoring
+from vtr_jax.eval.embeddings import Embeddings
+from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.eval.multiple_choice import read_candidates
+from vtr_jax.eval.protocols import Protocol
+from vtr_jax.eval.scoring import Extras
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
 BANK = 20_000

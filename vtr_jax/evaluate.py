@@ -20,10 +20,10 @@ from vtr_jax import embed, workdir
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.scores import embeddings, protocols, scoring
-from vtr_jax.scores.embeddings import Embeddings
-from vtr_jax.scores.protocols import Protocol
-from vtr_jax.scores.scoring import Extras
+from vtr_jax.eval import embeddings, protocols, scoring
+from vtr_jax.eval.embeddings import Embeddings
+from vtr_jax.eval.protocols import Protocol
+from vtr_jax.eval.scoring import Extras
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,7 @@ from vtr_jax.data import sources
 from vtr_jax.data.examples import check_frames
 from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as texts
-from vtr_jax.evaluators import base as evaluators
+from vtr_jax.eval.evaluators import base as evaluators
 from vtr_jax.guard import Watch
 from vtr_jax.objectives import base as objectives
 from vtr_jax.observe import Observe, Profile

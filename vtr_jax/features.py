@@ -21,7 +21,7 @@ from vtr_jax import workdir
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
-from vtr_jax.evaluators.base import Context
+from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.objectives.base import Params
 
 # Tokens are normalised, so that float16 holds them: half the bytes.

@@ -24,7 +24,7 @@ from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import encode_all
 from vtr_jax.data.video.decode import frame_indices
-from vtr_jax.scores import similarity
+from vtr_jax.eval import ranks
 
 T = TypeVar("T")
 Video = str | os.PathLike | bytes | UInt8[np.ndarray, "t h w 3"]
@@ -163,7 +163,7 @@ class Model:
     self, texts: Iterable[str], videos: Iterable[Video]
   ) -> Float[np.ndarray, "t v"]:
     """Cosines of texts and videos."""
-    return similarity.cosines(self.embed_text(texts), self.embed_video(videos))
+    return ranks.cosines(self.embed_text(texts), self.embed_video(videos))
 
   def match(
     self,

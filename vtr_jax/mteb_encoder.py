@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from vtr_jax import model
 from vtr_jax.core.errors import DataError
-from vtr_jax.scores import similarity
+from vtr_jax.eval import ranks
 
 
 class Encoder:
@@ -73,7 +73,7 @@ class Encoder:
 
   def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
     """Cosines [n, m]."""
-    return similarity.cosines(np.asarray(embeddings1), np.asarray(embeddings2))
+    return ranks.cosines(np.asarray(embeddings1), np.asarray(embeddings2))
 
   def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
     """Cosines [n] of pairs."""

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vtr_jax import classify, embed, features, figures, trained, workdir
+from vtr_jax import classify, embed, features, trained, workdir
 from vtr_jax.classify import RECIPES, Recipe
 from vtr_jax.core import cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
-from vtr_jax.evaluators import zero_shot
-from vtr_jax.evaluators.base import Context
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
+from vtr_jax.eval.evaluators import zero_shot
+from vtr_jax.eval.evaluators.base import Context
+from vtr_jax.eval.viz import plots
 
 TRAIN = "train"
 _FEATURES = dict(linear="pooled", attentive="tokens")
@@ -166,7 +167,7 @@ def _write(
   )
   (out / "classes.md").write_text(zero_shot.table(names, confusion) + "\n")
   title = f"{request.kind} probe, {request.split}: top-1 {numbers['top1']:.1f} %"
-  figures.confusion(out / "confusion.png", confusion, names, title)
+  plots.confusion(out / "confusion.png", confusion, names, title)
   print(f"results.json, classes.md and confusion.png are in {out}", flush=True)
 
 

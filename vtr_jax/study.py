@@ -17,10 +17,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from vtr_jax import canvas, workdir, writer
+from vtr_jax import workdir, writer
 from vtr_jax.core import cli, io, sharding
 from vtr_jax.core.config import choose, read, require
 from vtr_jax.core.errors import ConfigError, DataError, one_line
+from vtr_jax.eval.viz import canvas
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtr_jax import dump, experiment, figures, memory, workdir, writer
+from vtr_jax import dump, experiment, memory, workdir, writer
 from vtr_jax import state as state_lib
 from vtr_jax.checkpoint import Care
 from vtr_jax.core import batch as batch_lib
@@ -24,6 +24,7 @@ from vtr_jax.core.errors import (
 )
 from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import loader
+from vtr_jax.eval.viz import plots
 from vtr_jax.experiment import Run
 from vtr_jax.guard import RollBack
 from vtr_jax.observe import Observe
@@ -252,7 +253,7 @@ def _finish(run: Run) -> dict[str, float]:
     for name, evaluator in run.evals.items():
       evaluator.draw(run.workdir / "figures", name)
     records = writer.read(run.workdir / "metrics.jsonl")
-    figures.curves(run.workdir / "figures" / "curves.png", records)
+    plots.curves(run.workdir / "figures" / "curves.png", records)
     run.writer.say(f"results.json and figures/ are in {run.workdir}")
     headline = [f"{k.split('/')[0]} {v:.1f}" for k, v in numbers.items() if _plain(k)]
     if headline:

@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax import figures
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import sources
 from vtr_jax.data.examples import refusal
-from vtr_jax.evaluators.base import Context, Embedder
+from vtr_jax.eval import metrics, protocols
+from vtr_jax.eval.evaluators.base import Context, Embedder
+from vtr_jax.eval.scoring import class_scores
+from vtr_jax.eval.viz import plots
 from vtr_jax.objectives.base import Params
-from vtr_jax.scores import metrics, protocols
-from vtr_jax.scores.scoring import class_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Evaluator:
     )
     title = f"{name}: top-1 {self._numbers['top1']:.1f} %"
     path = directory / f"{name}_confusion.png"
-    figures.confusion(path, self._confusion, self._names, title)
+    plots.confusion(path, self._confusion, self._names, title)
 
   def _texts(self) -> tuple[list[str], np.ndarray]:
     """All texts, and the class that each belongs to."""

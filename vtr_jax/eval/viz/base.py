@@ -14,13 +14,13 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int, Int32, UInt8
 from PIL import Image
 
-from vtr_jax import canvas
-from vtr_jax.canvas import FAINT, GAP, MARGIN, Page, Video
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
+from vtr_jax.eval.viz import canvas
+from vtr_jax.eval.viz.canvas import FAINT, GAP, MARGIN, Page, Video
 from vtr_jax.objectives.base import Objective
 
 # Ours: lighter as it grows, so that gray prints it.

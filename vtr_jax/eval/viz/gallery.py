@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from vtr_jax import figures
-from vtr_jax.canvas import Target, Video
-from vtr_jax.pictures import base
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
+from vtr_jax.eval.viz import base, plots
+from vtr_jax.eval.viz.canvas import Target, Video
 
 
 def gallery(
@@ -35,7 +34,7 @@ def gallery(
   found = [np.argsort(-sim[q], kind="stable")[:5] for q in queries]
   clips = {int(v): clip(int(v)) for row in found for v in row}
   ranks = metrics.text_to_video_ranks(sim, owner, ties)
-  figures.retrievals(
+  plots.retrievals(
     path,
     [texts[q] for q in queries],
     [[clips[int(v)] for v in row] for row in found],

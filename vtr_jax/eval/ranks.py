@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from vtr_jax.core.errors import DataError, NotFiniteError
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
 
 TILE = 2048  # texts and videos of one product: 50 MB of scores
 

@@ -17,11 +17,11 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 from PIL import Image
 
-from vtr_jax.canvas import Video
 from vtr_jax.core.batch import Batch, ClipSpec
 from vtr_jax.core.errors import DataError
+from vtr_jax.eval.viz import base
+from vtr_jax.eval.viz.canvas import Video
 from vtr_jax.objectives.base import Objective, Params
-from vtr_jax.pictures import base
 
 
 class Attention(NamedTuple):

@@ -7,11 +7,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
-from vtr_jax import canvas
-from vtr_jax.canvas import FAINT, INK, Target
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, VtrError
-from vtr_jax.pictures import base
+from vtr_jax.eval.viz import base, canvas
+from vtr_jax.eval.viz.canvas import FAINT, INK, Target
 
 _MARKS = "osD^vPX<>"
 

@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from vtr_jax.canvas import Video
 from vtr_jax.core.batch import Batch
 from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.eval.viz import base
+from vtr_jax.eval.viz.canvas import Video
 from vtr_jax.objectives.base import Objective, Params
-from vtr_jax.pictures import base
 
 
 class WordMaps(NamedTuple):

@@ -7,16 +7,15 @@ from typing import Any
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vtr_jax import figures
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import patchify
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
-from vtr_jax.evaluators.base import Context
+from vtr_jax.eval.evaluators.base import Context
+from vtr_jax.eval.viz import masks, plots
 from vtr_jax.objectives.base import Params
-from vtr_jax.pictures import masks
 
 _SHOWN = 4  # clips in the picture
 
@@ -107,7 +106,7 @@ class Evaluator:
     video, idx = batch["video"][shown], batch["video_mask_idx"][shown]
     keys = ("text_ids", "text_valid", "text_hidden")
     rows = zip(*(batch[key][shown] for key in keys), words[shown], strict=True)
-    figures.reconstruction(
+    plots.reconstruction(
       directory / f"{name}.png",
       video,
       masks.masked(video, idx, clip),

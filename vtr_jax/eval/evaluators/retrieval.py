@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from vtr_jax import figures
 from vtr_jax.core.config import choose, require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
-from vtr_jax.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.eval import metrics, protocols, ranks, rescore, scoring
+from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.eval.viz import gallery, plots
 from vtr_jax.objectives.base import Params
-from vtr_jax.pictures import gallery
-from vtr_jax.scores import metrics, protocols, rescore, scoring, similarity
 
 _SHOWN = 6  # queries in the picture
 
@@ -90,7 +89,7 @@ class Evaluator:
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
     title = f"{name}: cosine of texts and videos"
-    figures.similarity(
+    plots.similarity(
       directory / f"{name}_similarity.png", self._sim, title, self._owner
     )
     queries = np.linspace(0, len(self._texts) - 1, _SHOWN).astype(int)
@@ -108,7 +107,7 @@ class Evaluator:
     """Cosines [texts, videos], float32."""
     video = self._embed.videos(params, self._source)
     text = self._embed.texts(params, self._texts)
-    return similarity.cosines(text, video)
+    return ranks.cosines(text, video)
 
   def _clip(self, index: int) -> np.ndarray:
     example = EvalExample(self._source, self._context.data, self._context.clip)

@@ -12,10 +12,10 @@ import numpy as np
 from vtr_jax.core.config import require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
-from vtr_jax.evaluators.base import Context, Embedder
+from vtr_jax.eval import protocols, ranks
+from vtr_jax.eval.evaluators.base import Context, Embedder
+from vtr_jax.eval.viz import attention, base, gallery, space, words
 from vtr_jax.objectives.base import Params
-from vtr_jax.pictures import attention, base, gallery, space, words
-from vtr_jax.scores import protocols, similarity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Evaluator:
     gallery.gallery(
       directory / f"{name}_gallery.png",
       self._texts,
-      similarity.cosines(self._text, self._video),
+      ranks.cosines(self._text, self._video),
       self._owner,
       self._clip,
       self._queries,

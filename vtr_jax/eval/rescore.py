@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
 
 
 def dual_softmax(

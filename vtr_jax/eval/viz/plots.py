@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from vtr_jax import canvas
-from vtr_jax.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
 from vtr_jax.core.errors import DataError
+from vtr_jax.eval.viz import canvas
+from vtr_jax.eval.viz.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
 
 Word = tuple[str, bool, str | None]  # word, whether it was hidden, prediction
 

@@ -17,7 +17,6 @@ import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from vtr_jax import evaluators
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
 from vtr_jax.core.config import choose, read
@@ -29,6 +28,7 @@ from vtr_jax.data.sources import Split
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
+from vtr_jax.eval import evaluators
 from vtr_jax.objectives.base import Objective, Params
 
 
@@ -85,7 +85,7 @@ def check(sections: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     if not isinstance(kind, str):
       raise ConfigError(f"{where}.kind: expected a name, got {kind!r}")
     choose(kind, kinds(), f"{where}.kind")
-    module = importlib.import_module(f"vtr_jax.evaluators.{kind}")
+    module = importlib.import_module(f"vtr_jax.eval.evaluators.{kind}")
     checked[name] = (kind, read(module.Config, values, where))
   return checked
 
@@ -94,7 +94,7 @@ def build(
   checked: Mapping[str, tuple[str, Any]], context: Context
 ) -> dict[str, Evaluator]:
   """Opens the evaluators' data."""
-  modules = {k: importlib.import_module(f"vtr_jax.evaluators.{k}") for k in kinds()}
+  modules = {k: importlib.import_module(f"vtr_jax.eval.evaluators.{k}") for k in kinds()}
   return {n: modules[k].Evaluator(c, context) for n, (k, c) in checked.items()}
 
 

@@ -8,15 +8,14 @@ import numpy as np
 from jaxtyping import Float, Int32, UInt8
 from PIL import Image
 
-from vtr_jax import figures
-from vtr_jax.canvas import Video
 from vtr_jax.core.batch import VIDEO_MASKS, ClipSpec, MaskSpec, patchify, unpatchify
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import masks
 from vtr_jax.data.tokenizers.base import Tokenizer
+from vtr_jax.eval.viz import base, plots
+from vtr_jax.eval.viz.canvas import Video
 from vtr_jax.objectives.base import Objective
-from vtr_jax.pictures import base
 
 GRAY = 128  # of hidden tubelets
 
@@ -26,7 +25,7 @@ class Rebuilt(NamedTuple):
 
   masked: UInt8[np.ndarray, "b t h w 3"]  # hidden tubelets gray
   rebuilt: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
-  words: list[list[figures.Word]]  # without predictions if the model has none
+  words: list[list[plots.Word]]  # without predictions if the model has none
 
 
 def masked(
@@ -54,7 +53,7 @@ def words(
   valid: np.ndarray,
   hidden: np.ndarray,
   guessed: Int32[np.ndarray, "l"] | None = None,
-) -> list[figures.Word]:
+) -> list[plots.Word]:
   """(piece, hidden, prediction) of each word; special tokens are left out."""
   said, guess = base.spelled(tokenizer, ids), [None] * len(ids)
   if guessed is not None:
@@ -215,7 +214,7 @@ def _hide(
 
 def _words(
   batch: dict[str, np.ndarray], guessed: np.ndarray | None, tokenizer: Tokenizer
-) -> list[list[figures.Word]]:
+) -> list[list[plots.Word]]:
   keys = ("text_ids", "text_valid", "text_hidden")
   guesses = [None] * len(batch["video"]) if guessed is None else guessed
   columns = zip(*(batch[key] for key in keys), guesses, strict=True)

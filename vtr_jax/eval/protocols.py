@@ -19,7 +19,7 @@ from jaxtyping import Int
 from vtr_jax.core import config
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.scores import metrics
+from vtr_jax.eval import metrics
 
 CAPTIONS = ("all", "first", "joined")
 # Fields that say how clips and texts are embedded; they mean nothing for embeddings

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.scores import embeddings, metrics, rescore, similarity
-from vtr_jax.scores.embeddings import Embeddings
-from vtr_jax.scores.protocols import Protocol
+from vtr_jax.eval import embeddings, metrics, ranks, rescore
+from vtr_jax.eval.embeddings import Embeddings
+from vtr_jax.eval.protocols import Protocol
 
 _DENSE = 1 << 29  # scores of the largest matrix that extra rows may make: 4 GB each
 
@@ -278,14 +278,14 @@ def _fold(
   """Numbers of one fold."""
   text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
   ties = protocol.ties
-  numbers = metrics.both_ways(*similarity.ranks(text, video, owner, ties))
+  numbers = metrics.both_ways(*ranks.ranks(text, video, owner, ties))
   if extras != Extras():
-    sim = similarity.cosines(text, video)
+    sim = ranks.cosines(text, video)
   if extras.dual_softmax:
     scores = rescore.dual_softmax(sim, extras.dual_softmax)
     numbers |= extra_row("dual_softmax", scores, owner, ties)
   if extras.querybank:
-    bank = similarity.cosines(e.bank, video)
+    bank = ranks.cosines(e.bank, video)
     scores = rescore.querybank(sim, bank, extras.querybank)
     numbers |= extra_row("querybank", scores, owner, ties)
   if extras.rerank:
