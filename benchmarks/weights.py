@@ -25,8 +25,9 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 from safetensors.numpy import save_file
 
-from vtr_jax import state, trained
+from vtr_jax import state
 from vtr_jax.core.config import read
+from vtr_jax.inference import load as load_lib
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.weights import load, save
 
@@ -78,7 +79,7 @@ def measure(what: str, call: Callable[[], Any]) -> None:
 def child(place: pathlib.Path) -> None:
   if _CHILD.value == "run":
     run = str(place / "run")
-    measure("the converted run", lambda: trained.load(run, words=False).params)
+    measure("the converted run", lambda: load_lib.load(run, words=False).params)
     return
   objective, shapes = model_of(_CONFIG.value)
   source = f"vit:{place}/vit.safetensors"

@@ -17,9 +17,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from configs import miles  # noqa: E402
-from vtr_jax import experiment, trained
+from vtr_jax import experiment
 from vtr_jax.checkpoint import Care  # noqa: E402
 from vtr_jax.core import batch, sharding  # noqa: E402
+from vtr_jax.inference import load as load_lib
 from vtr_jax.train import train_and_evaluate  # noqa: E402
 
 
@@ -37,7 +38,7 @@ def config() -> dict:
 
 def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
   """Of a batch that is the same everywhere, by the run's newest checkpoint."""
-  model = trained.load(run, words=False)
+  model = load_lib.load(run, words=False)
   c, o = model.config, model.objective
   given = batch.fake(c.clip, c.text, c.mask, 4)
   return dict(

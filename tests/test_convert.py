@@ -11,8 +11,9 @@ import pytest
 from test_weights import HF, SIZE, close
 
 from configs import mac
-from vtr_jax import convert, experiment, export, trained
+from vtr_jax import convert, experiment, export
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError, WeightsError
+from vtr_jax.inference import load as load_lib
 from vtr_jax.losses import unit
 from vtr_jax.train import train_and_evaluate
 from vtr_jax.weights import files
@@ -84,7 +85,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
   (pieces,) = data_dir.rglob("tokenizer.model")
   convert.convert("clip", str(path), str(to), values, str(pieces))
   assert "keys used" in (to / "weights.txt").read_text()
-  model = trained.load(to)
+  model = load_lib.load(to)
   data = hf_cases.inputs()
   video = data["video"].transpose(0, 1, 3, 4, 2)
   out = hf_cases.case("clip")[1]
@@ -127,7 +128,7 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   assert report.count(" keys used (") == 2
   assert "resized: 40 to 256 rows" in report
   train_and_evaluate(values, tmp_path / "trained")
-  model = trained.load(tmp_path / "trained")
+  model = load_lib.load(tmp_path / "trained")
   assert model.step == 2
 
 
@@ -138,7 +139,7 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
   convert.convert("vit", str(folder / "vit.safetensors"), str(to), values)
   export.export(str(to), str(tmp_path / "out.safetensors"), "hf_vit")
   with pytest.raises(DataError, match=r"without tokenizer\.model; copy"):
-    trained.load(to)
+    load_lib.load(to)
   values |= dict(init_from=str(to))
   with pytest.raises(ConfigError, match=r"tokenizer: missing, and .*run has none"):
     experiment.build(values, tmp_path / "a")
@@ -146,7 +147,7 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
   run = experiment.build(values, tmp_path / "a")
   run.writer.close()
   run.checkpoints.close()
-  found = trained.load(to, words=False).params["video_tower"]["cls_token"]
+  found = load_lib.load(to, words=False).params["video_tower"]["cls_token"]
   np.testing.assert_array_equal(run.state.params["video_tower"]["cls_token"], found)
 
 

@@ -10,10 +10,11 @@ import pytest
 from conftest import on_eight_devices
 
 from configs import common, mac, miles, simvtp
-from vtr_jax import evaluate, experiment, trained
+from vtr_jax import evaluate, experiment
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.inference import load as load_lib
 from vtr_jax.plan import chips, problem
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
@@ -82,7 +83,7 @@ def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
   source = tmp_path / "a"
   numbers = train_and_evaluate(config(data_dir, evals=evals), source)
   state = stored(source, 4)
-  found = trained.load(source)
+  found = load_lib.load(source)
   same(found.params, state["mean"])
   assert not np.array_equal(
     state["mean"]["video_proj"]["kernel"], state["params"]["video_proj"]["kernel"]
@@ -112,7 +113,7 @@ def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
     del older["optim"][key]
   del older["init_allow"], older["objective"]["family"]
   (tmp_path / "config.json").write_text(json.dumps(older))
-  same(trained.load(tmp_path).params, stored(tmp_path, 2)["params"])
+  same(load_lib.load(tmp_path).params, stored(tmp_path, 2)["params"])
   train_and_evaluate(c, tmp_path)
   same(stored(tmp_path, 4), calm)
 
@@ -138,7 +139,7 @@ def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
   c["mesh"] = dict(data=2, fsdp=2, tensor=2)
   found = on_eight_devices(SHARDED, json.dumps(c), tmp_path / "eight")
   assert int(found[-1]) > 10
-  one, eight = (trained.load(tmp_path / name).params for name in ("one", "eight"))
+  one, eight = (load_lib.load(tmp_path / name).params for name in ("one", "eight"))
   same(one, stored(tmp_path / "one", 2)["mean"])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), one, eight)
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import run_main
 
 from configs import simvtp
-from vtr_jax import embed, evaluate, trained
+from vtr_jax import evaluate
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
@@ -20,6 +20,8 @@ from vtr_jax.eval import embeddings, protocols
 from vtr_jax.eval.evaluators import base
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
+from vtr_jax.inference import embed_split
+from vtr_jax.inference import load as load_lib
 from vtr_jax.losses import unit
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train import train_and_evaluate
@@ -107,7 +109,7 @@ def test_recognition_is_that_of_the_zero_shot_evaluator(run, tmp_path):
   """Labels as classes, put in words."""
   changes = dict(frames=4, prompts=("a red bar {}",))
   numbers = call(run, "hmdb51", changes=changes, out=str(tmp_path))
-  model = trained.load(run[0])
+  model = load_lib.load(run[0])
   source = model.config.data.open("test")
   labels = sorted({source[i]["label"] for i in range(len(source))})
   section = dict(
@@ -138,7 +140,7 @@ def candidates(tmp_path, ids):
 
 
 def test_choice_among_candidates(run, tmp_path):
-  ids = embed.read_clips(trained.load(run[0]).config.data.open("test")).ids
+  ids = embed_split.read_clips(load_lib.load(run[0]).config.data.open("test")).ids
   path, _ = candidates(tmp_path, ids)
   place = tmp_path / "e"
   numbers = call(
@@ -262,7 +264,7 @@ def test_unusable_runs_are_told(run, tmp_path, spoil, message):
   shutil.copytree(run[0], copy)
   spoil(copy)
   with pytest.raises(CheckpointError, match=message):
-    trained.load(copy)
+    load_lib.load(copy)
 
 
 def test_another_model_s_checkpoint_is_refused(run, tmp_path):
@@ -274,7 +276,7 @@ def test_another_model_s_checkpoint_is_refused(run, tmp_path):
     CheckpointError,
     match=r"(?s)parameters differ.*mlp/down/kernel: .* there, .* by config.json",
   ):
-    trained.load(tmp_path / "copy")
+    load_lib.load(tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")

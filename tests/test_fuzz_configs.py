@@ -11,12 +11,13 @@ from conftest import ROOT
 from ml_collections import config_flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import dump, replay, step, study, trained, workdir
+from vtr_jax import dump, replay, step, study, workdir
 from vtr_jax.core import cli, config
 from vtr_jax.core.errors import CheckpointError
 from vtr_jax.data.examples import check_frames
 from vtr_jax.eval import protocols
 from vtr_jax.eval.evaluators import base as evaluators
+from vtr_jax.inference import load as load_lib
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips
 from vtr_jax.prepare import shards, spool
@@ -74,7 +75,7 @@ def test_the_config_of_a_run(record_property, tmp_path, monkeypatch, count):
 
   def check(data):
     path.write_bytes(data)
-    fuzz.outcome(lambda: trained.load(tmp_path, words=False), "config.json", tmp_path)
+    fuzz.outcome(lambda: load_lib.load(tmp_path, words=False), "config.json", tmp_path)
 
   strategy = fuzz.mutated(*CONFIGS)
   fuzz.explore(record_property, "config.json", count, strategy, check, *DAMAGED)

@@ -8,10 +8,10 @@ import pytest
 
 import vtr_jax
 from configs import mac, simvtp
-from vtr_jax import embed
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.video.decode import decode
 from vtr_jax.eval import protocols
+from vtr_jax.inference import embed_split
 from vtr_jax.train import train_and_evaluate
 
 
@@ -29,7 +29,7 @@ def run(data_dir, tmp_path_factory):
   """(model, our evaluation's embeddings, its records, its directory)."""
   place = trained(mac, data_dir, tmp_path_factory.mktemp("run"))
   model = vtr_jax.load(place)
-  found, _ = embed.embed(place, protocols.get("custom"))
+  found, _ = embed_split.embed(place, protocols.get("custom"))
   source = model.config.data.open("test")
   return model, found, [source[i] for i in range(len(source))], place
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from configs import mac
-from vtr_jax import embed
 from vtr_jax.core.errors import DataError
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.video.decode import decode
 from vtr_jax.eval import protocols
-from vtr_jax.mteb_encoder import Encoder
+from vtr_jax.inference import embed_split
+from vtr_jax.inference.mteb import Encoder
 from vtr_jax.train import train_and_evaluate
 
 
@@ -37,7 +37,7 @@ def run(data_dir, tmp_path_factory):
   config["optim"]["warmup_steps"] = 1
   directory = tmp_path_factory.mktemp("run")
   train_and_evaluate(config, directory)
-  return directory, embed.embed(str(directory), protocols.get("custom"))[0]
+  return directory, embed_split.embed(str(directory), protocols.get("custom"))[0]
 
 
 @pytest.fixture(scope="module")

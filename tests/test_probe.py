@@ -13,12 +13,14 @@ import pytest
 from conftest import run_main
 
 from configs import mac, miles, simvtp
-from vtr_jax import classify, features, probe, trained
-from vtr_jax.classify import RECIPES, Recipe
+from vtr_jax import probe
 from vtr_jax.core import batch
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError, DataError, DivergedError
 from vtr_jax.data.moving_shapes import render
+from vtr_jax.inference import classifier, features
+from vtr_jax.inference import load as load_lib
+from vtr_jax.inference.classifier import RECIPES, Recipe
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.train import train_and_evaluate
 
@@ -99,7 +101,7 @@ def test_features_of_a_run_tell_classes(run, data, kind, tmp_path, capsys):
 
 
 def test_features_of_other_weights_are_computed_again(run, data, tmp_path):
-  model = trained.load(run)
+  model = load_lib.load(run)
   context = probe._context(model, probe.Request(str(run), data=data))
   source = context.data.open("test")
   get = lambda params: np.array(
@@ -200,9 +202,9 @@ def draws(count, seed):
 def test_attention_finds_the_token_that_tells():
   (x, label), (y, true) = draws(1000, 0), draws(300, 1)
   recipe = Recipe(20, 0, 3e-3, 0.01, "adamw", batch_size=64)
-  found = classify.fit("attentive", recipe, x, label, 2, progress=False)
+  found = classifier.fit("attentive", recipe, x, label, 2, progress=False)
   right = (found.scores(y).argmax(axis=0) == true).mean()
-  mean = classify.fit("linear", recipe, x.mean(axis=1), label, 2, progress=False)
+  mean = classifier.fit("linear", recipe, x.mean(axis=1), label, 2, progress=False)
   assert (
     right > 0.95 > 0.9 > (mean.scores(y.mean(axis=1)).argmax(axis=0) == true).mean()
   )
@@ -215,7 +217,7 @@ def test_a_feature_s_offset_and_unit_do_not_matter():
   label = (x[:, 0] + 0.5 * x[:, 3] > 0).astype(int)
   x[:, 4] = 7
   recipe = dataclasses.replace(RECIPES["linear"], epochs=30, batch_size=64)
-  fit = lambda x: classify.fit("linear", recipe, x, label, 2, False).scores(x)
+  fit = lambda x: classifier.fit("linear", recipe, x, label, 2, False).scores(x)
   plain, far = fit(x), fit(x * [1, 100, 1, 10, 1] + [5, -300, 0, 9, 0])
   np.testing.assert_allclose(plain, far, atol=0.02 * np.abs(plain).max())
   assert (plain.argmax(axis=0) == label).mean() > 0.97
@@ -225,4 +227,4 @@ def test_a_rate_that_is_too_high_is_told():
   x = np.random.default_rng(0).normal(size=(40, 5)).astype("f")
   recipe = dataclasses.replace(RECIPES["linear"], lr=1e38)
   with pytest.raises(DivergedError, match="lower --lr"):
-    classify.fit("linear", recipe, x, np.arange(40) % 2, 2, progress=False)
+    classifier.fit("linear", recipe, x, np.arange(40) % 2, 2, progress=False)

@@ -19,10 +19,10 @@ import reference_tokenizers as reference
 import sentencepiece
 from conftest import ROOT
 
-from vtr_jax import trained
 from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.tokenizers import kinds
+from vtr_jax.inference import load as load_lib
 from vtr_jax.train import train_and_evaluate
 
 SHARED = pathlib.Path(os.environ.get("VTR_SHARED_DIR", ROOT.parent / "shared"))
@@ -425,7 +425,7 @@ def test_a_run_keeps_the_file_and_can_be_opened(smoke, tmp_path):
   train_and_evaluate(smoke, tmp_path / "run")
   copy = tmp_path / "run" / "tokenizer.model"
   assert copy.read_bytes() == pathlib.Path(path).read_bytes()
-  assert type(trained.load(tmp_path / "run").tokenizer) is kinds.Clip
+  assert type(load_lib.load(tmp_path / "run").tokenizer) is kinds.Clip
 
 
 # --- Files that are refused ---------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import os
 
-from vtr_jax import model, trained
+from vtr_jax.inference import load as load_lib
+from vtr_jax.inference import model
 from vtr_jax.search.searcher import Hit, Searcher
 
 
@@ -53,4 +54,4 @@ def load(directory: str | os.PathLike) -> Model:
     CheckpointError: it is no run, or has no checkpoint that can be read.
     DataError: it has no tokenizer.
   """
-  return Model(trained.load(directory))
+  return Model(load_lib.load(directory))

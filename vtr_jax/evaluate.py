@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from vtr_jax import embed, workdir
+from vtr_jax import workdir
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
@@ -24,6 +24,7 @@ from vtr_jax.eval import embeddings, protocols, scoring
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
+from vtr_jax.inference import embed_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def evaluate(request: Request) -> dict[str, float]:
     if protocol.task == "retrieval":
       found = scoring.queries(found, protocol.captions)
   else:
-    found, match = embed.embed(
+    found, match = embed_split.embed(
       request.checkpoint,
       protocol,
       data=request.data,

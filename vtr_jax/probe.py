@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vtr_jax import classify, embed, features, trained, workdir
-from vtr_jax.classify import RECIPES, Recipe
+from vtr_jax import workdir
 from vtr_jax.core import cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
@@ -26,6 +25,9 @@ from vtr_jax.eval import metrics
 from vtr_jax.eval.evaluators import zero_shot
 from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.eval.viz import plots
+from vtr_jax.inference import classifier, embed_split, features
+from vtr_jax.inference import load as load_lib
+from vtr_jax.inference.classifier import RECIPES, Recipe
 
 TRAIN = "train"
 _FEATURES = dict(linear="pooled", attentive="tokens")
@@ -67,7 +69,7 @@ def probe(request: Request) -> dict[str, float]:
   Raises:
     VtrError: with one line that says what to mend; see errors.py.
   """
-  model = trained.load(request.checkpoint, words=False)
+  model = load_lib.load(request.checkpoint, words=False)
   context = _context(model, request)
   splits = {name: context.data.open(name) for name in (TRAIN, request.split)}
   labels = {name: zero_shot.labels(split) for name, split in splits.items()}
@@ -82,7 +84,7 @@ def probe(request: Request) -> dict[str, float]:
     name: features.of_split(context, model.params, split, what, out / "features")
     for name, split in splits.items()
   }
-  fitted = classify.fit(
+  fitted = classifier.fit(
     request.kind, request.recipe, found[TRAIN], owner[TRAIN], len(names)
   )
   own, _ = metrics.recognition(fitted.scores(found[TRAIN]), owner[TRAIN])
@@ -95,11 +97,11 @@ def probe(request: Request) -> dict[str, float]:
   return numbers
 
 
-def _context(model: trained.Trained, request: Request) -> Context:
+def _context(model: load_lib.Trained, request: Request) -> Context:
   c = model.config
   size = request.batch_size or c.eval_batch_size
   sharding.check_batch_size(size, model.mesh, "--batch_size")
-  data = embed.other_data(c.data, request.data)
+  data = embed_split.other_data(c.data, request.data)
   return Context(
     model.objective, c.clip, c.text, data, model.tokenizer, model.mesh, size
   )
@@ -126,7 +128,7 @@ def _classes(train: list[str], tested: list[str], split: str) -> list[str]:
 
 
 def _told(
-  model: trained.Trained,
+  model: load_lib.Trained,
   context: Context,
   splits: dict[str, sources.Split],
   found: dict[str, np.ndarray],

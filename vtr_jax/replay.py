@@ -15,10 +15,11 @@ import jax
 import numpy as np
 import optax
 
-from vtr_jax import dump, step, trained, workdir
+from vtr_jax import dump, step, workdir
 from vtr_jax import state as state_lib
 from vtr_jax.core import cli, config, sharding
 from vtr_jax.core.errors import ConfigError, DivergedError, printable
+from vtr_jax.inference import load as load_lib
 from vtr_jax.recipe import Parts, TrainConfig
 
 
@@ -38,7 +39,7 @@ def replay(place: pathlib.Path) -> None:
   told = dump.read(place)
   parts = _parts(told, place)
   c, rows = parts.config, parts.config.batch_size // parts.config.micro_batches
-  mesh = trained.fitting_mesh(c.mesh, rows)
+  mesh = load_lib.fitting_mesh(c.mesh, rows)
   like = state_lib.laid_out(*parts.abstract(mesh))
   state, batch = dump.arrays(place, told, like, parts.spec, mesh)
   loss, key = parts.loss(mesh), jax.random.key(c.seed)

@@ -42,7 +42,7 @@ _TOKEN = flags.DEFINE_string("token", "", "serve: what the page asks for.")
 
 def index(folder: str = "", *more: str) -> None:
   """Makes an index, or brings it up to date."""
-  from vtr_jax.model import load  # starts JAX: after the flags
+  from vtr_jax.inference.model import load  # starts JAX: after the flags
   from vtr_jax.search import build, windows
 
   require(bool(folder) and not more, "index: give one FOLDER")

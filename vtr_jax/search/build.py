@@ -17,7 +17,7 @@ import tqdm
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, DataError, one_line
-from vtr_jax.model import Model
+from vtr_jax.inference.model import Model
 from vtr_jax.search import files, store, windows
 
 _COMMIT = 30.0  # ours: seconds of work that SIGKILL may cost; more if a file takes more

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
-from vtr_jax.model import Model, ahead, load
+from vtr_jax.inference.model import Model, ahead, load
 from vtr_jax.search import store, topk, windows
 
 

@@ -14,7 +14,7 @@ from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.crops import View, resize_view
 from vtr_jax.data.video import stream
-from vtr_jax.model import Model
+from vtr_jax.inference.model import Model
 
 # FFmpeg's scdet (libavfilter/vf_scdet.c, its default threshold), on small gray frames.
 _CUT = 10.0  # percent of the range of brightness

@@ -94,7 +94,9 @@ def build(
   checked: Mapping[str, tuple[str, Any]], context: Context
 ) -> dict[str, Evaluator]:
   """Opens the evaluators' data."""
-  modules = {k: importlib.import_module(f"vtr_jax.eval.evaluators.{k}") for k in kinds()}
+  modules = {
+    k: importlib.import_module(f"vtr_jax.eval.evaluators.{k}") for k in kinds()
+  }
   return {n: modules[k].Evaluator(c, context) for n, (k, c) in checked.items()}
 
 

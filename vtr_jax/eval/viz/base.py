@@ -39,7 +39,7 @@ class Sizes(Protocol):
 
 
 class Subject(Protocol):
-  """Whom pictures are of: `vtr_jax.model.Model` is one, and so is `Seen`."""
+  """Whom pictures are of: `vtr_jax.inference.model.Model` is one, and so is `Seen`."""
 
   @property
   def config(self) -> Sizes: ...

@@ -16,7 +16,6 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
-from vtr_jax import trained
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
@@ -25,6 +24,7 @@ from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import encode_all
 from vtr_jax.data.video.decode import frame_indices
 from vtr_jax.eval import ranks
+from vtr_jax.inference import load as load_lib
 
 T = TypeVar("T")
 Video = str | os.PathLike | bytes | UInt8[np.ndarray, "t h w 3"]
@@ -37,7 +37,7 @@ def load(directory: str | os.PathLike) -> "Model":
     CheckpointError: it is no run, or has no checkpoint that can be read.
     DataError: it has no tokenizer.
   """
-  return Model(trained.load(directory))
+  return Model(load_lib.load(directory))
 
 
 def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
@@ -56,7 +56,7 @@ def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
 class Model:
   """Embeds videos and texts; made by `load`. Arrays in and out are NumPy's."""
 
-  def __init__(self, run: trained.Trained):
+  def __init__(self, run: load_lib.Trained):
     self._run, self._batch = run, run.config.eval_batch_size
     on = functools.partial(OnDevices, mesh=run.mesh)
     self._video = on(run.objective.embed_video)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from vtr_jax import model
 from vtr_jax.core.errors import DataError
 from vtr_jax.eval import ranks
+from vtr_jax.inference import model
 
 
 class Encoder:

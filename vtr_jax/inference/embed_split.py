@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtr_jax import trained, workdir
+from vtr_jax import workdir
 from vtr_jax.core import sharding
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
@@ -21,6 +21,7 @@ from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
+from vtr_jax.inference import load as load_lib
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
 BANK = 20_000
@@ -64,7 +65,7 @@ def embed(
       protocol or the extra rows; told before anything is embedded.
   """
   extras = extras or Extras()
-  model = trained.load(checkpoint)
+  model = load_lib.load(checkpoint)
   context = _context(model, protocol, data, batch_size)
   if extras.rerank and context.objective.match is None:
     raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
@@ -151,7 +152,7 @@ def _texts(
 
 
 def _context(
-  model: trained.Trained, protocol: Protocol, data: str, batch_size: int
+  model: load_lib.Trained, protocol: Protocol, data: str, batch_size: int
 ) -> Context:
   c = model.config
   size = batch_size or c.eval_batch_size
@@ -181,7 +182,7 @@ def other_data(config: DataConfig, data: str) -> DataConfig:
   return dataclasses.replace(config, name=name, curriculum=())
 
 
-def _check_frames(model: trained.Trained, frames: int) -> None:
+def _check_frames(model: load_lib.Trained, frames: int) -> None:
   """Refuses clips that the model cannot see, before any is read."""
   size = model.config.clip.size
   video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
@@ -207,7 +208,7 @@ def _bank(context: Context) -> tuple[list[str], list[str]]:
 
 def _manifest(
   checkpoint: str,
-  model: trained.Trained,
+  model: load_lib.Trained,
   context: Context,
   source: sources.Split,
   protocol: Protocol,
