@@ -9,7 +9,7 @@ from weights import draw
 
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.data import masks
-from vtr_jax.models import divided, towers, video
+from vtr_jax.models import divided_attention, patch_embed, video_tower
 from vtr_jax.models.layers import VIT, Compute, Size
 
 SIZE, COMPUTE = Size(8, 1, 16, 2), Compute("float32", "xla", False, "none")
@@ -43,8 +43,8 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
   allowed = np.ones((3, idx.shape[1] + 1, idx.shape[1] + 1), bool)
   allowed[:, 1:, 1:] = place[:, :, None] == place[:, None, :]
   x = rng.normal(size=(*allowed.shape[:2], 8)).astype("f")
-  inits = divided.TIME_INITS["output"]
-  layer = divided.DividedAttention(2, COMPUTE, 4, over, inits)
+  inits = divided_attention.TIME_INITS["output"]
+  layer = divided_attention.DividedAttention(2, COMPUTE, 4, over, inits)
   params = random_params(layer, x)
   got = jax.jit(layer.apply)({"params": params}, x)
   np.testing.assert_allclose(got, dense_attention(params, x, allowed), atol=1e-5)
@@ -53,10 +53,10 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
 @pytest.mark.parametrize("time_init", ["frozen", "output"])
 def test_time_attention_starts_at_zero(time_init):
   """And with Frozen's own start, query and key have no gradient, ever."""
-  block = divided.DividedBlock(SIZE, COMPUTE, VIT, 4, "frozen", time_init)
+  block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, "frozen", time_init)
   x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
-  inits = divided.TIME_INITS[time_init]
-  layer = divided.DividedAttention(2, COMPUTE, 4, "time", inits)
+  inits = divided_attention.TIME_INITS[time_init]
+  layer = divided_attention.DividedAttention(2, COMPUTE, 4, "time", inits)
   time = nn.unbox(layer.init(jax.random.key(0), x))["params"]
   assert not layer.apply({"params": time}, x).any()
   # Long after the start: what can move has moved.
@@ -72,7 +72,7 @@ def test_time_attention_starts_at_zero(time_init):
 @pytest.mark.parametrize("residual", ["frozen", "timesformer"])
 def test_residual(residual):
   """With space attention and MLP silenced, only TimeSformer keeps the time part."""
-  block = divided.DividedBlock(SIZE, COMPUTE, VIT, 4, residual, "output")
+  block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, residual, "output")
   x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
   params = random_params(block, x)
   for part, last in (("attention", "out"), ("mlp", "down")):
@@ -83,7 +83,7 @@ def test_residual(residual):
 
 def test_time_positions_of_other_lengths():
   learned = jnp.array([[0.0, 4.0], [2.0, 8.0]])
-  fit = lambda *args: np.asarray(towers.time_positions(learned, *args))
+  fit = lambda *args: np.asarray(video_tower.time_positions(learned, *args))
   np.testing.assert_array_equal(fit(1, "linear"), [[0, 4]])
   np.testing.assert_array_equal(fit(3, "zeros"), [[0, 4], [2, 8], [0, 0]])
   want = [[0, 4], [0.5, 5], [1.5, 7], [2, 8]]
@@ -93,11 +93,11 @@ def test_time_positions_of_other_lengths():
 def test_positions_that_start_as_sinusoids():
   """Space and time together are the fixed table, up to a constant over all places."""
   grid, width = (3, 2, 4), 20
-  space, time = towers.sinusoid_starts(grid, True)
+  space, time = video_tower.sinusoid_starts(grid, True)
   places = np.asarray(space(jax.random.key(0), (9, width)))[1:]
   slices = np.asarray(time(jax.random.key(0), (3, width)))
   assert not slices[0].any()  # an image is where it was
-  table = video.space_time_positions(grid, width)
+  table = patch_embed.space_time_positions(grid, width)
   np.testing.assert_allclose(
     (slices[:, None] + places).reshape(-1, width), table, atol=1e-6
   )

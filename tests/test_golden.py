@@ -15,7 +15,7 @@ from weights import convert
 
 from vtr_jax.contrast import DENSE, contrast
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
-from vtr_jax.models import dual, pixels, video
+from vtr_jax.models import dual_encoder, patch_embed, pixel_decoder
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
 from vtr_jax.weights import save
@@ -95,8 +95,8 @@ def test_simvtp_outputs(case):
   apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
   out = apply(params, batch)
   patches = patchify(batch["video"], model.clip.tubelet)
-  hidden = video.gather(patches, batch["video_mask_idx"])
-  targets, _, _ = pixels.targets(hidden, "standardized", model.clip)
+  hidden = patch_embed.gather(patches, batch["video_mask_idx"])
+  targets, _, _ = pixel_decoder.targets(hidden, "standardized", model.clip)
   assert_close(out.joint, want["out/joint_tokens"], "joint")
   assert_close(out.pixels, want["out/pixels_at_masked"], "pixels")
   assert_close(targets.reshape(out.pixels.shape), want["out/pixel_targets"], "targets")
@@ -143,7 +143,7 @@ def frozen():
   c = meta["config"]
   text, width, patch = c["text"], c["embed_dim"], c["patch_size"]
   hidden = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
-  config = dual.Config(
+  config = dual_encoder.Config(
     family="frozen",
     video=Size(width, c["depth"], hidden, c["num_heads"]),
     text=Size(text["dim"], text["layers"], text["hidden"], text["heads"]),
@@ -166,7 +166,7 @@ def frozen():
   clips = arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2)
   ids = arrays["in/text_ids"].astype("i4")
   valid = arrays["in/attention_mask"].astype(bool)
-  model = dual.DualEncoder(clip, spec, NOTHING, config)
+  model = dual_encoder.DualEncoder(clip, spec, NOTHING, config)
   batch = dict(video=clips, text_ids=ids, text_valid=valid)
   both = lambda m: (m.embed_video(batch), m.embed_text(batch))
   boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), method=both))["params"]

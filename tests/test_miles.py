@@ -15,7 +15,7 @@ from vtr_jax.core import sharding
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.losses import unit
-from vtr_jax.models.video import gather
+from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives import miles
 
 NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False, "clip")

@@ -13,7 +13,7 @@ from configs import simvtp as simvtp_config
 from vtr_jax import step
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.models import video as video_lib
+from vtr_jax.models import patch_embed as video_lib
 from vtr_jax.objectives import base, simvtp
 
 CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

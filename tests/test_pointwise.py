@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_attention import normal, whole
 
-from vtr_jax.models.pointwise import LayerNorm, gelu
+from vtr_jax.models.norm_gelu import LayerNorm, gelu
 
 CLOSE = dict(float32=2e-6, bfloat16=2e-2)
 

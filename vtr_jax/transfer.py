@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from vtr_jax import saved
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.models.towers import time_positions
+from vtr_jax.models.video_tower import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.state import TrainState, started
 from vtr_jax.weights import load

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
-from vtr_jax.models.pointwise import GELUS, LayerNorm
+from vtr_jax.models.norm_gelu import GELUS, LayerNorm
 
 logical = nn.with_logical_partitioning
 

@@ -24,10 +24,10 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.losses import masked_mean, unit
-from vtr_jax.models import dual, pixels
+from vtr_jax.models import dual_encoder, pixel_decoder
 from vtr_jax.models.layers import Size
-from vtr_jax.models.towers import Tokens
-from vtr_jax.models.video import gather
+from vtr_jax.models.patch_embed import gather
+from vtr_jax.models.video_tower import Tokens
 from vtr_jax.objectives.base import (
   Forward,
   Objective,
@@ -41,7 +41,7 @@ from vtr_jax.objectives.base import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(dual.Config):
+class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and a decoder."""
 
   decoder: Size | None  # of hidden pixels; None = contrast alone
@@ -49,10 +49,10 @@ class Config(dual.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    choose(self.pixel_target, pixels.TARGETS, "pixel_target")
+    choose(self.pixel_target, pixel_decoder.TARGETS, "pixel_target")
 
 
-class MAC(dual.DualEncoder):
+class MAC(dual_encoder.DualEncoder):
   """The dual encoder on masked batches."""
 
   config: Config
@@ -61,7 +61,9 @@ class MAC(dual.DualEncoder):
     super().setup()
     c = self.config
     if c.decoder is not None:
-      self.rebuild = pixels.PixelDecoder(self.clip, c.decoder, c.compute, "space_time")
+      self.rebuild = pixel_decoder.PixelDecoder(
+        self.clip, c.decoder, c.compute, "space_time"
+      )
       nn.share_scope(self, self.rebuild)
 
   def __call__(
@@ -82,7 +84,7 @@ class MAC(dual.DualEncoder):
     """Fills the hidden places of the video."""
     rebuilt = self.decode(self.masked_tokens(batch), batch)
     kind = self.config.pixel_target
-    return Reconstruction(pixels.to_rgb(rebuilt, batch, kind, self.clip), None)
+    return Reconstruction(pixel_decoder.to_rgb(rebuilt, batch, kind, self.clip), None)
 
 
 def forward(
@@ -95,7 +97,7 @@ def forward(
   terms = {}
   if rebuilt is not None:
     c = model.config
-    error = pixels.errors(rebuilt, batch, c.pixel_target, model.clip)
+    error = pixel_decoder.errors(rebuilt, batch, c.pixel_target, model.clip)
     terms["pixels"] = masked_mean(error, batch["valid"])
   scale = model.apply(variables, method="scale")
   return Forward(unit(video), unit(text), scale, terms)
@@ -107,7 +109,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   Raises:
     ConfigError: see `dual.check_mask`.
   """
-  dual.check_mask(config, clip, mask)
+  dual_encoder.check_mask(config, clip, mask)
   model = MAC(clip, text, mask, config)
   decodes = config.decoder is not None
   if decodes:

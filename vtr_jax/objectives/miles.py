@@ -26,8 +26,8 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.losses import masked_mean, unit
-from vtr_jax.models import dual
-from vtr_jax.models.video import gather
+from vtr_jax.models import dual_encoder
+from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives.base import (
   Forward,
   Objective,
@@ -43,7 +43,7 @@ SHADOWED = ("video_tower",)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(dual.Config):
+class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and the snapshot."""
 
   teacher: TeacherConfig  # how the snapshot follows
@@ -56,7 +56,7 @@ class Config(dual.Config):
     choose(self.distance, ("cosine", "mse", "smooth_l1"), "distance")
 
 
-class MILES(dual.DualEncoder):
+class MILES(dual_encoder.DualEncoder):
   """The dual encoder on masked clips; it has no head of its own."""
 
   config: Config
@@ -114,7 +114,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   Raises:
     ConfigError: see `dual.check_mask`.
   """
-  dual.check_mask(config, clip, mask)
+  dual_encoder.check_mask(config, clip, mask)
   check_sent(mask, "the snapshot sees the whole clip")
   model = MILES(clip, text, mask, config)
   return Objective(

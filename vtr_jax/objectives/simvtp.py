@@ -28,11 +28,11 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.losses import cross_entropy, masked_mean, unit
-from vtr_jax.models import pixels
+from vtr_jax.models import pixel_decoder
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer
-from vtr_jax.models.pixels import PixelDecoder
-from vtr_jax.models.text import TextEmbed
-from vtr_jax.models.video import POSITIONS, VideoEmbed, gather
+from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
+from vtr_jax.models.pixel_decoder import PixelDecoder
+from vtr_jax.models.text_embed import TextEmbed
 from vtr_jax.objectives.base import (
   Forward,
   Objective,
@@ -63,7 +63,7 @@ class Config:
     choose(self.negatives, ("random", "hard"), "negatives")
     choose(self.pool, ("valid", "all"), "pool")
     choose(self.contrast_text, ("masked", "whole"), "contrast_text")
-    choose(self.pixel_target, pixels.TARGETS, "pixel_target")
+    choose(self.pixel_target, pixel_decoder.TARGETS, "pixel_target")
     choose(self.positions, POSITIONS, "positions")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
 
@@ -72,7 +72,9 @@ class Outputs(NamedTuple):
   """Arrays of one training pass; tokens are [visible video ; text]."""
 
   joint: Float[Array, "b k+l d"]
-  pixels: Float[Array, "b m p"]  # at hidden tubelets, in units of `pixels.targets`
+  pixel_decoder: Float[
+    Array, "b m p"
+  ]  # at hidden tubelets, in units of `pixels.targets`
   words: Float[Array, "b l v"]  # logits
   video: Float[Array, "b d"]  # mean of the video read alone
   text: Float[Array, "b d"]  # mean of the text read alone
@@ -205,7 +207,7 @@ class SimVTP(nn.Module):
     rebuilt = self.rebuild(joint[:, :k], keep_idx, batch["video_mask_idx"])
     words = self.word_head(joint[:, k:]).argmax(axis=-1)
     kind = self.config.pixel_target
-    return Reconstruction(pixels.to_rgb(rebuilt, batch, kind, self.clip), words)
+    return Reconstruction(pixel_decoder.to_rgb(rebuilt, batch, kind, self.clip), words)
 
 
 def forward(
@@ -223,7 +225,7 @@ def forward(
     {"params": params}, batch, key, negatives, rngs={"dropout": dropout}
   )
   valid = batch["valid"]
-  error = pixels.errors(out.pixels, batch, model.config.pixel_target, model.clip)
+  error = pixel_decoder.errors(out.pixels, batch, model.config.pixel_target, model.clip)
   hidden = batch["text_hidden"] & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
   counts = jnp.concatenate([valid, valid & valid[out.negatives]])

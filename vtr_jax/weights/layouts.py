@@ -6,7 +6,7 @@ one model: depths and tubelets are the model's.
 
 from collections.abc import Callable, Iterator
 
-from vtr_jax.models.dual import DualEncoder
+from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import entries as e
 from vtr_jax.weights.entries import Entries, Entry

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError, printable
-from vtr_jax.models.dual import DualEncoder
+from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import resize
 from vtr_jax.weights.entries import Entry

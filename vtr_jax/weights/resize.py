@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtr_jax.models.dual import DualEncoder
-from vtr_jax.models.towers import time_positions
+from vtr_jax.models.dual_encoder import DualEncoder
+from vtr_jax.models.video_tower import time_positions
 
 
 def fit(

@@ -5,7 +5,7 @@ from typing import Any
 
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import WeightsError
-from vtr_jax.models.dual import DualEncoder
+from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import layouts
 from vtr_jax.weights.layouts import Layout

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int32, Num
 
 from vtr_jax.core.batch import Batch, ClipSpec, patchify
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
-from vtr_jax.models.video import POSITIONS, gather, unit_pixels
+from vtr_jax.models.patch_embed import POSITIONS, gather, unit_pixels
 
 TARGETS = ("standardized", "raw")
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Compute, Dense, Kind, Mlp, Size, activation
-from vtr_jax.models.pointwise import LayerNorm
+from vtr_jax.models.norm_gelu import LayerNorm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 _XAVIER = nn.initializers.xavier_uniform()

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.batch import Batch, MaskSpec, TextSpec
 from vtr_jax.models.layers import activation, logical
-from vtr_jax.models.pointwise import LayerNorm
+from vtr_jax.models.norm_gelu import LayerNorm
 
 
 def hide_words(

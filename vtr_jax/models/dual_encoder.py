@@ -15,9 +15,9 @@ from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
 from vtr_jax.losses import unit
 from vtr_jax.models.layers import Dense, logical
-from vtr_jax.models.pointwise import LayerNorm
-from vtr_jax.models.text import hide_words
-from vtr_jax.models.towers import (
+from vtr_jax.models.norm_gelu import LayerNorm
+from vtr_jax.models.text_embed import hide_words
+from vtr_jax.models.video_tower import (
   AttentionPool,
   Config,
   TextTower,

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int32, Num
 from vtr_jax.core.batch import ClipSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import attend
-from vtr_jax.models.divided import RESIDUALS, TIME_INITS, DividedBlock
+from vtr_jax.models.divided_attention import RESIDUALS, TIME_INITS, DividedBlock
 from vtr_jax.models.layers import (
   Attention,
   Block,
@@ -35,14 +35,14 @@ from vtr_jax.models.layers import (
   logical,
   run_blocks,
 )
-from vtr_jax.models.pointwise import LayerNorm
-from vtr_jax.models.text import TextEmbed
-from vtr_jax.models.video import (
+from vtr_jax.models.norm_gelu import LayerNorm
+from vtr_jax.models.patch_embed import (
   flat_positions,
   gather,
   space_time_positions,
   unit_pixels,
 )
+from vtr_jax.models.text_embed import TextEmbed
 
 
 @dataclasses.dataclass(frozen=True)
