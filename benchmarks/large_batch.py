@@ -25,9 +25,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from vtr_jax import memory
-from vtr_jax.contrast import ContrastConfig, contrast
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
+from vtr_jax.objectives.contrastive import ContrastConfig, contrast
 from vtr_jax.recipe import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import on_eight_devices
 
-from vtr_jax.contrast import DENSE, ContrastConfig, contrast
+from vtr_jax.objectives.contrastive import DENSE, ContrastConfig, contrast
 
 
 def brute_info_nce(video, text, scale):

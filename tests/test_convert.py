@@ -14,7 +14,7 @@ from configs import mac
 from vtr_jax import convert, experiment, export
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError, WeightsError
 from vtr_jax.inference import load as load_lib
-from vtr_jax.losses import unit
+from vtr_jax.objectives.losses import unit
 from vtr_jax.train import train_and_evaluate
 from vtr_jax.weights import files
 

@@ -22,8 +22,8 @@ from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import embed_split
 from vtr_jax.inference import load as load_lib
-from vtr_jax.losses import unit
 from vtr_jax.objectives import base as objectives
+from vtr_jax.objectives.losses import unit
 from vtr_jax.train import train_and_evaluate
 
 DATA = "moving_shapes/tiny"

@@ -13,11 +13,11 @@ from flax.traverse_util import flatten_dict
 from golden_cases import golden
 from weights import convert
 
-from vtr_jax.contrast import DENSE, contrast
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.models import dual_encoder, patch_embed, pixel_decoder
 from vtr_jax.models.layers import Compute, Size
 from vtr_jax.objectives import simvtp
+from vtr_jax.objectives.contrastive import DENSE, contrast
 from vtr_jax.weights import save
 
 NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False, "clip")

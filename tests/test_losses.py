@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from vtr_jax import losses
+from vtr_jax.objectives import losses
 
 
 def test_masked_mean():

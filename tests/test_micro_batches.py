@@ -10,10 +10,10 @@ import pytest
 
 from configs import mac, miles, simvtp
 from vtr_jax import step
-from vtr_jax.contrast import DENSE, contrast
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.config import read
+from vtr_jax.objectives.contrastive import DENSE, contrast
 from vtr_jax.recipe import TrainConfig
 
 ROWS, PARTS = 8, 4

@@ -14,9 +14,9 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.losses import unit
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives import miles
+from vtr_jax.objectives.losses import unit
 
 NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False, "clip")
 BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False, "clip")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.teacher import Teacher, TeacherConfig
+from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
 PARAMS = dict(tower=dict(kernel=jnp.array([1.0, 2.0])), head=jnp.array([5.0]))
 

@@ -17,10 +17,10 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import WeightsError
-from vtr_jax.losses import unit
 from vtr_jax.models.layers import Compute, Size, Transformer
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives import simvtp as simvtp_objective
+from vtr_jax.objectives.losses import unit
 from vtr_jax.recipe import TrainConfig
 from vtr_jax.weights import infer, match, save, sources, stacks
 

@@ -11,7 +11,6 @@ from jax.sharding import AbstractMesh, Mesh
 
 from vtr_jax import flops, optim, step
 from vtr_jax import state as state_lib
-from vtr_jax.contrast import ContrastConfig
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
@@ -19,6 +18,7 @@ from vtr_jax.core.sharding import MeshConfig
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.guard import GuardConfig
 from vtr_jax.objectives import base as objectives
+from vtr_jax.objectives.contrastive import ContrastConfig
 from vtr_jax.optim import OptimConfig
 from vtr_jax.state import TrainState
 

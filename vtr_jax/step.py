@@ -11,14 +11,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vtr_jax import guard
-from vtr_jax.contrast import DENSE, ContrastConfig, contrast
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import Batch
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import ConfigError, printable
 from vtr_jax.objectives.base import Objective, Params
+from vtr_jax.objectives.contrastive import DENSE, ContrastConfig, contrast
+from vtr_jax.objectives.teacher import follow, mean_keep
 from vtr_jax.state import TrainState
-from vtr_jax.teacher import follow, mean_keep
 
 Metrics = guard.Metrics
 

@@ -23,10 +23,10 @@ from jaxtyping import Array, Bool, Float, Int, Int32, Num
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DivergedError
-from vtr_jax.losses import cross_entropy, masked_mean
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense, Mlp
 from vtr_jax.models.norm_gelu import LayerNorm
+from vtr_jax.objectives.losses import cross_entropy, masked_mean
 
 _SMALL = 1e-6  # beside a variance; MAE's batch norm
 _PART = 4096  # clips whose features are in memory at once

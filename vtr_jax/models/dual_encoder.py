@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
-from vtr_jax.losses import unit
 from vtr_jax.models.layers import Dense, logical
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.text_embed import hide_words
@@ -24,6 +23,7 @@ from vtr_jax.models.video_tower import (
   Tokens,
   VideoTower,
 )
+from vtr_jax.objectives.losses import unit
 
 
 class DualEncoder(nn.Module):

@@ -20,7 +20,7 @@ from vtr_jax import objectives
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, read, require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.teacher import Teacher
+from vtr_jax.objectives.teacher import Teacher
 
 Params = Mapping[str, Any]
 
@@ -104,10 +104,14 @@ def check_sent(mask: MaskSpec, why: str) -> None:
   )
 
 
+# Files of this folder that are shared by objectives and are none themselves.
+_SHARED = {"base", "contrastive", "losses", "teacher"}
+
+
 def names() -> list[str]:
-  """Objectives that exist: the files beside this one."""
+  """Objectives that exist: the files of this folder, shared ones left out."""
   found = [m.name for m in pkgutil.iter_modules(objectives.__path__)]
-  return sorted(set(found) - {"base"})
+  return sorted(set(found) - _SHARED)
 
 
 def build(

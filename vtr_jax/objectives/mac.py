@@ -23,7 +23,6 @@ from jaxtyping import Array, Float
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
-from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual_encoder, pixel_decoder
 from vtr_jax.models.layers import Size
 from vtr_jax.models.patch_embed import gather
@@ -38,6 +37,7 @@ from vtr_jax.objectives.base import (
   initializer,
   method,
 )
+from vtr_jax.objectives.losses import masked_mean, unit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,6 @@ from jaxtyping import Array, Float
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
-from vtr_jax.losses import masked_mean, unit
 from vtr_jax.models import dual_encoder
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives.base import (
@@ -37,7 +36,8 @@ from vtr_jax.objectives.base import (
   initializer,
   method,
 )
-from vtr_jax.teacher import Teacher, TeacherConfig
+from vtr_jax.objectives.losses import masked_mean, unit
+from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
 SHADOWED = ("video_tower",)
 

@@ -27,7 +27,6 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
-from vtr_jax.losses import cross_entropy, masked_mean, unit
 from vtr_jax.models import pixel_decoder
 from vtr_jax.models.layers import Compute, Dense, Size, Transformer
 from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
@@ -42,6 +41,7 @@ from vtr_jax.objectives.base import (
   features_of,
   method,
 )
+from vtr_jax.objectives.losses import cross_entropy, masked_mean, unit
 
 
 @dataclasses.dataclass(frozen=True)
