@@ -14,8 +14,8 @@ import time
 
 from absl import app, flags
 
-from vtr_jax.formats import base
 from vtr_jax.prepare import merge, run
+from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
 from vtr_jax.prepare.place import Place
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.formats import base
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import base
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 
 def put(folder, files):

@@ -9,8 +9,8 @@ import pytest
 from test_formats import WEBVID, put, read, tar
 
 from vtr_jax.core.errors import DataError
-from vtr_jax.formats import base, media, parse, pickles
-from vtr_jax.formats.base import Request
+from vtr_jax.prepare.formats import base, media, parse, pickles
+from vtr_jax.prepare.formats.base import Request
 
 
 def refusal(name, source, **kwargs):

@@ -15,8 +15,8 @@ import pytest
 from conftest import ROOT
 
 from vtr_jax.core.errors import DataError
-from vtr_jax.formats import base
-from vtr_jax.formats.base import Request
+from vtr_jax.prepare.formats import base
+from vtr_jax.prepare.formats.base import Request
 
 SHARED = pathlib.Path(os.environ.get("VTR_SHARED_DIR", ROOT.parent / "shared"))
 DATA = SHARED / "data"

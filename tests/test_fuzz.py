@@ -14,7 +14,7 @@ from fuzz_formats import EXAMPLES, FOUND, UNCHANGED
 from vtr_jax import writer
 from vtr_jax.data import loader
 from vtr_jax.eval import embeddings, multiple_choice
-from vtr_jax.formats import base
+from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, digest, unfit
 
 

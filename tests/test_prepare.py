@@ -23,9 +23,9 @@ from vtr_jax.core.errors import BadSample, ConfigError, DataBudgetError, DataErr
 from vtr_jax.data import sources
 from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.data.video.decode import decode
-from vtr_jax.formats import base
 from vtr_jax.prepare import merge, run, spool
 from vtr_jax.prepare.check import check
+from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 

@@ -14,8 +14,8 @@ from absl import flags
 
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
-from vtr_jax.formats import base
 from vtr_jax.prepare import check, merge
+from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import Run, parse_job, prepare

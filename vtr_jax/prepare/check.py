@@ -15,8 +15,8 @@ from array_record.python import array_record_module  # pyright: ignore
 from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.data import sources
-from vtr_jax.formats.base import Item, Media
 from vtr_jax.prepare import image, video
+from vtr_jax.prepare.formats.base import Item, Media
 from vtr_jax.prepare.options import Options, digest
 from vtr_jax.prepare.shards import read_json
 

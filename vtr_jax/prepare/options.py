@@ -5,7 +5,7 @@ import hashlib
 from typing import NamedTuple
 
 from vtr_jax.core.config import require
-from vtr_jax.formats.base import Item
+from vtr_jax.prepare.formats.base import Item
 
 
 class Result(NamedTuple):

@@ -16,8 +16,8 @@ import pebble
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import DataError, one_line
-from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
+from vtr_jax.prepare.formats.base import Item
 from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.work import make
 

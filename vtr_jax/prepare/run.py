@@ -12,8 +12,8 @@ import tqdm
 from vtr_jax.core import processes
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
-from vtr_jax.formats import base
 from vtr_jax.prepare import merge, pool, spool
+from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, unfit
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.shards import Shard, cut, finish, report

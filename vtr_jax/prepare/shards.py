@@ -20,8 +20,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from vtr_jax.core import io
 from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.data import sources
-from vtr_jax.formats.base import Item
 from vtr_jax.prepare import spool
+from vtr_jax.prepare.formats.base import Item
 from vtr_jax.prepare.options import Result, captions, digest
 
 TRAIN = "train"  # the split that is shuffled, and whose captions train the tokenizer

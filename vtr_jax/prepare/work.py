@@ -3,8 +3,8 @@
 import pathlib
 
 from vtr_jax.core.errors import BadSample, one_line
-from vtr_jax.formats.base import Item, Media
 from vtr_jax.prepare import image, spool, video
+from vtr_jax.prepare.formats.base import Item, Media
 from vtr_jax.prepare.options import Options, Result, unfit
 
 

@@ -7,7 +7,7 @@ import pathlib
 from typing import NamedTuple
 
 from vtr_jax.core.errors import DataError
-from vtr_jax.formats import media
+from vtr_jax.prepare.formats import media
 
 ENDINGS = media.VIDEO + media.IMAGE
 _PIECE = 2**20  # bytes read at once

@@ -8,8 +8,8 @@ lists of tokens}; CLIP4Clip) beside the lists, else beside the videos.
 import dataclasses
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse, pickles
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse, pickles
+from vtr_jax.prepare.formats.base import Item, Request
 
 # subset: the listed videos that lie in the source, for those who hold a part.
 VARIANTS = ("full", "subset")

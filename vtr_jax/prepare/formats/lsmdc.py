@@ -10,8 +10,8 @@ files of their own, usually <movie>/<clip>.avi.
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, msvd, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, msvd, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("clip4clip", "frozen")
 _TABLES = dict(

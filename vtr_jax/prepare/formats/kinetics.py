@@ -8,8 +8,8 @@ videomae.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 _COLUMNS = ("youtube_id", "time_start", "time_end")
 

@@ -8,8 +8,8 @@ videos for validation and 2,990 for test.
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse, pickles
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse, pickles
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("jsfusion", "miech", "full")
 _LISTS = dict(

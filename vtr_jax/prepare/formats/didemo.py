@@ -8,8 +8,8 @@ they are there, choose the videos (1,065 and 1,004 for validation and test).
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 # CLIP4Clip: annotators saw the first 30 s of a video, and it reads 31.
 END = 31.0

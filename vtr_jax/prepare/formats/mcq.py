@@ -8,8 +8,8 @@ and SOURCE/{training,validation}/<path> for CC3M.
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 VARIANTS = ("webvid", "cc3m")
 _FOLDERS = dict(

@@ -6,8 +6,8 @@ the caption), or captions.csv or captions.txt with the columns image, caption.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 # subset: the listed images that lie in the source, for those who hold a part.
 VARIANTS = ("full", "subset")

@@ -8,8 +8,8 @@ test or the like is the split.
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 
 def read(request: Request) -> Iterator[Item]:

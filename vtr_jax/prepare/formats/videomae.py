@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 from vtr_jax.core.errors import DataError
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 # A path may hold spaces.
 _LINE = re.compile(r"(?P<path>.+?)[ ,\t](?P<label>-?\d{1,9})(?:[ ,\t]-?\d+)?")

@@ -6,8 +6,8 @@ are those of the folders.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("1", "2", "3")
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 from vtr_jax.core import io
 from vtr_jax.core.errors import DataError, one_line
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 _TEXTS = ("txt", "json", "cls")
 _MAX_TEXT = 1 << 20  # bytes of a caption or its metadata; ours

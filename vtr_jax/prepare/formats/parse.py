@@ -11,7 +11,7 @@ from typing import Any
 
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import ConfigError, DataError, one_line
-from vtr_jax.formats.base import Request
+from vtr_jax.prepare.formats.base import Request
 
 LOOK = "look at the file and at --format"
 # What other people's files call the splits.

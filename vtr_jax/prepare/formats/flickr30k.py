@@ -6,8 +6,8 @@ results_20130124.token. Karpathy's dataset_flickr30k.json is format coco_karpath
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import flickr8k, media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import flickr8k, media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 _FILES = dict(
   train=("train.json", "train.txt"),

@@ -6,8 +6,8 @@ both empty is the whole file. Rows of the same part are one item with their capt
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 
 def read(request: Request) -> Iterator[Item]:

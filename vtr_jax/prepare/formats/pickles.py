@@ -11,7 +11,7 @@ import numpy as np
 from vtr_jax.core import safe_pickle
 from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.core.safe_pickle import Call, Refused
-from vtr_jax.formats import parse
+from vtr_jax.prepare.formats import parse
 
 
 def load(path: str, allowed: bool) -> Any:

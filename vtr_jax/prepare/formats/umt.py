@@ -5,8 +5,8 @@ A caption is a text or a list of them; entries of the same file are one item.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 
 def read(request: Request) -> Iterator[Item]:

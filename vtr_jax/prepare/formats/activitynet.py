@@ -7,8 +7,8 @@ whole video is meant. As in CLIP4Clip, val_1 is the test set: 10,009 and 4,917.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("val_1", "val_2")
 

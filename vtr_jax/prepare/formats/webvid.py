@@ -8,8 +8,8 @@ SOURCE/videos/<page_dir>/<videoid>.mp4, or without "videos".
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 VARIANTS = ("2M", "10M")
 

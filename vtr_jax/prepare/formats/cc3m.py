@@ -10,8 +10,8 @@ import os
 import zlib
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Media, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Media, Request
 
 VARIANTS = ("cc3m", "cc12m")
 _FILES = dict(cc3m=("Train_GCC*", "Validation_GCC*"), cc12m=("cc12m*.[ct]sv",))

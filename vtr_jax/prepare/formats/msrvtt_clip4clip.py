@@ -6,8 +6,8 @@ a video, and MSRVTT_data.json, which holds the captions of training.
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, msrvtt, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, msrvtt, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("9k", "7k")
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 from vtr_jax.core.errors import DataError
-from vtr_jax.formats.base import Media
+from vtr_jax.prepare.formats.base import Media
 
 # The first is what a file that is missing is expected to be called.
 VIDEO = (

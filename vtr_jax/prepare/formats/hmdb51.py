@@ -8,8 +8,8 @@ import glob
 import os
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 VARIANTS = ("1", "2", "3")
 _SPLITS = {"1": "train", "2": "test", "0": ""}

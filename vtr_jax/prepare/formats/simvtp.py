@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from vtr_jax.formats import media, parse
-from vtr_jax.formats.base import Item, Request
+from vtr_jax.prepare.formats import media, parse
+from vtr_jax.prepare.formats.base import Item, Request
 
 
 def read(request: Request) -> Iterator[Item]:

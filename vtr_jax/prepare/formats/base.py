@@ -85,7 +85,7 @@ def open(name: str, request: Request) -> list[Item]:
       there is no item.
   """
   choose(name, kinds(), "format")
-  module = importlib.import_module(f"vtr_jax.formats.{name}")
+  module = importlib.import_module(f"vtr_jax.prepare.formats.{name}")
   variants = getattr(module, "VARIANTS", ())
   if request.variant:
     choose(request.variant, variants, "variant")
