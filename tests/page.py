@@ -12,7 +12,7 @@ from PIL import Image
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 from vtr_jax.search.searcher import Hit
-from vtr_jax.search.serve import Server
+from vtr_jax.search.server.serve import Server
 
 SECONDS, FPS = 10, 8  # of each video
 MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, matches=True)

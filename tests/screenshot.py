@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 import vtr_jax
 from vtr_jax.search import build
 from vtr_jax.search.searcher import Searcher
-from vtr_jax.search.serve import Server
+from vtr_jax.search.server.serve import Server
 
 _CLIPS = 600  # of the test split
 _TILES = "#grid li:not(.skeleton)"

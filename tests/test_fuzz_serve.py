@@ -10,10 +10,10 @@ import page
 import pytest
 from absl import logging
 
-from vtr_jax.search import serve
-from vtr_jax.search.access import Access
-from vtr_jax.search.handler import Handler
-from vtr_jax.search.library import Library
+from vtr_jax.search.server import serve
+from vtr_jax.search.server.access import Access
+from vtr_jax.search.server.handler import Handler
+from vtr_jax.search.server.library import Library
 
 ASKED = dict(text="red", like=[0, 1], clip="ab", top=5, rerank=0, folder="a/")
 PATHS = (

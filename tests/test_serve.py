@@ -28,7 +28,8 @@ import vtr_jax
 from configs import mac
 from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data.video import packets
-from vtr_jax.search import access, build, delivery, handler, pictures, serve
+from vtr_jax.search import build
+from vtr_jax.search.server import access, delivery, handler, media, serve
 from vtr_jax.train import train_and_evaluate
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
@@ -271,12 +272,12 @@ def test_previews_are_the_moment(server):
 
 def test_pictures_have_a_deadline(tmp_path, monkeypatch):
   (tmp_path / "a.mp4").write_bytes(clips.mp4(48))
-  monkeypatch.setattr(pictures, "_SECONDS", 0.0)
+  monkeypatch.setattr(media, "_SECONDS", 0.0)
   monkeypatch.setattr(packets, "_CALLS", 1)
   with (tmp_path / "a.mp4").open("rb") as file:
     for make in (
-      lambda: pictures.poster(file, 1.0),
-      lambda: pictures.preview(file, 1, 3),
+      lambda: media.poster(file, 1.0),
+      lambda: media.preview(file, 1, 3),
     ):
       with pytest.raises(BadSample, match="took more than 0 s"):
         make()

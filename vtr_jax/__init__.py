@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from vtr_jax.api import Model
+  from vtr_jax.search.model import Model
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -18,6 +18,6 @@ __all__ = ["load"]
 
 def load(directory: str | os.PathLike) -> "Model":
   """The model of a run; see `api.load`. Imports JAX, which takes a second."""
-  from vtr_jax import api
+  from vtr_jax.search import model
 
-  return api.load(directory)
+  return model.load(directory)

@@ -100,7 +100,7 @@ def query(places: str = "", *words: str) -> None:
 
 def serve(places: str = "", *more: str) -> None:
   """The page."""
-  from vtr_jax.search import serve as server
+  from vtr_jax.search.server import serve as server
 
   require(not more, "serve: give one INDEX, or several with commas")
   server.main(

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from vtr_jax.search.delivery import Refused
+from vtr_jax.search.server.delivery import Refused
 
 # All ours.
 _MAX_TEXT = 20_000  # characters; models read some 60 words of them

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 
 from vtr_jax.core.config import require
-from vtr_jax.search.delivery import Refused
+from vtr_jax.search.server.delivery import Refused
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from absl import logging
 
 from vtr_jax.core.errors import BadSample, VtrError, one_line, printable
-from vtr_jax.search import api, delivery, pictures
-from vtr_jax.search.delivery import Refused
+from vtr_jax.search.server import delivery, media, messages
+from vtr_jax.search.server.delivery import Refused
 
 # All ours.
 _IDLE = 30.0  # seconds that a client may send or take nothing
@@ -128,7 +128,7 @@ class Handler(BaseHTTPRequestHandler):
     if self.command not in methods:
       raise Refused(405, f"use {methods[0]}", Allow=", ".join(methods))
 
-  def _asked(self) -> api.Search:
+  def _asked(self) -> messages.Search:
     """The search that the body asks for."""
     if self.headers.get_content_type() != "application/json":
       raise Refused(415, "send application/json")
@@ -147,23 +147,23 @@ class Handler(BaseHTTPRequestHandler):
     body = self.rfile.read(length)
     if len(body) < length:
       raise ConnectionError("hung up")
-    return api.parsed(body)
+    return messages.parsed(body)
 
   def _picture(self, what: str, hit: Any, file: BinaryIO) -> None:
     """Answers with a clip's file, or with what is made of it."""
-    version = pictures.version(file)
+    version = media.version(file)
     size, changed = version[-2], version[-1]
     if what == "media":
       kind, tag = delivery.media_type(hit.path), delivery.etag(*version)
       return self._file(file, size, kind, tag, changed / 1e9)
     try:
       if what == "poster":
-        kind, data = "image/jpeg", pictures.poster(file, (hit.start + hit.end) / 2)
+        kind, data = "image/jpeg", media.poster(file, (hit.start + hit.end) / 2)
       else:
-        kind, data = "video/mp4", pictures.preview(file, hit.start, hit.end)
+        kind, data = "video/mp4", media.preview(file, hit.start, hit.end)
     except BadSample as e:
       raise Refused(404, f"{printable(hit.name)}: {e}") from e
-    tag = delivery.etag(what, *version, api.key_of(hit))
+    tag = delivery.etag(what, *version, messages.key_of(hit))
     self._file(io.BytesIO(data), len(data), kind, tag, changed / 1e9)
 
   def _file(self, file: Any, size: int, kind: str, tag: str, changed: float) -> None:

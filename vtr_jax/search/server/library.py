@@ -9,9 +9,9 @@ import numpy as np
 from absl import logging
 
 from vtr_jax.core.errors import DataError, VtrError, printable
-from vtr_jax.search import api, delivery
-from vtr_jax.search.delivery import Refused
 from vtr_jax.search.searcher import Hit, Searcher
+from vtr_jax.search.server import delivery, messages
+from vtr_jax.search.server.delivery import Refused
 
 _MAX_FOLDERS = 500  # ours: to choose from
 _SAMPLE = 12  # ours: clips that are shown before anything was searched
@@ -24,7 +24,7 @@ class Library:
     self._searcher, self._lock = searcher, threading.Lock()
     self._versions = self._on_disk()
     # Compiles; what is amiss shows before there is a visitor.
-    searcher.query(text="a", top=api.Search.top)
+    searcher.query(text="a", top=messages.Search.top)
 
   def info(self) -> dict[str, Any]:
     """What the page says before a search."""
@@ -41,10 +41,10 @@ class Library:
       videos=len(names),
       folders=_folders(names)[:_MAX_FOLDERS],
       rerank=model.matches,
-      sample=[api.told(hit) for hit in sample[:_SAMPLE]],
+      sample=[messages.told(hit) for hit in sample[:_SAMPLE]],
     )
 
-  def search(self, asked: api.Search) -> dict[str, Any]:
+  def search(self, asked: messages.Search) -> dict[str, Any]:
     """What fits best, and how long it took to find."""
     with self._lock:  # a query uses all cores
       self._refresh()
@@ -65,7 +65,7 @@ class Library:
           raise
         raise Refused(400, "this picture cannot be read; try another one") from e
       seconds = time.monotonic() - start
-    return dict(hits=[api.told(hit) for hit in hits], seconds=round(seconds, 4))
+    return dict(hits=[messages.told(hit) for hit in hits], seconds=round(seconds, 4))
 
   def hit(self, index: int, row: int, clip: str = "") -> Hit:
     """The clip at a place of an index.
@@ -85,7 +85,7 @@ class Library:
       raise Refused(404, "no such clip any more; search again") from None
     start, end = store.times[row].tolist()
     hit = Hit(math.nan, store.path(file), file.path, start, end, index, row)
-    if clip and clip != api.key_of(hit):
+    if clip and clip != messages.key_of(hit):
       raise Refused(410, "the index has become another one; search again")
     return hit
 

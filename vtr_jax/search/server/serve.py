@@ -23,11 +23,11 @@ from http.server import ThreadingHTTPServer
 from typing import Any
 
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.search import delivery
-from vtr_jax.search.access import Access
-from vtr_jax.search.handler import Handler
-from vtr_jax.search.library import Library
 from vtr_jax.search.searcher import Searcher
+from vtr_jax.search.server import delivery
+from vtr_jax.search.server.access import Access
+from vtr_jax.search.server.handler import Handler
+from vtr_jax.search.server.library import Library
 
 _MAX_CLIENTS = 64  # ours: connections at once; a browser opens six
 
@@ -145,7 +145,7 @@ class Server(ThreadingHTTPServer):
 
 def _read_page() -> dict[str, tuple[bytes, str, str]]:
   """Path -> (bytes, type, ETag) of the files that make the page."""
-  folder, page = importlib.resources.files("vtr_jax.search") / "page", {}
+  folder, page = importlib.resources.files("vtr_jax.search.server") / "page", {}
   for path, (name, kind) in _PAGE.items():
     data = (folder / name).read_bytes()
     tag = delivery.etag(hashlib.blake2b(data, digest_size=8).hexdigest())
