@@ -8,8 +8,9 @@ at a first batch, then each at twice the batch as long as clips/s grow by 2 % an
 lasts, the fastest way first. Each try is compiled and run for a few steps; when a
 recipe's share of the minutes is over, what was best until then is printed.
 
-MFU is the model's products (`vtr_jax.flops`, nothing made again counted) over time and
-the chip's peak: the maker's, and that of one large matrix product measured here. With
+MFU is the model's matrix products (`vtr_jax.train.flops`; recomputation not counted)
+over time and the chip's peak: the vendor's figure, and one measured here on a large
+matrix product. With
 torch and transformers installed, PyTorch's step of the same model and batch follows:
 MAC's two towers, and for SimVTP transformers' VideoMAE, less than what ours does. Each
 runs in a process of its own, or the first would keep the accelerator's memory.
@@ -29,11 +30,11 @@ import jax.numpy as jnp
 from absl import app, flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import flops
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import choose, read
 from vtr_jax.plan import chips, problem
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import flops
+from vtr_jax.train.config import TrainConfig
 
 MODULES = dict(mac=mac, miles=miles, simvtp=simvtp)
 PEERS = dict(mac="DualEncoder", simvtp="VideoMAE")

@@ -24,11 +24,11 @@ from absl import app, flags, logging
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
-from vtr_jax import memory
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
 from vtr_jax.objectives.contrastive import ContrastConfig, contrast
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import memory
+from vtr_jax.train.config import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py")
 _ROWS = flags.DEFINE_integer("rows", 8192, "Pairs of the loss alone.")
@@ -45,9 +45,11 @@ def forms() -> None:
   mesh = sharding.make_mesh(sharding.MeshConfig(8, 1, 1))
   rng = np.random.default_rng(0)
   rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
-  unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
+  l2_normalize = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
   pair = [
-    jax.device_put(unit(rng.normal(size=(_ROWS.value, WIDTH))).astype("f"), rows)
+    jax.device_put(
+      l2_normalize(rng.normal(size=(_ROWS.value, WIDTH))).astype("f"), rows
+    )
     for _ in range(2)
   ]
   valid = jax.device_put(np.ones(_ROWS.value, bool), rows)

@@ -18,7 +18,7 @@ from vtr_jax.core.config import read
 from vtr_jax.data import loader, sources
 from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as tokenizers
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/simvtp.py")
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes to try.")

@@ -28,7 +28,7 @@ from benchmarks.step import CLOCKS, WARM_UP, Case
 from configs import mac, simvtp
 from vtr_jax.core import batch
 from vtr_jax.core.config import read
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 _WORKS = flags.DEFINE_list("works", ["mac", "videomae"], "mac, videomae.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "float32, bfloat16.")

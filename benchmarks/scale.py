@@ -19,7 +19,7 @@ from configs import mac, miles, simvtp
 from vtr_jax.core.config import read
 from vtr_jax.plan import chips
 from vtr_jax.plan.__main__ import at, plan
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 # Of the same clips in all: MILES' 800 do not divide over 256 chips.
 ROWS = 1024

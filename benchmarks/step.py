@@ -23,7 +23,7 @@ from ml_collections import config_flags
 
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 # The allocator settles where its large buffers lie during the first steps.
 WARM_UP = 3

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from torch import nn
 
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 # The faster of the two on CPU, by dtype, forward and backward (torch 2.13).
 ATTENTION = dict(float32="sdpa", bfloat16="eager")

@@ -25,10 +25,10 @@ from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
 from safetensors.numpy import save_file
 
-from vtr_jax import state
 from vtr_jax.core.config import read
 from vtr_jax.inference import load as load_lib
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import state
+from vtr_jax.train.config import TrainConfig
 from vtr_jax.weights import load, save
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py:webvid2m_cc3m")

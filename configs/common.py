@@ -54,7 +54,8 @@ SHAPES = dict(
   ),
 )
 SMALL = dict(dtype="bfloat16", attention="xla", scan=False, remat="none")
-# What a step that would do harm leads to (vtr_jax/guard.py). No paper's code has it.
+# Response to steps that would damage the model (vtr_jax/train/guard.py). No paper's
+# code has it.
 GUARD = dict(
   budget=3,  # steps of `window` that may go unapplied before it rolls back; ours
   window=100,  # steps; ours

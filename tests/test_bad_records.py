@@ -21,6 +21,7 @@ from conftest import ROOT
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataBudgetError, DataError
 from vtr_jax.data import loader, sources, workers
+from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.data.video import packets
 
 GOOD = clips.mp4(10)
@@ -200,7 +201,8 @@ STUCK = """
 import json, sys
 sys.path[:0] = ["tests"]
 import test_bad_records as bad
-from vtr_jax import command, progress, train
+from vtr_jax.core import cli as command
+from vtr_jax.train import progress, loop as train
 from vtr_jax.data import sources
 
 config, directory = json.loads(sys.argv[1]), sys.argv.pop()
@@ -290,7 +292,7 @@ def batch_of(problems, first=0):
 
 def test_quarantine_lists_each_record_once(tmp_path):
   path = tmp_path / "quarantine.jsonl"
-  quarantine = loader.Quarantine(str(path), budget=1.0)
+  quarantine = Quarantine(str(path), budget=1.0)
   quarantine.add(batch_of(["", ""]), step=0)
   assert not path.exists()
   quarantine.add(batch_of(["", "é: empty file", "b: no: frame"]), step=1)
@@ -299,9 +301,7 @@ def test_quarantine_lists_each_record_once(tmp_path):
   with open(path, "a") as f:
     f.write('{"record": 7, "pro')  # killed while writing
   # A continued run lists only what is new.
-  loader.Quarantine(str(path), budget=1.0).add(
-    batch_of(["x: gone", "é: empty file"]), step=3
-  )
+  Quarantine(str(path), budget=1.0).add(batch_of(["x: gone", "é: empty file"]), step=3)
   lines = path.read_text().splitlines()
   assert json.loads(lines[0]) == dict(record=1, problem="é: empty file", step=1)
   assert [json.loads(line)["record"] for line in lines] == [
@@ -313,7 +313,7 @@ def test_quarantine_lists_each_record_once(tmp_path):
 
 def test_quarantine_stops_when_too_many_are_bad(tmp_path):
   path = tmp_path / "quarantine.jsonl"
-  quarantine = loader.Quarantine(str(path), budget=0.1, judge_after=50)
+  quarantine = Quarantine(str(path), budget=0.1, judge_after=50)
   many = [f"a{i}: empty file" for i in range(3)] + ["b: not a video"] + [""] * 6
   for step in range(4):  # 16 of 40: over the budget, but too few to judge
     quarantine.add(batch_of(many), step)
@@ -328,7 +328,7 @@ def test_quarantine_stops_when_too_many_are_bad(tmp_path):
 
 def test_quarantine_allows_what_is_within_the_budget(tmp_path):
   path = str(tmp_path / "quarantine.jsonl")
-  quarantine = loader.Quarantine(path, budget=0.1, judge_after=10)
+  quarantine = Quarantine(path, budget=0.1, judge_after=10)
   for step in range(20):
     quarantine.add(batch_of(["a: empty file"] + [""] * 9), step)
   assert quarantine.bad == 20
@@ -337,7 +337,7 @@ def test_quarantine_allows_what_is_within_the_budget(tmp_path):
 def test_quarantine_stops_at_once_when_all_goes_wrong_late(tmp_path):
   """A share that a long run would bear for hours: a file server that fails, say."""
   path = str(tmp_path / "quarantine.jsonl")
-  quarantine = loader.Quarantine(path, budget=0.01, judge_after=100)
+  quarantine = Quarantine(path, budget=0.01, judge_after=100)
   for step in range(1000):
     quarantine.add(batch_of([""] * 10), step)
   some = ["a: empty file"] * 2 + [""] * 8  # one batch in five: 4 %

@@ -14,17 +14,17 @@ from conftest import ROOT
 from test_train import assert_same, bare, losses, params
 
 from configs import mac
-from vtr_jax import bitsums
-from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.core.errors import CheckpointError
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import checksums
+from vtr_jax.train.checkpoint import Care, Checkpoints
+from vtr_jax.train.loop import train_and_evaluate
 
 RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
 
 DRIVER = """
 import json, sys
-from vtr_jax import command
-from vtr_jax.checkpoint import Care
+from vtr_jax.core import cli as command
+from vtr_jax.train.checkpoint import Care
 from vtr_jax.train import train_and_evaluate
 config, directory, care = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 command.run(lambda: train_and_evaluate(config, directory, care=Care(**care)))
@@ -100,7 +100,7 @@ def mix(workdir, step):
 
 BUILD = """
 import json, sys
-from vtr_jax import experiment
+from vtr_jax.train import setup as experiment
 for directory in sys.argv[2:]:
   run = experiment.build(json.loads(sys.argv[1]), directory)
   print("step", int(run.state.step), flush=True)
@@ -207,11 +207,11 @@ def test_sums_see_every_bit():
   arrays = [rng.normal(size=(5, 3)).astype(np.float32), np.int32(-3)]
   arrays += [jax.numpy.asarray(arrays[0], jax.numpy.bfloat16), np.float32([np.nan])]
   tree = dict(enumerate(jax.numpy.asarray(a) for a in arrays))
-  sums = bitsums.of(tree).tolist()
-  assert sums == [bitsums.on_host(np.asarray(a)) for a in tree.values()]
+  sums = checksums.of(tree).tolist()
+  assert sums == [checksums.on_host(np.asarray(a)) for a in tree.values()]
   flipped = np.asarray(tree[0]).copy()
   flipped.view(np.uint32)[2, 1] ^= 1
-  assert bitsums.on_host(flipped) != sums[0]
+  assert checksums.on_host(flipped) != sums[0]
 
 
 def test_sums_are_those_of_any_mesh(calm):
@@ -220,7 +220,7 @@ def test_sums_are_those_of_any_mesh(calm):
   meta = json.loads((origin / "checkpoints/8/meta/metadata").read_text())
   saved = params(origin, 8)
   assert len(meta["sums"]) == len(saved)
-  assert sorted(meta["sums"]) == sorted(map(bitsums.on_host, saved.values()))
+  assert sorted(meta["sums"]) == sorted(map(checksums.on_host, saved.values()))
 
 
 def test_later_ones_are_dropped(tmp_path):

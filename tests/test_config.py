@@ -8,10 +8,10 @@ import pytest
 from conftest import ROOT, run_main
 
 from configs import simvtp
-from vtr_jax import experiment
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import setup
+from vtr_jax.train.config import TrainConfig
 
 VARIANTS = ("demo", "smoke", "webvid2m")
 
@@ -66,7 +66,7 @@ def test_wrong_values(smoke, tmp_path, path, value, says):
     section = section[name]
   section[key] = value
   with pytest.raises(ConfigError) as e:
-    experiment.build(config, tmp_path / "run")
+    setup.build(config, tmp_path / "run")
   assert says in str(e.value)
   assert not (tmp_path / "run").exists()  # refused before anything was made
 

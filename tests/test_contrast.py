@@ -17,7 +17,7 @@ def brute_info_nce(video, text, scale):
   return way(sim) + way(sim.T)
 
 
-def unit(rng, rows, width=5):
+def l2_normalize(rng, rows, width=5):
   x = rng.normal(size=(rows, width))
   return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype("f4")
 
@@ -32,7 +32,7 @@ def test_two_pairs_by_hand():
 
 def test_info_nce_equals_brute_force():
   rng = np.random.default_rng(0)
-  video, text = unit(rng, 7), unit(rng, 7)
+  video, text = l2_normalize(rng, 7), l2_normalize(rng, 7)
   got = contrast(DENSE, video, text, 20.0, jnp.ones(7, bool))
   np.testing.assert_allclose(got, brute_info_nce(video, text, 20.0), rtol=1e-5)
 
@@ -41,7 +41,7 @@ def test_info_nce_equals_brute_force():
 def test_rows_that_do_not_count(junk):
   """Value and gradient are those of the batch without the row."""
   rng = np.random.default_rng(1)
-  video, text = unit(rng, 6), unit(rng, 6)
+  video, text = l2_normalize(rng, 6), l2_normalize(rng, 6)
   valid = np.array([True, True, False, True, True, True])
   loss = lambda v: contrast(DENSE, v, text, 20.0, valid)
   dirty = np.where(valid[:, None], video, np.float32(junk))
@@ -61,7 +61,7 @@ def brute_sigmoid(video, text, scale, bias):
 def test_sigmoid_equals_brute_force():
   """Each pair a question of its own; the sum over videos, the mean over texts."""
   rng = np.random.default_rng(0)
-  video, text = unit(rng, 7), unit(rng, 7)
+  video, text = l2_normalize(rng, 7), l2_normalize(rng, 7)
   config = ContrastConfig("sigmoid", "dense", 1, bias=-3.0)
   valid = np.array([True] * 5 + [False] * 2)
   got = contrast(config, video, text, 10.0, valid)
@@ -72,7 +72,7 @@ def test_sigmoid_equals_brute_force():
 def case(rows):
   rng = np.random.default_rng(rows)
   valid = np.arange(rows) % 5 != 3
-  return unit(rng, rows), unit(rng, rows), np.float32(12.0), valid
+  return l2_normalize(rng, rows), l2_normalize(rng, rows), np.float32(12.0), valid
 
 
 def gradients(config, video, text, scale, valid):
@@ -97,8 +97,8 @@ sys.path[:0] = ["tests"]
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from test_contrast import case, gradients
-from vtr_jax import sharding
-from vtr_jax.contrast import ContrastConfig
+from vtr_jax.core import sharding
+from vtr_jax.objectives.contrastive import ContrastConfig
 out = []
 for sizes in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
   mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))

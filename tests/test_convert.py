@@ -11,11 +11,12 @@ import pytest
 from test_weights import HF, SIZE, close
 
 from configs import mac
-from vtr_jax import convert, experiment, export
+from vtr_jax import convert, export
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError, WeightsError
 from vtr_jax.inference import load as load_lib
-from vtr_jax.objectives.losses import unit
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.models.layers import l2_normalize
+from vtr_jax.train import setup
+from vtr_jax.train.loop import train_and_evaluate
 from vtr_jax.weights import files
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -90,7 +91,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
   video = data["video"].transpose(0, 1, 3, 4, 2)
   out = hf_cases.case("clip")[1]
   embed = jax.jit(model.objective.embed_video)
-  mean = unit(unit(out["image"]).mean(axis=1))
+  mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   close(embed(model.params, dict(video=video)), mean)
   with pytest.raises(ConfigError, match="not empty"):
     convert.convert("clip", str(path), str(to), values, str(pieces))
@@ -111,10 +112,10 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"
   values |= dict(init_from=both)
   with pytest.raises(ConfigError, match=r"tokenizer: missing; the words of 'distilb"):
-    experiment.build(values, tmp_path / "wrong")
+    setup.build(values, tmp_path / "wrong")
   (pieces,) = data_dir.rglob("tokenizer.model")
   values |= dict(tokenizer=str(pieces))
-  built = experiment.build(values, tmp_path / "built")
+  built = setup.build(values, tmp_path / "built")
   built.writer.close()
   built.checkpoints.close()
   tower = built.state.params["video_tower"]
@@ -142,9 +143,9 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
     load_lib.load(to)
   values |= dict(init_from=str(to))
   with pytest.raises(ConfigError, match=r"tokenizer: missing, and .*run has none"):
-    experiment.build(values, tmp_path / "a")
+    setup.build(values, tmp_path / "a")
   values |= dict(tokenizer=str(next(data_dir.rglob("tokenizer.model"))))
-  run = experiment.build(values, tmp_path / "a")
+  run = setup.build(values, tmp_path / "a")
   run.writer.close()
   run.checkpoints.close()
   found = load_lib.load(to, words=False).params["video_tower"]["cls_token"]
@@ -156,7 +157,7 @@ def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
   values = small(data_dir) | dict(init_from=named)
   says = "is no run" + ("; 'vitt' is no kind.*'vit'" if ":" in named else "")
   with pytest.raises(CheckpointError, match=says):
-    experiment.build(values, tmp_path)
+    setup.build(values, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -174,4 +175,4 @@ def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
   values["tokenizer"] = str(next(data_dir.rglob("tokenizer.model")))
   with pytest.raises(WeightsError, match=words):
-    experiment.build(values | dict(init_from=init_from.format(folder)), tmp_path)
+    setup.build(values | dict(init_from=init_from.format(folder)), tmp_path)

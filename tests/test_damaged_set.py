@@ -13,7 +13,7 @@ from test_train import assert_same, bare, params
 
 from vtr_jax.data import sources
 from vtr_jax.data.video import decode
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 KINDS = damage.damaged(at=0.1)
 GOOD = 19 * len(KINDS)

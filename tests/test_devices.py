@@ -11,9 +11,9 @@ from configs import miles
 RESTORED = """
 import json, sys
 import jax, numpy as np
-from vtr_jax import experiment, sharding
-from vtr_jax import state as state_lib
-from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.train import setup as experiment; from vtr_jax.core import sharding
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.checkpoint import Checkpoints
 
 run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
 rng = np.random.default_rng(0)
@@ -59,9 +59,9 @@ def test_a_checkpoint_of_eight_is_restored_on_one_two_four_and_eight(
 RANKED = """
 import json, sys
 import jax, numpy as np
-from vtr_jax import experiment, sharding
-from vtr_jax.evaluators import base, retrieval
-from vtr_jax.scores import metrics
+from vtr_jax.train import setup as experiment; from vtr_jax.core import sharding
+from vtr_jax.eval.evaluators import base, retrieval
+from vtr_jax.eval import metrics
 
 run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
 c, ranks = run.config, []

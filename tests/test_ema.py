@@ -10,14 +10,15 @@ import pytest
 from conftest import on_eight_devices
 
 from configs import common, mac, miles, simvtp
-from vtr_jax import evaluate, experiment
+from vtr_jax import evaluate
 from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.inference import load as load_lib
 from vtr_jax.plan import chips, problem
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import setup
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
 
 EMA = 0.3
 
@@ -33,7 +34,7 @@ def config(data_dir, module=mac, **changes):
 
 
 def build(c, place):
-  run = experiment.build(c, place)
+  run = setup.build(c, place)
   run.writer.close()
   run.checkpoints.close()
   return run
@@ -121,7 +122,7 @@ def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
 SHARDED = """
 import json, sys, jax
 from vtr_jax.train import train_and_evaluate
-from vtr_jax import experiment
+from vtr_jax.train import setup as experiment
 c = json.loads(sys.argv[1])
 train_and_evaluate(c, sys.argv[2])
 state = experiment.build(c, sys.argv[2]).state

@@ -22,7 +22,7 @@ def start(work, run=True, **files):
   code = "\n".join(
     [
       "import sys, time",
-      "from vtr_jax import command, ending, errors",
+      "from vtr_jax.core import cli as command, shutdown as ending, errors",
       "def begun():",
       "  print('begun', file=sys.stderr, flush=True)",
       "def work():",

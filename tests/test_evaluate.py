@@ -22,9 +22,9 @@ from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import embed_split
 from vtr_jax.inference import load as load_lib
+from vtr_jax.models.layers import l2_normalize
 from vtr_jax.objectives import base as objectives
-from vtr_jax.objectives.losses import unit
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 DATA = "moving_shapes/tiny"
 
@@ -306,7 +306,7 @@ def test_several_views_are_averaged(tints, average):
   data, tokenizer = tints
   seen = views.Views(4, "segments", 1, windows=2, crops=3)
   model = types.SimpleNamespace(
-    embed_video=lambda p, b: unit(brightness(p, b)),
+    embed_video=lambda p, b: l2_normalize(brightness(p, b)),
     encode_video=brightness,
     embed_text=brightness,
   )

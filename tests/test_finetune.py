@@ -6,9 +6,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from configs import clip4clip
 from configs import finetune_retrieval as finetune
-from vtr_jax import optim, state
 from vtr_jax.core.config import read
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import optim, state
+from vtr_jax.train.config import TrainConfig
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
 
-from vtr_jax import flops
 from vtr_jax.core import sharding
+from vtr_jax.train import flops
 
 A = jax.ShapeDtypeStruct((3, 4), jnp.float32)
 B = jax.ShapeDtypeStruct((4, 5), jnp.float32)

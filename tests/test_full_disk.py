@@ -12,8 +12,8 @@ from test_train import bare, losses, params
 # At the second save, when the first is on disk, it gets full or read-only.
 DRIVER = """
 import json, resource, subprocess, sys
-from vtr_jax import command, train
-from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.core import cli as command; from vtr_jax.train import loop as train
+from vtr_jax.train.checkpoint import Checkpoints
 
 save, saved = Checkpoints.save, []
 config, what = json.loads(sys.argv.pop(1)), sys.argv.pop(1)

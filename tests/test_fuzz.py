@@ -11,11 +11,11 @@ import pytest
 from fuzz import Lines, written
 from fuzz_formats import EXAMPLES, FOUND, UNCHANGED
 
-from vtr_jax import writer
-from vtr_jax.data import loader
+from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval import embeddings, multiple_choice
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, digest, unfit
+from vtr_jax.train import writer
 
 
 @pytest.mark.parametrize(("name", "variant"), EXAMPLES)
@@ -163,10 +163,10 @@ def test_quarantine(record_property, tmp_path, count):
 
   def check(data):
     path.write_bytes(data + b"\n")
-    found = fuzz.outcome(lambda: loader.Quarantine(str(path), 0.5), path)
+    found = fuzz.outcome(lambda: Quarantine(str(path), 0.5), path)
     if found:
       found.add(batch, 9)
-      assert loader.Quarantine(str(path), 0.5)
+      assert Quarantine(str(path), 0.5)
 
   found = (b"\xff", b"3", b"{}", b'{"record": []}', b"[" * 99_999)
   fuzz.explore(record_property, "quarantine", count, fuzz.mutated(BAD), check, *found)

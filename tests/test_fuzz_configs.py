@@ -11,7 +11,7 @@ from conftest import ROOT
 from ml_collections import config_flags
 
 from configs import mac, miles, simvtp
-from vtr_jax import dump, replay, step, study, workdir
+from vtr_jax import replay, study
 from vtr_jax.core import cli, config
 from vtr_jax.core.errors import CheckpointError
 from vtr_jax.data.examples import check_frames
@@ -25,7 +25,9 @@ from vtr_jax.prepare.check import _options
 from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import parse_job
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import bad_step, workdir
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loss import check_weights
 
 CONFIGS = [
   json.loads(json.dumps(m.get_config("smoke").to_dict())) for m in (simvtp, mac, miles)
@@ -39,7 +41,7 @@ def checked(values):
   c = config.read(TrainConfig, values)
   check_frames(c.data, c.clip)
   evaluators.check(c.evals)
-  step.check_weights(c.weights, c.make_objective())
+  check_weights(c.weights, c.make_objective())
   return c
 
 
@@ -91,7 +93,7 @@ def test_the_dump_of_a_step(record_property, monkeypatch, tmp_path, count):
   monkeypatch.setattr(TrainConfig, "parts", read)
   path = tmp_path / "dump.json"
   numbers = {"loss/total": math.nan, "grad_norm": 1.0}
-  whole = [dump.Dump(7, numbers, ("a", "b"), c, {}) for c in CONFIGS]
+  whole = [bad_step.Dump(7, numbers, ("a", "b"), c, {}) for c in CONFIGS]
 
   def check(data):
     path.write_bytes(data)

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from test_weights import dual, family, shapes
 
-from vtr_jax.weights import infer, match, sources, stacks
+from vtr_jax.weights import infer, match, registry, stacks
 
 DTYPES = ("f2", "f8", "i8", "u1", "?", "c8", "U3", ml_dtypes.bfloat16)
 MODELS = dict(vit=dual, distilbert=dual, clip=lambda: family("clip"))
@@ -40,7 +40,7 @@ def changed(state, rng):
 def test_matching(record_property, kind, count):
   """Against a model, and to find out of what sizes the model must be."""
   whole, _ = hf_cases.case(kind)
-  source, objective = sources.find(kind), MODELS[kind]()
+  source, objective = registry.find(kind), MODELS[kind]()
   flat = flatten_dict(shapes(objective, objective.model.clip), sep="/")
   wanted, recipe = stacks.shapes(flat), infer.recipe(source)
 

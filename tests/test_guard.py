@@ -12,13 +12,15 @@ from conftest import eight_devices, run_main
 from test_train import assert_same, bare, flat, losses, params
 
 from configs import mac, miles
-from vtr_jax import experiment, guard, replay, step
+from vtr_jax import replay
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import HOST_KEYS
 from vtr_jax.core.errors import CheckpointError, DivergedError, VtrError
 from vtr_jax.data import loader
-from vtr_jax.recipe import Parts
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import guard, setup
+from vtr_jax.train.config import Parts
+from vtr_jax.train.loop import train_and_evaluate
+from vtr_jax.train.loss import Loss
 
 NIGHTLY = pytest.mark.nightly
 
@@ -36,7 +38,7 @@ def smoke(data_dir, request):
 
 def batches_of(config, tmp_path, count):
   """The run's parts, and its first batches on the device."""
-  run = experiment.build(config, tmp_path)
+  run = setup.build(config, tmp_path)
   c, found = run.config, []
   with loader.train_batches(
     c.data, c.clip, c.text, c.mask, run.tokenizer, batch_size=c.batch_size, seed=c.seed
@@ -54,7 +56,7 @@ def batches_of(config, tmp_path, count):
 def spoil(monkeypatch, smoke, tmp_path):
   """Makes batches of some numbers give a value that is not theirs."""
   _, batches = batches_of(bare(smoke), tmp_path / "look", 12)
-  plain = step.Loss.gradient
+  plain = Loss.gradient
 
   def with_damage(numbers, factor=jnp.nan, patch=monkeypatch):
     marks = jnp.stack([batches[n]["text_ids"].sum() for n in numbers])
@@ -67,7 +69,7 @@ def spoil(monkeypatch, smoke, tmp_path):
       metrics = {k: hurt(v) if k.startswith("loss") else v for k, v in metrics.items()}
       return metrics, jax.tree.map(hurt, grads)
 
-    patch.setattr(step.Loss, "gradient", gradient)
+    patch.setattr(Loss, "gradient", gradient)
 
   return with_damage
 

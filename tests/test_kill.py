@@ -16,7 +16,7 @@ from conftest import ROOT, memory_left, own_memory
 from test_train import assert_same, losses, params
 
 from configs import common
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 KILLS = 60
 STEPS = 120
@@ -24,9 +24,10 @@ STEPS = 120
 # Tells when the run comes to a phase; nothing is held there.
 DRIVER = """
 import json, sys
-from vtr_jax import command, experiment, memory, progress, train
-from vtr_jax.checkpoint import Checkpoints
-from vtr_jax.evaluators.retrieval import Evaluator
+from vtr_jax.core import cli as command
+from vtr_jax.train import setup as experiment, memory, progress, loop as train
+from vtr_jax.train.checkpoint import Checkpoints
+from vtr_jax.eval.evaluators.retrieval import Evaluator
 
 def told(owner, name, phase, after=False):
   call = getattr(owner, name)

@@ -7,60 +7,18 @@ import sys
 import pytest
 from conftest import ROOT
 
-# A module may import what stands in an earlier line, and nothing of its own line
-# but from its own folder.
-LAYERS = (
-  {"errors", "unpickle", "jsons", "ending"},
-  {"config"},
-  {
-    "canvas",
-    "batch",
-    "formats",
-    "losses",
-    "saved",
-    "bitsums",
-    "writer",
-    "muon",
-    "stop",
-    "flops",
-  },
-  {
-    "figures",
-    "sharding",
-    "optim",
-    "teacher",
-    "workdir",
-    "distributed",
-    "observe",
-    "memory",
-    "guard",
-    "checkpoint",
-  },
-  {"data", "models", "scores", "contrast", "devices"},
-  {"objectives", "classify"},
-  {"state", "weights", "pictures"},
-  {"transfer"},
-  {"step"},
-  {"evaluators"},
-  {"recipe"},
-  {"experiment"},
-  {"progress", "trained", "dump"},
-  {"train", "embed", "features", "model"},
-  {"mteb_encoder"},
-  {"command"},
-  {
-    "main",
-    "evaluate",
-    "probe",
-    "prepare",
-    "study",
-    "plan",
-    "convert",
-    "export",
-    "replay",
-  },
+# The floors of the package. A folder imports from earlier floors and from itself; a file
+# at the root is a command and may import from every folder.
+FLOORS = (
+  {"core"},
+  {"data", "models"},
+  {"objectives"},
+  {"eval", "weights"},
+  {"train"},
+  {"inference"},
+  {"prepare", "plan"},
   {"search"},
-  {"api"},
+  {"main", "evaluate", "convert", "export", "probe", "replay", "study"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 
@@ -84,14 +42,14 @@ def imports(path):
 
 
 def test_imports_point_down():
-  level = {name: i for i, names in enumerate(LAYERS) for name in names}
+  level = {name: i for i, names in enumerate(FLOORS) for name in names}
   wrong = []
   for path in FILES:
     parts = path.relative_to(ROOT).with_suffix("").parts
     if parts == ("vtr_jax", "__init__"):
       continue
     here = parts[1]
-    assert here in level, f"{here}: give it a place in LAYERS"
+    assert here in level, f"{here}: give it a place in FLOORS"
     for module in imports(path):
       there = room(module)
       if there != here and level[there] >= level[here]:
@@ -99,8 +57,19 @@ def test_imports_point_down():
   assert not wrong
 
 
+def test_the_root_holds_commands_and_folders_only():
+  root = ROOT / "vtr_jax"
+  folders = [p for p in root.iterdir() if p.is_dir() and p.name != "__pycache__"]
+  files = list(root.glob("*.py"))
+  assert len(folders) <= 12
+  assert len(files) <= 9
+  for path in files:
+    text = path.read_text()
+    assert path.stem == "__init__" or 'if __name__ == "__main__"' in text, path
+
+
 def test_every_layer_exists():
-  for names in LAYERS:
+  for names in FLOORS:
     for name in names:
       path = ROOT / "vtr_jax" / name
       assert path.is_dir() or path.with_suffix(".py").exists(), name
@@ -130,9 +99,11 @@ print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
 
 
 def test_data_modules_touch_no_device():
-  rooms = {"data", "formats"}
+  folders = {"data", "prepare"}
   modules = [
-    f"vtr_jax.{p.parent.name}.{p.stem}" for p in FILES if p.parent.name in rooms
+    ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for p in FILES
+    if p.relative_to(ROOT).parts[1] in folders and p.stem != "__main__"
   ]
   code = f"""
 import importlib

@@ -236,7 +236,7 @@ KILLED = """
 import _posixshmem, multiprocessing, os, signal, sys
 sys.path.insert(0, {root!r})
 from multiprocessing import shared_memory
-from vtr_jax.data import processes
+from vtr_jax.core import processes
 
 def work():
   processes.track_shared_memory()
@@ -273,7 +273,7 @@ SCRIPT = """
 import multiprocessing, os, sys, time
 sys.path[:0] = {paths!r}
 import clips
-from vtr_jax.data import loader, text
+from vtr_jax.data import loader; from vtr_jax.data.tokenizers import base as text
 # Without the guard that multiprocessing asks for: many scripts have none.
 batches = loader.train_batches(
   clips.config({root!r}, workers=1), clips.CLIP, clips.TEXT, clips.MASK,

@@ -11,14 +11,13 @@ from dual_cases import CLIP, PER_FRAME, TUBE, blanked
 from weights import draw
 
 from configs import mac as mac_config
-from vtr_jax import step
 from vtr_jax.core.batch import ClipSpec, patchify
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader
 from vtr_jax.data.tokenizers.base import SentencePiece
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
 
 BOTH = pytest.mark.parametrize(
   ("attention", "mask"), [("joint", PER_FRAME), ("divided", TUBE)]
@@ -162,7 +161,7 @@ def test_scan_and_remat_compute_the_same():
 
   def loss(objective):
     key = jax.random.key(1)
-    total = step.Loss(objective, {"vtc": 1.0}).total
+    total = loss.Loss(objective, {"vtc": 1.0}).total
     return lambda p: total(p, None, batch, key)[0]
 
   want = jax.jit(loss(plain))

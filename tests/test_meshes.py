@@ -9,9 +9,9 @@ GRADIENTS = """
 import json, math
 import jax, numpy as np
 from configs import miles
-from vtr_jax import batch, sharding
+from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 values = miles.get_config("smoke").to_dict()
 values["objective"]["learn_temperature"] = True

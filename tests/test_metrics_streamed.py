@@ -19,16 +19,16 @@ CONDITIONS = (
 )  # fmt: skip
 
 
-def unit(x):
+def l2_normalize(x):
   return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
 def case(seed, texts, videos, width):
   """Embeddings in which every third video is a copy of an earlier one."""
   rng = np.random.default_rng(seed)
-  video = unit(rng.normal(size=(videos, width)))
+  video = l2_normalize(rng.normal(size=(videos, width)))
   video[2::3] = video[rng.integers(0, 2, len(video[2::3]))]
-  text = unit(rng.normal(size=(texts, width)))
+  text = l2_normalize(rng.normal(size=(texts, width)))
   text[1::4] = text[0]
   return text, video, rng.integers(0, videos, texts)
 
@@ -49,7 +49,10 @@ def test_streamed_equals_dense(seed, ties, monkeypatch):
 def test_equal_embeddings_have_equal_scores_in_every_tile(monkeypatch):
   """Products of other shapes may round otherwise; that must not break a tie."""
   rng = np.random.default_rng(0)
-  text, video = unit(rng.normal(size=(1, 333))), unit(rng.normal(size=(1, 333)))
+  text, video = (
+    l2_normalize(rng.normal(size=(1, 333))),
+    l2_normalize(rng.normal(size=(1, 333))),
+  )
   text, video = np.repeat(text, 70, axis=0), np.repeat(video, 53, axis=0)
   for tile in (16, 33, 2048):
     monkeypatch.setattr(ranks, "TILE", tile)
@@ -102,8 +105,8 @@ def published():
 def test_published_numbers_of_clap(condition):
   """All ten rows to the last digit; their rule is `>=`, and 74 clips are doubles."""
   expected = published()
-  text = unit(np.load(CLAP / "text_embeddings.npy"))
-  audio = unit(np.load(CLAP / f"audio_emb_{condition}.npy"))
+  text = l2_normalize(np.load(CLAP / "text_embeddings.npy"))
+  audio = l2_normalize(np.load(CLAP / f"audio_emb_{condition}.npy"))
   owner = np.arange(len(text))
   for way, pair in {"T->A": (text, audio), "A->T": (audio, text)}.items():
     found_ranks, _ = ranks.ranks(*pair, owner, "pessimistic")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from configs import mac, miles, simvtp
-from vtr_jax import step
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.config import read
 from vtr_jax.objectives.contrastive import DENSE, contrast
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loss import Loss
 
 ROWS, PARTS = 8, 4
 
@@ -34,7 +34,7 @@ def case(module, **changes):
 
 def gradient(objective, weights, params, batch, parts):
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
-  loss = step.Loss(objective, weights, DENSE, parts, mesh)
+  loss = Loss(objective, weights, DENSE, parts, mesh)
   teacher = objective.shadowed(params)
   # A teacher that is not the parameters: else there is nothing to predict.
   teacher = jax.tree.map(lambda x: x * 0.9, teacher)

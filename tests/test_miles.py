@@ -9,14 +9,15 @@ from dual_cases import CLIP, PER_FRAME, TEXT, blanked, make_batch
 from weights import draw
 
 from configs import miles as miles_config
-from vtr_jax import optim, state, step
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.models.layers import l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives import miles
-from vtr_jax.objectives.losses import unit
+from vtr_jax.train import optim, state, step
+from vtr_jax.train.loss import Loss
 
 NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False, "clip")
 BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False, "clip")
@@ -78,7 +79,7 @@ def test_the_features_term_by_hand(target, distance, hidden):
     ours, theirs = (x @ head["kernel"] + head["bias"] for x in (ours, theirs))
   gap = np.abs(np.asarray(ours - theirs))
   each = dict(
-    cosine=2 - 2 * (unit(ours) * unit(theirs)).sum(-1),
+    cosine=2 - 2 * (l2_normalize(ours) * l2_normalize(theirs)).sum(-1),
     mse=np.square(gap).mean(-1),
     smooth_l1=np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(-1),
   )[distance]
@@ -123,7 +124,7 @@ def test_the_step_moves_the_snapshot():
   start, shardings = state.init(objective, optimizer, spec, mesh, 0)
   old = jax.tree.map(np.asarray, start.teacher)
   jax.tree.map(np.testing.assert_array_equal, old, objective.teacher.pick(start.params))
-  loss = step.Loss(objective, dict(vtc=1.0, features=1.0), mesh=mesh)
+  loss = Loss(objective, dict(vtc=1.0, features=1.0), mesh=mesh)
   train_step = step.make_train_step(loss, optimizer, 10, 0, shardings)
   end, numbers = train_step(start, sharding.put_batch(make_batch(BLOCK), mesh))
   assert end.teacher.keys() == {"video_tower"}
@@ -143,7 +144,7 @@ def test_without_the_term_the_snapshot_is_not_run():
   objective, params, snapshot, batch = make()
 
   def flops(**weights):
-    total = step.Loss(objective, weights).total
+    total = Loss(objective, weights).total
     loss = lambda p: total(p, snapshot, batch, jax.random.key(0))[0]
     compiled = jax.jit(jax.grad(loss)).lower(params).compile()
     return compiled.cost_analysis()["flops"]

@@ -12,7 +12,7 @@ from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.video.decode import decode
 from vtr_jax.eval import protocols
 from vtr_jax.inference import embed_split
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 
 def trained(file, data_dir, place):

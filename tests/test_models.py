@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from configs import simvtp as simvtp_config
-from vtr_jax import step
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.models import patch_embed as video_lib
@@ -42,7 +41,7 @@ def loss_of(objective):
   weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
 
   def loss(params, batch):
-    total = step.Loss(objective, weights).total
+    total = loss.Loss(objective, weights).total
     return total(params, None, batch, jax.random.key(1))
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))

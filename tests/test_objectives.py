@@ -17,8 +17,8 @@ from vtr_jax.core.config import read
 from vtr_jax.data import loader
 from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.objectives import base
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
 
 EVERY = pytest.mark.parametrize("name", base.names())
 # Of what takes long, the default run has the one that has a teacher.
@@ -63,7 +63,7 @@ def test_the_loader_brings_what_the_spec_says(name, data_dir):
 SHARDED = """
 import dataclasses, json, sys
 import jax, numpy as np
-from vtr_jax import batch, experiment, sharding
+from vtr_jax.core import batch, sharding; from vtr_jax.train import setup as experiment
 config = json.loads(sys.argv[1])
 run = experiment.build(config, sys.argv[2])
 c, state = run.config, run.state

@@ -10,30 +10,30 @@ import pytest
 from test_train import bare
 
 from configs import mac
-from vtr_jax import experiment, flops, memory, progress, train, writer
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader
-from vtr_jax.observe import Observe
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import flops, loop, memory, progress, setup, writer
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
+from vtr_jax.train.profiler import Observe
 
 
 @pytest.mark.nightly
 def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(flops.PEAKS, "cpu", 1e9)
   config = bare(smoke, steps=6)
-  stopping = train.Progress.add
+  stopping = loop.Progress.add
 
   def stop_at_4(log, done, numbers):
     stopping(log, done, numbers)
     if done == 4:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(train.Progress, "add", stop_at_4)
+  monkeypatch.setattr(loop.Progress, "add", stop_at_4)
   with pytest.raises(KeyboardInterrupt):
     train_and_evaluate(config, tmp_path)
-  monkeypatch.setattr(train.Progress, "add", stopping)
+  monkeypatch.setattr(loop.Progress, "add", stopping)
   time.sleep(2)  # no machine was to be had
   train_and_evaluate(config, tmp_path)
   records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}
@@ -135,7 +135,7 @@ def test_out_of_memory_tells_what_helps(smoke, tmp_path, monkeypatch):
   """The error is real: no host has so much."""
   full = lambda *_: jnp.zeros((1 << 50,)).sum()
   config = bare(smoke, micro_batches=2, batch_size=16)
-  build = experiment.build
+  build = setup.build
 
   def small(*args):
     run = build(*args)
@@ -144,7 +144,7 @@ def test_out_of_memory_tells_what_helps(smoke, tmp_path, monkeypatch):
     full.jitted = jitted
     return run
 
-  monkeypatch.setattr(experiment, "build", small)
+  monkeypatch.setattr(setup, "build", small)
   with pytest.raises(ConfigError, match="out of memory") as e:
     train_and_evaluate(config, tmp_path)
   said = str(e.value)

@@ -11,11 +11,11 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from configs import mac, simvtp
-from vtr_jax import muon, optim
-from vtr_jax import state as state_lib
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import muon, optim
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.config import TrainConfig
 
 PARAMS = dict(
   encoder=dict(kernel=jnp.ones((2, 2)), bias=jnp.ones(2)), head=dict(kernel=jnp.ones(2))

@@ -25,7 +25,7 @@ from vtr_jax.core.errors import ConfigError, DataError, VtrError
 from vtr_jax.core.sharding import MeshConfig, make_mesh
 from vtr_jax.eval.viz import attention, base, gallery, masks, plots, space, words
 from vtr_jax.objectives import base as objectives
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")
 CAPTIONS = ["a red ball moves up", "blue box", "a small green box moves slowly"]
@@ -275,7 +275,7 @@ def test_any_number_of_clips_on_any_number_of_devices(tokenizer):
 import sys
 sys.path.insert(0, "tests")
 import clips, numpy as np, test_pictures as t
-from vtr_jax.pictures import attention
+from vtr_jax.eval.viz import attention
 model = t.subject(t.mac)
 print(model.mesh.size, *attention.attention(model, t.random_clips())["joint"].cls.flat)
 """

@@ -12,9 +12,9 @@ from configs import mac, miles, simvtp
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import __main__ as command
-from vtr_jax.plan import chips, compiled, costs, estimate, hlo, problem
+from vtr_jax.plan import chips, collectives, compiled, costs, estimate, hlo, problem
 from vtr_jax.plan.report import table
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 RECIPES = (
   (simvtp, "webvid2m"),
@@ -110,13 +110,13 @@ def test_exchanges_by_kind_and_network():
   module = hlo.parse(TEXT)
   # Devices 0 and 1 are one slice, 2 and 3 the other; the mesh's second axis is within.
   within, across = (
-    hlo.Collective("all-reduce", "ici", 3, 3.0 * ROW),
-    hlo.Collective("all-gather", "dcn", 1, 64.0 * 128 * 2),
+    collectives.Collective("all-reduce", "ici", 3, 3.0 * ROW),
+    collectives.Collective("all-gather", "dcn", 1, 64.0 * 128 * 2),
   )
   # What the hosts carry is no collective of a slice's program.
-  away = hlo.Collective("reduce-scatter", "dcn", 1, 3.0 * ROW)
-  assert set(hlo.collectives(module, [0, 0, 1, 1])) == {within, across, away}
-  networks = {c.network for c in hlo.collectives(module, [0, 1, 0, 1])}
+  away = collectives.Collective("reduce-scatter", "dcn", 1, 3.0 * ROW)
+  assert set(collectives.collectives(module, [0, 0, 1, 1])) == {within, across, away}
+  networks = {c.network for c in collectives.collectives(module, [0, 1, 0, 1])}
   assert networks == {"dcn"}
 
 
@@ -134,7 +134,7 @@ def test_exchanges_by_kind_and_network():
   ],
 )
 def test_who_exchanges_with_whom(text, wanted):
-  assert hlo.groups(text, 4) == wanted
+  assert collectives.groups(text, 4) == wanted
 
 
 def test_a_program_of_this_machine_is_read():

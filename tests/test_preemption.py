@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 from test_train import assert_same, bare, losses, params
 
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 BOUND = 20  # seconds from the signal to the end, on a busy machine
 AT_ONCE = 5  # the same where nothing is saved
@@ -19,8 +19,9 @@ AT_ONCE = 5  # the same where nothing is saved
 # Says when the run has come to the phase, and holds it there.
 DRIVER = """
 import json, sys, threading
-from vtr_jax import command, experiment, memory, progress, train
-from vtr_jax.checkpoint import Checkpoints
+from vtr_jax.core import cli as command
+from vtr_jax.train import setup as experiment, memory, progress, loop as train
+from vtr_jax.train.checkpoint import Checkpoints
 from vtr_jax.data import loader
 
 config, directory, phase = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -51,7 +52,7 @@ if phase in ("step", "twice"):
   seconds = 60 if phase == "twice" else 1
   progress.Progress.add = held(progress.Progress.add, seconds, 4)
 if phase == "evaluation":
-  from vtr_jax.evaluators.retrieval import Evaluator
+  from vtr_jax.eval.evaluators.retrieval import Evaluator
   Evaluator.run = held(Evaluator.run, 60, 1)
 
 command.run(lambda: train.train_and_evaluate(config, directory))

@@ -21,8 +21,8 @@ from vtr_jax.data.moving_shapes import render
 from vtr_jax.inference import classifier, features
 from vtr_jax.inference import load as load_lib
 from vtr_jax.inference.classifier import RECIPES, Recipe
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
 
 COLOURS = dict(blue=(0, 0, 1), green=(0, 1, 0), red=(1, 0, 0), yellow=(1, 1, 0))
 NAMES = tuple(COLOURS)

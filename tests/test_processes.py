@@ -20,7 +20,7 @@ from vtr_jax.core.errors import ConfigError
 
 DRIVER = """
 import json, sys
-from vtr_jax import command, distributed
+from vtr_jax.core import cli as command, distributed
 from vtr_jax.train import train_and_evaluate
 
 def work():
@@ -167,7 +167,7 @@ def test_all_go_back_and_end_together(config, tmp_path):
 
 
 END = """
-from vtr_jax import command, distributed
+from vtr_jax.core import cli as command, distributed
 command.run(lambda: distributed.start(distributed.find(heartbeat=10, timeout=60.0)))
 """
 
@@ -250,7 +250,7 @@ def test_rows_that_two_hosts_share():
 def test_a_missing_process_is_named_by_all():
   port = free_port()
   script = (
-    "from vtr_jax import command, distributed as d\n"
+    "from vtr_jax.core import cli as command, distributed as d\n"
     "import sys\n"
     f"p = d.Peers('127.0.0.1:{port}', 4, int(sys.argv.pop()), timeout=3.0)\n"
     "command.run(lambda: d.roll_call(p))\n"

@@ -30,7 +30,7 @@ from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data.video import packets
 from vtr_jax.search import build
 from vtr_jax.search.server import access, delivery, handler, media, serve
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
 

@@ -17,7 +17,7 @@ DECODES = """
 import io, json, os, sys
 sys.path[:0] = json.loads(sys.argv[1])
 import av, clips, damage, movies, numpy as np
-from vtr_jax.data import crops, stream, video
+from vtr_jax.data import crops; from vtr_jax.data.video import stream, decode as video
 from vtr_jax.core.errors import BadSample
 
 # Each of these prints some megabytes of complaints.
@@ -45,7 +45,7 @@ print("bad", bad)
 
 STEPS = """
 import json, multiprocessing, os, sys
-from vtr_jax import progress, train
+from vtr_jax.train import progress, loop as train
 
 page, add = os.sysconf("SC_PAGE_SIZE"), progress.Progress.add
 

@@ -17,13 +17,13 @@ import pytest
 from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 
-from vtr_jax import experiment, train, writer
-from vtr_jax import workdir as workdir_lib
-from vtr_jax.checkpoint import Care
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import loader, sources
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import loop, setup, writer
+from vtr_jax.train import workdir as workdir_lib
+from vtr_jax.train.checkpoint import Care
+from vtr_jax.train.loop import train_and_evaluate
 
 DRIVER = """
 import json, sys
@@ -147,7 +147,7 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
 
 
 def test_two_runs_in_one_place_are_refused(quick, tmp_path, monkeypatch, capfd):
-  monkeypatch.setattr(experiment, "_PATIENCE", 0.5)
+  monkeypatch.setattr(setup, "_PATIENCE", 0.5)
   refused = []
 
   def another(run):
@@ -156,7 +156,7 @@ def test_two_runs_in_one_place_are_refused(quick, tmp_path, monkeypatch, capfd):
     refused.append(e)
     return {}
 
-  monkeypatch.setattr(train, "_finish", another)
+  monkeypatch.setattr(loop, "_finish", another)
   for _ in range(2):  # it is free again behind the first
     train_and_evaluate(bare(quick, steps=3), tmp_path)
   assert len(refused) == 2
@@ -285,7 +285,7 @@ def test_eight_devices_give_the_same_losses(smoke, tmp_path):
 
 SHARDED = """
 import json, sys
-from vtr_jax import experiment
+from vtr_jax.train import setup as experiment
 run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
 block = run.state.params["encoder"]["block_0"]
 for name, array in dict(
@@ -323,7 +323,7 @@ def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
   """To the last bit, and their optimiser has no state; the rest learns."""
   config = bare(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[["^word", 0.0], [".*", 1.0]])
-  run = experiment.build(config, tmp_path)
+  run = setup.build(config, tmp_path)
   before = dict(flat(jax.tree.map(np.asarray, run.state.params)))
   run.checkpoints.close()
   run.writer.close()
@@ -338,7 +338,7 @@ def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
 
 
 def test_a_step_compiles_once(smoke, tmp_path):
-  run = experiment.build(bare(smoke), tmp_path / "run")
+  run = setup.build(bare(smoke), tmp_path / "run")
   batches = loader.train_batches(
     run.config.data,
     run.config.clip,

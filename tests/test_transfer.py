@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from configs import mac, miles
-from vtr_jax import experiment, saved
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import restore_params, setup
+from vtr_jax.train.loop import train_and_evaluate
 
 
 def values(file, data_dir, **changes):
@@ -32,7 +32,7 @@ def pretrained(data_dir, tmp_path_factory):
 
 
 def fresh(config, place):
-  run = experiment.build(config, place)
+  run = setup.build(config, place)
   run.writer.close()
   run.checkpoints.close()
   return run
@@ -42,7 +42,7 @@ def stored(place, like):
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like
   )
-  return saved.read_params(place / "checkpoints", shapes)
+  return restore_params.read_params(place / "checkpoints", shapes)
 
 
 def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_path):

@@ -23,7 +23,7 @@ from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.tokenizers import kinds
 from vtr_jax.inference import load as load_lib
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train.loop import train_and_evaluate
 
 SHARED = pathlib.Path(os.environ.get("VTR_SHARED_DIR", ROOT.parent / "shared"))
 REAL = SHARED / "data" / "vocab"
@@ -393,7 +393,7 @@ def test_workers_get_a_copy_and_nobody_warns(tmp_path):
   """Forked after use, which the tokenizers package may warn of, and spawned."""
   code = """
 import multiprocessing, sys
-from vtr_jax.data import text
+from vtr_jax.data.tokenizers import base as text
 if __name__ == "__main__":
   tokenizer = text.load(sys.argv[1])
   want = tokenizer.encode("a red ball", 9)[0].tolist()

@@ -17,12 +17,11 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import WeightsError
-from vtr_jax.models.layers import Compute, Size, Transformer
+from vtr_jax.models.layers import Compute, Size, Transformer, l2_normalize
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives import simvtp as simvtp_objective
-from vtr_jax.objectives.losses import unit
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.weights import infer, match, save, sources, stacks
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.weights import infer, match, registry, save, stacks
 
 HF = hf_cases
 SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
@@ -151,12 +150,12 @@ def test_clip(kind, given):
   run = jax.jit(lambda p: (image.embed_video(p, first), image.embed_text(p, given)))
   first = dict(video=given["video"][:, :1])
   video, text = run(params)
-  close(video, unit(out["image"][:, 0]))
-  close(text, unit(out["text"]))
+  close(video, l2_normalize(out["image"][:, 0]))
+  close(text, l2_normalize(out["text"]))
   assert params["logit_scale"] == state["logit_scale"]
   clips = family("clip", HF.FRAMES, attention="frame")
   params, _ = converted("clip", state, clips)
-  mean = unit(unit(out["image"]).mean(axis=1))
+  mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   close(jax.jit(clips.embed_video)(params, given), mean)
 
 
@@ -169,8 +168,8 @@ def test_open_clip_has_another_gelu(given):
   named["attn_mask"] = np.zeros((HF.LENGTH, HF.LENGTH), "f")
   params, _ = converted("open_clip", named, exact)
   first = dict(video=given["video"][:, :1])
-  close(exact.embed_video(params, first), unit(out["image"][:, 0]))
-  close(exact.embed_text(params, given), unit(out["text"]))
+  close(exact.embed_video(params, first), l2_normalize(out["image"][:, 0]))
+  close(exact.embed_text(params, given), l2_normalize(out["text"]))
 
 
 def test_siglip(given):
@@ -178,13 +177,13 @@ def test_siglip(given):
   image = family("siglip", projection=HF.WIDTH)
   params, report = converted("siglip", state, image)
   first = dict(video=given["video"][:, :1])
-  close(image.embed_video(params, first), unit(out["image"][:, 0]))
+  close(image.embed_video(params, first), l2_normalize(out["image"][:, 0]))
   whole = given | dict(text_valid=np.ones_like(given["text_valid"]))
-  close(image.embed_text(params, whole), unit(out["text"]))
+  close(image.embed_text(params, whole), l2_normalize(out["text"]))
   assert [x.key for x in report.lines if x.status == "unused"] == ["logit_bias"]
   clips = family("siglip", HF.FRAMES, attention="frame", projection=HF.WIDTH)
   params, _ = converted("siglip", state, clips)
-  mean = unit(unit(out["image"]).mean(axis=1))
+  mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   close(jax.jit(clips.embed_video)(params, given), mean)
 
 
@@ -284,7 +283,7 @@ def test_simvtp_after_fine_tuning():
     weight = np.ones(x.shape[:2]) if valid is None else valid
     x = (x * weight[:, :, None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    return unit(x * scale * factor + bias * factor)
+    return l2_normalize(x * scale * factor + bias * factor)
 
   before = simvtp_objective.SimVTP(clip, words, simvtp_config(size, size))
   whole = dict(
@@ -346,7 +345,7 @@ LISTS["mcq"] = dict(keys=mcq_keys())
 def test_full_size_key_lists(name, prefix):
   """Every key of the real files has its place, or is left out by name."""
   kind = KINDS[name]
-  source = sources.find(kind)
+  source = registry.find(kind)
   one = np.float32(0.5)
   shaped = LISTS[name]["keys"].items()
   state = {prefix + key: np.broadcast_to(one, shape) for key, shape in shaped}
@@ -383,7 +382,7 @@ def test_what_is_resized(given):
     ).items()
   }
   found, report = match.match(
-    "file", "clip", sources.find("clip"), state, model, wanted
+    "file", "clip", registry.find("clip"), state, model, wanted
   )
   report.check()
   kernel = state["vision_model.embeddings.patch_embedding.weight"]
@@ -425,7 +424,7 @@ def test_what_cannot_fit_is_told():
   with pytest.raises(WeightsError, match="fit no SimVTP model"):
     converted("vit", state, small_simvtp())
   with pytest.raises(WeightsError, match="did you mean 'distilbert'"):
-    sources.find("distil_bert")
+    registry.find("distil_bert")
 
 
 def test_a_misnamed_key_is_named_with_its_nearest():
@@ -474,7 +473,7 @@ def test_numbers_and_files_that_are_none():
     ("embeddings.patch_embeddings.projection.weight", (3, 3)),
   ):
     odd = state | {key: np.zeros(shape, "f")}
-    infer.infer(infer.recipe(sources.find("vit")), "vit", sources.find("vit"), odd)
+    infer.infer(infer.recipe(registry.find("vit")), "vit", registry.find("vit"), odd)
     with pytest.raises(WeightsError, match=rf"{key} .* does not fit"):
       converted("vit", odd, dual())
 
@@ -650,7 +649,7 @@ def test_a_mask_token_that_clip_does_not_have_stays_here():
   grown = dataclasses.replace(objective, model=objective.model.clone(text=text))
   wanted = shapes_of(grown.model, grown.model.clip, text)
   shaped = {k: stacks.Shape(v) for k, v in wanted.items()}
-  found, _ = match.match("f", "clip", sources.find("clip"), state, grown.model, shaped)
+  found, _ = match.match("f", "clip", registry.find("clip"), state, grown.model, shaped)
   found["video_tower/time_positions"] = np.zeros((1, HF.WIDTH), "f")
   made, _ = save.save("hf_clip", grown.model, found)
   key = "text_model.embeddings.token_embedding.weight"

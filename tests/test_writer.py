@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from vtr_jax import workdir, writer
 from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.train import workdir, writer
 
 
 def test_steps_that_were_lost_are_written_once(tmp_path):

@@ -162,16 +162,19 @@ def test_unfit_sections_are_refused(change, message):
     base.check(dict(colours=SECTION | change))
 
 
-def unit(x):
+def l2_normalize(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def test_a_class_is_the_unit_mean_of_its_texts_in_any_order():
   rng = np.random.default_rng(0)
-  video, text = unit(rng.normal(size=(4, 6))), unit(rng.normal(size=(7, 6)))
+  video, text = (
+    l2_normalize(rng.normal(size=(4, 6))),
+    l2_normalize(rng.normal(size=(7, 6))),
+  )
   owner = np.array([0, 0, 0, 1, 1, 2, 2])
   # A video in a class's own direction sees its length.
-  centers = np.stack([unit(text[owner == i].mean(axis=0)) for i in range(3)])
+  centers = np.stack([l2_normalize(text[owner == i].mean(axis=0)) for i in range(3)])
   scores = zero_shot.class_scores(centers, text, owner, 0.0)
   np.testing.assert_allclose(scores.diagonal(), 1, rtol=1e-6)
   scores = zero_shot.class_scores(video, text, owner, 0.0)
@@ -187,7 +190,10 @@ def test_a_class_is_the_unit_mean_of_its_texts_in_any_order():
 
 def test_temperature_leads_from_the_nearest_text_to_the_mean_cosine():
   rng = np.random.default_rng(0)
-  video, text = unit(rng.normal(size=(4, 6))), unit(rng.normal(size=(5, 6)))
+  video, text = (
+    l2_normalize(rng.normal(size=(4, 6))),
+    l2_normalize(rng.normal(size=(5, 6))),
+  )
   owner, cosines = np.array([0, 0, 0, 1, 1]), text @ video.T
   groups = [cosines[owner == i] for i in range(2)]
   for temperature, expected in (

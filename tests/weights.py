@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vtr_jax.transfer import TIME
-from vtr_jax.weights import match, sources, stacks
+from vtr_jax.train.init_from import TIME
+from vtr_jax.weights import match, registry, stacks
 
 
 def draw(shapes, seed=1):
@@ -26,7 +26,7 @@ def convert(kind, state, model, wanted, allow=()):
   """
   flat = flatten_dict(wanted, sep="/")
   found, report = match.match(
-    "file", kind, sources.find(kind), state, model, stacks.shapes(flat), allow
+    "file", kind, registry.find(kind), state, model, stacks.shapes(flat), allow
   )
   report.check()
   rest = flatten_dict(draw(wanted), sep="/")

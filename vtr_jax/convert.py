@@ -45,13 +45,13 @@ def convert(
     WeightsError: the file cannot be read, or does not fit.
     ConfigError: the config is wrong, or `to` holds a run.
   """
-  from vtr_jax import state
   from vtr_jax.core import config
   from vtr_jax.data.tokenizers import base as tokenizers
-  from vtr_jax.recipe import TrainConfig
-  from vtr_jax.weights import files, infer, match, sources, stacks
+  from vtr_jax.train import state
+  from vtr_jax.train.config import TrainConfig
+  from vtr_jax.weights import files, infer, match, registry, stacks
 
-  source = sources.find(kind)
+  source = registry.find(kind)
   place = pathlib.Path(to)
   if to and place.exists() and not (place.is_dir() and not any(place.iterdir())):
     raise ConfigError(f"--to: {place} is not empty; choose another directory")
@@ -99,7 +99,7 @@ def _write(
   tokenizer: str,
 ) -> None:
   """A run's directory of parameters by path, at once or not at all."""
-  from vtr_jax import checkpoint, workdir
+  from vtr_jax.train import checkpoint, workdir
 
   made = place.with_name(place.name + ".tmp")
   shutil.rmtree(made, ignore_errors=True)

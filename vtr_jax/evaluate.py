@@ -16,7 +16,6 @@ from typing import Any
 import jax
 from absl import flags
 
-from vtr_jax import workdir
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
@@ -25,6 +24,7 @@ from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import embed_split
+from vtr_jax.train import workdir
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,9 @@ from vtr_jax.core import cli
 
 
 def main(config: dict, workdir: str) -> None:
-  from vtr_jax.checkpoint import Care  # starts JAX: after the flags
-  from vtr_jax.observe import Observe
-  from vtr_jax.train import train_and_evaluate
+  from vtr_jax.train.checkpoint import Care  # starts JAX: after the flags
+  from vtr_jax.train.loop import train_and_evaluate
+  from vtr_jax.train.profiler import Observe
 
   care = Care(STRICT.value, VERIFY.value, CHANGE.value)
   train_and_evaluate(config, workdir, Observe(PROFILE.value, WANDB.value), care)

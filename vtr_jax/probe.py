@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vtr_jax import workdir
 from vtr_jax.core import cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
@@ -28,6 +27,7 @@ from vtr_jax.eval.viz import plots
 from vtr_jax.inference import classifier, embed_split, features
 from vtr_jax.inference import load as load_lib
 from vtr_jax.inference.classifier import RECIPES, Recipe
+from vtr_jax.train import workdir
 
 TRAIN = "train"
 _FEATURES = dict(linear="pooled", attentive="tokens")

@@ -15,12 +15,13 @@ import jax
 import numpy as np
 import optax
 
-from vtr_jax import dump, step, workdir
-from vtr_jax import state as state_lib
 from vtr_jax.core import cli, config, sharding
 from vtr_jax.core.errors import ConfigError, DivergedError, printable
 from vtr_jax.inference import load as load_lib
-from vtr_jax.recipe import Parts, TrainConfig
+from vtr_jax.train import bad_step, workdir
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.config import Parts, TrainConfig
+from vtr_jax.train.loss import Loss
 
 
 def main(*places: str) -> None:
@@ -36,12 +37,12 @@ def replay(place: pathlib.Path) -> None:
     CheckpointError: `place` is no dump, or is damaged.
     ConfigError: its config is.
   """
-  told = dump.read(place)
+  told = bad_step.read(place)
   parts = _parts(told, place)
   c, rows = parts.config, parts.config.batch_size // parts.config.micro_batches
   mesh = load_lib.fitting_mesh(c.mesh, rows)
   like = state_lib.laid_out(*parts.abstract(mesh))
-  state, batch = dump.arrays(place, told, like, parts.spec, mesh)
+  state, batch = bad_step.arrays(place, told, like, parts.spec, mesh)
   loss, key = parts.loss(mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
   print(f"step {told.step}, {len(told.records)} records, {mesh.size} device(s)")
@@ -67,7 +68,7 @@ def replay(place: pathlib.Path) -> None:
     print("all is finite here")
 
 
-def _parts(told: dump.Dump, place: pathlib.Path) -> Parts:
+def _parts(told: bad_step.Dump, place: pathlib.Path) -> Parts:
   """What the dump's config makes; refuses one that the dump cannot be of."""
   try:
     values = workdir.upgraded(told.config) | dict(evals={})
@@ -85,14 +86,14 @@ def _parts(told: dump.Dump, place: pathlib.Path) -> Parts:
     raise ConfigError(f"{place}/dump.json: {e}") from None
 
 
-def _norms(loss: step.Loss, params, teacher, batch, key) -> dict[str, tuple]:
+def _norms(loss: Loss, params, teacher, batch, key) -> dict[str, tuple]:
   """Group -> (norm of its parameters, norm of their gradient)."""
   _, grads = loss.gradient(params, teacher, batch, key)
   norm = optax.tree.norm
   return {name: (norm(params[name]), norm(grads[name])) for name in params}
 
 
-def _finite(loss: step.Loss, params, teacher, batch, key) -> jax.Array:
+def _finite(loss: Loss, params, teacher, batch, key) -> jax.Array:
   """[b] bool: whether a row's embeddings are finite; as the loss makes them."""
 
   def sound(given):

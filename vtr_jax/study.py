@@ -17,13 +17,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from vtr_jax import workdir, writer
 from vtr_jax.core import cli, io, sharding
 from vtr_jax.core.config import choose, read, require
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.eval.viz import canvas
-from vtr_jax.recipe import TrainConfig
-from vtr_jax.train import train_and_evaluate
+from vtr_jax.train import workdir, writer
+from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.loop import train_and_evaluate
 
 METRICS = ("R@1", "R@5", "R@10", "MedR")
 

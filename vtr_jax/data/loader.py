@@ -9,18 +9,14 @@ turn it is, and whose turn it is follows from the step alone too.
 """
 
 import dataclasses
-import json
-import os
-from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
 from jaxtyping import Int64
 
-from vtr_jax.core import io
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.errors import BadSample, DataBudgetError, DataError, one_line
+from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import sources
 from vtr_jax.data.examples import (
   DataConfig,
@@ -191,90 +187,3 @@ def eval_texts(
   dataset = grain.MapDataset.range(len(texts)).map(example)
   batches = HostBatches(dataset, batch_size, host, num_hosts)
   return (batches.batch(step) for step in range(len(batches)))
-
-
-# Of a long run, the budget is many samples: when this many times its share of the
-# newest ones is bad, something has happened. Ours.
-_SUDDEN = 10
-
-
-class Quarantine:
-  """Counts replaced samples, lists the records, and stops when there are too many.
-
-  The list has one JSON line per record: {"record", "problem", "step"}; it is
-  continued when a run is. With several hosts, give each its own file.
-  """
-
-  def __init__(self, path: str, budget: float, judge_after: int = 1000):
-    """Reads what an earlier run has listed.
-
-    Args:
-      path: of the list, usually workdir/quarantine.jsonl; made when needed.
-      budget: share of samples that may be bad, [0, 1]; see data.bad_budget.
-      judge_after: samples to see first, because a share of few means nothing; and the
-        newest ones, which are judged by themselves.
-    """
-    self.path = path
-    self.seen = 0  # samples of this run, good or bad
-    self.bad = 0
-    self._budget = budget
-    self._judge_after = judge_after
-    self._reasons = Counter()
-    self._newest: deque[tuple[int, int]] = deque()  # (seen, bad) of batches
-    self._listed = set()
-    if os.path.exists(path):
-      self._continue_list()
-
-  def _continue_list(self) -> None:
-    """A run that was killed may have left half a line at the end: it goes."""
-    with open(self.path, "rb+") as f:
-      whole = f.read().rpartition(b"\n")[0].splitlines(keepends=True)
-      f.truncate(sum(map(len, whole)) + bool(whole))
-    for number, line in enumerate(whole, 1):
-      try:
-        self._listed.add(int(io.mapping(line)["record"]))
-      except (ValueError, KeyError, TypeError, OverflowError) as e:
-        raise DataError(
-          f"{self.path}:{number}: damaged ({one_line(e)}); mend or delete it"
-        ) from e
-
-  def add(self, batch: dict[str, np.ndarray], step: int) -> None:
-    """Takes the host keys of one training batch.
-
-    Raises:
-      DataBudgetError: more than `budget` of the samples of this run were bad, or ten
-        times as many of the newest ones.
-    """
-    before, lines = self.bad, []
-    self.seen += len(batch["problem"])
-    for row in np.flatnonzero(batch["problem"] != ""):
-      record, problem = int(batch["record"][row]), str(batch["problem"][row])
-      self.bad += 1
-      self._reasons[problem.split(": ", 1)[-1]] += 1
-      if record not in self._listed:
-        self._listed.add(record)
-        lines.append(json.dumps(dict(record=record, problem=problem, step=step)))
-    if lines:
-      with open(self.path, "a") as f:
-        f.writelines(line + "\n" for line in lines)
-    self._newest.append((len(batch["problem"]), self.bad - before))
-    self._judge()
-
-  def _judge(self) -> None:
-    if self.seen < self._judge_after:
-      return
-    while sum(n for n, _ in self._newest) - self._newest[0][0] >= self._judge_after:
-      self._newest.popleft()
-    newest, bad = (sum(column) for column in zip(*self._newest, strict=True))
-    if self.bad > self._budget * self.seen:
-      share = f"{self.bad} of {self.seen} samples"
-    elif bad > _SUDDEN * self._budget * newest:
-      share = f"{bad} of the last {newest} samples"
-    else:
-      return
-    top = ", ".join(f"{n} x {why}" for why, n in self._reasons.most_common(3))
-    raise DataBudgetError(
-      f"{self.path}: {share} could not be used, more than data.bad_budget = "
-      f"{self._budget:g} allows ({top}); repair the records listed there, or raise the "
-      "budget"
-    )

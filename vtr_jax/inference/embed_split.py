@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from vtr_jax import workdir
 from vtr_jax.core import sharding
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
@@ -22,6 +21,7 @@ from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import load as load_lib
+from vtr_jax.train import workdir
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
 BANK = 20_000

@@ -17,12 +17,12 @@ import numpy as np
 import tqdm
 from jaxtyping import Num
 
-from vtr_jax import workdir
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
 from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.objectives.base import Params
+from vtr_jax.train import workdir
 
 # Tokens are normalised, so that float16 holds them: half the bytes.
 _DTYPES = dict(pooled=np.dtype("float32"), tokens=np.dtype("float16"))

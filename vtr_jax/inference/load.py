@@ -8,12 +8,12 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax import saved, state, workdir
 from vtr_jax.core import config, io, sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.objectives import base as objectives
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train import restore_params, state, workdir
+from vtr_jax.train.config import TrainConfig
 
 
 class Trained(NamedTuple):
@@ -62,7 +62,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
   mesh = fitting_mesh(c.mesh)
   boxed = state.abstract_params(objective, c.spec())
   like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
-  params, step = saved.read_params(place / "checkpoints", like)
+  params, step = restore_params.read_params(place / "checkpoints", like)
   return Trained(c, objective, tokenizer, mesh, params, step)
 
 

@@ -1,7 +1,7 @@
 """A run of ours as an encoder of the `mteb` benchmark package (2.26), video and text.
 
   import mteb
-  from vtr_jax.mteb_encoder import Encoder
+  from vtr_jax.inference.mteb import Encoder
   tasks = mteb.get_tasks(tasks=["MSVDT2VRetrieval"])
   mteb.evaluate(Encoder("runs/mine"), tasks)
 

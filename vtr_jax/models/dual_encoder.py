@@ -13,17 +13,13 @@ from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
-from vtr_jax.models.layers import Dense, logical
+from vtr_jax.models.config import Config
+from vtr_jax.models.layers import Dense, l2_normalize, logical
 from vtr_jax.models.norm_gelu import LayerNorm
+from vtr_jax.models.pooling import AttentionPool
 from vtr_jax.models.text_embed import hide_words
-from vtr_jax.models.video_tower import (
-  AttentionPool,
-  Config,
-  TextTower,
-  Tokens,
-  VideoTower,
-)
-from vtr_jax.objectives.losses import unit
+from vtr_jax.models.text_tower import TextTower
+from vtr_jax.models.video_tower import Tokens, VideoTower
 
 
 class DualEncoder(nn.Module):
@@ -77,7 +73,7 @@ class DualEncoder(nn.Module):
     """
     if self.config.attention != "frame":
       return self.project_video(self._pooled(tokens))
-    each = unit(self.project_video(self._pooled(self._frames(tokens))))
+    each = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
     return each.reshape(-1, tokens.apart, each.shape[-1]).mean(axis=1)
 
   def video_features(
@@ -151,17 +147,19 @@ class DualEncoder(nn.Module):
     return self.pool_video(self.video_tokens(batch))
 
   def embed_video(self, batch: Batch) -> Float[Array, "b e"]:
-    return unit(self.encode_video(batch))
+    return l2_normalize(self.encode_video(batch))
 
   def embed_text(self, batch: Batch) -> Float[Array, "b e"]:
     ids, valid = batch["text_ids"], batch["text_valid"]
-    return unit(self.encode_text(ids, valid, train=False))
+    return l2_normalize(self.encode_text(ids, valid, train=False))
 
   def embed_places(self, batch: Batch) -> Float[Array, "b n e"]:
     """What pooling makes of each tubelet of a whole clip alone, unit norm."""
     tokens = self.video_tokens(batch).places
     each = tokens.reshape(-1, 1, tokens.shape[-1])
-    return unit(self.pool_video(Tokens(each, each))).reshape(*tokens.shape[:2], -1)
+    return l2_normalize(self.pool_video(Tokens(each, each))).reshape(
+      *tokens.shape[:2], -1
+    )
 
   def embed_words(self, batch: Batch) -> Float[Array, "b l e"]:
     """The same of each token of a whole caption; padding's mean nothing."""
@@ -169,7 +167,7 @@ class DualEncoder(nn.Module):
     tokens = self.text_tower(ids, valid, train=False)
     each = tokens.reshape(-1, 1, tokens.shape[-1])
     alone = jnp.ones(each.shape[:2], bool)
-    return unit(self.pool_text(each, alone)).reshape(*tokens.shape[:2], -1)
+    return l2_normalize(self.pool_text(each, alone)).reshape(*tokens.shape[:2], -1)
 
   def scale(self) -> Float[Array, ""] | float:
     """1 / temperature; a learned one is at most the family's."""

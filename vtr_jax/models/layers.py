@@ -239,3 +239,10 @@ class Transformer(nn.Module):
       return x
     norm = LayerNorm(self.kind.epsilon, self.compute.dtype, name="norm")
     return activation(norm(x))
+
+
+def l2_normalize(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+  """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
+  x = x.astype(jnp.float32)
+  # The square root's gradient at 0 is infinite; the bound goes inside.
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))

@@ -7,7 +7,6 @@ DistilBERT's post-norm transformer or a pre-norm one. What else differs between 
 of public weights is told by a `Family`.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,21 +15,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int32, Num
+from jaxtyping import Array, Float, Int32, Num
 
-from vtr_jax.core.batch import ClipSpec, TextSpec, patchify
-from vtr_jax.core.config import choose, require
-from vtr_jax.models.attention import attend
-from vtr_jax.models.divided_attention import RESIDUALS, TIME_INITS, DividedBlock
+from vtr_jax.core.batch import ClipSpec, patchify
+from vtr_jax.models.config import Config
+from vtr_jax.models.divided_attention import DividedBlock
 from vtr_jax.models.layers import (
-  Attention,
   Block,
-  Compute,
   Dense,
-  Kind,
-  Mlp,
-  Size,
-  Transformer,
   activation,
   logical,
   run_blocks,
@@ -42,124 +34,6 @@ from vtr_jax.models.patch_embed import (
   space_time_positions,
   unit_pixels,
 )
-from vtr_jax.models.text_embed import TextEmbed
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-  """What the towers of one family of public weights do their own way."""
-
-  kind: Kind = dataclasses.field(default_factory=Kind)  # of the blocks; text may differ
-  class_token: bool = True  # of the video tower
-  patch_bias: bool = True
-  norm_input: bool = False  # a LayerNorm before the video blocks
-  norm_words: bool = True  # a LayerNorm after the text embedding
-  causal_text: bool = False
-  text_at: str = "first"  # the token that `pool = "cls"` reads: first | last
-  attention_pool: bool = False  # `pool = "cls"` of a video: a probe asks all tokens
-  norm_pooled: bool = False  # the last LayerNorm behind the pooling, not before it
-  relu: bool = False  # before the text projection
-  projections: tuple[str, str] = ("linear", "linear")  # video, text: see `Projection`
-  max_scale: float = 100.0  # of a learned 1 / temperature
-
-
-# CLIP: arXiv 2103.00020 and its code; open_clip trains most of its models with the
-# exact GELU. SigLIP: arXiv 2303.15343 and big_vision. SimVTP: the two copies of its
-# encoder that its code fine-tunes.
-_CLIP = Family(
-  kind=Kind(1e-5, "quick"),
-  patch_bias=False,
-  norm_input=True,
-  norm_words=False,
-  causal_text=True,
-  text_at="last",
-)
-FAMILIES = dict(
-  frozen=Family(relu=True, projections=("affine", "affine")),
-  clip=_CLIP,
-  open_clip=dataclasses.replace(_CLIP, kind=Kind(1e-5, "exact")),
-  siglip=Family(
-    kind=Kind(1e-6, "tanh"),
-    class_token=False,
-    norm_words=False,
-    text_at="last",
-    attention_pool=True,
-    projections=("none", "affine"),
-    max_scale=float("inf"),
-  ),
-  simvtp=Family(class_token=False, norm_pooled=True, projections=("none", "none")),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-  """What every dual encoder reads from section `objective` of the config."""
-
-  family: str  # one of FAMILIES
-  video: Size
-  text: Size
-  compute: Compute
-  projection: int  # width of the embeddings that are compared
-  attention: str  # between video tokens: divided | joint | frame
-  residual: str  # frozen | timesformer; divided only, see models/divided.py
-  time_init: str  # frozen | output; divided only, see models/divided.py
-  positions: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
-  # or not learned: flat (sinusoid over the flat index, VideoMAE's)
-  hidden: str  # tubelets: drop | blank (by a learned mask token)
-  longer_clips: str  # time positions of more slices than were learned: zeros | linear
-  pool: str  # what is projected: cls (the class token, or the family's own way) |
-  # mean (of all other tokens)
-  text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
-  text_dropout: float  # after the text embedding and every MLP; pre: embedding only
-  temperature: float  # of the contrastive term, or its first value
-  learn_temperature: bool  # False = fixed
-
-  def __post_init__(self):
-    choose(self.family, FAMILIES, "family")
-    choose(self.attention, ("divided", "joint", "frame"), "attention")
-    choose(self.residual, RESIDUALS, "residual")
-    choose(self.time_init, TIME_INITS, "time_init")
-    choose(self.positions, ("frozen", "space_time", "flat"), "positions")
-    choose(self.pool, ("cls", "mean"), "pool")
-    choose(self.text_norm, ("post", "pre"), "text_norm")
-    choose(self.hidden, ("drop", "blank"), "hidden")
-    choose(self.longer_clips, ("zeros", "linear"), "longer_clips")
-    require(self.projection > 0, f"projection: {self.projection} must be positive")
-    require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
-    least = 1 / self.parts.max_scale
-    require(
-      not self.learn_temperature or self.temperature >= least,
-      f"temperature: {self.temperature} is below {least}, the least that is "
-      "learned; raise it, or set learn_temperature = False",
-    )
-    self._check_family()
-
-  @property
-  def parts(self) -> Family:
-    return FAMILIES[self.family]
-
-  def _check_family(self) -> None:
-    """Refuses what the family's towers cannot do."""
-    parts, where = self.parts, f"family {self.family!r}"
-    require(
-      self.family == "frozen" or self.text_norm == "pre",
-      f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
-    )
-    require(
-      parts.class_token or self.attention != "divided",
-      f"attention: 'divided' needs a class token, which {where} has not; set 'joint'",
-    )
-    require(
-      self.pool == "mean" or parts.class_token or parts.attention_pool,
-      f"pool: {self.pool!r}, but {where} has no class token; set 'mean'",
-    )
-    for name, how in zip(("video", "text"), parts.projections, strict=True):
-      width = getattr(self, name).width
-      require(
-        how != "none" or width == self.projection,
-        f"projection: {self.projection}, but {where} does not project: set it to "
-        f"{name}.width, {width}",
-      )
 
 
 class Tokens(NamedTuple):
@@ -168,25 +42,6 @@ class Tokens(NamedTuple):
   cls: Float[Array, "b c d"]  # class tokens: one, one per frame, or none
   places: Float[Array, "b k d"]  # tubelets, in the order of their indices
   apart: int = 1  # equal parts, in order, that were encoded alone: the frames
-
-
-class TextBlock(nn.Module):
-  """Post-norm block (BERT, DistilBERT; LayerNorm epsilon 1e-12)."""
-
-  size: Size
-  compute: Compute
-  dropout: float  # DistilBERT also drops attention weights; left out here
-
-  @nn.compact
-  def __call__(
-    self, x: Float[Array, "b l d"], valid: Bool[Array, "b l"]
-  ) -> Float[Array, "b l d"]:
-    norm = functools.partial(LayerNorm, 1e-12, self.compute.dtype)
-    attention = Attention(self.size.num_heads, self.compute, name="attention")
-    x = norm(name="norm_attention")(x + attention(x, valid))
-    y = Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(x)
-    y = nn.Dropout(self.dropout, deterministic=False)(y)
-    return activation(norm(name="norm_mlp")(x + y))
 
 
 class VideoTower(nn.Module):
@@ -284,53 +139,6 @@ class VideoTower(nn.Module):
     time = table("time_positions", starts[1], frames)
     time = time_positions(time, slices, c.longer_clips)
     return cls, (space[None] + time[:, None]).reshape(-1, width)
-
-
-class TextTower(nn.Module):
-  """Tokens of a caption, encoded."""
-
-  text: TextSpec
-  config: Config
-
-  @nn.compact
-  def __call__(
-    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
-  ) -> Float[Array, "b l d"]:
-    c, parts = self.config, self.config.parts
-    rate = c.text_dropout if train else 0.0
-    dtype, norm = c.compute.dtype, parts.norm_words
-    embed = TextEmbed(self.text, c.text.width, rate, dtype, norm, name="embed")
-    x = embed(ids, valid, train=train)
-    if c.text_norm == "pre":
-      kind = dataclasses.replace(parts.kind, causal=parts.causal_text)
-      after = not parts.norm_pooled
-      return Transformer(c.text, c.compute, kind, after, name="transformer")(x, valid)
-    fields = (c.text, c.compute, rate)
-    return run_blocks(TextBlock, fields, c.text.depth, c.compute, x, valid)
-
-
-class AttentionPool(nn.Module):
-  """A learned probe asks all tokens; then an MLP (SigLIP's head, arXiv 2303.15343)."""
-
-  size: Size
-  compute: Compute
-  kind: Kind
-
-  @nn.compact
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-    width, heads, dtype = self.size.width, self.size.num_heads, self.compute.dtype
-    init = logical(nn.initializers.xavier_uniform(), ("norm", "norm"))
-    probe = self.param("probe", init, (1, width)).astype(dtype)
-    dense = functools.partial(Dense, width, ("embed", "heads"), dtype)
-    split = lambda y: y.reshape(*y.shape[:2], heads, width // heads)
-    query = split(dense(name="query")(probe[None]))
-    key, value = dense(use_bias=False, name="key")(x), dense(name="value")(x)
-    query = jnp.broadcast_to(query, (x.shape[0], *query.shape[1:]))
-    self.sow("intermediates", "heads", (query, split(key)))
-    y = attend(query, split(key), split(value), None, self.compute.attention)
-    y = Dense(width, ("heads", "embed"), dtype, name="out")(y.reshape(-1, width))
-    norm = LayerNorm(self.kind.epsilon, dtype, name="norm")
-    return y + Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")(norm(y))
 
 
 def sinusoid_starts(

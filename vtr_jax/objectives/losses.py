@@ -24,10 +24,3 @@ def cross_entropy(
   logits = logits.astype(jnp.float32)
   picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - picked
-
-
-def unit(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
-  """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
-  x = x.astype(jnp.float32)
-  # The square root's gradient at 0 is infinite; the bound goes inside.
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.models import dual_encoder, pixel_decoder
-from vtr_jax.models.layers import Size
+from vtr_jax.models.layers import Size, l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.models.video_tower import Tokens
 from vtr_jax.objectives.base import (
@@ -37,7 +37,7 @@ from vtr_jax.objectives.base import (
   initializer,
   method,
 )
-from vtr_jax.objectives.losses import masked_mean, unit
+from vtr_jax.objectives.losses import masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def forward(
     error = pixel_decoder.errors(rebuilt, batch, c.pixel_target, model.clip)
     terms["pixels"] = masked_mean(error, batch["valid"])
   scale = model.apply(variables, method="scale")
-  return Forward(unit(video), unit(text), scale, terms)
+  return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.models import dual_encoder
+from vtr_jax.models.layers import l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives.base import (
   Forward,
@@ -36,7 +37,7 @@ from vtr_jax.objectives.base import (
   initializer,
   method,
 )
-from vtr_jax.objectives.losses import masked_mean, unit
+from vtr_jax.objectives.losses import masked_mean
 from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
 SHADOWED = ("video_tower",)
@@ -93,7 +94,7 @@ def forward(
   error = distance(model.config.distance, found, jax.lax.stop_gradient(wanted))
   scale = model.apply(variables, method="scale")
   terms = dict(features=masked_mean(error, batch["valid"]))
-  return Forward(unit(video), unit(text), scale, terms)
+  return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
 
 
 def distance(
@@ -101,7 +102,7 @@ def distance(
 ) -> Float[Array, "b m"]:
   """Distance of features, in float32: 2 - 2 cos, or a mean over their entries."""
   if kind == "cosine":
-    return 2 - 2 * (unit(found) * unit(wanted)).sum(axis=-1)
+    return 2 - 2 * (l2_normalize(found) * l2_normalize(wanted)).sum(axis=-1)
   found, wanted = found.astype("float32"), wanted.astype("float32")
   if kind == "mse":
     return jax.numpy.square(found - wanted).mean(axis=-1)

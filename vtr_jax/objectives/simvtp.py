@@ -28,7 +28,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models import pixel_decoder
-from vtr_jax.models.layers import Compute, Dense, Size, Transformer
+from vtr_jax.models.layers import Compute, Dense, Size, Transformer, l2_normalize
 from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
 from vtr_jax.models.text_embed import TextEmbed
@@ -41,7 +41,7 @@ from vtr_jax.objectives.base import (
   features_of,
   method,
 )
-from vtr_jax.objectives.losses import cross_entropy, masked_mean, unit
+from vtr_jax.objectives.losses import cross_entropy, masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SimVTP(nn.Module):
     video = self.pool(self.encoder(x))
     text = self.pool(self.encoder(alone, valid), valid)
     if negatives is None:
-      scores = unit(text) @ unit(video).T / self.config.temperature
+      scores = l2_normalize(text) @ l2_normalize(video).T / self.config.temperature
       hard = self.config.negatives == "hard"
       negatives = draw_negatives(key, scores if hard else 0 * scores, batch["valid"])
     false = self.encode_pair(jnp.take(x, negatives, axis=0), y, valid)
@@ -172,21 +172,23 @@ class SimVTP(nn.Module):
     return self.video_features(batch)[0]
 
   def embed_video(self, batch: Batch) -> Float[Array, "b d"]:
-    return unit(self.encode_video(batch))
+    return l2_normalize(self.encode_video(batch))
 
   def embed_text(self, batch: Batch) -> Float[Array, "b d"]:
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
-    return unit(self.pool(self.encoder(y, batch["text_valid"]), batch["text_valid"]))
+    return l2_normalize(
+      self.pool(self.encoder(y, batch["text_valid"]), batch["text_valid"])
+    )
 
   def embed_places(self, batch: Batch) -> Float[Array, "b n d"]:
     """Each tubelet of a whole clip, read without words, unit norm."""
     tokens = self.encoder(self.embed_visible(batch["video"], None))
-    return unit(tokens.astype(jnp.float32))
+    return l2_normalize(tokens.astype(jnp.float32))
 
   def embed_words(self, batch: Batch) -> Float[Array, "b l d"]:
     """Each token of a whole caption, read without a video, unit norm."""
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
-    return unit(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
+    return l2_normalize(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
 
   def match(self, batch: Batch) -> Float[Array, "b"]:
     """Log-odds that video[i] and text[i] belong together, nothing hidden."""
@@ -234,7 +236,9 @@ def forward(
     words=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
     vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
   )
-  return Forward(unit(out.video), unit(out.text), 1 / model.config.temperature, terms)
+  return Forward(
+    l2_normalize(out.video), l2_normalize(out.text), 1 / model.config.temperature, terms
+  )
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:

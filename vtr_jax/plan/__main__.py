@@ -23,7 +23,7 @@ from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import chips, compiled, costs, estimate, problem
 from vtr_jax.plan.report import Plan, table
-from vtr_jax.recipe import TrainConfig
+from vtr_jax.train.config import TrainConfig
 
 
 def plan(

@@ -13,9 +13,9 @@ from typing import Any
 
 import jax
 
-from vtr_jax import flops
 from vtr_jax.core.config import nearest, require
 from vtr_jax.core.errors import ConfigError, one_line
+from vtr_jax.train import flops
 
 GIB = 2.0**30
 

@@ -4,12 +4,13 @@ import re
 
 import jax
 
-from vtr_jax import flops
 from vtr_jax.core.errors import ConfigError, one_line
 from vtr_jax.plan import hlo
 from vtr_jax.plan.chips import GIB, Target
+from vtr_jax.plan.collectives import collectives
 from vtr_jax.plan.costs import Costs
 from vtr_jax.plan.problem import Problem
+from vtr_jax.train import flops
 
 _UNITS = dict(K=2.0**10, M=2.0**20, G=GIB, T=2.0**40)
 _AMOUNT = re.compile(r"\b([\d.]+)([KMGT])\b")
@@ -49,7 +50,7 @@ def costs(problem: Problem, target: Target) -> Costs:
     temporary=temporary,
     code=float(memory.generated_code_size_in_bytes),
     bytes=moved(compiled.cost_analysis(), module),
-    collectives=tuple(hlo.collectives(module, order)),
+    collectives=tuple(collectives(module, order)),
   )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from vtr_jax.plan.chips import Chip
-from vtr_jax.plan.hlo import Collective
+from vtr_jax.plan.collectives import Collective
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
-from vtr_jax import flops
 from vtr_jax.core import sharding
 from vtr_jax.plan.chips import Target
-from vtr_jax.recipe import Parts, TrainConfig
+from vtr_jax.train import flops
+from vtr_jax.train.config import Parts, TrainConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.objectives import base as objectives
 from vtr_jax.weights import match
-from vtr_jax.weights.sources import Source
+from vtr_jax.weights.registry import Source
 
 _DEEP = 64  # layers that are looked for
 _WORDS = 64  # tokens of a caption; ours: longer ones are rare, and cost as much each

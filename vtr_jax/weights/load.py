@@ -8,7 +8,7 @@ import numpy as np
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import files, stacks
 from vtr_jax.weights.match import Report, match
-from vtr_jax.weights.sources import SOURCES, Patterns, find
+from vtr_jax.weights.registry import SOURCES, Patterns, find
 
 
 def pieces(init_from: str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import resize
 from vtr_jax.weights.entries import Entry
-from vtr_jax.weights.sources import Patterns, Renames, Source
+from vtr_jax.weights.registry import Patterns, Renames, Source
 
 Flat = dict[str, np.ndarray]
 _FEW = 0.1  # of the keys: a file with fewer that are known is of another kind; ours

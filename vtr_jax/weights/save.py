@@ -8,7 +8,7 @@ import numpy as np
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import stacks
-from vtr_jax.weights.sources import SOURCES
+from vtr_jax.weights.registry import SOURCES
 
 OWN = "vtr_jax"
 

@@ -1,4 +1,5 @@
 """What a trained model sees: attention, words on places, what it rebuilds and finds.
 
-Functions take a `vtr_jax.inference.model.Model`, or a `base.Seen`, and give arrays or PIL images.
+Functions take a `vtr_jax.inference.model.Model` or a `base.Seen` and return arrays or
+PIL images.
 """

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtr_jax import flops, step
 from vtr_jax.data import loader
-from vtr_jax.experiment import Run
+from vtr_jax.train import flops
+from vtr_jax.train.loss import Metrics
+from vtr_jax.train.setup import Run
 
 # A step's numbers are fetched when this many later steps have been dispatched, so
 # that fetching never makes the device wait.
@@ -63,7 +64,7 @@ class Progress:
     sums = {k: [float(v.total), float(v.count)] for k, v in self._sums.items()}
     return dict(sums=sums, skipped=self._skipped)
 
-  def add(self, done: int, numbers: step.Metrics) -> None:
+  def add(self, done: int, numbers: Metrics) -> None:
     self._pending.append((done, numbers))
     while len(self._pending) > (0 if self._wary() else _BEHIND):
       self._take(*self._pending.popleft())
@@ -82,7 +83,7 @@ class Progress:
     while self._pending:
       self._take(*self._pending.popleft())
 
-  def _take(self, done: int, numbers: step.Metrics) -> None:
+  def _take(self, done: int, numbers: Metrics) -> None:
     host = {k: float(v) for k, v in jax.device_get(numbers).items()}
     if warning := self._run.watch.take(done, host):
       self._run.writer.alarm(done, warning)

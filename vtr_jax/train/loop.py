@@ -10,9 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtr_jax import dump, experiment, memory, workdir, writer
-from vtr_jax import state as state_lib
-from vtr_jax.checkpoint import Care
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import (
@@ -24,11 +21,15 @@ from vtr_jax.core.errors import (
 )
 from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import loader
+from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval.viz import plots
-from vtr_jax.experiment import Run
-from vtr_jax.guard import RollBack
-from vtr_jax.observe import Observe
-from vtr_jax.progress import Progress
+from vtr_jax.train import bad_step, memory, setup, workdir, writer
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.checkpoint import Care
+from vtr_jax.train.guard import RollBack
+from vtr_jax.train.profiler import Observe
+from vtr_jax.train.progress import Progress
+from vtr_jax.train.setup import Run
 
 _CURE = "Mend the data, or try a lower config.optim.lr in another --workdir"
 
@@ -55,11 +56,11 @@ def train_and_evaluate(
   """
   with StopSignal() as stop, contextlib.ExitStack() as held:
     with stop.during("free"):
-      run = experiment.build(config, directory, show, stop, care, held)
+      run = setup.build(config, directory, show, stop, care, held)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
       budget = run.config.data.bad_budget
-      quarantine = loader.Quarantine(str(run.workdir / name), budget)
+      quarantine = Quarantine(str(run.workdir / name), budget)
       while int(run.state.step) < run.config.steps:
         try:
           _train(run, quarantine)
@@ -72,7 +73,7 @@ def train_and_evaluate(
       run.checkpoints.close()
 
 
-def _train(run: Run, quarantine: loader.Quarantine) -> None:
+def _train(run: Run, quarantine: Quarantine) -> None:
   """Steps from the state's step to the last one.
 
   Raises:
@@ -116,7 +117,7 @@ def _train(run: Run, quarantine: loader.Quarantine) -> None:
 
 
 def _steps(
-  run: Run, batches: loader.Batches, quarantine: loader.Quarantine, log: Progress
+  run: Run, batches: loader.Batches, quarantine: Quarantine, log: Progress
 ) -> None:
   """Batches to steps, numbers, checkpoints and evaluations.
 
@@ -170,7 +171,7 @@ def _roll_back(run: Run, e: RollBack) -> None:
   run.checkpoints.wait()
   to = run.checkpoints.before(e.first) or 0
   if to == run.watch.rolled_to:
-    where = dump.write(run, e)
+    where = bad_step.write(run, e)
     raise DivergedError(
       f"{e}, again after going back to step {to}; the step is in {where}: see it with "
       f"python -m vtr_jax.replay {where}. {_cure(run)}"

@@ -9,18 +9,19 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from vtr_jax import flops, optim, step
-from vtr_jax import state as state_lib
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
 from vtr_jax.core.sharding import MeshConfig
 from vtr_jax.data.examples import DataConfig
-from vtr_jax.guard import GuardConfig
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives.contrastive import ContrastConfig
-from vtr_jax.optim import OptimConfig
-from vtr_jax.state import TrainState
+from vtr_jax.train import flops, optim, step
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.guard import GuardConfig
+from vtr_jax.train.loss import Loss, check_weights
+from vtr_jax.train.optim import OptimConfig
+from vtr_jax.train.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class TrainConfig:
   objective: dict[str, Any]
   weights: dict[str, float]  # of each loss term
   contrast: ContrastConfig
-  micro_batches: int  # parts that a step's batch is embedded in; see step.Loss
+  micro_batches: int  # parts that a step's batch is embedded in; see Loss
   optim: OptimConfig
   guard: GuardConfig
   mesh: MeshConfig
@@ -69,7 +70,7 @@ class TrainConfig:
   def parts(self) -> "Parts":
     """Of its training; refuses what cannot be trained."""
     objective, spec = self.make_objective(), self.spec()
-    step.check_weights(self.weights, objective)
+    check_weights(self.weights, objective)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
     optimizer = optim.make(self.optim, self.steps, params)
     return Parts(self, objective, spec, optimizer)
@@ -87,7 +88,7 @@ class TrainConfig:
     objective = dataclasses.replace(self, objective=plain).make_objective()
     params = nn.unbox(state_lib.abstract_params(objective, self.spec()))
     teacher, key = objective.shadowed(params), jax.random.key(0)
-    loss = step.Loss(objective, self.weights)
+    loss = Loss(objective, self.weights)
     return flops.of(loss.gradient, params, teacher, self.spec(), key)
 
 
@@ -115,10 +116,10 @@ class Parts:
     parts = self.objective, self.optimizer, self.spec
     return state_lib.init(*parts, mesh, self.config.seed, *self._kept)[0]
 
-  def loss(self, mesh: Mesh) -> step.Loss:
+  def loss(self, mesh: Mesh) -> Loss:
     """What is made small."""
     c = self.config
-    return step.Loss(self.objective, c.weights, c.contrast, c.micro_batches, mesh)
+    return Loss(self.objective, c.weights, c.contrast, c.micro_batches, mesh)
 
   def train_step(self, mesh: Mesh) -> Callable:
     """One jitted step, (state, batch) to (state, numbers)."""

@@ -15,8 +15,6 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vtr_jax import bitsums, checkpoint, workdir
-from vtr_jax import state as state_lib
 from vtr_jax.core import io, sharding
 from vtr_jax.core.config import read as read_config
 from vtr_jax.core.errors import (
@@ -27,8 +25,10 @@ from vtr_jax.core.errors import (
   one_line,
 )
 from vtr_jax.data.mixture import Joined
-from vtr_jax.experiment import Run
-from vtr_jax.guard import RollBack
+from vtr_jax.train import checkpoint, checksums, workdir
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.guard import RollBack
+from vtr_jax.train.setup import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
   records = multihost_utils.process_allgather(rows["record"], tiled=True)
   config = workdir.plain(dataclasses.asdict(run.config))
-  sums = jax.device_get(bitsums.of(arrays)).tolist()
+  sums = jax.device_get(checksums.of(arrays)).tolist()
   try:
     with ocp.StandardCheckpointer() as writer:
       writer.save(place / "arrays", arrays, force=True)
@@ -111,7 +111,7 @@ def arrays(
     with ocp.StandardCheckpointer() as reader:
       found = reader.restore(place.absolute() / "arrays", like)
     if told.sums:
-      bitsums.compare(found, told.sums, jax.device_get(bitsums.of(found)).tolist())
+      checksums.compare(found, told.sums, jax.device_get(checksums.of(found)).tolist())
   except Exception as e:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{place}: cannot be read ({one_line(e)})") from e
   empty = {k: jnp.zeros(s.shape, s.dtype) for k, s in spec.items() if not s.size}

@@ -24,7 +24,7 @@ import optax
 
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.muon import scale_by_muon
+from vtr_jax.train.muon import scale_by_muon
 
 Rules = tuple[tuple[str, float], ...]
 

@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Int32
 
-from vtr_jax import guard
 from vtr_jax.core import sharding
 from vtr_jax.objectives.base import Objective
+from vtr_jax.train import guard
 
 
 @flax.struct.dataclass

@@ -12,9 +12,6 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax import optim, transfer, workdir, writer
-from vtr_jax import state as state_lib
-from vtr_jax.checkpoint import Care, Checkpoints
 from vtr_jax.core import processes, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
@@ -24,13 +21,16 @@ from vtr_jax.data.examples import check_frames
 from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as texts
 from vtr_jax.eval.evaluators import base as evaluators
-from vtr_jax.guard import Watch
 from vtr_jax.objectives import base as objectives
-from vtr_jax.observe import Observe, Profile
-from vtr_jax.recipe import Parts, TrainConfig
-from vtr_jax.state import TrainState
+from vtr_jax.train import init_from, optim, workdir, writer
+from vtr_jax.train import state as state_lib
+from vtr_jax.train.checkpoint import Care, Checkpoints
+from vtr_jax.train.config import Parts, TrainConfig
+from vtr_jax.train.guard import Watch
+from vtr_jax.train.profiler import Observe, Profile
+from vtr_jax.train.state import TrainState
 from vtr_jax.weights.load import pieces
-from vtr_jax.weights.sources import SOURCES
+from vtr_jax.weights.registry import SOURCES
 
 _PATIENCE = 120.0  # seconds; NFS frees the lock of a host that has died after 90
 
@@ -143,7 +143,7 @@ def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   if not c.init_from:
     return state, []
   longer = c.objective.get("longer_clips", "zeros")
-  return transfer.start_from(
+  return init_from.start_from(
     c.init_from, state, parts.objective, mesh, longer, c.init_allow
   )
 

@@ -16,9 +16,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from vtr_jax import bitsums, saved
 from vtr_jax.core import io
 from vtr_jax.core.errors import CheckpointError, one_line
+from vtr_jax.train import checksums, restore_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Checkpoints:
     if step == self.latest_step():
       return
     arrays = tree(state)
-    sums = jax.device_get(bitsums.of(arrays)).tolist()
+    sums = jax.device_get(checksums.of(arrays)).tolist()
     meta = meta | dict(sums=sums)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(arrays),
@@ -114,7 +114,7 @@ class Checkpoints:
         break
     step = max(causes)
     where = self._directory / str(step)
-    if saved.groups(where) == {"params"}:
+    if restore_params.groups(where) == {"params"}:
       raise CheckpointError(
         f"{where}: holds converted weights and no training; start another run with "
         f"--config.init_from={self._directory.parent}"
@@ -158,8 +158,8 @@ class Checkpoints:
       found = ocp.PyTreeCheckpointHandler().restore(
         where / "state", args=ocp.args.PyTreeRestore(item=arrays, restore_args=args)
       )
-      bitsums.compare(
-        arrays, sums, [bitsums.on_host(a) for a in jax.tree.leaves(found)]
+      checksums.compare(
+        arrays, sums, [checksums.on_host(a) for a in jax.tree.leaves(found)]
       )
     except Exception as e:
       raise CheckpointError(
@@ -192,10 +192,10 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
     CheckpointError: it has other parameters than `target`.
   """
   try:
-    there = saved.shapes(saved.metadata(where)["params"])
+    there = restore_params.shapes(restore_params.metadata(where)["params"])
   except CheckpointError as e:
     return None, None, one_line(e.__cause__ or e)
-  saved.check_shapes(where, there, target["params"])
+  restore_params.check_shapes(where, there, target["params"])
   try:
     meta = io.mapping((where / "meta" / "metadata").read_bytes())
     # Those of before 2026-11 have neither that nor sums.
@@ -210,9 +210,9 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
 
 def _compare(state: Any, meta: dict[str, Any]) -> str:
   """What is wrong with the sums, or ""; by all processes, on all their devices."""
-  found = jax.device_get(bitsums.of(state)).tolist()
+  found = jax.device_get(checksums.of(state)).tolist()
   try:
-    bitsums.compare(state, meta.get("sums", found), found)
+    checksums.compare(state, meta.get("sums", found), found)
   except ValueError as e:
     return one_line(e)
   return ""

@@ -13,12 +13,12 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from vtr_jax import saved
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.models.video_tower import time_positions
 from vtr_jax.objectives.base import Objective
-from vtr_jax.state import TrainState, started
+from vtr_jax.train import restore_params
+from vtr_jax.train.state import TrainState, started
 from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
@@ -73,7 +73,7 @@ def _from_files(
 
 def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
-  stored = saved.param_shapes(directory)
+  stored = restore_params.param_shapes(directory)
   check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(fresh, sep="/"))
   whole = sharding.replicated(mesh)
 
@@ -81,7 +81,7 @@ def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
     place = here.sharding if there.shape == here.shape else whole
     return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=place)
 
-  found, _ = saved.read_params(directory, jax.tree.map(like, stored, fresh))
+  found, _ = restore_params.read_params(directory, jax.tree.map(like, stored, fresh))
 
   def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
     if there.shape == here.shape:

@@ -1,0 +1,130 @@
+"""Sizes and kinds of the towers: the config's section for a dual encoder."""
+
+import dataclasses
+
+from vtr_jax.core.config import choose, require
+from vtr_jax.models.divided_attention import RESIDUALS, TIME_INITS
+from vtr_jax.models.layers import (
+  Compute,
+  Kind,
+  Size,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """What the towers of one family of public weights do their own way."""
+
+  kind: Kind = dataclasses.field(default_factory=Kind)  # of the blocks; text may differ
+  class_token: bool = True  # of the video tower
+  patch_bias: bool = True
+  norm_input: bool = False  # a LayerNorm before the video blocks
+  norm_words: bool = True  # a LayerNorm after the text embedding
+  causal_text: bool = False
+  text_at: str = "first"  # the token that `pool = "cls"` reads: first | last
+  attention_pool: bool = False  # `pool = "cls"` of a video: a probe asks all tokens
+  norm_pooled: bool = False  # the last LayerNorm behind the pooling, not before it
+  relu: bool = False  # before the text projection
+  projections: tuple[str, str] = ("linear", "linear")  # video, text: see `Projection`
+  max_scale: float = 100.0  # of a learned 1 / temperature
+
+
+# CLIP: arXiv 2103.00020 and its code; open_clip trains most of its models with the
+# exact GELU. SigLIP: arXiv 2303.15343 and big_vision. SimVTP: the two copies of its
+# encoder that its code fine-tunes.
+_CLIP = Family(
+  kind=Kind(1e-5, "quick"),
+  patch_bias=False,
+  norm_input=True,
+  norm_words=False,
+  causal_text=True,
+  text_at="last",
+)
+
+
+FAMILIES = dict(
+  frozen=Family(relu=True, projections=("affine", "affine")),
+  clip=_CLIP,
+  open_clip=dataclasses.replace(_CLIP, kind=Kind(1e-5, "exact")),
+  siglip=Family(
+    kind=Kind(1e-6, "tanh"),
+    class_token=False,
+    norm_words=False,
+    text_at="last",
+    attention_pool=True,
+    projections=("none", "affine"),
+    max_scale=float("inf"),
+  ),
+  simvtp=Family(class_token=False, norm_pooled=True, projections=("none", "none")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """What every dual encoder reads from section `objective` of the config."""
+
+  family: str  # one of FAMILIES
+  video: Size
+  text: Size
+  compute: Compute
+  projection: int  # width of the embeddings that are compared
+  attention: str  # between video tokens: divided | joint | frame
+  residual: str  # frozen | timesformer; divided only, see models/divided.py
+  time_init: str  # frozen | output; divided only, see models/divided.py
+  positions: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
+  # or not learned: flat (sinusoid over the flat index, VideoMAE's)
+  hidden: str  # tubelets: drop | blank (by a learned mask token)
+  longer_clips: str  # time positions of more slices than were learned: zeros | linear
+  pool: str  # what is projected: cls (the class token, or the family's own way) |
+  # mean (of all other tokens)
+  text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
+  text_dropout: float  # after the text embedding and every MLP; pre: embedding only
+  temperature: float  # of the contrastive term, or its first value
+  learn_temperature: bool  # False = fixed
+
+  def __post_init__(self):
+    choose(self.family, FAMILIES, "family")
+    choose(self.attention, ("divided", "joint", "frame"), "attention")
+    choose(self.residual, RESIDUALS, "residual")
+    choose(self.time_init, TIME_INITS, "time_init")
+    choose(self.positions, ("frozen", "space_time", "flat"), "positions")
+    choose(self.pool, ("cls", "mean"), "pool")
+    choose(self.text_norm, ("post", "pre"), "text_norm")
+    choose(self.hidden, ("drop", "blank"), "hidden")
+    choose(self.longer_clips, ("zeros", "linear"), "longer_clips")
+    require(self.projection > 0, f"projection: {self.projection} must be positive")
+    require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
+    least = 1 / self.parts.max_scale
+    require(
+      not self.learn_temperature or self.temperature >= least,
+      f"temperature: {self.temperature} is below {least}, the least that is "
+      "learned; raise it, or set learn_temperature = False",
+    )
+    self._check_family()
+
+  @property
+  def parts(self) -> Family:
+    return FAMILIES[self.family]
+
+  def _check_family(self) -> None:
+    """Refuses what the family's towers cannot do."""
+    parts, where = self.parts, f"family {self.family!r}"
+    require(
+      self.family == "frozen" or self.text_norm == "pre",
+      f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
+    )
+    require(
+      parts.class_token or self.attention != "divided",
+      f"attention: 'divided' needs a class token, which {where} has not; set 'joint'",
+    )
+    require(
+      self.pool == "mean" or parts.class_token or parts.attention_pool,
+      f"pool: {self.pool!r}, but {where} has no class token; set 'mean'",
+    )
+    for name, how in zip(("video", "text"), parts.projections, strict=True):
+      width = getattr(self, name).width
+      require(
+        how != "none" or width == self.projection,
+        f"projection: {self.projection}, but {where} does not project: set it to "
+        f"{name}.width, {width}",
+      )

@@ -1,0 +1,63 @@
+"""The text tower: token embeddings through a stack of blocks."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+from jaxtyping import Array, Bool, Float, Int32
+
+from vtr_jax.core.batch import TextSpec
+from vtr_jax.models.config import Config
+from vtr_jax.models.layers import (
+  Attention,
+  Compute,
+  Mlp,
+  Size,
+  Transformer,
+  activation,
+  run_blocks,
+)
+from vtr_jax.models.norm_gelu import LayerNorm
+from vtr_jax.models.text_embed import TextEmbed
+
+
+class TextBlock(nn.Module):
+  """Post-norm block (BERT, DistilBERT; LayerNorm epsilon 1e-12)."""
+
+  size: Size
+  compute: Compute
+  dropout: float  # DistilBERT also drops attention weights; left out here
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b l d"], valid: Bool[Array, "b l"]
+  ) -> Float[Array, "b l d"]:
+    norm = functools.partial(LayerNorm, 1e-12, self.compute.dtype)
+    attention = Attention(self.size.num_heads, self.compute, name="attention")
+    x = norm(name="norm_attention")(x + attention(x, valid))
+    y = Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(x)
+    y = nn.Dropout(self.dropout, deterministic=False)(y)
+    return activation(norm(name="norm_mlp")(x + y))
+
+
+class TextTower(nn.Module):
+  """Tokens of a caption, encoded."""
+
+  text: TextSpec
+  config: Config
+
+  @nn.compact
+  def __call__(
+    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
+  ) -> Float[Array, "b l d"]:
+    c, parts = self.config, self.config.parts
+    rate = c.text_dropout if train else 0.0
+    dtype, norm = c.compute.dtype, parts.norm_words
+    embed = TextEmbed(self.text, c.text.width, rate, dtype, norm, name="embed")
+    x = embed(ids, valid, train=train)
+    if c.text_norm == "pre":
+      kind = dataclasses.replace(parts.kind, causal=parts.causal_text)
+      after = not parts.norm_pooled
+      return Transformer(c.text, c.compute, kind, after, name="transformer")(x, valid)
+    fields = (c.text, c.compute, rate)
+    return run_blocks(TextBlock, fields, c.text.depth, c.compute, x, valid)

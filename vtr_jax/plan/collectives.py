@@ -1,0 +1,96 @@
+"""Collectives of a compiled step: kinds, bytes, and which devices they join."""
+
+import dataclasses
+import math
+import re
+
+import numpy as np
+
+from vtr_jax.plan.hlo import _MEGASCALE, Instruction, Module, executed, size
+
+COLLECTIVES = (
+  "all-reduce",
+  "all-gather",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+  "collective-broadcast",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One kind of exchange between devices, all of a step's together."""
+
+  kind: str
+  network: str  # ici (within a slice) | dcn (across slices)
+  count: int  # a step
+  size: float  # bytes a device gives or gets, the larger, a step
+
+
+def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
+  """All exchanges of a step, by kind and network, the largest first.
+
+  Args:
+    slice_of: which slice each device lies in, in the order of the mesh.
+  """
+  found = {}
+  for computation, i, times in executed(module):
+    kind = i.opcode.removesuffix("-start")
+    given = sum(size(computation.instructions[n].shape) for n in i.operands)
+    if kind in COLLECTIVES:
+      got = size(i.shape) if kind == i.opcode else size(i.shape) - given
+      network = "dcn" if _across(i, slice_of) else "ici"
+    elif i.opcode == "send" and (across := _MEGASCALE.search(i.attributes)):
+      # A program is one slice's; what crosses is handed to the hosts.
+      kind, network, got = across[1].lower().replace("_", "-"), "dcn", 0.0
+    else:
+      continue
+    key = kind, network
+    count, total = found.get(key, (0, 0.0))
+    found[key] = count + times, total + times * max(given, got)
+  made = [Collective(*key, *value) for key, value in found.items()]
+  return sorted(made, key=lambda c: -c.size)
+
+
+def _across(i: Instruction, slice_of: list[int]) -> bool:
+  return any(
+    len({slice_of[d] for d in group}) > 1
+    for group in groups(i.attributes, len(slice_of))
+  )
+
+
+def groups(attributes: str, devices: int) -> list[list[int]]:
+  """Devices that exchange with each other, in any of the notations of HLO."""
+  if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes):
+    return [list(map(int, p)) for p in re.findall(r"(\d+),(\d+)", pairs[1])]
+  if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", attributes):
+    rows = re.findall(r"\{([\d,]*)\}", listed[1])
+    return [[int(d) for d in row.split(",") if d] for row in rows]
+  if iota := re.search(
+    r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+  ):
+    return _reshaped(*(_numbers(x) for x in iota.groups()))
+  if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
+    return _of_mesh(axes[1], axes[2])
+  return [list(range(devices))]  # none named: all of them
+
+
+def _reshaped(shape: list[int], dims: list[int], turned: list[int]) -> list[list[int]]:
+  ids = np.arange(math.prod(dims)).reshape(dims)
+  return ids.transpose(turned or range(len(dims))).reshape(shape).tolist()
+
+
+def _of_mesh(mesh: str, over: str) -> list[list[int]]:
+  """mesh['a'=4,'b'=2] {'b'}: groups along b, one for each place on a."""
+  sizes = {name: int(n) for name, n in re.findall(r"'([\w]+)'=(\d+)", mesh)}
+  names = re.findall(r"'(\w+)'", over)
+  order = [n for n in sizes if n not in names] + names
+  ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+  ids = ids.transpose([list(sizes).index(n) for n in order])
+  return ids.reshape(-1, math.prod(sizes[n] for n in names)).tolist()
+
+
+def _numbers(text: str | None) -> list[int]:
+  return [int(n) for n in text.split(",")] if text else []

@@ -1,0 +1,17 @@
+"""The loop, its state and its step. `train_and_evaluate` is the way in."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from vtr_jax.train.loop import train_and_evaluate
+
+__all__ = ["train_and_evaluate"]
+
+
+def __getattr__(name: str) -> Any:
+  # Imported when it is asked for: `vtr_jax.train.config` alone needs no loop.
+  if name not in __all__:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  from vtr_jax.train.loop import train_and_evaluate
+
+  return train_and_evaluate
