@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-# The floors of the package. A folder imports from earlier floors and from itself; a file
+# Floors of the package. A folder imports from earlier floors and from itself; a file
 # at the root is a command and may import from every folder.
 FLOORS = (
   {"core"},

@@ -72,9 +72,7 @@ class Outputs(NamedTuple):
   """Arrays of one training pass; tokens are [visible video ; text]."""
 
   joint: Float[Array, "b k+l d"]
-  pixel_decoder: Float[
-    Array, "b m p"
-  ]  # at hidden tubelets, in units of `pixels.targets`
+  pixels: Float[Array, "b m p"]  # at hidden tubelets, in units of `pixels.targets`
   words: Float[Array, "b l v"]  # logits
   video: Float[Array, "b d"]  # mean of the video read alone
   text: Float[Array, "b d"]  # mean of the text read alone
