@@ -73,7 +73,8 @@ class Step:
     c, parts = config, config.parts()
     mesh = sharding.make_mesh(c.mesh, jax.devices()[:1])
     self.state, self.run = parts.init(mesh), parts.train_step(mesh)
-    fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
+    mask = c.make_objective().mask
+    fake = batch.fake(c.clip, c.text, mask, c.batch_size)
     self.batch = sharding.put_batch(fake, mesh)
 
   def __call__(self) -> None:
@@ -177,12 +178,11 @@ def peer(name: str, config: TrainConfig, rows: int) -> float | None:
   if name not in PEERS:
     return None
   device = "cuda" if torch.cuda.is_available() else "cpu"
-  mask = dataclasses.replace(config.mask, send="clip")
   kind, share = getattr(torch_peers, PEERS[name]), rows
   while share:
     try:
       trainer = torch_peers.Trainer(kind, config, "bfloat16", device)
-      inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, share))
+      inputs = trainer.inputs(batch.fake(config.clip, config.text, config.mask, share))
       # A step ends by reading its loss, so nothing is left running.
       return median(functools.partial(trainer.step, *inputs)) * rows / share
     except torch.OutOfMemoryError:

@@ -87,7 +87,8 @@ def train(parts: int, steps: int = 3) -> None:
     told = memory.say(run.jitted, now, recipe.spec)
   if parts == 1:
     return print(f"{parts:5}  not run: {told}")
-  fake = batch.fake(config.clip, config.text, config.mask, config.batch_size)
+  mask = config.make_objective().mask
+  fake = batch.fake(config.clip, config.text, mask, config.batch_size)
   on_device, times = sharding.put_batch(fake, mesh), []
   for _ in range(steps):
     begin = time.perf_counter()

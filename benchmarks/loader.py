@@ -31,10 +31,10 @@ def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
   tokenizer = tokenizers.load(os.path.join(directory, moving_shapes.TOKENIZER))
   began = time.perf_counter()
   with loader.train_batches(
-    dataclasses.replace(config.data, workers=workers),
+    dataclasses.replace(config.data, num_workers=workers),
     config.clip,
     config.text,
-    config.mask,
+    config.make_objective().mask,
     tokenizer,
     batch_size=config.batch_size,
     seed=0,

@@ -44,11 +44,11 @@ def config_of(work: str, dtype: str) -> TrainConfig:
   """The recipe's config, cut down to what both sides do."""
   if work == "mac":
     c = mac.get_config("webvid2m_cc3m")
-    c.text.length = _TEXT_LENGTH.value
+    c.text.max_length = _TEXT_LENGTH.value
   else:
     c = simvtp.get_config("webvid2m")
-    c.weights = dict(vtc=0.0, pixels=1.0, words=0.0, vtm=0.0)
-    c.text = dict(length=2, vocab_size=8, mask_id=3)
+    c.loss_weights = dict(vtc=0.0, pixels=1.0, mlm=0.0, vtm=0.0)
+    c.text = dict(max_length=2, vocab_size=8, mask_id=3)
   c.objective.compute.dtype = dtype
   return read(TrainConfig, c.to_dict())
 
@@ -77,7 +77,7 @@ def measure(work: str, dtype: str, kind: type) -> None:
     share = int(hidden) / 100
     ours = Case(config, share, rows, first, clock)
     first = first or ours
-    mask = dataclasses.replace(config.mask, video_ratio=share, send="clip")
+    mask = dataclasses.replace(config.mask, video_ratio=share)
     inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, rows))
     cases[hidden] = ours, PeerCase(trainer.step, inputs, clock)
   for _ in range(WARM_UP + _ROUNDS.value):

@@ -138,7 +138,7 @@ def folder_of_files(folder: pathlib.Path) -> None:
   c, began, size = model.config, time.perf_counter(), 1
   while size <= c.eval_batch_size:
     model.embed_clips(
-      np.zeros((size, c.clip.frames, c.clip.size, c.clip.size, 3), "u1")
+      np.zeros((size, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), "u1")
     )
     size *= 2
   print(f"compiled for all sizes of batches: {time.perf_counter() - began:.1f} s")

@@ -58,7 +58,7 @@ class Case:
       self._shared = types.SimpleNamespace(state=parts.init(mesh))
     else:
       self._shared = like._shared
-    fake = batch.fake(c.clip, c.text, c.mask, batch_size)
+    fake = batch.fake(c.clip, c.text, c.make_objective().mask, batch_size)
     self._batch = sharding.put_batch(fake, mesh)
     self._step = parts.train_step(mesh)
     with sharding.scope(mesh):
@@ -88,8 +88,8 @@ def main(_) -> None:
     cases[hidden] = Case(config, int(hidden) / 100, rows, first, values.clock)
     first = first or cases[hidden]
     if values.without:
-      less = config.weights | {values.without: 0.0}
-      lean = dataclasses.replace(config, weights=less)
+      less = config.loss_weights | {values.without: 0.0}
+      lean = dataclasses.replace(config, loss_weights=less)
       cases[f"{hidden}*"] = Case(lean, int(hidden) / 100, rows, first, values.clock)
   for _ in range(WARM_UP + values.rounds):
     for case in cases.values():

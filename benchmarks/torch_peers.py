@@ -60,7 +60,7 @@ class DualEncoder(nn.Module):
     self.bert = transformers.DistilBertModel(
       transformers.DistilBertConfig(
         vocab_size=config.text.vocab_size,
-        max_position_embeddings=config.text.length,
+        max_position_embeddings=config.text.max_length,
         dim=text["width"],
         n_layers=text["depth"],
         n_heads=text["num_heads"],
@@ -74,7 +74,7 @@ class DualEncoder(nn.Module):
     self.text_proj = nn.Linear(text["width"], config.objective["projection"])
 
   def encode_video(self, video: torch.Tensor, keep_idx: torch.Tensor) -> torch.Tensor:
-    (pt, ph, pw), (gt, gh, gw) = self.clip.tubelet, self.clip.grid
+    (pt, ph, pw), (gt, gh, gw) = self.clip.tubelet_size, self.clip.grid
     x = video.view(-1, gt, pt, gh, ph, gw, pw, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
     x = x.reshape(len(video), self.clip.num_tubelets, -1)
     # Bytes of the visible patches alone become floats.
@@ -96,7 +96,7 @@ class DualEncoder(nn.Module):
 
   @staticmethod
   def inputs(batch: dict[str, np.ndarray], config: TrainConfig) -> tuple:
-    ids = np.where(batch["text_hidden"], config.text.mask_id, batch["text_ids"])
+    ids = np.where(batch["text_masked"], config.text.mask_id, batch["text_ids"])
     arrays = batch["video"], batch["video_keep_idx"], ids, batch["text_valid"]
     video, *rest = map(torch.from_numpy, arrays)
     return video, *(x.long() for x in rest)
@@ -110,10 +110,10 @@ class VideoMAE(nn.Module):
     encoder, decoder = config.objective["encoder"], config.objective["decoder"]
     self.model = transformers.VideoMAEForPreTraining(
       transformers.VideoMAEConfig(
-        image_size=config.clip.size,
-        patch_size=config.clip.tubelet[1],
-        num_frames=config.clip.frames,
-        tubelet_size=config.clip.tubelet[0],
+        image_size=config.clip.image_size,
+        patch_size=config.clip.tubelet_size[1],
+        num_frames=config.clip.num_frames,
+        tubelet_size=config.clip.tubelet_size[0],
         hidden_size=encoder["width"],
         num_hidden_layers=encoder["depth"],
         num_attention_heads=encoder["num_heads"],

@@ -34,14 +34,14 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   sentences = _SENTENCES.get(variant, data["clips"])
   c.steps = 5 * max(sentences // c.batch_size, 1)  # code: 5 epochs
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
-  c.clip.tubelet = (1, 32, 32)  # code: ViT-B/32
+  c.clip.tubelet_size = (1, 32, 32)  # code: ViT-B/32
   long = variant in _LONG
   # Code: frames at 1 per second; ours takes as many, evenly.
-  c.clip.frames = 1 if data["frames"] == 1 else 64 if long else 12
-  c.text.length = 64 if long else 32  # code
+  c.clip.num_frames = 1 if data["frames"] == 1 else 64 if long else 12
+  c.text.max_length = 64 if long else 32  # code
   c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is hidden
   c.data.update(name=variant, sampling="segments", crop="resize", flip=False)  # code
-  c.data.update(crop_scales=(), curriculum=(), mix=())
+  c.data.update(crop_scales=(), curriculum=(), mixture=())
   c.objective.attention = "frame"  # code: meanP
   c.optim.update(
     lr=1e-7,  # code: lr 1e-4 with coef_lr 1e-3

@@ -40,17 +40,17 @@ def variant(name: str, known: tuple[str, ...]) -> str:
 
 # Of runs on `moving_shapes` at a laptop's size; all of it ours.
 SHAPES = dict(
-  clip=dict(frames=8, size=64, tubelet=(2, 16, 16)),
+  clip=dict(num_frames=8, image_size=64, tubelet_size=(2, 16, 16)),
   # One caption in 120 is longer and loses its last words.
-  text=dict(length=16, vocab_size=256, mask_id=3),
+  text=dict(max_length=16, vocab_size=256, mask_id=3),
   # 24-frame clips, all of which matter; crops and mirrors would change the story.
   data=dict(
     name="moving_shapes/full",
-    mix=(),
+    mixture=(),
     crop="resize",
     crop_scales=(),
     flip=False,
-    workers=1,
+    num_workers=1,
   ),
 )
 SMALL = dict(dtype="bfloat16", attention="xla", scan=False, remat="none")
@@ -68,7 +68,7 @@ DUAL = dict(
   video=size("demo"),
   text=size("demo"),
   compute=SMALL,
-  positions="space_time",
+  pos_embed="space_time",
   pool="mean",
   text_norm="pre",
   text_dropout=0.0,
@@ -117,10 +117,10 @@ def shrink(c: ConfigDict) -> None:
   """A demo at the smallest sizes that still use every part; towers are its own."""
   c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
   c.checkpoint_every = 2
-  c.clip.update(frames=4, size=32)
+  c.clip.update(num_frames=4, image_size=32)
   c.data.curriculum = ()
   c.data.name = "moving_shapes/tiny"
-  c.data.workers = 0
+  c.data.num_workers = 0
   c.objective.compute.dtype = "float32"  # numbers that other layouts reproduce
   c.optim.warmup_steps = 2
   c.evals.validation.every = 3

@@ -51,13 +51,15 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c.steps = data["epochs"] * max(data["clips"] // _BATCH, 1)
   c.batch_size = _BATCH
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
-  pt = c.clip.tubelet[0]
-  c.clip.frames = -(-data["frames"] // pt) * pt
+  pt = c.clip.tubelet_size[0]
+  c.clip.num_frames = -(-data["frames"] // pt) * pt
   # The whole view: hiding is for pre-training.
   c.mask.update(video_ratio=0.0, text_ratio=0.0)
   c.data.update(name=name, crop="random_resized", crop_scales=(0.5, 1.0))  # Frozen
-  c.data.update(sampling="segments", flip=True, curriculum=(), mix=())  # Frozen
-  c.weights.update({k: 0.0 for k in c.weights if k != "vtc"})  # all papers: contrast
+  c.data.update(sampling="segments", flip=True, curriculum=(), mixture=())  # Frozen
+  c.loss_weights.update(
+    {k: 0.0 for k in c.loss_weights if k != "vtc"}
+  )  # all papers: contrast
   c.optim.update(
     lr=3e-5,  # Frozen (SimVTP: 7.5e-5)
     min_lr=0.0,  # ours

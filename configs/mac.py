@@ -48,13 +48,13 @@ def webvid2m_cc3m() -> dict:
     checkpoint_every=2000,  # steps; ours
     checkpoint_keep=3,  # ours
     clip=dict(
-      frames=4,  # paper
-      size=224,  # pixels; Frozen
-      tubelet=(1, 16, 16),  # frames, pixels, pixels; Frozen: patches of each frame
+      num_frames=4,  # paper
+      image_size=224,  # pixels; Frozen
+      tubelet_size=(1, 16, 16),  # frames, pixels, pixels; Frozen: patches of each frame
       **common.IMAGENET,  # Frozen
     ),
     text=dict(
-      length=64,  # tokens; ours: Frozen pads to the longest, at most 512
+      max_length=64,  # tokens; ours: Frozen pads to the longest, at most 512
       vocab_size=30522,  # Frozen: distilbert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
@@ -65,7 +65,6 @@ def webvid2m_cc3m() -> dict:
       text="replace",  # replace | drop; paper: figure
       text_ratio=0.15,  # weak
       whole_word=False,  # hide all pieces of a word, or none; ours
-      send="visible",  # of the video, to the device: clip | visible; ours
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours
@@ -76,18 +75,18 @@ def webvid2m_cc3m() -> dict:
       crop="random_resized",  # Frozen
       crop_scales=(0.5, 1.0),  # of the area; Frozen
       flip=True,  # Frozen
-      workers=8,  # processes; ours
-      bad_budget=0.01,  # share of samples; ours
+      num_workers=8,  # processes; ours
+      max_bad_fraction=0.01,  # of samples; ours
       curriculum=(),  # of stages, (from step, frames); ours: Frozen 1, then 4
-      mix=(  # paper: both; Frozen: images are clips of one frame, in turns
-        dict(name="webvid", split="train", weight=2.5, frames=0),
-        dict(name="cc3m", split="train", weight=3.0, frames=1),
+      mixture=(  # paper: both; Frozen: images are clips of one frame, in turns
+        dict(name="webvid", split="train", weight=2.5, num_frames=0),
+        dict(name="cc3m", split="train", weight=3.0, num_frames=1),
       ),
-      deadline=30.0,  # seconds of processor time for one record; ours
+      decode_timeout=30.0,  # seconds of CPU time for one record; ours
     ),
     objective=dict(
       name="mac",
-      family="frozen",  # or clip | open_clip | siglip | simvtp; Frozen
+      arch="frozen",  # or clip | open_clip | siglip | simvtp; Frozen
       video=common.size("B"),  # Frozen: ViT-B/16
       text=common.size("B") | dict(depth=6),  # Frozen: DistilBERT
       compute=dict(
@@ -100,9 +99,9 @@ def webvid2m_cc3m() -> dict:
       attention="joint",  # joint | divided (Frozen; needs tubes) | frame; ours
       residual="frozen",  # frozen | timesformer; divided attention only; Frozen
       time_init="output",  # ours; "frozen" never learns what to attend to in time
-      positions="frozen",  # first values: frozen | space_time | flat; Frozen
-      hidden="drop",  # drop | blank; paper
-      longer_clips="zeros",  # zeros | linear; Frozen
+      pos_embed="frozen",  # first values: frozen | space_time | flat; Frozen
+      masked_tokens="drop",  # drop | mask_token; paper
+      time_pos_embed_resize="zeros",  # zeros | linear; Frozen
       pool="cls",  # cls | mean; paper
       text_norm="post",  # post | pre; Frozen: DistilBERT's
       text_dropout=0.1,  # Frozen: DistilBERT's
@@ -111,8 +110,8 @@ def webvid2m_cc3m() -> dict:
       decoder=None,  # Size of a decoder of hidden pixels; paper: none
       pixel_target="standardized",  # standardized | raw; ours: nothing reads it
     ),
-    weights=dict(vtc=1.0),  # paper: contrast alone
-    contrast=dict(
+    loss_weights=dict(vtc=1.0),  # paper: contrast alone
+    contrastive=dict(
       loss="info_nce",  # info_nce | sigmoid; paper
       form="dense",  # dense | chunked | ring: same value, less memory; ours
       chunk=1024,  # rows of similarities at once; not read by dense; ours
@@ -134,7 +133,7 @@ def webvid2m_cc3m() -> dict:
       muon="",  # paths of kernels that Muon updates; Frozen: none
       moments="float32",  # bfloat16 halves them; Frozen: float32
       layer_decay=1.0,  # learning rate of a layer by the next; ours: off (MAE: 0.75)
-      ema=0.0,  # of all parameters, for evaluation; ours: off
+      ema_decay=0.0,  # of all parameters, for evaluation; ours: off
     ),
     guard=common.GUARD,
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
@@ -153,9 +152,9 @@ def clip() -> dict:
   c |= dict(steps=20_000)  # ours
   c["clip"] |= common.CLIP_COLOURS
   # One more word than CLIP has: the mask token.
-  c["text"] |= dict(length=77, vocab_size=49409, mask_id=49408)
+  c["text"] |= dict(max_length=77, vocab_size=49409, mask_id=49408)
   c["objective"] |= dict(
-    family="clip",
+    arch="clip",
     text=common.CLIP_TEXT,
     projection=512,
     text_norm="pre",
@@ -206,8 +205,8 @@ def flickr8k() -> dict:
   """
   c = demo()
   c |= dict(steps=1000, checkpoint_every=250)
-  c["clip"] |= dict(frames=1, size=112, tubelet=(1, 16, 16))
-  c["text"] |= dict(length=24, vocab_size=4096)
+  c["clip"] |= dict(num_frames=1, image_size=112, tubelet_size=(1, 16, 16))
+  c["text"] |= dict(max_length=24, vocab_size=4096)
   c["mask"] |= dict(video_ratio=0.5, text_ratio=0.15)
   c["data"] |= dict(name="flickr8k", crop="random_resized", crop_scales=(0.5, 1.0))
   c["data"] |= dict(flip=True)

@@ -40,13 +40,13 @@ def webvid2m_cc3m() -> dict:
     checkpoint_every=2000,  # steps; ours
     checkpoint_keep=3,  # ours
     clip=dict(
-      frames=4,  # paper
-      size=224,  # pixels; code
-      tubelet=(1, 16, 16),  # frames, pixels, pixels; code: patches of each frame
+      num_frames=4,  # paper
+      image_size=224,  # pixels; code
+      tubelet_size=(1, 16, 16),  # frames, pixels, pixels; code: patches of each frame
       **common.IMAGENET,  # code
     ),
     text=dict(
-      length=64,  # tokens; ours: the code pads to the longest, at most 512
+      max_length=64,  # tokens; ours: the code pads to the longest, at most 512
       vocab_size=30522,  # code: distilbert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
@@ -57,7 +57,6 @@ def webvid2m_cc3m() -> dict:
       text="replace",  # ours: nothing is hidden
       text_ratio=0.0,  # paper: figure
       whole_word=False,  # ours: nothing is hidden
-      send="clip",  # of the video, to the device: clip | visible; paper
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours
@@ -66,20 +65,20 @@ def webvid2m_cc3m() -> dict:
       sampling="segments",  # Frozen
       stride=1,  # frames; ours: segments do not read it
       curriculum=(),  # ours: the whole run as MCQ's second stage, after one of 1 frame
-      mix=(  # paper: both; Frozen: images are clips of one frame, in turns
-        dict(name="webvid", split="train", weight=2.5, frames=0),
-        dict(name="cc3m", split="train", weight=3.0, frames=1),
+      mixture=(  # paper: both; Frozen: images are clips of one frame, in turns
+        dict(name="webvid", split="train", weight=2.5, num_frames=0),
+        dict(name="cc3m", split="train", weight=3.0, num_frames=1),
       ),
-      deadline=30.0,  # seconds of processor time for one record; ours
+      decode_timeout=30.0,  # seconds of CPU time for one record; ours
       crop="random_resized",  # MCQ
       crop_scales=(0.5, 1.0),  # of the area; MCQ
       flip=True,  # MCQ
-      workers=8,  # processes; ours
-      bad_budget=0.01,  # share of samples; ours
+      num_workers=8,  # processes; ours
+      max_bad_fraction=0.01,  # of samples; ours
     ),
     objective=dict(
       name="miles",
-      family="frozen",  # or clip | open_clip | siglip | simvtp; MCQ
+      arch="frozen",  # or clip | open_clip | siglip | simvtp; MCQ
       video=common.size("B"),  # code: ViT-B/16
       text=common.size("B") | dict(depth=6),  # code: DistilBERT
       compute=dict(
@@ -92,25 +91,25 @@ def webvid2m_cc3m() -> dict:
       attention="divided",  # divided | joint; paper
       residual="frozen",  # frozen | timesformer; divided attention only; code
       time_init="output",  # ours; "frozen" never learns what to attend to in time
-      positions="frozen",  # frozen | space_time: first values; code
-      hidden="blank",  # blank (by the mask token) | drop; paper: figure
-      longer_clips="linear",  # zeros | linear; paper: 16 frames at test, as cited
+      pos_embed="frozen",  # frozen | space_time: first values; code
+      masked_tokens="mask_token",  # or drop; paper: figure
+      time_pos_embed_resize="linear",  # or zeros; paper: 16 frames at test, as cited
       pool="cls",  # cls | mean; code
       text_norm="post",  # post | pre; code: DistilBERT's
       text_dropout=0.1,  # code: DistilBERT's
       temperature=0.05,  # MCQ
       learn_temperature=False,  # MCQ
       teacher=dict(  # the snapshot
-        follow="ema",  # ema | copy; ours: the paper says only that it is updated
+        update="ema",  # ema | copy; ours: the paper says only that it is updated
         decay=0.996,  # ours: BYOL's
         final_decay=1.0,  # ours: BYOL's
-        every=1000,  # steps between copies; ours: ema does not read it
+        update_every=1000,  # steps between copies; ours: ema does not read it
       ),
       target="tower",  # tower | projected; ours
       distance="cosine",  # cosine | mse | smooth_l1; ours
     ),
-    weights=dict(vtc=1.0, features=1.0),  # ours
-    contrast=dict(
+    loss_weights=dict(vtc=1.0, features=1.0),  # ours
+    contrastive=dict(
       loss="info_nce",  # info_nce | sigmoid; paper
       form="dense",  # dense | chunked | ring: same value, less memory; ours
       chunk=1024,  # rows of similarities at once; not read by dense; ours
@@ -132,7 +131,7 @@ def webvid2m_cc3m() -> dict:
       muon="",  # paths of kernels that Muon updates; MCQ: none
       moments="float32",  # bfloat16 halves them; MCQ: float32
       layer_decay=1.0,  # learning rate of a layer by the next; ours: off (MAE: 0.75)
-      ema=0.0,  # of all parameters, for evaluation; ours: off
+      ema_decay=0.0,  # of all parameters, for evaluation; ours: off
     ),
     guard=common.GUARD,
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest

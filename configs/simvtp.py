@@ -44,13 +44,13 @@ def webvid2m() -> dict:
     checkpoint_every=2000,  # steps; ours
     checkpoint_keep=3,  # ours
     clip=dict(
-      frames=16,  # code
-      size=224,  # pixels; code
-      tubelet=(2, 16, 16),  # frames, pixels, pixels; code
+      num_frames=16,  # code
+      image_size=224,  # pixels; code
+      tubelet_size=(2, 16, 16),  # frames, pixels, pixels; code
       **common.IMAGENET,  # code
     ),
     text=dict(
-      length=64,  # tokens; ours: the code pads to the longest, at most 512
+      max_length=64,  # tokens; ours: the code pads to the longest, at most 512
       vocab_size=30522,  # code: bert-base-uncased
       mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
     ),
@@ -61,7 +61,6 @@ def webvid2m() -> dict:
       text="replace",  # replace | drop; paper
       text_ratio=0.75,  # paper
       whole_word=False,  # hide all pieces of a word, or none; code
-      send="clip",  # of the video, to the device: clip | visible; code
     ),
     data=dict(
       name="webvid",  # prepared data set under dir
@@ -72,11 +71,11 @@ def webvid2m() -> dict:
       crop="multi_scale",  # code
       crop_scales=(1.0, 0.875, 0.75, 0.66),  # of the short side; code
       flip=False,  # code
-      workers=8,  # processes; ours
-      bad_budget=0.01,  # share of samples; ours
+      num_workers=8,  # processes; ours
+      max_bad_fraction=0.01,  # of samples; ours
       curriculum=(),  # (from step, frames by turns) of each stage; code
-      mix=(),  # other data sets to train on, by weight; code: none
-      deadline=30.0,  # seconds of processor time for one record; ours
+      mixture=(),  # other data sets to train on, by weight; code: none
+      decode_timeout=30.0,  # seconds of CPU time for one record; ours
     ),
     objective=dict(
       name="simvtp",
@@ -94,10 +93,10 @@ def webvid2m() -> dict:
       pool="valid",  # ours; "all" counts padding, as the code does
       contrast_text="masked",  # masked | whole; code
       pixel_target="standardized",  # standardized | raw; code
-      positions="flat",  # flat | space_time; code
+      pos_embed="flat",  # flat | space_time; code
     ),
-    weights=dict(vtc=1.0, pixels=1.0, words=1.0, vtm=1.0),  # code
-    contrast=dict(
+    loss_weights=dict(vtc=1.0, pixels=1.0, mlm=1.0, vtm=1.0),  # code
+    contrastive=dict(
       loss="info_nce",  # info_nce | sigmoid; paper
       form="dense",  # dense | chunked | ring: same value, less memory; ours
       chunk=1024,  # rows of similarities at once; not read by dense; ours
@@ -122,7 +121,7 @@ def webvid2m() -> dict:
       muon="",  # paths of kernels that Muon updates; code: none
       moments="float32",  # bfloat16 halves them; code: float32
       layer_decay=1.0,  # learning rate of a layer by the next; code: off
-      ema=0.0,  # of all parameters, for evaluation; code: off
+      ema_decay=0.0,  # of all parameters, for evaluation; code: off
     ),
     guard=common.GUARD,
     mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
@@ -144,14 +143,14 @@ def demo() -> dict:
   c = webvid2m()
   c |= dict(steps=850, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
-  c["clip"] |= dict(frames=8, size=64)
+  c["clip"] |= dict(num_frames=8, image_size=64)
   # One caption in 120 is longer and loses its last words.
-  c["text"] |= dict(length=16, vocab_size=256, mask_id=3)
+  c["text"] |= dict(max_length=16, vocab_size=256, mask_id=3)
   # A short run learns faster from milder masks and a small, wide model.
   c["mask"] |= dict(video="random", video_ratio=0.25, text_ratio=0.3)
   # 24-frame clips, all of which matter; cropping would cut off the shapes.
   c["data"] |= dict(name="moving_shapes/full", sampling="segments", stride=3)
-  c["data"] |= dict(crop="resize", crop_scales=(), workers=1)
+  c["data"] |= dict(crop="resize", crop_scales=(), num_workers=1)
   c["objective"] |= dict(
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
@@ -159,7 +158,7 @@ def demo() -> dict:
     text_dropout=0.0,
     contrast_text="whole",
     pixel_target="raw",
-    positions="space_time",
+    pos_embed="space_time",
   )
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(

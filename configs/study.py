@@ -97,22 +97,22 @@ def tubes() -> list[dict]:
 
 def terms() -> list[dict]:
   """SimVTP's claim: contrast and matching help."""
-  both = dict(pixels=1.0, words=1.0)
+  both = dict(pixels=1.0, mlm=1.0)
   return [
-    row("reconstruction alone", weights=both | dict(vtc=0.0, vtm=0.0)),
-    row("+ contrast", weights=both | dict(vtc=1.0, vtm=0.0)),
-    row("+ contrast + matching", weights=both | dict(vtc=1.0, vtm=1.0)),
-    row("contrast alone", weights=dict(pixels=0.0, words=0.0, vtc=1.0, vtm=0.0)),
+    row("reconstruction alone", loss_weights=both | dict(vtc=0.0, vtm=0.0)),
+    row("+ contrast", loss_weights=both | dict(vtc=1.0, vtm=0.0)),
+    row("+ contrast + matching", loss_weights=both | dict(vtc=1.0, vtm=1.0)),
+    row("contrast alone", loss_weights=dict(pixels=0.0, mlm=0.0, vtc=1.0, vtm=0.0)),
   ]
 
 
 def snapshots() -> list[dict]:
   """MILES' claim: predicting the snapshot's features helps its own dual encoder."""
   block = dict(video_ratio=0.4)  # BEiT's, as in the recipe
-  copied = dict(follow="copy", every=50)
+  copied = dict(update="copy", update_every=50)
   return [
-    row("without features", mask=block, weights=dict(vtc=1.0, features=0.0)),
-    row("moving average", mask=block, weights=dict(vtc=1.0, features=1.0)),
+    row("without features", mask=block, loss_weights=dict(vtc=1.0, features=0.0)),
+    row("moving average", mask=block, loss_weights=dict(vtc=1.0, features=1.0)),
     row("copied each 50 steps", mask=block, objective=dict(teacher=copied)),
-    row("nothing hidden", mask=dict(video_ratio=0.0), weights=dict(features=0.0)),
+    row("nothing hidden", mask=dict(video_ratio=0.0), loss_weights=dict(features=0.0)),
   ]

@@ -147,11 +147,11 @@ def config(root, **changes) -> loader.DataConfig:
       crop="multi_scale",
       crop_scales=(1.0, 0.75),
       flip=True,
-      workers=0,
-      bad_budget=0.1,
+      num_workers=0,
+      max_bad_fraction=0.1,
       curriculum=(),
-      mix=(),
-      deadline=30.0,
+      mixture=(),
+      decode_timeout=30.0,
     )
     | changes
   )

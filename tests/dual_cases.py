@@ -27,7 +27,7 @@ def make_batch(mask, rows=6):
 
 def blanked(batch):
   """The batch with other pixels at the hidden places."""
-  patches = np.array(patchify(batch["video"], CLIP.tubelet))
+  patches = np.array(patchify(batch["video"], CLIP.tubelet_size))
   np.put_along_axis(patches, batch["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
   return batch | dict(video=unpatchify(patches, CLIP))
 

@@ -96,7 +96,7 @@ def image(data):
 
 def loading(root, words, count):
   """Reads all records once: how many were replaced."""
-  data, seen, replaced = clips.config(root, deadline=5.0), set(), 0
+  data, seen, replaced = clips.config(root, decode_timeout=5.0), set(), 0
   with loader.train_batches(
     data,
     clips.CLIP,

@@ -90,7 +90,9 @@ def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch
   clips.prepare(tmp_path, dict(train=rows))
   free = clips.take(tmp_path, tokenizer, 3)
   monkeypatch.setattr(packets, "time", Clock())
-  bound = clips.take(tmp_path, tokenizer, 3, data=clips.config(tmp_path, deadline=12.0))
+  bound = clips.take(
+    tmp_path, tokenizer, 3, data=clips.config(tmp_path, decode_timeout=12.0)
+  )
   for one, other in zip(bound, free, strict=True):
     np.testing.assert_array_equal(one["record"], other["record"])
     long = one["record"] == 7
@@ -98,8 +100,8 @@ def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch
     np.testing.assert_array_equal(one["valid"], ~long)
     for key in one:
       np.testing.assert_array_equal(one[key][~long], other[key][~long], err_msg=key)
-  with pytest.raises(ConfigError, match=r"deadline: 0\.0 must be positive"):
-    clips.config(tmp_path, deadline=0.0)
+  with pytest.raises(ConfigError, match=r"decode_timeout: 0\.0 must be positive"):
+    clips.config(tmp_path, decode_timeout=0.0)
 
 
 class Endless(bytes):
@@ -144,7 +146,7 @@ def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
   tmp_path, tokenizer, monkeypatch
 ):
   clips.prepare(tmp_path, dict(train=clips.records(16, frames=10)))
-  data = clips.config(tmp_path, workers=1, deadline=0.3)
+  data = clips.config(tmp_path, num_workers=1, decode_timeout=0.3)
   free = clips.take(tmp_path, tokenizer, 4, data=data)
   stuck(monkeypatch, {3: b"wait", 11: b"spin"})
   begin = time.monotonic()
@@ -166,7 +168,7 @@ def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
 def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch):
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
   stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
-  data = clips.config(tmp_path, workers=1, deadline=0.2)
+  data = clips.config(tmp_path, num_workers=1, decode_timeout=0.2)
   message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
   begin = time.monotonic()
   with pytest.raises(DataError, match=message):
@@ -183,9 +185,11 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
   free = threading.Event()
   monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait(20) or False)
   stuck(monkeypatch, {5: b"wait"})
-  data = clips.config(tmp_path, deadline=0.2)
+  data = clips.config(tmp_path, decode_timeout=0.2)
   begin = time.monotonic()
-  with pytest.raises(DataError, match=r"decoding clip5 did not end.*data\.workers=1"):
+  with pytest.raises(
+    DataError, match=r"decoding clip5 did not end.*data\.num_workers=1"
+  ):
     clips.take(tmp_path, tokenizer, 1, data=data)
   with (
     loader.eval_videos(data.open(), data, clips.CLIP, 4) as batches,
@@ -225,7 +229,7 @@ command.run(lambda: train.train_and_evaluate(config, directory))
 def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
   config = test_train.bare(smoke, steps=500, checkpoint_every=500)
-  config["data"] |= dict(workers=0, deadline=1.0)
+  config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   begin = time.monotonic()
   ended = subprocess.run(
     [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],
@@ -244,7 +248,7 @@ def test_workers_that_do_nothing_are_told_of(
   root_of_good, tokenizer, capfd, monkeypatch
 ):
   """As one that was stopped, or that waits for a disk."""
-  data = clips.config(root_of_good, workers=1)
+  data = clips.config(root_of_good, num_workers=1)
   with loader.train_batches(
     data, clips.CLIP, clips.TEXT, clips.MASK, tokenizer, batch_size=8, seed=0
   ) as batches:
@@ -276,7 +280,7 @@ def test_what_a_worker_waits_for(state, says, monkeypatch):
 
 def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):
   clips.prepare(tmp_path, dict(train=[clips.record(f"c{i}", b"") for i in range(5)]))
-  data = clips.config(tmp_path, workers=1)
+  data = clips.config(tmp_path, num_workers=1)
   message = r"10 records in a row cannot be used, the first is c\d: empty file"
   with pytest.raises(DataBudgetError, match=message):
     clips.take(tmp_path, tokenizer, 1, data=data)
@@ -320,7 +324,7 @@ def test_quarantine_stops_when_too_many_are_bad(tmp_path):
   with pytest.raises(DataBudgetError) as e:
     quarantine.add(batch_of(many), 4)
   assert "20 of 50 samples" in str(e.value)
-  assert "bad_budget = 0.1" in str(e.value)
+  assert "max_bad_fraction = 0.1" in str(e.value)
   assert "15 x empty file, 5 x not a video" in str(e.value)
   assert str(path) in str(e.value)
   assert e.value.exit_code == 3

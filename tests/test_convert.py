@@ -27,13 +27,15 @@ def small(data_dir, **objective):
   c = mac.get_config("smoke").to_dict()
   c["data"]["dir"] = str(data_dir)
   c |= dict(evals={}, steps=2, checkpoint_every=2, batch_size=8)
-  c["clip"] |= dict(frames=1, size=HF.SIZE, tubelet=(1, HF.PATCH, HF.PATCH))
+  c["clip"] |= dict(
+    num_frames=1, image_size=HF.SIZE, tubelet_size=(1, HF.PATCH, HF.PATCH)
+  )
   c["clip"] |= dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-  c["text"] |= dict(length=HF.LENGTH)
-  c["mask"] |= dict(send="clip", video_ratio=0.5)
+  c["text"] |= dict(max_length=HF.LENGTH)
+  c["mask"] |= dict(video_ratio=0.5)
   c["optim"] |= dict(warmup_steps=0)
   c["objective"] |= dict(video=SIZE, text=SIZE, pool="cls", projection=12)
-  c["objective"] |= dict(positions="frozen") | objective
+  c["objective"] |= dict(pos_embed="frozen") | objective
   return json.loads(json.dumps(c))
 
 
@@ -76,7 +78,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
 ):
   values = small(
     data_dir,
-    family="clip",
+    arch="clip",
     attention="frame",
     learn_temperature=True,
     temperature=0.1,
@@ -167,7 +169,7 @@ def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
     ("vit:absent.pth", "absent.pth: cannot be read"),
     ("vit:{0}/vit.safetensors,vitt:x", "did you mean 'vit'"),
     ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "an earlier file gives"),
-    ("clip:{0}/clip.safetensors", "family 'frozen'"),
+    ("clip:{0}/clip.safetensors", "arch 'frozen'"),
     ("vit:{0}/distilbert.safetensors", "hardly a file of kind 'vit'"),
   ],
 )

@@ -52,7 +52,7 @@ def test_frames_of_a_step(tmp_path, curriculum, frames):
 
 def test_clips_and_masks_have_the_frames_of_their_step(stream):
   for batch, frames in zip(stream, FRAMES, strict=True):
-    clip = dataclasses.replace(clips.CLIP, frames=frames)
+    clip = dataclasses.replace(clips.CLIP, num_frames=frames)
     shapes = spec(clip, clips.TEXT, clips.MASK, 8)
     assert set(batch) == {*shapes, *HOST_KEYS}
     for key, shape in shapes.items():
@@ -62,11 +62,11 @@ def test_clips_and_masks_have_the_frames_of_their_step(stream):
 
 
 def test_a_curriculum_changes_no_order_and_no_whole_clip(root, tokenizer, stream):
-  """A batch of clip.frames is the one that a run without a curriculum gets."""
+  """A batch of clip.num_frames is the one that a run without a curriculum gets."""
   plain = clips.take(root, tokenizer, len(FRAMES))
   for one, other, frames in zip(stream, plain, FRAMES, strict=True):
     np.testing.assert_array_equal(one["record"], other["record"])
-    if frames == clips.CLIP.frames:
+    if frames == clips.CLIP.num_frames:
       clips.assert_same([one], [other])
 
 
@@ -89,7 +89,7 @@ def test_two_hosts_share_the_same_batches(root, staged, tokenizer, stream):
 
 
 def test_workers_bring_the_same_batches(root, tokenizer, stream):
-  data = clips.config(root, curriculum=STAGES, workers=2)
+  data = clips.config(root, curriculum=STAGES, num_workers=2)
   clips.assert_same(
     clips.take(root, tokenizer, 5, data=data, start_step=1), stream[1:6]
   )
@@ -119,7 +119,7 @@ def test_a_damaged_video_serves_the_steps_that_need_little_of_it(tmp_path, token
 def test_evaluation_sees_whole_clips(root, staged):
   source = sources.open_split(sources.find(str(root), clips.NAME), "train")
   with loader.eval_videos(source, staged, clips.CLIP, 4) as batches:
-    assert next(batches)["video"].shape[1] == clips.CLIP.frames
+    assert next(batches)["video"].shape[1] == clips.CLIP.num_frames
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,11 @@ def test_stages_are_checked(tmp_path, curriculum, message):
 @pytest.mark.parametrize(
   ("frames", "message"),
   [
-    (3, r"data\.curriculum: 3 frames are not a multiple of clip\.tubelet\[0\] = 2"),
-    (8, r"data\.curriculum: 8 frames are more than clip\.frames = 4"),
+    (
+      3,
+      r"data\.curriculum: 3 frames are not a multiple of clip\.tubelet_size\[0\] = 2",
+    ),
+    (8, r"data\.curriculum: 8 frames are more than clip\.num_frames = 4"),
   ],
 )
 def test_stages_must_fit_the_clip(tmp_path, tokenizer, frames, message):

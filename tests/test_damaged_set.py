@@ -71,9 +71,9 @@ def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
   clips.train_pieces(tmp_path / "words.model")
   config = bare(smoke, steps=math.ceil(len(files) / 16), checkpoint_every=100)
   config["tokenizer"] = str(tmp_path / "words.model")
-  config["data"] |= dict(name=clips.NAME, dir=str(unprepared), bad_budget=0.06)
+  config["data"] |= dict(name=clips.NAME, dir=str(unprepared), max_bad_fraction=0.06)
   for name, workers in (("one", 0), ("two", 1)):
-    config["data"]["workers"] = workers
+    config["data"]["num_workers"] = workers
     train_and_evaluate(config, tmp_path / name)
   lines, again = (
     (tmp_path / name / "quarantine.jsonl").read_text() for name in ("one", "two")

@@ -49,7 +49,7 @@ def test_a_checkpoint_of_eight_is_restored_on_one_two_four_and_eight(
   values = miles.get_config("smoke").to_dict()
   values["data"]["dir"] = str(data_dir)
   config = bare(values) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
-  config["optim"]["ema"] = 0.5
+  config["optim"]["ema_decay"] = 0.5
   found = on_eight_devices(RESTORED, json.dumps(config), tmp_path / "run")
   shown = [line.split() for line in found if line[0].isdigit()]
   assert [line[:2] for line in shown] == [[n, "True"] for n in "1248"]

@@ -10,9 +10,9 @@ from weights import draw
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.data import masks
 from vtr_jax.models import divided_attention, patch_embed, video_tower
-from vtr_jax.models.layers import VIT, Compute, Size
+from vtr_jax.models.layers import VIT, Compute, TransformerConfig
 
-SIZE, COMPUTE = Size(8, 1, 16, 2), Compute("float32", "xla", False, "none")
+SIZE, COMPUTE = TransformerConfig(8, 1, 16, 2), Compute("float32", "xla", False, "none")
 
 
 def random_params(layer, x):

@@ -1,4 +1,4 @@
-"""The running mean of all parameters (`optim.ema`), which is what is evaluated."""
+"""The EMA of all parameters (`optim.ema_decay`), which evaluations use."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def config(data_dir, module=mac, **changes):
   c = module.get_config("smoke").to_dict()
   c["data"]["dir"] = str(data_dir)
   c |= dict(evals={}, steps=4, checkpoint_every=2, log_every=1)
-  c["optim"] |= dict(warmup_steps=0, ema=EMA)
+  c["optim"] |= dict(warmup_steps=0, ema_decay=EMA)
   for key, value in changes.items():
     c[key] = c[key] | value if isinstance(value, dict) else value
   return json.loads(json.dumps(c))
@@ -52,16 +52,16 @@ same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
 
 def test_it_is_the_mean_of_what_was_learned(data_dir, tmp_path):
   """Step by step against NumPy; a short run's first mean is soon forgotten."""
-  run = build(config(data_dir, micro_batches=2, optim=dict(ema=0.15)), tmp_path)
+  run = build(config(data_dir, micro_batches=2, optim=dict(ema_decay=0.15)), tmp_path)
   c, state = run.config, run.state
   fake = sharding.put_batch(batch.fake(c.clip, c.text, c.mask, c.batch_size), run.mesh)
   host = lambda tree: np.asarray(tree["video_proj"]["kernel"], np.float64)
   wanted = host(state.params)
-  np.testing.assert_array_equal(host(state.mean), wanted)
+  np.testing.assert_array_equal(host(state.ema_params), wanted)
   for keep in (1 / 10, 0.15, 0.15):  # then 2 / 11, 3 / 12
     state, _ = run.train_step(state, fake)
     wanted = keep * wanted + (1 - keep) * host(state.params)
-    np.testing.assert_allclose(host(state.mean), wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(host(state.ema_params), wanted, rtol=1e-4, atol=1e-6)
   assert np.abs(host(state.params) - wanted).max() > 1e-4
 
 
@@ -74,8 +74,8 @@ def test_killed_and_resumed_it_is_bitwise_the_same(data_dir, tmp_path):
   shutil.rmtree(tmp_path / "checkpoints" / "4")
   train_and_evaluate(c, tmp_path)
   same(stored(tmp_path, 4), calm)
-  with pytest.raises(ConfigError, match=r"optim.ema: 0.3 there, 0.0 now"):
-    train_and_evaluate(config(data_dir, miles, optim=dict(ema=0.0)), tmp_path)
+  with pytest.raises(ConfigError, match=r"optim.ema_decay: 0.3 there, 0.0 now"):
+    train_and_evaluate(config(data_dir, miles, optim=dict(ema_decay=0.0)), tmp_path)
 
 
 @pytest.mark.nightly
@@ -94,25 +94,25 @@ def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
   assert evaluate.evaluate(request) == pytest.approx(own)
   # A run that starts from it, with a mean of its own or without.
   for ema in (0.0, 0.9):
-    changes = dict(init_from=str(source), seed=7, optim=dict(ema=ema))
+    changes = dict(init_from=str(source), seed=7, optim=dict(ema_decay=ema))
     fresh = build(config(data_dir, **changes), tmp_path / f"b{ema}").state
     same(fresh.params, state["mean"])
-    assert (fresh.mean is None) == (ema == 0)
-    same(fresh.best, state["mean"])
+    assert (fresh.ema_params is None) == (ema == 0)
+    same(fresh.eval_params, state["mean"])
 
 
 @pytest.mark.nightly
 def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
   """The checkpoint has no trace of it, and an older run's config still fits."""
-  c = config(data_dir, optim=dict(ema=0.0))
+  c = config(data_dir, optim=dict(ema_decay=0.0))
   train_and_evaluate(c, tmp_path)
   assert set(stored(tmp_path, 4)) == {"step", "params", "opt_state", "teacher"}
   calm = stored(tmp_path, 4)
   shutil.rmtree(tmp_path / "checkpoints" / "4")
   older = json.loads((tmp_path / "config.json").read_text())
-  for key in ("ema", "layer_decay"):
+  for key in ("ema_decay", "layer_decay"):
     del older["optim"][key]
-  del older["init_allow"], older["objective"]["family"]
+  del older["init_allow"], older["objective"]["arch"]
   (tmp_path / "config.json").write_text(json.dumps(older))
   same(load_lib.load(tmp_path).params, stored(tmp_path, 2)["params"])
   train_and_evaluate(c, tmp_path)
@@ -127,8 +127,8 @@ c = json.loads(sys.argv[1])
 train_and_evaluate(c, sys.argv[2])
 state = experiment.build(c, sys.argv[2]).state
 place = lambda tree: [str(x.sharding.spec) for x in jax.tree.leaves(tree)]
-assert place(state.mean) == place(state.params)
-print(sum("fsdp" in spec for spec in place(state.mean)))
+assert place(state.ema_params) == place(state.params)
+print(sum("fsdp" in spec for spec in place(state.ema_params)))
 """
 
 
@@ -149,7 +149,7 @@ def test_a_plan_counts_its_bytes():
   target = chips.find("v5e:2x2", compiler=False)
   for ema in (0.0, EMA):
     values = mac.get_config("smoke").to_dict()
-    values["optim"]["ema"] = ema
+    values["optim"]["ema_decay"] = ema
     c = read(TrainConfig, values)
     held = problem.make(c, target).held()
     assert held["mean"] == (held["parameters"] if ema else 0)

@@ -17,8 +17,8 @@ def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
   values = finetune.get_config(f"{data},{run}").to_dict()
   config = read(TrainConfig, values)
   objective = config.make_objective()
-  assert set(config.weights) == {"vtc", *objective.terms}
-  assert {k for k, v in config.weights.items() if v} == {"vtc"}
+  assert set(config.loss_weights) == {"vtc", *objective.terms}
+  assert {k for k, v in config.loss_weights.items() if v} == {"vtc"}
   assert config.spec()["video_mask_idx"].shape == (config.batch_size, 0)
   assert config.optim.warmup_steps < config.steps
 

@@ -41,7 +41,7 @@ def checked(values):
   c = config.read(TrainConfig, values)
   check_frames(c.data, c.clip)
   evaluators.check(c.evals)
-  check_weights(c.weights, c.make_objective())
+  check_weights(c.loss_weights, c.make_objective())
   return c
 
 

@@ -15,7 +15,7 @@ from weights import convert
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.models import dual_encoder, patch_embed, pixel_decoder
-from vtr_jax.models.layers import Compute, Size
+from vtr_jax.models.layers import Compute, TransformerConfig
 from vtr_jax.objectives import simvtp
 from vtr_jax.objectives.contrastive import DENSE, contrast
 from vtr_jax.weights import save
@@ -43,7 +43,7 @@ def case():
   arrays, meta = golden("simvtp_pretrain")
   state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
   c = meta["config"]
-  size = lambda s: Size(s["dim"], s["depth"], 4 * s["dim"], s["heads"])
+  size = lambda s: TransformerConfig(s["dim"], s["depth"], 4 * s["dim"], s["heads"])
   clip = ClipSpec(
     c["frames"],
     c["img_size"],
@@ -62,7 +62,7 @@ def case():
     pool="all",
     contrast_text="masked",
     pixel_target="standardized",
-    positions="flat",
+    pos_embed="flat",
   )
   hidden = arrays["in/video_mask"]
   index = lambda mask: np.stack([np.flatnonzero(row) for row in mask]).astype("i4")
@@ -74,7 +74,7 @@ def case():
     video_mask_idx=index(hidden),
     text_ids=arrays["in/text_ids"].astype("i4"),
     text_valid=arrays["in/attention_mask"].astype(bool),
-    text_hidden=is_hidden,
+    text_masked=is_hidden,
     valid=np.ones(len(hidden), bool),
   )
   replaced = np.where(is_hidden, text["mask_id"], arrays["in/text_ids"])
@@ -94,7 +94,7 @@ def test_simvtp_outputs(case):
   key = jax.random.key(0)
   apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
   out = apply(params, batch)
-  patches = patchify(batch["video"], model.clip.tubelet)
+  patches = patchify(batch["video"], model.clip.tubelet_size)
   hidden = patch_embed.gather(patches, batch["video_mask_idx"])
   targets, _, _ = pixel_decoder.targets(hidden, "standardized", model.clip)
   assert_close(out.joint, want["out/joint_tokens"], "joint")
@@ -144,17 +144,17 @@ def frozen():
   text, width, patch = c["text"], c["embed_dim"], c["patch_size"]
   hidden = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
   config = dual_encoder.Config(
-    family="frozen",
-    video=Size(width, c["depth"], hidden, c["num_heads"]),
-    text=Size(text["dim"], text["layers"], text["hidden"], text["heads"]),
+    arch="frozen",
+    video=TransformerConfig(width, c["depth"], hidden, c["num_heads"]),
+    text=TransformerConfig(text["dim"], text["layers"], text["hidden"], text["heads"]),
     compute=Compute("float32", "xla", False, "none"),
     projection=c["proj"],
     attention="divided",
     residual="frozen",
     time_init="frozen",
-    positions="frozen",
-    hidden="drop",
-    longer_clips="zeros",
+    pos_embed="frozen",
+    masked_tokens="drop",
+    time_pos_embed_resize="zeros",
     pool="cls",
     text_norm="post",
     text_dropout=0.0,

@@ -31,7 +31,7 @@ def smoke(data_dir, request):
   follow = getattr(request, "param", "")
   config = (miles if follow else mac).get_config("smoke").to_dict()
   if follow:
-    config["objective"]["teacher"] |= dict(follow=follow, every=1)
+    config["objective"]["teacher"] |= dict(update=follow, update_every=1)
   config["data"]["dir"] = str(data_dir)
   return config
 
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
   A teacher that is copied is what the step began with.
   """
   config = bare(smoke)
-  config["optim"] |= dict(ema=0.9, moments="bfloat16")
+  config["optim"] |= dict(ema_decay=0.9, moments="bfloat16")
   spoil([1])
   run, batches = batches_of(config, tmp_path / "run", 3)
   states = [run.state]
@@ -104,7 +104,7 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
     states.append(state)
     assert numbers["skipped"] == (len(states) == 3)
   before, after = (s.replace(step=0) for s in states[1:3])
-  if smoke["objective"].get("teacher", {}).get("follow") == "copy":
+  if smoke["objective"].get("teacher", {}).get("update") == "copy":
     before = before.replace(teacher=run.objective.shadowed(before.params))
   jax.tree.map(np.testing.assert_array_equal, before, after)
   assert [int(s.step) for s in states] == [0, 1, 2, 3]
@@ -189,7 +189,10 @@ def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
 DAMAGE = [
   (lambda d: d["records"].pop(), "batch_size: 16, but there are 15 records"),
   (lambda d: d["config"].update(micro_batches=3), "micro_batches: 3 does not divide"),
-  (lambda d: d["config"]["weights"].update(x=1.0), r"weights\.x: no such term"),
+  (
+    lambda d: d["config"]["loss_weights"].update(x=1.0),
+    r"loss_weights\.x: no such term",
+  ),
   (lambda d: d.pop("step"), r"dump\.json\.step: missing"),
   (lambda d: d["sums"].append(d["sums"].pop() + 1), "other values than were saved"),
 ]
@@ -239,7 +242,7 @@ def test_the_dump_of_a_spike_is_the_step_as_it_was(
   config["data"]["dir"], config["micro_batches"] = str(data_dir), 3
   config["guard"] |= dict(spike=1e-3, on_spike="roll_back", window=3, budget=0)
   if objective == "miles":  # due in every step
-    config["objective"]["teacher"] |= dict(follow="copy", every=1)
+    config["objective"]["teacher"] |= dict(update="copy", update_every=1)
   with pytest.raises(DivergedError) as e:
     train_and_evaluate(config, tmp_path)
   (place,) = (tmp_path / "dumps").iterdir()

@@ -70,7 +70,7 @@ ONCE = ("start", "build", "restore", "compile")  # in a process
 def config_of(data_dir):
   """MILES at the smallest size, with a teacher, a running mean and a history."""
   c = release.config() | dict(steps=STEPS, checkpoint_every=3, checkpoint_keep=2)
-  c["data"] |= dict(dir=str(data_dir), workers=1)
+  c["data"] |= dict(dir=str(data_dir), num_workers=1)
   c["evals"] = dict(validation=common.retrieval("validation", every=6))
   return json.loads(json.dumps(c | dict(log_every=1)))
 

@@ -67,7 +67,7 @@ def test_batches_are_as_promised(stream):
     assert batch["valid"].all()
     assert (batch["problem"] == "").all()
     assert (batch["text_ids"][:, 0] == 2).all()
-    assert not batch["text_hidden"][:, 0].any()
+    assert not batch["text_masked"][:, 0].any()
 
 
 def test_every_epoch_has_each_record_once_in_a_new_order(stream):
@@ -83,7 +83,7 @@ def test_one_record_differs_from_epoch_to_epoch(stream):
   """Caption, frames, crop and masks are drawn anew."""
   rows = {k: np.concatenate([b[k] for b in stream]) for k in stream[0]}
   first, second = np.flatnonzero(rows["record"] == 5)[:2]
-  for key in ("video", "text_hidden", "video_keep_idx"):
+  for key in ("video", "text_masked", "video_keep_idx"):
     assert (rows[key][first] != rows[key][second]).any(), key
 
 
@@ -93,7 +93,7 @@ def test_whole_words_are_hidden_in_the_stream(root, tokenizer, stream, monkeypat
   whole = clips.take(root, tokenizer, 8)
   assert torn_words(tokenizer, whole) == 0
   assert torn_words(tokenizer, stream) > 20
-  assert sum(b["text_hidden"].sum() for b in whole) > 20
+  assert sum(b["text_masked"].sum() for b in whole) > 20
   for key in ("video", "text_ids", "video_keep_idx"):
     np.testing.assert_array_equal(whole[7][key], stream[7][key])
 
@@ -102,7 +102,7 @@ def torn_words(tokenizer, batches):
   """Words of which some pieces are hidden, and others not."""
   torn = 0
   for batch in batches:
-    for ids, hidden in zip(batch["text_ids"], batch["text_hidden"], strict=True):
+    for ids, hidden in zip(batch["text_ids"], batch["text_masked"], strict=True):
       words = tokenizer.word_ids(ids)
       torn += len(set(words[hidden]) & set(words[~hidden]))
   return torn
@@ -163,7 +163,7 @@ def test_fewer_records_than_hosts_times_workers(tmp_path, tokenizer):
   hosts = [
     clips.take(tmp_path, tokenizer, 2, host=host, num_hosts=4) for host in range(3)
   ]
-  one = clips.config(tmp_path, workers=1)
+  one = clips.config(tmp_path, num_workers=1)
   hosts.append(clips.take(tmp_path, tokenizer, 2, data=one, host=3, num_hosts=4))
   joined = [
     {k: np.concatenate([h[k] for h in parts]) for k in parts[0]}
@@ -179,7 +179,7 @@ def test_uneven_hosts_are_refused(root, tokenizer):
 
 def shared_memory():
   """Segments of the size of a batch's videos; other programs have other sizes."""
-  size = 8 * clips.CLIP.frames * clips.CLIP.size**2 * 3
+  size = 8 * clips.CLIP.num_frames * clips.CLIP.image_size**2 * 3
   return {p.name for p in Path("/dev/shm").iterdir() if _size(p) == size}
 
 
@@ -192,7 +192,7 @@ def _size(path):
 
 def test_workers_bring_the_same_batches_and_leave_nothing(root, tokenizer, stream):
   before = shared_memory()
-  two = clips.config(root, workers=2)
+  two = clips.config(root, num_workers=2)
   clips.assert_same(clips.take(root, tokenizer, 5, data=two, start_step=1), stream[1:6])
   assert not multiprocessing.active_children()
   assert shared_memory() <= before
@@ -210,8 +210,8 @@ def test_workers_bring_the_same_batches_and_leave_nothing(root, tokenizer, strea
     (dict(crop_scales=(1.5,)), r"must be in \(0, 1\]"),
     (dict(crop="random_resized", crop_scales=(1.0, 0.5)), "needs .least, most."),
     (dict(stride=0), "stride: 0"),
-    (dict(workers=-1), "workers: -1"),
-    (dict(bad_budget=2.0), "bad_budget: 2.0"),
+    (dict(num_workers=-1), "num_workers: -1"),
+    (dict(max_bad_fraction=2.0), "max_bad_fraction: 2.0"),
   ],
 )
 def test_config_is_checked(root, changes, message):
@@ -276,7 +276,7 @@ import clips
 from vtr_jax.data import loader; from vtr_jax.data.tokenizers import base as text
 # Without the guard that multiprocessing asks for: many scripts have none.
 batches = loader.train_batches(
-  clips.config({root!r}, workers=1), clips.CLIP, clips.TEXT, clips.MASK,
+  clips.config({root!r}, num_workers=1), clips.CLIP, clips.TEXT, clips.MASK,
   text.SentencePiece({root!r} + "/tokenizer.model"), batch_size=8, seed=0,
 )
 for _ in range(3):

@@ -27,7 +27,7 @@ BOTH = pytest.mark.parametrize(
 def make(mask=PER_FRAME, depth=1, compute=None, **changes):
   """(objective, parameters, batch) at the smoke size, the paper's towers."""
   values = mac_config.get_config("smoke").objective.to_dict()
-  values |= dict(text_norm="post", positions="frozen", pool="cls") | changes
+  values |= dict(text_norm="post", pos_embed="frozen", pool="cls") | changes
   values["compute"] |= compute or {}
   return dual_cases.make(values, mask, depth)
 
@@ -47,7 +47,7 @@ def test_what_is_hidden_is_not_seen(attention, mask):
     assert out.terms == {}
     return out.video, out.text, *whole
 
-  ids = np.where(batch["text_hidden"], 9, batch["text_ids"])
+  ids = np.where(batch["text_masked"], 9, batch["text_ids"])
   other = blanked(batch) | dict(text_ids=ids)
   video, text, whole_video, whole_text = before = encode(batch)
   after = encode(other)
@@ -65,9 +65,9 @@ def test_what_is_hidden_is_not_seen(attention, mask):
 def test_visible_tubelets_alone_are_enough():
   """Cut on the host, they give the same step as whole clips; no other pixel is sent."""
   objective, params, batch = make()
-  sent = dataclasses.replace(PER_FRAME, send="visible")
+  sent = dataclasses.replace(PER_FRAME, visible_only=True)
   other, _, _ = make(sent)
-  tubelets = patchify(batch["video"], CLIP.tubelet)
+  tubelets = patchify(batch["video"], CLIP.tubelet_size)
   visible = np.take_along_axis(tubelets, batch["video_keep_idx"][:, :, None], axis=1)
   less = {k: v for k, v in batch.items() if k != "video"} | dict(video_visible=visible)
   assert less["video_visible"].nbytes * 2 == batch["video"].nbytes
@@ -81,15 +81,15 @@ def test_the_loader_cuts_what_is_sent(data_dir):
   data = dataclasses.replace(config.data, dir=str(data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
   found = []
-  for send in ("clip", "visible"):
-    mask = dataclasses.replace(config.mask, send=send)
+  for visible_only in (False, True):
+    mask = dataclasses.replace(config.mask, visible_only=visible_only)
     tokenizer = SentencePiece(str(model))
     with loader.train_batches(
       data, config.clip, config.text, mask, tokenizer, batch_size=4, seed=0
     ) as batches:
       found.append(next(batches))
   whole, less = found
-  tubelets = patchify(whole["video"], config.clip.tubelet)
+  tubelets = patchify(whole["video"], config.clip.tubelet_size)
   want = np.take_along_axis(tubelets, whole["video_keep_idx"][:, :, None], axis=1)
   np.testing.assert_array_equal(less["video_visible"], want)
   assert "video" not in less
@@ -124,7 +124,7 @@ def test_an_image_is_a_one_frame_video(attention):
   """The model of 4 frames reads it as a model of 1 frame with the same weights."""
   objective, params, batch = make(TUBE, attention=attention)
   image = batch["video"][:, :1]
-  clip = ClipSpec(1, CLIP.size, CLIP.tubelet, CLIP.mean, CLIP.std)
+  clip = ClipSpec(1, CLIP.image_size, CLIP.tubelet_size, CLIP.mean, CLIP.std)
   tower = params["video_tower"]
   short = tower | dict(time_positions=tower["time_positions"][:1])
 
@@ -217,10 +217,6 @@ def test_learned_temperature():
   ("changes", "says"),
   [
     (dict(attention="divided"), "config.mask.video: 'per_frame' hides other places"),
-    (
-      dict(mask=dataclasses.replace(TUBE, send="visible"), attention="divided"),
-      "config.mask.send: 'visible' needs",
-    ),
     (dict(attention="dividde"), "did you mean 'divided'?"),
     (dict(residual="frozn"), "did you mean 'frozen'?"),
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),

@@ -29,7 +29,7 @@ def case(module, **changes):
   objective = config.make_objective()
   batch = batch_lib.fake(*shape, ROWS)
   params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
-  return objective, dict(config.weights), params, batch
+  return objective, dict(config.loss_weights), params, batch
 
 
 def gradient(objective, weights, params, batch, parts):

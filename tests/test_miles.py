@@ -58,10 +58,10 @@ def test_a_hidden_place_keeps_its_position():
 
 @pytest.mark.parametrize("target", ["tower", "projected"])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
-@pytest.mark.parametrize("hidden", ["blank", "drop"])
+@pytest.mark.parametrize("hidden", ["mask_token", "drop"])
 def test_the_features_term_by_hand(target, distance, hidden):
   objective, params, snapshot, batch = make(
-    target=target, distance=distance, hidden=hidden
+    target=target, distance=distance, masked_tokens=hidden
   )
   batch["valid"][2] = False
   found = forward(objective, params, snapshot, batch).terms["features"]
@@ -153,11 +153,11 @@ def test_without_the_term_the_snapshot_is_not_run():
 
 
 def test_wrong_values():
-  with pytest.raises(ConfigError, match=r"teacher\.follow: 'copi' is unknown"):
-    make(teacher=dict(follow="copi", decay=0.9, final_decay=1.0, every=1))
+  with pytest.raises(ConfigError, match=r"teacher\.update: 'copi' is unknown"):
+    make(teacher=dict(update="copi", decay=0.9, final_decay=1.0, update_every=1))
   with pytest.raises(ConfigError, match="did you mean 'cosine'"):
     make(distance="cosin")
   with pytest.raises(ConfigError, match="needs the same ones"):
-    make(PER_FRAME, hidden="drop", attention="divided")
+    make(PER_FRAME, masked_tokens="drop", attention="divided")
   # Blanked tubelets stay where they are, so any mask will do.
-  make(PER_FRAME, hidden="blank", attention="divided")
+  make(PER_FRAME, masked_tokens="mask_token", attention="divided")

@@ -31,7 +31,7 @@ def root(tmp_path_factory):
 def mixed(root, *parts, **changes):
   """Config of a mixture; a part is (name, weight, frames)."""
   mix = tuple(mixture.Part(n, "train", w, f) for n, w, f in parts)
-  return clips.config(root, name="videos", mix=mix, **changes)
+  return clips.config(root, name="videos", mixture=mix, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_images_and_videos_alternate_by_step(root, tokenizer):
   data = mixed(root, ("videos", 1, 0), ("images", 1, 2))
   for step, batch in enumerate(clips.take(root, tokenizer, 6, data=data)):
     frames = 2 if step % 2 else 4
-    clip = dataclasses.replace(clips.CLIP, frames=frames)
+    clip = dataclasses.replace(clips.CLIP, num_frames=frames)
     for key, shape in spec(clip, clips.TEXT, clips.MASK, 8).items():
       assert (batch[key].shape, batch[key].dtype) == (shape.shape, shape.dtype), key
     assert set(parts_of(batch)) == {step % 2}
@@ -141,7 +141,7 @@ def test_one_hosts_view_of_many(root, shared, tokenizer, stream, num_hosts):
 
 
 def test_workers_bring_the_same_batches(root, shared, tokenizer, stream):
-  data = dataclasses.replace(shared, workers=2)
+  data = dataclasses.replace(shared, num_workers=2)
   clips.assert_same(
     clips.take(root, tokenizer, 4, data=data, start_step=3), stream[3:7]
   )
@@ -177,9 +177,9 @@ def test_fingerprint_is_of_all_that_is_trained_on(root, shared):
   alone = clips.config(root, name="videos")
   directory = sources.find(str(root), "videos")
   assert alone.fingerprint() == sources.fingerprint(directory, "train")
-  less = dataclasses.replace(shared, mix=shared.mix[:2])
-  part = dataclasses.replace(shared.mix[2], split="train[:3]")
-  cut = dataclasses.replace(shared, mix=(*shared.mix[:2], part))
+  less = dataclasses.replace(shared, mixture=shared.mixture[:2])
+  part = dataclasses.replace(shared.mixture[2], split="train[:3]")
+  cut = dataclasses.replace(shared, mixture=(*shared.mixture[:2], part))
   found = {c.fingerprint() for c in (alone, shared, less, cut)}
   assert len(found) == 4
   assert all(len(f) == 16 for f in found)
@@ -188,8 +188,10 @@ def test_fingerprint_is_of_all_that_is_trained_on(root, shared):
 def test_a_stored_config_is_read(shared):
   values = json.loads(json.dumps(dataclasses.asdict(shared)))
   assert read(DataConfig, values) == shared
-  values["mix"][1]["wieght"] = 2
-  with pytest.raises(ConfigError, match=r"mix\[1\]\.wieght: unknown key; did you mean"):
+  values["mixture"][1]["wieght"] = 2
+  with pytest.raises(
+    ConfigError, match=r"mixture\[1\]\.wieght: unknown key; did you mean"
+  ):
     read(DataConfig, values)
 
 
@@ -198,8 +200,8 @@ def test_a_stored_config_is_read(shared):
   [
     (("videos", 0, 0), "weight: 0 must be positive"),
     (("videos", 1, -1), "frames: -1 must not be negative"),
-    (("videos", 1, 3), r"data\.mix: 3 frames are not a multiple"),
-    (("videos", 1, 8), r"data\.mix: 8 frames are more than clip\.frames = 4"),
+    (("videos", 1, 3), r"data\.mixture: 3 frames are not a multiple"),
+    (("videos", 1, 8), r"data\.mixture: 8 frames are more than clip\.num_frames = 4"),
   ],
 )
 def test_parts_are_checked(tmp_path, tokenizer, part, message):

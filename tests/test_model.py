@@ -96,10 +96,10 @@ def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
   assert model.id.startswith("mac-smoke@2-")
   # And only a model with a matching head can be asked for it.
   clips = [other.clip(record["video"]) for record in records[:3]]
-  scores = other.match(["a red bar"] * 3, clips)
+  scores = other.match_logits(["a red bar"] * 3, clips)
   assert scores.shape == (3,)
   with pytest.raises(ConfigError, match="no matching head"):
-    model.match(["a red bar"], clips[:1])
+    model.match_logits(["a red bar"], clips[:1])
 
 
 def test_it_searches_an_index(run, tmp_path):

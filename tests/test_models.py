@@ -58,7 +58,7 @@ def gradient(objective, params):
 
 def test_patchify_is_undone():
   video = BATCH["video"]
-  patches = batch_lib.patchify(video, CLIP.tubelet)
+  patches = batch_lib.patchify(video, CLIP.tubelet_size)
   assert patches.shape == (6, CLIP.num_tubelets, CLIP.tubelet_dim)
   np.testing.assert_array_equal(batch_lib.unpatchify(patches, CLIP), video)
   # The second tubelet lies right of the first.
@@ -101,21 +101,21 @@ def test_embeddings_have_unit_length_and_ignore_padding():
 def test_hidden_tubelets_and_words_are_not_seen():
   """Changing what is hidden changes only the terms that must predict it."""
   objective, params = make(contrast_text="masked")
-  patches = np.array(batch_lib.patchify(BATCH["video"], CLIP.tubelet))
+  patches = np.array(batch_lib.patchify(BATCH["video"], CLIP.tubelet_size))
   np.put_along_axis(patches, BATCH["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
-  ids = np.where(BATCH["text_hidden"], 9, BATCH["text_ids"])
+  ids = np.where(BATCH["text_masked"], 9, BATCH["text_ids"])
   other = BATCH | dict(video=batch_lib.unpatchify(patches, CLIP), text_ids=ids)
   _, before = terms(objective, params)
   _, after = terms(objective, params, other)
   for name in ("loss/vtc", "loss/vtm"):
     np.testing.assert_allclose(after[name], before[name], rtol=1e-5)
   assert abs(after["loss/pixels"] - before["loss/pixels"]) > 1e-3
-  assert abs(after["loss/words"] - before["loss/words"]) > 1e-3
+  assert abs(after["loss/mlm"] - before["loss/mlm"]) > 1e-3
 
 
 def test_whole_text_in_the_contrast():
   objective, params = make(contrast_text="whole")
-  blind = BATCH | dict(text_hidden=np.zeros_like(BATCH["text_hidden"]))
+  blind = BATCH | dict(text_masked=np.zeros_like(BATCH["text_masked"]))
   _, masked = terms(objective, params)
   _, unmasked = terms(objective, params, blind)
   np.testing.assert_allclose(masked["loss/vtc"], unmasked["loss/vtc"], rtol=1e-6)

@@ -73,7 +73,7 @@ for _ in range(c.steps):
   state, numbers = run.train_step(state, on_device)
   losses.append({k: float(v) for k, v in numbers.items()})
 norms = {}
-whole = batch.fake(c.clip, c.text, dataclasses.replace(c.mask, send="clip"), 16)
+whole = batch.fake(c.clip, c.text, c.mask, 16)
 whole = sharding.put_batch(whole, run.mesh)
 with sharding.scope(run.mesh):
   for side in ("video", "text"):
@@ -98,7 +98,7 @@ def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
   )
   assert found["steps"] == 30
   first, last = found["losses"][0], found["losses"][-1]
-  terms = {"vtc", *config["weights"]}
+  terms = {"vtc", *config["loss_weights"]}
   others = {"grad_norm", "skipped", "anisotropy/video", "anisotropy/text"}
   assert {f"loss/{t}" for t in {"total", *terms}} | others == set(first)
   assert all(np.isfinite(v) for v in last.values())
@@ -154,7 +154,7 @@ def test_variants_are_built(name, variant):
   c = read(TrainConfig, module.get_config(variant).to_dict())
   assert c.name == f"{name}-{variant}"
   objective = c.make_objective()
-  assert set(c.weights) == {"vtc", *objective.terms}
+  assert set(c.loss_weights) == {"vtc", *objective.terms}
 
 
 @EVERY

@@ -62,7 +62,7 @@ def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, ca
   train_and_evaluate(bare(smoke, steps=6), tmp_path)
   said = capsys.readouterr().out.splitlines()
   (warning,) = (line for line in said if line.startswith("WARNING"))
-  assert "waiting for data; raise config.data.workers" in warning
+  assert "waiting for data; raise config.data.num_workers" in warning
   shown = [line for line in said if "waiting for data" in line and "step " in line]
   assert len(shown) == 5  # all but the first, which compiles
   records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}

@@ -39,7 +39,7 @@ def config(**changes):
     muon="",
     moments="float32",
     layer_decay=1.0,
-    ema=0.0,
+    ema_decay=0.0,
   )
   return optim.OptimConfig(**values | changes)
 
@@ -189,7 +189,7 @@ def towers(name, scan, **changes):
   module = dict(mac=mac, simvtp=simvtp)[name]
   values = module.get_config("smoke").to_dict() | dict(evals={})
   values["objective"] |= changes
-  values["objective"]["compute"]["scan"], values["mask"]["send"] = scan, "clip"
+  values["objective"]["compute"]["scan"] = scan
   c = read(TrainConfig, values)
   return nn.unbox(state_lib.abstract_params(c.make_objective(), c.spec()))
 
@@ -255,7 +255,7 @@ def test_layer_decay_of_two_towers(text_norm):
   # Everything of a block is of its layer, and nothing else is between 1/8 and 1.
   between = {k for k, v in found.items() if k.startswith("video") and 1 / 8 < v < 1}
   assert between == {k for k in found if k.startswith("video_tower/block_")}
-  hidden = optim.by_layer(towers("mac", False, **DUAL, hidden="blank"), 0.5)
+  hidden = optim.by_layer(towers("mac", False, **DUAL, masked_tokens="mask_token"), 0.5)
   assert hidden["video_tower"]["mask_token"] == 1 / 8
 
 
@@ -271,8 +271,8 @@ def test_layer_decay_needs_layers():
     optim.make(config(layer_decay=0.5), 100, PARAMS)
   with pytest.raises(ConfigError, match=r"layer_decay: 0.0 not in \(0, 1\]"):
     config(layer_decay=0.0)
-  with pytest.raises(ConfigError, match=r"ema: 1.0 not in \[0, 1\)"):
-    config(ema=1.0)
+  with pytest.raises(ConfigError, match=r"ema_decay: 1.0 not in \[0, 1\)"):
+    config(ema_decay=1.0)
 
 
 def stack(params):

@@ -29,7 +29,9 @@ from vtr_jax.train.loop import train_and_evaluate
 
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")
 CAPTIONS = ["a red ball moves up", "blue box", "a small green box moves slowly"]
-LONG = dataclasses.replace(TEXT, length=40)  # its vocabulary cuts words into letters
+LONG = dataclasses.replace(
+  TEXT, max_length=40
+)  # its vocabulary cuts words into letters
 FRAMES = np.full((4, 32, 32, 3), (200, 0, 0), np.uint8)
 SCANNED = dict(scan=True, remat="full")
 
@@ -53,7 +55,7 @@ def subject(file, tokenizer=None, clip=CLIP, text=LONG, depth=2, **changes):
 
 
 def random_clips(count=3, clip=CLIP, seed=0):
-  shape = (count, clip.frames, clip.size, clip.size, 3)
+  shape = (count, clip.num_frames, clip.image_size, clip.image_size, 3)
   return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
@@ -145,8 +147,8 @@ def test_attention_of_frames_alone(pool):
 
 def test_attention_of_a_probe():
   """Where an attention pooling reads, beside that of its tower."""
-  towers = dict(family="siglip", attention="joint", pool="cls", text_norm="pre")
-  model = subject(mac, positions="space_time", projection=32, **towers)
+  towers = dict(arch="siglip", attention="joint", pool="cls", text_norm="pre")
+  model = subject(mac, pos_embed="space_time", projection=32, **towers)
   clips = random_clips()
   found = attention.attention(model, clips)
   assert found["probe"].tubelets.shape == (3, 1, 2, *CLIP.grid)
@@ -199,7 +201,7 @@ def test_layers_and_heads_have_a_row_each(monkeypatch):
   [
     (mac, dict(text_norm="post", pool="cls"), 0),
     (miles, dict(pool="mean", compute=SCANNED), None),
-    (mac, dict(family="clip", pool="cls"), -1),
+    (mac, dict(arch="clip", pool="cls"), -1),
     (simvtp, {}, None),
   ],
   ids=str,
@@ -227,7 +229,7 @@ def test_word_maps_are_cosines(file, changes, first, tokenizer):
   got = np.stack([each.whole.reshape(-1) for each in found])
   np.testing.assert_allclose(got, want, atol=1e-5)
   # The word that the model reads means what the caption means.
-  spoken = np.asarray(model.objective.embed_words(model.params, batch))
+  spoken = np.asarray(model.objective.embed_tokens(model.params, batch))
   np.testing.assert_allclose(size(spoken[batch["text_valid"]]), 1, atol=1e-5)
   if first is not None:
     last = batch["text_valid"].sum(axis=1) - 1
@@ -251,8 +253,8 @@ def test_a_picture_of_words_has_a_row_for_each(tokenizer, monkeypatch):
 
 def test_without_words_or_decoder_it_is_told(tokenizer):
   model, clips = subject(mac, tokenizer), random_clips(1)
-  bare = dataclasses.replace(model.objective, embed_words=None)
-  with pytest.raises(ConfigError, match="no embed_words"):
+  bare = dataclasses.replace(model.objective, embed_tokens=None)
+  with pytest.raises(ConfigError, match="no embed_tokens"):
     words.word_maps(model._replace(objective=bare), clips, CAPTIONS[:1])
   with pytest.raises(ConfigError, match="has no decoder"):
     masks.rebuild(model, clips, CAPTIONS[:1])
@@ -289,7 +291,7 @@ def test_a_hidden_tubelet_is_gray_and_no_other():
   clips = random_clips()
   idx = np.array([[0, 5], [1, 2], [6, 7]], np.int32)
   hidden = masks.masked(clips, idx, CLIP)
-  before, after = (patchify(x, CLIP.tubelet) for x in (clips, hidden))
+  before, after = (patchify(x, CLIP.tubelet_size) for x in (clips, hidden))
   for row, places in enumerate(idx):
     others = np.setdiff1d(np.arange(8), places)
     assert (after[row, places] == masks.GRAY).all()
@@ -303,7 +305,9 @@ def test_rebuilding_at_any_ratio(ratio, tokenizer):
   """As many hidden as asked for; what is visible stays; a clip's words are told."""
   model, clips = subject(simvtp, tokenizer), random_clips()
   found = masks.rebuild(model, clips, CAPTIONS, ratio)
-  patches = [patchify(x, CLIP.tubelet) for x in (clips, found.masked, found.rebuilt)]
+  patches = [
+    patchify(x, CLIP.tubelet_size) for x in (clips, found.masked, found.rebuilt)
+  ]
   gray = (patches[1] == masks.GRAY).all(axis=2)
   wanted = int((MASK.video_ratio if ratio is None else ratio) * 8)
   np.testing.assert_array_equal(gray.sum(axis=1), wanted)
@@ -330,8 +334,8 @@ def test_strips_of_ratios_and_a_gif(tokenizer):
   one, two = (masks.ratios(model, clip, "a ball", n) for n in ((0.5,), (0.5, 0.8)))
   assert two.height > one.height + 100
   found = Image.open(io.BytesIO(masks.gif(model, clip, "a ball").data))
-  assert found.n_frames == CLIP.frames
-  assert found.size == (3 * (3 * CLIP.size + 2 * 4), 3 * CLIP.size)
+  assert found.n_frames == CLIP.num_frames
+  assert found.size == (3 * (3 * CLIP.image_size + 2 * 4), 3 * CLIP.image_size)
 
 
 def test_every_kind_of_mask_is_drawn(monkeypatch):
@@ -341,7 +345,7 @@ def test_every_kind_of_mask_is_drawn(monkeypatch):
   masks.kinds(clip, CLIP, ratio=0.5)
   assert [name.split("\n")[0] for name, _ in drawn] == ["clip", *VIDEO_MASKS]
   for _, video in drawn[1:]:
-    gray = (patchify(video[None], CLIP.tubelet) == masks.GRAY).all(axis=2)
+    gray = (patchify(video[None], CLIP.tubelet_size) == masks.GRAY).all(axis=2)
     assert gray.sum() == 4
 
 
@@ -349,7 +353,7 @@ def test_what_a_training_would_see(tokenizer):
   config = types.SimpleNamespace(clip=CLIP, text=LONG)
   mask = MaskSpec("tube", 0.5, "replace", 1.0, False, "clip")
   found = masks.seen(random_clips(), CAPTIONS, config, mask, tokenizer)
-  gray = (patchify(found.masked, CLIP.tubelet) == masks.GRAY).all(axis=2)
+  gray = (patchify(found.masked, CLIP.tubelet_size) == masks.GRAY).all(axis=2)
   np.testing.assert_array_equal(gray.reshape(3, 2, 4).sum(axis=2), 2)
   assert all(hidden for told in found.words for _, hidden, _ in told)
   assert not any(guess for told in found.words for _, _, guess in told)
@@ -359,7 +363,7 @@ def test_heat_is_where_the_values_are():
   values = np.zeros((2, 2, 2))
   values[1, 0, 1] = 1
   gray = base.heat(FRAMES, values)
-  patches = patchify(gray[None], CLIP.tubelet)[0].reshape(8, -1, 3)
+  patches = patchify(gray[None], CLIP.tubelet_size)[0].reshape(8, -1, 3)
   shades = np.ptp(patches.astype(int), axis=2).max(axis=1)
   assert set(np.flatnonzero(shades > 10)) == {5}
   assert patches[5].mean() > patches[0].mean()

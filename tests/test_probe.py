@@ -171,7 +171,7 @@ def test_every_objective_tells_what_it_pools(module):
   values = module.get_config("smoke").to_dict() | dict(evals={})
   c = read(TrainConfig, values)
   objective = c.make_objective()
-  fake = batch.fake(c.clip, c.text, dataclasses.replace(c.mask, send="clip"), 4)
+  fake = batch.fake(c.clip, c.text, c.mask, 4)
   spec = batch.fake(c.clip, c.text, c.mask, 4)
   params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), spec))
   found = objective.video_features(params, fake)

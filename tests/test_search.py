@@ -389,7 +389,7 @@ def test_images_clips_and_neighbours_find_themselves(folder, searcher):
 
 
 def test_words_without_end_are_cut(run, searcher):
-  length = run[0].config.text.length
+  length = run[0].config.text.max_length
   start = "red ball " * length
   assert searcher.query(text=start) == searcher.query(text=start + "up " * 10_000)
 
@@ -419,7 +419,7 @@ def test_ranked_again_by_the_matching_head(run, folder, searcher):
   (folder / NAMES[0]).unlink()  # left out
   hits = searcher.query(text=text, top=4, rerank=7)
   rest = [hit for hit in searcher.query(text=text) if hit.name != NAMES[0]]
-  scores = model.match([text] * 6, [model.clip(hit.path) for hit in rest])
+  scores = model.match_logits([text] * 6, [model.clip(hit.path) for hit in rest])
   order = np.argsort(-scores)[:4]
   assert [hit.name for hit in hits] == [rest[i].name for i in order]
   np.testing.assert_allclose([h.score for h in hits], scores[order], atol=1e-4)

@@ -104,7 +104,7 @@ def test_hundreds_of_steps(smoke, tmp_path, saves, limit, record_property):
   evals = dict(validation=smoke["evals"]["validation"] | dict(every=saves))
   config = bare(smoke, steps=800, log_every=10, checkpoint_every=saves)
   config["evals"] = json.loads(json.dumps(evals))
-  config["data"]["workers"] = 1
+  config["data"]["num_workers"] = 1
   found = lines(STEPS, json.dumps(config), tmp_path / "run")
   _, at, run, worker = zip(*(x for x in found if x[0] == "rss"), strict=True)
   growth = slope(at, run), slope(at, worker)

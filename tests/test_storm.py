@@ -24,7 +24,7 @@ SPOILT = {97 * i: KINDS[i % len(KINDS)] for i in range(40)}
 def config_of(data):
   c = mac.get_config("demo").to_dict()
   c |= dict(steps=STEPS, batch_size=16, log_every=10, checkpoint_every=100, evals={})
-  c["data"] |= dict(name="clips", dir=str(data), workers=1, bad_budget=0.1)
+  c["data"] |= dict(name="clips", dir=str(data), num_workers=1, max_bad_fraction=0.1)
   c["data"] |= dict(curriculum=())
   return json.loads(json.dumps(c))
 

@@ -11,8 +11,8 @@ from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 PARAMS = dict(tower=dict(kernel=jnp.array([1.0, 2.0])), head=jnp.array([5.0]))
 
 
-def teacher(follow="ema", decay=0.9, final_decay=0.9, every=3):
-  return Teacher(("tower",), TeacherConfig(follow, decay, final_decay, every))
+def teacher(update="ema", decay=0.9, final_decay=0.9, update_every=3):
+  return Teacher(("tower",), TeacherConfig(update, decay, final_decay, update_every))
 
 
 def run(teacher, steps):
@@ -61,10 +61,10 @@ def test_what_it_never_forgets_and_never_keeps():
 @pytest.mark.parametrize(
   ("changes", "says"),
   [
-    (dict(follow="emma"), "follow: 'emma' is unknown; did you mean 'ema'?"),
+    (dict(update="emma"), "update: 'emma' is unknown; did you mean 'ema'?"),
     (dict(decay=1.5), "decay: 1.5 not in"),
     (dict(final_decay=-0.1), "final_decay: -0.1 not in"),
-    (dict(every=0), "every: 0 must be positive"),
+    (dict(update_every=0), "update_every: 0 must be positive"),
   ],
 )
 def test_wrong_values(changes, says):

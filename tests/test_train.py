@@ -100,13 +100,13 @@ def test_a_run_leaves_all_it_promises(finished):
   workdir, printed = finished
   results = json.loads((workdir / "results.json").read_text())
   assert set(results) == {
-    "step", "results", "protocols", "dtype", "config", "made_by"
+    "step", "results", "protocols", "dtype", "config", "provenance"
   }  # fmt: skip
   assert {"test/t2v/R@1", "test/v2t/MedR", "novel/t2v/R@10"} <= set(results["results"])
   assert "test/rerank_5/t2v/R@1" in results["results"]
   assert results["protocols"]["test"]["ties"] == "average"
   assert len(results["protocols"]["test"]["fingerprint"]) == 16
-  assert results["made_by"]["jax"]
+  assert results["provenance"]["jax"]
   figures = {p.name for p in (workdir / "figures").iterdir()}
   assert {"curves.png", "reconstruction.png", "test_retrievals.png"} <= figures
   assert "test_similarity.png" in figures
@@ -116,8 +116,8 @@ def test_a_run_leaves_all_it_promises(finished):
   kept = {p.name for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()}
   assert kept == {"4", "6"}
   meta = json.loads((workdir / "checkpoints/6/meta/metadata").read_text())
-  assert {"python", "git_revision", *workdir_lib._PACKAGES} == set(meta["made_by"])
-  assert meta["made_by"]["orbax-checkpoint"] == importlib.metadata.version(
+  assert {"python", "git_revision", *workdir_lib._PACKAGES} == set(meta["provenance"])
+  assert meta["provenance"]["orbax-checkpoint"] == importlib.metadata.version(
     "orbax-checkpoint"
   )
   for word in ("clips/s", "waiting for data", "left", "lr ", "R@1"):
@@ -237,7 +237,7 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
   """As the system does it to the process with the most memory."""
   config = bare(quick, steps=40, checkpoint_every=100)
   train_and_evaluate(config, tmp_path / "calm")
-  config["data"]["workers"] = 1
+  config["data"]["num_workers"] = 1
   process = start(config, tmp_path / "run")
   while not process.stdout.readline().startswith("step 2/"):
     assert process.poll() is None
@@ -247,7 +247,7 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
   assert code == 2, text
   assert time.monotonic() - begin < 30
   assert "a loader process was killed" in text
-  assert "lower config.data.workers" in text
+  assert "lower config.data.num_workers" in text
   (saved,) = (p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.is_dir())
   assert 2 <= int(saved.name) < 40
   code, text = finish(start(config, tmp_path / "run"))
@@ -382,7 +382,7 @@ def test_damaged_records_count_in_no_loss(quick, data_dir, tmp_path, monkeypatch
   for name, damage in (("hurt", spoil), ("whole", {})):
     spoiled(data_dir, tmp_path / name, damage)
   config = bare(quick, steps=6)
-  config["data"] |= dict(name="clips", bad_budget=0.1)
+  config["data"] |= dict(name="clips", max_bad_fraction=0.1)
   config["data"]["dir"] = str(tmp_path / "hurt")
   train_and_evaluate(config, tmp_path / "run-hurt")
 

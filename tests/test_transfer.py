@@ -69,10 +69,12 @@ def test_it_then_goes_on_from_its_own_checkpoint(pretrained, data_dir, tmp_path)
   assert not all(jax.tree.leaves(same))
 
 
-@pytest.mark.parametrize("longer_clips", ["zeros", "linear"])
-def test_more_frames_find_time_positions(pretrained, data_dir, tmp_path, longer_clips):
-  config = values(mac, data_dir, init_from=str(pretrained), clip=dict(frames=8))
-  config["objective"]["longer_clips"] = longer_clips
+@pytest.mark.parametrize("time_pos_embed_resize", ["zeros", "linear"])
+def test_more_frames_find_time_positions(
+  pretrained, data_dir, tmp_path, time_pos_embed_resize
+):
+  config = values(mac, data_dir, init_from=str(pretrained), clip=dict(num_frames=8))
+  config["objective"]["time_pos_embed_resize"] = time_pos_embed_resize
   time = np.asarray(
     fresh(config, tmp_path).state.params["video_tower"]["time_positions"]
   )
@@ -80,7 +82,7 @@ def test_more_frames_find_time_positions(pretrained, data_dir, tmp_path, longer_
   short = fresh(before, tmp_path / "short").state.params["video_tower"]
   learned = np.asarray(short["time_positions"])
   assert (learned.shape[0], time.shape[0]) == (2, 4)
-  if longer_clips == "zeros":
+  if time_pos_embed_resize == "zeros":
     np.testing.assert_array_equal(time, np.pad(learned, ((0, 2), (0, 0))))
   else:  # half-pixel centres: 3/4 and 1/4 of the two between the ends
     np.testing.assert_allclose(time[1], 0.75 * learned[0] + 0.25 * learned[1], 1e-5)
@@ -126,15 +128,15 @@ def embed(run, video):
 @pytest.mark.nightly
 def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_path):
   """Each run starts where the last one ended: what that could embed, it embeds so."""
-  mask = dict(video="block_tube", send="clip")
-  clip = lambda frames: dict(frames=frames, tubelet=(1, 16, 16))
+  mask = dict(video="block_tube")
+  clip = lambda frames: dict(num_frames=frames, tubelet_size=(1, 16, 16))
   config = lambda frames, source: values(
     module,
     data_dir,
     init_from=source and str(tmp_path / source),
     clip=clip(frames),
     mask=mask,
-    objective=dict(attention=attention, longer_clips="zeros"),
+    objective=dict(attention=attention, time_pos_embed_resize="zeros"),
   )
   rng = np.random.default_rng(0)
   clips = rng.integers(0, 255, (4, 16, 32, 32, 3), np.uint8)

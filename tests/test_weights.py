@@ -17,7 +17,7 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import WeightsError
-from vtr_jax.models.layers import Compute, Size, Transformer, l2_normalize
+from vtr_jax.models.layers import Compute, Transformer, TransformerConfig, l2_normalize
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives import simvtp as simvtp_objective
 from vtr_jax.train.config import TrainConfig
@@ -46,7 +46,7 @@ def dual(frames=1, **changes):
 def family(name, frames=1, **changes):
   return dual(
     frames,
-    **dict(family=name, text_norm="pre", learn_temperature=True, temperature=0.1),
+    **dict(arch=name, text_norm="pre", learn_temperature=True, temperature=0.1),
     **changes,
   )
 
@@ -251,12 +251,12 @@ def test_simvtp_after_fine_tuning():
   size = dict(width=width, depth=c["encoder"]["depth"], mlp_dim=hidden)
   size["num_heads"] = c["encoder"]["heads"]
   values = mac.webvid2m_cc3m()["objective"] | dict(
-    family="simvtp",
+    arch="simvtp",
     video=size,
     text=size,
     compute=COMPUTE,
     projection=width,
-    positions="flat",
+    pos_embed="flat",
     pool="mean",
     text_norm="pre",
     text_dropout=0.0,
@@ -275,7 +275,7 @@ def test_simvtp_after_fine_tuning():
     text_ids=arrays["in/text_ids"].astype("i4"),
     text_valid=arrays["in/attention_mask"].astype(bool),
   )
-  shape = Size(**size)
+  shape = TransformerConfig(**size)
   blocks = Transformer(shape, Compute(**COMPUTE), norm_last=False)
 
   def by_hand(tower, x, valid, factor):
@@ -363,7 +363,7 @@ def test_full_size_key_lists(name, prefix):
   assert left <= {"head", "pooler"} or name == "mcq"
   assert len(by("used")) + len(by("unused")) == len(state)
   assert len(by("missing")) == 2 * (name == "videomae_hf")
-  assert objective.model.clip.size == 224
+  assert objective.model.clip.image_size == 224
 
 
 def test_what_is_resized(given):
@@ -371,7 +371,7 @@ def test_what_is_resized(given):
   state, _ = hf_cases.case("clip")
   objective = family("clip", 2, attention="joint")
   small = objective.model.clip
-  large = dataclasses.replace(small, size=32, tubelet=(2, 8, 8))
+  large = dataclasses.replace(small, size=32, tubelet_size=(2, 8, 8))
   text = TextSpec(5, HF.WORDS + 1, HF.WORDS)
   values = dict(clip=large, text=text)
   model = objective.model.clone(**values)
@@ -419,7 +419,7 @@ def test_what_cannot_fit_is_told():
   wide = dual(video=SIZE | dict(width=32))
   with pytest.raises(WeightsError, match=r"video_tower/cls_token is \(32,\) here"):
     converted("vit", state, wide)
-  with pytest.raises(WeightsError, match=r"family 'clip'.*set config.objective.family"):
+  with pytest.raises(WeightsError, match=r"arch 'clip'.*set config.objective.arch"):
     converted("vit", state, family("clip"))
   with pytest.raises(WeightsError, match="fit no SimVTP model"):
     converted("vit", state, small_simvtp())
@@ -504,7 +504,7 @@ def test_families_refuse_what_they_cannot_do():
     ("simvtp", dict(projection=HF.WIDTH), "pool"),
   ):
     with refused(name, match=words):
-      dual(**dict(family=name, text_norm="pre") | changes)
+      dual(**dict(arch=name, text_norm="pre") | changes)
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "simvtp"])
@@ -513,7 +513,7 @@ def test_hidden_tubelets_of_every_family(name, attention, given):
   """Dropped or sent apart, the visible ones alone decide; nothing else is read."""
   mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False, "clip")
   values = mac.webvid2m_cc3m()["objective"] | dict(
-    family=name,
+    arch=name,
     video=SIZE,
     text=SIZE,
     compute=COMPUTE,
@@ -521,7 +521,7 @@ def test_hidden_tubelets_of_every_family(name, attention, given):
     attention=attention,
     text_norm="pre",
     pool="mean" if name == "simvtp" else "cls",
-    positions="flat" if name == "simvtp" else "frozen",
+    pos_embed="flat" if name == "simvtp" else "frozen",
   )
   clip = clip_of(HF.FRAMES)
   objective = objectives.build(values, clip, TEXT, mask)
@@ -536,7 +536,7 @@ def test_hidden_tubelets_of_every_family(name, attention, given):
   )
   keep = np.sort(places, axis=1).astype("i4")
   video = np.array(given["video"])
-  patches = np.array(batch_lib.patchify(video, clip.tubelet))
+  patches = np.array(batch_lib.patchify(video, clip.tubelet_size))
   visible = np.take_along_axis(patches, keep[:, :, None], axis=1)
 
   @jax.jit
@@ -576,7 +576,7 @@ def test_out_again(name):
   bias = float(state.get("logit_bias", [0.0])[0])
   made, left = save.save(layout, objective.model, flat, bias)
   unused = {line.key for line in report.lines if line.status == "unused"}
-  unused -= {"logit_bias"}  # config.contrast.bias has it
+  unused -= {"logit_bias"}  # config.contrastive.bias has it
   assert made.keys() == state.keys() - unused
   assert set(left) == set(stacks.shapes(flat)) & set(report.fresh)
   for key, x in made.items():
@@ -621,7 +621,7 @@ def test_what_cannot_be_written_is_told():
     ("frozen", dict(attention="joint"), "attention = 'divided'"),
     ("miles", dict(attention="divided", residual="timesformer"), "residual = 'frozen'"),
     ("frozen", dict(attention="divided", pool="mean"), "pool = 'cls'"),
-    ("hf_clip", dict(family="clip", text_norm="pre", pool="mean"), "pool = 'cls'"),
+    ("hf_clip", dict(arch="clip", text_norm="pre", pool="mean"), "pool = 'cls'"),
     ("bert", dict(text_norm="pre"), "text_norm = 'post'"),
   ],
 )
@@ -634,7 +634,7 @@ def test_what_would_be_another_model_there_is_refused(layout, changes, says):
 
 
 def test_a_fixed_temperature_is_written():
-  fixed = dual(family="clip", text_norm="pre", temperature=0.01)
+  fixed = dual(arch="clip", text_norm="pre", temperature=0.01)
   params = draw(shapes(fixed, fixed.model.clip))
   params["video_tower"]["time_positions"] *= 0
   flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}

@@ -138,10 +138,10 @@ def test_other_processes_write_nothing(tmp_path, capsys):
 
 
 def test_free_keys_may_change_and_others_may_not(tmp_path):
-  config = dict(log_every=1, mesh=dict(data=1), batch_size=8, data=dict(workers=1))
+  config = dict(log_every=1, mesh=dict(data=1), batch_size=8, data=dict(num_workers=1))
   config |= dict(optim=dict(lr=1.0, betas=(0.9, 0.95)))
   workdir.prepare(tmp_path / "run", config)
-  free = dict(log_every=5, mesh=dict(data=4), data=dict(workers=8))
+  free = dict(log_every=5, mesh=dict(data=4), data=dict(num_workers=8))
   workdir.prepare(tmp_path / "run", config | free)
   other = config | dict(optim=dict(lr=2.0))
   (tmp_path / "run" / "checkpoints" / "10").mkdir(parents=True)
@@ -158,11 +158,11 @@ def test_free_keys_may_change_and_others_may_not(tmp_path):
 
 def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
   encoder = dict(width=192, depth=4, mlp_dim=768)
-  config = dict(clip=dict(tubelet=(2, 16, 16)), objective=dict(encoder=encoder))
+  config = dict(clip=dict(tubelet_size=(2, 16, 16)), objective=dict(encoder=encoder))
   workdir.prepare(tmp_path, config)
   (tmp_path / "checkpoints" / "10").mkdir(parents=True)
   other = dict(
-    clip=dict(tubelet=(2, 8, 8)),
+    clip=dict(tubelet_size=(2, 8, 8)),
     objective=dict(encoder=dict(width=256, depth=6, heads=4)),
   )
   with pytest.raises(ConfigError) as e:
@@ -170,7 +170,7 @@ def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
   assert e.value.exit_code == 2
   changes = str(e.value).split("undo: ")[1].split("; ")
   assert changes == [
-    "clip.tubelet: (2, 16, 16) there, (2, 8, 8) now",
+    "clip.tubelet_size: (2, 16, 16) there, (2, 8, 8) now",
     "objective.encoder.depth: 4 there, 6 now",
     "objective.encoder.heads: 'absent' there, 4 now",
     "objective.encoder.mlp_dim: 768 there, 'absent' now",

@@ -106,7 +106,7 @@ def _write(
   workdir.prepare(made, workdir.plain(values))
   saved = checkpoint.Checkpoints(made / "checkpoints", 1)
   tree = unflatten_dict({k: jnp.asarray(v) for k, v in params.items()}, sep="/")
-  meta = dict(converted_from=report.summary(), made_by=workdir.provenance())
+  meta = dict(converted_from=report.summary(), provenance=workdir.provenance())
   saved.save(0, dict(params=tree), meta)
   saved.close()
   (made / "weights.txt").write_text(report.text())
@@ -125,8 +125,8 @@ def _assumed(config: Any) -> str:
   towers = [n for n in ("video", "text", "encoder", "decoder") if hasattr(config, n)]
   sizes = {name: getattr(config, name) for name in towers}
   heads = ", ".join(f"{n} {s.num_heads}" for n, s in sizes.items() if s)
-  family = getattr(config, "family", "")
-  gelu = f"; GELU {config.parts.kind.gelu} (family {family!r})" if family else ""
+  arch = getattr(config, "arch", "")
+  gelu = f"; GELU {config.parts.kind.gelu} (arch {arch!r})" if arch else ""
   return f"assumed, as no file tells: heads {heads}{gelu}; else give --config"
 
 

@@ -47,7 +47,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     path: np.asarray(jax.device_get(x))
     for path, x in flatten_dict(run.params, sep="/").items()
   }
-  bias = run.config.contrast.bias
+  bias = run.config.contrastive.bias
   arrays, left = save(layout, run.objective.model, params, bias)
   config = json.loads((pathlib.Path(checkpoint) / "config.json").read_text())
   # transformers asks for "format"; values of a header are strings.

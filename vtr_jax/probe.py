@@ -144,8 +144,8 @@ def _told(
     },
     features=dict(
       shape=list(found[TRAIN].shape[1:]),
-      frames=context.clip.frames,
-      size=context.clip.size,
+      frames=context.clip.num_frames,
+      size=context.clip.image_size,
       sampling=f"{context.data.sampling}, deterministic, one centred clip",
     ),
   )
@@ -165,7 +165,7 @@ def _write(
   values = dict(kind=request.kind, results=numbers, classes=by_class)
   values |= dict(recipe=dataclasses.asdict(request.recipe), split=request.split)
   workdir.write_json(
-    out / "results.json", values | told | dict(made_by=workdir.provenance())
+    out / "results.json", values | told | dict(provenance=workdir.provenance())
   )
   (out / "classes.md").write_text(zero_shot.table(names, confusion) + "\n")
   title = f"{request.kind} probe, {request.split}: top-1 {numbers['top1']:.1f} %"

@@ -21,12 +21,12 @@ class Batch(TypedDict, total=False):
   """
 
   video: UInt8[Array, "b t h w c"]  # raw RGB; normalised on the device
-  video_visible: UInt8[Array, "b k p"]  # instead of it with MaskSpec.send = "visible"
+  video_visible: UInt8[Array, "b k p"]  # in its place where MaskSpec.visible_only
   video_keep_idx: Int32[Array, "b k"]  # sorted indices of visible tubelets
   video_mask_idx: Int32[Array, "b m"]  # sorted indices of hidden tubelets
   text_ids: Int32[Array, "b l"]  # nothing replaced: hidden words keep their ids
   text_valid: Bool[Array, "b l"]  # True = a real token, False = padding
-  text_hidden: Bool[Array, "b l"]  # True = hidden by the text mask
+  text_masked: Bool[Array, "b l"]  # True = hidden by the text mask
   valid: Bool[Array, "b"]  # False = the row counts in no loss and no metric
 
 
@@ -40,33 +40,35 @@ VIDEO_MASKS = ("tube", "per_frame", "random", "block", "block_tube")
 class ClipSpec:
   """Size of the clip that the model sees, and how it is cut into tubelets."""
 
-  frames: int  # frames per clip
-  size: int  # height and width, pixels
-  tubelet: tuple[int, int, int]  # (frames, pixels, pixels) of one token
+  num_frames: int  # frames per clip
+  image_size: int  # height and width, pixels
+  tubelet_size: tuple[int, int, int]  # (frames, pixels, pixels) of one token
   mean: tuple[float, float, float]  # of RGB in [0, 1], subtracted
   std: tuple[float, float, float]  # of RGB in [0, 1], divided by
 
   def __post_init__(self):
-    pt, ph, pw = self.tubelet
-    require(min(self.tubelet) > 0, f"tubelet: {self.tubelet} must be positive")
-    require(self.frames > 0, f"frames: {self.frames} must be positive")
+    pt, ph, pw = self.tubelet_size
     require(
-      self.frames % pt == 0,
-      f"frames: {self.frames} is not a multiple of tubelet[0] = {pt}; "
-      f"use {_around(self.frames, pt)}",
+      min(self.tubelet_size) > 0, f"tubelet_size: {self.tubelet_size} must be positive"
+    )
+    require(self.num_frames > 0, f"num_frames: {self.num_frames} must be positive")
+    require(
+      self.num_frames % pt == 0,
+      f"num_frames: {self.num_frames} is not a multiple of tubelet_size[0] = {pt}; "
+      f"use {_around(self.num_frames, pt)}",
     )
     for p in (ph, pw):
       require(
-        self.size > 0 and self.size % p == 0,
-        f"size: {self.size} is not a multiple of the tubelet's {p} pixels; "
-        f"use {_around(self.size, p)}",
+        self.image_size > 0 and self.image_size % p == 0,
+        f"image_size: {self.image_size} is not a multiple of the tubelet's {p} pixels; "
+        f"use {_around(self.image_size, p)}",
       )
 
   @property
   def grid(self) -> tuple[int, int, int]:
     """Tubelets along (time, height, width)."""
-    pt, ph, pw = self.tubelet
-    return self.frames // pt, self.size // ph, self.size // pw
+    pt, ph, pw = self.tubelet_size
+    return self.num_frames // pt, self.image_size // ph, self.image_size // pw
 
   @property
   def num_tubelets(self) -> int:
@@ -75,19 +77,19 @@ class ClipSpec:
   @property
   def tubelet_dim(self) -> int:
     """Values in one tubelet: frames x pixels x pixels x 3 colours."""
-    return int(np.prod(self.tubelet)) * 3
+    return int(np.prod(self.tubelet_size)) * 3
 
 
 @dataclasses.dataclass(frozen=True)
 class TextSpec:
   """Size of the text that the model sees."""
 
-  length: int  # tokens, special tokens included; longer captions are cut
+  max_length: int  # tokens, special tokens included; longer captions are cut
   vocab_size: int  # rows of the word embedding; the tokenizer may have fewer
   mask_id: int  # id that stands for a hidden word; must be the tokenizer's own
 
   def __post_init__(self):
-    require(self.length >= 2, f"length: {self.length} must be at least 2")
+    require(self.max_length >= 2, f"max_length: {self.max_length} must be at least 2")
     require(self.vocab_size > 4, f"vocab_size: {self.vocab_size} must be over 4")
     require(
       0 <= self.mask_id < self.vocab_size,
@@ -109,10 +111,11 @@ class MaskSpec:
   text: str  # replace (by the mask token) | drop (left out of attention)
   text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
   whole_word: bool  # hide all pieces of a word, or none
-  send: str  # of the video, to the device: clip | visible (its visible tubelets)
+  # Send only the visible tubelets to the device. Derived by the objective (nothing of
+  # it reads masked pixels), never configured.
+  visible_only: bool = dataclasses.field(default=False, metadata=dict(derived=True))
 
   def __post_init__(self):
-    choose(self.send, ("clip", "visible"), "send")
     choose(self.video, VIDEO_MASKS, "video")
     choose(self.text, ("replace", "drop"), "text")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
@@ -132,16 +135,18 @@ def spec(
   """Shapes of a training batch, before any data exists."""
   hidden = mask.num_hidden(clip.grid)
   visible = clip.num_tubelets - hidden
-  if mask.send == "visible":
+  if mask.visible_only:
     shapes = dict(video_visible=((visible, clip.tubelet_dim), np.uint8))
   else:
-    shapes = dict(video=((clip.frames, clip.size, clip.size, 3), np.uint8))
+    shapes = dict(
+      video=((clip.num_frames, clip.image_size, clip.image_size, 3), np.uint8)
+    )
   shapes |= dict(
     video_keep_idx=((visible,), np.int32),
     video_mask_idx=((hidden,), np.int32),
-    text_ids=((text.length,), np.int32),
-    text_valid=((text.length,), np.bool_),
-    text_hidden=((text.length,), np.bool_),
+    text_ids=((text.max_length,), np.int32),
+    text_valid=((text.max_length,), np.bool_),
+    text_masked=((text.max_length,), np.bool_),
     valid=((), np.bool_),
   )
   return {
@@ -158,17 +163,17 @@ def fake(
   shapes = spec(clip, text, mask, batch_size)
   keep = shapes["video_keep_idx"].shape[1]
   order = rng.permuted(np.tile(np.arange(clip.num_tubelets), (batch_size, 1)), axis=1)
-  lengths = rng.integers(2, text.length + 1, (batch_size, 1))
-  text_valid = np.arange(text.length) < lengths
-  hidden = rng.random((batch_size, text.length)) < mask.text_ratio
-  video = "video_visible" if mask.send == "visible" else "video"
+  lengths = rng.integers(2, text.max_length + 1, (batch_size, 1))
+  text_valid = np.arange(text.max_length) < lengths
+  hidden = rng.random((batch_size, text.max_length)) < mask.text_ratio
+  video = "video_visible" if mask.visible_only else "video"
   return dict(
     {video: rng.integers(0, 256, shapes[video].shape, np.uint8)},
     video_keep_idx=np.sort(order[:, :keep]).astype(np.int32),
     video_mask_idx=np.sort(order[:, keep:]).astype(np.int32),
     text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
     text_valid=text_valid,
-    text_hidden=hidden & text_valid & (np.arange(text.length) > 0),
+    text_masked=hidden & text_valid & (np.arange(text.max_length) > 0),
     valid=np.ones(batch_size, np.bool_),
   )
 
@@ -186,10 +191,10 @@ def patchify(
 
 def unpatchify(patches: Num[Array, "b n p"], clip: ClipSpec) -> Num[Array, "b t h w c"]:
   """Inverse of `patchify`."""
-  (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet
+  (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet_size
   x = patches.reshape(-1, gt, gh, gw, pt, ph, pw, 3)
   x = x.transpose(0, 1, 4, 2, 5, 3, 6, 7)
-  return x.reshape(-1, clip.frames, clip.size, clip.size, 3)
+  return x.reshape(-1, clip.num_frames, clip.image_size, clip.image_size, 3)
 
 
 def _around(value: int, step: int) -> str:

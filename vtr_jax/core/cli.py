@@ -12,7 +12,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax.core import shutdown
+from vtr_jax.core import renames, shutdown
 from vtr_jax.core.errors import (
   ConfigError,
   DataError,
@@ -148,6 +148,15 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except Exception as e:  # ml_collections raises whatever the config file raises
+    today = [renames.argument(text) for text in argv]
+    if today != argv:
+      for old, new in zip(argv, today, strict=True):
+        if old != new:
+          shutdown.tell(
+            f"{old.partition('=')[0]}: is called {new.partition('=')[0]} now"
+          )
+      flags.FLAGS.unparse_flags()
+      return _parse(today)
     error = ConfigError(f"command line: {_one_line(e)}")
     _say(error)
     sys.exit(error.exit_code)
@@ -159,9 +168,13 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
     raise ConfigError(f"--config: missing; {hint}")
   try:
     # A file that cannot be loaded raises here, not when flags are parsed.
-    return chosen.value.to_dict()
+    values = chosen.value.to_dict()
   except Exception as e:
     raise ConfigError(f"--config: {_one_line(e)}") from e
+  values, renamed = renames.upgrade(values)
+  for line in renamed:
+    shutdown.tell(line)
+  return values
 
 
 def _say(e: VtrError) -> None:

@@ -35,7 +35,11 @@ def read(
       finite, or the dataclass's own `__post_init__` refuses it.
   """
   hints = typing.get_type_hints(cls)
-  fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # pyright: ignore
+  fields = {
+    f.name: f
+    for f in dataclasses.fields(cls)  # pyright: ignore
+    if f.init and not f.metadata.get("derived")
+  }
   for key in values:
     if key not in fields:
       name = f"{where}.{printable(str(key))}"
@@ -53,6 +57,19 @@ def read(
     return cls(**kwargs)
   except ConfigError as e:
     raise ConfigError(f"{where}.{e}") from None
+
+
+def to_dict(value: Any) -> Any:
+  """The inverse of `read`: dataclasses to dicts, without derived fields."""
+  if isinstance(value, tuple | list):
+    return type(value)(to_dict(v) for v in value)
+  if not dataclasses.is_dataclass(value):
+    return value
+  return {
+    f.name: to_dict(getattr(value, f.name))
+    for f in dataclasses.fields(value)
+    if not f.metadata.get("derived")
+  }
 
 
 def choose(value: str, allowed: typing.Iterable[str], name: str) -> None:

@@ -55,7 +55,7 @@ class WeightsError(VtrError):
 
 
 class DataBudgetError(VtrError):
-  """More records were bad than `data.bad_budget` allows."""
+  """More records were bad than `data.max_bad_fraction` allows."""
 
   exit_code = 3
 

@@ -29,24 +29,31 @@ class DataConfig:
   crop: str  # resize | multi_scale | random_resized; see crops.random_view
   crop_scales: tuple[float, ...]  # of the short side, or (least, most) of the area
   flip: bool  # mirror left and right with chance 1/2 in training
-  workers: int  # processes that make batches; 0 = threads of this process
-  bad_budget: float  # share of samples that may be unusable, [0, 1]
-  # (from step, frames of the clip by turns) of each stage; () = clip.frames always.
+  num_workers: int  # processes that make batches; 0 = threads of this process
+  max_bad_fraction: float  # of samples that may be unusable, [0, 1]
+  # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always.
   # ((0, (1,)), (1000, (4,))): one frame, then four. ((0, (1, 4)),): by turns.
   curriculum: tuple[tuple[int, tuple[int, ...]], ...]
   # Data sets to train on instead of `name` and `split`, which evaluators and the
   # tokenizer stay with; see mixture.py.
-  mix: tuple[Part, ...]
-  deadline: float  # seconds of processor time that one record may take
+  mixture: tuple[Part, ...]
+  decode_timeout: float  # seconds of CPU time that one record may take
 
   def __post_init__(self):
     choose(self.sampling, decode.SAMPLINGS, "sampling")
     choose(self.crop, crops.CROPS, "crop")
     scales = self.crop_scales
     require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
-    require(self.workers >= 0, f"workers: {self.workers} must not be negative")
-    require(self.deadline > 0, f"deadline: {self.deadline} must be positive")
-    require(0 <= self.bad_budget <= 1, f"bad_budget: {self.bad_budget} not in [0, 1]")
+    require(
+      self.num_workers >= 0, f"num_workers: {self.num_workers} must not be negative"
+    )
+    require(
+      self.decode_timeout > 0, f"decode_timeout: {self.decode_timeout} must be positive"
+    )
+    require(
+      0 <= self.max_bad_fraction <= 1,
+      f"max_bad_fraction: {self.max_bad_fraction} not in [0, 1]",
+    )
     require(all(0 < s <= 1 for s in scales), f"crop_scales: {scales} must be in (0, 1]")
     if self.crop == "multi_scale":
       require(len(scales) > 0, "crop_scales: multi_scale needs at least one scale")
@@ -75,22 +82,25 @@ class DataConfig:
     """
     return sources.open_split(sources.find(self.dir, self.name), split or self.split)
 
-  def open_mix(self) -> list[sources.Split]:
-    """Opens the splits of `mix`; raises DataError."""
+  def open_mixture(self) -> list[sources.Split]:
+    """Opens the splits of `mixture`; raises DataError."""
     return [
       sources.open_split(sources.find(self.dir, part.name), part.split)
-      for part in self.mix
+      for part in self.mixture
     ]
 
   def parts(self, clip: ClipSpec) -> list[Part]:
-    """`mix`, with 0 frames only where they follow `curriculum` from step to step."""
+    """`mixture`; `num_frames` is 0 only where `curriculum` decides it step by step."""
     if self.curriculum:
-      return list(self.mix)
-    return [dataclasses.replace(p, frames=p.frames or clip.frames) for p in self.mix]
+      return list(self.mixture)
+    return [
+      dataclasses.replace(p, num_frames=p.num_frames or clip.num_frames)
+      for p in self.mixture
+    ]
 
   def fingerprint(self) -> str:
     """16 hex digits that change when a record to train on does; raises DataError."""
-    parts = self.mix or (Part(self.name, self.split, 1.0),)
+    parts = self.mixture or (Part(self.name, self.split, 1.0),)
     found = [
       sources.fingerprint(sources.find(self.dir, part.name), part.split)
       for part in parts
@@ -98,38 +108,38 @@ class DataConfig:
     return found[0] if len(found) == 1 else sources.digest(found)
 
   def frame_counts(self, clip: ClipSpec, of: int = 0) -> tuple[int, ...]:
-    """Numbers of frames of training clips, ascending, where `Part.frames` is `of`."""
+    """Numbers of frames of the clips of parts with `num_frames = of`, ascending."""
     if of:
       return (of,)
     frames = {f for _, by_turns in self.curriculum for f in by_turns}
-    return tuple(sorted(frames)) or (clip.frames,)
+    return tuple(sorted(frames)) or (clip.num_frames,)
 
   def frames_at(self, clip: ClipSpec, step: int) -> int:
     """Frames of the training clips of batch number `step`; see `curriculum`."""
     for start, frames in reversed(self.curriculum):
       if start <= step:
         return frames[(step - start) % len(frames)]
-    return clip.frames
+    return clip.num_frames
 
 
 def check_frames(data: DataConfig, clip: ClipSpec) -> None:
   """Refuses clips that `clip`'s tubelets or positions do not fit.
 
   Raises:
-    ConfigError: frames are cut into no whole tubelets, or exceed `clip.frames`.
+    ConfigError: frames are cut into no whole tubelets, or exceed `clip.num_frames`.
   """
   counts = [("curriculum", frames) for frames in data.frame_counts(clip)]
-  counts += [("mix", part.frames) for part in data.mix if part.frames]
+  counts += [("mixture", part.num_frames) for part in data.mixture if part.num_frames]
   for key, frames in counts:
     require(
-      frames % clip.tubelet[0] == 0,
+      frames % clip.tubelet_size[0] == 0,
       f"config.data.{key}: {frames} frames are not a multiple of "
-      f"clip.tubelet[0] = {clip.tubelet[0]}; change one of them",
+      f"clip.tubelet_size[0] = {clip.tubelet_size[0]}; change one of them",
     )
     require(
-      frames <= clip.frames,
-      f"config.data.{key}: {frames} frames are more than clip.frames = "
-      f"{clip.frames}; lower them, or raise clip.frames",
+      frames <= clip.num_frames,
+      f"config.data.{key}: {frames} frames are more than clip.num_frames = "
+      f"{clip.num_frames}; lower them, or raise clip.num_frames",
     )
 
 
@@ -182,12 +192,12 @@ class TrainExample:
     if not record["captions"]:
       raise BadSample("no caption")
     caption = record["captions"][rng.integers(len(record["captions"]))]
-    ids, valid = self._tokenizer.encode(caption, self._text_spec.length)
-    with deadline.item(index, record["id"], self._data.deadline):
+    ids, valid = self._tokenizer.encode(caption, self._text_spec.max_length)
+    with deadline.item(index, record["id"], self._data.decode_timeout):
       clip = read_clip(record["video"], self._clip, self._data, rng)
     keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
-    if self._mask.send == "visible":
-      tubelets = patchify(clip[None], self._clip.tubelet)[0]
+    if self._mask.visible_only:
+      tubelets = patchify(clip[None], self._clip.tubelet_size)[0]
       sent = dict(video_visible=tubelets[keep_idx])
     else:
       sent = dict(video=clip)
@@ -197,7 +207,7 @@ class TrainExample:
       video_mask_idx=mask_idx,
       text_ids=ids,
       text_valid=valid,
-      text_hidden=masks.text_mask(self._mask, ids, valid, words, special, rng),
+      text_masked=masks.text_mask(self._mask, ids, valid, words, special, rng),
     )
 
 
@@ -217,7 +227,7 @@ class EvalExample:
     """
     try:
       record = self._source[index]
-      with deadline.item(index, record["id"], self._data.deadline):
+      with deadline.item(index, record["id"], self._data.decode_timeout):
         clip = read_clip(record["video"], self._clip, self._data, None)
     except BadSample as e:
       raise refusal(self._source, index, e) from e
@@ -234,16 +244,18 @@ def read_clip(
   """
 
   def indices(count: int) -> np.ndarray:
-    return decode.frame_indices(count, clip.frames, config.sampling, config.stride, rng)
+    return decode.frame_indices(
+      count, clip.num_frames, config.sampling, config.stride, rng
+    )
 
   def view(height: int, width: int) -> crops.View:
     if rng is None:
-      return crops.resize_view(height, width, clip.size)
+      return crops.resize_view(height, width, clip.image_size)
     return crops.random_view(
-      height, width, clip.size, config.crop, config.crop_scales, config.flip, rng
+      height, width, clip.image_size, config.crop, config.crop_scales, config.flip, rng
     )
 
-  return decode.decode(data, indices, view, clip.frames, config.deadline)
+  return decode.decode(data, indices, view, clip.num_frames, config.decode_timeout)
 
 
 def name_problem(source: sources.Split | Joined, index: int, error: BadSample) -> str:

@@ -4,7 +4,7 @@ Row r of global batch s is example g = s * batch_size + r of the shuffled split
 repeated for ever, and everything random about it comes from a generator made of
 (seed, g); the frames of its clips follow from s alone. A host takes its rows of it.
 So a stream can be continued at any step, on other machines, and brings the identical
-examples. With several data sets (`data.mix`), s counts the batches of those whose
+examples. With several data sets (`data.mixture`), s counts the batches of those whose
 turn it is, and whose turn it is follows from the step alone too.
 """
 
@@ -50,7 +50,7 @@ def train_batches(
 
   Args:
     data: where the records are and how clips are cut.
-    clip: size of the clip; `data.curriculum` and `data.mix` may have it shorter.
+    clip: size of the clip; `data.curriculum` and `data.mixture` may have it shorter.
     text_spec: size of the text.
     mask: what is hidden.
     tokenizer: captions to ids.
@@ -62,7 +62,7 @@ def train_batches(
 
   Returns:
     Batches as `batch.spec` for the frames of their step, with `record` [b] int64,
-    the index of the record that was asked for, counted through all of `data.mix`,
+    the index of the record that was asked for, counted through all of `data.mixture`,
     and `problem` [b] str, "" or "id: reason".
 
   Raises:
@@ -73,9 +73,9 @@ def train_batches(
   """
   check_frames(data, clip)
   tokenizers.check(tokenizer, text_spec)
-  if data.mix:
-    splits = data.open_mix()
-    source = Joined([part.name for part in data.mix], splits)
+  if data.mixture:
+    splits = data.open_mixture()
+    source = Joined([part.name for part in data.mixture], splits)
     parts = data.parts(clip)
     mixture = Mixture(parts, [len(split) for split in splits], seed)
     orders, at = mixture.orders(), mixture.at
@@ -86,7 +86,7 @@ def train_batches(
   batches = {}
   for part_frames, order in orders.items():
     for frames in data.frame_counts(clip, part_frames):
-      cut = dataclasses.replace(clip, frames=frames)
+      cut = dataclasses.replace(clip, num_frames=frames)
       example = TrainExample(source, data, cut, text_spec, mask, tokenizer)
       rows = order.random_map(example)
       batches[part_frames, frames] = HostBatches(rows, batch_size, host, num_hosts)
@@ -95,7 +95,9 @@ def train_batches(
     part_frames, number = at(step)
     return (part_frames, part_frames or data.frames_at(clip, step)), number
 
-  return Batches(ByTurns(batches, turn).slice(slice(start_step, None)), data.workers)
+  return Batches(
+    ByTurns(batches, turn).slice(slice(start_step, None)), data.num_workers
+  )
 
 
 def eval_videos(
@@ -177,7 +179,7 @@ def eval_texts(
 
   def example(index: int) -> dict:
     try:
-      ids, valid = tokenizer.encode(texts[index], text_spec.length)
+      ids, valid = tokenizer.encode(texts[index], text_spec.max_length)
     except BadSample as e:
       raise DataError(f"caption {index} ({texts[index]!r}): {e}; correct it") from e
     return dict(

@@ -26,11 +26,11 @@ class Part:
   name: str  # data set under data.dir
   split: str  # TFDS slices are allowed
   weight: float  # of its clips among all; any unit
-  frames: int = 0  # of its clips; ours: 0 = clip.frames, or data.curriculum's
+  num_frames: int = 0  # of its clips; ours: 0 = clip.num_frames, or data.curriculum's
 
   def __post_init__(self):
     require(self.weight > 0, f"weight: {self.weight} must be positive")
-    require(self.frames >= 0, f"frames: {self.frames} must not be negative")
+    require(self.num_frames >= 0, f"num_frames: {self.num_frames} must not be negative")
 
 
 class Turns:
@@ -83,17 +83,17 @@ class Mixture:
     self._parts, self._lengths, self._seed = parts, lengths, seed
     groups: dict[int, list[int]] = {}
     for i, part in enumerate(parts):
-      groups.setdefault(part.frames, []).append(i)
+      groups.setdefault(part.num_frames, []).append(i)
     self._groups = groups
     self._turns = Turns([sum(self._weights(g)) for g in groups.values()])
 
   def at(self, step: int) -> tuple[int, int]:
-    """(Part.frames of the parts that make this step's batch, number of the batch)."""
+    """(num_frames of the parts in this step's batch, number of the batch)."""
     group, number = self._turns(step)
     return [*self._groups][group], number
 
   def orders(self) -> dict[int, grain.MapDataset]:
-    """Part.frames to the numbers of records, for ever; seeded for `random_map`."""
+    """Part.num_frames to the numbers of records, for ever; seeded for `random_map`."""
     return {
       frames: Interleaved(
         [self._shuffled(i) for i in group], Turns(self._weights(group))

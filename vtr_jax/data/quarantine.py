@@ -26,7 +26,7 @@ class Quarantine:
 
     Args:
       path: of the list, usually workdir/quarantine.jsonl; made when needed.
-      budget: share of samples that may be bad, [0, 1]; see data.bad_budget.
+      budget: share of samples that may be bad, [0, 1]; see data.max_bad_fraction.
       judge_after: samples to see first, because a share of few means nothing; and the
         newest ones, which are judged by themselves.
     """
@@ -90,7 +90,7 @@ class Quarantine:
       return
     top = ", ".join(f"{n} x {why}" for why, n in self._reasons.most_common(3))
     raise DataBudgetError(
-      f"{self.path}: {share} could not be used, more than data.bad_budget = "
+      f"{self.path}: {share} could not be used, more than data.max_bad_fraction = "
       f"{self._budget:g} allows ({top}); repair the records listed there, or raise the "
       "budget"
     )

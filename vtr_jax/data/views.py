@@ -91,7 +91,7 @@ class ViewExample:
     seen, cuts = self._views, []
 
     def whole(height: int, width: int) -> View:
-      size = self._clip.size
+      size = self._clip.image_size
       cuts[:] = [seen.cut(crop, size)(height, width) for crop in range(seen.crops)]
       # They differ in their places only. This one ends where the frame does.
       return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
@@ -102,7 +102,7 @@ class ViewExample:
         seen.indices(view),
         whole,
         seen.frames,
-        self._data.deadline,
+        self._data.decode_timeout,
       )
     except BadSample as e:
       raise refusal(self._source, record, e) from e

@@ -215,7 +215,7 @@ class Batches:
     if not self._workers and (stuck := deadline.look(_LOOK)):
       raise DataError(
         f"decoding {stuck[0]} did not end, and nothing ends a thread; repair or remove "
-        "it, or set config.data.workers=1, which leaves it out of the training"
+        "it, or set config.data.num_workers=1, which leaves it out of the training"
       )
     if number == _PATIENCE:
       states = "; ".join(processes.children()) or "threads of this process make it"
@@ -242,14 +242,14 @@ class Batches:
     if not found:
       raise DataError(
         f"a loader process was killed ({one_line(error)}); the likely cause is want of "
-        "memory: lower config.data.workers, and run it again"
+        "memory: lower config.data.num_workers, and run it again"
       ) from error
     self._stuck += [name for _, name in found]
     self._in_a_row += 1
     if self._in_a_row == _IN_A_ROW:
       raise DataError(
         f"decoding {', '.join(self._stuck)} did not end, one after the other; "
-        "repair or remove them, or raise config.data.deadline"
+        "repair or remove them, or raise config.data.decode_timeout"
       )
     self._open.pop().close()
     self._begin()

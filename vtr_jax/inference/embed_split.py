@@ -73,7 +73,7 @@ def embed(
   clips = read_clips(source)
   owned = _texts(protocol, clips, candidates, source)
   views = Views(
-    context.clip.frames,
+    context.clip.num_frames,
     context.data.sampling,
     context.data.stride,
     protocol.windows,
@@ -157,9 +157,9 @@ def _context(
   c = model.config
   size = batch_size or c.eval_batch_size
   sharding.check_batch_size(size, model.mesh, "--batch_size")
-  clip = dataclasses.replace(c.clip, frames=protocol.frames or c.clip.frames)
+  clip = dataclasses.replace(c.clip, num_frames=protocol.frames or c.clip.num_frames)
   if clip != c.clip:
-    _check_frames(model, clip.frames)
+    _check_frames(model, clip.num_frames)
   return Context(
     model.objective,
     clip,
@@ -184,12 +184,12 @@ def other_data(config: DataConfig, data: str) -> DataConfig:
 
 def _check_frames(model: load_lib.Trained, frames: int) -> None:
   """Refuses clips that the model cannot see, before any is read."""
-  size = model.config.clip.size
+  size = model.config.clip.image_size
   video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
   try:
     jax.eval_shape(model.objective.embed_video, model.params, dict(video=video))
   except (TypeError, ValueError) as e:
-    own = model.config.clip.frames
+    own = model.config.clip.num_frames
     raise ConfigError(
       f"protocol: a model of {own} frames cannot see {frames}; --set=frames={own}"
     ) from e
@@ -229,8 +229,8 @@ def _manifest(
       fingerprint=sources.fingerprint(source.directory, protocol.split),
     ),
     clips_seen=dict(
-      frames=context.clip.frames,
-      size=context.clip.size,
+      frames=context.clip.num_frames,
+      size=context.clip.image_size,
       sampling=context.data.sampling,
       stride=context.data.stride,
       windows=protocol.windows,
@@ -238,7 +238,7 @@ def _manifest(
       average=protocol.average,
     ),
     texts=dict(
-      length=context.text.length,
+      length=context.text.max_length,
       task=protocol.task,
       captions=protocol.captions,
       prompts=list(protocol.prompts) if protocol.task == "recognition" else [],

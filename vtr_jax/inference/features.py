@@ -54,8 +54,8 @@ def of_split(
   if context.objective.video_features is None:
     raise ConfigError("--checkpoint: this objective has no video_features to probe")
   path = place / f"{name}-{source.name}.npy"
-  stamp, made_by = path.with_suffix(".json"), _made_by(context, params, source)
-  if _read(stamp) == made_by and path.exists():
+  stamp, provenance = path.with_suffix(".json"), _made_by(context, params, source)
+  if _read(stamp) == provenance and path.exists():
     print(f"{path}: features that are there already")
     return np.load(path, mmap_mode="r", allow_pickle=False)
   place.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,9 @@ def of_split(
     context.objective.video_features(params, batch), name
   ).astype(dtype)
   clip, rows = context.clip, context.batch_size
-  video = jax.ShapeDtypeStruct((rows, clip.frames, clip.size, clip.size, 3), "uint8")
+  video = jax.ShapeDtypeStruct(
+    (rows, clip.num_frames, clip.image_size, clip.image_size, 3), "uint8"
+  )
   shape = (len(source), *jax.eval_shape(pick, params, dict(video=video)).shape[1:])
   temporary = path.with_suffix(".tmp")
   temporary.unlink(missing_ok=True)
@@ -77,7 +79,7 @@ def of_split(
     out[start : start + rows] = embed(params, batch)[: len(source) - start]
   out.flush()
   os.replace(temporary, path)
-  workdir.write_json(stamp, made_by)
+  workdir.write_json(stamp, provenance)
   return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
@@ -98,8 +100,8 @@ def _made_by(context: Context, params: Params, source: sources.Split) -> dict[st
     weights=weights,
     fingerprint=sources.fingerprint(source.directory, source.name),
     clips=len(source),
-    frames=clip.frames,
-    size=clip.size,
+    frames=clip.num_frames,
+    size=clip.image_size,
     sampling=data.sampling,
     stride=data.stride,
     model=repr(context.objective.model),

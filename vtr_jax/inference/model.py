@@ -100,15 +100,17 @@ class Model:
     return self._run.step
 
   @property
-  def matches(self) -> bool:
-    """Whether `match` can be asked."""
+  def has_match_head(self) -> bool:
+    """Whether `match_logits` can be called."""
     return self._match is not None
 
   @functools.cached_property
   def dim(self) -> int:
     """Width of the embeddings."""
     c = self.config
-    video = np.zeros((1, c.clip.frames, c.clip.size, c.clip.size, 3), np.uint8)
+    video = np.zeros(
+      (1, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), np.uint8
+    )
     embed, batch = self._run.objective.embed_video, dict(video=video)
     return jax.eval_shape(embed, self._run.params, batch).shape[1]
 
@@ -165,7 +167,7 @@ class Model:
     """Cosines of texts and videos."""
     return ranks.cosines(self.embed_text(texts), self.embed_video(videos))
 
-  def match(
+  def match_logits(
     self,
     texts: Sequence[str],
     clips: Iterable[UInt8[np.ndarray, "t h w 3"]],
@@ -173,7 +175,7 @@ class Model:
     """How well texts[i] and clips[i] fit, read together: log-odds, for re-ranking.
 
     Raises:
-      ConfigError: the model has no matching head; see `matches`.
+      ConfigError: the model has no matching head; see `has_match_head`.
     """
     if self._match is None:
       raise ConfigError(f"rerank: {self.name} has no matching head; use 0")
@@ -183,7 +185,7 @@ class Model:
   def indices(self, count: int) -> Int[np.ndarray, "t"]:
     """Which of `count` frames make the clip in the middle."""
     clip, data = self.config.clip, self.config.data
-    return frame_indices(count, clip.frames, data.sampling, data.stride, None)
+    return frame_indices(count, clip.num_frames, data.sampling, data.stride, None)
 
   def clip(self, video: Video) -> UInt8[np.ndarray, "t h w 3"]:
     """What the model sees of a video.
@@ -204,7 +206,7 @@ class Model:
     self, frames: UInt8[np.ndarray, "t h w 3"]
   ) -> UInt8[np.ndarray, "t s s 3"]:
     """Frames in the model's size: the short side resized, the middle cut out."""
-    size = self.config.clip.size
+    size = self.config.clip.image_size
     view = resize_view(*frames.shape[1:3], size)
     if frames.shape[1:3] == (size, size):
       return frames
@@ -230,7 +232,7 @@ class Model:
       if not isinstance(text, str):
         raise DataError(f"text {number}: {text!r} is no string")
     try:
-      pair = encode_all(self._run.tokenizer, texts, self.config.text.length)
+      pair = encode_all(self._run.tokenizer, texts, self.config.text.max_length)
     except BadSample as e:
       raise DataError(f"{e} among {len(texts)} texts; leave it out") from e
     for ids, valid in zip(*pair, strict=True):

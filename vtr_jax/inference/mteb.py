@@ -93,7 +93,7 @@ class Encoder:
       languages=["eng-Latn"],
       n_parameters=None,
       memory_usage_mb=None,
-      max_tokens=c.text.length,
+      max_tokens=c.text.max_length,
       embed_dim=None,
       license=None,
       open_weights=None,

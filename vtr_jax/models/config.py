@@ -5,17 +5,19 @@ import dataclasses
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.divided_attention import RESIDUALS, TIME_INITS
 from vtr_jax.models.layers import (
+  BlockConfig,
   Compute,
-  Kind,
-  Size,
+  TransformerConfig,
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class Family:
+class ArchSpec:
   """What the towers of one family of public weights do their own way."""
 
-  kind: Kind = dataclasses.field(default_factory=Kind)  # of the blocks; text may differ
+  kind: BlockConfig = dataclasses.field(
+    default_factory=BlockConfig
+  )  # of the blocks; text may differ
   class_token: bool = True  # of the video tower
   patch_bias: bool = True
   norm_input: bool = False  # a LayerNorm before the video blocks
@@ -32,8 +34,8 @@ class Family:
 # CLIP: arXiv 2103.00020 and its code; open_clip trains most of its models with the
 # exact GELU. SigLIP: arXiv 2303.15343 and big_vision. SimVTP: the two copies of its
 # encoder that its code fine-tunes.
-_CLIP = Family(
-  kind=Kind(1e-5, "quick"),
+_CLIP = ArchSpec(
+  kind=BlockConfig(1e-5, "quick"),
   patch_bias=False,
   norm_input=True,
   norm_words=False,
@@ -42,12 +44,12 @@ _CLIP = Family(
 )
 
 
-FAMILIES = dict(
-  frozen=Family(relu=True, projections=("affine", "affine")),
+ARCHS = dict(
+  frozen=ArchSpec(relu=True, projections=("affine", "affine")),
   clip=_CLIP,
-  open_clip=dataclasses.replace(_CLIP, kind=Kind(1e-5, "exact")),
-  siglip=Family(
-    kind=Kind(1e-6, "tanh"),
+  open_clip=dataclasses.replace(_CLIP, kind=BlockConfig(1e-5, "exact")),
+  siglip=ArchSpec(
+    kind=BlockConfig(1e-6, "tanh"),
     class_token=False,
     norm_words=False,
     text_at="last",
@@ -55,7 +57,7 @@ FAMILIES = dict(
     projections=("none", "affine"),
     max_scale=float("inf"),
   ),
-  simvtp=Family(class_token=False, norm_pooled=True, projections=("none", "none")),
+  simvtp=ArchSpec(class_token=False, norm_pooled=True, projections=("none", "none")),
 )
 
 
@@ -63,18 +65,20 @@ FAMILIES = dict(
 class Config:
   """What every dual encoder reads from section `objective` of the config."""
 
-  family: str  # one of FAMILIES
-  video: Size
-  text: Size
+  arch: str  # one of ARCHS
+  video: TransformerConfig
+  text: TransformerConfig
   compute: Compute
   projection: int  # width of the embeddings that are compared
   attention: str  # between video tokens: divided | joint | frame
   residual: str  # frozen | timesformer; divided only, see models/divided.py
   time_init: str  # frozen | output; divided only, see models/divided.py
-  positions: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
+  pos_embed: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
   # or not learned: flat (sinusoid over the flat index, VideoMAE's)
-  hidden: str  # tubelets: drop | blank (by a learned mask token)
-  longer_clips: str  # time positions of more slices than were learned: zeros | linear
+  masked_tokens: str  # drop | mask_token (a learned one in their place)
+  time_pos_embed_resize: (
+    str  # time positions of more slices than were learned: zeros | linear
+  )
   pool: str  # what is projected: cls (the class token, or the family's own way) |
   # mean (of all other tokens)
   text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
@@ -83,15 +87,15 @@ class Config:
   learn_temperature: bool  # False = fixed
 
   def __post_init__(self):
-    choose(self.family, FAMILIES, "family")
+    choose(self.arch, ARCHS, "arch")
     choose(self.attention, ("divided", "joint", "frame"), "attention")
     choose(self.residual, RESIDUALS, "residual")
     choose(self.time_init, TIME_INITS, "time_init")
-    choose(self.positions, ("frozen", "space_time", "flat"), "positions")
+    choose(self.pos_embed, ("frozen", "space_time", "flat"), "pos_embed")
     choose(self.pool, ("cls", "mean"), "pool")
     choose(self.text_norm, ("post", "pre"), "text_norm")
-    choose(self.hidden, ("drop", "blank"), "hidden")
-    choose(self.longer_clips, ("zeros", "linear"), "longer_clips")
+    choose(self.masked_tokens, ("drop", "mask_token"), "masked_tokens")
+    choose(self.time_pos_embed_resize, ("zeros", "linear"), "time_pos_embed_resize")
     require(self.projection > 0, f"projection: {self.projection} must be positive")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
     least = 1 / self.parts.max_scale
@@ -103,14 +107,14 @@ class Config:
     self._check_family()
 
   @property
-  def parts(self) -> Family:
-    return FAMILIES[self.family]
+  def parts(self) -> ArchSpec:
+    return ARCHS[self.arch]
 
   def _check_family(self) -> None:
     """Refuses what the family's towers cannot do."""
-    parts, where = self.parts, f"family {self.family!r}"
+    parts, where = self.parts, f"arch {self.arch!r}"
     require(
-      self.family == "frozen" or self.text_norm == "pre",
+      self.arch == "frozen" or self.text_norm == "pre",
       f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
     )
     require(

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
-from vtr_jax.models.layers import Compute, Dense, Kind, Mlp, Size, activation
+from vtr_jax.models.layers import (
+  BlockConfig,
+  Compute,
+  Dense,
+  Mlp,
+  TransformerConfig,
+  activation,
+)
 from vtr_jax.models.norm_gelu import LayerNorm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
@@ -80,9 +87,9 @@ class DividedBlock(nn.Module):
     attention stays a mean over time. "output" sets only the output to 0 (ours).
   """
 
-  size: Size
+  size: TransformerConfig
   compute: Compute
-  kind: Kind
+  kind: BlockConfig
   slices: int
   residual: str
   time_init: str

@@ -59,9 +59,9 @@ class DualEncoder(nn.Module):
 
   def masked_tokens(self, batch: Batch) -> Tokens:
     """The same of masked clips: the hidden tubelets are dropped, or blanked."""
-    if self.mask.send == "visible":
+    if "video_visible" in batch:
       return self.video_tower(batch["video_visible"], batch["video_keep_idx"])
-    drop = self.config.hidden == "drop"
+    drop = self.config.masked_tokens == "drop"
     idx = batch["video_keep_idx" if drop else "video_mask_idx"]
     return self.video_tower(batch["video"], **{"keep_idx" if drop else "mask_idx": idx})
 
@@ -153,7 +153,7 @@ class DualEncoder(nn.Module):
     ids, valid = batch["text_ids"], batch["text_valid"]
     return l2_normalize(self.encode_text(ids, valid, train=False))
 
-  def embed_places(self, batch: Batch) -> Float[Array, "b n e"]:
+  def embed_patches(self, batch: Batch) -> Float[Array, "b n e"]:
     """What pooling makes of each tubelet of a whole clip alone, unit norm."""
     tokens = self.video_tokens(batch).places
     each = tokens.reshape(-1, 1, tokens.shape[-1])
@@ -161,7 +161,7 @@ class DualEncoder(nn.Module):
       *tokens.shape[:2], -1
     )
 
-  def embed_words(self, batch: Batch) -> Float[Array, "b l e"]:
+  def embed_tokens(self, batch: Batch) -> Float[Array, "b l e"]:
     """The same of each token of a whole caption; padding's mean nothing."""
     ids, valid = batch["text_ids"], batch["text_valid"]
     tokens = self.text_tower(ids, valid, train=False)
@@ -187,18 +187,13 @@ def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
       every time slice; attention within frames, and not as many in each; or visible
       tubelets alone are sent and that is not enough.
   """
-  require(
-    mask.send == "clip" or (config.attention != "divided" and config.hidden == "drop"),
-    "config.mask.send: 'visible' needs config.objective.attention = 'joint' or "
-    "'frame', and hidden = 'drop'; set 'clip'",
-  )
-  if config.attention == "frame" and config.hidden == "drop":
+  if config.attention == "frame" and config.masked_tokens == "drop":
     require(
       not mask.num_hidden(clip.grid) or mask.video != "random",
       "config.mask.video: 'random' leaves frames of different lengths, but each is "
       "encoded alone; set 'per_frame', or config.objective.attention = 'joint'",
     )
-  if config.attention == "divided" and config.hidden == "drop":
+  if config.attention == "divided" and config.masked_tokens == "drop":
     require(
       not mask.num_hidden(clip.grid) or mask.video in ("tube", "block_tube"),
       f"config.mask.video: {mask.video!r} hides other places in every frame, but "

@@ -22,7 +22,7 @@ logical = nn.with_logical_partitioning
 
 
 @dataclasses.dataclass(frozen=True)
-class Size:
+class TransformerConfig:
   """Size of one transformer."""
 
   width: int
@@ -38,7 +38,7 @@ class Size:
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class BlockConfig:
   """What the blocks of one family of models do their own way; ViT's if not said."""
 
   epsilon: float = 1e-6  # of every LayerNorm
@@ -46,7 +46,7 @@ class Kind:
   causal: bool = False  # whether a token attends to no later one
 
 
-VIT = Kind()
+VIT = BlockConfig()
 
 _REMAT = dict(
   none=None,
@@ -176,9 +176,9 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   """Pre-norm transformer block (ViT, VideoMAE, CLIP)."""
 
-  size: Size
+  size: TransformerConfig
   compute: Compute
-  kind: Kind = VIT
+  kind: BlockConfig = VIT
 
   @nn.compact
   def __call__(
@@ -223,9 +223,9 @@ def run_blocks(
 class Transformer(nn.Module):
   """`depth` blocks and a last LayerNorm, with optional scan and remat."""
 
-  size: Size
+  size: TransformerConfig
   compute: Compute
-  kind: Kind = VIT
+  kind: BlockConfig = VIT
   norm_last: bool = True
 
   @nn.compact

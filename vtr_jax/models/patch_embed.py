@@ -57,7 +57,7 @@ class VideoEmbed(nn.Module):
 
   clip: ClipSpec
   width: int
-  positions: str  # one of POSITIONS
+  pos_embed: str  # one of POSITIONS
   dtype: str
 
   @nn.compact
@@ -71,6 +71,6 @@ class VideoEmbed(nn.Module):
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
     x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
     x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
-    table = POSITIONS[self.positions](self.clip.grid, self.width)
+    table = POSITIONS[self.pos_embed](self.clip.grid, self.width)
     positions = jnp.asarray(table, self.dtype)
     return x + (positions[: x.shape[1]] if idx is None else positions[idx])

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Num
 
 from vtr_jax.core.batch import Batch, ClipSpec, patchify
-from vtr_jax.models.layers import Compute, Dense, Size, Transformer, logical
+from vtr_jax.models.layers import (
+  Compute,
+  Dense,
+  Transformer,
+  TransformerConfig,
+  logical,
+)
 from vtr_jax.models.patch_embed import POSITIONS, gather, unit_pixels
 
 TARGETS = ("standardized", "raw")
@@ -18,9 +24,9 @@ class PixelDecoder(nn.Module):
   """
 
   clip: ClipSpec
-  size: Size
+  size: TransformerConfig
   compute: Compute
-  positions: str  # one of video.POSITIONS
+  pos_embed: str  # one of video.POSITIONS
 
   @nn.compact
   def __call__(
@@ -35,7 +41,7 @@ class PixelDecoder(nn.Module):
     x = narrow(encoded)
     init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
     mask_token = self.param("mask_token", init, (width,))
-    table = POSITIONS[self.positions](self.clip.grid, width)
+    table = POSITIONS[self.pos_embed](self.clip.grid, width)
     positions = jnp.asarray(table, x.dtype)
     hidden = mask_token.astype(x.dtype) + positions[mask_idx]
     x = jnp.concatenate([x + positions[keep_idx], hidden], axis=1)
@@ -66,7 +72,7 @@ def errors(
   pixels: Float[Array, "b m p"], batch: Batch, kind: str, clip: ClipSpec
 ) -> Float[Array, "b"]:
   """Mean squared error of each clip's hidden tubelets; 0 where nothing is hidden."""
-  hidden = gather(patchify(batch["video"], clip.tubelet), batch["video_mask_idx"])
+  hidden = gather(patchify(batch["video"], clip.tubelet_size), batch["video_mask_idx"])
   wanted, _, _ = targets(hidden, kind, clip)
   error = jnp.square(pixels.astype(jnp.float32) - wanted.reshape(pixels.shape))
   return error.sum(axis=(1, 2)) / max(error[0].size, 1)
@@ -80,7 +86,7 @@ def to_rgb(
   Of standardised tubelets the true mean and spread bring back the colours, as in
   VideoMAE's pictures; raw ones are predicted without such help.
   """
-  hidden = gather(patchify(batch["video"], clip.tubelet), batch["video_mask_idx"])
+  hidden = gather(patchify(batch["video"], clip.tubelet_size), batch["video_mask_idx"])
   _, mean, std = targets(hidden, kind, clip)
   rgb = by_colour(pixels.astype(jnp.float32)) * std + mean
   return jnp.clip(rgb, 0, 1).reshape(*hidden.shape)

@@ -8,11 +8,11 @@ from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import (
+  BlockConfig,
   Compute,
   Dense,
-  Kind,
   Mlp,
-  Size,
+  TransformerConfig,
   logical,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
@@ -21,9 +21,9 @@ from vtr_jax.models.norm_gelu import LayerNorm
 class AttentionPool(nn.Module):
   """A learned probe asks all tokens; then an MLP (SigLIP's head, arXiv 2303.15343)."""
 
-  size: Size
+  size: TransformerConfig
   compute: Compute
-  kind: Kind
+  kind: BlockConfig
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:

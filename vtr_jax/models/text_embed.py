@@ -17,7 +17,7 @@ def hide_words(
 
   A word that is left out keeps its place, and no other word attends to it.
   """
-  ids, valid, hidden = batch["text_ids"], batch["text_valid"], batch["text_hidden"]
+  ids, valid, hidden = batch["text_ids"], batch["text_valid"], batch["text_masked"]
   if mask.text == "drop":
     return ids, valid & ~hidden
   return jnp.where(hidden, mask_id, ids), valid
@@ -45,7 +45,9 @@ class TextEmbed(nn.Module):
       "words", logical(init, ("vocab", "embed")), (self.text.vocab_size, self.width)
     )
     positions = self.param(
-      "positions", logical(init, ("length", "embed")), (self.text.length, self.width)
+      "positions",
+      logical(init, ("length", "embed")),
+      (self.text.max_length, self.width),
     )
     # Whole rows: a lookup in a table split by column would move every activation.
     words = nn.with_logical_constraint(words.astype(self.dtype), ("vocab", None))

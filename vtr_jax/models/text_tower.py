@@ -12,8 +12,8 @@ from vtr_jax.models.layers import (
   Attention,
   Compute,
   Mlp,
-  Size,
   Transformer,
+  TransformerConfig,
   activation,
   run_blocks,
 )
@@ -24,7 +24,7 @@ from vtr_jax.models.text_embed import TextEmbed
 class TextBlock(nn.Module):
   """Post-norm block (BERT, DistilBERT; LayerNorm epsilon 1e-12)."""
 
-  size: Size
+  size: TransformerConfig
   compute: Compute
   dropout: float  # DistilBERT also drops attention weights; left out here
 

@@ -4,7 +4,7 @@ The video tower is a ViT over tubelets with positions, learned ones in one table
 space and one for time. Attention is divided (time, then space, as in Frozen in Time,
 arXiv 2104.00650), joint over all tokens, or within each frame alone. The text tower is
 DistilBERT's post-norm transformer or a pre-norm one. What else differs between families
-of public weights is told by a `Family`.
+of public weights is told by a `ArchSpec`.
 """
 
 import functools
@@ -67,7 +67,7 @@ class VideoTower(nn.Module):
     """
     c, parts, dtype = self.config, self.config.parts, self.config.compute.dtype
     whole = video.ndim == 5
-    slices = video.shape[1] // self.clip.tubelet[0] if whole else self.clip.grid[0]
+    slices = video.shape[1] // self.clip.tubelet_size[0] if whole else self.clip.grid[0]
     cls, x = self._embed(video, keep_idx, mask_idx, slices)
     rows, count, width = x.shape
     if c.attention == "frame":  # each slice is a row of its own
@@ -93,7 +93,7 @@ class VideoTower(nn.Module):
     self, video: Array, keep_idx: Array | None, mask_idx: Array | None, slices: int
   ) -> tuple[Float[Array, "d"] | None, Float[Array, "b k d"]]:
     dtype, width = self.config.compute.dtype, self.config.video.width
-    patches = patchify(video, self.clip.tubelet) if video.ndim == 5 else video
+    patches = patchify(video, self.clip.tubelet_size) if video.ndim == 5 else video
     if keep_idx is not None and video.ndim == 5:
       patches = gather(patches, keep_idx)
     repeats = self.clip.tubelet_dim // 3
@@ -123,10 +123,10 @@ class VideoTower(nn.Module):
     cls = None
     if has_cls := c.parts.class_token:
       cls = self.param("cls_token", logical(init, ("norm",)), (width,))
-    if c.positions == "flat":
+    if c.pos_embed == "flat":
       return cls, jnp.asarray(flat_positions((slices, high, wide), width))
     starts = init, zeros
-    if c.positions == "space_time":
+    if c.pos_embed == "space_time":
       starts = sinusoid_starts(self.clip.grid, has_cls)
     table = lambda name, init, rows: self.param(
       name, logical(init, ("length", "embed")), (rows, width)
@@ -137,7 +137,7 @@ class VideoTower(nn.Module):
     if c.attention == "frame":  # a frame does not know its time
       return cls, jnp.tile(space, (slices, 1))
     time = table("time_positions", starts[1], frames)
-    time = time_positions(time, slices, c.longer_clips)
+    time = time_positions(time, slices, c.time_pos_embed_resize)
     return cls, (space[None] + time[:, None]).reshape(-1, width)
 
 
@@ -165,7 +165,7 @@ def sinusoid_starts(
 
 
 def time_positions(
-  learned: Float[Array, "t d"], slices: int, longer_clips: str
+  learned: Float[Array, "t d"], slices: int, time_pos_embed_resize: str
 ) -> Float[Array, "s d"]:
   """Time positions of a clip of `slices` time slices, as Frozen adapts its own.
 
@@ -175,6 +175,6 @@ def time_positions(
   count, width = learned.shape
   if slices <= count:
     return learned[:slices]
-  if longer_clips == "zeros":
+  if time_pos_embed_resize == "zeros":
     return jnp.pad(learned, ((0, slices - count), (0, 0)))
   return jax.image.resize(learned, (slices, width), "linear")

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int32
 
 from vtr_jax import objectives
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.config import choose, read, require
+from vtr_jax.core.config import choose, read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.objectives.teacher import Teacher
 
@@ -66,8 +66,8 @@ class Objective:
   # embed_video before normalisation, for means over several clips of one video
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
   # [b n e], [b l e] unit norm, of each tubelet and of each word, for pictures
-  embed_places: Callable[[Params, Batch], Float[Array, "b n e"]] | None = None
-  embed_words: Callable[[Params, Batch], Float[Array, "b l e"]] | None = None
+  embed_patches: Callable[[Params, Batch], Float[Array, "b n e"]] | None = None
+  embed_tokens: Callable[[Params, Batch], Float[Array, "b l e"]] | None = None
   video_features: Callable[[Params, Batch], VideoFeatures] | None = None
   teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
 
@@ -95,13 +95,6 @@ def features_of(model: nn.Module) -> Callable[[Params, Batch], VideoFeatures]:
   """(params, batch) -> features, of a model whose `video_features` gives a pair."""
   found = method(model, "video_features")
   return lambda params, batch: VideoFeatures(*found(params, batch))
-
-
-def check_sent(mask: MaskSpec, why: str) -> None:
-  """Refuses a loader that keeps the hidden pixels to itself."""
-  require(
-    mask.send == "clip", f"config.mask.send: {mask.send!r}, but {why}; set 'clip'"
-  )
 
 
 # Files of this folder that are shared by objectives and are none themselves.

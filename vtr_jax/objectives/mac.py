@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.models import dual_encoder, pixel_decoder
-from vtr_jax.models.layers import Size, l2_normalize
+from vtr_jax.models.layers import TransformerConfig, l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.models.video_tower import Tokens
 from vtr_jax.objectives.base import (
@@ -32,7 +32,6 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   Reconstruction,
-  check_sent,
   features_of,
   initializer,
   method,
@@ -44,7 +43,7 @@ from vtr_jax.objectives.losses import masked_mean
 class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and a decoder."""
 
-  decoder: Size | None  # of hidden pixels; None = contrast alone
+  decoder: TransformerConfig | None  # of hidden pixels; None = contrast alone
   pixel_target: str  # per tubelet and colour: standardized | raw
 
   def __post_init__(self):
@@ -76,7 +75,7 @@ class MAC(dual_encoder.DualEncoder):
 
   def decode(self, tokens: Tokens, batch: Batch) -> Float[Array, "b m p"]:
     keep_idx, visible = batch["video_keep_idx"], tokens.places
-    if self.config.hidden == "blank":
+    if self.config.masked_tokens == "mask_token":
       visible = gather(visible, keep_idx)
     return self.rebuild(visible, keep_idx, batch["video_mask_idx"])
 
@@ -110,10 +109,10 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     ConfigError: see `dual.check_mask`.
   """
   dual_encoder.check_mask(config, clip, mask)
-  model = MAC(clip, text, mask, config)
   decodes = config.decoder is not None
-  if decodes:
-    check_sent(mask, "the decoder is to rebuild hidden pixels")
+  drops = config.masked_tokens == "drop" and config.attention != "divided"
+  mask = dataclasses.replace(mask, visible_only=drops and not decodes)
+  model = MAC(clip, text, mask, config)
   return Objective(
     model=model,
     mask=mask,
@@ -122,8 +121,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
-    embed_places=method(model, "embed_places"),
-    embed_words=method(model, "embed_words"),
+    embed_patches=method(model, "embed_patches"),
+    embed_tokens=method(model, "embed_tokens"),
     video_features=features_of(model),
     terms=("pixels",) if decodes else (),
     reconstruct=method(model, "reconstruct") if decodes else None,

@@ -32,7 +32,6 @@ from vtr_jax.objectives.base import (
   Forward,
   Objective,
   Params,
-  check_sent,
   features_of,
   initializer,
   method,
@@ -68,13 +67,17 @@ class MILES(dual_encoder.DualEncoder):
     """(video, text, features where they are compared) of the masked batch."""
     tokens = self.masked_tokens(batch)
     found = tokens.places
-    if self.config.hidden == "blank":
+    if self.config.masked_tokens == "mask_token":
       found = gather(found, batch["video_mask_idx"])
     return self.pool_video(tokens), self.masked_text(batch), self.project(found)
 
   def features(self, batch: Batch) -> Float[Array, "b m d"]:
     """Features of the whole clip where they are compared."""
-    where = "video_mask_idx" if self.config.hidden == "blank" else "video_keep_idx"
+    where = (
+      "video_mask_idx"
+      if self.config.masked_tokens == "mask_token"
+      else "video_keep_idx"
+    )
     return self.project(gather(self.video_tokens(batch).places, batch[where]))
 
   def project(self, features: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
@@ -116,7 +119,6 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     ConfigError: see `dual.check_mask`.
   """
   dual_encoder.check_mask(config, clip, mask)
-  check_sent(mask, "the snapshot sees the whole clip")
   model = MILES(clip, text, mask, config)
   return Objective(
     model=model,
@@ -126,8 +128,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
-    embed_places=method(model, "embed_places"),
-    embed_words=method(model, "embed_words"),
+    embed_patches=method(model, "embed_patches"),
+    embed_tokens=method(model, "embed_tokens"),
     video_features=features_of(model),
     terms=("features",),
     teacher=Teacher(SHADOWED, config.teacher),

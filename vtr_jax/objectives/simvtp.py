@@ -28,7 +28,13 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models import pixel_decoder
-from vtr_jax.models.layers import Compute, Dense, Size, Transformer, l2_normalize
+from vtr_jax.models.layers import (
+  Compute,
+  Dense,
+  Transformer,
+  TransformerConfig,
+  l2_normalize,
+)
 from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
 from vtr_jax.models.text_embed import TextEmbed
@@ -37,7 +43,6 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   Reconstruction,
-  check_sent,
   features_of,
   method,
 )
@@ -48,8 +53,8 @@ from vtr_jax.objectives.losses import cross_entropy, masked_mean
 class Config:
   """Section `objective` of the config."""
 
-  encoder: Size
-  decoder: Size
+  encoder: TransformerConfig
+  decoder: TransformerConfig
   compute: Compute
   text_dropout: float  # after the text embedding
   temperature: float  # of the contrastive term, fixed
@@ -57,14 +62,14 @@ class Config:
   pool: str  # tokens in the mean: valid | all (padding too, as the paper's code)
   contrast_text: str  # text side of the contrast: masked (paper) | whole
   pixel_target: str  # per tubelet and colour: standardized (paper) | raw
-  positions: str  # index over: flat (paper) | space_time; see models/video.py
+  pos_embed: str  # index over: flat (paper) | space_time; see models/video.py
 
   def __post_init__(self):
     choose(self.negatives, ("random", "hard"), "negatives")
     choose(self.pool, ("valid", "all"), "pool")
     choose(self.contrast_text, ("masked", "whole"), "contrast_text")
     choose(self.pixel_target, pixel_decoder.TARGETS, "pixel_target")
-    choose(self.positions, POSITIONS, "positions")
+    choose(self.pos_embed, POSITIONS, "pos_embed")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
 
 
@@ -90,10 +95,10 @@ class SimVTP(nn.Module):
   def setup(self):
     c, dtype = self.config, self.config.compute.dtype
     width = c.encoder.width
-    self.video_embed = VideoEmbed(self.clip, width, c.positions, dtype)
+    self.video_embed = VideoEmbed(self.clip, width, c.pos_embed, dtype)
     self.text_embed = TextEmbed(self.text, width, c.text_dropout, dtype)
     self.encoder = Transformer(c.encoder, c.compute)
-    self.rebuild = PixelDecoder(self.clip, c.decoder, c.compute, c.positions)
+    self.rebuild = PixelDecoder(self.clip, c.decoder, c.compute, c.pos_embed)
     nn.share_scope(self, self.rebuild)
     self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"), dtype)
     self.match_head = Dense(2, ("embed", "classes"), "float32")
@@ -104,7 +109,7 @@ class SimVTP(nn.Module):
     """Training pass on the masked batch; `key` draws the negatives if not given."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
     x = self.embed_visible(batch["video"], keep_idx)
-    ids = jnp.where(batch["text_hidden"], self.text.mask_id, batch["text_ids"])
+    ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     y = self.text_embed(ids, valid, train=True)
     joint = self.encode_pair(x, y, valid)
     k = keep_idx.shape[1]
@@ -133,7 +138,7 @@ class SimVTP(nn.Module):
     self, video: Array, keep_idx: Int32[Array, "b k"] | None
   ) -> Float[Array, "b k d"]:
     """Tokens of the tubelets at `keep_idx`, None = all. Gathers bytes, not floats."""
-    patches = patchify(video, self.clip.tubelet)
+    patches = patchify(video, self.clip.tubelet_size)
     if keep_idx is not None:
       patches = gather(patches, keep_idx)
     return self.video_embed(patches, keep_idx)
@@ -178,12 +183,12 @@ class SimVTP(nn.Module):
       self.pool(self.encoder(y, batch["text_valid"]), batch["text_valid"])
     )
 
-  def embed_places(self, batch: Batch) -> Float[Array, "b n d"]:
+  def embed_patches(self, batch: Batch) -> Float[Array, "b n d"]:
     """Each tubelet of a whole clip, read without words, unit norm."""
     tokens = self.encoder(self.embed_visible(batch["video"], None))
     return l2_normalize(tokens.astype(jnp.float32))
 
-  def embed_words(self, batch: Batch) -> Float[Array, "b l d"]:
+  def embed_tokens(self, batch: Batch) -> Float[Array, "b l d"]:
     """Each token of a whole caption, read without a video, unit norm."""
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     return l2_normalize(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
@@ -201,7 +206,7 @@ class SimVTP(nn.Module):
     """Fills the hidden places."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
     x = self.embed_visible(batch["video"], keep_idx)
-    ids = jnp.where(batch["text_hidden"], self.text.mask_id, batch["text_ids"])
+    ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     joint = self.encode_pair(x, self.text_embed(ids, valid, train=False), valid)
     k = keep_idx.shape[1]
     rebuilt = self.rebuild(joint[:, :k], keep_idx, batch["video_mask_idx"])
@@ -226,12 +231,12 @@ def forward(
   )
   valid = batch["valid"]
   error = pixel_decoder.errors(out.pixels, batch, model.config.pixel_target, model.clip)
-  hidden = batch["text_hidden"] & valid[:, None]
+  hidden = batch["text_masked"] & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
   counts = jnp.concatenate([valid, valid & valid[out.negatives]])
   terms = dict(
     pixels=masked_mean(error, valid),
-    words=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
+    mlm=masked_mean(cross_entropy(out.words, batch["text_ids"]), hidden),
     vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
   )
   return Forward(
@@ -250,7 +255,6 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     f"config.mask.text: {mask.text!r} leaves hidden words out, but SimVTP predicts "
     "them at their places; set 'replace'",
   )
-  check_sent(mask, "hidden pixels are predicted")
   model = SimVTP(clip, text, config)
 
   def init(key: jax.Array, batch: Batch):
@@ -266,10 +270,10 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_video=method(model, "embed_video"),
     encode_video=method(model, "encode_video"),
     embed_text=method(model, "embed_text"),
-    embed_places=method(model, "embed_places"),
-    embed_words=method(model, "embed_words"),
+    embed_patches=method(model, "embed_patches"),
+    embed_tokens=method(model, "embed_tokens"),
     video_features=features_of(model),
-    terms=("pixels", "words", "vtm"),
+    terms=("pixels", "mlm", "vtm"),
     match=method(model, "match"),
     reconstruct=method(model, "reconstruct"),
   )

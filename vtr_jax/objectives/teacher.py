@@ -1,6 +1,6 @@
-"""Copies of parameters that follow them slowly and are not trained.
+"""Copies of parameters that are not trained but updated from them: teacher and EMA.
 
-A teacher shadows some of them for an objective; the running mean (`optim.ema`) shadows
+An objective's teacher copies some of the parameters; the EMA (`optim.ema_decay`) averages
 all of them, for evaluation.
 """
 
@@ -18,17 +18,19 @@ from vtr_jax.core.config import choose, require
 class TeacherConfig:
   """How a teacher follows; part of the section `objective` that has one."""
 
-  follow: str  # ema | copy
+  update: str  # ema | copy
   decay: float  # ema: share of itself that the teacher keeps in the first step
   final_decay: float  # ema: the same in the last step; half a cosine between them
-  every: int  # copy: steps from one copy to the next
+  update_every: int  # copy: steps from one copy to the next
 
   def __post_init__(self):
-    choose(self.follow, ("ema", "copy"), "follow")
+    choose(self.update, ("ema", "copy"), "update")
     for key in ("decay", "final_decay"):
       value = getattr(self, key)
       require(0 <= value <= 1, f"{key}: {value} not in [0, 1]")
-    require(self.every > 0, f"every: {self.every} must be positive")
+    require(
+      self.update_every > 0, f"update_every: {self.update_every} must be positive"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +58,9 @@ class Teacher:
 
     Copies are made here, so that none is lost with a step that is not applied.
     """
-    if self.config.follow != "copy":
+    if self.config.update != "copy":
       return shadow
-    due = step % self.config.every == 0
+    due = step % self.config.update_every == 0
     choose = lambda old, new: jnp.where(due, new, old)
     return jax.tree.map(choose, shadow, self.pick(params))
 
@@ -66,7 +68,7 @@ class Teacher:
     self, shadow: Any, params: Any, step: Int32[Array, ""], steps: int
   ) -> dict[str, Any]:
     """The shadow after step number `step`, which left `params`."""
-    if self.config.follow != "ema":
+    if self.config.update != "ema":
       return shadow
     return follow(shadow, self.pick(params), self.keep(step, steps))
 

@@ -48,7 +48,7 @@ class Final:
   vocab_size: its pieces, fewer where the captions do not support so many.
   """
 
-  bad_budget: float = 0.01  # as in training, `data.bad_budget`
+  bad_budget: float = 0.01  # as in training, `data.max_bad_fraction`
   tokenizer: str = ""
   vocab_size: int = 8000  # ours: SentencePiece's own default
 

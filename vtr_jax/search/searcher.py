@@ -106,7 +106,7 @@ class Searcher:
     require(rerank >= 0, f"rerank: {rerank}; must be 0 or more")
     if rerank:
       require(bool(text), "rerank: is for words; leave it out")
-      if not self.model.matches:
+      if not self.model.has_match_head:
         raise ConfigError(f"rerank: {self.model.name} has no matching head; use 0")
     vector = self._vector(text, image, clip, like)
     found = [
@@ -150,7 +150,9 @@ class Searcher:
     """Hits by what the matching head says of them."""
     found = zip(hits, ahead(self._seen, ((hit,) for hit in hits)), strict=True)
     pairs = [(hit, frames) for hit, frames in found if frames is not None]
-    scores = self.model.match([text] * len(pairs), (frames for _, frames in pairs))
+    scores = self.model.match_logits(
+      [text] * len(pairs), (frames for _, frames in pairs)
+    )
     order = np.argsort(-scores, kind="stable")
     return [pairs[i][0]._replace(score=float(scores[i])) for i in order]
 

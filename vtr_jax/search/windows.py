@@ -124,7 +124,7 @@ def clip(path: str | os.PathLike, start: float, end: float, model: Model) -> Cli
 
 
 def _timeline(file: BinaryIO, model: Model) -> stream.Timeline:
-  seconds = model.config.data.deadline
+  seconds = model.config.data.decode_timeout
   size = os.fstat(file.fileno()).st_size
   return stream.timeline(file, seconds * (1 + size / 2**30))
 
@@ -135,7 +135,7 @@ def _read(
   parts: list[tuple[float, float]],
   model: Model,
 ) -> Iterator[Clip]:
-  size, deadline = model.config.clip.size, model.config.data.deadline
+  size, deadline = model.config.clip.image_size, model.config.data.decode_timeout
   start, end = parts[0]
   whole = start == 0 and (end >= line.duration or len(line.times) == 1)
   if whole and os.fstat(file.fileno()).st_size <= _WHOLE:
@@ -166,7 +166,7 @@ def _numbers(
 
 def _shots(file: BinaryIO, line: stream.Timeline, model: Model) -> list[float]:
   """Seconds at which a new shot begins."""
-  seconds = model.config.data.deadline * (1 + len(line.times) / 1000)
+  seconds = model.config.data.decode_timeout * (1 + len(line.times) / 1000)
   pictures = stream.small(file, *_SMALL, seconds)
   return changes(pictures, line.times)
 

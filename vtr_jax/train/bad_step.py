@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from vtr_jax.core import io, sharding
 from vtr_jax.core.config import read as read_config
+from vtr_jax.core.config import to_dict
 from vtr_jax.core.errors import (
   BadSample,
   CheckpointError,
@@ -39,7 +40,7 @@ class Dump:
   numbers: dict[str, float]  # of the step, as the run saw them
   records: tuple[str, ...]  # ids, one for each row
   config: dict[str, Any]
-  made_by: dict[str, Any]  # versions
+  provenance: dict[str, Any]  # versions
   sums: tuple[int, ...] = ()  # of the arrays' bits; older dumps have none
 
 
@@ -51,19 +52,19 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   """
   assert e.batch is not None, "the loop waits for every step after a roll-back"
   place = run.workdir.absolute() / "dumps" / str(e.last)
-  state = run.state.replace(step=run.state.step - 1, recent=e.recent)
+  state = run.state.replace(step=run.state.step - 1, loss_history=e.recent)
   arrays = dict(state=checkpoint.tree(state), batch=_full(e.batch))
   rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
   records = multihost_utils.process_allgather(rows["record"], tiled=True)
-  config = workdir.plain(dataclasses.asdict(run.config))
+  config = workdir.plain(to_dict(run.config))
   sums = jax.device_get(checksums.of(arrays)).tolist()
   try:
     with ocp.StandardCheckpointer() as writer:
       writer.save(place / "arrays", arrays, force=True)
     if jax.process_index() == 0:
-      made_by = workdir.provenance()
+      provenance = workdir.provenance()
       ids = _ids(run, records.tolist())
-      told = Dump(e.last, e.numbers, tuple(ids), config, made_by, tuple(sums))
+      told = Dump(e.last, e.numbers, tuple(ids), config, provenance, tuple(sums))
       workdir.write_json(place / "dump.json", dataclasses.asdict(told))
   except Exception as error:  # whatever orbax and TensorStore raise
     raise CheckpointError(f"{e}; nor can it be dumped: {one_line(error)}") from error
@@ -127,7 +128,11 @@ def _ids(run: Run, records: list[int]) -> list[str]:
   """The records' ids, or their numbers where they cannot be read."""
   data = run.config.data
   try:
-    source = Joined([p.name for p in data.mix], data.open_mix()) if data.mix else None
+    source = (
+      Joined([p.name for p in data.mixture], data.open_mixture())
+      if data.mixture
+      else None
+    )
     source = source or data.open()
     return [str(source[i]["id"]) for i in records]
   except (BadSample, DataError):

@@ -107,7 +107,7 @@ class Checkpoints:
         ok = _everywhere(not cause)
       if ok:
         warnings, self.newest = self._set_aside(causes, step), step
-        return dataclasses.replace(like, **found), meta, warnings
+        return dataclasses.replace(like, **_fields(found)), meta, warnings
       causes[step] = cause or "another process could not read it"
       found = None  # the next one needs its memory
       if self._care.strict_restore:
@@ -229,15 +229,28 @@ def _everywhere(ok: bool) -> bool:
   return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
-def tree(state: Any) -> dict[str, Any]:
-  """A dataclass's fields by name, but for None in one whose default it is.
+# Names in checkpoints of fields that are called otherwise since 0.2: every version
+# reads the checkpoints of every other.
+_STORED = dict(ema_params="mean", loss_history="recent")
 
-  So a state without a running mean is stored as before there were any. A dict, of
-  converted weights, is what it is.
+
+def tree(state: Any) -> dict[str, Any]:
+  """A dataclass's fields by their stored names, without optional ones that are None.
+
+  So a state without an EMA is stored as before there was one. A dict, of converted
+  weights, is stored as it is.
   """
   if isinstance(state, dict):
     return state
   values = {f: getattr(state, f.name) for f in dataclasses.fields(state)}
   return {
-    f.name: v for f, v in values.items() if v is not None or f.default is not None
+    _STORED.get(f.name, f.name): v
+    for f, v in values.items()
+    if v is not None or f.default is not None
   }
+
+
+def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+  """Inverse of `tree`: stored names to field names."""
+  names = {v: k for k, v in _STORED.items()}
+  return {names.get(k, k): v for k, v in stored.items()}

@@ -44,8 +44,8 @@ class TrainConfig:
   mask: MaskSpec
   data: DataConfig
   objective: dict[str, Any]
-  weights: dict[str, float]  # of each loss term
-  contrast: ContrastConfig
+  loss_weights: dict[str, float]  # of each loss term
+  contrastive: ContrastConfig
   micro_batches: int  # parts that a step's batch is embedded in; see Loss
   optim: OptimConfig
   guard: GuardConfig
@@ -62,7 +62,8 @@ class TrainConfig:
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch."""
-    return batch_lib.spec(self.clip, self.text, self.mask, self.batch_size)
+    mask = self.make_objective().mask
+    return batch_lib.spec(self.clip, self.text, mask, self.batch_size)
 
   def make_objective(self) -> objectives.Objective:
     return objectives.build(self.objective, self.clip, self.text, self.mask)
@@ -70,7 +71,7 @@ class TrainConfig:
   def parts(self) -> "Parts":
     """Of its training; refuses what cannot be trained."""
     objective, spec = self.make_objective(), self.spec()
-    check_weights(self.weights, objective)
+    check_weights(self.loss_weights, objective)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
     optimizer = optim.make(self.optim, self.steps, params)
     return Parts(self, objective, spec, optimizer)
@@ -88,7 +89,7 @@ class TrainConfig:
     objective = dataclasses.replace(self, objective=plain).make_objective()
     params = nn.unbox(state_lib.abstract_params(objective, self.spec()))
     teacher, key = objective.shadowed(params), jax.random.key(0)
-    loss = Loss(objective, self.weights)
+    loss = Loss(objective, self.loss_weights)
     return flops.of(loss.gradient, params, teacher, self.spec(), key)
 
 
@@ -104,7 +105,7 @@ class Parts:
   @property
   def _kept(self) -> tuple[bool, int]:
     """What a state has beside the usual: (a running mean, steps of history)."""
-    return self.config.optim.ema > 0, self.config.guard.history
+    return self.config.optim.ema_decay > 0, self.config.guard.history
 
   def abstract(self, mesh: Mesh | AbstractMesh) -> tuple[TrainState, TrainState]:
     """(shapes of the state, its shardings)."""
@@ -119,7 +120,7 @@ class Parts:
   def loss(self, mesh: Mesh) -> Loss:
     """What is made small."""
     c = self.config
-    return Loss(self.objective, c.weights, c.contrast, c.micro_batches, mesh)
+    return Loss(self.objective, c.loss_weights, c.contrastive, c.micro_batches, mesh)
 
   def train_step(self, mesh: Mesh) -> Callable:
     """One jitted step, (state, batch) to (state, numbers)."""
@@ -130,6 +131,6 @@ class Parts:
       c.steps,
       c.seed,
       self.abstract(mesh)[1],
-      c.optim.ema,
+      c.optim.ema_decay,
       c.guard.limit,
     )

@@ -31,13 +31,13 @@ def start_from(
   state: TrainState,
   objective: Objective,
   mesh: Mesh,
-  longer_clips: str = "zeros",
+  time_pos_embed_resize: str = "zeros",
   allow: tuple[str, ...] = (),
 ) -> tuple[TrainState, list[Report]]:
   """The fresh `state` with the parameters of `source`, and what became of each.
 
-  They are its running mean, if it kept one (`optim.ema`). A teacher and a running mean
-  start as copies of them; step and optimiser stay fresh.
+  Of a run with an EMA (`optim.ema_decay`) these are the averaged ones. Teacher and EMA
+  start as copies of them; step and optimiser state are new.
 
   Args:
     source: directory of a run, or public weights, see weights/load.py.
@@ -54,7 +54,7 @@ def start_from(
   if load.pieces(source):
     params, reports = _from_files(source, state.params, objective, allow)
   else:
-    params, reports = _from_run(source, state.params, mesh, longer_clips), []
+    params, reports = _from_run(source, state.params, mesh, time_pos_embed_resize), []
   return started(state, objective, params), reports
 
 
@@ -71,7 +71,7 @@ def _from_files(
   return unflatten_dict(here, sep="/"), reports
 
 
-def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
+def _from_run(source: str, fresh: Any, mesh: Mesh, time_pos_embed_resize: str) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
   stored = restore_params.param_shapes(directory)
   check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(fresh, sep="/"))
@@ -86,7 +86,9 @@ def _from_run(source: str, fresh: Any, mesh: Mesh, longer_clips: str) -> Any:
   def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
     if there.shape == here.shape:
       return there
-    return jax.device_put(time_positions(there, len(here), longer_clips), here.sharding)
+    return jax.device_put(
+      time_positions(there, len(here), time_pos_embed_resize), here.sharding
+    )
 
   return jax.tree.map(adapt, found, fresh)
 

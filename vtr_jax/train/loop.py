@@ -1,7 +1,6 @@
 """The loop: batches in, steps, numbers and checkpoints out, evaluation at the end."""
 
 import contextlib
-import dataclasses
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
+from vtr_jax.core.config import to_dict
 from vtr_jax.core.errors import (
   DataBudgetError,
   DataError,
@@ -59,7 +59,7 @@ def train_and_evaluate(
       run = setup.build(config, directory, show, stop, care, held)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
-      budget = run.config.data.bad_budget
+      budget = run.config.data.max_bad_fraction
       quarantine = Quarantine(str(run.workdir / name), budget)
       while int(run.state.step) < run.config.steps:
         try:
@@ -86,7 +86,7 @@ def _train(run: Run, quarantine: Quarantine) -> None:
     c.data,
     c.clip,
     c.text,
-    c.mask,
+    run.objective.mask,
     run.tokenizer,
     batch_size=c.batch_size,
     seed=c.seed,
@@ -142,7 +142,7 @@ def _steps(
         with sharding.scope(run.mesh):  # compiles it
           need = memory.say(run.train_step.jitted, run.state, global_batch)
         run.writer.say(need)
-      before = jax.tree.map(jnp.copy, run.state.recent)  # small, or None
+      before = jax.tree.map(jnp.copy, run.state.loss_history)  # small, or None
       run.state, numbers = run.train_step(run.state, global_batch)
     run.stop.post()
     try:
@@ -219,7 +219,7 @@ def _evaluate(
   for name in names:
     with run.stop.during("wait"):
       try:
-        found = run.evals[name].run(run.state.best)
+        found = run.evals[name].run(run.state.eval_params)
       except NotFiniteError as e:
         raise DivergedError(
           f"evaluation {name} after step {done}: {e}. {_cure(run)}"
@@ -247,8 +247,8 @@ def _finish(run: Run) -> dict[str, float]:
         results=numbers,
         protocols={name: e.protocol() for name, e in run.evals.items()},
         dtype=run.config.objective.get("compute", {}).get("dtype"),
-        config=workdir.plain(dataclasses.asdict(run.config)),
-        made_by=workdir.provenance(),
+        config=workdir.plain(to_dict(run.config)),
+        provenance=workdir.provenance(),
       ),
     )
     for name, evaluator in run.evals.items():
@@ -270,12 +270,12 @@ def _plain(key: str) -> bool:
 def _meta(run: Run, log: Progress) -> dict:
   """What a checkpoint tells beside the state."""
   return dict(
-    config=workdir.plain(dataclasses.asdict(run.config)),
+    config=workdir.plain(to_dict(run.config)),
     data=run.data_fingerprint,
     next_batch=int(run.state.step) + run.ahead,
     guard=run.watch.known(),
     line=log.line(),
     began=run.began,
     trained=log.trained(),
-    made_by=workdir.provenance(),
+    provenance=workdir.provenance(),
   )

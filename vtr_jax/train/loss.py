@@ -24,14 +24,16 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
   terms = {"vtc", *objective.terms}
   for name in weights:
     if name not in terms:
-      where = f"config.weights.{printable(name)}"
+      where = f"config.loss_weights.{printable(name)}"
       raise ConfigError(f"{where}: no such term; {nearest(name, terms)}")
   if not any(weights.values()) or not all(w >= 0 for w in weights.values()):
     raise ConfigError(
-      f"config.weights: {dict(weights)}; none may be negative, not all 0"
+      f"config.loss_weights: {dict(weights)}; none may be negative, not all 0"
     )
   for name in sorted(terms - set(weights)):
-    raise ConfigError(f"config.weights.{name}: missing; set it, 0 leaves the term out")
+    raise ConfigError(
+      f"config.loss_weights.{name}: missing; set it, 0 leaves the term out"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,11 +66,11 @@ def advice(config: Any, mesh: Mesh) -> ConfigError:
     ways.append("config.mesh.fsdp splits parameters and optimiser over devices")
   if fits(c.batch_size // 2, c.micro_batches):
     ways.append(f"config.batch_size={c.batch_size // 2}")
-  if c.clip.frames > 1:
-    ways.append(f"config.clip.frames={c.clip.frames // 2}")
+  if c.clip.num_frames > 1:
+    ways.append(f"config.clip.num_frames={c.clip.num_frames // 2}")
   ways.append("a larger config.mask.video_ratio, where hidden places are left out")
-  if c.contrast.form == "dense" and c.batch_size >= 4096:
-    ways.append("config.contrast.form=ring holds no whole matrix of similarities")
+  if c.contrastive.form == "dense" and c.batch_size >= 4096:
+    ways.append("config.contrastive.form=ring holds no whole matrix of similarities")
   if c.optim.moments == "float32":
     ways.append("config.optim.moments=bfloat16")
   listed = "; ".join(f"{i}) {way}" for i, way in enumerate(ways, 1))

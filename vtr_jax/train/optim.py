@@ -50,7 +50,7 @@ class OptimConfig:
   muon: str  # path of kernels that Muon updates, a regular expression; "" = none
   moments: str  # dtype of the gradients' running mean: float32 | bfloat16
   layer_decay: float  # learning rate of a layer by that of the next; 1 = off
-  ema: float  # share that a running mean of all parameters keeps; 0 = no mean
+  ema_decay: float  # of an EMA of all parameters, for evaluation; 0 = none
 
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")
@@ -58,7 +58,7 @@ class OptimConfig:
     require(self.lr >= 0, f"lr: {self.lr} must not be negative")
     require(self.clip_norm >= 0, f"clip_norm: {self.clip_norm} is negative")
     require(0 < self.layer_decay <= 1, f"layer_decay: {self.layer_decay} not in (0, 1]")
-    require(0 <= self.ema < 1, f"ema: {self.ema} not in [0, 1)")
+    require(0 <= self.ema_decay < 1, f"ema_decay: {self.ema_decay} not in [0, 1)")
     patterns = [
       (key, p) for key in ("decay_rules", "lr_rules") for p, _ in getattr(self, key)
     ]

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtr_jax.core import renames
 from vtr_jax.data import loader
 from vtr_jax.train import flops
 from vtr_jax.train.loss import Metrics
@@ -38,7 +39,9 @@ class Progress:
     self._flops, self._trained = run.config.flops(), run.trained
     # Of the steps since the last line; an earlier process may have begun it.
     begun = run.line.get("sums", {})
-    self._sums = {k: _average(*pair) for k, pair in begun.items()}
+    self._sums = {
+      renames.METRICS.get(k, k): _average(*pair) for k, pair in begun.items()
+    }
     self._skipped = run.line.get("skipped", 0)  # that were not applied
     self._last, self._begin, self._waited = start, time.monotonic(), 0.0
     # The first step of a process compiles; rates are told from the second on.
@@ -141,7 +144,7 @@ class Progress:
       self._run.writer.alarm(
         done,
         f"{100 * data_wait:.0f} % of the time goes on waiting for data; raise "
-        "config.data.workers, or prepare videos of the size that is read",
+        "config.data.num_workers, or prepare videos of the size that is read",
       )
 
   def _speed(self, steps_per_second: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ _SHOWN = 20  # differences that are listed: one screen
 def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   """The newest checkpoint's parameters and step; touches no file, reads no more.
 
-  Of a run that keeps a running mean of its parameters (`optim.ema`), it is that mean.
+  Of a run with an EMA of its parameters (`optim.ema_decay`), the averaged ones.
 
   Args:
     directory: of a run's checkpoints.

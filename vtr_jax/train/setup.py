@@ -12,7 +12,7 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax.core import processes, sharding
+from vtr_jax.core import processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.preemption import StopSignal
@@ -73,6 +73,7 @@ def build(
 
   Until `held` is closed, if it is given, no other run can be built in `directory`.
   """
+  values, renamed = renames.upgrade(values)
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
@@ -107,6 +108,8 @@ def build(
   if main:
     _describe(state, reports, place)
   out = writer.Writer(place, int(state.step), main, show.wandb, values)
+  for line in renamed:
+    out.say(line)
   for report in reports:
     out.say(report.summary())
   for warning in warnings:
@@ -142,7 +145,7 @@ def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   state, c = parts.init(mesh), parts.config
   if not c.init_from:
     return state, []
-  longer = c.objective.get("longer_clips", "zeros")
+  longer = c.objective.get("time_pos_embed_resize", "zeros")
   return init_from.start_from(
     c.init_from, state, parts.objective, mesh, longer, c.init_allow
   )

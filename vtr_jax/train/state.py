@@ -23,13 +23,13 @@ class TrainState:
   params: Any  # float32, nested dicts
   opt_state: Any  # optax
   teacher: Any  # float32, the shadowed part of params; None without a teacher
-  mean: Any = None  # float32, running mean of params; None without `optim.ema`
-  recent: Any = None  # losses and gradient norms of late; None without `guard.spike`
+  ema_params: Any = None  # float32, EMA of params; None without `optim.ema_decay`
+  loss_history: Any = None  # of losses and gradient norms; None without `guard.spike`
 
   @property
-  def best(self) -> Any:
+  def eval_params(self) -> Any:
     """The parameters that are evaluated: the running mean, where there is one."""
-    return self.params if self.mean is None else self.mean
+    return self.params if self.ema_params is None else self.ema_params
 
 
 def abstract_params(objective: Objective, spec: dict) -> Any:
@@ -136,5 +136,5 @@ def _fresh(
 def started(state: TrainState, objective: Objective, params: Any) -> TrainState:
   """`state` with `params`; what follows them starts as a copy."""
   teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  mean = None if state.mean is None else jax.tree.map(jnp.copy, params)
-  return state.replace(params=params, teacher=teacher, mean=mean)
+  mean = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+  return state.replace(params=params, teacher=teacher, ema_params=mean)

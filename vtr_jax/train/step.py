@@ -42,19 +42,19 @@ def make_train_step(
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      teacher, mean = state.teacher, state.mean
+      teacher, mean = state.teacher, state.ema_params
       if objective.teacher:
         teacher = objective.teacher.follow(teacher, params, state.step, steps)
       if mean is not None:
         mean = follow(mean, params, mean_keep(ema, state.step))
-      new = TrainState(state.step, params, opt_state, teacher, mean, state.recent)
+      new = TrainState(state.step, params, opt_state, teacher, mean, state.loss_history)
     # Apart from the update: sharing its squares, XLA would write all of them out.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    sound, recent, more = guard.judge(metrics, state.recent, limit)
+    sound, recent, more = guard.judge(metrics, state.loss_history, limit)
     with jax.named_scope("update"):
       keep = lambda new, old: jnp.where(sound, new, old)
       kept = jax.tree.map(keep, new, state)
-    return kept.replace(step=state.step + 1, recent=recent), metrics | more
+    return kept.replace(step=state.step + 1, loss_history=recent), metrics | more
 
   jitted = jax.jit(
     train_step,

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_jax.core import io
+from vtr_jax.core import io, renames
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import ConfigError, DataError, printable
 
@@ -25,12 +25,12 @@ FREE_KEYS = (
   "checkpoint_keep",
   "eval_batch_size",
   "data.dir",
-  "data.workers",
-  "data.bad_budget",
-  "data.deadline",
+  "data.num_workers",
+  "data.max_bad_fraction",
+  "data.decode_timeout",
   "mesh.",
-  "contrast.form",
-  "contrast.chunk",
+  "contrastive.form",
+  "contrastive.chunk",
   "objective.compute.attention",
   "objective.compute.remat",
   "guard.budget",
@@ -49,8 +49,8 @@ _NEWER = (
     dict(budget=3, window=100, spike=0.0, on_spike="warn", collapse=0.99),
   ),
   ("optim", "layer_decay", "lr", 1.0),
-  ("optim", "ema", "lr", 0.0),
-  ("objective", "family", "projection", "frozen"),
+  ("optim", "ema_decay", "lr", 0.0),
+  ("objective", "arch", "projection", "frozen"),
 )
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
@@ -102,8 +102,8 @@ def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A run's config with the keys that are newer than the run."""
-  values = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+  """A run's config with today's keys, and with those that are newer than the run."""
+  values, _ = renames.upgrade(values)
   for name, key, shown_by, value in _NEWER:
     section = values.get(name, {}) if name else values
     if isinstance(section, dict) and shown_by in section:

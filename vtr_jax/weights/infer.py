@@ -78,7 +78,7 @@ def infer(
     return c
   bias = np.ravel(named.get("logit_bias", ()))
   if bias.size and bias.dtype.kind in "fiu":
-    c["contrast"]["bias"] = float(bias[0])
+    c["contrastive"]["bias"] = float(bias[0])
   _tower(o["video"], shapes, "video_tower", _SEEING)
   text = "text_tower/transformer" if o["text_norm"] == "pre" else "text_tower"
   _tower(o["text"], shapes, text, _HEADS)
@@ -86,9 +86,11 @@ def infer(
   _words(c["text"], shapes, "text_tower/embed")
   if space := shapes.get("video_tower/space_positions"):
     cls = int(model.config.parts.class_token)
-    c["clip"]["size"] = math.isqrt(max(space[0] - cls, 0)) * c["clip"]["tubelet"][1]
+    c["clip"]["image_size"] = (
+      math.isqrt(max(space[0] - cls, 0)) * c["clip"]["tubelet_size"][1]
+    )
   if time := shapes.get("video_tower/time_positions"):
-    c["clip"]["frames"] = time[0] * c["clip"]["tubelet"][0]
+    c["clip"]["num_frames"] = time[0] * c["clip"]["tubelet_size"][0]
   for kernel in ("text_proj/kernel", "video_proj/kernel"):
     if len(shapes.get(kernel, ())) == 2:
       o["projection"] = shapes[kernel][1]
@@ -111,8 +113,8 @@ def _tower(
 
 def _patches(clip: dict[str, Any], conv: tuple[int, ...] | None) -> None:
   if conv is not None and len(conv) in (4, 5):
-    clip["tubelet"] = (conv[2] if len(conv) == 5 else 1, *conv[-2:])
-    clip["frames"] += -clip["frames"] % clip["tubelet"][0]
+    clip["tubelet_size"] = (conv[2] if len(conv) == 5 else 1, *conv[-2:])
+    clip["num_frames"] += -clip["num_frames"] % clip["tubelet_size"][0]
 
 
 def _words(text: dict[str, Any], shapes: Mapping[str, tuple], embed: str) -> None:
@@ -122,4 +124,4 @@ def _words(text: dict[str, Any], shapes: Mapping[str, tuple], embed: str) -> Non
       # CLIP and SigLIP have no mask token; the table grows by its row.
       text["vocab_size"], text["mask_id"] = words[0] + 1, words[0]
   if positions := shapes.get(f"{embed}/positions"):
-    text["length"] = positions[0] if positions[0] <= 77 else _WORDS
+    text["max_length"] = positions[0] if positions[0] <= 77 else _WORDS

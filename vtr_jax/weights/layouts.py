@@ -36,7 +36,7 @@ def _timm_embed(model: DualEncoder, prefix: str) -> Entries:
   yield e.flat(prefix + "cls_token", f"{VIDEO}/cls_token", 2)
   yield e.flat(prefix + "pos_embed", f"{VIDEO}/space_positions", 1)
   proj = prefix + "patch_embed.proj"
-  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet)
+  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
 
 
@@ -57,7 +57,7 @@ def hf_vit(model: DualEncoder) -> Entries:
   yield e.flat(embed + "cls_token", f"{VIDEO}/cls_token", 2)
   yield e.flat(embed + "position_embeddings", f"{VIDEO}/space_positions", 1)
   proj = embed + "patch_embeddings.projection"
-  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet)
+  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
   yield from blocks(model.config.video.depth, "layers", VIDEO, _hf_vit_block)
   yield from e.norm("layernorm", f"{VIDEO}/norm")
@@ -179,7 +179,7 @@ def openai_clip(model: DualEncoder) -> Entries:
   yield e.plain(visual + "class_embedding", f"{VIDEO}/cls_token")
   yield e.plain(visual + "positional_embedding", f"{VIDEO}/space_positions")
   conv, kernel = visual + "conv1.weight", f"{VIDEO}/proj/kernel"
-  yield e.patches(conv, kernel, model.clip.tubelet)
+  yield e.patches(conv, kernel, model.clip.tubelet_size)
   yield from e.norm(visual + "ln_pre", f"{VIDEO}/norm_input")
   layers = visual + "transformer.resblocks"
   yield from blocks(c.video.depth, layers, VIDEO, _openai_block)
@@ -244,7 +244,7 @@ def _hf_towers(model: DualEncoder) -> Entries:
   table = "embeddings.position_embedding.weight"
   yield e.plain(video + table, f"{VIDEO}/space_positions")
   conv, kernel = video + "embeddings.patch_embedding.weight", f"{VIDEO}/proj/kernel"
-  yield e.patches(conv, kernel, model.clip.tubelet)
+  yield e.patches(conv, kernel, model.clip.tubelet_size)
   yield from blocks(c.video.depth, video + "encoder.layers", VIDEO, _hf_block)
   yield from e.norm(video + "post_layernorm", f"{VIDEO}/norm")
   words, ours = text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words"
@@ -270,7 +270,7 @@ def videomae(model: SimVTP) -> Entries:
   """The authors' VideoMAE: encoder and decoder of pixels."""
   c = model.config
   proj = "encoder.patch_embed.proj"
-  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet)
+  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", "video_embed/proj/bias")
   yield from blocks(c.encoder.depth, "encoder.blocks", "encoder", _videomae_block)
   yield from e.norm("encoder.norm", "encoder/norm")
@@ -299,7 +299,7 @@ def hf_videomae(model: SimVTP) -> Entries:
   """
   c = model.config
   proj = "videomae.embeddings.patch_embeddings.projection"
-  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet)
+  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", "video_embed/proj/bias")
   layers = "videomae.encoder.layer"
   yield from blocks(c.encoder.depth, layers, "encoder", _hf_videomae_block)
@@ -334,7 +334,7 @@ def simvtp(model: SimVTP) -> Entries:
 def simvtp_finetuned(model: DualEncoder) -> Entries:
   """SimVTP after fine-tuning: a copy of the encoder for each side, pooled by means."""
   c, proj = model.config, "video_encoder.patch_embed.proj"
-  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet)
+  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
   layers = "video_encoder.blocks"
   yield from blocks(c.video.depth, layers, VIDEO, _videomae_block)

@@ -20,7 +20,7 @@ class Source:
 
   recipe: str  # file and variant in configs/ that a run of it starts from
   dual: tuple[Layout, ...] = ()  # for dual encoders; the one with most keys counts
-  families: tuple[str, ...] = ()  # of dual encoders that it fits
+  archs: tuple[str, ...] = ()  # of dual encoders that it fits
   simvtp: tuple[Layout, ...] = ()  # for SimVTP's model
   words: bool = True  # whether it has word embeddings, which need its vocabulary
   renames: Renames = ()  # other spellings of the layouts' keys
@@ -39,12 +39,12 @@ class Source:
       if self.simvtp:
         return self.simvtp
       raise WeightsError(f"{name!r} weights fit no SimVTP model")
-    family = model.config.family
-    if family not in self.families:
-      known = ", ".join(self.families) or "none"
+    arch = model.config.arch
+    if arch not in self.archs:
+      known = ", ".join(self.archs) or "none"
       raise WeightsError(
-        f"{name!r} weights do not fit a dual encoder of family {family!r}; "
-        f"set config.objective.family to one of: {known}; {self.recipe} is a start"
+        f"{name!r} weights do not fit a dual encoder of arch {arch!r}; "
+        f"set config.objective.arch to one of: {known}; {self.recipe} is a start"
       )
     return self.dual
 
@@ -60,7 +60,7 @@ SOURCES = dict(
   vit=Source(
     recipe=_MAC,
     dual=(layouts.timm_vit, layouts.hf_vit),
-    families=("frozen",),
+    archs=("frozen",),
     words=False,
     renames=(  # transformers before 5
       (r"^vit\.", ""),
@@ -76,7 +76,7 @@ SOURCES = dict(
   distilbert=Source(
     recipe=_MAC,
     dual=(layouts.distilbert,),
-    families=("frozen",),
+    archs=("frozen",),
     renames=((r"^distilbert\.", ""), *_BERT_SPELLING),
     unused=(
       r"vocab_(transform|layer_norm|projector)\..*",
@@ -88,7 +88,7 @@ SOURCES = dict(
   bert=Source(
     recipe=_MAC,
     dual=(layouts.bert,),
-    families=("frozen",),
+    archs=("frozen",),
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
     unused=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
     fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
@@ -120,7 +120,7 @@ SOURCES = dict(
   simvtp_finetuned=Source(
     recipe=_MAC,
     dual=(layouts.simvtp_finetuned,),
-    families=("simvtp",),
+    archs=("simvtp",),
     # Each copy brings along what only the other one reads.
     unused=(
       r"video_encoder\.text_embeddings\..*",
@@ -129,8 +129,8 @@ SOURCES = dict(
     ),
     fresh=_DUAL_ADDS,
     changes={
-      "objective.family": "simvtp",
-      "objective.positions": "flat",
+      "objective.arch": "simvtp",
+      "objective.pos_embed": "flat",
       "objective.pool": "mean",
       "objective.text_norm": "pre",
     },
@@ -138,7 +138,7 @@ SOURCES = dict(
   frozen=Source(
     recipe=_MAC,
     dual=(layouts.frozen,),
-    families=("frozen",),
+    archs=("frozen",),
     unused=(".*position_ids",),
     fresh=(*_DUAL_ADDS, *_PIXELS),
     changes={
@@ -146,20 +146,19 @@ SOURCES = dict(
       "mask.video": "tube",
       "mask.video_ratio": 0.0,
       "mask.text_ratio": 0.0,
-      "mask.send": "clip",
     },
   ),
   miles=Source(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.miles,),
-    families=("frozen",),
+    archs=("frozen",),
     unused=(".*position_ids",),
     fresh=(*_DUAL_ADDS, *_PIXELS),
   ),
   mcq=Source(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.mcq,),
-    families=("frozen",),
+    archs=("frozen",),
     # BridgeFormer itself answers questions in training only.
     unused=(
       ".*position_ids",
@@ -172,28 +171,28 @@ SOURCES = dict(
   clip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_clip, layouts.openai_clip),
-    families=("clip", "open_clip"),
+    archs=("clip", "open_clip"),
     unused=_CLIP_NOT,
     fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
   ),
   open_clip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.openai_clip, layouts.hf_clip),
-    families=("open_clip", "clip"),
+    archs=("open_clip", "clip"),
     renames=((r"^text\.", ""),),  # models with a text tower by name
     unused=(*_CLIP_NOT, "attn_mask"),
     fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
-    changes={"objective.family": "open_clip"},
+    changes={"objective.arch": "open_clip"},
   ),
   siglip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_siglip,),
-    families=("siglip",),
-    unused=(".*position_ids", "logit_bias"),  # the bias is config.contrast.bias
+    archs=("siglip",),
+    unused=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
     fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
     changes={
-      "objective.family": "siglip",
-      "contrast.loss": "sigmoid",
+      "objective.arch": "siglip",
+      "contrastive.loss": "sigmoid",
       "clip.mean": (0.5, 0.5, 0.5),
       "clip.std": (0.5, 0.5, 0.5),
     },

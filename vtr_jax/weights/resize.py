@@ -29,7 +29,7 @@ def fit(
   if array.ndim == len(shape) == 2 and array.shape[1:] == shape[1:]:
     name = path.rpartition("/")[2]
     if name == "time_positions":
-      longer = model.config.longer_clips
+      longer = model.config.time_pos_embed_resize
       made = np.asarray(time_positions(array, shape[0], longer))
       return made, f"{how}, {'cut' if len(made) < len(array) else longer}"
     if name == "space_positions":
@@ -42,7 +42,7 @@ def fit(
       return np.concatenate([array, more]), f"{how}, new ones are the mean"
     if path.endswith("proj/kernel") and shape[0] % array.shape[0] == 0:
       repeats = shape[0] // array.shape[0]
-      if repeats == model.clip.tubelet[0]:
+      if repeats == model.clip.tubelet_size[0]:
         # Each frame gives its share, so that a still clip is what its image was (I3D,
         # arXiv 1705.07750).
         return np.tile(array / repeats, (repeats, 1)), f"{how}, patches to tubelets"

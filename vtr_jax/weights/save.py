@@ -22,13 +22,13 @@ _NEEDS: dict[str, dict[str, Any]] = dict(
   hf_vit=dict(frames=1),
   distilbert=dict(text_norm="post"),
   bert=dict(text_norm="post"),
-  openai_clip=dict(pool="cls", frames=1),
-  hf_clip=dict(pool="cls", frames=1),
+  openai_clip=dict(pool="cls", num_frames=1),
+  hf_clip=dict(pool="cls", num_frames=1),
   hf_siglip=dict(pool="cls", frames=1),
-  simvtp_finetuned=dict(attention="joint", positions="flat"),
-  videomae=dict(positions="flat"),
-  hf_videomae=dict(positions="flat"),
-  simvtp=dict(positions="flat"),
+  simvtp_finetuned=dict(attention="joint", pos_embed="flat"),
+  videomae=dict(pos_embed="flat"),
+  hf_videomae=dict(pos_embed="flat"),
+  simvtp=dict(pos_embed="flat"),
 )
 
 
@@ -53,7 +53,7 @@ def save(
     layout: one of `layouts()`; or OWN: our paths with dots, layers one by one.
     model: linen module of the objective.
     params: all its parameters by path, as the model has them.
-    contrast_bias: `config.contrast.bias`, which SigLIP has among its weights.
+    contrast_bias: `config.contrastive.bias`, which SigLIP has among its weights.
 
   Raises:
     WeightsError: the model's architecture is not the layout's: it lacks a part, or
@@ -93,10 +93,10 @@ def save(
 
 def _check_needs(layout: str, model: Any) -> None:
   """Refuses a model that the layout's own code would compute otherwise."""
-  has = vars(model.config) | dict(frames=model.clip.tubelet[0])
+  has = vars(model.config) | dict(frames=model.clip.tubelet_size[0])
   for key, value in _NEEDS.get(layout, {}).items():
     if has[key] != value:
-      name = "clip.tubelet[0]" if key == "frames" else f"objective.{key}"
+      name = "clip.tubelet_size[0]" if key == "frames" else f"objective.{key}"
       raise WeightsError(
         f"--as: {layout!r} means config.{name} = {value!r}, this model has {has[key]!r}"
       )

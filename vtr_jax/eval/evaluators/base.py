@@ -198,7 +198,7 @@ class Matcher:
   def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
     """This host's rows of batches of pairs."""
     c = self._context
-    ids, valid = encode_all(c.tokenizer, self._texts, c.text.length)
+    ids, valid = encode_all(c.tokenizer, self._texts, c.text.max_length)
     rows = sharding.host_rows(c.mesh).share(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
       c.check()

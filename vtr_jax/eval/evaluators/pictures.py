@@ -49,7 +49,7 @@ class Evaluator:
     model = base.Seen(c, c.objective, params, c.tokenizer, c.mesh)
     self._attention = attention.attention(model, clips)
     self._words = None
-    if c.objective.embed_words is not None:
+    if c.objective.embed_tokens is not None:
       told = [self._texts[q] for q in self._queries]
       self._words = words.word_maps(model, clips, told)
     self._video = self._embed.videos(params, self._source)

@@ -42,7 +42,12 @@ class Evaluator:
     self.every = config.every
     self._config, self._context = config, context
     self._data = dataclasses.replace(
-      context.data, split=config.split, mix=(), crop="resize", flip=False, workers=0
+      context.data,
+      split=config.split,
+      mixture=(),
+      crop="resize",
+      flip=False,
+      num_workers=0,
     )
     if not context.objective.mask.num_hidden(context.clip.grid):
       raise ConfigError("evals: nothing of the video is hidden; drop the section")
@@ -80,7 +85,7 @@ class Evaluator:
     self._numbers = {
       "pixels/rmse": (off / values) ** 0.5,
       "pixels/rmse_mean_colour": (flat / values) ** 0.5,
-      "words/accuracy": 100 * right / max(words, 1.0),
+      "mlm/accuracy": 100 * right / max(words, 1.0),
     }
     return self._numbers
 
@@ -89,7 +94,7 @@ class Evaluator:
     return (
       f"{self._config.split}: hidden pixels off by {n['pixels/rmse']:.4f} of the "
       f"range, the clip's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
-      f"hidden words right {n['words/accuracy']:.1f} %"
+      f"hidden words right {n['mlm/accuracy']:.1f} %"
     )
 
   def protocol(self) -> dict[str, Any]:
@@ -104,7 +109,7 @@ class Evaluator:
     batch, pixels, words = self._last
     clip, shown = self._context.clip, slice(0, _SHOWN)
     video, idx = batch["video"][shown], batch["video_mask_idx"][shown]
-    keys = ("text_ids", "text_valid", "text_hidden")
+    keys = ("text_ids", "text_valid", "text_masked")
     rows = zip(*(batch[key][shown] for key in keys), words[shown], strict=True)
     plots.reconstruction(
       directory / f"{name}.png",
@@ -117,12 +122,12 @@ class Evaluator:
   def _sums(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
     """Of this host's rows: [hidden values, squared errors of the model's and of the
     mean colour's, hidden words, right ones]."""
-    patches = patchify(batch["video"], self._context.clip.tubelet)
+    patches = patchify(batch["video"], self._context.clip.tubelet_size)
     take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
     truth = take("video_mask_idx").astype(np.float32) / 255
     seen = take("video_keep_idx").reshape(len(truth), -1, 3).mean(axis=1) / 255
     flat = truth - np.tile(seen, truth.shape[2] // 3)[:, None]
-    hidden = batch["text_hidden"]
+    hidden = batch["text_masked"]
     right = words[hidden] == batch["text_ids"][hidden]
     off, off_flat = (np.square(x).sum(dtype=np.float64) for x in (pixels - truth, flat))
     found = [truth.size, off, off_flat, right.size, right.sum()]

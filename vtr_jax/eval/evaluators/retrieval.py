@@ -82,7 +82,7 @@ class Evaluator:
       clips=len(self._source),
       queries=len(self._texts),
       data=self._context.data.name,
-      frames=self._context.clip.frames,
+      frames=self._context.clip.num_frames,
       sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
       similarity="cosine, float32",
     )

@@ -81,7 +81,7 @@ class Evaluator:
       clips=len(self._label),
       texts=len(self._texts()[0]),
       data=self._context.data.name,
-      frames=self._context.clip.frames,
+      frames=self._context.clip.num_frames,
       sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
       ties="equal scores share a place",
     )

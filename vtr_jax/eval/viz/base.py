@@ -96,7 +96,7 @@ def clip_rows(
     DataError: there is none, or they have not the model's size; `Model.clip` makes it.
   """
   spec = model.config.clip
-  wanted = (spec.frames, spec.size, spec.size, 3)
+  wanted = (spec.num_frames, spec.image_size, spec.image_size, 3)
   for i, clip in enumerate(clips):
     if np.shape(clip) != wanted or np.asarray(clip).dtype != np.uint8:
       raise DataError(
@@ -110,7 +110,7 @@ def clip_rows(
 
 def text_rows(model: Subject, texts: Sequence[str]) -> dict[str, np.ndarray]:
   """`text_ids` and `text_valid` of texts."""
-  ids, valid = encode_all(model.tokenizer, texts, model.config.text.length)
+  ids, valid = encode_all(model.tokenizer, texts, model.config.text.max_length)
   return dict(text_ids=ids, text_valid=valid)
 
 

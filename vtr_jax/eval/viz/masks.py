@@ -179,7 +179,7 @@ def _reconstruct(objective: Objective) -> Callable:
 def _put(
   video: np.ndarray, mask_idx: np.ndarray, values: np.ndarray, clip: ClipSpec
 ) -> np.ndarray:
-  patches = np.array(patchify(video, clip.tubelet))
+  patches = np.array(patchify(video, clip.tubelet_size))
   np.put_along_axis(patches, mask_idx[:, :, None], values, axis=1)
   return unpatchify(patches, clip)
 
@@ -196,7 +196,7 @@ def _hide(
   rows = []
   for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
     rng = np.random.default_rng((seed, number))
-    ids, valid = tokenizer.encode(text, config.text.length)
+    ids, valid = tokenizer.encode(text, config.text.max_length)
     keep_idx, mask_idx = masks.video_mask(mask, config.clip.grid, rng)
     said, special = tokenizer.word_ids(ids), tokenizer.special_ids
     rows.append(
@@ -206,7 +206,7 @@ def _hide(
         video_mask_idx=mask_idx,
         text_ids=ids,
         text_valid=valid,
-        text_hidden=masks.text_mask(mask, ids, valid, said, special, rng),
+        text_masked=masks.text_mask(mask, ids, valid, said, special, rng),
       )
     )
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
@@ -215,7 +215,7 @@ def _hide(
 def _words(
   batch: dict[str, np.ndarray], guessed: np.ndarray | None, tokenizer: Tokenizer
 ) -> list[list[plots.Word]]:
-  keys = ("text_ids", "text_valid", "text_hidden")
+  keys = ("text_ids", "text_valid", "text_masked")
   guesses = [None] * len(batch["video"]) if guessed is None else guessed
   columns = zip(*(batch[key] for key in keys), guesses, strict=True)
   return [words(tokenizer, *row) for row in columns]

@@ -41,9 +41,9 @@ def word_maps(
     ConfigError: the objective tells no embeddings of single words and tubelets.
     DataError: clips of another size, or not as many as texts.
   """
-  if model.objective.embed_words is None or model.objective.embed_places is None:
+  if model.objective.embed_tokens is None or model.objective.embed_patches is None:
     raise ConfigError(
-      "word maps: this objective has no embed_words and embed_places; give it both"
+      "word maps: this objective has no embed_tokens and embed_patches; give it both"
     )
   if len(clips) != len(texts):
     raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
@@ -81,13 +81,13 @@ def _name(word: str, values: np.ndarray) -> str:
 
 
 def _cosines(objective: Objective) -> Callable[[Params, Batch], tuple]:
-  embed_places, embed_words = objective.embed_places, objective.embed_words
-  assert embed_places is not None
-  assert embed_words is not None
+  embed_patches, embed_tokens = objective.embed_patches, objective.embed_tokens
+  assert embed_patches is not None
+  assert embed_tokens is not None
 
   def cosines(params: Params, batch: Batch) -> tuple:
-    places = embed_places(params, batch)
-    words = embed_words(params, batch)
+    places = embed_patches(params, batch)
+    words = embed_tokens(params, batch)
     whole = objective.embed_text(params, batch)
     return (
       jnp.einsum("ble,bne->bln", words, places),

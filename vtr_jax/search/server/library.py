@@ -40,7 +40,7 @@ class Library:
       clips=int(sum(index.live.sum() for index in indexes)),
       videos=len(names),
       folders=_folders(names)[:_MAX_FOLDERS],
-      rerank=model.matches,
+      rerank=model.has_match_head,
       sample=[messages.told(hit) for hit in sample[:_SAMPLE]],
     )
 
