@@ -16,7 +16,7 @@ from vtr_jax.data.tokenizers import base as tokenizers
 
 CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)
 TEXT = TextSpec(16, 64, 3)
-MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")
+MASK = MaskSpec("tube", 0.5, "replace", 0.5, False)
 WORDS = "a red blue green big small ball box moves left right up down slowly"
 
 

@@ -12,8 +12,8 @@ from vtr_jax.objectives import base
 
 CLIP = ClipSpec(4, 16, (1, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TEXT = TextSpec(10, 40, 3)
-TUBE = MaskSpec("tube", 0.5, "replace", 0.4, False, "clip")
-PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False, "clip")
+TUBE = MaskSpec("tube", 0.5, "replace", 0.4, False)
+PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False)
 
 
 def make_batch(mask, rows=6):

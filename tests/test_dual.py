@@ -36,7 +36,7 @@ def dense_attention(params, x, allowed):
 @pytest.mark.parametrize("masked", [False, True])
 def test_divided_attention_sees_its_frame_or_its_place(over, masked):
   """Against plain attention under a mask made of the tubelets' true places."""
-  mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False, "clip"), (4, 2, 2)
+  mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False), (4, 2, 2)
   rng = np.random.default_rng(0)
   idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])
   place = idx % 4 if over == "time" else idx // 4

@@ -18,6 +18,7 @@ from vtr_jax.data import loader
 from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.train.config import TrainConfig
 from vtr_jax.train.loop import train_and_evaluate
+from vtr_jax.train.loss import Loss
 
 BOTH = pytest.mark.parametrize(
   ("attention", "mask"), [("joint", PER_FRAME), ("divided", TUBE)]
@@ -161,7 +162,7 @@ def test_scan_and_remat_compute_the_same():
 
   def loss(objective):
     key = jax.random.key(1)
-    total = loss.Loss(objective, {"vtc": 1.0}).total
+    total = Loss(objective, {"vtc": 1.0}).total
     return lambda p: total(p, None, batch, key)[0]
 
   want = jax.jit(loss(plain))

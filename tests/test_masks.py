@@ -22,7 +22,7 @@ GRIDS = [
 
 
 def make(video="tube", video_ratio=0.0, text_ratio=0.0, whole_word=False):
-  return MaskSpec(video, video_ratio, "replace", text_ratio, whole_word, "clip")
+  return MaskSpec(video, video_ratio, "replace", text_ratio, whole_word)
 
 
 def draw(spec, grid, rng):

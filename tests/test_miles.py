@@ -19,8 +19,8 @@ from vtr_jax.objectives import miles
 from vtr_jax.train import optim, state, step
 from vtr_jax.train.loss import Loss
 
-NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False, "clip")
-BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False, "clip")
+NOTHING = MaskSpec("block_tube", 0.0, "replace", 0.0, False)
+BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False)
 
 
 def make(mask=BLOCK, **changes):
@@ -70,7 +70,7 @@ def test_the_features_term_by_hand(target, distance, hidden):
   )
   keep, mask = batch["video_keep_idx"], batch["video_mask_idx"]
   whole = tower(snapshot).places
-  if hidden == "blank":
+  if hidden == "mask_token":
     ours, theirs = gather(tower({}, None, mask).places, mask), gather(whole, mask)
   else:
     ours, theirs = tower({}, keep).places, gather(whole, keep)

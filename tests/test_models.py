@@ -14,10 +14,11 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.models import patch_embed as video_lib
 from vtr_jax.objectives import base, simvtp
+from vtr_jax.train.loss import Loss
 
 CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 TEXT = TextSpec(12, 40, 3)
-MASK = MaskSpec("random", 0.5, "replace", 0.4, False, "clip")
+MASK = MaskSpec("random", 0.5, "replace", 0.4, False)
 BATCH = batch_lib.fake(CLIP, TEXT, MASK, 6)
 
 
@@ -41,7 +42,7 @@ def loss_of(objective):
   weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
 
   def loss(params, batch):
-    total = loss.Loss(objective, weights).total
+    total = Loss(objective, weights).total
     return total(params, None, batch, jax.random.key(1))
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))

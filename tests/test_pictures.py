@@ -27,7 +27,7 @@ from vtr_jax.eval.viz import attention, base, gallery, masks, plots, space, word
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train.loop import train_and_evaluate
 
-MASK = MaskSpec("tube", 0.5, "replace", 0.5, False, "clip")
+MASK = MaskSpec("tube", 0.5, "replace", 0.5, False)
 CAPTIONS = ["a red ball moves up", "blue box", "a small green box moves slowly"]
 LONG = dataclasses.replace(
   TEXT, max_length=40
@@ -351,7 +351,7 @@ def test_every_kind_of_mask_is_drawn(monkeypatch):
 
 def test_what_a_training_would_see(tokenizer):
   config = types.SimpleNamespace(clip=CLIP, text=LONG)
-  mask = MaskSpec("tube", 0.5, "replace", 1.0, False, "clip")
+  mask = MaskSpec("tube", 0.5, "replace", 1.0, False)
   found = masks.seen(random_clips(), CAPTIONS, config, mask, tokenizer)
   gray = (patchify(found.masked, CLIP.tubelet_size) == masks.GRAY).all(axis=2)
   np.testing.assert_array_equal(gray.reshape(3, 2, 4).sum(axis=2), 2)

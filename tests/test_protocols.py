@@ -154,7 +154,7 @@ def test_a_window_is_decoded_once_for_all_its_crops(
   for i, row in enumerate(got):
     record, view = divmod(i, 6)
     cut = seen.cut(view, clips.CLIP.image_size)
-    one = decode(source[record]["video"], seen.indices(view), cut)
+    one = real(source[record]["video"], seen.indices(view), cut)
     np.testing.assert_array_equal(row["video"], one)
     assert row["record"] == record
   np.testing.assert_array_equal(example(7)["video"], got[7]["video"])  # in any order

@@ -26,7 +26,7 @@ from vtr_jax.weights import infer, match, registry, save, stacks
 HF = hf_cases
 SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
 HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False, "clip")
+NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False)
 COMPUTE = dict(dtype="float32", attention="xla", scan=False, remat="none")
 TEXT = TextSpec(HF.LENGTH, HF.WORDS, 3)
 
@@ -371,7 +371,7 @@ def test_what_is_resized(given):
   state, _ = hf_cases.case("clip")
   objective = family("clip", 2, attention="joint")
   small = objective.model.clip
-  large = dataclasses.replace(small, size=32, tubelet_size=(2, 8, 8))
+  large = dataclasses.replace(small, image_size=32, tubelet_size=(2, 8, 8))
   text = TextSpec(5, HF.WORDS + 1, HF.WORDS)
   values = dict(clip=large, text=text)
   model = objective.model.clone(**values)
@@ -511,7 +511,7 @@ def test_families_refuse_what_they_cannot_do():
 @pytest.mark.parametrize("attention", ["joint", "frame"])
 def test_hidden_tubelets_of_every_family(name, attention, given):
   """Dropped or sent apart, the visible ones alone decide; nothing else is read."""
-  mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False, "clip")
+  mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False)
   values = mac.webvid2m_cc3m()["objective"] | dict(
     arch=name,
     video=SIZE,

@@ -1,6 +1,6 @@
 """Copies of parameters that are not trained but updated from them: teacher and EMA.
 
-An objective's teacher copies some of the parameters; the EMA (`optim.ema_decay`) averages
+An objective's teacher copies some parameters; the EMA (`optim.ema_decay`) averages
 all of them, for evaluation.
 """
 

@@ -51,7 +51,7 @@ def infer(
   for part in ("video", "text", "encoder", "decoder"):
     if deep.get(part):
       deep[part]["depth"] = _DEEP
-  if source.families:
+  if source.archs:
     deep["projection"] = deep["video"]["width"]
   read = lambda cls, key: config_lib.read(cls, c[key], f"config.{key}")
   specs = read(ClipSpec, "clip"), read(TextSpec, "text"), read(MaskSpec, "mask")
@@ -70,7 +70,7 @@ def infer(
       shapes |= {p: x.shape for p, x in zip(entry.ours, made, strict=True)}
       convs |= dict.fromkeys(entry.ours, named[entry.theirs[0]].shape)
   o = c["objective"]
-  if source.simvtp and not source.families:
+  if source.simvtp and not source.archs:
     _tower(o["encoder"], shapes, "encoder", _SEEING)
     _tower(o["decoder"], shapes, "decoder", _DECODER)
     _patches(c["clip"], convs.get("video_embed/proj/kernel"))

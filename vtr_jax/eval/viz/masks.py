@@ -86,7 +86,7 @@ def kinds(
   """
   rows = [("clip", clip)]
   for kind in VIDEO_MASKS:
-    mask = MaskSpec(kind, ratio, "replace", 0.0, False, "clip")
+    mask = MaskSpec(kind, ratio, "replace", 0.0, False)
     _, hidden = draw(mask, spec, seed)
     share = f"{len(hidden)} of {spec.num_tubelets} hidden"
     rows.append((f"{kind}\n{share}", masked(clip[None], hidden[None], spec)[0]))
