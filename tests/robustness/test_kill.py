@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import release
 from conftest import ROOT, memory_left, own_memory
-from test_train import assert_same, losses, params
+from test_loop import assert_same, losses, params
 
 from configs import common
 from vtr_jax.train.loop import train_and_evaluate

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import on_eight_devices
-from test_train import bare
+from test_loop import bare
 
 from configs import miles
 

@@ -64,7 +64,14 @@ def test_the_contract_tests_find_the_objective(project):
   # It has no paper's recipe whose values would name their sources.
   out = run(
     project,
-    *("-m", "pytest", "-q", "tests/test_objectives.py", "-k", "uniform and not recipe"),
+    *(
+      "-m",
+      "pytest",
+      "-q",
+      "tests/contract/test_objectives.py",
+      "-k",
+      "uniform and not recipe",
+    ),
     *("-m", "nightly or not nightly", "-p", "no:cacheprovider"),
   )
   assert re.match(r"\.{5,}\s", out), out

@@ -1,7 +1,7 @@
 """Tiny models of public codes with random weights: their state and their outputs.
 
 Made anew where PyTorch and transformers are installed, and read from
-tests/golden/hf.npz elsewhere; `python tests/hf_cases.py` writes that file.
+tests/golden/hf.npz elsewhere; `python tests/support/hf_cases.py` writes that file.
 """
 
 import importlib.util
@@ -9,7 +9,7 @@ import pathlib
 
 import numpy as np
 
-FILE = pathlib.Path(__file__).parent / "golden" / "hf.npz"
+FILE = pathlib.Path(__file__).parents[1] / "golden" / "hf.npz"
 SIZE, PATCH, WIDTH, LAYERS, HEADS, HIDDEN = 16, 8, 16, 2, 2, 24
 WORDS, LENGTH, FRAMES = 40, 9, 4
 LIVE = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))

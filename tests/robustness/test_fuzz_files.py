@@ -17,8 +17,8 @@ import safetensors.numpy
 from array_record.python import array_record_module
 from fuzz_formats import PICKLES
 from test_fuzz import replaced
-from test_search_store import HEADER, file
-from test_vocabularies import MAKE
+from test_store import HEADER, file
+from test_tokenizer_kinds import MAKE
 
 from vtr_jax.search import store
 

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT, run_main
-from test_train import bare, losses
+from test_loop import bare, losses
 
 from configs import miles, simvtp
 from vtr_jax.core import distributed, sharding

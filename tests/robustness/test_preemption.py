@@ -9,7 +9,7 @@ import time
 
 import pytest
 from conftest import ROOT
-from test_train import assert_same, bare, losses, params
+from test_loop import assert_same, bare, losses, params
 
 from vtr_jax.train.loop import train_and_evaluate
 

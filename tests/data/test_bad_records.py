@@ -15,7 +15,7 @@ import types
 import clips
 import numpy as np
 import pytest
-import test_train
+import test_loop
 from conftest import ROOT
 
 from vtr_jax.core import processes
@@ -203,7 +203,7 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
 
 STUCK = """
 import json, sys
-sys.path[:0] = ["tests"]
+sys.path[:0] = ["tests", "tests/support", "tests/train", "tests/data"]
 import test_bad_records as bad
 from vtr_jax.core import cli as command
 from vtr_jax.train import progress, loop as train
@@ -228,7 +228,7 @@ command.run(lambda: train.train_and_evaluate(config, directory))
 @pytest.mark.nightly
 def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
-  config = test_train.bare(smoke, steps=500, checkpoint_every=500)
+  config = test_loop.bare(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   begin = time.monotonic()
   ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""The mesh and the rules; real sharded runs are in test_train.py."""
+"""The mesh and the rules; real sharded runs are in test_loop.py."""
 
 import numpy as np
 import pytest

@@ -14,7 +14,7 @@ def golden(name: str) -> tuple[dict[str, np.ndarray], dict]:
   Read from tests/golden, or from the directory that VTR_GOLDEN_DIR names. Where that
   directory has no such case, the test that asks for it is skipped.
   """
-  default = pathlib.Path(__file__).parent / "golden"
+  default = pathlib.Path(__file__).parents[1] / "golden"
   folder = pathlib.Path(os.environ.get("VTR_GOLDEN_DIR") or default)
   for path in (folder / f"{name}.npz", folder / f"{name}.json"):
     if not path.exists():

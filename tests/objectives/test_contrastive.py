@@ -93,10 +93,10 @@ def test_chunks_change_nothing(loss, rows, chunk):
 
 RING = """
 import dataclasses, json, sys
-sys.path[:0] = ["tests"]
+sys.path[:0] = ["tests", "tests/support", "tests/objectives"]
 import jax, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from test_contrast import case, gradients
+from test_contrastive import case, gradients
 from vtr_jax.core import sharding
 from vtr_jax.objectives.contrastive import ContrastConfig
 out = []

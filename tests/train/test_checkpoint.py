@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import release
 from conftest import ROOT
-from test_train import assert_same, bare, losses, params
+from test_loop import assert_same, bare, losses, params
 
 from configs import mac
 from vtr_jax.core.errors import CheckpointError

@@ -1,6 +1,6 @@
 """A run so small that it is kept: each release adds one, and all later ones read it.
 
-python tests/release.py tests/golden/releases/VERSION
+python tests/support/release.py tests/golden/releases/VERSION
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import tempfile
 import jax
 import numpy as np
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs import miles  # noqa: E402

@@ -1,9 +1,9 @@
 """What transformers 5 makes of hard captions; writes tests/golden/tokenizers.json.
 
   pip install transformers sentencepiece protobuf
-  python tests/reference_tokenizers.py ../shared/data/vocab
+  python tests/support/reference_tokenizers.py ../shared/data/vocab
 
-`test_vocabularies.py` compares with that file, and makes it again where transformers
+`test_tokenizer_kinds.py` compares with that file, and makes it again where transformers
 can be imported. Special tokens that are spelled out in a caption are text here too
 (`split_special_tokens`), but for ALBERT's <pad> and <unk>, which are left out.
 """
@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "tokenizers.json"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "tokenizers.json"
 FILES = dict(
   bert="bert-base-uncased-vocab.txt",
   clip="bpe_simple_vocab_16e6.txt.gz",

@@ -275,8 +275,8 @@ def test_any_number_of_clips_on_any_number_of_devices(tokenizer):
   """Three clips on eight devices give what they give on one."""
   code = """
 import sys
-sys.path.insert(0, "tests")
-import clips, numpy as np, test_pictures as t
+sys.path[:0] = ["tests", "tests/support", "tests/eval"]
+import clips, numpy as np, test_viz as t
 from vtr_jax.eval.viz import attention
 model = t.subject(t.mac)
 print(model.mesh.size, *attention.attention(model, t.random_clips())["joint"].cls.flat)

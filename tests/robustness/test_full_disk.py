@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_train import bare, losses, params
+from test_loop import bare, losses, params
 
 # At the second save, when the first is on disk, it gets full or read-only.
 DRIVER = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from test_train import bare
+from test_loop import bare
 
 pytestmark = pytest.mark.nightly
 
@@ -83,7 +83,7 @@ def slope(at, held):
 
 def test_thousands_of_decodes(record_property):
   """Good files of 18 formats, and damaged ones, for training and for search."""
-  found = lines(DECODES, json.dumps([str(Path(__file__).parent)]))
+  found = lines(DECODES, json.dumps([str(Path(__file__).parents[1] / "support")]))
   assert int(found.pop()[1]) > 1000
   at, held = zip(*found, strict=True)
   growth = slope(at, held)

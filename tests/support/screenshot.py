@@ -1,6 +1,6 @@
 """Draws docs/search_page.png: the page over clips of the data set that a run is from.
 
-PYTHONPATH=. python tests/screenshot.py runs/mac-demo docs/search_page.png
+PYTHONPATH=. python tests/support/screenshot.py runs/mac-demo docs/search_page.png
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
-from conftest import memory_left, own_memory
+from conftest import ROOT, memory_left, own_memory
 
 from vtr_jax.core.batch import HOST_KEYS, spec
 from vtr_jax.core.errors import ConfigError, DataError
@@ -261,7 +261,7 @@ if __name__ == "__main__":
 def test_a_worker_killed_while_it_makes_memory_leaves_none(tmp_path):
   """In the moment when the memory is there, and Python has told nobody of it."""
   script = tmp_path / "script.py"
-  script.write_text(KILLED.format(root=str(Path(__file__).parents[1])))
+  script.write_text(KILLED.format(root=str(Path(__file__).parents[2])))
   command = [sys.executable, str(script)]
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   (name,) = done.stdout.split()
@@ -332,7 +332,7 @@ def gone(pid, seconds=10.0):
 )
 def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends):
   (own, prefix), script = own_memory(tmp_path), root / "script.py"
-  paths = [str(p) for p in Path(__file__).parents[:2]]
+  paths = [str(ROOT / p) for p in (".", "tests", "tests/support")]
   script.write_text(SCRIPT.format(paths=paths, root=str(root)))
   (root / "tmp").mkdir(exist_ok=True)
   parents = [run_script(script, own) for _ in ends]
