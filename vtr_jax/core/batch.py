@@ -27,7 +27,7 @@ class Batch(TypedDict, total=False):
   text_ids: Int32[Array, "b l"]  # nothing replaced: hidden words keep their ids
   text_valid: Bool[Array, "b l"]  # True = a real token, False = padding
   text_masked: Bool[Array, "b l"]  # True = hidden by the text mask
-  valid: Bool[Array, "b"]  # False = the row counts in no loss and no metric
+  valid: Bool[Array, " b"]  # False = the row counts in no loss and no metric
 
 
 # Keys that stay on the host. `record` [b] int64 is the index of the record that

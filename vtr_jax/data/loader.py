@@ -124,7 +124,7 @@ def eval_videos(
   return Batches(HostBatches(dataset, batch_size, host, num_hosts), workers)
 
 
-def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, "q"]]:
+def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, " q"]]:
   """All captions of a split in order, and the record that each belongs to.
 
   Reads the records, but decodes no video.

@@ -14,7 +14,7 @@ _ASPECT = 0.3  # height / width of a block lies in [0.3, 1 / 0.3], as in BEiT
 
 def video_mask(
   spec: MaskSpec, grid: tuple[int, int, int], rng: np.random.Generator
-) -> tuple[Int32[np.ndarray, "k"], Int32[np.ndarray, "m"]]:
+) -> tuple[Int32[np.ndarray, " k"], Int32[np.ndarray, " m"]]:
   """Splits the tubelets of a clip into visible and hidden ones.
 
   Args:
@@ -48,12 +48,12 @@ def video_mask(
 
 def text_mask(
   spec: MaskSpec,
-  ids: Int32[np.ndarray, "l"],
-  valid: Bool[np.ndarray, "l"],
-  words: Int64[np.ndarray, "l"],
+  ids: Int32[np.ndarray, " l"],
+  valid: Bool[np.ndarray, " l"],
+  words: Int64[np.ndarray, " l"],
   special_ids: Iterable[int],
   rng: np.random.Generator,
-) -> Bool[np.ndarray, "l"]:
+) -> Bool[np.ndarray, " l"]:
   """Hides each real, non-special token with chance `spec.text_ratio`.
 
   Every hidden token is to be replaced by the mask token, as in SimVTP, or to be

@@ -30,7 +30,7 @@ class Views:
   def __len__(self) -> int:
     return self.windows * self.crops
 
-  def indices(self, view: int) -> Callable[[int], Int[np.ndarray, "t"]]:
+  def indices(self, view: int) -> Callable[[int], Int[np.ndarray, " t"]]:
     """From the number of frames of a video to those of clip number `view`.
 
     "segments": window k of K takes the k-th of K frames spread over each segment.

@@ -36,9 +36,9 @@ class Embeddings:
   labels: list[str]  # of the clips; "" = none
   text: Float[np.ndarray, "t e"]
   texts: list[str]
-  owner: Int[np.ndarray, "t"]  # clip or class that the text is of
+  owner: Int[np.ndarray, " t"]  # clip or class that the text is of
   names: list[str]  # what `owner` counts: ids, or names of classes
-  right: Bool[np.ndarray, "t"] | None = None  # candidates: whether it is the answer
+  right: Bool[np.ndarray, " t"] | None = None  # candidates: whether it is the answer
   bank: Float[np.ndarray, "q e"] | None = None  # training captions
   bank_ids: list[str] = dataclasses.field(default_factory=list)  # clips of the bank
   manifest: dict[str, Any] = dataclasses.field(default_factory=dict)

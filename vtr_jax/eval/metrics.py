@@ -28,8 +28,8 @@ _CHUNK = 1 << 20  # scores looked at in one go: their temporaries fit in the cac
 
 
 def text_to_video_ranks(
-  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
-) -> Float[np.ndarray, "t"]:
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
+) -> Float[np.ndarray, " t"]:
   """Rank of each text's own video among all videos; best is 1.
 
   Args:
@@ -56,8 +56,8 @@ def text_to_video_ranks(
 
 
 def video_to_text_ranks(
-  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
-) -> Float[np.ndarray, "w"]:
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
+) -> Float[np.ndarray, " w"]:
   """Rank, among all texts, of the best-placed text of each video; best is 1.
 
   Videos without a text are left out: w counts the videos that own one, in order.
@@ -78,7 +78,7 @@ def video_to_text_ranks(
   return ranks_of(better[videos], equal[videos], ties)
 
 
-def summarize(ranks: Float[np.ndarray, "n"]) -> dict[str, float]:
+def summarize(ranks: Float[np.ndarray, " n"]) -> dict[str, float]:
   """R@1, R@5 and R@10 in percent, median rank MedR and mean rank MeanR.
 
   Averaged ranks can end in .5. As in Frozen, such a rank counts for R@5 and R@10 when
@@ -100,7 +100,7 @@ def summarize(ranks: Float[np.ndarray, "n"]) -> dict[str, float]:
 
 
 def retrieval_metrics(
-  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, "t"], ties: Ties = "average"
+  sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
 ) -> dict[str, float]:
   """`summarize` in both directions: "t2v/R@1" ... "t2v/MeanR", "v2t/R@1" ...
 
@@ -112,7 +112,7 @@ def retrieval_metrics(
 
 
 def both_ways(
-  t2v: Float[np.ndarray, "t"], v2t: Float[np.ndarray, "w"]
+  t2v: Float[np.ndarray, " t"], v2t: Float[np.ndarray, " w"]
 ) -> dict[str, float]:
   """`summarize` of ranks in both directions: "t2v/R@1" ... "v2t/MeanR"."""
   return {
@@ -123,7 +123,7 @@ def both_ways(
 
 
 def recognition(
-  sim: Shaped[np.ndarray, "c v"], label: Int[np.ndarray, "v"]
+  sim: Shaped[np.ndarray, "c v"], label: Int[np.ndarray, " v"]
 ) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
   """Numbers "top1", "top5" and "mean_class_top1" in percent, and the confusion.
 

@@ -20,7 +20,7 @@ _EXPECTED = "expected video, caption [sentences] and answer"
 
 def read_candidates(
   path: str, ids: list[str]
-) -> tuple[list[str], Int64[np.ndarray, "t"], Bool[np.ndarray, "t"]]:
+) -> tuple[list[str], Int64[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
   """(sentences, the clip of each, whether it is the answer).
 
   Args:

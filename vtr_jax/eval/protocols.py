@@ -162,7 +162,7 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
 
 def class_texts(
   classes: Mapping[str, Sequence[str]], prompts: Sequence[str]
-) -> tuple[list[str], Int[np.ndarray, "t"]]:
+) -> tuple[list[str], Int[np.ndarray, " t"]]:
   """Every phrase of a class in every prompt, and the number of the class of each."""
   texts, owner = [], []
   for number, phrases in enumerate(classes.values()):
@@ -172,8 +172,8 @@ def class_texts(
 
 
 def select(
-  texts: Sequence[str], owner: Int[np.ndarray, "t"], captions: str
-) -> tuple[list[str], Int[np.ndarray, "q"]]:
+  texts: Sequence[str], owner: Int[np.ndarray, " t"], captions: str
+) -> tuple[list[str], Int[np.ndarray, " q"]]:
   """The queries that rule `captions` makes of a split's captions, and their owners."""
   if captions == "all":
     return list(texts), owner

@@ -34,9 +34,9 @@ def cosines(
 def ranks(
   text: Float[np.ndarray, "t e"],
   video: Float[np.ndarray, "v e"],
-  owner: Int[np.ndarray, "t"],
+  owner: Int[np.ndarray, " t"],
   ties: metrics.Ties = "average",
-) -> tuple[Float[np.ndarray, "t"], Float[np.ndarray, "w"]]:
+) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " w"]]:
   """`metrics.text_to_video_ranks` and `video_to_text_ranks` of `cosines`.
 
   Holds one tile at a time. Every tile is made once, those that hold a text's own

@@ -15,7 +15,7 @@ from vtr_jax.eval.protocols import Protocol
 _DENSE = 1 << 29  # scores of the largest matrix that extra rows may make: 4 GB each
 
 # (texts [n], videos [n]) -> how well each pair fits.
-Match = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, "n"]]
+Match = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ def choice(e: Embeddings) -> dict[str, float]:
 def class_scores(
   video: Float[np.ndarray, "v e"],
   text: Float[np.ndarray, "t e"],
-  owner: Int[np.ndarray, "t"],
+  owner: Int[np.ndarray, " t"],
   temperature: float,
 ) -> Float[np.ndarray, "c v"]:
   """How well each class fits each video; see evaluators/zero_shot.py.
@@ -155,7 +155,7 @@ def class_scores(
 def extra_row(
   row: str,
   scores: Float[np.ndarray, "t v"],
-  owner: Int[np.ndarray, "t"],
+  owner: Int[np.ndarray, " t"],
   ties: metrics.Ties,
 ) -> dict[str, float]:
   """Numbers "<row>/t2v/R@1" ... of scores that use more than the two embeddings."""
@@ -165,8 +165,8 @@ def extra_row(
 
 def rerank(
   sim: Float[np.ndarray, "t v"],
-  texts: Int[np.ndarray, "t"],
-  clips: Int[np.ndarray, "v"],
+  texts: Int[np.ndarray, " t"],
+  clips: Int[np.ndarray, " v"],
   k: int,
   match: Match,
 ) -> Float[np.ndarray, "t v"]:
@@ -247,7 +247,7 @@ def _check_answers(e: Embeddings) -> None:
       )
 
 
-def _labels(e: Embeddings) -> Int[np.ndarray, "v"]:
+def _labels(e: Embeddings) -> Int[np.ndarray, " v"]:
   """The class of each clip."""
   known = {name: i for i, name in enumerate(e.names)}
   for clip, label in zip(e.ids, e.labels, strict=True):
@@ -261,7 +261,7 @@ def _labels(e: Embeddings) -> Int[np.ndarray, "v"]:
 
 def _folds(
   e: Embeddings, protocol: Protocol
-) -> Iterator[tuple[Int[np.ndarray, "n"], Int[np.ndarray, "m"]]]:
+) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
   """(texts, clips) of each fold: neighbouring clips and their texts alone."""
   for clips in np.array_split(np.arange(len(e.ids)), protocol.folds):
     yield np.flatnonzero((e.owner >= clips[0]) & (e.owner <= clips[-1])), clips
@@ -269,8 +269,8 @@ def _folds(
 
 def _fold(
   e: Embeddings,
-  texts: Int[np.ndarray, "n"],
-  clips: Int[np.ndarray, "m"],
+  texts: Int[np.ndarray, " n"],
+  clips: Int[np.ndarray, " m"],
   protocol: Protocol,
   extras: Extras,
   match: Match | None,

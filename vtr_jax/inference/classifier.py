@@ -117,7 +117,7 @@ def fit(
   kind: str,
   recipe: Recipe,
   features: Num[np.ndarray, "v *n d"],
-  labels: Int[np.ndarray, "v"],
+  labels: Int[np.ndarray, " v"],
   classes: int,
   progress: bool = True,
 ) -> Classifier:
@@ -143,7 +143,7 @@ def fit(
   optimizer = _optimizer(recipe, -(-len(features) // size))
   state = optimizer.init(params)
 
-  def loss(params: Any, x: Array, label: Int32[Array, "b"], valid: Bool[Array, "b"]):
+  def loss(params: Any, x: Array, label: Int32[Array, " b"], valid: Bool[Array, " b"]):
     logits = model.apply({"params": params}, standardise(x))
     return masked_mean(cross_entropy(logits, label), valid)
 
@@ -169,7 +169,7 @@ def fit(
   return Classifier(jax.jit(logits), size)
 
 
-def _batches(order: Int[np.ndarray, "v"], size: int) -> list[Int[np.ndarray, "b"]]:
+def _batches(order: Int[np.ndarray, " v"], size: int) -> list[Int[np.ndarray, " b"]]:
   """Rows of each batch; the last is filled up with -1, which counts nowhere."""
   count = -(-len(order) // size) * size
   padded = np.pad(order, (0, count - len(order)), constant_values=-1)

@@ -171,7 +171,7 @@ class Model:
     self,
     texts: Sequence[str],
     clips: Iterable[UInt8[np.ndarray, "t h w 3"]],
-  ) -> Float[np.ndarray, "n"]:
+  ) -> Float[np.ndarray, " n"]:
     """How well texts[i] and clips[i] fit, read together: log-odds, for re-ranking.
 
     Raises:
@@ -182,7 +182,7 @@ class Model:
     pairs = zip(self._token_rows(texts), clips, strict=True)
     return self._rows(self._match, (row | dict(video=clip) for row, clip in pairs))
 
-  def indices(self, count: int) -> Int[np.ndarray, "t"]:
+  def indices(self, count: int) -> Int[np.ndarray, " t"]:
     """Which of `count` frames make the clip in the middle."""
     clip, data = self.config.clip, self.config.data
     return frame_indices(count, clip.num_frames, data.sampling, data.stride, None)

@@ -63,8 +63,8 @@ GELUS = dict(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
   x: Float[Array, "*b d"],
-  scale: Float[Array, "d"],
-  bias: Float[Array, "d"],
+  scale: Float[Array, " d"],
+  bias: Float[Array, " d"],
   epsilon: float,
   dtype: str,
 ) -> Float[Array, "*b d"]:

@@ -70,7 +70,7 @@ def targets(
 
 def errors(
   pixels: Float[Array, "b m p"], batch: Batch, kind: str, clip: ClipSpec
-) -> Float[Array, "b"]:
+) -> Float[Array, " b"]:
   """Mean squared error of each clip's hidden tubelets; 0 where nothing is hidden."""
   hidden = gather(patchify(batch["video"], clip.tubelet_size), batch["video_mask_idx"])
   wanted, _, _ = targets(hidden, kind, clip)

@@ -91,7 +91,7 @@ class VideoTower(nn.Module):
 
   def _embed(
     self, video: Array, keep_idx: Array | None, mask_idx: Array | None, slices: int
-  ) -> tuple[Float[Array, "d"] | None, Float[Array, "b k d"]]:
+  ) -> tuple[Float[Array, " d"] | None, Float[Array, "b k d"]]:
     dtype, width = self.config.compute.dtype, self.config.video.width
     patches = patchify(video, self.clip.tubelet_size) if video.ndim == 5 else video
     if keep_idx is not None and video.ndim == 5:
@@ -115,7 +115,7 @@ class VideoTower(nn.Module):
 
   def _positions(
     self, slices: int
-  ) -> tuple[Float[Array, "d"] | None, Float[Array, "n d"]]:
+  ) -> tuple[Float[Array, " d"] | None, Float[Array, "n d"]]:
     """(class token or None, positions of all tubelets of a clip)."""
     c, width = self.config, self.config.video.width
     frames, high, wide = self.clip.grid

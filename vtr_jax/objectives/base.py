@@ -61,7 +61,7 @@ class Objective:
   embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
   terms: tuple[str, ...]  # names in Forward.terms
   # (params, batch) -> [b] how well video[i] and text[i] fit, for re-ranking
-  match: Callable[[Params, Batch], Float[Array, "b"]] | None = None
+  match: Callable[[Params, Batch], Float[Array, " b"]] | None = None
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
   # embed_video before normalisation, for means over several clips of one video
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None

@@ -48,7 +48,7 @@ def contrast(
   video: Float[Array, "b e"],
   text: Float[Array, "b e"],
   scale: Float[Array, ""] | float,
-  valid: Bool[Array, "b"],
+  valid: Bool[Array, " b"],
 ) -> Float[Array, ""]:
   """The loss of the global batch; pairs lie on the diagonal.
 
@@ -82,8 +82,8 @@ def _over_anchors(rivals, scale, shift, anchors, others, valid) -> Float[Array, 
 
 
 def _per_anchor(
-  loss: str, logits: Float[Array, "a o"], valid: Bool[Array, "o"]
-) -> Float[Array, "a"]:
+  loss: str, logits: Float[Array, "a o"], valid: Bool[Array, " o"]
+) -> Float[Array, " a"]:
   """What the rivals of each anchor amount to; `_join` puts parts of them together."""
   logits = jnp.where(valid[None, :], logits, _MASKED)
   if loss == "info_nce":
@@ -131,13 +131,13 @@ def _ring(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
   return over(scale, shift, anchors, others, valid)
 
 
-def _rivals(config, scale, shift, anchors, others, valid) -> Float[Array, "a"]:
+def _rivals(config, scale, shift, anchors, others, valid) -> Float[Array, " a"]:
   """`_per_anchor` of so many rows at once, made again for the gradient."""
   rows = anchors.shape[0]
   chunk = min(config.chunk, rows)
 
   @jax.checkpoint
-  def part(anchors: Float[Array, "c e"]) -> Float[Array, "c"]:
+  def part(anchors: Float[Array, "c e"]) -> Float[Array, " c"]:
     logits = _similarities(scale, shift, anchors, others)
     return _per_anchor(config.loss, logits, valid)
 

@@ -82,7 +82,7 @@ class Outputs(NamedTuple):
   video: Float[Array, "b d"]  # mean of the video read alone
   text: Float[Array, "b d"]  # mean of the text read alone
   match: Float[Array, "2b 2"]  # logits: all true pairs, then all false ones
-  negatives: Int32[Array, "b"]  # text[i] was falsely paired with video[negatives[i]]
+  negatives: Int32[Array, " b"]  # text[i] was falsely paired with video[negatives[i]]
 
 
 class SimVTP(nn.Module):
@@ -104,7 +104,7 @@ class SimVTP(nn.Module):
     self.match_head = Dense(2, ("embed", "classes"), "float32")
 
   def __call__(
-    self, batch: Batch, key: jax.Array, negatives: Int32[Array, "b"] | None = None
+    self, batch: Batch, key: jax.Array, negatives: Int32[Array, " b"] | None = None
   ) -> Outputs:
     """Training pass on the masked batch; `key` draws the negatives if not given."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
@@ -193,7 +193,7 @@ class SimVTP(nn.Module):
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     return l2_normalize(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
 
-  def match(self, batch: Batch) -> Float[Array, "b"]:
+  def match(self, batch: Batch) -> Float[Array, " b"]:
     """Log-odds that video[i] and text[i] belong together, nothing hidden."""
     x = self.embed_visible(batch["video"], None)
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
@@ -221,7 +221,7 @@ def forward(
   teacher: None,
   batch: Batch,
   key: jax.Array,
-  negatives: Int32[Array, "b"] | None = None,
+  negatives: Int32[Array, " b"] | None = None,
 ) -> Forward:
   """Losses of one masked batch; `negatives` overrides the draw, for tests."""
   del teacher
@@ -280,8 +280,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
 
 
 def draw_negatives(
-  key: jax.Array, scores: Float[Array, "b b"], valid: Bool[Array, "b"]
-) -> Int32[Array, "b"]:
+  key: jax.Array, scores: Float[Array, "b b"], valid: Bool[Array, " b"]
+) -> Int32[Array, " b"]:
   """For each text another row's video, with probability softmax(scores)."""
   scores = jax.lax.stop_gradient(scores)
   own = jnp.eye(scores.shape[0], dtype=bool)

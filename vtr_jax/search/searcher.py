@@ -118,7 +118,7 @@ class Searcher:
     hits = [self._hit(float(s), int(i), int(r)) for s, i, r in triples]
     return (self._again(text, hits) if rerank else hits)[:top]
 
-  def _vector(self, text, image, clip, like) -> Float[np.ndarray, "e"]:
+  def _vector(self, text, image, clip, like) -> Float[np.ndarray, " e"]:
     if like is not None:
       number, row = like
       require(0 <= number < len(self.indexes), f"like: there is no index {number}")
@@ -137,7 +137,7 @@ class Searcher:
       raise DataError(f"{path}: {reason}; choose another clip") from e
     return self.model.embed_clips([found.frames])[0]
 
-  def _allowed(self, index: store.Index, folder: str) -> Bool[np.ndarray, "n"]:
+  def _allowed(self, index: store.Index, folder: str) -> Bool[np.ndarray, " n"]:
     return index.under(folder) if folder else index.live
 
   def _hit(self, score: float, number: int, row: int) -> Hit:

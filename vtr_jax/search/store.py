@@ -106,7 +106,7 @@ class Index:
         raise _damaged(_path(place, "files", self.generation), why)
     self._first = np.array([file.row for file in self._owners], np.int64)
 
-  def under(self, folder: str) -> Bool[np.ndarray, "n"]:
+  def under(self, folder: str) -> Bool[np.ndarray, " n"]:
     """Which rows are clips of files whose path begins with `folder`."""
     found = np.zeros(self.rows, bool)
     for file in self.files.values():

@@ -41,7 +41,7 @@ class Rows:
     self,
     queries: Float[np.ndarray, "q e"],
     k: int,
-    allowed: Bool[np.ndarray, "n"] | None = None,
+    allowed: Bool[np.ndarray, " n"] | None = None,
   ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
     """The k best rows of each query, best first; of equal ones the first.
 
@@ -96,7 +96,7 @@ def _merge(
   best: tuple[Float[Array, "q k"], Int[Array, "q k"]],
   queries: Float[Array, "q e"],
   chunk: Float[Array, "c e"],
-  mask: Bool[Array, "c"],
+  mask: Bool[Array, " c"],
   first: Int[Array, ""],
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
   """The best of before and of one more chunk, whose first row has number `first`."""

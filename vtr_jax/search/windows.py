@@ -70,7 +70,7 @@ def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]
 
 
 def shown(
-  start: float, end: float, options: Options, times: Float[np.ndarray, "t"]
+  start: float, end: float, options: Options, times: Float[np.ndarray, " t"]
 ) -> list[tuple[float, float]]:
   """The windows of `cut` in which a frame begins.
 
@@ -154,7 +154,7 @@ def _read(
 
 def _numbers(
   line: stream.Timeline, start: float, end: float, model: Model
-) -> Int[np.ndarray, "t"]:
+) -> Int[np.ndarray, " t"]:
   """Frames of the clip in the middle of those shown from `start` until `end`."""
   # Times are sums of fractions: a frame at the edge begins the second part.
   first, stop = np.searchsorted(line.times, (start - 1e-6, end - 1e-6))

@@ -91,7 +91,7 @@ def _deviations(
   return jnp.nan_to_num(z.max(), nan=0.0)
 
 
-def anisotropy(x: Float[Array, "b e"], valid: Bool[Array, "b"]) -> Float[Array, ""]:
+def anisotropy(x: Float[Array, "b e"], valid: Bool[Array, " b"]) -> Float[Array, ""]:
   """Mean cosine of two different valid rows of unit norm: 1 = all are the same."""
   count = valid.sum()
   total = jnp.where(valid[:, None], x, 0).astype(jnp.float32).sum(axis=0)

@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
 
   def encode(
     self, caption: str, length: int
-  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
+  ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
     """Ids and their validity, `length` long, 2 or more; see `vocabularies`."""
     ...
 
@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
     """The vocabulary's own spelling of each id."""
     ...
 
-  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
+  def word_ids(self, ids: Int32[np.ndarray, " l"]) -> Int64[np.ndarray, " l"]:
     """A number in [0, l) for each id, the same for the pieces of one word.
 
     What marks a word is the vocabulary's affair: a piece may begin one

@@ -66,7 +66,7 @@ class _Vocabulary:
 
   def encode(
     self, caption: str, length: int
-  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
+  ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
     """The caption between the special tokens of its kind, then padding.
 
     A long caption loses its end, and never a special token.
@@ -100,7 +100,7 @@ class _Vocabulary:
     """The vocabulary's own spelling of each id."""
     return [self._pieces[int(i)] for i in ids]
 
-  def word_ids(self, ids: Int32[np.ndarray, "l"]) -> Int64[np.ndarray, "l"]:
+  def word_ids(self, ids: Int32[np.ndarray, " l"]) -> Int64[np.ndarray, " l"]:
     """Numbers the words from 0; special tokens are words of their own."""
     begins = self._begins[ids]
     begins[1:] |= self._ends[ids[:-1]]
@@ -206,7 +206,7 @@ class Siglip(SentencePiece):
 
   def encode(
     self, caption: str, length: int
-  ) -> tuple[Int32[np.ndarray, "l"], Bool[np.ndarray, "l"]]:
+  ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
     """As of all kinds, but with every position valid."""
     ids, valid = super().encode(caption, length)
     return ids, np.ones_like(valid)

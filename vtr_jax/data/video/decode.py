@@ -83,7 +83,7 @@ def decode(
   raise BadSample(f"only {count} frames can be decoded, fewer than needed")
 
 
-def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray, "t"]:
+def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray, " t"]:
   """When each frame is shown, in seconds since the first; decodes nothing.
 
   Where a file does not say, frames follow each other at its frame rate.
@@ -259,7 +259,7 @@ def frame_indices(
   sampling: str,
   stride: int,
   rng: np.random.Generator | None,
-) -> Int[np.ndarray, "t"]:
+) -> Int[np.ndarray, " t"]:
   """Which frames of a video make the clip, sorted. Never fails for short videos.
 
   Args:

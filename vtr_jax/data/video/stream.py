@@ -37,7 +37,7 @@ class Timeline(NamedTuple):
   damaged: packets are cut or broken behind the last frame.
   """
 
-  times: Float[np.ndarray, "t"]
+  times: Float[np.ndarray, " t"]
   duration: float
   shown: list[int] | None
   decoded: list[int]
@@ -103,7 +103,7 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
 def clips(
   file: BinaryIO,
   line: Timeline,
-  wanted: Sequence[Int[np.ndarray, "t"]],
+  wanted: Sequence[Int[np.ndarray, " t"]],
   view: Any,
   seconds: float = float("inf"),
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:

@@ -185,8 +185,8 @@ class Matcher:
     self._example = EvalExample(source, context.data, context.clip)
 
   def __call__(
-    self, params: Params, texts: Int[np.ndarray, "n"], videos: Int[np.ndarray, "n"]
-  ) -> Float[np.ndarray, "n"]:
+    self, params: Params, texts: Int[np.ndarray, " n"], videos: Int[np.ndarray, " n"]
+  ) -> Float[np.ndarray, " n"]:
     """How well text texts[i] and video videos[i] fit, by their numbers."""
     # Sorted by video, so that each is decoded in one batch, not in many.
     order = np.argsort(videos, kind="stable")

@@ -114,15 +114,15 @@ def text_rows(model: Subject, texts: Sequence[str]) -> dict[str, np.ndarray]:
   return dict(text_ids=ids, text_valid=valid)
 
 
-def spelled(tokenizer: Tokenizer, ids: Int32[np.ndarray, "l"]) -> list[str]:
+def spelled(tokenizer: Tokenizer, ids: Int32[np.ndarray, " l"]) -> list[str]:
   """How each token reads, without what marks the ends of words."""
   clean = lambda p: p.replace("▁", "").removeprefix("##").removesuffix("</w>")
   return [clean(piece) for piece in tokenizer.pieces(ids)]
 
 
 def spoken(
-  tokenizer: Tokenizer, ids: Int32[np.ndarray, "l"], valid: Bool[np.ndarray, "l"]
-) -> Int[np.ndarray, "w"]:
+  tokenizer: Tokenizer, ids: Int32[np.ndarray, " l"], valid: Bool[np.ndarray, " l"]
+) -> Int[np.ndarray, " w"]:
   """Places of the tokens that mean a word: neither padding nor special ones."""
   silent = {*tokenizer.special_ids} - {tokenizer.unk_id}
   return np.flatnonzero(valid & ~np.isin(ids, list(silent)))

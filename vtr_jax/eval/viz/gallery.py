@@ -15,9 +15,9 @@ def gallery(
   path: Target,
   texts: Sequence[str],
   sim: Float[np.ndarray, "t v"],
-  owner: Int[np.ndarray, "t"],
+  owner: Int[np.ndarray, " t"],
   clip: Callable[[int], Video],
-  queries: Sequence[int] | Int[np.ndarray, "q"],
+  queries: Sequence[int] | Int[np.ndarray, " q"],
   ties: str = "average",
 ) -> None:
   """The first five clips of some queries, the right one framed.

@@ -49,10 +49,10 @@ def filled(
 
 def words(
   tokenizer: Tokenizer,
-  ids: Int32[np.ndarray, "l"],
+  ids: Int32[np.ndarray, " l"],
   valid: np.ndarray,
   hidden: np.ndarray,
-  guessed: Int32[np.ndarray, "l"] | None = None,
+  guessed: Int32[np.ndarray, " l"] | None = None,
 ) -> list[plots.Word]:
   """(piece, hidden, prediction) of each word; special tokens are left out."""
   said, guess = base.spelled(tokenizer, ids), [None] * len(ids)
@@ -68,7 +68,7 @@ def words(
 
 def draw(
   mask: MaskSpec, clip: ClipSpec, seed: int = 0
-) -> tuple[Int32[np.ndarray, "k"], Int32[np.ndarray, "m"]]:
+) -> tuple[Int32[np.ndarray, " k"], Int32[np.ndarray, " m"]]:
   """(visible, hidden) tubelets of a clip, as the loader draws them."""
   return masks.video_mask(mask, clip.grid, np.random.default_rng(seed))
 

@@ -102,7 +102,7 @@ def similarity(
   path: Target,
   sim: Shaped[np.ndarray, "t v"],
   title: str = "Similarity of texts and videos",
-  owner: Int[np.ndarray, "t"] | None = None,
+  owner: Int[np.ndarray, " t"] | None = None,
 ) -> None:
   """Heat map of scores; up to 40 rows and columns, right pairs are outlined.
 

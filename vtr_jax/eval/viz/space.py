@@ -17,7 +17,7 @@ _MARKS = "osD^vPX<>"
 
 def pca(
   x: Float[np.ndarray, "n e"], count: int = 2
-) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "c"]]:
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"]]:
   """(coordinates along the principal axes, shares of the variance of each).
 
   Signs are such that the entry of each axis that is greatest in size is positive.
@@ -52,7 +52,7 @@ def embedding_map(
   path: Target,
   video: Float[np.ndarray, "v e"],
   text: Float[np.ndarray, "t e"] | None = None,
-  owner: Int[np.ndarray, "t"] | None = None,
+  owner: Int[np.ndarray, " t"] | None = None,
   groups: Sequence[str] | None = None,
   how: str = "pca",
 ) -> None:
