@@ -41,18 +41,18 @@ def smoke(name, data_dir, **changes):
 def test_the_loader_brings_what_the_spec_says(name, data_dir):
   c = read(TrainConfig, smoke(name, data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
-  spec = c.spec()
+  spec, mask = c.spec(), c.make_objective().mask
   with loader.train_batches(
     c.data,
     c.clip,
     c.text,
-    c.mask,
+    mask,
     SentencePiece(str(model)),
     batch_size=c.batch_size,
     seed=0,
   ) as batches:
     batch = next(batches)
-  fake = batch_lib.fake(c.clip, c.text, c.mask, c.batch_size)
+  fake = batch_lib.fake(c.clip, c.text, mask, c.batch_size)
   for found in ({k: v for k, v in batch.items() if k in spec}, fake):
     assert {k: (v.shape, v.dtype) for k, v in found.items()} == {
       k: (s.shape, s.dtype) for k, s in spec.items()
@@ -162,7 +162,7 @@ def test_every_parameter_has_logical_axes(name):
   module = importlib.import_module(f"configs.{name}")
   c = read(TrainConfig, module.get_config("smoke").to_dict())
   objective = c.make_objective()
-  spec = c.spec()
+  spec, mask = c.spec(), c.make_objective().mask
   boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
   is_box = lambda x: isinstance(x, nn.Partitioned)
   for path, leaf in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box):

@@ -15,7 +15,7 @@ from vtr_jax.search.searcher import Hit
 from vtr_jax.search.server.serve import Server
 
 SECONDS, FPS = 10, 8  # of each video
-MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, matches=True)
+MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, has_match_head=True)
 
 
 class Searcher:
