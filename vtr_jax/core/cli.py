@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import pathlib
 import signal
 import sys
 import traceback
@@ -12,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax.core import renames, shutdown
+from vtr_jax.core import config_help, renames, shutdown
 from vtr_jax.core.errors import (
   ConfigError,
   DataError,
@@ -145,6 +146,9 @@ def connect() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; an unknown key or a wrong value is one line."""
+  _let_configs_import(argv)
+  if {"--help", "-help", "-h"} & set(argv):
+    _help([text for text in argv if text not in ("--help", "-help", "-h")])
   try:
     return flags.FLAGS(argv)
   except Exception as e:  # ml_collections raises whatever the config file raises
@@ -160,6 +164,29 @@ def _parse(argv: list[str]) -> list[str]:
     error = ConfigError(f"command line: {_one_line(e)}")
     _say(error)
     sys.exit(error.exit_code)
+
+
+def _help(argv: list[str]) -> NoReturn:
+  """Prints the flags, and the keys of the config that is named; ends with code 0."""
+  app.usage(shorthelp=True, writeto_stdout=True)
+  path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
+  if path:
+    _parse(argv)
+    values = flags.FLAGS["config"].value.to_dict()
+    print(config_help.text(path.partition(":")[0], values))
+  elif "config" in flags.FLAGS:
+    print("With --config=FILE, --help also lists the keys of that config.")
+  sys.exit(0)
+
+
+def _let_configs_import(argv: list[str]) -> None:
+  """A config may import the files of its folder: `from configs import common`."""
+  for text in argv:
+    name, _, path = text.partition("=")
+    if name in ("--config", "-config") and path:
+      folder = pathlib.Path(path.rpartition(":")[0] or path).absolute().parent.parent
+      if str(folder) not in sys.path:
+        sys.path.append(str(folder))
 
 
 def load(chosen: flags.FlagHolder, hint: str) -> dict:

@@ -1,0 +1,71 @@
+"""The installed package, without the checkout: commands and a training from elsewhere."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+COMMANDS = "main evaluate convert export probe replay study prepare plan search".split()
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+  """(environment, empty folder): the package lies in site-packages of its own."""
+  place = tmp_path_factory.mktemp("installed")
+  site, empty = place / "site", place / "empty"
+  empty.mkdir()
+  # The build writes beside its sources, so it gets a copy.
+  subprocess.run(
+    f"git ls-files vtr_jax pyproject.toml README.md LICENSE | tar -cf - -T - "
+    f"| tar -xf - -C {place}",
+    shell=True,
+    cwd=ROOT,
+    check=True,
+  )
+  pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+  pip += ["--no-build-isolation", "--target", str(site), str(place)]
+  done = subprocess.run(pip, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  return env | dict(PYTHONPATH=str(site)), empty
+
+
+def run(installed, *command):
+  env, empty = installed
+  return subprocess.run(
+    [sys.executable, "-m", *map(str, command)],
+    cwd=empty,
+    env=env,
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command(installed, name):
+  done = run(installed, f"vtr_jax.{name}", "--help")
+  assert done.returncode == 0, done.stderr
+  assert f"vtr_jax.{name}" in done.stdout + done.stderr or "flags:" in done.stdout
+
+
+def test_the_page_is_installed(installed):
+  env, _ = installed
+  folder = os.path.join(env["PYTHONPATH"], "vtr_jax", "search", "server", "page")
+  assert {"app.js", "index.html", "style.css", "icon.svg"} <= set(os.listdir(folder))
+
+
+def test_a_training_from_another_folder(installed, data_dir):
+  """The config is a file of the user's; its imports lie beside it."""
+  done = run(
+    installed,
+    "vtr_jax.main",
+    f"--config={ROOT}/configs/simvtp.py:smoke",
+    f"--config.data.dir={data_dir}",
+    "--config.steps=4",
+    "--config.evals={}",
+    "--workdir=run",
+  )
+  assert done.returncode == 0, done.stderr
+  assert (installed[1] / "run" / "results.json").exists()
