@@ -24,6 +24,7 @@ install() {
     return
   fi
   python=$(find_python)
+  echo "installing requirements.txt into .venv: about 1.1 GB on disk, some minutes"
   if command -v uv >/dev/null; then
     [ -x .venv/bin/python ] || run uv venv --quiet --python "$python" .venv
     run uv pip install --quiet --python .venv/bin/python -r requirements.txt

@@ -1,4 +1,4 @@
-"""The installed package, without the checkout: commands and a training from elsewhere."""
+"""The installed package alone: every command, and a training from another folder."""
 
 import os
 import subprocess
@@ -7,7 +7,10 @@ import sys
 import pytest
 from conftest import ROOT
 
-COMMANDS = "main evaluate convert export probe replay study prepare plan search".split()
+COMMANDS = (
+  *("main", "evaluate", "convert", "export", "probe", "replay", "study"),
+  *("prepare", "plan", "search"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def text(path: str, values: Mapping[str, Any]) -> str:
   """
   notes = comments(path)
   lines = [
-    f"{path}: set a key by its flag. Comments are of the recipe; variants change values."
+    f"{path}: set a key by its flag. Comments are the recipe's, values the variant's."
   ]
   for key, value in flatten(values).items():
     note = notes.get(key, "")
