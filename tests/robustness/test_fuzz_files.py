@@ -21,6 +21,7 @@ from test_store import HEADER, file
 from test_tokenizer_kinds import MAKE
 
 from vtr_jax.search import store
+from vtr_jax.search.writer import Writer
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def sealed(manifest):
   """A manifest whose checksum is right."""
   if isinstance(manifest, dict):
     manifest.pop("check", None)
-    manifest["check"] = store._check(manifest)
+    manifest["check"] = store.checksum(manifest)
   return fuzz.dumped(manifest)
 
 
@@ -182,7 +183,7 @@ def journal(data, manifest):
 def test_index(record_property, tmp_path, count):
   """Read, asked for its clips, and written to; also where all checksums are right."""
   place = tmp_path / "index"
-  with store.Writer(place, HEADER) as writer:
+  with Writer(place, HEADER) as writer:
     for name, rows in (("a/ü.mp4", 3), ("b.mp4", 2)):
       writer.add(file(name), np.ones((rows, 4)), np.ones((rows, 2)))
     writer.note(file("c.mp4", error="no video"))
@@ -211,7 +212,7 @@ def test_index(record_property, tmp_path, count):
           index.path(found)
           assert found.row <= row < found.row + found.clips
       assert index.under("a").shape == (index.rows,)
-    if writer := fuzz.outcome(lambda: store.Writer(place, HEADER), place):
+    if writer := fuzz.outcome(lambda: writer.Writer(place, HEADER), place):
       with writer:
         writer.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
         writer.compact()

@@ -17,7 +17,7 @@ from test_model import trained
 import vtr_jax
 from configs import simvtp
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
-from vtr_jax.search import files, store, windows
+from vtr_jax.search import files, store, windows, writer
 from vtr_jax.search.build import build
 from vtr_jax.search.searcher import Hit, Searcher
 
@@ -225,7 +225,7 @@ def test_killed_and_finished_is_as_calm(run, folder, tmp_path, counted):
   code = f"""
 import os, signal, sys
 import vtr_jax
-from vtr_jax.search import build, store
+from vtr_jax.search import build, writer
 model = vtr_jax.load({place!r})
 model.config.__dict__["eval_batch_size"] = 2
 build._COMMIT = 0
@@ -237,11 +237,11 @@ def embed_clips(clips):
     os.kill(os.getpid(), signal.SIGKILL)
   return embed(clips)
 model.embed_clips = embed_clips
-open_files, begin = [], store.Writer._fresh
-def fresh(writer):
-  begin(writer)
-  open_files.extend(writer._out.values())
-store.Writer._fresh = fresh
+open_files, begin = [], writer.Writer._new_generation
+def fresh(self):
+  begin(self)
+  open_files.extend(self._out.values())
+writer.Writer._new_generation = fresh
 build.build({str(folder)!r}, {str(index)!r}, model, threads=1)
 """
   killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True)
@@ -259,7 +259,7 @@ def test_two_at_once(run, folder, tmp_path):
   build(folder, tmp_path / "index", model)
   header = store.open(tmp_path / "index").header
   with (
-    store.Writer(tmp_path / "index", header),
+    writer.Writer(tmp_path / "index", header),
     pytest.raises(DataError, match="another process is writing"),
   ):
     build(folder, tmp_path / "index", model)
@@ -442,7 +442,7 @@ def test_queries_that_cannot_be(run, folder, searcher):
     (dict(text="a ball", like=(0, 0)), "query: give one of"),
     (dict(text="a ball", top=0), "top: 0"),
     (dict(text="a ball", rerank=-1), "rerank: -1"),
-    (dict(image=folder / "picture.png", rerank=5), "rerank: is for words"),
+    (dict(image=folder / "picture.png", rerank=5), "rerank: needs a text query"),
     (dict(like=(3, 0)), "like: there is no index 3"),
   ):
     with pytest.raises(ConfigError, match=words):
@@ -459,7 +459,7 @@ def test_queries_that_cannot_be(run, folder, searcher):
 
 def test_another_model_is_refused(run, tmp_path):
   header = store.Header("other@7-ab", "", run[0].dim, "/", 10.0, 0.0, False)
-  store.Writer(tmp_path / "index", header).__exit__()
+  writer.Writer(tmp_path / "index", header).__exit__()
   with pytest.raises(DataError, match="made with the model other@7-ab, not with"):
     Searcher(run[0], [tmp_path / "index"])
 

@@ -7,7 +7,8 @@ import pytest
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
-from vtr_jax.search.store import File, Header, Writer
+from vtr_jax.search.store import File, Header
+from vtr_jax.search.writer import Writer
 
 HEADER = Header("model@1-ab", "", 4, "/", 10.0, 0.0, False)
 RNG = np.random.default_rng(0)
@@ -172,7 +173,7 @@ def test_damage_is_one_line(place, name, how):
     cut = dict(shorter=data[:-3], empty=b"", flipped=data)[how]
     path.write_bytes(cut)
   missing = how == "gone"
-  words = "no index" if name == "manifest.json" else "is gone"
+  words = "not an index" if name == "manifest.json" else "is gone"
   with pytest.raises(DataError, match=words if missing else "damaged") as e:
     store.open(place)
   assert str(place) in str(e.value)
@@ -217,12 +218,12 @@ def test_other_versions_and_other_things(place, tmp_path):
   path.write_text(json.dumps(manifest))
   with pytest.raises(DataError, match="of another version"):
     store.open(place)
-  with pytest.raises(DataError, match="no index; make it with"):
+  with pytest.raises(DataError, match="not an index; create one with"):
     store.open(tmp_path / "absent")
   (tmp_path / "notes.txt").write_text("mine")
-  with pytest.raises(DataError, match="no index; choose another --out"):
+  with pytest.raises(DataError, match="not an index; choose another --out"):
     Writer(tmp_path, HEADER)
-  with pytest.raises(DataError, match="no index; choose another --out"):
+  with pytest.raises(DataError, match="not an index; choose another --out"):
     Writer(tmp_path / "notes.txt", HEADER)
 
 

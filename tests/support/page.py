@@ -11,8 +11,10 @@ from PIL import Image
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
+from vtr_jax.search.query import Query
 from vtr_jax.search.searcher import Hit
 from vtr_jax.search.server.serve import Server
+from vtr_jax.search.writer import Writer
 
 SECONDS, FPS = 10, 8  # of each video
 MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, has_match_head=True)
@@ -25,7 +27,10 @@ class Searcher:
     self.model, self.indexes = model, [store.open(place) for place in places]
     self.asked: list[dict] = []
 
-  def query(self, *, text="", image=None, like=None, top=24, rerank=0, folder=""):
+  def query(self, query=None, **parameters):
+    query = query or Query(**parameters)
+    text, image, like, top = query.text, query.image, query.like, query.top
+    rerank, folder = query.rerank, query.folder
     self.asked.append(dict(text=text, image=image, like=like, rerank=rerank))
     if text == "break":
       raise RuntimeError("secret\nwords")
@@ -50,7 +55,7 @@ class Searcher:
 def index(folder, names, out, windows=((0.0, 5.0), (4.0, 6.0))):
   """Writes or changes an index: of each video two clips, of each image one."""
   header = store.Header(MODEL.id, "", MODEL.dim, str(folder), 5.0, 1.0, False)
-  with store.Writer(out, header) as writer:
+  with Writer(out, header) as writer:
     for name in writer.files.keys() - set(names):
       writer.drop(name)
     for name in names:

@@ -1,4 +1,4 @@
-"""Searches a folder of videos and images by words, by an image, or by another clip.
+"""Searches a folder of videos and images by text, by an image, or by another clip.
 
   python -m vtr_jax.search index FOLDER --checkpoint=runs/mine --out=INDEX
   python -m vtr_jax.search query INDEX "a dog jumps over a fence"
@@ -6,9 +6,10 @@
   python -m vtr_jax.search query INDEX --clip=film.mp4@12.5
   python -m vtr_jax.search serve INDEX
 
-The same `index` again brings an index up to date. docs/search.md tells the rest.
+The same `index` again brings an index up to date. See docs/search.md.
 """
 
+import dataclasses
 import json
 import sys
 import time
@@ -24,24 +25,24 @@ _CHECKPOINT = flags.DEFINE_string(
 )
 _OUT = flags.DEFINE_string("out", "", "index: directory of the index.")
 _WINDOW = flags.DEFINE_float("window", 10.0, "index: seconds of a clip.")
-_OVERLAP = flags.DEFINE_float("overlap", 0.0, "index: seconds that two clips share.")
-_SHOTS = flags.DEFINE_bool("shots", False, "index: cut where the picture changes.")
-_THREADS = flags.DEFINE_integer("threads", 0, "index: that decode; 0 = one per core.")
-_IMAGE = flags.DEFINE_string("image", "", "query: an image instead of words.")
-_CLIP = flags.DEFINE_string("clip", "", "query: FILE@SECOND, a clip instead of words.")
-_TOP = flags.DEFINE_integer("top", 10, "query: how many clips.")
+_OVERLAP = flags.DEFINE_float("overlap", 0.0, "index: seconds of overlap of two clips.")
+_SHOTS = flags.DEFINE_bool("shots", False, "index: cut at shot changes.")
+_THREADS = flags.DEFINE_integer("threads", 0, "index: decoders; 0 = one per core.")
+_IMAGE = flags.DEFINE_string("image", "", "query: an image instead of text.")
+_CLIP = flags.DEFINE_string("clip", "", "query: FILE@SECOND, a clip instead of text.")
+_TOP = flags.DEFINE_integer("top", 10, "query: number of hits.")
 _RERANK = flags.DEFINE_integer(
-  "rerank", 0, "query: so many are ranked again by the matching head; 0 = none."
+  "rerank", 0, "query: number of hits that the matching head ranks again; 0 = none."
 )
-_FOLDER = flags.DEFINE_string("folder", "", "query: how the paths of files begin.")
+_FOLDER = flags.DEFINE_string("folder", "", "query: prefix of the paths of files.")
 _JSON = flags.DEFINE_bool("json", False, "query: print JSON.")
-_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address that is listened to.")
-_PORT = flags.DEFINE_integer("port", 8000, "serve: 0 = one that is free.")
-_TOKEN = flags.DEFINE_string("token", "", "serve: what the page asks for.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: address to listen on.")
+_PORT = flags.DEFINE_integer("port", 8000, "serve: 0 = a free one.")
+_TOKEN = flags.DEFINE_string("token", "", "serve: secret that the page requires.")
 
 
 def index(folder: str = "", *more: str) -> None:
-  """Makes an index, or brings it up to date."""
+  """Creates an index, or updates it."""
   from vtr_jax.inference.model import load  # starts JAX: after the flags
   from vtr_jax.search import build, windows
 
@@ -50,7 +51,7 @@ def index(folder: str = "", *more: str) -> None:
   require(bool(_CHECKPOINT.value), "--checkpoint: missing; name the directory of a run")
   require(_THREADS.value >= 0, f"--threads: {_THREADS.value}; must be 0 or more")
   options = windows.Options(_WINDOW.value, _OVERLAP.value, _SHOTS.value)
-  began = time.monotonic()
+  start = time.monotonic()
   report = build.build(
     folder,
     _OUT.value,
@@ -66,28 +67,29 @@ def index(folder: str = "", *more: str) -> None:
   print(
     f"{_OUT.value}: {report.clips} clips; files: {report.embedded} embedded, "
     f"{report.kept} as before, {report.moved} moved, {report.dropped} dropped, "
-    f"{len(report.unreadable)} unreadable{listed} ({time.monotonic() - began:.1f} s)"
+    f"{len(report.unreadable)} unreadable{listed} ({time.monotonic() - start:.1f} s)"
   )
 
 
-def query(places: str = "", *words: str) -> None:
-  """Prints the clips that fit best."""
+def query(indexes: str = "", *words: str) -> None:
+  """Prints the best hits."""
+  from vtr_jax.search.query import Query
   from vtr_jax.search.searcher import Searcher
 
-  text = " ".join(words)
-  given = [bool(text.strip()), bool(_IMAGE.value), bool(_CLIP.value)]
-  require(any(given), "query: empty; give words, --image or --clip")
-  require(sum(given) == 1, "query: give one of words, --image and --clip")
-  searcher = Searcher.open(*_places(places), checkpoint=_CHECKPOINT.value)
-  window = searcher.indexes[0].header.window
-  hits = searcher.query(
-    text=text,
+  query = Query(
+    text=" ".join(words),
     image=_IMAGE.value or None,
-    clip=_clip(window) if _CLIP.value else None,
+    clip=_clip() if _CLIP.value else None,
     top=_TOP.value,
     rerank=_RERANK.value,
     folder=_FOLDER.value,
   )
+  searcher = Searcher.open(*_indexes(indexes), checkpoint=_CHECKPOINT.value)
+  if query.clip is not None:
+    path, start, _ = query.clip
+    window = searcher.indexes[0].header.window
+    query = dataclasses.replace(query, clip=(path, start, start + window))
+  hits = searcher.query(query)
   if _JSON.value:
     print(json.dumps([hit._asdict() for hit in hits], indent=2))
     return
@@ -95,30 +97,30 @@ def query(places: str = "", *words: str) -> None:
     part = f" {hit.start:.2f}-{hit.end:.2f} s" if hit.end else ""
     print(f"{hit.score:7.4f}  {printable(hit.path)}{part}")
   if not hits:
-    print("no clip fits: the index is empty, or --folder names no file of it")
+    print("no hits: the index is empty, or --folder names no file of it")
 
 
-def serve(places: str = "", *more: str) -> None:
-  """The page."""
+def serve(indexes: str = "", *more: str) -> None:
+  """Serves the page."""
   from vtr_jax.search.server import serve as server
 
   require(not more, "serve: give one INDEX, or several with commas")
   server.main(
-    _places(places), _CHECKPOINT.value, _HOST.value, _PORT.value, _TOKEN.value
+    _indexes(indexes), _CHECKPOINT.value, _HOST.value, _PORT.value, _TOKEN.value
   )
 
 
 _COMMANDS = dict(index=index, query=query, serve=serve)
 
 
-def _places(names: str) -> list[str]:
-  places = [name for name in names.split(",") if name]
-  require(bool(places), "INDEX: missing; name the directory of an index")
-  return places
+def _indexes(names: str) -> list[str]:
+  indexes = [name for name in names.split(",") if name]
+  require(bool(indexes), "INDEX: missing; name the directory of an index")
+  return indexes
 
 
-def _clip(window: float) -> tuple[str, float, float]:
-  """FILE@SECOND as path, start and end."""
+def _clip() -> tuple[str, float, float]:
+  """FILE@SECOND as path, start and an end that is not known yet."""
   path, at, second = _CLIP.value.rpartition("@")
   try:
     start = float(second)
@@ -126,7 +128,7 @@ def _clip(window: float) -> tuple[str, float, float]:
     at = ""
   if not at:
     raise ConfigError(f"--clip: {_CLIP.value!r}; give FILE@SECOND, as film.mp4@12.5")
-  return path, start, start + window
+  return path, start, start
 
 
 def main(name: str = "", *words: str) -> None:

@@ -19,6 +19,7 @@ from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, DataError, one_line
 from vtr_jax.inference.model import Model
 from vtr_jax.search import files, store, windows
+from vtr_jax.search import writer as writer_lib
 
 _COMMIT = 30.0  # ours: seconds of work that SIGKILL may cost; more if a file takes more
 
@@ -81,7 +82,7 @@ def build(
     root=root,
     **dataclasses.asdict(options or windows.Options()),
   )
-  with store.Writer(out, header) as writer:
+  with writer_lib.Writer(out, header) as writer:
     run = _Run(writer, model, options or windows.Options())
     return run(found, left_out, threads or processes.cores(), progress)
 
@@ -115,7 +116,7 @@ class _Work:
 class _Run:
   """One call of `build`."""
 
-  def __init__(self, writer: store.Writer, model: Model, options: windows.Options):
+  def __init__(self, writer: writer_lib.Writer, model: Model, options: windows.Options):
     self._writer, self._model, self._options = writer, model, options
     self._before = dict(writer.files)
     self._known = {f.digest: f for f in self._before.values()}

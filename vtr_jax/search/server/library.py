@@ -23,11 +23,11 @@ class Library:
   def __init__(self, searcher: Searcher):
     self._searcher, self._lock = searcher, threading.Lock()
     self._versions = self._on_disk()
-    # Compiles; what is amiss shows before there is a visitor.
-    searcher.query(text="a", top=messages.Search.top)
+    # Compiles, and fails before the first visitor.
+    searcher.query(text="a", top=messages.TOP)
 
   def info(self) -> dict[str, Any]:
-    """What the page says before a search."""
+    """What the page shows before a search."""
     with self._lock:
       self._refresh()
       indexes, model = self._searcher.indexes, self._searcher.model
@@ -41,42 +41,37 @@ class Library:
       videos=len(names),
       folders=_folders(names)[:_MAX_FOLDERS],
       rerank=model.has_match_head,
-      sample=[messages.told(hit) for hit in sample[:_SAMPLE]],
+      sample=[messages.hit_json(hit) for hit in sample[:_SAMPLE]],
     )
 
-  def search(self, asked: messages.Search) -> dict[str, Any]:
-    """What fits best, and how long it took to find."""
+  def search(self, search: messages.Search) -> dict[str, Any]:
+    """The best hits and the seconds of the search."""
     with self._lock:  # a query uses all cores
       self._refresh()
-      if asked.like:
-        self.hit(*asked.like, asked.clip)
+      if search.query.like:
+        self.hit(*search.query.like, search.clip)
       start = time.monotonic()
       try:
-        hits = self._searcher.query(
-          text=asked.text,
-          image=asked.image,
-          like=asked.like,
-          top=asked.top,
-          rerank=asked.rerank,
-          folder=asked.folder,
-        )
+        hits = self._searcher.query(search.query)
       except DataError as e:
-        if asked.image is None:
+        if search.query.image is None:
           raise
-        raise Refused(400, "this picture cannot be read; try another one") from e
+        raise Refused(400, "this image cannot be read; try another one") from e
       seconds = time.monotonic() - start
-    return dict(hits=[messages.told(hit) for hit in hits], seconds=round(seconds, 4))
+    return dict(
+      hits=[messages.hit_json(hit) for hit in hits], seconds=round(seconds, 4)
+    )
 
   def hit(self, index: int, row: int, clip: str = "") -> Hit:
-    """The clip at a place of an index.
+    """The clip at a row of an index.
 
     Args:
       index: number of the index.
       row: of the clip.
-      clip: what `api.key_of` says of it; "" takes whatever is there.
+      clip: its `messages.key_of`; "" takes any.
 
     Raises:
-      Refused: there is none, or it is another one.
+      Refused: there is none, or its key differs.
     """
     try:
       store = self._searcher.indexes[index]
@@ -99,7 +94,7 @@ class Library:
     self._lock.acquire(timeout=10)
 
   def _refresh(self) -> None:
-    """Opens the indexes anew if one was written to."""
+    """Opens the indexes again if one has changed."""
     now = self._on_disk()
     if now == self._versions:
       return
@@ -108,10 +103,10 @@ class Library:
     try:
       self._searcher = type(before)(before.model, places)
     except VtrError as e:
-      logging.error("the indexes are searched as they were: %s", e)
+      logging.error("an index cannot be read, the one opened before is used: %s", e)
 
   def _on_disk(self) -> list[tuple[int, ...]]:
-    """Other numbers when an index was written to."""
+    """Identity of the manifests; differs once an index is written to."""
     found = []
     for index in self._searcher.indexes:
       try:

@@ -1,74 +1,73 @@
-"""What the page sends and gets: JSON, checked key by key."""
+"""Requests and responses of the page: JSON, checked key by key."""
 
 import base64
-import dataclasses
 import hashlib
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
+from vtr_jax.core.errors import ConfigError
+from vtr_jax.search.query import Query
 from vtr_jax.search.server.delivery import Refused
 
 # All ours.
-_MAX_TEXT = 20_000  # characters; models read some 60 words of them
+_MAX_TEXT = 20_000  # characters; models read some 60 tokens of them
 _MAX_TOP = 500
+TOP = 24  # hits if the page does not name a number
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-  """The object that /api/search takes; other keys are refused.
+class Search(NamedTuple):
+  """The object that /api/search takes, parsed; unknown keys are rejected.
 
-  text, image (base64), like ([index, row] of a clip): what is looked for. clip: which
-  clip `like` means, as told with it; "" trusts the row. folder: where; "" is
-  everywhere. top: how many. rerank: how many of them the matching head puts in order.
+  query: of the keys text, image (base64), like ([index, row] of a clip), top, rerank
+  and folder. clip: key of the clip that `like` means (`key_of`); "" trusts the row.
   """
 
-  text: str = ""
-  image: bytes | None = None
-  like: tuple[int, int] | None = None
+  query: Query
   clip: str = ""
-  top: int = 24
-  rerank: int = 0
-  folder: str = ""
 
 
 def parsed(body: bytes) -> Search:
-  """What a client sent, checked key by key; raises Refused."""
+  """The search of a request body; raises Refused."""
   try:
-    asked = json.loads(body)
+    fields = json.loads(body)
   except (ValueError, RecursionError):
     raise Refused(400, "not JSON") from None
-  if not isinstance(asked, dict):
+  if not isinstance(fields, dict):
     raise Refused(400, "not a JSON object")
   kinds = dict(text=str, image=str, like=list, clip=str, folder=str)
   kinds |= dict(top=int, rerank=int)
-  for key, value in asked.items():
+  for key, value in fields.items():
     if key not in kinds:
       raise Refused(400, f"unknown key {key[:40]!a}")
     if type(value) is not kinds[key]:
       raise Refused(400, f"{key}: must be {kinds[key].__name__}")
-  if len(asked.get("text", "")) > _MAX_TEXT:
-    raise Refused(400, f"too many words; at most {_MAX_TEXT:,} characters")
-  for key, least in (("top", 1), ("rerank", 0)):
-    if not least <= asked.get(key, least) <= _MAX_TOP:
-      raise Refused(400, f"{key}: must be {least} to {_MAX_TOP}")
-  if "like" in asked:
-    like = asked["like"]
+  if len(fields.get("text", "")) > _MAX_TEXT:
+    raise Refused(400, f"text too long; at most {_MAX_TEXT:,} characters")
+  for key, lowest in (("top", 1), ("rerank", 0)):
+    if not lowest <= fields.get(key, lowest) <= _MAX_TOP:
+      raise Refused(400, f"{key}: must be {lowest} to {_MAX_TOP}")
+  if "like" in fields:
+    like = fields["like"]
     if [type(number) for number in like] != [int, int] or min(like) < 0:
       raise Refused(400, "like: must be [index, row]")
-    asked["like"] = tuple(like)
-  if "image" in asked:
+    fields["like"] = tuple(like)
+  if "image" in fields:
     try:
-      asked["image"] = base64.b64decode(asked["image"], validate=True)
+      fields["image"] = base64.b64decode(fields["image"], validate=True)
     except ValueError:
       raise Refused(400, "image: not base64") from None
-  search = Search(**asked)
-  if not (search.text.strip() or search.image or search.like):
+  if not (fields.get("text", "").strip() or fields.get("image") or fields.get("like")):
     raise Refused(400, "say what you look for")
-  return search
+  clip = fields.pop("clip", "")
+  parameters: dict[str, Any] = dict(top=TOP) | fields
+  try:
+    return Search(Query(**parameters), clip)
+  except ConfigError as e:
+    raise Refused(400, str(e)) from e
 
 
-def told(hit: Any) -> dict[str, Any]:
-  """A hit as the page gets it: without its place on this machine."""
+def hit_json(hit: Any) -> dict[str, Any]:
+  """A hit for the page: without its path on this machine."""
   return dict(
     score=float(hit.score),
     name=hit.name,
@@ -81,6 +80,6 @@ def told(hit: Any) -> dict[str, Any]:
 
 
 def key_of(hit: Any) -> str:
-  """Which clip it is, whatever its row is in another index."""
+  """Identifies a clip independently of its row."""
   text = f"{hit.name}\0{hit.start:.3f}\0{hit.end:.3f}"
   return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=6).hexdigest()
