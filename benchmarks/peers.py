@@ -3,10 +3,10 @@
   python -m benchmarks.peers [--batch_size=2] [--threads=1] [--rounds=5]
 
 Needs `pip install torch transformers`, which nothing else here does. Peers:
-  mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, the hidden
+  mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, the masked
             patches dropped, and DistilBERT; contrast, backward pass, AdamW.
   videomae  transformers' VideoMAEForPreTraining, ViT-B, 16 frames, 90 % of the tubes
-            hidden. Ours is SimVTP's masked autoencoder with every other loss off; the
+            masked. Ours is SimVTP's masked autoencoder with every other loss off; the
             two words that each text has at least stay in its joint pass.
 Both are measured in turn in one process, step by step, on the same cores with the same
 allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same, and add
@@ -32,7 +32,7 @@ from vtr_jax.train.config import TrainConfig
 
 _WORKS = flags.DEFINE_list("works", ["mac", "videomae"], "mac, videomae.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "float32, bfloat16.")
-_HIDDEN = flags.DEFINE_list("hidden", ["0", "60", "75", "90"], "Percent; of mac.")
+_MASKED = flags.DEFINE_list("masked", ["0", "60", "75", "90"], "Percent; of mac.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "Clips per step.")
 _TEXT_LENGTH = flags.DEFINE_integer("text_length", 32, "Tokens of a caption; of mac.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Cores for either.")
@@ -73,21 +73,21 @@ def measure(work: str, dtype: str, kind: type) -> None:
   config, rows, clock = config_of(work, dtype), _BATCH_SIZE.value, _CLOCK.value
   trainer = torch_peers.Trainer(kind, config, dtype)
   cases, first = {}, None
-  for hidden in _HIDDEN.value if work == "mac" else ["90"]:
-    share = int(hidden) / 100
+  for masked in _MASKED.value if work == "mac" else ["90"]:
+    share = int(masked) / 100
     ours = Case(config, share, rows, first, clock)
     first = first or ours
     mask = dataclasses.replace(config.mask, video_ratio=share)
     inputs = trainer.inputs(batch.fake(config.clip, config.text, mask, rows))
-    cases[hidden] = ours, PeerCase(trainer.step, inputs, clock)
+    cases[masked] = ours, PeerCase(trainer.step, inputs, clock)
   for _ in range(WARM_UP + _ROUNDS.value):
     for ours, peer in cases.values():
       ours.run()
       peer.run()
-  for hidden, pair in cases.items():
+  for masked, pair in cases.items():
     ours, peer = (1e3 * statistics.median(case.times[WARM_UP:]) for case in pair)
     print(
-      f"{work:8}  {dtype:8}  {hidden:>4} %  {ours:9.0f}  {peer:9.0f}  "
+      f"{work:8}  {dtype:8}  {masked:>4} %  {ours:9.0f}  {peer:9.0f}  "
       f"{peer / ours:9.2f}",
       flush=True,
     )
@@ -110,7 +110,7 @@ def main(_) -> None:
     f"torch {torch.__version__}, transformers {transformers.__version__}, "
     f"GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', 'not set')}"
   )
-  print("work      dtype     hidden    ours ms    peer ms  peer/ours")
+  print("work      dtype     masked    ours ms    peer ms  peer/ours")
   for work in _WORKS.value:
     for dtype in _DTYPES.value:
       measure(work, dtype, kinds[work])

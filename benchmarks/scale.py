@@ -47,9 +47,9 @@ def work() -> Iterator[tuple[str, TrainConfig, str]]:
   for topology in TOPOLOGIES:
     for name in RECIPES:
       yield f"{name} {topology}", recipe(name), topology
-  for hidden in MASKS:
+  for ratio in MASKS:
     name = "mac.py:webvid2m_cc3m"
-    yield f"{hidden:.0%} {MASKED}", at(recipe(name), hidden), MASKED
+    yield f"{ratio:.0%} {MASKED}", at(recipe(name), ratio), MASKED
 
 
 def line(cells: list) -> str:
@@ -74,7 +74,7 @@ def shared(n: dict) -> list[str]:
 
 def recipes(done: dict[str, dict]) -> Iterator[str]:
   heads = ["recipe", "chips", "rows a chip", "peak, GB", "TFLOP", "GB moved"]
-  heads += ["bound, ms", "by", "exchanged, MB", "chip-hours"]
+  heads += ["bound, ms", "by", "collectives, MB", "chip-hours"]
   yield line(heads)
   yield line(["---", "---", *["---:"] * 8])
   for topology in TOPOLOGIES:
@@ -90,12 +90,12 @@ def recipes(done: dict[str, dict]) -> Iterator[str]:
 
 
 def masks(done: dict[str, dict]) -> Iterator[str]:
-  heads = ["hidden", "tubelets", "peak, GB", "TFLOP", "GB moved", "bound, ms", "by"]
+  heads = ["masked", "tubelets", "peak, GB", "TFLOP", "GB moved", "bound, ms", "by"]
   yield line(heads)
   yield line(["---:"] * 7)
-  for hidden in MASKS:
-    if n := done.get(f"{hidden:.0%} {MASKED}"):
-      yield line([f"{hidden:.0%}", n["visible"], *shared(n)])
+  for ratio in MASKS:
+    if n := done.get(f"{ratio:.0%} {MASKED}"):
+      yield line([f"{ratio:.0%}", n["visible"], *shared(n)])
 
 
 def main(_) -> None:
@@ -106,7 +106,7 @@ def main(_) -> None:
     if name in done or flags.FLAGS.only not in name:
       continue
     target = chips.find(topology, compiler=not flags.FLAGS.estimate)
-    done[name] = plan(config, target, search=flags.FLAGS.search).numbers()
+    done[name] = plan(config, target, search=flags.FLAGS.search).metrics()
     path.write_text(json.dumps(done, indent=1) + "\n")
   print("\n".join([*recipes(done), "", *masks(done)]))
 

@@ -1,9 +1,9 @@
-"""Time of a training step against its FLOPs, at several shares of hidden video.
+"""Time of a training step against its FLOPs, at several fractions of masked video.
 
   python -m benchmarks.step [--config=configs/simvtp.py] [--batch_size=64]
   taskset -c 0 python -m benchmarks.step --config=configs/mac.py:webvid2m_cc3m \
-    --hidden=0,60,75,90 --batch_size=2 --config.objective.compute.dtype=float32
-  python -m benchmarks.step --config=configs/miles.py --hidden=20 --without=features
+    --masked=0,60,75,90 --batch_size=2 --config.objective.compute.dtype=float32
+  python -m benchmarks.step --config=configs/miles.py --masked=20 --without=features
 
 Any config of any objective. The masks are measured in turn, round after round, so that
 a machine whose speed drifts slows all of them alike; medians are printed. FLOPs are the
@@ -32,7 +32,7 @@ CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 
 
 class Case:
-  """A step at one share of hidden video, compiled, that trains its own state.
+  """A step at one fraction of masked video, compiled, that trains its own state.
 
   Args:
     like: shares this one's state instead; masks do not change the parameters.
@@ -42,14 +42,14 @@ class Case:
   def __init__(
     self,
     config: TrainConfig,
-    hidden: float,
+    masked: float,
     batch_size: int,
     like: "Case | None" = None,
     clock: str = "wall",
   ):
     c = dataclasses.replace(
       config,
-      mask=dataclasses.replace(config.mask, video_ratio=hidden),
+      mask=dataclasses.replace(config.mask, video_ratio=masked),
       objective=unrolled(config.objective),
       batch_size=batch_size,
     )
@@ -84,13 +84,13 @@ def main(_) -> None:
   values, rows = flags.FLAGS, flags.FLAGS.batch_size
   config = read(TrainConfig, values.config.to_dict())
   cases, first = {}, None
-  for hidden in values.hidden:
-    cases[hidden] = Case(config, int(hidden) / 100, rows, first, values.clock)
-    first = first or cases[hidden]
+  for masked in values.masked:
+    cases[masked] = Case(config, int(masked) / 100, rows, first, values.clock)
+    first = first or cases[masked]
     if values.without:
       less = config.loss_weights | {values.without: 0.0}
       lean = dataclasses.replace(config, loss_weights=less)
-      cases[f"{hidden}*"] = Case(lean, int(hidden) / 100, rows, first, values.clock)
+      cases[f"{masked}*"] = Case(lean, int(masked) / 100, rows, first, values.clock)
   for _ in range(WARM_UP + values.rounds):
     for case in cases.values():
       case.run()
@@ -100,29 +100,30 @@ def main(_) -> None:
     f"{jax.devices()[0].device_kind}, {values.clock} time"
   )
   print(
-    "hidden  visible   ms/step  clips/s  GFLOP/step  GFLOP/s   faster  FLOPs fewer  "
+    "masked  visible   ms/step  clips/s  GFLOP/step  GFLOP/s   faster  FLOPs fewer  "
     "reached"
   )
-  for hidden, case in cases.items():
+  for masked, case in cases.items():
     seconds = statistics.median(case.times[WARM_UP:])
     faster, fewer = whole / seconds, first.flops / case.flops
     print(
-      f"{hidden:>4} %  {case.visible:7}  {1e3 * seconds:8.1f}  "
+      f"{masked:>4} %  {case.visible:7}  {1e3 * seconds:8.1f}  "
       f"{rows / seconds:7.1f}  {case.flops / 1e9:10.1f}  "
       f"{case.flops / seconds / 1e9:7.0f}  {faster:6.2f}x  {fewer:10.2f}x  "
       f"{faster / fewer:7.2f}"
     )
-  for hidden in values.hidden if values.without else ():
-    both = (statistics.median(cases[h].times[WARM_UP:]) for h in (hidden, f"{hidden}*"))
+  for masked in values.masked if values.without else ():
+    both = (statistics.median(cases[h].times[WARM_UP:]) for h in (masked, f"{masked}*"))
     ratio = next(both) / next(both)
-    print(f"{hidden} % hidden: {ratio:.2f} times the step without {values.without} (*)")
+    print(f"{masked} % masked: {ratio:.2f} times the step without {values.without} (*)")
 
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", "configs/simvtp.py")
   flags.DEFINE_integer("batch_size", 64, "Clips per step.")
   flags.DEFINE_integer("rounds", 5, f"Measured rounds, after {WARM_UP} to warm up.")
-  flags.DEFINE_list("hidden", ["0", "50", "75", "90"], "Percent of the video.")
+  flags.DEFINE_list("masked", ["0", "50", "75", "90"], "Percent of the video.")
+  flags.DEFINE_alias("hidden", "masked")  # its name in 0.1.0
   flags.DEFINE_string("without", "", "A loss term to measure the cost of.")
   flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core of a busy machine.")
   app.run(main)

@@ -245,7 +245,7 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   config = config_of(module, variant, batch_size=1024)
   target = chips.find("v5e:16x16", compiler=False)
   plan = command.plan(config, target, price=2.0, search=module is mac)
-  n = plan.numbers()
+  n = plan.metrics()
   assert n["how"] == "arithmetic"
   assert n["fits"]
   assert n["rows_a_device"] == 4
@@ -270,7 +270,7 @@ def test_one_chip_that_it_does_not_fit(rows, largest):
   def largest_in(memory):
     chip = dataclasses.replace(target.chip, memory=memory)
     config = config_of(mac, "demo", batch_size=rows)
-    found = command.plan(config, dataclasses.replace(target, chip=chip)).numbers()
+    found = command.plan(config, dataclasses.replace(target, chip=chip)).metrics()
     assert not found["fits"]
     return found["largest"]
 
@@ -297,12 +297,12 @@ def test_parameters_over_several_devices_take_less_of_each():
   whole = config_of(mac, batch_size=32)
   split = config_of(mac, batch_size=32, mesh=dict(data=-1, fsdp=4, tensor=1))
   target = chips.find("v5e:4x4", compiler=False)
-  a, b = (command.plan(c, target, search=False).numbers() for c in (whole, split))
+  a, b = (command.plan(c, target, search=False).metrics() for c in (whole, split))
   assert b["parameters_gb"] < 0.5 * a["parameters_gb"]
   assert b["batch_gb"] == a["batch_gb"]
 
 
-def test_more_hidden_costs_less():
+def test_more_masked_costs_less():
   target = chips.find("v6e:2x2", compiler=False)
   config = config_of(mac, "webvid2m_cc3m", batch_size=64)
   plans = [
@@ -310,10 +310,10 @@ def test_more_hidden_costs_less():
     for share in (0.0, 0.6, 0.9)
   ]
   for key in ("tflop", "moved_gb", "peak_gb"):
-    values = [p.numbers()[key] for p in plans]
+    values = [p.metrics()[key] for p in plans]
     assert values == sorted(values, reverse=True)
   header, *rows = table(plans).splitlines()
-  assert header.split()[:3] == ["hidden", "visible", "fits"]
+  assert header.split()[:3] == ["masked", "visible", "fits"]
   assert [row.split()[:2] for row in rows] == [
     ["0%", "784"],
     ["60%", "316"],
@@ -323,10 +323,10 @@ def test_more_hidden_costs_less():
 
 def test_parts_of_a_batch_take_less_memory_and_more_work():
   target = chips.find("v5e:2x2", compiler=False)
-  one = command.plan(config_of(mac, batch_size=64), target, search=False).numbers()
+  one = command.plan(config_of(mac, batch_size=64), target, search=False).metrics()
   four = command.plan(
     config_of(mac, batch_size=64, micro_batches=4), target, search=False
-  ).numbers()
+  ).metrics()
   assert four["temporaries_gb"] < 0.5 * one["temporaries_gb"]
   assert four["tflop"] > 1.2 * one["tflop"]
 
@@ -348,7 +348,7 @@ def test_eight_devices_here_are_planned_for(tmp_path):
     "--config=configs/mac.py:smoke",
     "--config.mesh.fsdp=2",
     "--config.objective.compute.scan=True",
-    "--hidden=0,75",
+    "--masked=0,75",
     f"--json={path}",
     module="vtr_jax.plan",
     **eight_devices(),
@@ -369,7 +369,7 @@ def test_eight_devices_here_are_planned_for(tmp_path):
 
 @pytest.mark.parametrize("shares", [["x"], ["100"], ["-1"]])
 def test_shares_that_are_none(shares):
-  with pytest.raises(ConfigError, match=f"--hidden: {shares[0]}"):
+  with pytest.raises(ConfigError, match=f"--masked: {shares[0]}"):
     command.percent(shares)
 
 

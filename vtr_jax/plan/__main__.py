@@ -1,12 +1,13 @@
-"""What a training will take, on chips that are not here.
+"""Plans memory and time of a training for chips that are not at hand.
 
   python -m vtr_jax.plan --config=configs/simvtp.py:webvid2m --topology=v5e:16x16
   ... --slices=2 --price=1.2 --json=plan.json     two slices, dollars, a file
-  ... --hidden=0,60,75,90                         a row for each share of hidden video
+  ... --masked=0,60,75,90                         a row for each fraction masked
   ... --topology=local                            this machine's own devices
 
 Compiles the step that training runs, for a TPU topology (libtpu: pip install
-'vtr_jax[plan]') or for this machine, and makes no array. Without libtpu it estimates.
+'vtr_jax[plan]') or for this machine; allocates no array. Without libtpu it
+estimates.
 """
 
 import concurrent.futures
@@ -32,55 +33,55 @@ def plan(
   price: float | None = None,
   search: bool = True,
 ) -> Plan:
-  """What `config` takes on `target`.
+  """Memory and time of `config` on `target`.
 
   Args:
     price: of a chip for an hour.
-    search: whether to look for the largest batch that fits.
+    search: whether to search for the largest batch that fits.
   """
   way = estimate if target.devices is None else compiled
-  wanted = problem.make(config, target)
+  step = problem.make(config, target)
   if not search:
-    return Plan(wanted, target, way.costs(wanted, target), None, price)
-  least = wanted.row_devices * config.micro_batches
-  if least == 1:  # one row alone cannot be trained on
-    least = config.batch_size if config.batch_size % 2 else 2
+    return Plan(step, target, way.costs(step, target), None, price)
+  smallest = step.row_devices * config.micro_batches
+  if smallest == 1:  # contrastive training needs two examples
+    smallest = config.batch_size if config.batch_size % 2 else 2
 
-  def of(n: int) -> costs.Costs:
-    """Of n times the smallest batch."""
-    larger = dataclasses.replace(config, batch_size=n * least)
+  def costs_of(n: int) -> costs.Costs:
+    """Costs of n times the smallest batch."""
+    larger = dataclasses.replace(config, batch_size=n * smallest)
     return way.costs(problem.make(larger, target), target)
 
-  asked, likely = config.batch_size // least, 0
+  requested, likely = config.batch_size // smallest, 0
   if way is compiled and target.chip.memory:
-    likely = min(costs.guess(asked, estimate.costs(wanted, target)), 1 << 10)
-  # Compiling takes a core: the batch that should be the largest is tried beside.
+    likely = min(costs.guess(requested, estimate.costs(step, target)), 1 << 10)
+  # Compiling takes a core: the likely largest batch is compiled in parallel.
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
-    jobs = {n: pool.submit(of, n) for n in {asked, likely} if n}
+    jobs = {n: pool.submit(costs_of, n) for n in {requested, likely} if n}
     tried = {n: job.result() for n, job in jobs.items()}
-  found = tried[asked]
-  best = costs.largest(of, tried) if found.limit else None
-  rows = best and best[0] * least // wanted.row_devices
-  return Plan(wanted, target, found, rows, price)
+  found = tried[requested]
+  best = costs.largest(costs_of, tried) if found.limit else None
+  rows = best and best[0] * smallest // step.row_devices
+  return Plan(step, target, found, rows, price)
 
 
-def at(config: TrainConfig, hidden: float) -> TrainConfig:
-  """With another share of the video hidden."""
-  mask = dataclasses.replace(config.mask, video_ratio=hidden)
+def at(config: TrainConfig, masked: float) -> TrainConfig:
+  """The config with another fraction of the video masked."""
+  mask = dataclasses.replace(config.mask, video_ratio=masked)
   return dataclasses.replace(config, mask=mask)
 
 
 def percent(values: list[str]) -> list[float]:
-  """Shares of what `--hidden` gives."""
+  """The fractions that `--masked` names."""
   try:
-    shares = [float(v) / 100 for v in values]
+    fractions = [float(v) / 100 for v in values]
   except ValueError:
     raise ConfigError(
-      f"--hidden: {','.join(values)} are not percent; use 0,60,75,90"
+      f"--masked: {','.join(values)} are not percent; use 0,60,75,90"
     ) from None
-  for share in shares:
-    require(0 <= share < 1, f"--hidden: {100 * share:g} not in [0, 100)")
-  return shares
+  for fraction in fractions:
+    require(0 <= fraction < 1, f"--masked: {100 * fraction:g} not in [0, 100)")
+  return fractions
 
 
 def main(values: flags.FlagValues, config: TrainConfig) -> None:
@@ -90,17 +91,17 @@ def main(values: flags.FlagValues, config: TrainConfig) -> None:
     # Where libtpu is installed, JAX would look for a TPU.
     jax.config.update("jax_platforms", "cpu")
   target = chips.find(values.topology, values.slices, not values.estimate)
-  shares = percent(values.hidden) or [config.mask.video_ratio]
+  fractions = percent(values.masked) or [config.mask.video_ratio]
   plans = []
-  for share in shares:
-    made = plan(at(config, share), target, values.price or None, values.search)
+  for fraction in fractions:
+    made = plan(at(config, fraction), target, values.price or None, values.search)
     plans.append(made)
-    if share == shares[0]:
+    if fraction == fractions[0]:
       print(made.text() + "\n", flush=True)
   if len(plans) > 1:
     print(table(plans))
   if values.json:
-    made = [p.numbers() for p in plans]
+    made = [p.metrics() for p in plans]
     pathlib.Path(values.json).write_text(json.dumps(made, indent=1) + "\n")
 
 
@@ -108,13 +109,16 @@ def start() -> None:
   """Parses the flags; ends the process."""
   chosen = config_flags.DEFINE_config_file("config", None, lock_config=True)
   flags.DEFINE_string("topology", "local", f"Chips and layout: {chips.KNOWN}.")
-  flags.DEFINE_integer("slices", 1, "Such slices, joined by the data centre's network.")
-  flags.DEFINE_integer("batch_size", 0, "Rows a step; 0 = the config's.")
-  flags.DEFINE_list("hidden", [], "Percent of the video, a row each.")
+  flags.DEFINE_integer(
+    "slices", 1, "Number of slices; the data-centre network joins them."
+  )
+  flags.DEFINE_integer("batch_size", 0, "Examples a step; 0 = the config's.")
+  flags.DEFINE_list("masked", [], "Percent of the video, a row each.")
+  flags.DEFINE_alias("hidden", "masked")  # its name in 0.1.0
   flags.DEFINE_float("price", 0.0, "Of a chip for an hour, in any currency.")
-  flags.DEFINE_string("json", "", "File for all numbers.")
-  flags.DEFINE_bool("search", True, "Look for the largest batch that fits.")
-  flags.DEFINE_bool("estimate", False, "By arithmetic, even if libtpu is installed.")
+  flags.DEFINE_string("json", "", "File for all metrics.")
+  flags.DEFINE_bool("search", True, "Search for the largest batch that fits.")
+  flags.DEFINE_bool("estimate", False, "Estimate, even if libtpu is installed.")
 
   def work() -> None:
     hint = "add --config=configs/mac.py:webvid2m_cc3m, for example"

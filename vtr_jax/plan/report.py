@@ -9,11 +9,11 @@ from vtr_jax.plan.problem import Problem
 
 _LABELS = dict(
   compiled="compiled for these chips; times are bounds at their peaks, not promises",
-  arithmetic="ESTIMATE by arithmetic alone, no compiler for these chips is here: "
+  arithmetic="ESTIMATE by arithmetic alone, no compiler for these chips is installed: "
   "pip install 'vtr_jax[plan]'",
 )
 COLUMNS = (
-  ("hidden", "{hidden:.0%}"),
+  ("masked", "{masked:.0%}"),
   ("visible", "{visible:,}"),
   ("fits", "{fits}"),
   ("GB peak", "{peak_gb:.1f}"),
@@ -28,16 +28,16 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """One step of one config on one target, and the whole training's length in it."""
+  """The cost of one training step of a config on a target, and of the full training."""
 
   problem: Problem
   target: Target
   costs: Costs
-  largest: int | None  # rows a device that fit; None: not looked for, or none
+  largest: int | None  # examples a device that fit; None: not searched, or none
   price: float | None  # of a chip for an hour
 
-  def numbers(self) -> dict[str, Any]:
-    """All of it, flat; None = not known."""
+  def metrics(self) -> dict[str, Any]:
+    """All metrics of the plan, flat; None = unknown."""
     c, p, t = self.problem.config, self.costs, self.target
     bound = p.bound(t.chip)
     seconds, by = bound or (None, None)
@@ -54,7 +54,7 @@ class Plan:
       how=p.how,
       rows=c.batch_size,
       rows_a_device=c.batch_size / self.problem.row_devices,
-      hidden=c.mask.video_ratio,
+      masked=c.mask.video_ratio,
       visible=self.problem.parts.spec["video_keep_idx"].shape[1],
       compute=dict(c.objective["compute"]),
       micro_batches=c.micro_batches,
@@ -78,16 +78,16 @@ class Plan:
     )
 
   def text(self) -> str:
-    """For a terminal."""
-    n = self.numbers()
+    """Report for a terminal."""
+    n = self.metrics()
     mesh = " x ".join(f"{a}={size}" for a, size in n["mesh"].items())
     over = f" x {n['slices']} slices" if n["slices"] > 1 else ""
     compute = ", ".join(f"{k}={v}" for k, v in n["compute"].items())
     lines = [
       f"{n['config']} on {n['topology']}{over}: {n['chips']:.0f} {n['kind']}, {mesh}",
       _LABELS[n["how"]],
-      f"{n['rows']:,} rows a step, {n['rows_a_device']:g} a device; "
-      f"{n['hidden']:.0%} hidden, {n['visible']:,} tubelets visible",
+      f"{n['rows']:,} examples a step, {n['rows_a_device']:g} a device; "
+      f"{n['masked']:.0%} masked, {n['visible']:,} tubelets visible",
       f"{compute}, micro_batches={n['micro_batches']}",
       "",
       *self._memory(n),
@@ -102,8 +102,8 @@ class Plan:
     lines = [f"  {k:12} {_gb(v)}" for k, v in rows if v is not None]
     there = "" if n["limit_gb"] is None else f" of {n['limit_gb']:.1f}"
     verdict = "fits" if n["fits"] else "DOES NOT FIT"
-    lines.append(f"  {'peak' if n['fits'] else 'asked for':12} {_gb(n['peak_gb'])}")
-    found = "" if n["largest"] is None else f"; {n['largest']} rows a device fit"
+    lines.append(f"  {'peak' if n['fits'] else 'needed':12} {_gb(n['peak_gb'])}")
+    found = "" if n["largest"] is None else f"; {n['largest']} examples a device fit"
     return [f"memory a device, GB{there}: {verdict}{found}", *lines]
 
   def _time(self, n: dict[str, Any]) -> list[str]:
@@ -115,7 +115,7 @@ class Plan:
         f"  {c.kind:20} {c.network.upper()}  {c.count:4} times {c.size / 1e6:12,.3f} MB"
       )
     if n["bound_ms"] is None:
-      return [*lines, f"no peak of {n['kind']} is known: no bound of the time"]
+      return [*lines, f"no peak FLOP/s of {n['kind']} is known: no bound of the time"]
     each = ", ".join(f"{k} {v:.1f}" for k, v in n["ms"].items())
     lines.append(f"at least {n['bound_ms']:.1f} ms (bound by {n['by']}; {each})")
     cost = "" if not n["cost"] else f", {n['cost']:,.0f} at {self.price:g} an hour"
@@ -131,12 +131,12 @@ def _gb(value: float) -> str:
 
 
 def table(plans: list[Plan]) -> str:
-  """A row for each."""
+  """One row a plan."""
   rows = [[title for title, _ in COLUMNS]]
   for plan in plans:
-    numbers = plan.numbers()
-    numbers["fits"] = "yes" if numbers["fits"] else "no"
-    rows.append([_cell(form, numbers) for _, form in COLUMNS])
+    metrics = plan.metrics()
+    metrics["fits"] = "yes" if metrics["fits"] else "no"
+    rows.append([_cell(form, metrics) for _, form in COLUMNS])
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return "\n".join(
     "  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True))
@@ -144,6 +144,6 @@ def table(plans: list[Plan]) -> str:
   )
 
 
-def _cell(form: str, numbers: dict[str, Any]) -> str:
+def _cell(form: str, metrics: dict[str, Any]) -> str:
   key = form[1:].partition(":")[0].rstrip("}")
-  return "-" if numbers[key] is None else form.format(**numbers)
+  return "-" if metrics[key] is None else form.format(**metrics)
