@@ -28,7 +28,7 @@ _SENTENCES = dict(
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:
   data = DATASETS[common.variant(variant, tuple(DATASETS))]
-  c = mac.get_config("clip")
+  c = common.editable(mac.get_config("clip").to_dict())
   c.name = f"clip4clip-{variant}"
   c.batch_size = 128  # code
   sentences = _SENTENCES.get(variant, data["clips"])

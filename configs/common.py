@@ -1,6 +1,7 @@
 """Pieces that the config files share."""
 
 import itertools
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -24,6 +25,11 @@ CLIP_COLOURS = dict(
   mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+
+def editable(values: dict) -> Any:
+  """A ConfigDict; typed Any, because its attributes are the config's keys."""
+  return ConfigDict(values)
 
 
 def size(name: str) -> dict:
@@ -113,7 +119,7 @@ def pictures(split: str) -> dict:
   )
 
 
-def shrink(c: ConfigDict) -> None:
+def shrink(c: Any) -> None:
   """A demo at the smallest sizes that still use every part; towers are its own."""
   c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
   c.checkpoint_every = 2

@@ -20,7 +20,7 @@ from configs import common
 def get_config(variant: str = "demo") -> ConfigDict:
   made = dict(demo=demo, smoke=demo, webvid2m_cc3m=webvid2m_cc3m, flickr8k=flickr8k)
   made |= dict(clip=clip)
-  c = ConfigDict(made[common.variant(variant, tuple(made))]())
+  c = common.editable(made[common.variant(variant, tuple(made))]())
   if variant == "smoke":
     common.shrink(c)
     c.objective.video.update(common.size("mu"))

@@ -17,7 +17,7 @@ from configs import common
 
 def get_config(variant: str = "demo") -> ConfigDict:
   variant = common.variant(variant, ("demo", "smoke", "webvid2m_cc3m"))
-  c = ConfigDict(webvid2m_cc3m() if variant == "webvid2m_cc3m" else demo())
+  c = common.editable(webvid2m_cc3m() if variant == "webvid2m_cc3m" else demo())
   if variant == "smoke":
     common.shrink(c)
     c.objective.video.update(common.size("mu"))

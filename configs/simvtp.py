@@ -15,7 +15,7 @@ from configs import common
 
 def get_config(variant: str = "demo") -> ConfigDict:
   variant = common.variant(variant, ("demo", "smoke", "webvid2m"))
-  c = ConfigDict(webvid2m() if variant == "webvid2m" else demo())
+  c = common.editable(webvid2m() if variant == "webvid2m" else demo())
   if variant == "smoke":
     common.shrink(c)
     c.objective.encoder.update(common.size("mu"))

@@ -5,7 +5,7 @@ k visible tubelets, m hidden tubelets, l text length.
 """
 
 import dataclasses
-from typing import TypedDict
+from typing import TypedDict, overload
 
 import jax
 import numpy as np
@@ -178,9 +178,17 @@ def fake(
   )
 
 
+@overload
+def patchify(
+  video: Num[np.ndarray, "b t h w c"], tubelet: tuple[int, int, int]
+) -> Num[np.ndarray, "b n p"]: ...
+@overload
 def patchify(
   video: Num[Array, "b t h w c"], tubelet: tuple[int, int, int]
-) -> Num[Array, "b n p"]:
+) -> Num[Array, "b n p"]: ...
+def patchify(
+  video: Num[Array | np.ndarray, "b t h w c"], tubelet: tuple[int, int, int]
+) -> Num[Array | np.ndarray, "b n p"]:
   """Cuts clips into tubelets, (time, height, width) order, values (pt ph pw c)."""
   b, t, h, w, c = video.shape
   pt, ph, pw = tubelet

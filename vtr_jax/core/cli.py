@@ -160,6 +160,7 @@ def _parse(argv: list[str]) -> list[str]:
             f"{old.partition('=')[0]}: is called {new.partition('=')[0]} now"
           )
       flags.FLAGS.unparse_flags()
+      sys.argv = today  # where ml_collections looks for the config's keys
       return _parse(today)
     error = ConfigError(f"command line: {_one_line(e)}")
     _say(error)
@@ -172,8 +173,8 @@ def _help(argv: list[str]) -> NoReturn:
   path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
   if path:
     _parse(argv)
-    values = flags.FLAGS["config"].value.to_dict()
-    print(config_help.text(path.partition(":")[0], values))
+    values: Any = flags.FLAGS["config"].value
+    print(config_help.text(path.partition(":")[0], values.to_dict()))
   elif "config" in flags.FLAGS:
     print("With --config=FILE, --help also lists the keys of that config.")
   sys.exit(0)

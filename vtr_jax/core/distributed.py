@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 from jax.experimental import multihost_utils
@@ -65,7 +65,8 @@ def find(
   count: int = 0,
   mine: int = -1,
   environ: Mapping[str, str] = os.environ,
-  **times: float,
+  timeout: float = Peers.timeout,
+  heartbeat: int = Peers.heartbeat,
 ) -> Peers | None:
   """Flags, else VTR_COORDINATOR, VTR_NUM_PROCESSES and VTR_PROCESS_ID, else what a
   scheduler has set; None = this process is alone.
@@ -76,6 +77,7 @@ def find(
   Raises:
     ConfigError: only a part of it is given.
   """
+  times: dict[str, Any] = dict(timeout=timeout, heartbeat=heartbeat)
   coordinator = coordinator or environ.get("VTR_COORDINATOR", "")
   if coordinator == "auto":
     return Peers(**times)
@@ -104,7 +106,7 @@ def start(peers: Peers | None) -> None:
     return
   # It would catch SIGTERM, which is ours (stop.py), from here on.
   jax.config.update("jax_enable_preemption_service", False)
-  options = dict(
+  options: dict[str, Any] = dict(
     initialization_timeout=int(peers.timeout),
     heartbeat_timeout_seconds=int(peers.heartbeat),
   )

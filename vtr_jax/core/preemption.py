@@ -143,7 +143,9 @@ class StopSignal:
         _leave()
       time.sleep(0.05)
       if not self._asked:
-        signal.pthread_kill(threading.main_thread().ident, _NUDGE)
+        main = threading.main_thread().ident
+        assert main is not None  # it runs
+        signal.pthread_kill(main, _NUDGE)
     self._ours.close()
 
 

@@ -52,7 +52,11 @@ class MeshConfig:
     require(sizes.count(-1) <= 1, "data, fsdp, tensor: only one may be -1")
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  config: MeshConfig,
+  # jax.Device is a class that JAX's stub declares as a variable.
+  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Mesh:
   """Lays devices out as data x fsdp x tensor; None = all that are here.
 
   Several slices of TPUs, joined by a slower network, are parts of the data axis.

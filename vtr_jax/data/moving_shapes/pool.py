@@ -1,21 +1,20 @@
 """Renders `moving_shapes` in several processes, in parts that outlive a killed build.
 
-A part is a file with the records of `chunk` consecutive clips. It gets its name when
-it is whole, so a build goes on with the parts it finds. Rendering processes import
-this module and no more: neither JAX nor TFDS.
+A part is a file with the records of `chunk` consecutive clips. It is written
+atomically, so a build resumes with the parts that exist. Rendering processes import
+neither JAX nor TFDS.
 """
 
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing
-import os
 import pathlib
 import pickle
 from collections.abc import Iterator
 
 import tqdm
 
-from vtr_jax.core import processes
+from vtr_jax.core import io, processes
 from vtr_jax.core.errors import DataError
 from vtr_jax.data.moving_shapes import render as renderer
 from vtr_jax.data.moving_shapes import scene
@@ -96,14 +95,9 @@ def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
 def _render_part(
   path: pathlib.Path, split: str, start: int, meanings: list[scene.Meaning]
 ) -> int:
-  """Writes one part, and renames it last so that half a file is never found."""
+  """Writes one part, atomically: a killed build never leaves half a file."""
   made = renderer.make_clips(split, start, meanings)
-  unfinished = path.with_suffix(f".{os.getpid()}")
-  with unfinished.open("wb") as f:
-    pickle.dump([tuple(clip) for clip in made], f)
-    f.flush()
-    os.fsync(f.fileno())
-  unfinished.rename(path)
+  io.atomic_write(path, pickle.dumps([tuple(clip) for clip in made]))
   return len(made)
 
 

@@ -90,10 +90,11 @@ def read(container, stream, deadline: Deadline) -> tuple[list[av.Packet], bool]:
 
 def times(packets: Sequence[av.Packet]) -> list[int] | None:
   """Times of the shown frames in order of display, if every packet has its own."""
-  found = [p.pts for p in packets if not p.is_discard]
-  if None in found or len(set(found)) < len(found):
+  shown = [p.pts for p in packets if not p.is_discard]
+  known = [pts for pts in shown if pts is not None]
+  if len(set(known)) < len(shown):
     return None
-  return sorted(found)
+  return sorted(known)
 
 
 def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Run]:
@@ -106,9 +107,9 @@ def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Ru
   """
   codec = stream.codec_context
   keys = [i for i, packet in enumerate(packets) if restarts(codec, packet)]
-  decoded = [packet.pts for packet in packets]
+  decoded = [packet.pts for packet in packets if packet.pts is not None]
   shown = times(packets)
-  if shown is None or None in decoded:
+  if shown is None or len(decoded) < len(packets):
     return []
   reordered = decoded != sorted(decoded)
   timeless = stream.container.format.name == TIMELESS
@@ -195,7 +196,7 @@ def _follows(frame: av.VideoFrame, expected: Iterator[int], gaps: bool) -> bool:
   if frame.is_corrupt:
     return False
   if gaps:
-    return frame.pts in expected  # takes the times up to this one
+    return any(pts == frame.pts for pts in expected)  # takes the times up to this one
   return frame.pts == next(expected, None)
 
 

@@ -1,0 +1,145 @@
+"""Config keys of 0.1.0 are read under their names of today, and each is reported."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from vtr_jax.core import renames
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# A command that parses its flags as all do, and prints two of the config's values.
+PROGRAM = """
+import sys
+from ml_collections import config_flags
+from vtr_jax.core import cli
+
+chosen = config_flags.DEFINE_config_file("config", None, lock_config=True)
+cli._parse(sys.argv)
+values = cli.load(chosen, "")
+print(values["clip"]["image_size"], values["contrastive"]["chunk"])
+"""
+
+
+def parse(*arguments: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
+    [sys.executable, "-c", PROGRAM, "--config=configs/mac.py:smoke", *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_a_config_of_0_1_0_gets_the_names_of_today():
+  old = dict(
+    clip=dict(frames=4, size=32, tubelet=(2, 16, 16), mean=(0.5,)),
+    text=dict(length=16),
+    data=dict(deadline=30.0, bad_budget=0.01, workers=2, name="a"),
+    objective=dict(
+      hidden="blank",
+      longer_clips="zeros",
+      positions="flat",
+      teacher=dict(follow="step", every=1),
+    ),
+    optim=dict(ema=0.9),
+    weights=dict(words=1.0, vtc=1.0),
+    contrast=dict(form="dense"),
+  )
+  new, lines = renames.upgrade(old)
+  assert new == dict(
+    clip=dict(num_frames=4, image_size=32, tubelet_size=(2, 16, 16), mean=(0.5,)),
+    text=dict(max_length=16),
+    data=dict(decode_timeout=30.0, max_bad_fraction=0.01, num_workers=2, name="a"),
+    objective=dict(
+      masked_tokens="mask_token",
+      time_pos_embed_resize="zeros",
+      pos_embed="flat",
+      teacher=dict(update="step", update_every=1),
+    ),
+    optim=dict(ema_decay=0.9),
+    loss_weights=dict(mlm=1.0, vtc=1.0),
+    contrastive=dict(form="dense"),
+  )
+  assert "config.clip.size: is called config.clip.image_size now" in lines
+  assert "config.weights.words: is called config.loss_weights.mlm now" in lines
+  assert "config.contrast: is called config.contrastive now" in lines
+  assert len(lines) == 16
+
+
+def test_the_config_that_is_upgraded_stays_as_it_was():
+  old = dict(clip=dict(size=32), data=dict(mix=[dict(frames=1)]))
+  renames.upgrade(old)
+  assert old == dict(clip=dict(size=32), data=dict(mix=[dict(frames=1)]))
+
+
+def test_a_config_of_today_is_left_alone():
+  today = dict(clip=dict(image_size=32), objective=dict(masked_tokens="drop"))
+  assert renames.upgrade(today) == (today, [])
+
+
+def test_entries_of_a_mixture_are_upgraded():
+  entry = dict(name="a", split="train", weight=1.0, frames=1)
+  new, lines = renames.upgrade(dict(data=dict(mix=(entry,))))
+  assert new["data"]["mixture"] == (
+    dict(name="a", split="train", weight=1.0, num_frames=1),
+  )
+  assert lines == [
+    "config.data.mix: is called config.data.mixture now",
+    "config.data.mixture: frames is called num_frames now",
+  ]
+
+
+@pytest.mark.parametrize(("old", "new"), [("drop", "drop"), ("blank", "mask_token")])
+def test_values_of_masked_tokens(old, new):
+  config, _ = renames.upgrade(dict(objective=dict(hidden=old)))
+  assert config == dict(objective=dict(masked_tokens=new))
+
+
+def test_mask_send_is_dropped_with_a_line():
+  new, lines = renames.upgrade(dict(mask=dict(send="visible", video="tube")))
+  assert new == dict(mask=dict(video="tube"))
+  (line,) = lines
+  assert line.startswith("config.mask.send: is derived")
+
+
+def test_a_key_under_both_names_stays_for_the_reader_to_reject():
+  both = dict(clip=dict(size=32, image_size=64))
+  assert renames.upgrade(both) == (both, [])
+
+
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [
+    ("--config.clip.size=32", "--config.clip.image_size=32"),
+    ("-config.text.length=8", "-config.text.max_length=8"),
+    ("--config.contrast.chunk=8", "--config.contrastive.chunk=8"),
+    ("--config.weights.words=2", "--config.loss_weights.mlm=2"),
+    ("--config.weights.vtc=2", "--config.loss_weights.vtc=2"),
+    ("--config.objective.hidden=blank", "--config.objective.masked_tokens=mask_token"),
+    ("--config.clip.image_size=32", "--config.clip.image_size=32"),
+    ("--config=configs/mac.py:smoke", "--config=configs/mac.py:smoke"),
+    ("--workdir=config.clip.size", "--workdir=config.clip.size"),
+    ("clip.size=3", "clip.size=3"),
+  ],
+)
+def test_an_argument_of_the_command_line(old, new):
+  assert renames.argument(old) == new
+
+
+def test_the_command_line_takes_an_old_key_and_reports_the_new_one():
+  done = parse("--config.steps=3", "--config.clip.size=48", "--config.contrast.chunk=7")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == ["48", "7"]
+  assert "--config.clip.size: is called --config.clip.image_size now" in done.stderr
+  assert "--config.contrast.chunk: is called --config.contrastive" in done.stderr
+
+
+def test_a_key_of_neither_version_is_rejected_with_the_nearest_name():
+  done = parse("--config.clip.image_sise=48")
+  assert done.returncode == 2
+  assert "ConfigError: command line" in done.stderr
+  assert "image_size" in done.stderr
+  assert "Traceback" not in done.stderr
+  assert "is called" not in done.stderr
