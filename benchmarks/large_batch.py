@@ -84,7 +84,7 @@ def train(parts: int, steps: int = 3) -> None:
   recipe, mesh = config.parts(), sharding.make_mesh(config.mesh)
   now, run = recipe.init(mesh), recipe.train_step(mesh)
   with sharding.scope(mesh):
-    told = memory.say(run.jitted, now, recipe.spec)
+    told = memory.report(run.jitted, now, recipe.spec)
   if parts == 1:
     return print(f"{parts:5}  not run: {told}")
   mask = config.make_objective().mask

@@ -1,7 +1,7 @@
 """Trains and evaluates: python -m vtr_jax.main --config=configs/simvtp.py[:variant].
 
-Overrides: --config.optim.lr=1e-4. Exit codes stand in errors.py. Several processes (on
-Slurm and TPU pods they find each other) share a run, each started with
+Overrides: --config.optim.lr=1e-4. Exit codes: core/errors.py. To share a run among
+several processes (automatic on Slurm and TPU pods), start each with
   --coordinator=HOST:PORT --num_processes=N --process_id=I
 """
 
@@ -11,28 +11,27 @@ from vtr_jax.core import cli
 
 
 def main(config: dict, workdir: str) -> None:
-  from vtr_jax.train.checkpoint import Care  # starts JAX: after the flags
+  from vtr_jax.train.checkpoint import CheckpointPolicy  # starts JAX: after the flags
   from vtr_jax.train.loop import train_and_evaluate
-  from vtr_jax.train.profiler import Observe
+  from vtr_jax.train.profiler import MonitorOptions
 
-  care = Care(STRICT.value, VERIFY.value, CHANGE.value)
-  train_and_evaluate(config, workdir, Observe(PROFILE.value, WANDB.value), care)
+  monitor = MonitorOptions(PROFILE.value, WANDB.value)
+  policy = CheckpointPolicy(STRICT.value, VERIFY.value, CHANGE.value)
+  train_and_evaluate(config, workdir, monitor, policy)
 
 
 PROFILE = flags.DEFINE_string(
-  "profile", "", "FIRST:LAST steps to trace into workdir/profile, such as 10:12."
+  "profile", "", "FIRST:LAST steps to profile into workdir/profile, such as 10:12."
 )
-WANDB = flags.DEFINE_string(
-  "wandb", "", "Project at Weights & Biases that numbers go to as well."
-)
+WANDB = flags.DEFINE_string("wandb", "", "Weights & Biases project to log metrics to.")
 STRICT = flags.DEFINE_bool(
-  "strict_restore", False, "End where the newest checkpoint is damaged."
+  "strict_restore", False, "Fail if the newest checkpoint is damaged."
 )
 VERIFY = flags.DEFINE_bool(
-  "verify_saves", False, "Read each checkpoint again before training goes on."
+  "verify_saves", False, "Read each checkpoint back before training continues."
 )
 CHANGE = flags.DEFINE_bool(
-  "allow_data_change", False, "Go on with other records than the checkpoint saw."
+  "allow_data_change", False, "Resume although the records have changed."
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""Takes the step again that ended a run: python -m vtr_jax.replay RUN/dumps/STEP.
+"""Repeats the step that ended a run: python -m vtr_jax.replay RUN/dumps/STEP.
 
-Tells the step's numbers beside those of the run, the norms of parameters and gradients
-group by group, and the records whose embeddings are not finite. It leaves with exit
-code 4 if the step is not finite here either, and with 0 if it is: so a change of the
-code can be tried on it.
+Prints the step's metrics alongside those of the run, norms of parameters and gradients
+per group, and the records whose embeddings are not finite. The exit code is 4 if the
+step is not finite here either, else 0, so that a change of the code can be tested.
 """
 
 import functools
@@ -24,66 +23,66 @@ from vtr_jax.train.config import Parts, TrainConfig
 from vtr_jax.train.loss import Loss
 
 
-def main(*places: str) -> None:
-  config.require(len(places) == 1, "replay: give one dump, RUN/dumps/STEP")
-  replay(pathlib.Path(places[0]))
+def main(*dumps: str) -> None:
+  config.require(len(dumps) == 1, "replay: give one dump, RUN/dumps/STEP")
+  replay(pathlib.Path(dumps[0]))
 
 
-def replay(place: pathlib.Path) -> None:
-  """Prints what the step does.
+def replay(path: pathlib.Path) -> None:
+  """Repeats the dumped step and prints the comparison.
 
   Raises:
     DivergedError: it is not finite.
-    CheckpointError: `place` is no dump, or is damaged.
-    ConfigError: its config is.
+    CheckpointError: `path` is not a dump, or is damaged.
+    ConfigError: its config is not valid.
   """
-  told = bad_step.read(place)
-  parts = _parts(told, place)
+  dump = bad_step.read(path)
+  parts = _parts(dump, path)
   c, rows = parts.config, parts.config.batch_size // parts.config.micro_batches
   mesh = load_lib.fitting_mesh(c.mesh, rows)
-  like = state_lib.laid_out(*parts.abstract(mesh))
-  state, batch = bad_step.arrays(place, told, like, parts.spec, mesh)
+  like = state_lib.with_shardings(*parts.abstract(mesh))
+  state, batch = bad_step.arrays(path, dump, like, parts.spec, mesh)
   loss, key = parts.loss(mesh), jax.random.key(c.seed)
   key = jax.random.fold_in(key, state.step)
-  print(f"step {told.step}, {len(told.records)} records, {mesh.size} device(s)")
+  print(f"step {dump.step}, {len(dump.records)} records, {mesh.size} device(s)")
   with sharding.scope(mesh):
-    given = state.params, state.teacher, batch, key
-    norms = jax.device_get(jax.jit(functools.partial(_norms, loss))(*given))
-    sound = jax.device_get(jax.jit(functools.partial(_finite, loss))(*given))
-  _, stepped = parts.train_step(mesh)(state, batch)
-  numbers = {k: float(v) for k, v in jax.device_get(stepped).items()}
-  _table(("", "here", "in the run"), _side_by_side(numbers, told.numbers))
+    inputs = state.params, state.teacher, batch, key
+    norms = jax.device_get(jax.jit(functools.partial(_norms, loss))(*inputs))
+    finite = jax.device_get(jax.jit(functools.partial(_finite, loss))(*inputs))
+  _, device_metrics = parts.train_step(mesh)(state, batch)
+  metrics = {k: float(v) for k, v in jax.device_get(device_metrics).items()}
+  _table(("", "here", "in the run"), _side_by_side(metrics, dump.numbers))
   _table(("group", "parameters", "gradient"), ((k, *v) for k, v in norms.items()))
-  bad = [name for name, ok in zip(told.records, sound, strict=True) if not ok]
+  bad = [name for name, ok in zip(dump.records, finite, strict=True) if not ok]
   if bad:
-    print(f"embeddings are not finite for {len(bad)} of {len(sound)} records:")
+    print(f"embeddings are not finite for {len(bad)} of {len(finite)} records:")
     print("\n".join(f"  {printable(name)}" for name in bad))
-  wrong = [k for k, v in numbers.items() if not math.isfinite(v)]
+  wrong = [k for k, v in metrics.items() if not math.isfinite(v)]
   if wrong:
-    raise DivergedError(f"{place}: not finite here either: {', '.join(wrong)}")
-  spike = told.numbers.get("spike", 0.0)
-  if all(map(math.isfinite, told.numbers.values())):
+    raise DivergedError(f"{path}: not finite here either: {', '.join(wrong)}")
+  spike = dump.numbers.get("spike", 0.0)
+  if all(map(math.isfinite, dump.numbers.values())):
     print(f"all is finite, as in the run: it was a spike of {spike:.3g} deviations")
   else:
     print("all is finite here")
 
 
-def _parts(told: bad_step.Dump, place: pathlib.Path) -> Parts:
-  """What the dump's config makes; refuses one that the dump cannot be of."""
+def _parts(dump: bad_step.Dump, path: pathlib.Path) -> Parts:
+  """The training of the dump's config; raises ConfigError if it does not match."""
   try:
-    values = workdir.upgraded(told.config) | dict(evals={})
+    values = workdir.upgraded(dump.config) | dict(evals={})
     c = config.read(TrainConfig, values)
     config.require(
       c.batch_size % c.micro_batches == 0,
-      f"config.micro_batches: {c.micro_batches} does not divide {c.batch_size} rows",
+      f"config.micro_batches: {c.micro_batches} does not divide {c.batch_size}",
     )
     config.require(
-      c.batch_size == len(told.records),
-      f"config.batch_size: {c.batch_size}, but there are {len(told.records)} records",
+      c.batch_size == len(dump.records),
+      f"config.batch_size: {c.batch_size}, but there are {len(dump.records)} records",
     )
     return c.parts()
   except ConfigError as e:
-    raise ConfigError(f"{place}/dump.json: {e}") from None
+    raise ConfigError(f"{path}/dump.json: {e}") from None
 
 
 def _norms(loss: Loss, params, teacher, batch, key) -> dict[str, tuple]:
@@ -94,17 +93,18 @@ def _norms(loss: Loss, params, teacher, batch, key) -> dict[str, tuple]:
 
 
 def _finite(loss: Loss, params, teacher, batch, key) -> jax.Array:
-  """[b] bool: whether a row's embeddings are finite; as the loss makes them."""
+  """[b] bool: whether an example's embeddings are finite, as the loss computes them."""
 
-  def sound(given):
-    out = loss.objective.forward(params, teacher, *given)
+  def finite(inputs):
+    out = loss.objective.forward(params, teacher, *inputs)
     return (abs(out.video) + abs(out.text)).sum(axis=1) < np.inf
 
   if loss.micro_batches == 1:
-    return sound((batch, key))
-  parts = sharding.split_rows(batch, loss.micro_batches, loss.mesh)
-  found = jax.lax.map(sound, (parts, jax.random.split(key, loss.micro_batches)))
-  return sharding.merge_rows(found, loss.mesh)
+    return finite((batch, key))
+  assert loss.mesh is not None, "microbatches need a mesh"
+  micro = sharding.split_rows(batch, loss.micro_batches, loss.mesh)
+  keys = jax.random.split(key, loss.micro_batches)
+  return sharding.merge_rows(jax.lax.map(finite, (micro, keys)), loss.mesh)
 
 
 def _side_by_side(

@@ -1,21 +1,27 @@
 """Many short trainings, one table: python -m vtr_jax.study --config=configs/study.py.
 
-Every row of every table is trained once with each seed; rows that are done are not
-done again, and one that was interrupted goes on. Two processes may share the work by
---config.seeds. Written into --workdir: the rows' runs, study.md, study.png.
+Every row of every table is trained once with each seed; finished rows are skipped, an
+interrupted one resumes. Two processes may share the work by --config.seeds. Tables name
+config files next to the study's own. Written into --workdir: the rows' runs, study.md,
+study.png.
 """
 
+import argparse
 import dataclasses
-import importlib
+import importlib.util
 import json
 import pathlib
 import re
+import sys
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
+from ml_collections import config_flags
 
 from vtr_jax.core import cli, io, sharding
 from vtr_jax.core.config import choose, read, require
@@ -33,84 +39,108 @@ class Row:
   """One way to train."""
 
   name: str
-  changes: dict[str, Any]  # of the table's config, nested as it is
+  changes: dict[str, Any]  # of the table's config, nested alike
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Rows that are compared with one another; the first is the measure."""
+  """Rows to compare; the first is the baseline."""
 
   title: str
-  config: str  # file in configs/ and variant, as "mac:demo"
+  config: str  # file next to the study's config, and variant, as "mac:demo"
   changes: dict[str, Any]  # of that config, for every row
   rows: tuple[Row, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyConfig:
-  """The whole config of a study."""
+  """The full config of a study."""
 
   name: str
   data_dir: str  # of all prepared data sets
   seeds: tuple[int, ...]
-  evals: dict[str, Any]  # of every row, in place of its config's own
-  shown: str  # the one of them whose text-to-video numbers are shown
+  evals: dict[str, Any]  # of every row, instead of those of its config
+  shown: str  # the one whose text-to-video metrics are shown
   tables: tuple[Table, ...]
 
   def __post_init__(self):
     require(len(self.seeds) > 0, "seeds: none; give one or more")
     choose(self.shown, self.evals, "shown")
-    places = [_slug(t, r) for t in self.tables for r in t.rows]
-    for place in places:
-      require(places.count(place) == 1, f"tables: two rows are named {place}")
+    names = [_slug(t, r) for t in self.tables for r in t.rows]
+    for name in names:
+      require(names.count(name) == 1, f"tables: two rows are named {name}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What one row gave with one seed."""
+  """Results of one row with one seed."""
 
   numbers: dict[str, float]  # METRICS of the evaluation that is shown
   ms: float  # median time of a step, evaluation and waiting for data included
-  gflop: float  # of a step, counted before the compiler's own changes
+  gflop: float  # of a step, counted before compilation
 
 
-def run(study: StudyConfig, directory: pathlib.Path) -> None:
-  """Trains what is missing; after each row the tables are written anew."""
+def run(study: StudyConfig, configs: pathlib.Path, directory: pathlib.Path) -> None:
+  """Trains the rows that are missing; rewrites the tables after each.
+
+  Args:
+    study: its config.
+    configs: folder of the config files that tables name.
+    directory: for the rows' runs, tables and figure.
+  """
   jobs = [(t, r, s) for s in study.seeds for t in study.tables for r in t.rows]
   for number, (table, row, seed) in enumerate(jobs, 1):
-    place = directory / _slug(table, row) / str(seed)
-    if (place / "study.json").exists():
+    path = directory / _slug(table, row) / str(seed)
+    if (path / "study.json").exists():
       continue
     print(f"{number}/{len(jobs)}: {table.title}, {row.name}, seed {seed}", flush=True)
-    config = row_config(table, row, seed) | dict(evals=study.evals)
+    config = row_config(configs, table, row, seed) | dict(evals=study.evals)
     config["data"]["dir"] = study.data_dir
-    train_and_evaluate(config, place)
-    result = _measure(config, place, study.shown)
-    workdir.write_json(place / "study.json", dataclasses.asdict(result))
-    jax.clear_caches()  # the next row compiles its own
+    train_and_evaluate(config, path)
+    result = _measure(config, path, study.shown)
+    workdir.write_json(path / "study.json", dataclasses.asdict(result))
+    jax.clear_caches()  # frees the row's compiled programs
     report(study, directory)
   report(study, directory)
   print(f"{directory / 'study.md'} and study.png are written", flush=True)
 
 
 def report(study: StudyConfig, directory: pathlib.Path) -> None:
-  """Writes the tables and the picture of what is done."""
-  found = _collect(study, directory)
-  (directory / "study.md").write_text(to_markdown(study, found))
-  draw(directory / "study.png", study, found)
+  """Writes tables and figure of the finished rows."""
+  results = _collect(study, directory)
+  (directory / "study.md").write_text(to_markdown(study, results))
+  draw(directory / "study.png", study, results)
 
 
-def row_config(table: Table, row: Row, seed: int) -> dict[str, Any]:
-  """The row's config; a change of a key that is not there is refused."""
+def row_config(
+  configs: pathlib.Path, table: Table, row: Row, seed: int
+) -> dict[str, Any]:
+  """The row's config.
+
+  Raises:
+    ConfigError: there is no such file, or a change is of an unknown key.
+  """
   file, _, variant = table.config.partition(":")
-  module = importlib.import_module(f"configs.{file}")
-  config = module.get_config(*[variant] if variant else [])
+  path = configs / f"{file}.py"
+  require(path.exists(), f"{table.title}: config {file!r}: {path} does not exist")
+  get_config = _load(path).get_config
+  config = get_config(*[variant] if variant else [])
   for changes in (table.changes, row.changes, dict(seed=seed)):
     _change(config, changes, f"{table.title}, {row.name}")
   return config.to_dict()
 
 
-def _change(config: ml_collections.ConfigDict, changes: Mapping, where: str) -> None:
+def _load(path: pathlib.Path) -> types.ModuleType:
+  """The module of a config file."""
+  spec = importlib.util.spec_from_file_location(f"study_{path.stem}", path)
+  assert spec is not None
+  assert spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def _change(config: Any, changes: Mapping, where: str) -> None:
   for key, value in changes.items():
     choose(key, config, where)
     if isinstance(value, Mapping) and isinstance(
@@ -122,12 +152,12 @@ def _change(config: ml_collections.ConfigDict, changes: Mapping, where: str) -> 
         config[key] = value
 
 
-def _measure(config: Mapping, place: pathlib.Path, split: str) -> Result:
-  """Numbers of a finished run."""
-  found = json.loads((place / "results.json").read_text())["results"]
+def _measure(config: Mapping, path: pathlib.Path, split: str) -> Result:
+  """Results of a finished run."""
+  metrics = json.loads((path / "results.json").read_text())["results"]
   rates = [
     r["clips_per_second"]
-    for r in writer.read(place / "metrics.jsonl")
+    for r in writer.read(path / "metrics.jsonl")
     if "clips_per_second" in r
   ]
   c = read(TrainConfig, config)
@@ -137,7 +167,7 @@ def _measure(config: Mapping, place: pathlib.Path, split: str) -> Result:
   with sharding.scope(mesh):
     cost = train_step.jitted.lower(shapes, parts.spec).cost_analysis()
   return Result(
-    numbers={m: found[f"{split}/t2v/{m}"] for m in METRICS},
+    numbers={m: metrics[f"{split}/t2v/{m}"] for m in METRICS},
     ms=1e3 * c.batch_size / float(np.median(rates)),
     gflop=cost["flops"] / 1e9,
   )
@@ -146,27 +176,27 @@ def _measure(config: Mapping, place: pathlib.Path, split: str) -> Result:
 def _collect(
   study: StudyConfig, directory: pathlib.Path
 ) -> dict[tuple[str, str], list[Result]]:
-  """(table, row) -> the results of all seeds that are done."""
-  found = {}
+  """(table, row) -> results of all finished seeds."""
+  results = {}
   for table in study.tables:
     for row in table.rows:
       files = sorted((directory / _slug(table, row)).glob("*/study.json"))
-      found[table.title, row.name] = [_result(f) for f in files]
-  return found
+      results[table.title, row.name] = [_result(f) for f in files]
+  return results
 
 
 def _result(path: pathlib.Path) -> Result:
   try:
-    found = read(Result, io.mapping(path.read_bytes()), "result")
-    missing = set(METRICS) - set(found.numbers)
+    result = read(Result, io.mapping(path.read_bytes()), "result")
+    missing = set(METRICS) - set(result.numbers)
     require(not missing, f"result.numbers: {', '.join(sorted(missing))} missing")
   except (ValueError, ConfigError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); delete it and run again") from e
-  return found
+  return result
 
 
 def to_markdown(
-  study: StudyConfig, found: Mapping[tuple[str, str], list[Result]]
+  study: StudyConfig, results: Mapping[tuple[str, str], list[Result]]
 ) -> str:
   """One table per comparison: means over seeds, ± half the range of R@1."""
   lines = []
@@ -175,14 +205,14 @@ def to_markdown(
     lines += ["| | " + " | ".join(METRICS) + " | ms a step | GFLOP a step | seeds |"]
     lines += ["|---|" + "---:|" * (len(METRICS) + 3)]
     for row in table.rows:
-      cells = _cells(found[table.title, row.name])
+      cells = _cells(results[table.title, row.name])
       lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     lines.append("")
   return "\n".join(lines)
 
 
 def _cells(results: list[Result]) -> list[str]:
-  """One row's cells; without results they say so."""
+  """One row's cells; "not run yet" without results."""
   if not results:
     return ["not run yet", *[""] * (len(METRICS) + 1), "0"]
   means = {m: np.mean([r.numbers[m] for r in results]) for m in METRICS}
@@ -196,23 +226,23 @@ def _cells(results: list[Result]) -> list[str]:
 def draw(
   path: pathlib.Path,
   study: StudyConfig,
-  found: Mapping[tuple[str, str], list[Result]],
+  results: Mapping[tuple[str, str], list[Result]],
 ) -> None:
   """R@1 of every row, one panel per table; a dot per seed, a bar for the mean."""
   heights = [len(t.rows) for t in study.tables]
-  made = canvas.figure(8, 1 + 0.45 * sum(heights) + 0.6 * len(heights))
-  panels = made.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+  figure = canvas.figure(8, 1 + 0.45 * sum(heights) + 0.6 * len(heights))
+  panels = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
   for table, ax in zip(study.tables, panels, strict=True):
     names = [row.name for row in table.rows]
-    for place, name in enumerate(names):
-      values = [r.numbers["R@1"] for r in found[table.title, name]]
-      ax.barh(place, np.mean(values or [0]), height=0.5, color=canvas.BOX)
-      ax.scatter(values, [place] * len(values), color=canvas.CYCLE[0], zorder=2)
+    for position, name in enumerate(names):
+      values = [r.numbers["R@1"] for r in results[table.title, name]]
+      ax.barh(position, np.mean(values or [0]), height=0.5, color=canvas.BOX)
+      ax.scatter(values, [position] * len(values), color=canvas.CYCLE[0], zorder=2)
     ax.set_title(table.title, loc="left", color=canvas.INK)
     canvas.dress(ax, "R@1, text to video, percent", "")
     ax.set_yticks(range(len(names)), labels=names)
     ax.invert_yaxis()
-  canvas.save(made, path)
+  canvas.save(figure, path)
 
 
 def _slug(table: Table, row: Row) -> str:
@@ -220,8 +250,23 @@ def _slug(table: Table, row: Row) -> str:
 
 
 def main(config: dict, directory: str) -> None:
-  run(read(StudyConfig, config), pathlib.Path(directory))
+  file = config_flags.get_config_filename(flags.FLAGS["config"])
+  run(read(StudyConfig, config), pathlib.Path(file).parent, pathlib.Path(directory))
+
+
+def _find_configs(argv: list[str]) -> None:
+  """Makes `from configs import ...` work in config files, wherever they are.
+
+  They import one another by the name of their folder, whose parent is not on the path
+  when the command runs in another directory.
+  """
+  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+  parser.add_argument("--config", "-config", default="")
+  file = parser.parse_known_args(argv)[0].config.partition(":")[0]
+  if file:
+    sys.path.append(str(pathlib.Path(file).resolve().parents[1]))
 
 
 if __name__ == "__main__":
+  _find_configs(sys.argv[1:])
   cli.start(main, "configs/study.py", "")

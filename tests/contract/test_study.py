@@ -1,15 +1,17 @@
-"""The study: rows are trained once, tables say what was found."""
+"""The study: rows are trained once, tables show the results."""
 
 import dataclasses
 import json
 
 import pytest
-from conftest import run_main
+from conftest import ROOT, run_main
 
 from configs import study as study_config
 from vtr_jax import study
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
+
+CONFIGS = ROOT / "configs"
 
 
 def config(variant="smoke", **changes):
@@ -17,20 +19,20 @@ def config(variant="smoke", **changes):
 
 
 def test_every_row_of_the_full_study_is_a_config():
-  """Also that rows differ from one another in what they say they change."""
+  """And rows of a table differ from one another."""
   full = config("full")
   assert len(full.seeds) >= 2
   for table in full.tables:
-    rows = [json.dumps(study.row_config(table, r, 0)) for r in table.rows]
+    rows = [json.dumps(study.row_config(CONFIGS, table, r, 0)) for r in table.rows]
     assert len(set(rows)) == len(rows), table.title
 
 
-def test_a_misspelt_change_is_refused():
+def test_a_misspelt_change_raises():
   smoke = study_config.get_config("smoke").to_dict()
   smoke["tables"][0]["rows"][1]["changes"] = dict(mask=dict(video_ratoi=0.5))
   table = read(study.StudyConfig, smoke).tables[0]
   with pytest.raises(ConfigError, match=r"40 % hidden\.mask: 'video_ratoi'.*ratio"):
-    study.row_config(table, table.rows[1], 0)
+    study.row_config(CONFIGS, table, table.rows[1], 0)
 
 
 def test_two_rows_of_one_name():

@@ -42,7 +42,7 @@ def told(owner, name, phase, after=False):
 
 told(experiment.workdir, "prepare", "build")
 told(Checkpoints, "restore", "restore")
-told(memory, "say", "compile")
+told(memory, "report", "compile")
 told(progress.Progress, "timed_next", "wait")
 told(progress.Progress, "add", "step")
 told(Checkpoints, "save", "save")

@@ -156,7 +156,7 @@ def test_all_go_back_and_end_together(config, tmp_path):
   started = begin(diverging, tmp_path, 2, 1, dict(data=2, fsdp=1, tensor=1))
   ended = finish(started)
   assert [code for code, _ in ended] == [4, 4], ended
-  assert all("again after going back to step" in text for _, text in ended)
+  assert all("again after rolling back to step" in text for _, text in ended)
   (place,) = (tmp_path / "dumps").iterdir()
   again = run_main(place, module="vtr_jax.replay")
   assert again.returncode == 4, again.stderr

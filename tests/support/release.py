@@ -20,7 +20,7 @@ from configs import miles  # noqa: E402
 from vtr_jax.core import batch, sharding  # noqa: E402
 from vtr_jax.inference import load as load_lib  # noqa: E402
 from vtr_jax.train import setup  # noqa: E402
-from vtr_jax.train.checkpoint import Care  # noqa: E402
+from vtr_jax.train.checkpoint import CheckpointPolicy  # noqa: E402
 from vtr_jax.train.loop import train_and_evaluate  # noqa: E402
 
 
@@ -50,7 +50,7 @@ def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
 def next_step(run: pathlib.Path, values: dict) -> dict[str, np.ndarray]:
   """The numbers of one more step of the run on such a batch."""
   # Clips that are embedded change now and then; what is read here does not.
-  made = setup.build(values, run, care=Care(allow_data_change=True))
+  made = setup.build(values, run, policy=CheckpointPolicy(allow_data_change=True))
   c = made.config
   given = batch.fake(c.clip, c.text, c.mask, c.batch_size)
   _, numbers = made.train_step(made.state, sharding.put_batch(given, made.mesh))

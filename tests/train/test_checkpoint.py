@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, mixed up or old: which one a run goes on from."""
+"""Checkpoints that are damaged, mixed up or old: which one a run resumes from."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ from test_loop import assert_same, bare, losses, params
 from configs import mac
 from vtr_jax.core.errors import CheckpointError
 from vtr_jax.train import checksums
-from vtr_jax.train.checkpoint import Care, Checkpoints
+from vtr_jax.train.checkpoint import CheckpointPolicy, Checkpoints
 from vtr_jax.train.loop import train_and_evaluate
 
 RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
@@ -24,10 +24,11 @@ RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
 DRIVER = """
 import json, sys
 from vtr_jax.core import cli as command
-from vtr_jax.train.checkpoint import Care
+from vtr_jax.train.checkpoint import CheckpointPolicy
 from vtr_jax.train import train_and_evaluate
-config, directory, care = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-command.run(lambda: train_and_evaluate(config, directory, care=Care(**care)))
+config, directory, flags = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+policy = CheckpointPolicy(**flags)
+command.run(lambda: train_and_evaluate(config, directory, policy=policy))
 """
 
 
@@ -126,7 +127,7 @@ def test_the_newest_that_is_whole_is_used(calm, tmp_path):
   warnings = [line for line in lines if line.startswith("WARNING: ")]
   for place, line in zip(places, warnings, strict=True):
     assert f"{place}/checkpoints/8: cannot be restored (" in line
-    assert f"it is now {place}/damaged/8-1, and the run goes on from step 6" in line
+    assert f"moved to {place}/damaged/8-1; the run resumes from step 6" in line
     (incident,) = (place / "incidents.jsonl").read_text().splitlines()
     assert json.loads(incident)["what"] in line
     assert (place / "damaged" / "8-1").is_dir()
@@ -155,7 +156,7 @@ def test_strict_restore_refuses(calm, tmp_path):
   (line,) = run.stderr.splitlines()
   assert line.startswith("CheckpointError: ")
   assert f"{workdir}/checkpoints/8: cannot be restored (" in line
-  assert "without --strict_restore the run goes on from the one before it" in line
+  assert "without --strict_restore the run resumes from the previous one" in line
   assert (workdir / "checkpoints" / "8").is_dir()
 
 
@@ -186,15 +187,15 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
     shutil.copytree(tmp_path / "other" / "4" / "state", place / "4" / "state")
 
   for name, values in dict(run=state, other=other).items():
-    kept = Checkpoints(tmp_path / name, 5, Care(verify_saves=True))
+    kept = Checkpoints(tmp_path / name, 5, CheckpointPolicy(verify_saves=True))
     kept.save(2, values, {})
     if name == "other":
       kept.save(4, values, {})
     kept.close()
-  kept = Checkpoints(tmp_path / "run", 5, Care(verify_saves=True))
+  kept = Checkpoints(tmp_path / "run", 5, CheckpointPolicy(verify_saves=True))
   monkeypatch.setattr(Checkpoints, "wait", bad_disk)
   with pytest.raises(
-    CheckpointError, match=r"4: is not what was saved \(params/y: oth"
+    CheckpointError, match=r"4: differs from what was saved \(params/y: val"
   ):
     kept.save(4, state, {})
   monkeypatch.undo()
@@ -207,11 +208,11 @@ def test_sums_see_every_bit():
   arrays = [rng.normal(size=(5, 3)).astype(np.float32), np.int32(-3)]
   arrays += [jax.numpy.asarray(arrays[0], jax.numpy.bfloat16), np.float32([np.nan])]
   tree = dict(enumerate(jax.numpy.asarray(a) for a in arrays))
-  sums = checksums.of(tree).tolist()
-  assert sums == [checksums.on_host(np.asarray(a)) for a in tree.values()]
+  sums = checksums.tree_checksums(tree).tolist()
+  assert sums == [checksums.host_checksum(np.asarray(a)) for a in tree.values()]
   flipped = np.asarray(tree[0]).copy()
   flipped.view(np.uint32)[2, 1] ^= 1
-  assert checksums.on_host(flipped) != sums[0]
+  assert checksums.host_checksum(flipped) != sums[0]
 
 
 def test_sums_are_those_of_any_mesh(calm):
@@ -220,7 +221,7 @@ def test_sums_are_those_of_any_mesh(calm):
   meta = json.loads((origin / "checkpoints/8/meta/metadata").read_text())
   saved = params(origin, 8)
   assert len(meta["sums"]) == len(saved)
-  assert sorted(meta["sums"]) == sorted(map(checksums.on_host, saved.values()))
+  assert sorted(meta["sums"]) == sorted(map(checksums.host_checksum, saved.values()))
 
 
 def test_later_ones_are_dropped(tmp_path):

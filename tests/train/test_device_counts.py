@@ -29,7 +29,7 @@ parts = run.config.parts()
 for sizes in ((1, 1, 1), (1, 2, 1), (2, 1, 2), (4, 2, 1)):
   wanted = sharding.MeshConfig(*sizes)
   mesh = sharding.make_mesh(wanted, jax.devices()[: int(np.prod(sizes))])
-  like = state_lib.laid_out(*parts.abstract(mesh))
+  like = state_lib.with_shardings(*parts.abstract(mesh))
   found, meta, _ = Checkpoints(run.checkpoints._directory, 1).restore(like)
   assert meta["step"] == 3
   theirs, ours = jax.tree.leaves(found), jax.tree.leaves(state)

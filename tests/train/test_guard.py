@@ -123,8 +123,8 @@ def test_few_bad_steps_are_passed_over(smoke, tmp_path, spoil):
   assert sorted(losses(tmp_path / "run")) == [1, 2, 4, 6, 7, 8]
   told = incidents(tmp_path / "run")
   assert [t.split(":")[0] for t in told] == [
-    "step 3 is not applied",
-    "step 5 is not applied",
+    "step 3 is skipped",
+    "step 5 is skipped",
   ]
   assert "loss/total = nan, grad_norm = nan" in told[0]
   assert "(2 in 100 steps, guard.budget is 3)" in told[1]
@@ -138,7 +138,8 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
   workdir = tmp_path / "run"
   train_and_evaluate(config, workdir)
   assert (
-    "back to step 4, and on with the data behind step 7's" in incidents(workdir)[-1]
+    "rolled back to checkpoint 4; resuming with the data after step 7"
+    in incidents(workdir)[-1]
   )
   assert sorted(losses(workdir)) == list(range(1, 9))
   meta = json.loads((workdir / "checkpoints/8/meta/metadata").read_text())
@@ -158,13 +159,14 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
 
 @pytest.mark.nightly
 def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, spoil):
-  """Bad steps are in none of them: nothing is begun anew."""
+  """Bad steps are in none of them: nothing is begun again."""
   config = bare(smoke, steps=10) | dict(checkpoint_keep=2)
   config["guard"] |= dict(budget=1)
   spoil([2, 8])  # of steps 3 and 9: 6 and 8 are kept then
   train_and_evaluate(config, tmp_path)
   assert (
-    "back to step 6, and on with the data behind step 9's" in incidents(tmp_path)[-1]
+    "rolled back to checkpoint 6; resuming with the data after step 9"
+    in incidents(tmp_path)[-1]
   )
   assert sorted(losses(tmp_path)) == [1, 2, 4, 5, 6, 7, 8, 9, 10]
 
@@ -194,7 +196,7 @@ DAMAGE = [
     r"loss_weights\.x: no such term",
   ),
   (lambda d: d.pop("step"), r"dump\.json\.step: missing"),
-  (lambda d: d["sums"].append(d["sums"].pop() + 1), "other values than were saved"),
+  (lambda d: d["sums"].append(d["sums"].pop() + 1), "values differ from those saved"),
 ]
 
 
@@ -208,7 +210,7 @@ def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys
       train_and_evaluate(config, tmp_path / "run")
     place = tmp_path / "run" / "dumps" / "3"
     assert e.value.exit_code == 4
-    assert f"again after going back to step 2; the step is in {place}" in str(e.value)
+    assert f"again after rolling back to step 2; the step is in {place}" in str(e.value)
     with pytest.raises(DivergedError, match="not finite here either: grad_norm, loss/"):
       replay.replay(place)
   told = dump_of(place)
@@ -280,7 +282,7 @@ def test_a_rate_that_is_too_high(data_dir, tmp_path):
   run = run_main(*flags, "--config.optim.clip_norm=0.0")
   assert run.returncode == 4, run.stderr
   (line,) = (x for x in run.stderr.splitlines() if x.startswith("DivergedError: "))
-  assert "again after going back to step 2" in line
+  assert "again after rolling back to step 2" in line
   again = run_main(tmp_path / "run" / "dumps" / "6", module="vtr_jax.replay")
   assert again.returncode == 4, again.stderr
   assert "not finite here either" in again.stderr
@@ -288,7 +290,7 @@ def test_a_rate_that_is_too_high(data_dir, tmp_path):
 
 
 def test_a_dump_that_is_none(tmp_path):
-  with pytest.raises(CheckpointError, match="no dump of a step"):
+  with pytest.raises(CheckpointError, match="not a dump of a step"):
     replay.replay(tmp_path)
 
 
@@ -310,8 +312,8 @@ def test_spikes(action, smoke, tmp_path, spoil):
   assert told.startswith("step 8")
   assert "spike of" in told
   assert (8 in losses(workdir)) == (action != "skip")
-  assert ("not applied" in told) == (action != "warn")
-  assert ("back to step 6" in told) == (action == "roll_back")
+  assert ("is skipped" in told) == (action != "warn")
+  assert ("rolled back to checkpoint 6" in told) == (action == "roll_back")
 
 
 def test_deviations_by_hand():
@@ -321,25 +323,25 @@ def test_deviations_by_hand():
   middle = np.median(recent, axis=1)
   spread = 1.4826 * np.median(abs(recent - middle[:, None]), axis=1)
   expected = max((9 - middle[0]) / spread[0], (8 - middle[1]) / spread[1])
-  sound, after, more = guard.judge(numbers, jnp.asarray(recent), 2.0)
+  sound, after, more = guard.accept(numbers, jnp.asarray(recent), 2.0)
   assert more["spike"] == pytest.approx(expected, rel=1e-5)
   assert not sound
   assert more["skipped"] == 1
   np.testing.assert_array_equal(after, np.c_[recent[:, 1:], [9, 8]])
   nan = numbers | {"loss/total": jnp.float32(jnp.nan)}
-  sound, after, more = guard.judge(nan, jnp.asarray(recent), np.inf)
+  sound, after, more = guard.accept(nan, jnp.asarray(recent), np.inf)
   assert not sound
   np.testing.assert_array_equal(after, recent)
 
 
 def test_no_spike_before_there_is_a_history():
-  history = guard.fresh_history(3)
+  history = guard.new_history(3)
   for loss in (1.0, 1e9, 1.0):
     numbers = {"loss/total": jnp.float32(loss), "grad_norm": jnp.float32(1.0)}
-    sound, history, _ = guard.judge(numbers, history, 5.0)
+    sound, history, _ = guard.accept(numbers, history, 5.0)
     assert sound
   numbers = {"loss/total": jnp.float32(1e9), "grad_norm": jnp.float32(1.0)}
-  assert not guard.judge(numbers, history, 5.0)[0]
+  assert not guard.accept(numbers, history, 5.0)[0]
 
 
 def test_anisotropy_by_hand():

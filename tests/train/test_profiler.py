@@ -16,7 +16,7 @@ from vtr_jax.data import loader
 from vtr_jax.train import flops, loop, memory, progress, setup, writer
 from vtr_jax.train.config import TrainConfig
 from vtr_jax.train.loop import train_and_evaluate
-from vtr_jax.train.profiler import Observe
+from vtr_jax.train.profiler import MonitorOptions
 
 
 @pytest.mark.nightly
@@ -83,7 +83,7 @@ def test_what_is_computed_twice_counts_once(smoke):
 
 @pytest.mark.nightly
 def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
-  train_and_evaluate(bare(smoke, steps=4), tmp_path, Observe(profile="2:3"))
+  train_and_evaluate(bare(smoke, steps=4), tmp_path, MonitorOptions(profile="2:3"))
   (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
   assert trace.stat().st_size > 1000
   assert (tmp_path / "profile" / "memory-0.prof").stat().st_size > 100
@@ -93,7 +93,7 @@ def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
 @pytest.mark.parametrize("steps", ["3", "5:4", "0:2", "a:b", "1:" + 5000 * "9"])
 def test_a_profile_of_no_steps(steps):
   with pytest.raises(ConfigError, match="must be FIRST:LAST"):
-    Observe(profile=steps)
+    MonitorOptions(profile=steps)
 
 
 @pytest.mark.nightly
@@ -107,7 +107,7 @@ def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
   fake = types.SimpleNamespace(init=lambda **kwargs: made.append(kwargs) or run)
   monkeypatch.setitem(sys.modules, "wandb", fake)
   for _ in range(2):
-    train_and_evaluate(bare(smoke, steps=3), tmp_path, Observe(wandb="mine"))
+    train_and_evaluate(bare(smoke, steps=3), tmp_path, MonitorOptions(wandb="mine"))
   assert [m["project"] for m in made] == ["mine", "mine"]
   assert made[0]["id"] == made[1]["id"]
   assert made[0]["config"]["batch_size"] == smoke["batch_size"]
@@ -119,7 +119,7 @@ def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
 def test_wandb_is_missing(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(ConfigError, match=r"--wandb=mine: .*pip install wandb"):
-    train_and_evaluate(bare(smoke), tmp_path, Observe(wandb="mine"))
+    train_and_evaluate(bare(smoke), tmp_path, MonitorOptions(wandb="mine"))
 
 
 # --- Memory -----------------------------------------------------------------------
@@ -127,7 +127,7 @@ def test_wandb_is_missing(smoke, tmp_path, monkeypatch):
 
 def test_memory_is_told_before_the_first_step():
   square = jax.jit(lambda x: x @ x)
-  line = memory.say(square, jax.ShapeDtypeStruct((1000, 1000), jnp.float32))
+  line = memory.report(square, jax.ShapeDtypeStruct((1000, 1000), jnp.float32))
   assert line.startswith("a step takes 8 MB of a device's memory: 8 MB state and batch")
 
 

@@ -130,7 +130,7 @@ def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
 
 def test_other_processes_write_nothing(tmp_path, capsys):
   out = writer.Writer(tmp_path, 0, active=False)
-  out.say("hello")
+  out.log("hello")
   out.scalars(1, {"a": 1.0})
   out.close()
   assert not list(tmp_path.iterdir())

@@ -157,7 +157,7 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
 @pytest.mark.parametrize("named", ["absent", "vitt:file.pth"])
 def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
   values = small(data_dir) | dict(init_from=named)
-  says = "is no run" + ("; 'vitt' is no kind.*'vit'" if ":" in named else "")
+  says = "is not a run" + ("; 'vitt' is not a kind.*'vit'" if ":" in named else "")
   with pytest.raises(CheckpointError, match=says):
     setup.build(values, tmp_path)
 

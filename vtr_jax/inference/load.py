@@ -28,14 +28,14 @@ class Trained(NamedTuple):
 
 
 def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
-  """Reads the newest checkpoint; writes nothing, so the run may still go on.
+  """Reads the newest checkpoint; writes nothing, so the run may still be training.
 
   Args:
     directory: the --workdir of a training, or what `vtr_jax.convert` wrote.
     words: whether captions are to be read; if not, no tokenizer is needed.
 
   Raises:
-    CheckpointError: it is no run, or has no checkpoint that can be read.
+    CheckpointError: it is not a run, or has no checkpoint that can be read.
     DataError: words are asked for and it has no tokenizer.
     ConfigError: its config does not fit this version.
   """
@@ -61,7 +61,7 @@ def load(directory: str | pathlib.Path, words: bool = True) -> Trained:
     tokenizers.check(tokenizer, c.text)
   mesh = fitting_mesh(c.mesh)
   boxed = state.abstract_params(objective, c.spec())
-  like = state.laid_out(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
+  like = state.with_shardings(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
   params, step = restore_params.read_params(place / "checkpoints", like)
   return Trained(c, objective, tokenizer, mesh, params, step)
 

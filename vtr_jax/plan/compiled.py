@@ -17,13 +17,13 @@ _AMOUNT = re.compile(r"\b([\d.]+)([KMGT])\b")
 
 
 def costs(problem: Problem, target: Target) -> Costs:
-  """What one step takes of a device.
+  """Memory and time of one step on a device.
 
   Raises:
-    ConfigError: the compiler refuses the step for another reason than its memory.
+    ConfigError: the compiler rejects the step for a reason other than memory.
   """
   traced = problem.trace()
-  work = flops.count(traced.jaxpr.jaxpr) / problem.mesh.size
+  work = flops.jaxpr_flops(traced.jaxpr.jaxpr) / problem.mesh.size
   held = problem.held()
   try:
     compiled = traced.lower().compile()
@@ -31,15 +31,16 @@ def costs(problem: Problem, target: Target) -> Costs:
     needed, limit = out_of_memory(str(e))
     return Costs("compiled", False, held, needed, limit, work)
   memory, limit = compiled.memory_analysis(), target.chip.memory
+  assert memory is not None  # None only where a backend has no analysis
   temporary = float(memory.temp_size_in_bytes)
   fixed = memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
   result = memory.output_size_in_bytes - memory.alias_size_in_bytes
   peak = float(fixed + result + temporary)
-  module = hlo.parse(compiled.as_text())
+  module = hlo.parse(compiled.as_text() or "")
   slices = target.slice_of
-  order = [slices[d.id] for d in problem.mesh.devices.flat]
-  # Of the chip's compiler, whose word it is, where it has one.
-  fits = problem.mesh.devices.flat[0].platform == "tpu" or not limit or peak <= limit
+  order = [slices[d.id] for d in problem.devices.devices.flat]
+  # The TPU compiler has checked its own limit.
+  fits = problem.devices.devices.flat[0].platform == "tpu" or not limit or peak <= limit
   return Costs(
     how="compiled",
     fits=fits,
@@ -49,7 +50,7 @@ def costs(problem: Problem, target: Target) -> Costs:
     flops=work,
     temporary=temporary,
     code=float(memory.generated_code_size_in_bytes),
-    bytes=moved(compiled.cost_analysis(), module),
+    bytes=moved(compiled.cost_analysis() or {}, module),
     collectives=tuple(collectives(module, order)),
   )
 
@@ -68,7 +69,7 @@ def out_of_memory(message: str) -> tuple[float, float | None]:
   """(bytes needed, bytes there) from XLA's refusal of a program that is too large.
 
   Raises:
-    ConfigError: the message tells of something else.
+    ConfigError: the message describes something else.
   """
   amounts = [float(n) * _UNITS[u] for n, u in _AMOUNT.findall(message)]
   if "RESOURCE_EXHAUSTED" not in message or not amounts:

@@ -15,7 +15,7 @@ from vtr_jax.train.config import Parts, TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """One step of a training, on a mesh of devices or of their number alone."""
+  """One training step, on a mesh of devices or an abstract mesh."""
 
   parts: Parts
   mesh: Mesh | AbstractMesh
@@ -26,22 +26,28 @@ class Problem:
 
   @property
   def row_devices(self) -> int:
-    """Devices that the rows are spread over."""
+    """Number of devices that the examples are sharded over."""
     return math.prod(self.mesh.shape[a] for a in sharding.ROWS)
+
+  @property
+  def devices(self) -> Mesh:
+    """The mesh, which must be of devices."""
+    assert isinstance(self.mesh, Mesh)
+    return self.mesh
 
   def trace(self) -> jax.stages.Traced:
     """The real step of training; its mesh must be of devices."""
     shapes, _ = self.parts.abstract(self.mesh)
-    train = self.parts.train_step(self.mesh)
-    with sharding.scope(self.mesh):
+    train = self.parts.train_step(self.devices)
+    with sharding.scope(self.devices):
       return train.jitted.trace(shapes, self.parts.spec)
 
   def flops(self) -> float:
-    """A device's share of a step's products."""
-    return flops.count(self.trace().jaxpr.jaxpr) / self.mesh.size
+    """FLOPs of a step's products on one device."""
+    return flops.jaxpr_flops(self.trace().jaxpr.jaxpr) / self.mesh.size
 
   def held(self) -> dict[str, float]:
-    """Bytes on a device through the whole step, by kind."""
+    """Bytes held on a device throughout the step, by kind."""
     shapes, shardings = self.parts.abstract(self.mesh)
     spec, rows = self.parts.spec, sharding.batch_sharding(self.mesh)
     return dict(
@@ -54,7 +60,7 @@ class Problem:
 
 
 def held(shapes: Any, shardings: Any) -> float:
-  """Bytes of a device's part of a tree of shapes."""
+  """Bytes of one device's shards of a tree of shapes."""
   sizes = jax.tree.map(
     lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize,
     shapes,

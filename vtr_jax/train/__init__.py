@@ -1,4 +1,4 @@
-"""The loop, its state and its step. `train_and_evaluate` is the way in."""
+"""Training: loop, state, step. The entry point is `train_and_evaluate`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["train_and_evaluate"]
 
 
 def __getattr__(name: str) -> Any:
-  # Imported when it is asked for: `vtr_jax.train.config` alone needs no loop.
+  # Imported lazily: `vtr_jax.train.config` alone does not need the loop.
   if name not in __all__:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   from vtr_jax.train.loop import train_and_evaluate

@@ -1,7 +1,7 @@
-"""The step that ended a run, with all it came from: workdir/dumps/STEP.
+"""Dump of the step that ended a run, with all its inputs: workdir/dumps/STEP.
 
-arrays/ has the state before the step and its batch, dump.json the config, the step's
-numbers and the ids of its records. `python -m vtr_jax.replay` takes the step again.
+arrays/ has the state before the step and its batch; dump.json the config, the step's
+metrics and the ids of its records. `python -m vtr_jax.replay` repeats the step.
 """
 
 import dataclasses
@@ -34,61 +34,61 @@ from vtr_jax.train.setup import Run
 
 @dataclasses.dataclass(frozen=True)
 class Dump:
-  """What dump.json tells."""
+  """The contents of dump.json."""
 
   step: int
-  numbers: dict[str, float]  # of the step, as the run saw them
-  records: tuple[str, ...]  # ids, one for each row
+  numbers: dict[str, float]  # metrics of the step in the run
+  records: tuple[str, ...]  # ids, one per example
   config: dict[str, Any]
   provenance: dict[str, Any]  # versions
-  sums: tuple[int, ...] = ()  # of the arrays' bits; older dumps have none
+  sums: tuple[int, ...] = ()  # checksums of the arrays; older dumps have none
 
 
 def write(run: Run, e: RollBack) -> pathlib.Path:
-  """Writes the last step that was not applied; by all processes.
+  """Dumps the last skipped step; called by all processes.
 
   Raises:
     CheckpointError: it cannot be written.
   """
-  assert e.batch is not None, "the loop waits for every step after a roll-back"
-  place = run.workdir.absolute() / "dumps" / str(e.last)
-  state = run.state.replace(step=run.state.step - 1, loss_history=e.recent)
+  assert e.batch is not None, "after a roll-back the loop waits for every step"
+  path = run.workdir.absolute() / "dumps" / str(e.last)
+  state = run.state.replace(step=run.state.step - 1, loss_history=e.history)
   arrays = dict(state=checkpoint.tree(state), batch=_full(e.batch))
   rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
   records = multihost_utils.process_allgather(rows["record"], tiled=True)
   config = workdir.plain(to_dict(run.config))
-  sums = jax.device_get(checksums.of(arrays)).tolist()
+  sums = jax.device_get(checksums.tree_checksums(arrays)).tolist()
   try:
     with ocp.StandardCheckpointer() as writer:
-      writer.save(place / "arrays", arrays, force=True)
+      writer.save(path / "arrays", arrays, force=True)
     if jax.process_index() == 0:
       provenance = workdir.provenance()
       ids = _ids(run, records.tolist())
-      told = Dump(e.last, e.numbers, tuple(ids), config, provenance, tuple(sums))
-      workdir.write_json(place / "dump.json", dataclasses.asdict(told))
-  except Exception as error:  # whatever orbax and TensorStore raise
-    raise CheckpointError(f"{e}; nor can it be dumped: {one_line(error)}") from error
-  return place
+      dump = Dump(e.last, e.metrics, tuple(ids), config, provenance, tuple(sums))
+      workdir.write_json(path / "dump.json", dataclasses.asdict(dump))
+  except Exception as error:  # of any kind: Orbax or TensorStore
+    raise CheckpointError(f"{e}; the dump failed: {one_line(error)}") from error
+  return path
 
 
-def read(place: pathlib.Path) -> Dump:
+def read(path: pathlib.Path) -> Dump:
   """Reads dump.json; `arrays` reads the rest.
 
   Raises:
-    CheckpointError: it is not there or not whole.
+    CheckpointError: it is missing or damaged.
   """
   try:
-    values = io.mapping((place / "dump.json").read_bytes())
+    values = io.mapping((path / "dump.json").read_bytes())
     return read_config(Dump, values, "dump.json", finite=False)
   except (OSError, ValueError, ConfigError) as e:
     raise CheckpointError(
-      f"{place}: no dump of a step ({one_line(e)}); give workdir/dumps/STEP"
+      f"{path}: not a dump of a step ({one_line(e)}); give workdir/dumps/STEP"
     ) from e
 
 
 def arrays(
-  place: pathlib.Path,
-  told: Dump,
+  path: pathlib.Path,
+  dump: Dump,
   state: Any,
   spec: dict[str, jax.ShapeDtypeStruct],
   mesh: Mesh,
@@ -96,36 +96,37 @@ def arrays(
   """(state before the step, batch).
 
   Args:
-    place: the dump.
-    told: what its dump.json tells.
+    path: of the dump.
+    dump: the contents of its dump.json.
     state: shapes with shardings of the run's state.
     spec: shapes of the run's batches.
-    mesh: that the batch's rows are spread over.
+    mesh: over which the batch is sharded.
 
   Raises:
-    CheckpointError: they cannot be read, or are not what was written.
+    CheckpointError: they cannot be read, or differ from what was written.
   """
   rows = sharding.batch_sharding(mesh)
-  batch = state_lib.laid_out(_full(spec), dict.fromkeys(_full(spec), rows))
+  batch = state_lib.with_shardings(_full(spec), dict.fromkeys(_full(spec), rows))
   like = dict(state=checkpoint.tree(state), batch=batch)
   try:
     with ocp.StandardCheckpointer() as reader:
-      found = reader.restore(place.absolute() / "arrays", like)
-    if told.sums:
-      checksums.compare(found, told.sums, jax.device_get(checksums.of(found)).tolist())
-  except Exception as e:  # whatever orbax and TensorStore raise
-    raise CheckpointError(f"{place}: cannot be read ({one_line(e)})") from e
+      stored = reader.restore(path.absolute() / "arrays", like)
+    if dump.sums:
+      actual = jax.device_get(checksums.tree_checksums(stored)).tolist()
+      checksums.compare(stored, dump.sums, actual)
+  except Exception as e:  # of any kind: Orbax or TensorStore
+    raise CheckpointError(f"{path}: cannot be read ({one_line(e)})") from e
   empty = {k: jnp.zeros(s.shape, s.dtype) for k, s in spec.items() if not s.size}
-  return dataclasses.replace(state, **found["state"]), found["batch"] | empty
+  return dataclasses.replace(state, **stored["state"]), stored["batch"] | empty
 
 
 def _full(batch: dict[str, Any]) -> dict[str, Any]:
-  """Without arrays that have no value: orbax saves none."""
+  """Without empty arrays, which Orbax does not save."""
   return {k: v for k, v in batch.items() if v.size}
 
 
 def _ids(run: Run, records: list[int]) -> list[str]:
-  """The records' ids, or their numbers where they cannot be read."""
+  """The records' ids, or their indices if they cannot be read."""
   data = run.config.data
   try:
     source = (

@@ -1,8 +1,7 @@
-"""Checkpoints by Orbax: written in the background, complete or not there at all.
+"""Checkpoints by Orbax: written in the background, complete or absent.
 
-Beside the state stand the sums of its arrays' bits, which are the same on every mesh.
-What is restored must have them: checksums of the files do not see that a file is that
-of another checkpoint.
+Each stores checksums of its arrays, equal on every mesh, which are verified when it is
+restored: checksums of files do not detect a file of another checkpoint.
 """
 
 import dataclasses
@@ -22,20 +21,25 @@ from vtr_jax.train import checksums, restore_params
 
 
 @dataclasses.dataclass(frozen=True)
-class Care:
-  """How much a run trusts what it finds and writes; flags, not config."""
+class CheckpointPolicy:
+  """How strictly checkpoints are verified; set by flags, not by the config."""
 
-  strict_restore: bool = False  # end where the newest checkpoint is damaged
-  verify_saves: bool = False  # read each checkpoint again before training goes on
-  allow_data_change: bool = False  # go on with other records than before
+  strict_restore: bool = False  # raise if the newest checkpoint is damaged
+  verify_saves: bool = False  # read each checkpoint back before training continues
+  allow_data_change: bool = False  # resume with other records than before
 
 
 class Checkpoints:
   """The newest `keep` checkpoints of a run, each {state, meta} under its step."""
 
-  def __init__(self, directory: pathlib.Path, keep: int, care: Care = Care()):
-    self._directory, self._care = directory.absolute(), care
-    self.newest = 0  # step of the last one that was begun or restored; 0 = none
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    keep: int,
+    policy: CheckpointPolicy = CheckpointPolicy(),
+  ):
+    self._directory, self._policy = directory.absolute(), policy
+    self.newest = 0  # step of the last save started or restore; 0 = none
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
@@ -45,7 +49,7 @@ class Checkpoints:
       raise CheckpointError(f"{directory}: cannot be used ({e.strerror})") from e
 
   def latest_step(self) -> int | None:
-    """Step of the newest whole checkpoint."""
+    """Step of the newest complete checkpoint."""
     return self._manager.latest_step()
 
   def before(self, step: int) -> int | None:
@@ -54,22 +58,22 @@ class Checkpoints:
     return max((s for s in steps if s < step), default=min(steps, default=None))
 
   def drop_after(self, step: int) -> None:
-    """Deletes the checkpoints after `step`: another way is taken from there."""
+    """Deletes the checkpoints after `step`; training resumes from there."""
     self.wait()
     for later in [s for s in self._manager.all_steps() if s > step]:
       self._manager.delete(later)
     self.newest = step
 
   def save(self, step: int, state: Any, meta: dict) -> None:
-    """Starts writing; returns when the arrays have been copied from the devices.
+    """Starts writing; returns once the arrays are copied from the devices.
 
     Raises:
-      CheckpointError: this save, or the one before it, could not be written.
+      CheckpointError: this save, or the previous one, failed.
     """
     if step == self.latest_step():
       return
     arrays = tree(state)
-    sums = jax.device_get(checksums.of(arrays)).tolist()
+    sums = jax.device_get(checksums.tree_checksums(arrays)).tolist()
     meta = meta | dict(sums=sums)
     args = ocp.args.Composite(
       state=ocp.args.StandardSave(arrays),
@@ -80,63 +84,63 @@ class Checkpoints:
     except Exception as e:
       raise self._failed(e) from e
     self.newest = step
-    if self._care.verify_saves:
+    if self._policy.verify_saves:
       self._verify(step, arrays, sums)
 
   def restore(self, like: Any, last: int | None = None) -> tuple[Any, dict, list[str]]:
-    """The newest (state, meta) that is whole, and warnings of those that are not.
+    """(state, meta) of the newest undamaged checkpoint, warnings about damaged ones.
 
-    Damaged ones are set aside, into the folder "damaged" beside this one, once an
-    older one has been found whole; `strict_restore` ends there instead.
+    Once an undamaged one is read, damaged ones are moved to the folder "damaged", next
+    to this one; with `strict_restore` a damaged one raises instead.
 
     Args:
-      like: arrays or ShapeDtypeStructs; the state is laid out as these are.
-      last: none after this step is of interest.
+      like: arrays or ShapeDtypeStructs; the state gets their shardings.
+      last: ignore checkpoints after this step.
 
     Raises:
-      CheckpointError: none can be read, or one has other parameters than `like`.
+      CheckpointError: none can be read, or the parameters differ from `like`.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, tree(like))
     causes: dict[int, str] = {}
     steps = [s for s in self._manager.all_steps() if last is None or s <= last]
     for step in sorted(steps, reverse=True):
-      found, meta, cause = _read(self._directory / str(step), target)
-      # The sums take all processes, and so all must have come as far.
+      state, meta, cause = _read(self._directory / str(step), target)
+      # Checksums are computed by all processes, so all of them must get there.
       if ok := _everywhere(not cause):
-        cause = _compare(found, meta)
+        cause = _compare(state, meta)
         ok = _everywhere(not cause)
       if ok:
         warnings, self.newest = self._set_aside(causes, step), step
-        return dataclasses.replace(like, **_fields(found)), meta, warnings
+        return dataclasses.replace(like, **_fields(state)), meta, warnings
       causes[step] = cause or "another process could not read it"
-      found = None  # the next one needs its memory
-      if self._care.strict_restore:
+      state = None  # free its memory for the next one
+      if self._policy.strict_restore:
         break
     step = max(causes)
     where = self._directory / str(step)
     if restore_params.groups(where) == {"params"}:
       raise CheckpointError(
-        f"{where}: holds converted weights and no training; start another run with "
+        f"{where}: holds converted weights, not a training run; start a run with "
         f"--config.init_from={self._directory.parent}"
       )
     cure = "copy it again, or use another --workdir"
-    if self._care.strict_restore:
-      cure = "without --strict_restore the run goes on from the one before it"
+    if self._policy.strict_restore:
+      cure = "without --strict_restore the run resumes from the previous one"
     raise CheckpointError(f"{where}: cannot be restored ({causes[step]}); {cure}")
 
   def _set_aside(self, causes: dict[int, str], good: int) -> list[str]:
-    """Moves damaged checkpoints out of the way: what was done, a line for each."""
-    place, lines = self._directory.parent / "damaged", []
+    """Moves damaged checkpoints to the folder "damaged"; returns a line for each."""
+    folder, lines = self._directory.parent / "damaged", []
     for step, cause in causes.items():
       number = 1
-      while (aside := place / f"{step}-{number}").exists():
+      while (aside := folder / f"{step}-{number}").exists():
         number += 1
       if jax.process_index() == 0:
-        place.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         (self._directory / str(step)).rename(aside)
       lines.append(
-        f"{self._directory / str(step)}: cannot be restored ({cause}); it is now "
-        f"{aside}, and the run goes on from step {good}"
+        f"{self._directory / str(step)}: cannot be restored ({cause}); moved to "
+        f"{aside}; the run resumes from step {good}"
       )
     if causes:
       _everywhere(True)
@@ -144,10 +148,10 @@ class Checkpoints:
     return lines
 
   def _verify(self, step: int, arrays: Any, sums: list[int]) -> None:
-    """Reads a checkpoint again, in one process, into the host's memory.
+    """Reads a checkpoint back, in one process, into host memory.
 
     Raises:
-      CheckpointError: it is not what was saved.
+      CheckpointError: it differs from what was saved.
     """
     self.wait()
     if jax.process_index():
@@ -155,20 +159,21 @@ class Checkpoints:
     where = self._directory / str(step)
     args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays)
     try:
-      found = ocp.PyTreeCheckpointHandler().restore(
-        where / "state", args=ocp.args.PyTreeRestore(item=arrays, restore_args=args)
+      path: Any = where / "state"  # Orbax declares epath.Path
+      restored = ocp.PyTreeCheckpointHandler().restore(
+        path, args=ocp.args.PyTreeRestore(item=arrays, restore_args=args)
       )
       checksums.compare(
-        arrays, sums, [checksums.on_host(a) for a in jax.tree.leaves(found)]
+        arrays, sums, [checksums.host_checksum(a) for a in jax.tree.leaves(restored)]
       )
     except Exception as e:
       raise CheckpointError(
-        f"{where}: is not what was saved ({one_line(e)}); look at the disk. Run it "
-        "again to go on from the checkpoint before it"
+        f"{where}: differs from what was saved ({one_line(e)}); check the disk, "
+        "then run it again to resume from the previous checkpoint"
       ) from e
 
   def wait(self) -> None:
-    """Returns when all saves are on disk; raises as `save` does."""
+    """Waits until all saves are on disk; raises as `save` does."""
     try:
       self._manager.wait_until_finished()
     except Exception as e:
@@ -181,38 +186,40 @@ class Checkpoints:
   def _failed(self, e: Exception) -> CheckpointError:
     return CheckpointError(
       f"{self._directory}: checkpoint not written ({one_line(e)}); earlier ones "
-      "are whole: free the disk or mend the permission, and run the command again"
+      "are complete: free disk space or fix the permission, and run it again"
     )
 
 
 def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
-  """(state, meta, "") or (None, None, cause). Waits for no other process.
+  """(state, meta, "") or (None, None, cause); without other processes.
 
   Raises:
-    CheckpointError: it has other parameters than `target`.
+    CheckpointError: its parameters differ from `target`.
   """
   try:
     there = restore_params.shapes(restore_params.metadata(where)["params"])
   except CheckpointError as e:
-    return None, None, one_line(e.__cause__ or e)
+    cause = e.__cause__
+    return None, None, one_line(cause if isinstance(cause, Exception) else e)
   restore_params.check_shapes(where, there, target["params"])
   try:
     meta = io.mapping((where / "meta" / "metadata").read_bytes())
-    # Those of before 2026-11 have neither that nor sums.
+    # Checkpoints before 2026-11 have neither crc nor sums.
     if meta.pop("crc", None) not in (None, _crc(meta)):
-      raise ValueError("meta: its checksum is another")
+      raise ValueError("meta: wrong checksum")
     handler = ocp.StandardCheckpointHandler()
     args = ocp.args.StandardRestore(target)
-    return handler.restore(where / "state", args=args), meta, ""
-  except Exception as e:  # whatever orbax and TensorStore raise
+    path: Any = where / "state"  # Orbax declares epath.Path
+    return handler.restore(path, args=args), meta, ""
+  except Exception as e:  # of any kind: Orbax or TensorStore
     return None, None, one_line(e)
 
 
 def _compare(state: Any, meta: dict[str, Any]) -> str:
-  """What is wrong with the sums, or ""; by all processes, on all their devices."""
-  found = jax.device_get(checksums.of(state)).tolist()
+  """The difference of checksums, or ""; computed by all processes."""
+  actual = jax.device_get(checksums.tree_checksums(state)).tolist()
   try:
-    checksums.compare(state, meta.get("sums", found), found)
+    checksums.compare(state, meta.get("sums", actual), actual)
   except ValueError as e:
     return one_line(e)
   return ""
@@ -223,22 +230,22 @@ def _crc(meta: dict[str, Any]) -> int:
 
 
 def _everywhere(ok: bool) -> bool:
-  """Whether it is so in all processes."""
+  """Whether `ok` holds in all processes."""
   if jax.process_count() == 1:
     return ok
   return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
-# Names in checkpoints of fields that are called otherwise since 0.2: every version
-# reads the checkpoints of every other.
+# Stored names of fields that were renamed in 0.2: every version reads the checkpoints
+# of every other.
 _STORED = dict(ema_params="mean", loss_history="recent")
 
 
 def tree(state: Any) -> dict[str, Any]:
-  """A dataclass's fields by their stored names, without optional ones that are None.
+  """The state's fields by their stored names, without optional ones that are None.
 
-  So a state without an EMA is stored as before there was one. A dict, of converted
-  weights, is stored as it is.
+  So a state without an EMA is stored as by versions that had none. A dict, of converted
+  weights, is stored unchanged.
   """
   if isinstance(state, dict):
     return state

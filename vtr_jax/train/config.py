@@ -1,8 +1,8 @@
-"""The whole config, and what follows from it alone: no data, device or directory."""
+"""The full config, and what follows from it alone: no data, device or directory."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -26,18 +26,18 @@ from vtr_jax.train.state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """The whole config; sections are read by the modules that use them."""
+  """The full config; each section is read by the module that uses it."""
 
   name: str  # of the run; runs/<name> is the default workdir
   seed: int  # of parameters, data order, masks, dropout, negatives
   init_from: str  # run to start from, or public weights: KIND:FILE,...; "" = neither
-  init_allow: tuple[str, ...]  # patterns: of public weights, what may miss or be left
+  init_allow: tuple[str, ...]  # patterns of parameters and keys that may stay unmatched
   steps: int
   batch_size: int  # clips per step over all devices
-  eval_batch_size: int  # rows per evaluation batch over all devices
+  eval_batch_size: int  # examples per evaluation batch over all devices
   log_every: int  # steps
   checkpoint_every: int  # steps; the last step is always saved
-  checkpoint_keep: int  # newest checkpoints that stay
+  checkpoint_keep: int  # number of newest checkpoints to keep
   clip: ClipSpec
   text: TextSpec
   tokenizer: str  # vocabulary file; "" = init_from's, or the data set's own
@@ -46,7 +46,7 @@ class TrainConfig:
   objective: dict[str, Any]
   loss_weights: dict[str, float]  # of each loss term
   contrastive: ContrastConfig
-  micro_batches: int  # parts that a step's batch is embedded in; see Loss
+  micro_batches: int  # microbatches per step; see Loss
   optim: OptimConfig
   guard: GuardConfig
   mesh: MeshConfig
@@ -57,7 +57,7 @@ class TrainConfig:
       value = getattr(self, field.name)
       if field.type is int and field.name != "seed":
         require(value > 0, f"{field.name}: {value} must be positive")
-    require(self.batch_size > 1, "batch_size: 1 leaves no pair to tell apart; use 2 up")
+    require(self.batch_size > 1, "batch_size: 1 leaves no negatives; use 2 or more")
     require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -69,7 +69,7 @@ class TrainConfig:
     return objectives.build(self.objective, self.clip, self.text, self.mask)
 
   def parts(self) -> "Parts":
-    """Of its training; refuses what cannot be trained."""
+    """The parts of its training; raises ConfigError if it cannot be trained."""
     objective, spec = self.make_objective(), self.spec()
     check_weights(self.loss_weights, objective)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
@@ -77,25 +77,21 @@ class TrainConfig:
     return Parts(self, objective, spec, optimizer)
 
   def flops(self) -> float:
-    """Of a step's loss and gradient: what the model asks for, on all devices.
-
-    What is computed twice to save memory counts once.
-    """
+    """FLOPs of a step's loss and gradient, over all devices, without recomputation."""
     plain = dict(self.objective)
     if "compute" in plain:
-      # Nor can it be seen what a kernel does.
-      same = dict(remat="none", attention="xla")
-      plain["compute"] = {**plain["compute"], **same}
+      # A jaxpr does not show what is inside an attention kernel.
+      plain["compute"] = {**plain["compute"], **dict(remat="none", attention="xla")}
     objective = dataclasses.replace(self, objective=plain).make_objective()
     params = nn.unbox(state_lib.abstract_params(objective, self.spec()))
     teacher, key = objective.shadowed(params), jax.random.key(0)
     loss = Loss(objective, self.loss_weights)
-    return flops.of(loss.gradient, params, teacher, self.spec(), key)
+    return flops.count_flops(loss.gradient, params, teacher, self.spec(), key)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-  """What a training is made of; arrays only where `init` or the step is called."""
+  """The parts of a training; only `init` and the step make arrays."""
 
   config: TrainConfig
   objective: objectives.Objective
@@ -103,27 +99,27 @@ class Parts:
   optimizer: optax.GradientTransformation
 
   @property
-  def _kept(self) -> tuple[bool, int]:
-    """What a state has beside the usual: (a running mean, steps of history)."""
+  def _optional(self) -> tuple[bool, int]:
+    """Optional fields of the state: (has an EMA, steps of loss history)."""
     return self.config.optim.ema_decay > 0, self.config.guard.history
 
   def abstract(self, mesh: Mesh | AbstractMesh) -> tuple[TrainState, TrainState]:
     """(shapes of the state, its shardings)."""
     parts = self.objective, self.optimizer, self.spec
-    return state_lib.abstract(*parts, mesh, *self._kept)
+    return state_lib.abstract(*parts, cast(Mesh, mesh), *self._optional)
 
   def init(self, mesh: Mesh) -> TrainState:
-    """The state before the first step, of random parameters."""
+    """The initial state, with random parameters."""
     parts = self.objective, self.optimizer, self.spec
-    return state_lib.init(*parts, mesh, self.config.seed, *self._kept)[0]
+    return state_lib.init(*parts, mesh, self.config.seed, *self._optional)[0]
 
   def loss(self, mesh: Mesh) -> Loss:
-    """What is made small."""
+    """The training loss."""
     c = self.config
     return Loss(self.objective, c.loss_weights, c.contrastive, c.micro_batches, mesh)
 
   def train_step(self, mesh: Mesh) -> Callable:
-    """One jitted step, (state, batch) to (state, numbers)."""
+    """One jitted step, (state, batch) to (state, metrics)."""
     c = self.config
     return step.make_train_step(
       self.loss(mesh),

@@ -1,9 +1,9 @@
-"""Arithmetic of a step, counted from what JAX traced, before any compiler touched it.
+"""FLOPs of a step, counted in its jaxpr, before compilation.
 
-Matrix products alone, as is the custom: a multiplication and an addition for each of
-their terms. A loop's body counts as often as it runs, which XLA's own count does not
-tell. What a backward pass makes again (remat) is work of the machine, not of the model:
-trace a step without remat for the model's.
+As usual, matrix products alone: one multiplication and one addition per term. The body
+of a loop counts once per iteration, which XLA's own count does not do. Recomputation in
+the backward pass (remat) counts as it is traced: for the model's FLOPs, trace a step
+without remat.
 """
 
 import math
@@ -21,7 +21,7 @@ PEAKS = {
   "TPU v5p": 459e12,
   "TPU v6 lite": 918e12,
   "TPU v6e": 918e12,
-  "TPU7x": 1153.5e12,  # half a chip: that is what JAX calls a device
+  "TPU7x": 1153.5e12,  # half a chip is a device of JAX
   "NVIDIA A100-SXM4-40GB": 312e12,
   "NVIDIA A100-SXM4-80GB": 312e12,
   "NVIDIA H100 80GB HBM3": 989e12,
@@ -30,43 +30,47 @@ PEAKS = {
 }
 
 
-def of(function: Any, *args: Any) -> float:
+def count_flops(function: Any, *args: Any) -> float:
   """FLOPs of `function(*args)`; arguments may be shapes (ShapeDtypeStruct)."""
-  return count(jax.make_jaxpr(function)(*args).jaxpr)
+  return jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def count(jaxpr: core.Jaxpr) -> float:
-  """FLOPs of one run of it."""
+def jaxpr_flops(jaxpr: core.Jaxpr) -> float:
+  """FLOPs of one run of `jaxpr`."""
   return sum(map(_of_equation, jaxpr.eqns))
 
 
 def _of_equation(eqn: core.JaxprEqn) -> float:
   if eqn.primitive.name == "dot_general":
     return _of_product(eqn)
-  inner = [count(j) for j in _inner(eqn.params)]
+  inner = [jaxpr_flops(j) for j in _inner(eqn.params)]
   if eqn.primitive.name == "scan":
     return eqn.params["length"] * sum(inner)
   if eqn.primitive.name == "cond":
     return max(inner, default=0.0)
-  if eqn.primitive.name == "shard_map":  # counted for one device
+  if eqn.primitive.name == "shard_map":  # the jaxpr is that of one device
     return sum(inner) * math.prod(eqn.params["mesh"].shape.values())
   return sum(inner)
 
 
 def _inner(params: dict[str, Any]) -> list[core.Jaxpr]:
   """Jaxprs among an equation's parameters."""
-  found = []
+  jaxprs = []
   for value in params.values():
     for item in value if isinstance(value, tuple | list) else [value]:
       if isinstance(item, core.ClosedJaxpr):
-        found.append(item.jaxpr)
+        jaxprs.append(item.jaxpr)
       elif isinstance(item, core.Jaxpr):
-        found.append(item)
-  return found
+        jaxprs.append(item)
+  return jaxprs
 
 
 def _of_product(eqn: core.JaxprEqn) -> float:
   (contracted, _), _ = eqn.params["dimension_numbers"]
-  left = eqn.invars[0].aval.shape
+  left, out = (_shape(v) for v in (eqn.invars[0], eqn.outvars[0]))
   terms = math.prod(left[axis] for axis in contracted)
-  return 2.0 * math.prod(eqn.outvars[0].aval.shape) * terms
+  return 2.0 * math.prod(out) * terms
+
+
+def _shape(operand: Any) -> tuple[int, ...]:
+  return operand.aval.shape  # a product's operands are arrays, and so have shapes

@@ -1,9 +1,9 @@
-"""The first parameters of a run: another run's, or public weights.
+"""Initial parameters of a run from another run or from public weights.
 
-Of another run everything must fit by name and shape, but for time positions: those of a
-clip with another number of frames are cut, stretched or followed by zeros, as Frozen in
-Time adapts its own (models/towers.time_positions). What public files must give, and
-what may stay fresh, is told in weights/.
+All parameters of another run must match by name and shape, except temporal position
+embeddings: for another number of frames they are cut, interpolated or padded with
+zeros, as Frozen in Time does (models.video_tower.time_positions). weights/ describes
+the import of public files.
 """
 
 import pathlib
@@ -18,12 +18,12 @@ from vtr_jax.core.errors import ConfigError
 from vtr_jax.models.video_tower import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.train import restore_params
-from vtr_jax.train.state import TrainState, started
+from vtr_jax.train.state import TrainState, with_params
 from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
 TIME = "video_tower/time_positions"
-_SHOWN = 20  # differences that are listed: one screen
+_SHOWN = 20  # max differences listed: one screen
 
 
 def start_from(
@@ -34,54 +34,59 @@ def start_from(
   time_pos_embed_resize: str = "zeros",
   allow: tuple[str, ...] = (),
 ) -> tuple[TrainState, list[Report]]:
-  """The fresh `state` with the parameters of `source`, and what became of each.
+  """The initial `state` with the parameters of `source`.
 
-  Of a run with an EMA (`optim.ema_decay`) these are the averaged ones. Teacher and EMA
-  start as copies of them; step and optimiser state are new.
+  Of a run with an EMA (`optim.ema_decay`), the EMA parameters. Teacher and EMA start as
+  copies of them; step and optimiser state are new.
 
   Args:
     source: directory of a run, or public weights, see weights/load.py.
-    allow: see weights/match.py; of public weights alone.
+    state: the initial state.
+    objective: of the config.
+    mesh: of the run.
+    time_pos_embed_resize: zeros | linear, for more frames than the source's.
+    allow: for public weights; see weights/match.py.
 
   Returns:
-    The state, and a report of each public file.
+    The state, and a report on each public file.
 
   Raises:
-    CheckpointError: there is no checkpoint that can be read.
-    ConfigError: its parameters are not these.
+    CheckpointError: no checkpoint can be read.
+    ConfigError: its parameters do not match.
     WeightsError: see weights/load.py.
   """
   if load.pieces(source):
     params, reports = _from_files(source, state.params, objective, allow)
   else:
     params, reports = _from_run(source, state.params, mesh, time_pos_embed_resize), []
-  return started(state, objective, params), reports
+  return with_params(state, objective, params), reports
 
 
 def _from_files(
-  source: str, fresh: Any, objective: Objective, allow: tuple[str, ...]
+  source: str, initial: Any, objective: Objective, allow: tuple[str, ...]
 ) -> tuple[Any, list[Report]]:
-  here = flatten_dict(fresh, sep="/")
-  found, reports = load.load(source, objective.model, here, allow)
-  for path, array in found.items():
-    # Each device gets its own part; all processes have read the file.
+  here: dict[Any, Any] = flatten_dict(initial, sep="/")
+  loaded, reports = load.load(source, objective.model, here, allow)
+  for path, array in loaded.items():
+    # Each device gets its own shard; all processes have read the file.
     here[path] = jax.make_array_from_callback(
       array.shape, here[path].sharding, array.__getitem__
     )
   return unflatten_dict(here, sep="/"), reports
 
 
-def _from_run(source: str, fresh: Any, mesh: Mesh, time_pos_embed_resize: str) -> Any:
+def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
   stored = restore_params.param_shapes(directory)
-  check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(fresh, sep="/"))
-  whole = sharding.replicated(mesh)
+  check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(initial, sep="/"))
+  replicated = sharding.replicated(mesh)
 
   def like(there: jax.ShapeDtypeStruct, here: jax.Array) -> jax.ShapeDtypeStruct:
-    place = here.sharding if there.shape == here.shape else whole
-    return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=place)
+    layout = here.sharding if there.shape == here.shape else replicated
+    return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=layout)
 
-  found, _ = restore_params.read_params(directory, jax.tree.map(like, stored, fresh))
+  likes = jax.tree.map(like, stored, initial)
+  params, _ = restore_params.read_params(directory, likes)
 
   def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
     if there.shape == here.shape:
@@ -90,24 +95,24 @@ def _from_run(source: str, fresh: Any, mesh: Mesh, time_pos_embed_resize: str) -
       time_positions(there, len(here), time_pos_embed_resize), here.sharding
     )
 
-  return jax.tree.map(adapt, found, fresh)
+  return jax.tree.map(adapt, params, initial)
 
 
-def check_fit(source: str, stored: dict[str, Any], wanted: dict[str, Any]) -> None:
-  """Refuses parameters that are missing, left over, or of another shape.
+def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> None:
+  """Raises ConfigError if parameters are missing, unused, or of another shape.
 
   Args:
     source: named in the error.
     stored: path -> anything with a shape, of the checkpoint.
-    wanted: the same of the model.
+    expected: the same of the model.
 
   Raises:
-    ConfigError: with such paths, as many as fit on a screen.
+    ConfigError: listing at most one screen of paths.
   """
-  problems = [f"{p} is missing" for p in sorted(set(wanted) - set(stored))]
-  problems += [f"{p} is not used" for p in sorted(set(stored) - set(wanted))]
-  for path in sorted(set(wanted) & set(stored)):
-    there, here = stored[path].shape, wanted[path].shape
+  problems = [f"{p} is missing" for p in sorted(set(expected) - set(stored))]
+  problems += [f"{p} is not used" for p in sorted(set(stored) - set(expected))]
+  for path in sorted(set(expected) & set(stored)):
+    there, here = stored[path].shape, expected[path].shape
     if there != here and not (path == TIME and there[1:] == here[1:]):
       problems.append(f"{path} is {there}, not {here}")
   if problems:

@@ -1,10 +1,10 @@
-"""The loop: batches in, steps, numbers and checkpoints out, evaluation at the end."""
+"""The training loop: steps, metrics, checkpoints, evaluations."""
 
 import contextlib
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,40 +23,43 @@ from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import loader
 from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval.viz import plots
-from vtr_jax.train import bad_step, memory, setup, workdir, writer
+from vtr_jax.train import bad_step, memory, setup, terms, workdir, writer
 from vtr_jax.train import state as state_lib
-from vtr_jax.train.checkpoint import Care
+from vtr_jax.train.checkpoint import CheckpointPolicy
 from vtr_jax.train.guard import RollBack
-from vtr_jax.train.profiler import Observe
-from vtr_jax.train.progress import Progress
+from vtr_jax.train.profiler import MonitorOptions
+from vtr_jax.train.progress import FIRST_STEPS, Progress
 from vtr_jax.train.setup import Run
 
-_CURE = "Mend the data, or try a lower config.optim.lr in another --workdir"
+_CURE = "Fix the data, or try a lower config.optim.lr in another --workdir"
+# A step's metrics are fetched when this many later steps have been dispatched, so that
+# fetching never makes the device wait.
+_DELAY = 2
 
 
 def train_and_evaluate(
   config: Mapping[str, Any],
   directory: str | pathlib.Path,
-  show: Observe = Observe(),  # noqa: B008 (frozen)
-  care: Care = Care(),  # noqa: B008 (frozen)
+  monitor: MonitorOptions = MonitorOptions(),  # noqa: B008 (frozen)
+  policy: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
 ) -> dict[str, float]:
-  """Trains, or goes on with what `directory` holds, and evaluates.
+  """Trains and evaluates; resumes the run in `directory`, if there is one.
 
   Args:
-    config: as the files in configs/ give it.
-    directory: of checkpoints, numbers and pictures; see workdir.py.
-    show: what it shows of itself on the way.
-    care: how much it trusts what it finds in `directory`.
+    config: of a file in configs/.
+    directory: for checkpoints, metrics and figures; see workdir.py.
+    monitor: profiling and Weights & Biases.
+    policy: how checkpoints are verified.
 
   Returns:
-    The last evaluation's numbers, keys such as "test/t2v/R@1".
+    Metrics of the last evaluation, with keys such as "test/t2v/R@1".
 
   Raises:
-    VtrError: with one line that says what to mend; see errors.py.
+    VtrError: in one line, with the fix; see errors.py.
   """
   with StopSignal() as stop, contextlib.ExitStack() as held:
     with stop.during("free"):
-      run = setup.build(config, directory, show, stop, care, held)
+      run = setup.build(config, directory, monitor, stop, policy, held)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
       budget = run.config.data.max_bad_fraction
@@ -74,13 +77,14 @@ def train_and_evaluate(
 
 
 def _train(run: Run, quarantine: Quarantine) -> None:
-  """Steps from the state's step to the last one.
+  """Trains from the state's step to the last one.
 
   Raises:
-    RollBack: too many steps were not applied.
+    RollBack: too many steps were skipped.
   """
   c, start = run.config, int(run.state.step)
-  run.writer.say(f"training from step {start} to {c.steps}")
+  run.writer.log(f"training from step {start} to {c.steps}")
+  run.writer.log(terms.describe(c, run.objective.terms))
   hosts = sharding.host_rows(run.mesh)
   batches = loader.train_batches(
     c.data,
@@ -90,7 +94,7 @@ def _train(run: Run, quarantine: Quarantine) -> None:
     run.tokenizer,
     batch_size=c.batch_size,
     seed=c.seed,
-    start_step=start + run.ahead,
+    start_step=start + run.batch_offset,
     host=hosts.host,
     num_hosts=hosts.count,
   )
@@ -98,7 +102,8 @@ def _train(run: Run, quarantine: Quarantine) -> None:
   try:
     _steps(run, batches, quarantine, log)
   except (Preempted, DataError, DataBudgetError) as e:
-    # What has been learned is not lost. Other processes know nothing of bad data here.
+    # Save the progress. Bad data is an error of this process alone, and a save needs
+    # all processes.
     done, agreed = int(run.state.step), isinstance(e, Preempted)
     if done > start and (agreed or jax.process_count() == 1):
       _save(run, log, done)
@@ -119,124 +124,153 @@ def _train(run: Run, quarantine: Quarantine) -> None:
 def _steps(
   run: Run, batches: loader.Batches, quarantine: Quarantine, log: Progress
 ) -> None:
-  """Batches to steps, numbers, checkpoints and evaluations.
+  """Steps, with their metrics, checkpoints and evaluations.
 
   Raises:
-    Preempted: asked to stop; the state is that behind a whole step.
+    Preempted: a stop was requested; the state is that after a complete step.
+    RollBack: too many steps were skipped.
   """
   c, start = run.config, int(run.state.step)
   due = lambda done: [
     n for n, e in run.evals.items() if e.every and done % e.every == 0
   ]
-  if start:  # the run ended after this step's checkpoint, and before or in these
+  if start:  # the run may have ended after this step's checkpoint, before these
     _evaluate(run, start, due(start))
   for done in range(start + 1, c.steps + 1):
-    fresh = done == start + 1
-    with run.stop.during("free" if fresh else "wait"):
+    first = done == start + 1
+    with run.stop.during("free" if first else "wait"):
       local = log.timed_next(batches)
     quarantine.add(local, done - 1)
     on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
     global_batch = sharding.put_batch(on_device, run.mesh)
-    with run.stop.during("free" if fresh else "busy"), run.profile.step(done):
-      if fresh:
+    with run.stop.during("free" if first else "busy"), run.profile.step(done):
+      if first:
         with sharding.scope(run.mesh):  # compiles it
-          need = memory.say(run.train_step.jitted, run.state, global_batch)
-        run.writer.say(need)
+          need = memory.report(run.train_step.jitted, run.state, global_batch)
+        run.writer.log(need)
       before = jax.tree.map(jnp.copy, run.state.loss_history)  # small, or None
-      run.state, numbers = run.train_step(run.state, global_batch)
+      run.state, metrics = run.train_step(run.state, global_batch)
     run.stop.post()
+    log.add(done, metrics)
+    early = done <= start + FIRST_STEPS
     try:
-      log.add(done, numbers)
+      _take_metrics(run, log, 0 if early or _next_may_end(run) else _DELAY)
     except RollBack as e:
-      e.batch, e.records, e.recent = global_batch, local["record"], before
+      e.batch, e.records, e.history = global_batch, local["record"], before
       raise
-    if traced := run.profile.behind(done, numbers["loss/total"]):
-      run.writer.say(traced)
+    if traced := run.profile.after(done, metrics["loss/total"]):
+      run.writer.log(traced)
     if done % c.checkpoint_every == 0 or done == c.steps:
       _save(run, log, done)
     if run.stop.agreed() and done < c.steps:
-      raise Preempted("asked to stop")
-    if done < c.steps:  # the last step's evaluation has all evaluators
+      raise Preempted("a stop was requested")
+    if done < c.steps:  # after the last step all evaluators run
       log.pause(_evaluate(run, done, due(done))[1])
 
 
-def _roll_back(run: Run, e: RollBack) -> None:
-  """To the checkpoint before the first bad step, and on with the data after the last.
+def _take_metrics(run: Run, log: Progress, delay: int = 0) -> None:
+  """Fetches the metrics of all but the newest `delay` steps, for the guard and the log.
 
-  Where that one is no longer kept, to the oldest: bad steps are in none of them.
+  Raises:
+    RollBack: too many steps were skipped.
+  """
+  for step, metrics in log.fetch(delay):
+    if warning := run.guard.check(step, metrics):
+      run.writer.warn(step, warning)
+    log.log(step, metrics)
+
+
+def _next_may_end(run: Run) -> bool:
+  """Whether the next skipped step may end the run; its dump needs the state before it.
+
+  So it is after a roll-back, until a later checkpoint is written with no skipped step
+  in the guard's window.
+  """
+  to = run.guard.rolled_to
+  return to is not None and (run.checkpoints.newest <= to or run.guard.has_skipped)
+
+
+def _roll_back(run: Run, e: RollBack) -> None:
+  """Restores the checkpoint before the first skipped step; skips data up to the last.
+
+  If that checkpoint is no longer kept, the oldest one: skipped steps changed none.
 
   Raises:
     DivergedError: that was tried before; the step is dumped.
   """
   run.checkpoints.wait()
   to = run.checkpoints.before(e.first) or 0
-  if to == run.watch.rolled_to:
+  if to == run.guard.rolled_to:
     where = bad_step.write(run, e)
     raise DivergedError(
-      f"{e}, again after going back to step {to}; the step is in {where}: see it with "
-      f"python -m vtr_jax.replay {where}. {_cure(run)}"
+      f"{e}, again after rolling back to step {to}; the step is in {where}: inspect it "
+      f"with python -m vtr_jax.replay {where}. {_cure(run)}"
     )
-  passed = e.last + run.ahead
-  like = state_lib.laid_out(run.state, jax.tree.map(lambda x: x.sharding, run.state))
-  run.state = None  # its memory is needed
+  next_batch = e.last + run.batch_offset
+  shardings = jax.tree.map(lambda x: x.sharding, run.state)
+  like = state_lib.with_shardings(run.state, shardings)
+  run.state = cast(Any, None)  # free its memory before the next one is allocated
   meta: dict[str, Any] = {}
   warnings: list[str] = []
   if to:
     run.state, meta, warnings = run.checkpoints.restore(like, to)
   else:
-    run.state, _ = run.fresh()
+    run.state, _ = run.init_state()
   to = int(run.state.step)
   run.checkpoints.drop_after(to)
-  run.trained, run.ahead = meta.get("trained", 0.0), passed - to
-  run.line = meta.get("line", {})
-  run.watch.roll_back(to)
+  run.train_seconds = meta.get("trained", 0.0)
+  run.batch_offset = next_batch - to
+  run.partial_line = meta.get("line", {})
+  run.guard.roll_back(to)
   run.writer.rewind(to)
   for warning in warnings:
-    run.writer.alarm(to, warning)
-  run.writer.alarm(
-    e.last, f"{e}: back to step {to}, and on with the data behind step {e.last}'s"
+    run.writer.warn(to, warning)
+  where = f"checkpoint {to}" if to else "the start"
+  run.writer.warn(
+    e.last,
+    f"{e}: rolled back to {where}; resuming with the data after step {e.last}",
   )
 
 
 def _cure(run: Run) -> str:
-  begun = run.checkpoints.latest_step() is not None
+  saved = run.checkpoints.latest_step() is not None
   return _CURE + (
-    ", from the start or with --config.init_from=THIS_RUN" if begun else ""
+    ", from the start or with --config.init_from=THIS_RUN" if saved else ""
   )
 
 
 def _save(run: Run, log: Progress, done: int) -> None:
-  """Starts writing the state after step `done`, when its numbers have been seen."""
-  log.flush()
+  """Starts writing the state after step `done`, once its metrics are checked."""
+  _take_metrics(run, log)
   run.checkpoints.save(done, run.state, _meta(run, log))
 
 
 def _evaluate(
   run: Run, done: int, names: Iterable[str]
 ) -> tuple[dict[str, float], float]:
-  """Runs the named evaluators: their numbers, and the seconds it took."""
-  begin, numbers = time.monotonic(), {}
+  """Runs the named evaluators; returns their metrics and the seconds taken."""
+  begin, metrics = time.monotonic(), {}
   for name in names:
     with run.stop.during("wait"):
       try:
-        found = run.evals[name].run(run.state.eval_params)
+        result = run.evals[name].run(run.state.eval_params)
       except NotFiniteError as e:
         raise DivergedError(
           f"evaluation {name} after step {done}: {e}. {_cure(run)}"
         ) from e
-    numbers |= {f"{name}/{key}": value for key, value in found.items()}
-    run.writer.say(f"after step {done}: {run.evals[name].report()}")
-  if numbers:
-    run.writer.scalars(done, numbers)
-  return numbers, time.monotonic() - begin
+    metrics |= {f"{name}/{key}": value for key, value in result.items()}
+    run.writer.log(f"after step {done}: {run.evals[name].report()}")
+  if metrics:
+    run.writer.scalars(done, metrics)
+  return metrics, time.monotonic() - begin
 
 
 def _finish(run: Run) -> dict[str, float]:
-  """The last evaluation, results.json and the pictures."""
+  """The last evaluation, results.json and the figures."""
   done = int(run.state.step)
   run.checkpoints.wait()
   try:
-    numbers, _ = _evaluate(run, done, run.evals)
+    metrics, _ = _evaluate(run, done, run.evals)
   except Preempted:
     raise Preempted("stopped in the last evaluation; run it again") from None
   if jax.process_index() == 0:
@@ -244,7 +278,7 @@ def _finish(run: Run) -> dict[str, float]:
       run.workdir / "results.json",
       dict(
         step=done,
-        results=numbers,
+        results=metrics,
         protocols={name: e.protocol() for name, e in run.evals.items()},
         dtype=run.config.objective.get("compute", {}).get("dtype"),
         config=workdir.plain(to_dict(run.config)),
@@ -255,27 +289,29 @@ def _finish(run: Run) -> dict[str, float]:
       evaluator.draw(run.workdir / "figures", name)
     records = writer.read(run.workdir / "metrics.jsonl")
     plots.curves(run.workdir / "figures" / "curves.png", records)
-    run.writer.say(f"results.json and figures/ are in {run.workdir}")
-    headline = [f"{k.split('/')[0]} {v:.1f}" for k, v in numbers.items() if _plain(k)]
+    run.writer.log(f"results.json and figures/ are in {run.workdir}")
+    headline = [
+      f"{k.split('/')[0]} {v:.1f}" for k, v in metrics.items() if _is_headline(k)
+    ]
     if headline:
-      run.writer.say(f"text to video R@1, in percent: {', '.join(headline)}")
-  return numbers
+      run.writer.log(f"text to video R@1, in percent: {', '.join(headline)}")
+  return metrics
 
 
-def _plain(key: str) -> bool:
-  """Whether `key` is the headline: the plain number, without an extra row's name."""
+def _is_headline(key: str) -> bool:
+  """Whether `key` is the split's text-to-video R@1 itself, not that of a variant."""
   return key.endswith("/t2v/R@1") and key.count("/") == 2
 
 
 def _meta(run: Run, log: Progress) -> dict:
-  """What a checkpoint tells beside the state."""
+  """The metadata stored in a checkpoint along with the state."""
   return dict(
     config=workdir.plain(to_dict(run.config)),
     data=run.data_fingerprint,
-    next_batch=int(run.state.step) + run.ahead,
-    guard=run.watch.known(),
-    line=log.line(),
-    began=run.began,
-    trained=log.trained(),
+    next_batch=int(run.state.step) + run.batch_offset,
+    guard=run.guard.stored(),
+    line=log.partial_line(),
+    began=run.start_time,
+    trained=log.train_seconds(),
     provenance=workdir.provenance(),
   )

@@ -1,4 +1,4 @@
-"""The loss over the global batch, whole or in microbatches, and its gradient."""
+"""The loss over the global batch, in one pass or in microbatches, and its gradient."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Metrics = guard.Metrics
 
 
 def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
-  """Refuses weights of terms that the objective does not have, or that lack one."""
+  """Raises ConfigError unless there is a weight >= 0 for each of the terms."""
   terms = {"vtc", *objective.terms}
   for name in weights:
     if name not in terms:
@@ -38,13 +38,13 @@ def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  """What is made small: the contrastive loss of the global batch, and other terms.
+  """Contrastive loss over the global batch plus the objective's weighted terms.
 
-  With `micro_batches` the batch is embedded in parts, the contrastive loss is taken
-  over all of them, and each part is embedded once more for its share of the gradient
-  (GradCache, arXiv 2101.06983): memory of one part, the gradient of all. Other terms
-  are means over the parts, weighted by their valid rows; SimVTP's false pairs are of
-  one part.
+  With `micro_batches` the microbatches are embedded one by one, the contrastive loss is
+  taken over all of them, and each is embedded once more for its contribution to the
+  gradient (GradCache, arXiv 2101.06983): the memory of one microbatch, the gradient of
+  the full batch. Other terms are means over microbatches, weighted by their numbers of
+  valid examples; SimVTP draws false pairs within a microbatch.
   """
 
   objective: Objective
@@ -56,7 +56,7 @@ class Loss:
   def gradient(
     self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
   ) -> tuple[Metrics, Params]:
-    """(total, each term, and how alike embeddings are; gradient).
+    """(metrics: total loss, each term, anisotropy of the embeddings; gradient).
 
     A term of weight 0 is not computed.
     """
@@ -64,67 +64,71 @@ class Loss:
       total = lambda params: self.total(params, teacher, batch, key)
       (_, metrics), grads = jax.value_and_grad(total, has_aux=True)(params)
       return metrics, grads
-    return self._in_parts(params, teacher, batch, key)
+    return self._in_microbatches(params, teacher, batch, key)
 
   def total(
     self, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
   ) -> tuple[Float[Array, ""], Metrics]:
-    """(weighted sum, metrics) of the whole batch at once."""
+    """(weighted sum, metrics) of the full batch in one pass."""
     out = self.objective.forward(params, teacher, batch, key)
-    vtc = self._vtc(out.video, out.text, out.scale, batch["valid"])
-    terms = self._weighed(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
+    valid = batch["valid"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (all have it)
+    vtc = self._vtc(out.video, out.text, out.scale, valid)
+    terms = self._nonzero(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
     total = self._sum(terms)
-    alike = _anisotropy(out.video, out.text, batch["valid"])
-    return total, _named(terms | {"total": total}) | alike
+    anisotropy = _anisotropy(out.video, out.text, valid)
+    return total, _named(terms | {"total": total}) | anisotropy
 
-  def _in_parts(self, params, teacher, batch, key) -> tuple[Metrics, Params]:
-    parts = sharding.split_rows(batch, self.micro_batches, self.mesh)
+  def _in_microbatches(self, params, teacher, batch, key) -> tuple[Metrics, Params]:
+    mesh = self.mesh
+    assert mesh is not None, "microbatches need a mesh"
+    micro = sharding.split_rows(batch, self.micro_batches, mesh)
     keys = jax.random.split(key, self.micro_batches)
-    valid = parts["valid"]
-    share = valid.sum(axis=1) / jnp.maximum(valid.sum(), 1)
+    valid = micro["valid"]
+    fraction = valid.sum(axis=1) / jnp.maximum(valid.sum(), 1)
 
-    def embed(_, part):
-      out = self.objective.forward(params, teacher, *part)
+    def embed(_, inputs):
+      out = self.objective.forward(params, teacher, *inputs)
       return None, (out.video, out.text, jnp.float32(out.scale))
 
-    _, (video, text, scale) = jax.lax.scan(embed, None, (parts, keys))
+    _, (video, text, scale) = jax.lax.scan(embed, None, (micro, keys))
 
     def vtc(video, text, scale):
-      rows = sharding.merge_rows((video, text, valid), self.mesh)
-      return self._vtc(*rows[:2], scale, rows[2])
+      video, text, all_valid = sharding.merge_rows((video, text, valid), mesh)
+      return self._vtc(video, text, scale, all_valid)
 
-    alike = _anisotropy(*sharding.merge_rows((video, text, valid), self.mesh))
-    vtc, (to_video, to_text, to_scale) = jax.value_and_grad(vtc, (0, 1, 2))(
+    anisotropy = _anisotropy(*sharding.merge_rows((video, text, valid), mesh))
+    vtc, (d_video, d_text, d_scale) = jax.value_and_grad(vtc, (0, 1, 2))(
       video, text, scale[0]
     )
 
-    def replay(grads, part):
-      rows, key, share, to_video, to_text = part
+    def backward(grads, inputs):
+      rows, key, fraction, d_video, d_text = inputs
 
       def local(params):
         out = self.objective.forward(params, teacher, rows, key)
-        terms = {k: share * v for k, v in self._weighed(out.terms).items()}
-        # Every part sees the whole scale: each gives its share of that gradient.
-        pull = to_scale * out.scale / self.micro_batches
-        pull += (to_video * out.video).sum() + (to_text * out.text).sum()
-        return self.weights["vtc"] * pull + self._sum(terms), terms
+        terms = {k: fraction * v for k, v in self._nonzero(out.terms).items()}
+        # The scale enters each microbatch: each contributes an equal part of its
+        # gradient.
+        surrogate = d_scale * out.scale / self.micro_batches
+        surrogate += (d_video * out.video).sum() + (d_text * out.text).sum()
+        return self.weights["vtc"] * surrogate + self._sum(terms), terms
 
       more, terms = jax.grad(local, has_aux=True)(params)
       return jax.tree.map(jnp.add, grads, more), terms
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    each = (parts, keys, share, to_video, to_text)
-    grads, terms = jax.lax.scan(replay, zeros, each)
+    inputs = (micro, keys, fraction, d_video, d_text)
+    grads, terms = jax.lax.scan(backward, zeros, inputs)
     terms = {k: v.sum() for k, v in terms.items()}
     if self.weights["vtc"]:
       terms["vtc"] = vtc
-    return _named(terms | {"total": self._sum(terms)}) | alike, grads
+    return _named(terms | {"total": self._sum(terms)}) | anisotropy, grads
 
   def _vtc(self, video, text, scale, valid) -> Float[Array, ""]:
     with jax.named_scope("vtc"):
       return contrast(self.contrast, video, text, scale, valid)
 
-  def _weighed(self, terms: Metrics) -> Metrics:
+  def _nonzero(self, terms: Metrics) -> Metrics:
     return {k: v for k, v in terms.items() if self.weights[k]}
 
   def _sum(self, terms: Metrics) -> Float[Array, ""]:

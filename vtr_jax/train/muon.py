@@ -1,8 +1,8 @@
-"""Muon: gradients' running mean, made orthogonal, for the kernels of hidden layers.
+"""Muon: orthogonalised momentum for the kernels of hidden layers.
 
 Keller Jordan et al., 2024, kellerjordan.github.io/posts/muon: the update of a matrix
 is its momentum with all singular values near 1, so that rare directions are learned as
-fast as common ones. Scaled to the size of Adam's updates (arXiv 2502.16982, section
+fast as common ones. Scaled to the RMS of Adam's updates (arXiv 2502.16982, section
 2.2), so that both share one learning rate and one weight decay.
 """
 
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: slope at 0 as steep as can be
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's: maximum slope at 0
 _ROUNDS = 5  # Jordan
-_RMS = 0.2  # arXiv 2502.16982: that of Adam's updates
+_RMS = 0.2  # of Adam's updates, arXiv 2502.16982
 
 
 def scale_by_muon(
@@ -24,20 +24,20 @@ def scale_by_muon(
   """For trees of matrices, or of stacks of them: `[..., in, out]`.
 
   Args:
-    momentum: share of the mean that stays (Jordan: 0.95); Nesterov's kind.
-    dtype: of the mean as it is kept.
+    momentum: decay of the gradients' EMA (Jordan: 0.95); used as Nesterov's.
+    dtype: in which the EMA is stored.
   """
 
   def init(params: Any) -> Any:
     return jax.tree.map(lambda p: jnp.zeros_like(p, dtype=dtype), params)
 
-  def update(grads: Any, mean: Any, params: Any = None) -> tuple[Any, Any]:
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
     del params
-    follow = lambda m, g: momentum * m.astype(g.dtype) + (1 - momentum) * g
-    mean = jax.tree.map(follow, mean, grads)
-    ahead = jax.tree.map(follow, mean, grads)
-    kept = jax.tree.map(lambda m: m.astype(dtype), mean)
-    return jax.tree.map(_scaled, ahead), kept
+    average = lambda m, g: momentum * m.astype(g.dtype) + (1 - momentum) * g
+    ema = jax.tree.map(average, state, updates)
+    nesterov = jax.tree.map(average, ema, updates)
+    stored = jax.tree.map(lambda m: m.astype(dtype), ema)
+    return jax.tree.map(_scaled, nesterov), stored
 
   return optax.GradientTransformation(init, update)
 
@@ -52,7 +52,7 @@ def orthogonal(x: Float[Array, "*s i o"]) -> Float[Array, "*s i o"]:
   In bfloat16, as Jordan's.
   """
   wide = x.shape[-2] <= x.shape[-1]
-  y = x if wide else x.mT  # the smaller of both Gram matrices
+  y = x if wide else x.mT  # for the smaller Gram matrix
   y /= jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + 1e-7
   y = y.astype(jnp.bfloat16)
   a, b, c = _COEFFICIENTS

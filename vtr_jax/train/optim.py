@@ -1,17 +1,17 @@
 """AdamW or Muon with schedule, clipping, and rules for parameters, by their paths.
 
 A path is the parameter's keys joined by '/', such as
-`encoder/block_0/mlp/up/kernel`. Rules are (regular expression, factor) pairs; the
-first whose expression is found in the path counts. A parameter that no rule covers,
-or a rule that covers no parameter, is an error: a misspelt rule must not pass.
+`encoder/block_0/mlp/up/kernel`. Rules are (regular expression, factor) pairs; the first
+one that matches counts. A parameter that no rule covers, or a rule that covers no
+parameter, is an error, so that misspelt rules are noticed.
 
 Layer-wise decay of the learning rate (ELECTRA, arXiv 2003.10555, appendix; BEiT, arXiv
-2106.08254, appendix): what lies deeper in a pre-trained tower is told less. A tower is
-a top-level group that has blocks, such as `video_tower`; with d of them its layers are
-0 for all that comes before (patches, words, positions, class and mask token), i + 1 for
-block i, and d + 1 for what comes after (last norm, projections, heads), which learns at
-the full rate. A decoder's blocks do too: they read what the encoder gives, as a head
-does, and come after all of its blocks.
+2106.08254, appendix): layers further from the output of a pre-trained tower get a
+smaller learning rate. A tower is a top-level group with blocks, such as `video_tower`;
+with d blocks its layers are 0 for the embeddings (patches, tokens, positions, class and
+mask token), i + 1 for block i, and d + 1 for all that follows (last norm, projections,
+heads), which learns at the full rate. So does a decoder, whose blocks follow those of
+the encoder.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ class OptimConfig:
   lr: float  # peak learning rate, at the end of the warm-up
   min_lr: float  # learning rate at the last step (cosine only)
   schedule: str  # after the warm-up: cosine | constant
-  warmup_steps: int  # linear from 0
+  warmup_steps: int  # linear from 0; shortened to a tenth of a shorter training
   b1: float
   b2: float
   eps: float
@@ -48,8 +48,8 @@ class OptimConfig:
   lr_rules: Rules  # path -> factor of the learning rate; 0 freezes
   clip_norm: float  # of the gradient over all parameters; 0 = off
   muon: str  # path of kernels that Muon updates, a regular expression; "" = none
-  moments: str  # dtype of the gradients' running mean: float32 | bfloat16
-  layer_decay: float  # learning rate of a layer by that of the next; 1 = off
+  moments: str  # dtype of the first moments: float32 | bfloat16
+  layer_decay: float  # ratio of learning rates of a layer and the next; 1 = off
   ema_decay: float  # of an EMA of all parameters, for evaluation; 0 = none
 
   def __post_init__(self):
@@ -66,7 +66,9 @@ class OptimConfig:
       try:
         re.compile(pattern)
       except re.error as e:
-        raise ConfigError(f"{key}: {pattern!r} is no regular expression ({e})") from e
+        raise ConfigError(
+          f"{key}: {pattern!r} is not a valid regular expression ({e})"
+        ) from e
     require(self.warmup_steps >= 0, f"warmup_steps: {self.warmup_steps} is negative")
 
 
@@ -77,10 +79,10 @@ def paths(params: Any) -> Any:
 
 
 def by_rule(params: Any, rules: Rules, where: str) -> Any:
-  """A tree like `params` with the factor that `rules` give to each parameter.
+  """A tree like `params` with each parameter's factor.
 
   Raises:
-    ConfigError: a parameter is covered by no rule, or a rule by no parameter.
+    ConfigError: no rule covers a parameter, or a rule matches none.
   """
   used = set()
 
@@ -92,7 +94,7 @@ def by_rule(params: Any, rules: Rules, where: str) -> Any:
     raise ConfigError(f"{where}: no rule covers {path}; end with ('.*', factor)")
 
   tree = jax.tree.map(factor, paths(params))
-  # The catch-all at the end may be idle: it guards what is not there yet.
+  # A catch-all at the end may match nothing.
   for pattern, _ in rules:
     if pattern not in used and pattern != ".*":
       raise ConfigError(
@@ -104,15 +106,15 @@ def by_rule(params: Any, rules: Rules, where: str) -> Any:
 def by_layer(params: Any, decay: float) -> Any:
   """A tree like `params` with the factor `decay` ** (layers above) of each parameter.
 
-  Of stacked blocks (`compute.scan`) it is an array [d, 1, ...], a factor a slice.
+  For stacked blocks (`compute.scan`) it is an array [d, 1, ...], a factor per block.
 
   Raises:
-    ConfigError: there is no tower.
+    ConfigError: no group has blocks.
   """
   names, depth = paths(params), {}
   for path, param in zip(*map(jax.tree.leaves, (names, params)), strict=True):
-    if (found := _BLOCK.match(path)) and found[1] != "decoder":
-      tower, block = found.groups()
+    if (match := _BLOCK.match(path)) and match[1] != "decoder":
+      tower, block = match.groups()
       last = param.shape[0] if block is None else int(block) + 1
       depth[tower] = max(last, depth.get(tower, 0))
   if not depth:
@@ -120,13 +122,13 @@ def by_layer(params: Any, decay: float) -> Any:
 
   def factor(path: str, param: Any) -> Any:
     tower = path.partition("/")[0]
-    if tower in ("video_embed", "text_embed"):  # of one encoder for both
+    if tower in ("video_embed", "text_embed"):  # a joint encoder
       tower = "encoder"
-    elif tower in depth and (found := _BLOCK.match(path)):
-      if found[2] is not None:
-        return decay ** (depth[tower] - int(found[2]))
-      each = [decay ** (depth[tower] - i) for i in range(depth[tower])]
-      return np.array(each).reshape(-1, *[1] * (param.ndim - 1))
+    elif tower in depth and (match := _BLOCK.match(path)):
+      if match[2] is not None:
+        return decay ** (depth[tower] - int(match[2]))
+      factors = [decay ** (depth[tower] - i) for i in range(depth[tower])]
+      return np.array(factors).reshape(-1, *[1] * (param.ndim - 1))
     if tower not in depth or _LAST_NORM.match(path):
       return 1.0
     return decay ** (depth[tower] + 1)
@@ -136,20 +138,29 @@ def by_layer(params: Any, decay: float) -> Any:
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
   """Learning rate by step: linear warm-up, then cosine to `min_lr` or constant."""
+  warmup = _warmup_steps(config, steps)
   if config.schedule == "constant":
-    warm = optax.linear_schedule(0.0, config.lr, config.warmup_steps)
-    return warm if config.warmup_steps else optax.constant_schedule(config.lr)
-  require(
-    config.warmup_steps < steps,
-    f"config.optim.warmup_steps: {config.warmup_steps} must be below steps = {steps}",
-  )
+    warm = optax.linear_schedule(0.0, config.lr, warmup)
+    return warm if warmup else optax.constant_schedule(config.lr)
   return optax.warmup_cosine_decay_schedule(
-    0.0 if config.warmup_steps else config.lr,
-    config.lr,
-    config.warmup_steps,
-    steps,
-    config.min_lr,
+    0.0 if warmup else config.lr, config.lr, warmup, steps, config.min_lr
   )
+
+
+def _warmup_steps(config: OptimConfig, steps: int) -> int:
+  """Below `steps`: a tenth of them if the config's warm-up does not fit; ours."""
+  return config.warmup_steps if config.warmup_steps < steps else steps // 10
+
+
+def short_warmup(config: OptimConfig, steps: int) -> list[str]:
+  """A warning if the warm-up is shortened."""
+  warmup = _warmup_steps(config, steps)
+  if warmup == config.warmup_steps:
+    return []
+  return [
+    f"config.optim.warmup_steps: {config.warmup_steps} is not below steps = {steps}; "
+    f"shortened to {warmup}"
+  ]
 
 
 def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
@@ -161,7 +172,7 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
     layers = by_layer(params, config.layer_decay)
     rate = jax.tree.map(lambda r, layer: np.float32(r * layer), rate, layers)
   by_muon = _by_muon(config.muon, params, frozen)
-  by_adam = jax.tree.map(lambda *others: not any(others), frozen, by_muon)
+  by_adam = jax.tree.map(lambda *excluded: not any(excluded), frozen, by_muon)
 
   def decayed(updates, params):
     add = lambda u, p, factor: u + config.weight_decay * factor * p
@@ -171,11 +182,11 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
     return jax.tree.map(lambda u, factor: u * factor, updates, rate)
 
   return optax.chain(
-    optax.masked(optax.set_to_zero(), frozen),  # before the norm is taken
+    optax.masked(optax.set_to_zero(), frozen),  # before the norm is computed
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm
     else optax.identity(),
-    # Squares stay in float32: in bfloat16 small changes of their mean would be lost.
+    # Second moments stay in float32: in bfloat16 their small changes would be lost.
     optax.masked(
       optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moments),
       by_adam,
@@ -190,24 +201,24 @@ def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransfor
 
 
 def _by_muon(pattern: str, params: Any, frozen: Any) -> Any:
-  """A tree like `params`: whether Muon updates it.
+  """A tree like `params`: whether Muon updates each parameter.
 
   Raises:
-    ConfigError: the pattern names none, or one that is no matrix.
+    ConfigError: the pattern matches none, or one that is not a matrix.
   """
-
   if not pattern:
     return jax.tree.map(lambda _: False, params)
-  named = jax.tree.map(lambda path: bool(re.search(pattern, path)), paths(params))
+  matched = jax.tree.map(lambda path: bool(re.search(pattern, path)), paths(params))
   require(
-    any(jax.tree.leaves(named)), f"config.optim.muon: {pattern!r} names no parameter"
+    any(jax.tree.leaves(matched)),
+    f"config.optim.muon: {pattern!r} matches no parameter",
   )
 
-  def chosen(path: str, param: Any, named: bool, frozen: bool) -> bool:
+  def updated(path: str, param: Any, matched: bool, frozen: bool) -> bool:
     require(
-      not named or param.ndim > 1,
-      f"config.optim.muon: {pattern!r} names {path}, which is no matrix",
+      not matched or param.ndim > 1,
+      f"config.optim.muon: {pattern!r} matches {path}, which is not a matrix",
     )
-    return named and not frozen
+    return matched and not frozen
 
-  return jax.tree.map(chosen, paths(params), params, named, frozen)
+  return jax.tree.map(updated, paths(params), params, matched, frozen)

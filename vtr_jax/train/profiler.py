@@ -1,6 +1,6 @@
-"""What a run shows of itself on request: traced steps, numbers at Weights & Biases.
+"""Monitoring on request: profiles of some steps, metrics to Weights & Biases.
 
-Asked for by flags, not by the config: looking at a run does not make it another one.
+Set by flags, not by the config, since they do not change the run.
 """
 
 import contextlib
@@ -14,11 +14,11 @@ from vtr_jax.core.config import require
 
 
 @dataclasses.dataclass(frozen=True)
-class Observe:
-  """The flags."""
+class MonitorOptions:
+  """The flags for monitoring."""
 
-  profile: str = ""  # FIRST:LAST steps to be traced, both included; "" = none
-  wandb: str = ""  # project that numbers go to as well; "" = none
+  profile: str = ""  # FIRST:LAST steps to trace, inclusive; "" = none
+  wandb: str = ""  # project to log metrics to; "" = none
 
   def __post_init__(self):
     first, last = self.steps
@@ -30,8 +30,8 @@ class Observe:
   @property
   def steps(self) -> tuple[int, int]:
     """First and last step of the trace; (0, 0) without one."""
-    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile)
-    return (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", self.profile)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 class Profile:
@@ -39,21 +39,21 @@ class Profile:
 
   def __init__(self, steps: tuple[int, int], directory: pathlib.Path):
     self._first, self._last = steps
-    self._directory, self._begun, self._running = directory, False, False
+    self._directory, self._started, self._running = directory, False, False
 
   @contextlib.contextmanager
   def step(self, number: int):
     """Around a training step."""
-    if number == self._first and not self._begun:  # a roll-back comes by again
-      self._begun = True
+    if number == self._first and not self._started:  # not again after a roll-back
+      self._started = True
       self._directory.mkdir(parents=True, exist_ok=True)
       jax.profiler.start_trace(str(self._directory))
       self._running = True
     with jax.profiler.StepTraceAnnotation("train", step_num=number):
       yield
 
-  def behind(self, number: int, result: jax.Array) -> str:
-    """After step `number`, which gave `result`: what was written, or ""."""
+  def after(self, number: int, result: jax.Array) -> str:
+    """After step `number` with `result`: a line that names the files written, or ""."""
     if not self._running or number < self._last:
       return ""
     jax.block_until_ready(result)
@@ -61,12 +61,12 @@ class Profile:
     jax.profiler.save_device_memory_profile(str(self._directory / name))
     self.close()
     return (
-      f"steps {self._first} to {number} are traced in {self._directory}: see it with "
+      f"steps {self._first} to {number} are traced in {self._directory}: open it with "
       f"xprof or tensorboard, and {name} with pprof"
     )
 
   def close(self) -> None:
-    """Ends a trace that is still running."""
+    """Stops a running trace."""
     if self._running:
       jax.profiler.stop_trace()
     self._running = False

@@ -1,7 +1,4 @@
-"""Parameters of a checkpoint, for those who do not train: nothing is written.
-
-The rest of it, optimiser and all, is not read.
-"""
+"""Reads the parameters of a checkpoint, and nothing else of it; writes nothing."""
 
 import pathlib
 from typing import Any
@@ -12,20 +9,20 @@ from flax.traverse_util import flatten_dict
 
 from vtr_jax.core.errors import CheckpointError, one_line
 
-_SHOWN = 20  # differences that are listed: one screen
+_SHOWN = 20  # max differences listed: one screen
 
 
 def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
-  """The newest checkpoint's parameters and step; touches no file, reads no more.
+  """Parameters and step of the newest checkpoint.
 
-  Of a run with an EMA of its parameters (`optim.ema_decay`), the averaged ones.
+  Of a run with an EMA (`optim.ema_decay`), the EMA parameters.
 
   Args:
     directory: of a run's checkpoints.
-    like: ShapeDtypeStructs with the shardings that are wanted.
+    like: ShapeDtypeStructs with the target shardings.
 
   Raises:
-    CheckpointError: there is none, it cannot be read, or it has other parameters.
+    CheckpointError: there is none, it cannot be read, or its parameters differ.
   """
   where = _newest(directory)
   stored = metadata(where)
@@ -38,10 +35,10 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   )
   try:
     with _reader() as reader:
-      found = reader.restore(where, args=ocp.args.Composite(state=restore))
+      restored = reader.restore(where, args=ocp.args.Composite(state=restore))
   except Exception as e:
     raise _unreadable(where, e) from e
-  return found["state"][name], int(where.name)
+  return restored["state"][name], int(where.name)
 
 
 def param_shapes(directory: pathlib.Path) -> Any:
@@ -54,7 +51,7 @@ def param_shapes(directory: pathlib.Path) -> Any:
 
 
 def metadata(where: pathlib.Path) -> dict[str, Any]:
-  """What orbax tells of a checkpoint's state, as a tree; it has parameters."""
+  """Orbax's metadata of a checkpoint's state, as a tree with "params"."""
   try:
     with _reader() as reader:
       tree = reader.metadata(where).item_metadata["state"].tree
@@ -68,7 +65,7 @@ def shapes(tree: Any) -> Any:
 
 
 def groups(where: pathlib.Path) -> set[str]:
-  """What a checkpoint's state has; nothing if that cannot be read."""
+  """Names in a checkpoint's state; empty if it cannot be read."""
   try:
     with _reader() as reader:
       return set(reader.metadata(where).item_metadata["state"].tree)
@@ -77,7 +74,7 @@ def groups(where: pathlib.Path) -> set[str]:
 
 
 def _reader() -> ocp.Checkpointer:
-  # `meta` is not read, but a handler keeps orbax from warning that it was not.
+  # `meta` is not read, but without a handler Orbax warns about it.
   handler = ocp.CompositeCheckpointHandler(
     state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
   )
@@ -99,17 +96,17 @@ def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
 
 
 def check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
-  """Refuses parameters of other names or shapes, before any is read."""
-  stored, wanted = (flatten_dict(tree, sep="/") for tree in (there, here))
+  """Raises CheckpointError if names or shapes of parameters differ."""
+  stored, expected = (flatten_dict(tree, sep="/") for tree in (there, here))
   shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
   lines = [
-    f"  {name}: {shape(stored, name)} there, {shape(wanted, name)} by config.json"
-    for name in sorted(stored | wanted)
-    if shape(stored, name) != shape(wanted, name)
+    f"  {name}: {shape(stored, name)} there, {shape(expected, name)} by config.json"
+    for name in sorted(stored | expected)
+    if shape(stored, name) != shape(expected, name)
   ]
   if lines:
     more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
     raise CheckpointError(
-      f"{where}: {len(lines)} of {len(stored | wanted)} parameters differ; do both "
+      f"{where}: {len(lines)} of {len(stored | expected)} parameters differ; do both "
       "come from one run?\n" + "\n".join(lines[:_SHOWN] + more)
     )

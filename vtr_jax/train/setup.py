@@ -1,4 +1,4 @@
-"""An experiment: a checked config with its data, its directory and its state."""
+"""Sets up a run: checks its config, finds its data, opens or creates its directory."""
 
 import contextlib
 import dataclasses
@@ -24,10 +24,10 @@ from vtr_jax.eval.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train import init_from, optim, workdir, writer
 from vtr_jax.train import state as state_lib
-from vtr_jax.train.checkpoint import Care, Checkpoints
+from vtr_jax.train.checkpoint import CheckpointPolicy, Checkpoints
 from vtr_jax.train.config import Parts, TrainConfig
-from vtr_jax.train.guard import Watch
-from vtr_jax.train.profiler import Observe, Profile
+from vtr_jax.train.guard import Guard
+from vtr_jax.train.profiler import MonitorOptions, Profile
 from vtr_jax.train.state import TrainState
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.registry import SOURCES
@@ -37,7 +37,7 @@ _PATIENCE = 120.0  # seconds; NFS frees the lock of a host that has died after 9
 
 @dataclasses.dataclass
 class Run:
-  """The parts of a training run, built from its config."""
+  """A training run, built from its config."""
 
   config: TrainConfig
   workdir: pathlib.Path
@@ -46,7 +46,8 @@ class Run:
   tokenizer: texts.Tokenizer
   data_fingerprint: str  # of the training split
   state: TrainState
-  fresh: Callable[[], tuple[TrainState, list]]  # it, and reports of weights
+  # () -> (initial state, reports on public weights)
+  init_state: Callable[[], tuple[TrainState, list]]
   train_step: Callable
   learning_rate: Callable
   evals: dict[str, evaluators.Evaluator]
@@ -54,24 +55,24 @@ class Run:
   writer: writer.Writer
   stop: StopSignal
   profile: Profile
-  watch: Watch
-  ahead: int  # batches that were passed over: the next one's number less the step
-  began: float  # when the run was first started, seconds since 1970
-  trained: float  # seconds of training that led to the state
-  line: dict[str, Any]  # what was summed for the next line; Progress.line
+  guard: Guard
+  batch_offset: int  # index of the next batch minus the step: roll-backs skip batches
+  start_time: float  # when the run was first started, seconds since 1970
+  train_seconds: float  # of training up to the state
+  partial_line: dict[str, Any]  # sums for the next log line; Progress.partial_line
 
 
 def build(
   values: Mapping[str, Any],
   directory: str | pathlib.Path,
-  show: Observe = Observe(),  # noqa: B008 (frozen)
+  monitor: MonitorOptions = MonitorOptions(),  # noqa: B008 (frozen)
   stop: StopSignal | None = None,
-  care: Care = Care(),  # noqa: B008 (frozen)
+  policy: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
   held: contextlib.ExitStack | None = None,
 ) -> Run:
-  """Checks everything that can be checked, cheapest first, then builds.
+  """Checks all that can be checked, cheapest first, then builds the run.
 
-  Until `held` is closed, if it is given, no other run can be built in `directory`.
+  If `held` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
   config = read(TrainConfig, values)
@@ -83,10 +84,10 @@ def build(
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  place = _workdir(directory, values, held)
+  path = _workdir(directory, values, held)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
-  tokenizer = _tokenizer(config, data, place)
+  tokenizer = _tokenizer(config, data, path)
 
   stop = stop or StopSignal()
   c, rows = config, config.eval_batch_size
@@ -94,60 +95,61 @@ def build(
     parts.objective, c.clip, c.text, c.data, tokenizer, mesh, rows, stop.check
   )
   evals = evaluators.build(eval_configs, context)
-  fresh = functools.partial(_fresh, parts, mesh)
-  checkpoints = Checkpoints(place / "checkpoints", config.checkpoint_keep, care)
+  init_state = functools.partial(_init_state, parts, mesh)
+  checkpoints = Checkpoints(path / "checkpoints", config.checkpoint_keep, policy)
   meta: dict[str, Any] = {}
   reports, warnings = [], []
   if checkpoints.latest_step() is not None:
-    like = state_lib.laid_out(*parts.abstract(mesh))
+    like = state_lib.with_shardings(*parts.abstract(mesh))
     state, meta, warnings = checkpoints.restore(like)
-    warnings += _check_data(meta["data"], fingerprint, data, care)
+    warnings += _check_data(meta["data"], fingerprint, data, policy)
   else:
-    state, reports = fresh()
+    state, reports = init_state()
+    warnings += optim.short_warmup(config.optim, config.steps)
   main = jax.process_index() == 0
   if main:
-    _describe(state, reports, place)
-  out = writer.Writer(place, int(state.step), main, show.wandb, values)
+    _describe(state, reports, path)
+  out = writer.Writer(path, int(state.step), main, monitor.wandb, values)
   for line in renamed:
-    out.say(line)
+    out.log(line)
   for report in reports:
-    out.say(report.summary())
+    out.log(report.summary())
   for warning in warnings:
-    out.alarm(int(state.step), warning)
-  out.say(f"{config.name}: {_size(state, mesh)}, in {place}")
+    out.warn(int(state.step), warning)
+  out.log(f"{config.name}: {_size(state, mesh)}, in {path}")
   return Run(
     config=config,
-    workdir=place,
+    workdir=path,
     objective=parts.objective,
     mesh=mesh,
     tokenizer=tokenizer,
     data_fingerprint=fingerprint,
     state=state,
-    fresh=fresh,
+    init_state=init_state,
     train_step=parts.train_step(mesh),
     learning_rate=optim.schedule(config.optim, config.steps),
     evals=evals,
     checkpoints=checkpoints,
     writer=out,
     stop=stop,
-    profile=Profile(show.steps, place / "profile"),
-    watch=Watch(config.guard, meta.get("guard")),
-    ahead=meta.get("next_batch", 0) - int(state.step),
-    # Written when the run began, and again only if another config was allowed.
-    began=meta.get("began", (place / "config.json").stat().st_mtime),
-    trained=meta.get("trained", 0.0),
-    line=meta.get("line", {}),
+    profile=Profile(monitor.steps, path / "profile"),
+    guard=Guard(config.guard, meta.get("guard")),
+    batch_offset=meta.get("next_batch", 0) - int(state.step),
+    # config.json is written at the first start, and again if FREE_KEYS change.
+    start_time=meta.get("began", (path / "config.json").stat().st_mtime),
+    train_seconds=meta.get("trained", 0.0),
+    partial_line=meta.get("line", {}),
   )
 
 
-def _fresh(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
-  """(the state before the first step, reports of public weights)."""
+def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
+  """(initial state, reports on public weights)."""
   state, c = parts.init(mesh), parts.config
   if not c.init_from:
     return state, []
-  longer = c.objective.get("time_pos_embed_resize", "zeros")
+  resize = c.objective.get("time_pos_embed_resize", "zeros")
   return init_from.start_from(
-    c.init_from, state, parts.objective, mesh, longer, c.init_allow
+    c.init_from, state, parts.objective, mesh, resize, c.init_allow
   )
 
 
@@ -160,25 +162,25 @@ def _size(state: TrainState, mesh: jax.sharding.Mesh) -> str:
   )
 
 
-def _describe(state: TrainState, reports: list, place: pathlib.Path) -> None:
-  """Writes what the parameters are, and where public weights went."""
-  # Without means and deviations, which other processes would have to help with.
+def _describe(state: TrainState, reports: list, path: pathlib.Path) -> None:
+  """Writes an overview of the parameters, and the reports on public weights."""
+  # Without means and deviations, whose computation needs all processes.
   overview = clu.parameter_overview.get_parameter_overview(
     state.params, include_stats="sharding"
   )
-  (place / "parameters.txt").write_text(overview + "\n")
+  (path / "parameters.txt").write_text(overview + "\n")
   if reports:
     text = "\n".join(report.text() for report in reports)
-    (place / "weights.txt").write_text(text)
+    (path / "weights.txt").write_text(text)
 
 
 def _check_run(directory: str) -> None:
-  """Refuses an `init_from` that is neither a run nor public weights."""
+  """Raises CheckpointError if `init_from` is neither a run nor public weights."""
   if not (pathlib.Path(directory) / "config.json").exists():
     kind = directory.partition(":")[0]
-    hint = f"; {kind!r} is no kind of weights, {nearest(kind, SOURCES)}"
+    hint = f"; {kind!r} is not a kind of weights, {nearest(kind, SOURCES)}"
     raise CheckpointError(
-      f"config.init_from: {directory} is no run" + (hint if ":" in directory else "")
+      f"config.init_from: {directory} is not a run" + (hint if ":" in directory else "")
     )
 
 
@@ -187,7 +189,7 @@ def _workdir(
   values: Mapping[str, Any],
   held: contextlib.ExitStack | None,
 ) -> pathlib.Path:
-  """Made or continued by one process; the others find it so."""
+  """The directory, prepared by process 0; the others wait for it."""
   if jax.process_index() == 0:
     if held is not None:
       lock = workdir.make(directory) / "lock"
@@ -199,7 +201,7 @@ def _workdir(
 
 
 def _data_directory(config: TrainConfig) -> str:
-  """Where the data lies; the embedded set is built if it is not there yet."""
+  """The data's directory; moving_shapes is generated if it is missing."""
   name, *variant = config.data.name.split("/")
   if name == "moving_shapes":
     return str(moving_shapes.build(config.data.dir, *variant[:1]))
@@ -211,30 +213,30 @@ def _data_directory(config: TrainConfig) -> str:
     ) from None
 
 
-def _check_data(before: str, now: str, data: str, care: Care) -> list[str]:
-  """Refuses to go on with other records than the checkpoint's, or warns of them."""
+def _check_data(
+  before: str, now: str, data: str, policy: CheckpointPolicy
+) -> list[str]:
+  """Raises CheckpointError, or warns, if the data differs from the checkpoint's."""
   if before == now:
     return []
-  what = (
-    f"{data}: is not what the run was trained on (fingerprint {now}, then {before})"
-  )
-  if care.allow_data_change:
-    return [f"{what}; the order of the records is another from here on"]
+  text = f"{data}: not the data of the run (fingerprint {now}, was {before})"
+  if policy.allow_data_change:
+    return [f"{text}; from here on the order of the records differs"]
   raise CheckpointError(
-    f"{what}; restore it, use another --workdir, or go on with --allow_data_change"
+    f"{text}; restore it, use another --workdir, or add --allow_data_change"
   )
 
 
-def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tokenizer:
-  """The run's own copy of the tokenizer: a checkpoint is worth nothing without."""
-  copy = place / "tokenizer.model"
-  # Words keep their meaning only with the tokenizer that they were learned with.
+def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Tokenizer:
+  """The run's own copy of the tokenizer, which its checkpoints depend on."""
+  copy = path / "tokenizer.model"
+  # Token embeddings are valid only with the tokenizer they were trained with.
   public = pieces(config.init_from)
   for kind, _ in public:
     require(
       bool(config.tokenizer) or not SOURCES[kind].words,
-      f"config.tokenizer: missing; the words of {kind!r} weights mean nothing without "
-      "their vocabulary file",
+      f"config.tokenizer: missing; give the vocabulary file of the {kind!r} weights, "
+      "which their token embeddings depend on",
     )
   run = "" if public else config.init_from
   first = pathlib.Path(run or data) / "tokenizer.model"
@@ -242,18 +244,18 @@ def _tokenizer(config: TrainConfig, data: str, place: pathlib.Path) -> texts.Tok
     _check_run(run)
     require(
       bool(config.tokenizer) or first.exists(),
-      f"config.tokenizer: missing, and {run} has none; give the vocabulary file of its "
-      "words, or of the data if words start at random",
+      f"config.tokenizer: missing, and {run} has none; give its vocabulary file, "
+      "or that of the data if token embeddings start at random",
     )
   source = pathlib.Path(config.tokenizer or first)
-  if copy.exists():  # the run goes on also where its source has gone
+  if copy.exists():  # a run resumes even if the source is gone
     if source.exists() and copy.read_bytes() != source.read_bytes():
-      raise ConfigError(f"{copy}: the run used another tokenizer than {source}")
+      raise ConfigError(f"{copy}: differs from {source}; a run keeps its tokenizer")
     source = copy
   tokenizer = texts.load(str(source))
   texts.check(tokenizer, config.text)
   if jax.process_index() == 0 and not copy.exists():
-    temporary = copy.with_suffix(".tmp")  # whole, or not there
+    temporary = copy.with_suffix(".tmp")  # complete, or absent
     shutil.copyfile(source, temporary)
     temporary.replace(copy)
   return tokenizer

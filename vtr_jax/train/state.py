@@ -1,4 +1,4 @@
-"""Everything that training changes, in one struct."""
+"""The training state."""
 
 from typing import Any
 
@@ -15,20 +15,19 @@ from vtr_jax.objectives.base import Objective
 from vtr_jax.train import guard
 
 
-@flax.struct.dataclass
-class TrainState:
-  """What training moves; a checkpoint has it, and the number of the next batch."""
+class TrainState(flax.struct.PyTreeNode):
+  """All that training changes; a checkpoint stores it, and the next batch's index."""
 
-  step: Int32[Array, ""]  # steps done, those that were not applied too
+  step: Int32[Array, ""]  # steps done, including skipped ones
   params: Any  # float32, nested dicts
   opt_state: Any  # optax
-  teacher: Any  # float32, the shadowed part of params; None without a teacher
+  teacher: Any  # float32, of the parameters it copies; None without a teacher
   ema_params: Any = None  # float32, EMA of params; None without `optim.ema_decay`
   loss_history: Any = None  # of losses and gradient norms; None without `guard.spike`
 
   @property
   def eval_params(self) -> Any:
-    """The parameters that are evaluated: the running mean, where there is one."""
+    """The parameters to evaluate: the EMA, if there is one."""
     return self.params if self.ema_params is None else self.ema_params
 
 
@@ -42,45 +41,45 @@ def abstract(
   optimizer: optax.GradientTransformation,
   spec: dict,
   mesh: Mesh,
-  mean: bool = False,
+  ema: bool = False,
   history: int = 0,
 ) -> tuple[TrainState, TrainState]:
-  """(shapes of a state, its shardings); no device is touched.
+  """(shapes of a state, its shardings); uses no device.
 
   Args:
     spec: shapes of a training batch (`batch.spec`).
-    mesh: may be of devices that are not here, to plan for them.
-    mean: whether a running mean of the parameters is kept.
-    history: steps whose numbers are kept (guard.py).
+    mesh: may be abstract, to plan for other devices.
+    ema: whether the state has an EMA of the parameters.
+    history: length of the loss history, in steps (guard.py).
   """
   boxed = abstract_params(objective, spec)
   params = sharding.param_shardings(boxed, mesh)
-  whole = sharding.replicated(mesh)
+  replicated: Any = sharding.replicated(mesh)
   masked = lambda leaf: isinstance(leaf, optax.MaskedNode)  # a frozen parameter's
   opt_state = optax.tree_utils.tree_map_params(
     optimizer,
     lambda leaf, sharding: leaf if masked(leaf) else sharding,
     jax.eval_shape(optimizer.init, nn.unbox(boxed)),
     params,
-    transform_non_params=lambda _: whole,
+    transform_non_params=lambda _: replicated,
     is_leaf=masked,
   )
   shardings = TrainState(
-    whole,
+    replicated,
     params,
     opt_state,
     objective.shadowed(params),
-    params if mean else None,
-    whole if history else None,
+    params if ema else None,
+    replicated if history else None,
   )
-  make = lambda params: _fresh(objective, optimizer, params, mean, history)
+  make = lambda params: _initial(objective, optimizer, params, ema, history)
   return jax.eval_shape(make, nn.unbox(boxed)), shardings
 
 
-def laid_out(shapes: Any, shardings: Any) -> Any:
-  """The shapes with their shardings: what a checkpoint is restored like."""
+def with_shardings(shapes: Any, shardings: Any) -> Any:
+  """ShapeDtypeStructs of both, as restoring a checkpoint needs them."""
   return jax.tree.map(
-    lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+    lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
     shapes,
     shardings,
   )
@@ -92,34 +91,34 @@ def init(
   spec: dict,
   mesh: Mesh,
   seed: int,
-  mean: bool = False,
+  ema: bool = False,
   history: int = 0,
 ) -> tuple[TrainState, TrainState]:
-  """(fresh state, its shardings). Each device makes only its own part.
+  """(initial state, its shardings). Each device initialises only its own shard.
 
   Args:
     spec: shapes of a training batch (`batch.spec`).
     seed: of the parameters; the same on every mesh.
-    mean: whether a running mean of the parameters is kept.
-    history: steps whose numbers are kept (guard.py).
+    ema: whether the state has an EMA of the parameters.
+    history: length of the loss history, in steps (guard.py).
   """
-  _, shardings = abstract(objective, optimizer, spec, mesh, mean, history)
+  _, shardings = abstract(objective, optimizer, spec, mesh, ema, history)
 
   def make(key: jax.Array) -> TrainState:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
     params = nn.unbox(objective.init(key, zeros))
-    return _fresh(objective, optimizer, params, mean, history)
+    return _initial(objective, optimizer, params, ema, history)
 
   with sharding.scope(mesh):
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(seed))
   return state, shardings
 
 
-def _fresh(
+def _initial(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   params: Any,
-  mean: bool,
+  ema: bool,
   history: int,
 ) -> TrainState:
   state = TrainState(
@@ -127,14 +126,14 @@ def _fresh(
     params,
     optimizer.init(params),
     None,
-    params if mean else None,
-    guard.fresh_history(history),
+    params if ema else None,
+    guard.new_history(history),
   )
-  return started(state, objective, params)
+  return with_params(state, objective, params)
 
 
-def started(state: TrainState, objective: Objective, params: Any) -> TrainState:
-  """`state` with `params`; what follows them starts as a copy."""
+def with_params(state: TrainState, objective: Objective, params: Any) -> TrainState:
+  """Replaces the parameters; re-initialises teacher and EMA as copies of them."""
   teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
-  mean = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
-  return state.replace(params=params, teacher=teacher, ema_params=mean)
+  ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+  return state.replace(params=params, teacher=teacher, ema_params=ema)

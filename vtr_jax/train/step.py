@@ -1,4 +1,4 @@
-"""One training step: the loss of the global batch, its gradient, the update."""
+"""One training step: loss of the global batch, gradient, update."""
 
 import math
 from collections.abc import Callable
@@ -21,17 +21,24 @@ def make_train_step(
   steps: int,
   seed: int,
   shardings: TrainState,
-  ema: float = 0.0,
+  ema_decay: float = 0.0,
   limit: float = math.inf,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-  """The jitted step; the state that goes in is given up (donated).
+  """The jitted step; it donates the state that it is given.
 
-  `steps` is the length of the training, for a teacher that follows ever more slowly;
-  `ema` what a running mean of the parameters keeps of itself, where the state has one;
-  `limit` the robust z-score above which a step is not applied (guard.py).
   Randomness on the device is a function of (seed, state.step) alone.
+
+  Args:
+    loss: with a mesh.
+    optimizer: optax's.
+    steps: length of the training, for the schedule of the teacher's decay.
+    seed: of masks, dropout and negatives on the device.
+    shardings: of the state.
+    ema_decay: of the EMA of the parameters, if the state has one.
+    limit: robust z-score above which a step is skipped (guard.py).
   """
   objective, mesh = loss.objective, loss.mesh
+  assert mesh is not None, "a training step needs a mesh"
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -42,19 +49,21 @@ def make_train_step(
     with jax.named_scope("update"):
       updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
       params = optax.apply_updates(state.params, updates)
-      teacher, mean = state.teacher, state.ema_params
+      teacher, ema = state.teacher, state.ema_params
       if objective.teacher:
         teacher = objective.teacher.follow(teacher, params, state.step, steps)
-      if mean is not None:
-        mean = follow(mean, params, mean_keep(ema, state.step))
-      new = TrainState(state.step, params, opt_state, teacher, mean, state.loss_history)
-    # Apart from the update: sharing its squares, XLA would write all of them out.
+      if ema is not None:
+        ema = follow(ema, params, mean_keep(ema_decay, state.step))
+      new = TrainState(state.step, params, opt_state, teacher, ema, state.loss_history)
+    # The barrier keeps XLA from sharing the squares with the optimiser's update, and so
+    # from writing all of them to memory.
     metrics["grad_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
-    sound, recent, more = guard.judge(metrics, state.loss_history, limit)
+    ok, history, more = guard.accept(metrics, state.loss_history, limit)
     with jax.named_scope("update"):
-      keep = lambda new, old: jnp.where(sound, new, old)
-      kept = jax.tree.map(keep, new, state)
-    return kept.replace(step=state.step + 1, loss_history=recent), metrics | more
+      choose = lambda new, old: jnp.where(ok, new, old)
+      state = jax.tree.map(choose, new, state)
+    state = state.replace(step=state.step + 1, loss_history=history)
+    return state, metrics | more
 
   jitted = jax.jit(
     train_step,

@@ -1,4 +1,4 @@
-"""A run's directory: made or continued, and what lies in it.
+"""A run's directory: created or reused, and its contents.
 
 config.json, parameters.txt, weights.txt, metrics.jsonl, quarantine.jsonl,
 incidents.jsonl, results.json, checkpoints/, damaged/, dumps/, figures/, tensorboard/,
@@ -18,7 +18,7 @@ from vtr_jax.core import io, renames
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import ConfigError, DataError, printable
 
-# Keys that do not change what is computed: a run may be continued with others.
+# Keys that do not change the result: a run may be resumed with other values.
 FREE_KEYS = (
   "log_every",
   "checkpoint_every",
@@ -38,8 +38,8 @@ FREE_KEYS = (
   "evals.",
 )
 
-# Keys that older runs lack, with the values that change nothing: such a run goes on.
-# The third says which key shows that the section is one that has them.
+# Keys that configs of older runs lack: (section, key, a key whose presence shows that
+# the section should have it, the value that is equivalent to its absence).
 _NEWER = (
   ("", "init_allow", "init_from", ()),
   (
@@ -57,21 +57,21 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av"
 
 
 def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
-  """Makes or continues the directory; stores the config.
+  """Creates or reuses the directory; stores the config.
 
   Raises:
     DataError: it cannot be written.
-    ConfigError: a run with another config lives there; the difference is shown.
+    ConfigError: it holds a run with another config; lists the differences.
   """
   workdir = make(path)
   stored = workdir / "config.json"
   now = flatten(upgraded(plain(config)))
   try:
-    # Without a checkpoint nothing is lost: a failed start does not hold the place.
-    begun = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
-    before = flatten(upgraded(io.mapping(stored.read_bytes()))) if begun else now
-    _refuse_change(workdir, before, now)
-    if not begun or before != now:  # its age is the run's
+    # Without a checkpoint nothing is lost: a failed start may be replaced.
+    has_run = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
+    before = flatten(upgraded(io.mapping(stored.read_bytes()))) if has_run else now
+    _check_unchanged(workdir, before, now)
+    if not has_run or before != now:  # its time stamp is the run's start
       write_json(stored, plain(config))
   except OSError as e:
     raise _unwritable(workdir, e) from e
@@ -81,7 +81,7 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
 
 
 def make(path: str | os.PathLike) -> pathlib.Path:
-  """The directory, if it is not there yet.
+  """Creates the directory if it is missing.
 
   Raises:
     DataError: it cannot be written.
@@ -102,7 +102,7 @@ def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-  """A run's config with today's keys, and with those that are newer than the run."""
+  """A run's config with current names, and with keys that are newer than the run."""
   values, _ = renames.upgrade(values)
   for name, key, shown_by, value in _NEWER:
     section = values.get(name, {}) if name else values
@@ -119,7 +119,7 @@ def write_json(path: pathlib.Path, values: Any) -> None:
 
 
 def plain(values: Any) -> Any:
-  """Mappings and tuples to dicts and lists, as JSON has them."""
+  """Mappings and tuples as dicts and lists, for JSON."""
   if isinstance(values, Mapping):
     return {k: plain(v) for k, v in values.items()}
   if isinstance(values, tuple | list):
@@ -128,7 +128,7 @@ def plain(values: Any) -> Any:
 
 
 def provenance() -> dict[str, Any]:
-  """Versions and revision that made a result."""
+  """Versions and git revision that produced a result."""
   git = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
   try:
     run = subprocess.run(git, capture_output=True, text=True, check=True)
@@ -139,11 +139,11 @@ def provenance() -> dict[str, Any]:
   return dict(git_revision=revision, python=platform.python_version(), **versions)
 
 
-def _refuse_change(workdir: pathlib.Path, before: dict, now: dict) -> None:
+def _check_unchanged(workdir: pathlib.Path, before: dict, now: dict) -> None:
   keys = sorted(set(before) | set(now))
-  of = lambda values, key: repr(values.get(key, "absent"))
+  show = lambda values, key: repr(values.get(key, "absent"))
   changed = [
-    f"{printable(key)}: {of(before, key)} there, {of(now, key)} now"
+    f"{printable(key)}: {show(before, key)} there, {show(now, key)} now"
     for key in keys
     if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
   ]

@@ -1,8 +1,8 @@
-"""Where numbers go: metrics.jsonl always, TensorBoard when tensorboardX is there, and
-Weights & Biases on request; and lines for people to standard output.
+"""Metrics to metrics.jsonl, to TensorBoard if tensorboardX is installed, and to Weights
+& Biases on request; log lines to standard output.
 
-None of them ends a run: one that fails is named once, and is left alone from then on.
-The file is tried again each time, for a full disk may be mended.
+None of them ends a run: a failing one is reported once and not used again. Only the
+file is tried again each time, since space may become free on a full disk.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _OUTPUT = "standard output"
 
 
 class Writer:
-  """Writes scalars of one run. Only process 0 writes; the others do nothing."""
+  """Writes metrics and log lines of one run, in process 0 alone."""
 
   def __init__(
     self,
@@ -30,16 +30,16 @@ class Writer:
     project: str = "",
     config: Mapping[str, Any] | None = None,
   ):
-    """Continues workdir/metrics.jsonl behind the checkpoint of `start_step`.
+    """Continues workdir/metrics.jsonl after the checkpoint of `start_step`.
 
-    What was written after it will be done again: later steps, and evaluations of
-    that step. So the file reads as if the run had never stopped.
+    Later lines are removed, because later steps and the evaluations of that step are
+    repeated: the file reads as if the run had never stopped.
 
     Args:
       workdir: the run's directory.
-      start_step: step of the checkpoint that the run continues; 0 = none.
+      start_step: step of the checkpoint that the run resumes from; 0 = none.
       active: whether anything is written.
-      project: of Weights & Biases, which gets all numbers too; "" = none.
+      project: of Weights & Biases, which gets all metrics too; "" = none.
       config: the run's, shown there.
 
     Raises:
@@ -58,7 +58,7 @@ class Writer:
     self.rewind(start_step)
 
   def rewind(self, step: int) -> None:
-    """Goes on behind the checkpoint of `step`, as at the start."""
+    """Continues after the checkpoint of `step`, as at the start."""
     if not self._active:
       return
     self._close("metrics.jsonl", self._lines)
@@ -73,26 +73,26 @@ class Writer:
     """Appends one line {"step": step, **values}."""
     if not self._active:
       return
-    if self._lines:
-      self._try("metrics.jsonl", lambda: self._lines.scalars(step, values))
+    if lines := self._lines:
+      self._try("metrics.jsonl", lambda: lines.scalars(step, values))
     for name, other in self._others.items():
       if other and name not in self._warned:
         self._try(name, lambda to=other: to.scalars(step, values))
 
-  def say(self, text: str) -> None:
-    """Prints to the terminal at once."""
+  def log(self, text: str) -> None:
+    """Prints a line at once."""
     if self._active:
       self._try(_OUTPUT, lambda: print(text, flush=True))
 
-  def alarm(self, step: int, text: str) -> None:
-    """Prints what a person should know of, and keeps it in incidents.jsonl."""
+  def warn(self, step: int, text: str) -> None:
+    """Prints a warning and appends it to incidents.jsonl."""
     if not self._active:
       return
-    self.say(f"WARNING: {text}")
+    self.log(f"WARNING: {text}")
     line = json.dumps(dict(time=round(time.time()), step=step, what=text))
-    self._try("incidents.jsonl", lambda: self._keep(line))
+    self._try("incidents.jsonl", lambda: self._append(line))
 
-  def _keep(self, line: str) -> None:
+  def _append(self, line: str) -> None:
     with (self._workdir / "incidents.jsonl").open("a") as f:
       f.write(line + "\n")
 
@@ -109,18 +109,18 @@ class Writer:
       self._try(name, log.close)
 
   def _try(self, name: str, call: Callable[[], Any]) -> Any:
-    """What `call` returns; a warning, the first time that it fails for `name`."""
+    """Calls `call`; warns the first time that it fails for `name`."""
     try:
       return call()
-    except Exception as e:  # whatever such a package or a disk comes up with
+    except Exception as e:  # of any kind: a third-party package, or the disk
       if name not in self._warned:
         self._warned.add(name)
-        shutdown.warn(f"{name}: cannot be written ({one_line(e)}); the run goes on")
+        shutdown.warn(f"{name}: cannot be written ({one_line(e)}); the run continues")
       return None
 
 
 def _cut(path: pathlib.Path, step: int) -> None:
-  """Leaves the lines of steps up to `step`, but not of evaluations behind it."""
+  """Keeps the lines of steps up to `step`, without the evaluations after it."""
   of_steps = {"loss/total", "learning_rate"}
   kept = lambda r: r["step"] < step or (r["step"] == step and of_steps & set(r))
   records = [r for r in read(path) if kept(r)]
@@ -130,7 +130,7 @@ def _cut(path: pathlib.Path, step: int) -> None:
 
 
 class _Lines:
-  """metrics.jsonl: what the disk does not take waits in the file's buffer."""
+  """metrics.jsonl; lines that a full disk does not take stay in the file's buffer."""
 
   def __init__(self, file: TextIO):
     self._file = file
@@ -144,7 +144,7 @@ class _Lines:
 
 
 def read(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Records of a metrics.jsonl; a line that a crash has cut or torn is left out."""
+  """Records of a metrics.jsonl; lines damaged by a crash are left out."""
   records = []
   if path.exists():
     for line in path.read_bytes().splitlines():
@@ -167,27 +167,27 @@ def _board(workdir: pathlib.Path, start_step: int) -> "_Board | None":
 
 
 class _Board:
-  """A file of events.
+  """TensorBoard's event file.
 
-  Not a SummaryWriter: its thread dies of a full disk, and whoever then adds the
-  eleventh number waits for ever.
+  Not a SummaryWriter: its thread dies when the disk is full, and adding the eleventh
+  value then blocks forever.
   """
 
-  def __init__(self, place: pathlib.Path, start_step: int):
+  def __init__(self, directory: pathlib.Path, start_step: int):
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
     from tensorboardX.summary import scalar
 
     self._event, self._scalar = Event, scalar
-    place.mkdir(parents=True, exist_ok=True)
-    # The rest of the name has whole seconds only.
-    self._events = EventsWriter(str(place / f"events-{time.time_ns()}"))
-    # What was shown of later steps is done again.
-    again = SessionLog(status=SessionLog.START)
-    self._add(step=start_step + 1, session_log=again)
+    directory.mkdir(parents=True, exist_ok=True)
+    # The rest of the name has a resolution of seconds.
+    self._events = EventsWriter(str(directory / f"events-{time.time_ns()}"))
+    # TensorBoard then drops later steps, which are repeated.
+    restart = SessionLog(status=SessionLog.START)
+    self._add(step=start_step + 1, session_log=restart)
 
-  def _add(self, **what: Any) -> None:
-    self._events.write_event(self._event(wall_time=time.time(), **what))
+  def _add(self, **fields: Any) -> None:
+    self._events.write_event(self._event(wall_time=time.time(), **fields))
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
@@ -199,9 +199,9 @@ class _Board:
 
 
 def _wandb(project: str) -> Any:
-  """The package; it was asked for, so that its absence is an error."""
+  """The package; an error if it is missing, since a flag requires it."""
   try:
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports] (optional)
   except ImportError as e:
     raise ConfigError(
       f"--wandb={project}: the package is not installed; pip install wandb"
@@ -210,7 +210,7 @@ def _wandb(project: str) -> Any:
 
 
 class _Wandb:
-  """A run there, the same one again when this run is continued."""
+  """A run there; the same one when this run is resumed."""
 
   def __init__(
     self, wandb: Any, project: str, workdir: pathlib.Path, config: Mapping | None
