@@ -39,7 +39,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   # Code: frames at 1 per second; ours takes as many, evenly.
   c.clip.num_frames = 1 if data["frames"] == 1 else 64 if long else 12
   c.text.max_length = 64 if long else 32  # code
-  c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is hidden
+  c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is masked
   c.data.update(name=variant, sampling="segments", crop="resize", flip=False)  # code
   c.data.update(crop_scales=(), curriculum=(), mixture=())
   c.objective.attention = "frame"  # code: meanP

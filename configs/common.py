@@ -19,7 +19,7 @@ SIZES = dict(
   L=(1024, 24, 4096, 16),
 )
 
-# CLIP's text tower beside its B/32 and B/16, and what it takes off an image's colours.
+# CLIP's text tower for B/32 and B/16, and its normalisation of colours.
 CLIP_TEXT = dict(width=512, depth=12, mlp_dim=2048, num_heads=8)
 CLIP_COLOURS = dict(
   mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
@@ -38,7 +38,7 @@ def size(name: str) -> dict:
 
 
 def variant(name: str, known: tuple[str, ...]) -> str:
-  """Refuses a variant that the config file does not have."""
+  """Rejects a variant that the config file does not have."""
   if name not in known:
     raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
   return name
@@ -69,7 +69,7 @@ GUARD = dict(
   on_spike="warn",  # warn | skip | roll_back; ours
   collapse=0.99,  # mean cosine of different clips that is an alarm; ours
 )
-# A dual encoder from scratch: small, wide towers that know places from the start.
+# A dual encoder from scratch: small, wide towers with positions from the start.
 DUAL = dict(
   video=size("demo"),
   text=size("demo"),
@@ -115,7 +115,7 @@ def pictures(split: str) -> dict:
     kind="pictures",
     split=split,
     every=0,  # steps; 0 = at the end only
-    clips=3,  # in the pictures of attention, words and what is found; ours
+    clips=3,  # in the figures of attention, tokens and retrieval; ours
   )
 
 
@@ -127,7 +127,7 @@ def shrink(c: Any) -> None:
   c.data.curriculum = ()
   c.data.name = "moving_shapes/tiny"
   c.data.num_workers = 0
-  c.objective.compute.dtype = "float32"  # numbers that other layouts reproduce
+  c.objective.compute.dtype = "float32"  # metrics that other layouts reproduce
   c.optim.warmup_steps = 2
   c.evals.validation.every = 3
   for name in {"motion", "labels"} & set(c.evals):
@@ -135,7 +135,7 @@ def shrink(c: Any) -> None:
 
 
 def motion_recognition(split: str, single: bool, **changes) -> dict:
-  """Which label a clip of `moving_shapes` has, told as its captions do.
+  """Which label a clip of `moving_shapes` has, in the words of its captions.
 
   All 18 labels; or, of clips in which one thing does one thing, its 10 actions.
   """

@@ -1,4 +1,4 @@
-"""Fine-tuning for retrieval: one data set, nothing hidden, from a trained run.
+"""Fine-tuning for retrieval: one data set, nothing masked, from a trained run.
 
   python -m vtr_jax.main --config=configs/finetune_retrieval.py:msrvtt \
     --config.init_from=runs/mac-webvid2m_cc3m
@@ -11,7 +11,7 @@ Data are what `vtr_jax.prepare` leaves under data/<data set>.
 
 Sources: "Frozen" is its MSR-VTT fine-tuning (arXiv 2104.00650 and code), which MCQ and
 MILES share, "CLIP4Clip" arXiv 2104.08860 and code, "SimVTP" its scripts, "ours" was
-chosen here. How MAC is fine-tuned is not told.
+chosen here. How MAC is fine-tuned is not published.
 """
 
 import importlib
@@ -35,7 +35,7 @@ DATASETS = dict(
   coco_karpathy=dict(clips=113_287, frames=1, epochs=5),
 )
 _RECIPES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
-_BATCH = 128  # CLIP4Clip (Frozen: 16); more rivals for each pair
+_BATCH = 128  # CLIP4Clip (Frozen: 16); more negatives for each pair
 
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:

@@ -1,4 +1,4 @@
-"""MAC: contrast of two masked towers, hidden tubelets dropped, nothing rebuilt.
+"""MAC: contrast of two masked towers, masked tubelets dropped, nothing reconstructed.
 
   python -m vtr_jax.main --config=configs/mac.py                 the demo, on CPU
   python -m vtr_jax.main --config=configs/mac.py:smoke           seconds, for tests
@@ -64,7 +64,7 @@ def webvid2m_cc3m() -> dict:
       video_ratio=0.6,  # weak: 60 % of the computation saved
       text="replace",  # replace | drop; paper: figure
       text_ratio=0.15,  # weak
-      whole_word=False,  # hide all pieces of a word, or none; ours
+      whole_word=False,  # mask all pieces of a word, or none; ours
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours
@@ -107,7 +107,7 @@ def webvid2m_cc3m() -> dict:
       text_dropout=0.1,  # Frozen: DistilBERT's
       temperature=0.05,  # Frozen
       learn_temperature=False,  # Frozen
-      decoder=None,  # Size of a decoder of hidden pixels; paper: none
+      decoder=None,  # size of a decoder of masked pixels; paper: none
       pixel_target="standardized",  # standardized | raw; ours: nothing reads it
     ),
     loss_weights=dict(vtc=1.0),  # paper: contrast alone

@@ -52,11 +52,11 @@ def webvid2m_cc3m() -> dict:
     ),
     tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
     mask=dict(
-      video="block_tube",  # paper: figure; one block, at the same place in all frames
+      video="block_tube",  # paper: figure; one block, at one position in all frames
       video_ratio=0.4,  # weak: BEiT's
-      text="replace",  # ours: nothing is hidden
+      text="replace",  # ours: nothing is masked
       text_ratio=0.0,  # paper: figure
-      whole_word=False,  # ours: nothing is hidden
+      whole_word=False,  # ours: nothing is masked
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours
@@ -100,7 +100,7 @@ def webvid2m_cc3m() -> dict:
       temperature=0.05,  # MCQ
       learn_temperature=False,  # MCQ
       teacher=dict(  # the snapshot
-        update="ema",  # ema | copy; ours: the paper says only that it is updated
+        update="ema",  # ema | copy; ours: the paper only states that it is updated
         decay=0.996,  # ours: BYOL's
         final_decay=1.0,  # ours: BYOL's
         update_every=1000,  # steps between copies; ours: ema does not read it
@@ -144,7 +144,7 @@ def demo() -> dict:
   c = webvid2m_cc3m()
   c |= dict(steps=1150, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
-  # A block of 40 % often hides a whole shape, and all that it does.
+  # A block of 40 % often masks an entire shape, and all that it does.
   c["mask"] |= dict(video_ratio=0.1)
   for section, values in common.SHAPES.items():
     c[section] |= values

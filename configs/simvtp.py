@@ -1,4 +1,4 @@
-"""SimVTP: masked autoencoding of video tubes and words, contrast, matching.
+"""SimVTP: masked autoencoding of video tubes and tokens, contrast, matching.
 
   python -m vtr_jax.main --config=configs/simvtp.py            the demo, minutes on CPU
   python -m vtr_jax.main --config=configs/simvtp.py:smoke      seconds, for tests
@@ -60,7 +60,7 @@ def webvid2m() -> dict:
       video_ratio=0.9,  # paper
       text="replace",  # replace | drop; paper
       text_ratio=0.75,  # paper
-      whole_word=False,  # hide all pieces of a word, or none; code
+      whole_word=False,  # mask all pieces of a word, or none; code
     ),
     data=dict(
       name="webvid",  # prepared data set under dir
@@ -170,6 +170,6 @@ def demo() -> dict:
     reconstruction=dict(
       kind="reconstruction", split="test", every=0, batches=2, seed=0
     ),
-    pictures=common.pictures("test[:30%]"),  # 7 s of processor time; ours
+    pictures=common.pictures("test[:30%]"),  # 7 s of CPU time; ours
   )
   return c

@@ -72,7 +72,7 @@ def hidden() -> list[dict]:
 
 
 def mac_words() -> list[dict]:
-  """MAC hides words too."""
+  """MAC masks text too."""
   return [
     row(f"{percent} % of words", mask=dict(text_ratio=percent / 100))
     for percent in (0, 15)
@@ -80,7 +80,7 @@ def mac_words() -> list[dict]:
 
 
 def words() -> list[dict]:
-  """SimVTP's claim: 75 % of the words hidden are better than 15 %."""
+  """SimVTP's claim: 75 % of the tokens masked are better than 15 %."""
   return [
     row(f"{percent} % of words", mask=dict(text_ratio=percent / 100))
     for percent in (15, 50, 75)
@@ -88,7 +88,7 @@ def words() -> list[dict]:
 
 
 def tubes() -> list[dict]:
-  """SimVTP hides 90 % of the tubes."""
+  """SimVTP masks 90 % of the tubes."""
   return [
     row(f"{percent} % of tubes", mask=dict(video="tube", video_ratio=percent / 100))
     for percent in (50, 75, 90)

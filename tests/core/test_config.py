@@ -53,7 +53,7 @@ def test_paper_recipe():
     ("evals.test.tie", "average", "did you mean 'ties'?"),
     ("optim.schedule", "cosin", "did you mean 'cosine'?"),
     ("optim.clip_norm", -1.0, "config.optim.clip_norm: -1.0 is negative"),
-    ("optim.lr_rules", (("(", 1.0),), "is no regular expression"),
+    ("optim.lr_rules", (("(", 1.0),), "is not a valid regular expression"),
     ("loss_weights.vtc", -1.0, "none may be negative"),
     ("loss_weights.vtc", math.inf, "config.loss_weights.vtc: inf is no finite number"),
     ("optim.weight_decay", math.nan, "weight_decay: nan is no finite number"),

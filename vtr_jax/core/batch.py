@@ -1,7 +1,7 @@
 """The batch: the one contract between loader, objectives and evaluators.
 
 Letters in shapes: b batch, t frames, h w pixels, c channels, n tubelets,
-k visible tubelets, m hidden tubelets, l text length.
+k visible tubelets, m masked tubelets, l text length.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ class Batch(TypedDict, total=False):
   """
 
   video: UInt8[Array, "b t h w c"]  # raw RGB; normalised on the device
-  video_visible: UInt8[Array, "b k p"]  # in its place where MaskSpec.visible_only
+  video_visible: UInt8[Array, "b k p"]  # instead of video where MaskSpec.visible_only
   video_keep_idx: Int32[Array, "b k"]  # sorted indices of visible tubelets
-  video_mask_idx: Int32[Array, "b m"]  # sorted indices of hidden tubelets
-  text_ids: Int32[Array, "b l"]  # nothing replaced: hidden words keep their ids
+  video_mask_idx: Int32[Array, "b m"]  # sorted indices of masked tubelets
+  text_ids: Int32[Array, "b l"]  # original ids, also of masked tokens
   text_valid: Bool[Array, "b l"]  # True = a real token, False = padding
-  text_masked: Bool[Array, "b l"]  # True = hidden by the text mask
+  text_masked: Bool[Array, "b l"]  # True = masked
   valid: Bool[Array, " b"]  # False = the row counts in no loss and no metric
 
 
@@ -86,7 +86,7 @@ class TextSpec:
 
   max_length: int  # tokens, special tokens included; longer captions are cut
   vocab_size: int  # rows of the word embedding; the tokenizer may have fewer
-  mask_id: int  # id that stands for a hidden word; must be the tokenizer's own
+  mask_id: int  # id of the mask token; must be the tokenizer's own
 
   def __post_init__(self):
     require(self.max_length >= 2, f"max_length: {self.max_length} must be at least 2")
@@ -99,18 +99,18 @@ class TextSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MaskSpec:
-  """What the loader hides. Counts are fixed, so shapes are static under jit.
+  """What the loader masks. Counts are fixed, so shapes are static under jit.
 
-  video: "tube" hides the same places in every time slice, "per_frame" as many in
+  video: "tube" masks the same patches in every time slice, "per_frame" as many in
     every slice but other ones in each, "random" any tubelets; "block" and
     "block_tube" are "per_frame" and "tube" with places that lie in rectangles.
   """
 
   video: str  # tube | per_frame | random | block | block_tube
-  video_ratio: float  # share of tubelets hidden, [0, 1)
+  video_ratio: float  # fraction of tubelets masked, [0, 1)
   text: str  # replace (by the mask token) | drop (left out of attention)
-  text_ratio: float  # chance of each real, non-special token to be hidden, [0, 1]
-  whole_word: bool  # hide all pieces of a word, or none
+  text_ratio: float  # chance of each real, non-special token to be masked, [0, 1]
+  whole_word: bool  # mask all pieces of a word, or none
   # Send only the visible tubelets to the device. Derived by the objective (nothing of
   # it reads masked pixels), never configured.
   visible_only: bool = dataclasses.field(default=False, metadata=dict(derived=True))
@@ -122,7 +122,7 @@ class MaskSpec:
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
 
   def num_hidden(self, grid: tuple[int, int, int]) -> int:
-    """Hidden tubelets per clip; rounded down as in SimVTP, and one stays visible."""
+    """Masked tubelets per clip; rounded down as in SimVTP, and one stays visible."""
     t, h, w = grid
     # Without the nudge, 0.7 * 10 = 6.999... would round down to 6.
     count = lambda n: min(int(self.video_ratio * n + 1e-9), n - 1)

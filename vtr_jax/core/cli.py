@@ -43,7 +43,7 @@ def start(
     define_peers()
   chosen = config_flags.DEFINE_config_file("config", config, lock_config=True)
   place = flags.DEFINE_string(
-    "workdir", "", "Checkpoints, numbers and pictures; runs/<config.name> if empty."
+    "workdir", "", "Checkpoints, metrics and figures; runs/<config.name> if empty."
   )
 
   def work() -> None:
@@ -60,7 +60,7 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
 
   Args:
     work: the command.
-    arguments: call `work(*words)` with the words that are no flags.
+    arguments: call `work(*words)` with the arguments that are not flags.
   """
 
   def main(argv: list[str]) -> None:
@@ -76,11 +76,11 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
     except OSError as e:
       if isinstance(e, BrokenPipeError) and shutdown.unread():
         shutdown.leave(128 + signal.SIGPIPE)  # as if that signal had ended it
-      # A write that the disk refuses knows no name.
+      # A write that the disk rejects has no file name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
-      _leave(DataError(f"{where}: {e.strerror}; mend it and run it again"))
+      _leave(DataError(f"{where}: {e.strerror}; fix it and run it again"))
     except KeyboardInterrupt:
       shutdown.interrupted()
     except Exception:
@@ -90,7 +90,7 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
 
 
 def _crash() -> NoReturn:
-  """Goes on with the error that is being handled, which is a defect of ours."""
+  """Re-raises the error that is being handled: a bug in this package."""
   if not _several():
     raise
   shutdown.tell(traceback.format_exc())
@@ -98,7 +98,7 @@ def _crash() -> NoReturn:
 
 
 def _quiet_libraries() -> None:
-  """What they say that is no news, or is raised as well."""
+  """Silences log lines that are routine, or duplicate an exception."""
   absl_logging.set_verbosity(absl_logging.WARNING)  # they report every file they read
   # Orbax logs what goes wrong four times, with its stack, and raises it too.
   ours = lambda record: "orbax" not in record.pathname
@@ -119,7 +119,7 @@ def _quiet_libraries() -> None:
 
 
 def define_peers() -> None:
-  """Flags that say which process of a run this is."""
+  """Flags that identify this process within the run."""
   flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, if there are several; or auto."
   )
@@ -130,7 +130,7 @@ def define_peers() -> None:
 
 
 def connect() -> None:
-  """Joins the other processes, if the flags or the environment tell of any."""
+  """Joins the other processes, if the flags or the environment name any."""
   from vtr_jax.core import distributed  # starts JAX: after the flags
 
   values = flags.FLAGS
@@ -226,13 +226,13 @@ def _leave_together(code: int) -> None:
 
 
 def _several() -> bool:
-  """Whether this process is one of a run's. Asked without starting JAX."""
+  """Whether the run has several processes; does not start JAX."""
   jax = sys.modules.get("jax")
   return jax is not None and jax.distributed.is_initialized()
 
 
 def _one_line(e: Exception) -> str:
   text = str(e).replace("\\n", "\n").strip()
-  # A config file's own error comes with its whole traceback; the last line says it.
+  # A config file's error includes its traceback; the last line is the message.
   lines = text.splitlines()[-1:] if "Traceback" in text else text.splitlines()
   return " ".join(lines)

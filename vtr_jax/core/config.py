@@ -1,9 +1,9 @@
 """From an ml_collections config to frozen, checked dataclasses.
 
 Users write and override `ConfigDict`s, which accept anything. Each part of the
-program declares what it reads as a dataclass beside the code that uses it, and
+program declares what it reads as a dataclass next to the code that uses it, and
 `read` turns one into the other: unknown keys, missing keys and wrong types are
-refused before any device work, with the nearest known name.
+rejected before any device work, with the nearest known name.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ def read(
     cls: a dataclass; nested dataclass fields are read the same way.
     values: a mapping such as a ConfigDict.
     where: dotted path of `values`, used in messages.
-    finite: whether to refuse numbers that are not.
+    finite: whether to reject infinities and NaN.
 
   Raises:
     ConfigError: a key is unknown or missing, a value has the wrong type or is not
-      finite, or the dataclass's own `__post_init__` refuses it.
+      finite, or the dataclass's own `__post_init__` rejects it.
   """
   hints = typing.get_type_hints(cls)
   fields = {
@@ -73,14 +73,14 @@ def to_dict(value: Any) -> Any:
 
 
 def choose(value: str, allowed: typing.Iterable[str], name: str) -> None:
-  """Refuses a `value` that is not among `allowed`; for `__post_init__`."""
+  """Rejects a `value` that is not among `allowed`; for `__post_init__`."""
   allowed = list(allowed)
   if value not in allowed:
     raise ConfigError(f"{name}: {value!r} is unknown; {nearest(value, allowed)}")
 
 
 def require(ok: bool, message: str) -> None:
-  """Refuses a field; `message` starts with the field's name."""
+  """Rejects a field; `message` starts with the field's name."""
   if not ok:
     raise ConfigError(message)
 

@@ -1,6 +1,6 @@
 """Several processes as one run: who they are, and whether all are there.
 
-JAX's own runtime connects them. What it does not do is told here: when a process is
+JAX's own runtime connects them. This module adds what it lacks: when a process is
 missing, every other one says which, where it was looked for, and what usually is wrong.
 """
 
@@ -37,7 +37,7 @@ _AUTO = (
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-  """The processes of a run, as flags or the environment tell them."""
+  """The processes of a run, as flags or the environment describe them."""
 
   coordinator: str = ""  # host:port of process 0; "" = JAX finds the others by itself
   count: int = 0
@@ -71,11 +71,11 @@ def find(
   """Flags, else VTR_COORDINATOR, VTR_NUM_PROCESSES and VTR_PROCESS_ID, else what a
   scheduler has set; None = this process is alone.
 
-  The coordinator "auto" says that there are others, and that JAX knows them: Cloud TPU
-  tells of them by its metadata server alone, which is not asked on every machine.
+  The coordinator "auto" means that there are others, and that JAX finds them: Cloud TPU
+  lists them on its metadata server only, which is not queried on every machine.
 
   Raises:
-    ConfigError: only a part of it is given.
+    ConfigError: only some of the three are given.
   """
   times: dict[str, Any] = dict(timeout=timeout, heartbeat=heartbeat)
   coordinator = coordinator or environ.get("VTR_COORDINATOR", "")
@@ -132,7 +132,7 @@ def leave(code: int) -> NoReturn:
 
 
 def roll_call(peers: Peers) -> None:
-  """Returns when all processes have answered process 0, before JAX is told of them.
+  """Returns when all processes have answered process 0, before JAX connects them.
 
   JAX itself would end the process with a stack trace that names nobody. The port is
   that of the coordinator, which is free until then.
@@ -150,7 +150,7 @@ def roll_call(peers: Peers) -> None:
 
 
 def _call(peers: Peers, deadline: float) -> None:
-  """Process 0: collects the others, then tells all of them who was there."""
+  """Process 0: collects the others, then sends all of them the list."""
   here: dict[int, socket.socket] = {}
   port = peers.coordinator.rpartition(":")[2]
   with contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def _call(peers: Peers, deadline: float) -> None:
 
 
 def _answer(peers: Peers, deadline: float) -> None:
-  """Another process: tells process 0 that it is here, and hears who else is."""
+  """Another process: reports to process 0, and receives the list of the others."""
   host, _, port = peers.coordinator.rpartition(":")
   said = json.dumps(dict(mine=peers.mine, count=peers.count)) + "\n"
   while (left := deadline - time.monotonic()) > 0:

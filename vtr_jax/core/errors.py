@@ -6,12 +6,12 @@ A message is one line: the file or key, what is wrong, and what to do about it.
 
 
 def one_line(error: Exception | str) -> str:
-  """What a library's error says, short enough for a message of ours."""
+  """A library's error message, shortened to fit one line."""
   return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def printable(text: str) -> str:
-  """For people: control characters, and bytes that are no text, are escaped."""
+  """For people: control characters, and bytes that are not text, are escaped."""
   if text.isprintable():
     return text
   escape = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()

@@ -9,7 +9,7 @@ wait  between steps (waiting for data, evaluating): `Preempted` is raised where 
       thread is, and the loop saves what has been learned.
 busy  in a step, or saving: the loop looks at the flag when it is done.
 
-Several processes must stop behind the same step. They only raise a flag; `post` sends
+Several processes must stop after the same step. They only raise a flag; `post` sends
 it along with the steps, without waiting, and `agreed` reads what was sent two steps
 ago.
 """

@@ -32,7 +32,7 @@ class Call(Fixed):
 
 
 def check(program: bytes | memoryview) -> None:
-  """Refuses a pickle that takes memory out of proportion to its length.
+  """Rejects a pickle that takes memory out of proportion to its length.
 
   Python takes all that an instruction asks for before it looks what is there.
 

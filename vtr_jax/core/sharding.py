@@ -1,4 +1,4 @@
-"""The mesh, and which logical axis lies on which mesh axis: all of it, on one screen.
+"""The mesh, and which logical axis maps to which mesh axis, on one screen.
 
 Axes are Auto: the compiler places collectives, guided by the shardings of the
 parameters and of the batch and by the constraint at the end of every block.
@@ -15,14 +15,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vtr_jax.core.batch import HOST_KEYS
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")  # what the rows of a batch are spread over
+ROWS = ("data", "fsdp")  # mesh axes that a batch is split over
 
 RULES = (
   ("batch", ROWS),
@@ -124,7 +124,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
   return jax.tree.map(fit, nn.unbox(boxed), wanted)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Rows over data and fsdp; every other axis whole."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
@@ -142,9 +142,9 @@ class HostRows:
   loaders' blocks in another order.
   """
 
-  host: int  # of `count`; processes that hold the same rows are one host
+  host: int  # of `count`; processes that load the same examples are one host
   count: int
-  blocks: tuple[int, ...]  # place in the global array of the loaders' i-th block
+  blocks: tuple[int, ...]  # index in the global array of the loaders' i-th block
 
   def share(self, rows: int) -> slice:
     """This host's part of a batch, in the loaders' order."""
@@ -157,7 +157,7 @@ class HostRows:
     return parts[list(self.blocks)].reshape(found.shape)
 
 
-@functools.cache  # asked at every step
+@functools.cache  # called at every step
 def host_rows(mesh: Mesh, process: int | None = None) -> HostRows:
   """The rows of a process; None = this one.
 
@@ -223,9 +223,9 @@ def merge_rows(batch: Any, mesh: Mesh) -> Any:
 
 
 def check_batch_size(
-  batch_size: int, mesh: Mesh, key: str, micro_batches: int = 1
+  batch_size: int, mesh: Mesh | AbstractMesh, key: str, micro_batches: int = 1
 ) -> None:
-  """Refuses a batch that does not divide, naming the two nearest that do."""
+  """Rejects a batch size that does not divide; names the two nearest that do."""
   parts = _mesh_size(mesh, ROWS) * micro_batches
   if batch_size <= 0 or batch_size % parts:
     low = batch_size // parts * parts
@@ -236,7 +236,7 @@ def check_batch_size(
     raise ConfigError(f"{key}: {batch_size} rows do not divide over {over}; use {near}")
 
 
-def _mesh_size(mesh: Mesh, axis: str | tuple[str, ...] | None) -> int:
+def _mesh_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) -> int:
   if axis is None:
     return 1
   return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))

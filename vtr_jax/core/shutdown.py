@@ -1,7 +1,7 @@
 """How a command's process ends: one line, a code, at once; and lines before that.
 
 Not as Python ends one: it would wait for the other processes of a run, and for a thread
-that is stuck in a decoder; a compilation that Ctrl-C has left goes on meanwhile, and
+that is stuck in a decoder; a compilation that Ctrl-C has left continues meanwhile, and
 crashes; threads of TensorStore print pages.
 """
 
@@ -47,7 +47,7 @@ def flush() -> None:
 
 
 def give_up_output() -> None:
-  """Says that standard output has failed, has been told of, and is no error."""
+  """Notes that standard output has failed, was reported, and is not an error."""
   global _given_up
   _given_up = True
 
@@ -71,7 +71,7 @@ def unread() -> bool:
     poll.register(sys.stdout.fileno(), 0)
     gone = select.POLLERR | select.POLLHUP
     return any(event & gone for _, event in poll.poll(0))
-  except (OSError, ValueError, AttributeError):  # it is no file, or closed
+  except (OSError, ValueError, AttributeError):  # not a file, or closed
     return False
 
 

@@ -2,7 +2,7 @@
 
 A deadline between packets (packets.Deadline) does not end a single call of a decoder
 that never comes back, and nothing ends a thread. So each worker process has a thread
-that looks on. When a record has taken twice its deadline, of processor time or without
+that looks on. When a record has taken twice its deadline, of CPU time or without
 any, the watcher writes the record down and ends the process. The processes that are
 started in its place (workers.Batches) find it written, and refuse it. Where threads of
 the run's own process decode, the run ends, and names the record.
@@ -21,7 +21,7 @@ from vtr_jax.core.shutdown import warn
 
 EXIT_CODE = 97  # of a process that was given up; ours
 _TICK = 0.1  # seconds between two looks
-_PATIENCE = 20.0  # seconds until a record in work is told of; ours
+_PATIENCE = 20.0  # seconds until a record in work is logged; ours
 
 _active: dict[int, "_Item"] = {}  # by thread
 _refused: set[int] = set()
@@ -39,7 +39,7 @@ class _Item:
     self.told = False
 
   def taken(self, passed: float) -> float:
-    """Seconds, of processor time or without any.
+    """Seconds, of CPU time or without any.
 
     Args:
       passed: seconds since the last look. A process that was stopped looks at nothing,

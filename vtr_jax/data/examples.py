@@ -1,4 +1,4 @@
-"""One record to one row of a batch: what is read, drawn and refused."""
+"""One record to one row of a batch: what is read, drawn and rejected."""
 
 import dataclasses
 
@@ -123,7 +123,7 @@ class DataConfig:
 
 
 def check_frames(data: DataConfig, clip: ClipSpec) -> None:
-  """Refuses clips that `clip`'s tubelets or positions do not fit.
+  """Rejects clips that `clip`'s tubelets or positions do not fit.
 
   Raises:
     ConfigError: frames are cut into no whole tubelets, or exceed `clip.num_frames`.

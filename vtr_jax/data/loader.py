@@ -46,13 +46,13 @@ def train_batches(
   """This host's rows of the training batches, for ever.
 
   A record that cannot be used is replaced by another, drawn from the example's
-  own generator; its row has valid = False and says why in `problem`.
+  own generator; its row has valid = False and gives the reason in `problem`.
 
   Args:
     data: where the records are and how clips are cut.
     clip: size of the clip; `data.curriculum` and `data.mixture` may have it shorter.
     text_spec: size of the text.
-    mask: what is hidden.
+    mask: what is masked.
     tokenizer: captions to ids.
     batch_size: rows of the global batch.
     seed: of the order and of everything drawn for an example; 0 to 2**32 - 1.
@@ -62,7 +62,7 @@ def train_batches(
 
   Returns:
     Batches as `batch.spec` for the frames of their step, with `record` [b] int64,
-    the index of the record that was asked for, counted through all of `data.mixture`,
+    the index of the requested record, counted through all of `data.mixture`,
     and `problem` [b] str, "" or "id: reason".
 
   Raises:

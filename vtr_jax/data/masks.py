@@ -1,4 +1,4 @@
-"""What is hidden: drawn on the host for each example, with fixed counts."""
+"""Video and text masks: drawn on the host for each example, with fixed counts."""
 
 import math
 from collections.abc import Iterable
@@ -15,10 +15,10 @@ _ASPECT = 0.3  # height / width of a block lies in [0.3, 1 / 0.3], as in BEiT
 def video_mask(
   spec: MaskSpec, grid: tuple[int, int, int], rng: np.random.Generator
 ) -> tuple[Int32[np.ndarray, " k"], Int32[np.ndarray, " m"]]:
-  """Splits the tubelets of a clip into visible and hidden ones.
+  """Splits the tubelets of a clip into visible and masked ones.
 
   Args:
-    spec: "tube" hides the same places in every time slice (VideoMAE, SimVTP),
+    spec: "tube" masks the same patches in every time slice (VideoMAE, SimVTP),
       "per_frame" as many in every slice but other ones in each (MAC), "random"
       any tubelets (MAE); "block" draws blocks for each slice (BEiT), "block_tube"
       once for all of them (MILES).
@@ -54,12 +54,12 @@ def text_mask(
   special_ids: Iterable[int],
   rng: np.random.Generator,
 ) -> Bool[np.ndarray, " l"]:
-  """Hides each real, non-special token with chance `spec.text_ratio`.
+  """Masks each real, non-special token with probability `spec.text_ratio`.
 
-  Every hidden token is to be replaced by the mask token, as in SimVTP, or to be
+  Every masked token is to be replaced by the mask token, as in SimVTP, or to be
   left out; BERT's 80/10/10 rule is not used. With `spec.whole_word` the pieces of
   a word share one draw, special tokens among them excepted. A short caption may
-  end up with nothing hidden.
+  end up with nothing masked.
 
   Args:
     spec: its `text_ratio` and `whole_word` are read.
@@ -78,7 +78,7 @@ def text_mask(
 def _scattered(
   h: int, w: int, count: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "h w"]:
-  """Hides `count` places, any of them."""
+  """Masks `count` patches anywhere."""
   hidden = np.zeros((h, w), np.bool_)
   hidden.flat[rng.permutation(h * w)[:count]] = True
   return hidden
@@ -87,7 +87,7 @@ def _scattered(
 def _blocks(
   h: int, w: int, count: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "h w"]:
-  """Hides `count` places in rectangles (BEiT, arXiv 2106.08254, algorithm 1).
+  """Masks `count` patches in rectangles (BEiT, arXiv 2106.08254, algorithm 1).
 
   Size and aspect ratio are drawn as there, the ratio log-uniformly as in its code.
   Two things differ, so that the count is exact and reached: each block covers a

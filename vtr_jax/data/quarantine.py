@@ -51,7 +51,7 @@ class Quarantine:
         self._listed.add(int(io.mapping(line)["record"]))
       except (ValueError, KeyError, TypeError, OverflowError) as e:
         raise DataError(
-          f"{self.path}:{number}: damaged ({one_line(e)}); mend or delete it"
+          f"{self.path}:{number}: damaged ({one_line(e)}); fix or delete it"
         ) from e
 
   def add(self, batch: dict[str, np.ndarray], step: int) -> None:

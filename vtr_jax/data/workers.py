@@ -24,7 +24,7 @@ from vtr_jax.data import deadline
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _BUFFER = 2  # finished batches that wait in each worker
 _LOOK = 1.0  # seconds between two looks at why a batch does not come
-_PATIENCE = 20  # looks until that is told; ours
+_PATIENCE = 20  # looks until that is logged; ours
 _IN_A_ROW = 3  # times that workers are stuck before a batch comes, then it ends; ours
 
 
@@ -144,8 +144,8 @@ class Batches:
   """An iterator over batches that owns its workers; close it when done.
 
   Batches are made ahead of time, in order. A worker that got stuck in a record is
-  replaced, see watch.py; what was made ahead is made again, so that no batch is lost or
-  changed. Why a batch does not come is told while it is waited for.
+  replaced, see watch.py; batches made ahead are recomputed, so that no batch is lost or
+  changed. Why a batch does not come is logged while it is waited for.
   """
 
   def __init__(self, batches: grain.MapDataset, workers: int):

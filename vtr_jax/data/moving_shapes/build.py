@@ -104,7 +104,7 @@ def build(
 ) -> pathlib.Path:
   """Builds a variant of the data set, unless it is there, and says where it is.
 
-  A build that was killed goes on where it stopped. Of two builds in one place, the
+  A build that was killed resumes where it stopped. Of two builds in one place, the
   second waits for the first. The bytes depend on nothing but the libraries.
 
   Args:

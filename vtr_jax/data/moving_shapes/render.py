@@ -1,4 +1,4 @@
-"""The pictures of `moving_shapes`: from meanings to frames to mp4 bytes.
+"""Renders `moving_shapes`: from meanings to frames to mp4 bytes.
 
 Time is symmetric: played backwards, a clip is a lawful clip of the backward
 meaning, so that a bag of frames cannot tell the two apart.

@@ -25,7 +25,7 @@ class Tokenizer(Protocol):
 
   @property
   def special_ids(self) -> tuple[int, ...]:
-    """Ids that are never hidden: there is nothing to learn from them."""
+    """Ids that are never masked: there is nothing to learn from them."""
     ...
 
   def encode(
@@ -94,7 +94,7 @@ def _kind(path: str) -> Callable[[str], Tokenizer]:
 
 
 def check(tokenizer: Tokenizer, text: TextSpec) -> None:
-  """Refuses a tokenizer that the model does not fit.
+  """Rejects a tokenizer that does not fit the model.
 
   Raises:
     DataError: ids would fall outside the word embedding of `text.vocab_size`

@@ -274,7 +274,7 @@ class Clip(_Vocabulary):
 
   <|startoftext|> caption <|endoftext|>, then id 0 as in OpenAI's code, where HF pads
   with <|endoftext|>; neither is valid. HF's tokenizer is followed in that nothing is
-  mended: OpenAI's code puts mojibake and HTML entities right first.
+  fixed: OpenAI's code puts mojibake and HTML entities right first.
 
   Id 0 is also "!", which is why padding is no special token. Every byte has a piece:
   `unk_id`, <|endoftext|> as HF has it, never occurs in a caption. CLIP has no mask

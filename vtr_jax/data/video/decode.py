@@ -51,9 +51,9 @@ def decode(
       returns them; None takes every frame.
     view: from (height, width) of the frames to the part that is cut out; the
       same for all frames. None keeps the whole frame.
-    needed: a damaged file with fewer good frames than this is refused; an
+    needed: a damaged file with fewer good frames than this is rejected; an
       intact file may be shorter.
-    seconds: of processor time that the file may take; see packets.Deadline.
+    seconds: of CPU time that the file may take; see packets.Deadline.
 
   Raises:
     BadSample: no frame can be decoded, or too few; too large; too slow.
@@ -90,7 +90,7 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
 
   Args:
     data: the encoded file.
-    seconds: of processor time that the file may take.
+    seconds: of CPU time that the file may take.
 
   Raises:
     BadSample: not a video, or without a whole packet.

@@ -4,7 +4,7 @@ All packets are read first: it costs a copy, and says where the key frames are a
 which packet shows which frame. Then only the groups of pictures that hold a wanted
 frame are decoded, up to the last wanted one, and of these not the frames that no
 other refers to. What comes out is checked against what should; where it differs, the
-whole file is decoded in order. Either way the frames are the same to the last bit.
+whole file is decoded in order. Either way the frames are bitwise identical.
 """
 
 import bisect
@@ -18,7 +18,7 @@ import numpy as np
 
 from vtr_jax.core.errors import BadSample
 
-# Codecs that leave out frames to which none refers when they are told to, packet by
+# Codecs that leave out frames to which none refers when instructed to, packet by
 # packet. libdav1d reads it once, VP9 has no such frames.
 SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 
@@ -33,7 +33,7 @@ _MAX_PACKETS = 1_000_000  # ours
 
 
 class Deadline:
-  """Bounds the processor time that this thread spends on one file.
+  """Bounds the CPU time that this thread spends on one file.
 
   Not the time that passes: a busy or sleeping machine must not change a batch. A
   single call of the decoder is not interrupted.
@@ -64,7 +64,7 @@ class Run(NamedTuple):
 
 
 class Surprise(Exception):
-  """The file is not what its packets say."""
+  """The decoded frames do not match the packets."""
 
 
 def read(container, stream, deadline: Deadline) -> tuple[list[av.Packet], bool]:
@@ -98,7 +98,7 @@ def times(packets: Sequence[av.Packet]) -> list[int] | None:
 
 
 def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Run]:
-  """Parts to decode for the wanted frames; none if the packets do not tell them.
+  """Parts to decode for the wanted frames; none if the packets do not determine them.
 
   Args:
     stream: of the container.
@@ -137,14 +137,14 @@ def restarts(codec, packet: av.Packet) -> bool:
   """Whether nothing after the packet refers to what is before it.
 
   In H.264, decoders may start at other key frames, but what they show differs a
-  little: only an IDR picture (ITU-T H.264, 7.4.1.2.4) starts anew.
+  little: only an IDR picture (ITU-T H.264, 7.4.1.2.4) restarts decoding.
   """
   if not packet.is_keyframe or codec.name != "h264":
     return packet.is_keyframe
   data, header = memoryview(packet), codec.extradata or b""
-  if header[:1] != b"\1":  # units behind start codes
+  if header[:1] != b"\1":  # units after start codes
     return re.search(rb"\x00\x00\x01[\x25\x45\x65]", data) is not None
-  at, prefix = 0, (header[4] & 3) + 1  # units behind their lengths
+  at, prefix = 0, (header[4] & 3) + 1  # units after their lengths
   while at + prefix < len(data):
     if data[at + prefix] & 31 == 5:
       return True

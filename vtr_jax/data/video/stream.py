@@ -22,7 +22,7 @@ from vtr_jax.data.video.decode import Picture, opened, video_stream
 from vtr_jax.data.video.packets import Deadline, Run, Surprise
 
 _GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
-_PICTURES = 256  # ours: frames after which their memory is counted anew
+_PICTURES = 256  # ours: frames after which their memory is recounted
 _FRAMES = 1000  # ours: frames before a clip that allow it as much time as it has itself
 _MAX_PACKETS = 5_000_000  # ours: 23 hours at 60 a second; some 100 bytes each
 
@@ -51,7 +51,7 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
 
   Args:
     file: the encoded file.
-    seconds: of processor time that it may take.
+    seconds: of CPU time that it may take.
 
   Raises:
     BadSample: not a video, without a whole packet, or with more of them than any
@@ -114,7 +114,7 @@ def clips(
     line: of it.
     wanted: sorted frame numbers of each clip; clips in the order of time.
     view: as `video.decode`'s.
-    seconds: of processor time that each clip may take, and as much for every
+    seconds: of CPU time that each clip may take, and as much for every
       thousand frames since the clip before it, which may have to be decoded.
 
   Raises:
@@ -153,7 +153,7 @@ def small(
     file: the encoded file.
     height: of what is returned; the proportions are not kept.
     width: the same.
-    seconds: of processor time that the file may take.
+    seconds: of CPU time that the file may take.
 
   Raises:
     BadSample: too slow.
