@@ -112,10 +112,8 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:
-  """Writes a file that is whole or not there."""
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
-  os.replace(temporary, path)
+  """Writes a JSON file atomically."""
+  io.atomic_write(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
 def plain(values: Any) -> Any:
