@@ -94,6 +94,7 @@ def main(_) -> None:
   for _ in range(WARM_UP + values.rounds):
     for case in cases.values():
       case.run()
+  assert first is not None  # --masked names at least one
   whole = statistics.median(first.times[WARM_UP:])
   print(
     f"{config.name}, {config.objective['compute']['dtype']}, batch {rows}, "

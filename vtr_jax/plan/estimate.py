@@ -49,13 +49,13 @@ def activations(problem: Problem) -> float:
     k: jax.ShapeDtypeStruct((v.shape[0] // micro, *v.shape[1:]), v.dtype)
     for k, v in one.parts.spec.items()
   }
-  loss = one.parts.loss(one.mesh)
+  loss = one.parts.loss(one.devices)
 
   def back(params: Any, teacher: Any, batch: Any) -> Any:
     total = lambda p: loss.total(p, teacher, batch, jax.random.key(0))[0]
     return jax.vjp(total, params)[1]
 
-  with sharding.scope(one.mesh):
+  with sharding.scope(one.devices):
     saved = jax.eval_shape(back, shapes.params, shapes.teacher, spec)
   size = lambda x: math.prod(x.shape) * x.dtype.itemsize
   total = sum(map(size, jax.tree.leaves(saved)))

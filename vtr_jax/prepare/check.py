@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 import tqdm
@@ -157,12 +157,13 @@ class _Look:
       return Bad(self._shard.split, number, name, self._shard.path, str(e))
     return None
 
-  def _record(self, index: int) -> dict:
+  def _record(self, index: int) -> Any:
     try:
       with self._lock:
+        assert self._reader is not None  # opened, or `_broken` names the reason
         (data,) = self._reader.read([index])
       return self._features.deserialize_example_np(data)
-    except Exception as e:  # both libraries raise what they please
+    except Exception as e:  # both libraries raise any type
       raise BadSample(f"damaged record ({one_line(e)})") from e
 
   def _verify(self, record: dict, row: dict) -> None:

@@ -25,7 +25,7 @@ from vtr_jax.prepare.formats.base import Item
 from vtr_jax.prepare.options import Result, captions, digest
 
 TRAIN = "train"  # the split that is shuffled, and whose captions train the tokenizer
-_MEND = "copy it again, or prepare the data set anew"
+_MEND = "copy it again, or prepare the data set again"
 
 
 class Shard(NamedTuple):
@@ -130,8 +130,9 @@ def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
     id=item.id, video=result.data, captions=list(captions(item)), label=item.label
   )
   data = _features().serialize_example(_features().encode_example(example))
-  # Else the order of the keys would be another in every process.
-  return tf_example_pb2.Example.FromString(data).SerializeToString(deterministic=True)
+  # Otherwise the order of the keys differs between processes.
+  example_pb = tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]: generated
+  return example_pb.FromString(data).SerializeToString(deterministic=True)
 
 
 @functools.cache

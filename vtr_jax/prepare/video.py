@@ -1,4 +1,4 @@
-"""One video, checked frame by frame and encoded anew, in bounded memory."""
+"""One video, checked frame by frame and encoded again, in bounded memory."""
 
 import io
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def encode(
     options: size, frame rate and quality of the result, and limits.
     start: second at which the result begins; None is the beginning.
     end: second before which it ends; None is the end.
-    seconds: of processor time that it may take; then it is as if the rest were damaged.
+    seconds: of CPU time that it may take; then it is as if the rest were damaged.
 
   Raises:
     BadSample: it cannot be decoded, is damaged, or beyond a limit.
@@ -262,7 +262,7 @@ def _scaled(frame: av.VideoFrame, size, scaler: VideoReformatter) -> av.VideoFra
   )
   if not turns:
     return scaled
-  flat = scaled.to_ndarray().ravel()
+  flat = scaled.to_ndarray().astype(np.uint8, copy=False).ravel()
   luma, chroma = np.split(flat, [width * height])
   planes = [luma.reshape(height, width)]
   planes += list(chroma.reshape(2, height // 2, width // 2))
@@ -284,7 +284,7 @@ class _Seen:
   def add(self, time: float, frame: av.VideoFrame) -> None:
     """Takes a frame whose first plane is its brightness."""
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
     pixels = rows[: frame.height, : frame.width]
     self.frames, self.time = self.frames + 1, time
     self.blank += int(pixels.max()) - int(pixels.min()) < _BLANK
