@@ -1,4 +1,4 @@
-"""Clips decoded per second of processor time, ours and others', in one run.
+"""Clips decoded per second of CPU time, ours and others', in one run.
 
   python -m benchmarks.decode [--rounds=5] [--videos=2]
 
@@ -162,7 +162,7 @@ def trained(size: int, path: Path, data: bytes, wanted: list[int]) -> np.ndarray
 
 
 def measure(cases: dict, paths: dict[str, list[Path]], frames: int) -> dict:
-  """Median seconds of processor time per clip of each (kind, method) of `cases`."""
+  """Median seconds of CPU time per clip of each (kind, method) of `cases`."""
   times = {case: [] for case in cases}
   for turn in range(_ROUNDS.value + 1):
     for (kind, name), read in cases.items():

@@ -148,7 +148,7 @@ def folder_of_files(folder: pathlib.Path) -> None:
   print(
     f"{_FILES.value} files: {first:.1f} s, {_FILES.value / first:.0f} a second; "
     f"embedding {report.embedding:.2f} s, decoding {report.decoding:.2f} s of "
-    f"processor time: ratio {report.embedding / report.decoding:.2f}"
+    f"CPU time: ratio {report.embedding / report.decoding:.2f}"
   )
   searcher = Searcher(model, [folder / "index"])
   asked = np.linspace(0, _FILES.value - 1, 100).astype(int)

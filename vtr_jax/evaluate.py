@@ -59,7 +59,7 @@ def evaluate(request: Request) -> dict[str, float]:
   """Embeds where that is needed, scores, prints, writes; returns the numbers.
 
   Raises:
-    VtrError: with one line that says what to mend; see errors.py.
+    VtrError: with one line that says what to fix; see errors.py.
   """
   protocol, match = protocols.get(request.name, request.changes), None
   if protocol.task != "retrieval" and request.extras != Extras():

@@ -67,7 +67,7 @@ def probe(request: Request) -> dict[str, float]:
     top1, top5 and mean_class_top1 of the tested split, in percent, and train_top1.
 
   Raises:
-    VtrError: with one line that says what to mend; see errors.py.
+    VtrError: with one line that says what to fix; see errors.py.
   """
   model = load_lib.load(request.checkpoint, words=False)
   context = _context(model, request)

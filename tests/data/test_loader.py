@@ -80,7 +80,7 @@ def test_every_epoch_has_each_record_once_in_a_new_order(stream):
 
 
 def test_one_record_differs_from_epoch_to_epoch(stream):
-  """Caption, frames, crop and masks are drawn anew."""
+  """Caption, frames, crop and masks are drawn again."""
   rows = {k: np.concatenate([b[k] for b in stream]) for k in stream[0]}
   first, second = np.flatnonzero(rows["record"] == 5)[:2]
   for key in ("video", "text_masked", "video_keep_idx"):

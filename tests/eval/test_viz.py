@@ -306,7 +306,7 @@ def test_rebuilding_at_any_ratio(ratio, tokenizer):
   model, clips = subject(simvtp, tokenizer), random_clips()
   found = masks.rebuild(model, clips, CAPTIONS, ratio)
   patches = [
-    patchify(x, CLIP.tubelet_size) for x in (clips, found.masked, found.rebuilt)
+    patchify(x, CLIP.tubelet_size) for x in (clips, found.masked, found.reconstructed)
   ]
   gray = (patches[1] == masks.GRAY).all(axis=2)
   wanted = int((MASK.video_ratio if ratio is None else ratio) * 8)
@@ -318,7 +318,7 @@ def test_rebuilding_at_any_ratio(ratio, tokenizer):
     assert all((guess is not None) == hidden for _, hidden, guess in told)
   assert any(hidden for told in found.words for _, hidden, _ in told)
   again = masks.rebuild(model, clips, CAPTIONS, ratio)
-  np.testing.assert_array_equal(found.rebuilt, again.rebuilt)
+  np.testing.assert_array_equal(found.reconstructed, again.reconstructed)
   other = masks.rebuild(model, clips, CAPTIONS, ratio, seed=1)
   assert (found.masked != other.masked).any()
 

@@ -145,7 +145,7 @@ def test_text_that_is_not_utf8(tmp_path, name, file, head):
 def test_a_quote_that_is_never_closed(tmp_path):
   text = 'path,caption\na.mp4,"x\ny"\nb.mp4,"z\n' + "c.mp4,x\n" * 3
   put(tmp_path, {"a.csv": text})
-  assert "a.csv:4: unexpected end of data; mend the quotes" in refusal("csv", tmp_path)
+  assert "a.csv:4: unexpected end of data; fix the quotes" in refusal("csv", tmp_path)
 
 
 def test_json_that_is_nested_without_end(tmp_path):

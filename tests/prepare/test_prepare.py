@@ -372,7 +372,7 @@ def test_check_names_each_bad_record(source, tmp_path, capsys):
 
 
 def rewritten(path, change):
-  """Writes a shard anew, whole and in order, with `change(number, record)` in it."""
+  """Writes a shard again, whole and in order, with `change(number, record)` in it."""
   reader = array_record_module.ArrayRecordReader(str(path))
   records = [reader.read([i])[0] for i in range(reader.num_records())]
   reader.close()
@@ -405,7 +405,7 @@ def test_check_lists_exactly_what_was_changed_in_silence(source, tmp_path, capsy
   }
   path = made / "mine-test.array_record-00000-of-00001"
   rewritten(path, lambda number, record: record)
-  check(str(made))  # written anew, and nothing was changed
+  check(str(made))  # written again, and nothing was changed
   rewritten(path, lambda number, record: swap.get(number, bytes)(record))
   with pytest.raises(DataError, match="3 of 18 records are bad") as e:
     check(str(made))

@@ -276,7 +276,7 @@ def test_a_picture_is_searched_for(visit, server, tmp_path):
 
 
 def test_what_a_browser_cannot_play(visit):
-  """An AVI is made anew, a picture is shown, a file that is gone is told."""
+  """An AVI is made again, a picture is shown, a file that is gone is told."""
   ask(visit, "old")
   visit.point("#grid li:nth-child(2) .play", press=True)
   visit.wait(f"{LARGE} && {LARGE}.readyState > 2 && {LARGE}.src.includes('/preview/')")

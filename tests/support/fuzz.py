@@ -33,7 +33,7 @@ __all__ = (
 
 _ROOM = 3 << 30  # bytes of addresses that one call may ask for
 _GROWTH = 700 << 10  # KiB of memory that it may take
-_SECONDS = 10  # of processor time
+_SECONDS = 10  # of CPU time
 
 
 def sized(short, nightly):

@@ -164,7 +164,7 @@ def _lines(path: pathlib.Path) -> list[dict]:
     try:
       found.append(io.loads(line))
     except ValueError as e:
-      raise DataError(f"{path}, line {number}: no JSON ({e}); mend it") from e
+      raise DataError(f"{path}, line {number}: no JSON ({e}); fix it") from e
     if not isinstance(found[-1], dict):
       raise DataError(f'{path}, line {number}: expected an object such as {{"id": ""}}')
   return found
@@ -240,7 +240,7 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
   try:
     return io.mapping(path.read_bytes())
   except ValueError as e:
-    raise DataError(f"{path}: damaged ({e}); mend or delete it") from e
+    raise DataError(f"{path}: damaged ({e}); fix or delete it") from e
 
 
 def rows(e: Embeddings, picked: Sequence[int] | np.ndarray) -> Embeddings:

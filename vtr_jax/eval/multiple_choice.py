@@ -42,7 +42,7 @@ def read_candidates(
     row = rows.get(name, rows.get(pathlib.PurePath(name).stem))
     if row is None or row in seen:
       cause = "no clip of the split" if row is None else "named twice"
-      raise DataError(f"{where}: {name!r} is {cause}; mend the file or the data")
+      raise DataError(f"{where}: {name!r} is {cause}; fix the file or the data")
     seen.add(row)
     texts += sentences
     owner += [row] * len(sentences)

@@ -1,7 +1,7 @@
 """Evaluation protocols as data: what a number of a benchmark means.
 
 A protocol fixes the split, which captions are queries, how clips are cut and pooled,
-and the tie rule; everything that is left at its default is the rule of the house or
+and the tie rule; everything that is left at its default is this project's rule or
 the trained model's own. In both directions a video's best-ranked caption counts.
 `get(name, {field: value})` changes fields by name; a change is told wherever numbers
 are. Counts that differ from `clips` and `queries` are told, too, and hidden nowhere.

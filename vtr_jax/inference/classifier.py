@@ -5,7 +5,7 @@ and deviation: MAE's probe (arXiv 2111.06377, A.1), whose batch norm has no weig
 attentive: one learned query attends to a clip's tokens, then an MLP and a linear layer,
 one block: V-JEPA's (arXiv 2404.08471; `AttentivePooler` of its code), CoCa's idea.
 
-All on one device, in float32, from seed 0: twice the same to the last bit.
+All on one device, in float32, from seed 0: two runs are bitwise identical.
 """
 
 import dataclasses

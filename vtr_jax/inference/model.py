@@ -34,7 +34,7 @@ def load(directory: str | os.PathLike) -> "Model":
   """The model of a run: a training's --workdir, or what `vtr_jax.convert` wrote.
 
   Raises:
-    CheckpointError: it is no run, or has no checkpoint that can be read.
+    CheckpointError: it is not a run, or has no checkpoint that can be read.
     DataError: it has no tokenizer.
   """
   return Model(load_lib.load(directory))
@@ -230,7 +230,7 @@ class Model:
       return
     for number, text in enumerate(texts):
       if not isinstance(text, str):
-        raise DataError(f"text {number}: {text!r} is no string")
+        raise DataError(f"text {number}: {text!r} is not a string")
     try:
       pair = encode_all(self._run.tokenizer, texts, self.config.text.max_length)
     except BadSample as e:

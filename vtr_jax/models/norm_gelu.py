@@ -2,7 +2,7 @@
 
 Automatic differentiation keeps several float32 arrays of the activations' size for each
 of them. These keep the input alone, in the activations' dtype, and (LayerNorm) two
-numbers a row; the rest is made again, in float32, where it is used. For bfloat16 that
+numbers a row; the rest is recomputed, in float32, where it is used. For bfloat16 that
 is a third of a block's memory and of the bytes that a scanned block moves.
 """
 

@@ -4,7 +4,7 @@ The video tower is a ViT over tubelets with positions, learned ones in one table
 space and one for time. Attention is divided (time, then space, as in Frozen in Time,
 arXiv 2104.00650), joint over all tokens, or within each frame alone. The text tower is
 DistilBERT's post-norm transformer or a pre-norm one. What else differs between families
-of public weights is told by a `ArchSpec`.
+of public weights is described by an `ArchSpec`.
 """
 
 import functools

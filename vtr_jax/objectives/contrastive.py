@@ -1,7 +1,7 @@
 """The contrastive loss over the global batch, in three forms that are equal.
 
 dense    all pairs' similarities at once; the compiler places the collectives.
-chunked  `chunk` rows of that matrix at a time, made again for their gradient.
+chunked  `chunk` rows of that matrix at a time, recomputed for their gradient.
 ring     each device holds its own rows and sees the others' as they come round
          (shard_map, ppermute): what is held is `chunk` rows by a device's share of the
          columns, and no embedding but its own and a visitor's.
@@ -132,7 +132,7 @@ def _ring(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
 
 
 def _rivals(config, scale, shift, anchors, others, valid) -> Float[Array, " a"]:
-  """`_per_anchor` of so many rows at once, made again for the gradient."""
+  """`_per_anchor` of `chunk` rows at once, recomputed for the gradient."""
   rows = anchors.shape[0]
   chunk = min(config.chunk, rows)
 

@@ -1,7 +1,7 @@
 """MAC: contrast of what is left of clip and caption (arXiv 2212.00986).
 
 Most tubelets are dropped before the video tower and some words hidden before the
-text tower; both towers' class tokens must still find each other. Nothing is rebuilt,
+text tower; both towers' class tokens must still find each other. No reconstruction,
 so training costs about as much less as is dropped. Inference hides nothing.
 
 The paper's: two towers with class tokens, factored positions, tubelets dropped and
@@ -11,7 +11,7 @@ there: temperature 0.05, fixed, and the sum of both directions.
 Ours, for what the paper's public parts leave open: joint attention, since divided
 attention pairs the same place in all frames and needs tubes; a learned temperature
 by choice; the contrast runs over the global batch. Beyond the paper, by choice: a
-light decoder that rebuilds the hidden pixels beside the contrast.
+light decoder that reconstructs the masked pixels, next to the contrastive loss.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """SimVTP: one masked autoencoder over video tubes and words (arXiv 2212.03490).
 
 One transformer reads the visible tubelets and the partly hidden words together and
-must give back the hidden pixels and words; the same transformer, reading each side
+must reconstruct the masked pixels and words; the same transformer, reading each side
 alone, aligns the two (contrastive), and judges pairs read together (matching).
 
 The paper's: `pool='all'`, `negatives='random'`, `contrast_text='masked'`,

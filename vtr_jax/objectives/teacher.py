@@ -84,7 +84,7 @@ def follow(shadow: Any, params: Any, keep: Float[Array, ""]) -> Any:
 
 
 def mean_keep(ema: float, step: Int32[Array, ""]) -> Float[Array, ""]:
-  """Share of itself that the running mean keeps in step number `step`, from 0.
+  """Decay of the EMA in step number `step`, from 0.
 
   At first less than `ema`, or a short run's mean would be what it began with: at most
   (1 + step) / (10 + step), as TensorFlow's ExponentialMovingAverage.

@@ -76,7 +76,7 @@ def largest(
 def guess(count: int, costs: Costs) -> int:
   """The power of two that should just fit: but for what is held, all grows evenly."""
   held = sum(costs.held.values())
-  grows = costs.peak - (held if costs.fits else 0)  # a refusal tells of temporaries
+  grows = costs.peak - (held if costs.fits else 0)  # a refusal reports temporaries
   if not costs.limit or grows <= 0:
     return _power(count)
   return _power(int(count * max(costs.limit - held, 0) / grows))

@@ -1,4 +1,4 @@
-"""One image, checked and made smaller: a video of one frame."""
+"""One image, checked and resized: a video of one frame."""
 
 import io
 import warnings

@@ -43,7 +43,7 @@ from vtr_jax.prepare.shards import (
 class Final:
   """What is done when all shards are there.
 
-  bad_budget: refused share of all items that is put up with. tokenizer: a
+  bad_budget: fraction of all items that may be refused. tokenizer: a
   vocabulary file to copy, see `text.load`; empty trains one on the training captions.
   vocab_size: its pieces, fewer where the captions do not support so many.
   """
@@ -136,7 +136,7 @@ def _check_budget(place: Place, refused: list[dict], items: int, final: Final) -
   (reason, count), *_ = collections.Counter(_kind(n) for n in refused).most_common(1)
   raise DataBudgetError(
     f"{len(refused)} of {items} items are refused, {count} of them: {reason}; see "
-    f"{path}; raise --bad_budget={final.bad_budget:g} to go on, or mend them, delete "
+    f"{path}; raise --bad_budget={final.bad_budget:g} to continue, or fix them, delete "
     f"{place.work} and run again"
   )
 

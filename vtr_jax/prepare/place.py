@@ -89,7 +89,7 @@ def _same(place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> N
     if before.get(key) != value:
       raise DataError(
         f"{place}: was made with another {key} ({_differ(before.get(key), value)}); "
-        "use the same, choose another --name, or delete it to begin anew"
+        "use the same, choose another --name, or delete it to begin again"
       )
 
 

@@ -50,7 +50,7 @@ def prepare(
   shard_size: int,
   seed: int,
 ) -> None:
-  """Makes the data set at `place`, or a job's share of it; goes on where one stopped.
+  """Makes the data set at `place`, or a job's share of it; resumes where one stopped.
 
   Args:
     place: where it is made.
@@ -122,7 +122,7 @@ def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) ->
     first = first or (reason and f"{item.id} ({path}): {reason}")
   if bad > final.bad_budget * len(items):
     raise DataBudgetError(
-      f"{bad} of {len(items)} items are unfit, the first is {first}; mend it or raise "
+      f"{bad} of {len(items)} items are unfit, the first is {first}; fix it or raise "
       f"--bad_budget={final.bad_budget:g}"
     )
 

@@ -30,7 +30,7 @@ class Report(NamedTuple):
   kept: files that are as before. embedded: new or changed ones. moved: their content
   was there under another name or time. dropped: gone, not moved. unreadable: (path,
   reason) of files that are not in the index or not all of them, those of earlier runs
-  among them. clips: in the index. decoding: seconds of processor time of all threads,
+  among them. clips: in the index. decoding: seconds of CPU time of all threads,
   reading included. embedding: seconds.
   """
 
@@ -91,7 +91,7 @@ class _Item(NamedTuple):
   """What a thread brings: a clip, or the end of a file.
 
   number: of the file. error: why there are no more. passing: another time there may be.
-  seconds: of processor time.
+  seconds: of CPU time.
   """
 
   number: int

@@ -71,7 +71,7 @@ class Report:
       shown = [*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
       listed = printable("; ".join(shown))
       raise WeightsError(
-        f"{self.title}: {listed}. Mend the names, or allow them: --allow, or "
+        f"{self.title}: {listed}. Fix the names, or allow them: --allow, or "
         "config.init_allow"
       )
 

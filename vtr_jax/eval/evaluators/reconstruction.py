@@ -1,4 +1,4 @@
-"""How well hidden pixels and words are given back, in numbers and pictures."""
+"""How well masked pixels and tokens are reconstructed: metrics and figures."""
 
 import dataclasses
 import pathlib

@@ -1,7 +1,7 @@
 """Where a video tower looks: attention of what the embedding is read from.
 
 That is the class token where the model reads it, the probe of an attention pooling, and
-else the mean over all tubelets. Probabilities are made again from the queries and keys
+else the mean over all tubelets. Probabilities are recomputed from the queries and keys
 that the towers `sow`, outside training; nothing is kept there.
 """
 

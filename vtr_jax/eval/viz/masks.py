@@ -24,7 +24,7 @@ class Rebuilt(NamedTuple):
   """Clips with tubelets and words hidden, and filled in by a model."""
 
   masked: UInt8[np.ndarray, "b t h w 3"]  # hidden tubelets gray
-  rebuilt: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
+  reconstructed: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
   words: list[list[plots.Word]]  # without predictions if the model has none
 
 
@@ -101,7 +101,7 @@ def seen(
   tokenizer: Tokenizer,
   seed: int = 0,
 ) -> Rebuilt:
-  """What a training with this mask would see of clips and texts; nothing is rebuilt."""
+  """Clips and texts as a training with this mask sees them; no reconstruction."""
   batch = _hide(clips, texts, config, mask, tokenizer, seed)
   hidden = masked(clips, batch["video_mask_idx"], config.clip)
   return Rebuilt(hidden, hidden, _words(batch, None, tokenizer))
@@ -114,7 +114,7 @@ def rebuild(
   ratio: float | None = None,
   seed: int = 0,
 ) -> Rebuilt:
-  """Hides parts of clips and texts by the model's kind of mask, and rebuilds them.
+  """Masks clips and texts by the model's kind of mask, and reconstructs them.
 
   Args:
     model: see `base.Subject`.
@@ -154,21 +154,21 @@ def ratios(
   shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
   seed: int = 0,
 ) -> Image.Image:
-  """A clip, and hidden and rebuilt at several ratios, as in SimVTP's figures."""
+  """A clip, masked and reconstructed at several ratios, as in SimVTP's figures."""
   rows = [("clip", clip)]
   for share in shares:
     found = rebuild(model, [clip], [text], share, seed)
     rows.append((f"{share:.0%} hidden", found.masked[0]))
-    rows.append(("rebuilt", found.rebuilt[0]))
+    rows.append(("reconstructed", found.reconstructed[0]))
   return base.strips(rows, text, height=70)
 
 
 def gif(
   model: base.Subject, clip: Video, text: str, ratio: float | None = None, seed: int = 0
 ) -> base.Gif:
-  """A clip, hidden and rebuilt, side by side."""
+  """A clip, masked and reconstructed, side by side."""
   found = rebuild(model, [clip], [text], ratio, seed)
-  return base.Gif([clip, found.masked[0], found.rebuilt[0]])
+  return base.Gif([clip, found.masked[0], found.reconstructed[0]])
 
 
 def _reconstruct(objective: Objective) -> Callable:

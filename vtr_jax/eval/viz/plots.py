@@ -26,7 +26,7 @@ def reconstruction(
   predicted: Sequence[Video],
   captions: Sequence[Sequence[Word]],
 ) -> None:
-  """Clips as they are, as masked and as rebuilt, above captions with hidden words.
+  """Clips, their masked and reconstructed forms, above captions with masked words.
 
   Args:
     path: where the PNG goes.
@@ -41,7 +41,7 @@ def reconstruction(
   label, width = 80, max(600, *(w for clip in sizes for w, _ in clip))
   page = Page(label + width)
   for strips, bounds, (*_, words) in zip(drawn, sizes, clips, strict=True):
-    names = ("original", "masked", "rebuilt")
+    names = ("original", "masked", "reconstructed")
     for name, strip, (w, h) in zip(names, strips, bounds, strict=True):
       page.write(0, h / 2 - 10, name, color=FAINT)
       page.image(strip, label, 0, w, h)
@@ -256,7 +256,7 @@ def _series(
 
 
 def _line(ax: Any, points: Mapping[int, float], label: str, **style: Any) -> None:
-  """One curve over its steps; a long noisy one faint, beneath its running mean."""
+  """One curve over its steps; a long noisy one faint, beneath its moving average."""
   steps = np.array(sorted(points))
   values = np.array([points[step] for step in steps])
   good = np.isfinite(values)

@@ -109,7 +109,7 @@ def _check_texts(items: list[Item]) -> None:
         f"({one_line(e)}); write it as UTF-8"
       ) from e
     if not item.id:
-      raise DataError(f"{_place(items, i)}: has no name; mend the annotations")
+      raise DataError(f"{_place(items, i)}: has no name; fix the annotations")
 
 
 def _check_ids(items: list[Item]) -> None:

@@ -1,6 +1,6 @@
 """MSR-VTT as Frozen in Time keeps it: MSR_VTT.json and lists of ids.
 
-The cuts: jsfusion is "1k-A" with one sentence for each of 1,000 test videos, told by
+The cuts: jsfusion is "1k-A" with one sentence for each of 1,000 test videos, given by
 jsfusion_val_caption_idx.pkl; miech is "1k-B"; full is the data set's own, with 497
 videos for validation and 2,990 for test.
 """

@@ -88,7 +88,7 @@ def by_split(request: Request, names: Mapping[str, str | tuple]) -> list[tuple]:
 def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
   """[(split, path)] of the file that was given, or of all that match `patterns`.
 
-  The split is told by a file's name, such as results_2M_val.csv; else it is the
+  The split follows from a file's name, such as results_2M_val.csv; else it is the
   one that was asked for, else train (ours).
   """
   where = place(request)
@@ -224,7 +224,7 @@ def rows(path: str, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
           yield f"{path}:{number}", row
         number = reader.line_num + 1
   except csv.Error as e:
-    raise DataError(f"{path}:{number}: {one_line(e)}; mend the quotes") from e
+    raise DataError(f"{path}:{number}: {one_line(e)}; fix the quotes") from e
   except UnicodeDecodeError as e:
     raise _not_utf8(path) from e
   except OSError as e:

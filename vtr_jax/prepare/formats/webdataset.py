@@ -133,5 +133,5 @@ def _captions(members: dict, where: str) -> tuple[str, ...]:
   try:
     data = io.loads(members.get("json", "{}"))
   except ValueError as e:
-    raise DataError(f"{where}: json is damaged ({one_line(e)}); mend it") from e
+    raise DataError(f"{where}: json is damaged ({one_line(e)}); fix it") from e
   return parse.caption_in(data, where)

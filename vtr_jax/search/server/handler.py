@@ -33,7 +33,7 @@ _HEADERS = {
   "Referrer-Policy": "no-referrer",
   "Cross-Origin-Resource-Policy": "same-origin",
   "Cross-Origin-Opener-Policy": "same-origin",
-  # Asked for anew each time; mostly answered by "not modified".
+  # Asked for again each time; mostly answered by "not modified".
   "Cache-Control": "private, no-cache",
 }
 

@@ -20,7 +20,7 @@ _POSTER = Options(short_side=240, crf=18, needed=1)
 _PREVIEW = Options(short_side=480, crf=24, gop=48, needed=1)
 _PREVIEW_SECONDS = 30.0
 _QUALITY = 82  # of a JPEG
-_SECONDS = 20.0  # of processor time; later ones wait meanwhile
+_SECONDS = 20.0  # of CPU time; later ones wait meanwhile
 _KEPT_BYTES = 64 * 2**20
 
 _decoders = threading.BoundedSemaphore(processes.cores())
