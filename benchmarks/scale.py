@@ -73,7 +73,7 @@ def shared(n: dict) -> list[str]:
 
 
 def recipes(done: dict[str, dict]) -> Iterator[str]:
-  heads = ["recipe", "chips", "rows a chip", "peak, GB", "TFLOP", "GB moved"]
+  heads = ["recipe", "chips", "examples a chip", "peak, GB", "TFLOP", "GB moved"]
   heads += ["bound, ms", "by", "collectives, MB", "chip-hours"]
   yield line(heads)
   yield line(["---", "---", *["---:"] * 8])
