@@ -31,7 +31,7 @@ def test_a_misspelt_change_raises():
   smoke = study_config.get_config("smoke").to_dict()
   smoke["tables"][0]["rows"][1]["changes"] = dict(mask=dict(video_ratoi=0.5))
   table = read(study.StudyConfig, smoke).tables[0]
-  with pytest.raises(ConfigError, match=r"40 % hidden\.mask: 'video_ratoi'.*ratio"):
+  with pytest.raises(ConfigError, match=r"40 % masked\.mask: 'video_ratoi'.*ratio"):
     study.row_config(CONFIGS, table, table.rows[1], 0)
 
 
@@ -66,12 +66,12 @@ def test_the_command_trains_what_is_missing(data_dir, tmp_path):
   assert first.returncode == 0, first.stderr
   assert "4/4: MILES: the snapshot, moving average, seed 0" in first.stdout
   text = (tmp_path / "study.md").read_text()
-  assert "| 40 % hidden |" in text
+  assert "| 40 % masked |" in text
   assert (tmp_path / "study.png").read_bytes()[:4] == b"\x89PNG"
   results = sorted(tmp_path.glob("*/0/study.json"))
   assert len(results) == 4
   gflop = {p.parts[-3]: json.loads(p.read_text())["gflop"] for p in results}
-  whole, less = (gflop[f"mac-hidden-video-{n}-hidden"] for n in (0, 40))
+  whole, less = (gflop[f"mac-masked-video-{n}-masked"] for n in (0, 40))
   assert less < 0.9 * whole
   results[0].unlink()  # as if it had been killed before its result was written
   again = run_main(*flags, module="vtr_jax.study")
