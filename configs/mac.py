@@ -97,7 +97,6 @@ def webvid2m_cc3m() -> dict:
       ),
       projection=256,  # Frozen
       attention="joint",  # joint | divided (Frozen; needs tubes) | frame; ours
-      residual="frozen",  # frozen | timesformer; divided attention only; Frozen
       time_init="output",  # ours; "frozen" never learns what to attend to in time
       pos_embed="frozen",  # first values: frozen | space_time | flat; Frozen
       masked_tokens="drop",  # drop | mask_token; paper

@@ -89,7 +89,6 @@ def webvid2m_cc3m() -> dict:
       ),
       projection=256,  # code
       attention="divided",  # divided | joint; paper
-      residual="frozen",  # frozen | timesformer; divided attention only; code
       time_init="output",  # ours; "frozen" never learns what to attend to in time
       pos_embed="frozen",  # frozen | space_time: first values; code
       masked_tokens="mask_token",  # or drop; paper: figure
@@ -105,8 +104,7 @@ def webvid2m_cc3m() -> dict:
         final_decay=1.0,  # ours: BYOL's
         update_every=1000,  # steps between copies; ours: ema does not read it
       ),
-      target="tower",  # tower | projected; ours
-      distance="cosine",  # cosine | mse | smooth_l1; ours
+      distance="cosine",  # cosine | mse; ours
     ),
     loss_weights=dict(vtc=1.0, features=1.0),  # ours
     contrastive=dict(

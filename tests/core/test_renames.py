@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from vtr_jax.core import renames
+from vtr_jax.core.errors import ConfigError
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -101,7 +102,7 @@ def test_mask_send_is_dropped_with_a_line():
   new, lines = renames.upgrade(dict(mask=dict(send="visible", video="tube")))
   assert new == dict(mask=dict(video="tube"))
   (line,) = lines
-  assert line.startswith("config.mask.send: is derived")
+  assert line.startswith("config.mask.send: no longer a key")
 
 
 def test_a_key_under_both_names_stays_for_the_reader_to_reject():
@@ -143,3 +144,16 @@ def test_a_key_of_neither_version_is_rejected_with_the_nearest_name():
   assert "image_size" in done.stderr
   assert "Traceback" not in done.stderr
   assert "is called" not in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("key", "kept", "gone"),
+  [("residual", "frozen", "timesformer"), ("target", "tower", "projected")],
+)
+def test_a_removed_key_is_accepted_where_it_changes_nothing(key, kept, gone):
+  new, (line,) = renames.upgrade(dict(objective={key: kept}))
+  assert new == dict(objective={})
+  assert line.startswith(f"config.objective.{key}: no longer a key")
+  assert renames.argument(f"--config.objective.{key}={kept}") == ""
+  with pytest.raises(ConfigError, match=f"objective.{key}: '{gone}' was removed"):
+    renames.upgrade(dict(objective={key: gone}))

@@ -151,7 +151,6 @@ def frozen():
     compute=Compute("float32", "xla", False, "none"),
     projection=c["proj"],
     attention="divided",
-    residual="frozen",
     time_init="frozen",
     pos_embed="frozen",
     masked_tokens="drop",

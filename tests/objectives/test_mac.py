@@ -219,7 +219,7 @@ def test_learned_temperature():
   [
     (dict(attention="divided"), "config.mask.video: 'per_frame' hides other places"),
     (dict(attention="dividde"), "did you mean 'divided'?"),
-    (dict(residual="frozn"), "did you mean 'frozen'?"),
+    (dict(time_init="frozn"), "did you mean 'frozen'?"),
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),
   ],
 )

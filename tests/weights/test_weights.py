@@ -619,7 +619,6 @@ def test_what_cannot_be_written_is_told():
   ("layout", "changes", "says"),
   [
     ("frozen", dict(attention="joint"), "attention = 'divided'"),
-    ("miles", dict(attention="divided", residual="timesformer"), "residual = 'frozen'"),
     ("frozen", dict(attention="divided", pool="mean"), "pool = 'cls'"),
     ("hf_clip", dict(arch="clip", text_norm="pre", pool="mean"), "pool = 'cls'"),
     ("bert", dict(text_norm="pre"), "text_norm = 'post'"),

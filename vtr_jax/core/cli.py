@@ -156,9 +156,10 @@ def _parse(argv: list[str]) -> list[str]:
     if today != argv:
       for old, new in zip(argv, today, strict=True):
         if old != new:
-          shutdown.tell(
-            f"{old.partition('=')[0]}: is called {new.partition('=')[0]} now"
-          )
+          before, after = (text.partition("=")[0] for text in (old, new))
+          now = f"is called {after} now" if new else "no longer a key; leave it out"
+          shutdown.tell(f"{before}: {now}")
+      today = [text for text in today if text]
       flags.FLAGS.unparse_flags()
       sys.argv = today  # where ml_collections looks for the config's keys
       return _parse(today)

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-# Old path -> new path; "" = dropped, because it is derived. Sections come last.
+from vtr_jax.core.errors import ConfigError
+
+# Old path -> new path. Sections come last.
 KEYS = {
   "clip.frames": "clip.num_frames",
   "clip.size": "clip.image_size",
   "clip.tubelet": "clip.tubelet_size",
   "text.length": "text.max_length",
-  "mask.send": "",
   "data.deadline": "data.decode_timeout",
   "data.bad_budget": "data.max_bad_fraction",
   "data.mix": "data.mixture",
@@ -25,6 +26,12 @@ KEYS = {
   "weights": "loss_weights",
   "contrast": "contrastive",
 }
+# Keys that are gone: the values that change nothing; () = any, it is derived now.
+DROPPED = {
+  "mask.send": (),
+  "objective.residual": ("frozen",),
+  "objective.target": ("tower",),
+}
 _VALUES = {("objective.masked_tokens", "blank"): "mask_token"}
 # Metrics whose sums a checkpoint holds between two log lines.
 METRICS = {"loss/words": "loss/mlm"}
@@ -35,16 +42,26 @@ def upgrade(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
   A key that is there under both names is left to `config.read`, which names the old
   one as unknown.
+
+  Raises:
+    ConfigError: a key that is gone has a value that nothing replaces.
   """
   found, lines = _copy(values), []
+  for key, values_left_out in DROPPED.items():
+    *path, name = key.split(".")
+    section = _section(found, path)
+    if section is not None and name in section:
+      value = section.pop(name)
+      if values_left_out and value not in values_left_out:
+        raise ConfigError(
+          f"config.{key}: {value!r} was removed after 0.1.0; use that version for it, "
+          f"or leave the key out, which means {values_left_out[0]!r}"
+        )
+      lines.append(f"config.{key}: no longer a key; leave it out")
   for old, new in KEYS.items():
     *path, key = old.split(".")
     section = _section(found, path)
     if section is None or key not in section:
-      continue
-    if not new:
-      del section[key]
-      lines.append(f"config.{old}: is derived from config.objective now; leave it out")
       continue
     name = new.rpartition(".")[2]
     if name in section:
@@ -70,11 +87,13 @@ def path_of(old: str) -> str:
 
 
 def argument(text: str) -> str:
-  """A command line's `--config.KEY=VALUE` with today's key."""
+  """A command line's `--config.KEY=VALUE` with today's key; "" for one that is gone."""
   name, equals, value = text.partition("=")
   dashes, dot, key = name.partition("config.")
   if dashes not in ("-", "--") or not dot:
     return text
+  if key in DROPPED and (not DROPPED[key] or value in DROPPED[key]):
+    return ""
   new = path_of(key)
   return f"{dashes}config.{new}{equals}{_VALUES.get((new, value), value)}"
 

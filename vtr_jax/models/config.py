@@ -3,7 +3,7 @@
 import dataclasses
 
 from vtr_jax.core.config import choose, require
-from vtr_jax.models.divided_attention import RESIDUALS, TIME_INITS
+from vtr_jax.models.divided_attention import TIME_INITS
 from vtr_jax.models.layers import (
   BlockConfig,
   Compute,
@@ -71,7 +71,6 @@ class Config:
   compute: Compute
   projection: int  # width of the embeddings that are compared
   attention: str  # between video tokens: divided | joint | frame
-  residual: str  # frozen | timesformer; divided only, see models/divided.py
   time_init: str  # frozen | output; divided only, see models/divided.py
   pos_embed: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
   # or not learned: flat (sinusoid over the flat index, VideoMAE's)
@@ -89,7 +88,6 @@ class Config:
   def __post_init__(self):
     choose(self.arch, ARCHS, "arch")
     choose(self.attention, ("divided", "joint", "frame"), "attention")
-    choose(self.residual, RESIDUALS, "residual")
     choose(self.time_init, TIME_INITS, "time_init")
     choose(self.pos_embed, ("frozen", "space_time", "flat"), "pos_embed")
     choose(self.pool, ("cls", "mean"), "pool")

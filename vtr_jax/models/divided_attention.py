@@ -26,7 +26,6 @@ _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 _XAVIER = nn.initializers.xavier_uniform()
 # Kernels of the time attention: (query, key, value), then output.
 TIME_INITS = dict(frozen=(_ZEROS, _ONES), output=(_XAVIER, _ZEROS))
-RESIDUALS = ("frozen", "timesformer")
 
 
 class DividedAttention(nn.Module):
@@ -79,8 +78,8 @@ class DividedAttention(nn.Module):
 class DividedBlock(nn.Module):
   """Pre-norm block of time attention, space attention and MLP (SpaceTimeBlock).
 
-  residual: what the space attention's result is added to. "frozen" is the block's
-    input, "timesformer" what the time attention made of it.
+  The space attention's result is added to the block's input, as in Frozen's code.
+
   time_init: either way the time attention gives 0 at first, so that the model
     starts as an image model. "frozen" is the code's: query, key and value 0,
     output 1; the gradient of query and key is then exactly 0 for ever, and the
@@ -91,7 +90,6 @@ class DividedBlock(nn.Module):
   compute: Compute
   kind: BlockConfig
   slices: int
-  residual: str
   time_init: str
 
   @nn.compact
@@ -107,7 +105,7 @@ class DividedBlock(nn.Module):
     after_time = x + time(norm(name="norm_time")(x))
     space = attention("space", (_XAVIER, _XAVIER), name="attention")
     y = space(norm(name="norm_attention")(after_time))
-    x = y + (x if self.residual == "frozen" else after_time)
+    x = x + y
     mlp = Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")
     x += mlp(norm(name="norm_mlp")(x))
     return activation(x)

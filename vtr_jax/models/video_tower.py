@@ -81,7 +81,7 @@ class VideoTower(nn.Module):
       x = activation(norm(name="norm_input")(x))
     block, fields = Block, (c.video, c.compute, parts.kind)
     if c.attention == "divided":
-      block, fields = DividedBlock, (*fields, slices, c.residual, c.time_init)
+      block, fields = DividedBlock, (*fields, slices, c.time_init)
     x = run_blocks(block, fields, c.video.depth, c.compute, x)
     if not parts.norm_pooled:
       x = activation(norm(name="norm")(x))

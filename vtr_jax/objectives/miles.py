@@ -11,16 +11,15 @@ block masks shared over time, whole captions, contrast from the masked video, a
 stop-gradient target at the hidden places, temperature 0.05. Its training code is not
 public.
 Ours, all by config: `distance` between features after the last LayerNorm, by default
-2 - 2 cos, `target = "projected"` to compare after the projection; the snapshot follows
-as a moving average or is copied every k steps; `hidden = "drop"` leaves hidden
-tubelets out and compares at the visible places, where the snapshot knows the rest.
+2 - 2 cos; the snapshot is an EMA or is copied every k steps;
+`masked_tokens = "drop"` leaves masked tubelets out and compares at the visible patches,
+where the snapshot sees the rest.
 """
 
 import dataclasses
 import functools
 
 import jax
-import optax
 from jaxtyping import Array, Float
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
@@ -47,13 +46,11 @@ class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and the snapshot."""
 
   teacher: TeacherConfig  # how the snapshot follows
-  target: str  # features that are compared: tower | projected
-  distance: str  # cosine | mse | smooth_l1
+  distance: str  # cosine | mse
 
   def __post_init__(self):
     super().__post_init__()
-    choose(self.target, ("tower", "projected"), "target")
-    choose(self.distance, ("cosine", "mse", "smooth_l1"), "distance")
+    choose(self.distance, ("cosine", "mse"), "distance")
 
 
 class MILES(dual_encoder.DualEncoder):
@@ -69,7 +66,7 @@ class MILES(dual_encoder.DualEncoder):
     found = tokens.places
     if self.config.masked_tokens == "mask_token":
       found = gather(found, batch["video_mask_idx"])
-    return self.pool_video(tokens), self.masked_text(batch), self.project(found)
+    return self.pool_video(tokens), self.masked_text(batch), found
 
   def features(self, batch: Batch) -> Float[Array, "b m d"]:
     """Features of the whole clip where they are compared."""
@@ -78,11 +75,7 @@ class MILES(dual_encoder.DualEncoder):
       if self.config.masked_tokens == "mask_token"
       else "video_keep_idx"
     )
-    return self.project(gather(self.video_tokens(batch).places, batch[where]))
-
-  def project(self, features: Float[Array, "b m d"]) -> Float[Array, "b m d"]:
-    projected = self.config.target == "projected"
-    return self.project_video(features) if projected else features
+    return gather(self.video_tokens(batch).places, batch[where])
 
 
 def forward(
@@ -92,7 +85,6 @@ def forward(
   variables = {"params": params}
   video, text, found = model.apply(variables, batch, rngs={"dropout": key})
   with jax.named_scope("snapshot"):
-    # The projection, if it is used, is today's: only the tower is shadowed.
     wanted = model.apply({"params": params | teacher}, batch, method="features")
   error = distance(model.config.distance, found, jax.lax.stop_gradient(wanted))
   scale = model.apply(variables, method="scale")
@@ -107,9 +99,7 @@ def distance(
   if kind == "cosine":
     return 2 - 2 * (l2_normalize(found) * l2_normalize(wanted)).sum(axis=-1)
   found, wanted = found.astype("float32"), wanted.astype("float32")
-  if kind == "mse":
-    return jax.numpy.square(found - wanted).mean(axis=-1)
-  return optax.losses.huber_loss(found, wanted).mean(axis=-1)
+  return jax.numpy.square(found - wanted).mean(axis=-1)
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:

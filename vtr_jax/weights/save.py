@@ -13,7 +13,7 @@ from vtr_jax.weights.registry import SOURCES
 OWN = "vtr_jax"
 
 # What a layout's own code computes: values of config.objective, and frames of a token.
-_FROZEN = dict(attention="divided", residual="frozen", pool="cls", text_norm="post")
+_FROZEN = dict(attention="divided", pool="cls", text_norm="post")
 _NEEDS: dict[str, dict[str, Any]] = dict(
   frozen=_FROZEN | dict(frames=1),
   miles=_FROZEN | dict(frames=1),
