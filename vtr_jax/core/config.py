@@ -11,7 +11,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from vtr_jax.core.errors import ConfigError, printable
@@ -72,7 +72,7 @@ def to_dict(value: Any) -> Any:
   }
 
 
-def choose(value: str, allowed: typing.Iterable[str], name: str) -> None:
+def choose(value: str, allowed: Iterable[str], name: str) -> None:
   """Rejects a `value` that is not among `allowed`; for `__post_init__`."""
   allowed = list(allowed)
   if value not in allowed:
@@ -85,7 +85,7 @@ def require(ok: bool, message: str) -> None:
     raise ConfigError(message)
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
   """One clause that names the closest known names, or lists them all."""
   known = sorted(str(k) for k in known)
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)

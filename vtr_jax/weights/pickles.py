@@ -11,7 +11,7 @@ import io
 import math
 import pickle
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -68,6 +68,7 @@ class _Storage(Fixed):
   numbers: np.ndarray  # one row
 
 
+@runtime_checkable
 class Files(Protocol):
   """The files of the archive, by name."""
 

@@ -1,7 +1,7 @@
 """Captions to token ids."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
@@ -12,6 +12,7 @@ from vtr_jax.data.tokenizers import kinds
 from vtr_jax.data.tokenizers.kinds import Albert, Bert, Clip, SentencePiece, Siglip
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
   """What the loader, the objectives and the evaluators need of a tokenizer.
 

@@ -10,7 +10,7 @@ import importlib
 import pathlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tqdm
@@ -46,6 +46,7 @@ class Context:
   check: Callable[[], None] = lambda: None  # before each batch; raises to end it all
 
 
+@runtime_checkable
 class Evaluator(Protocol):
   """`every` steps, and at the end of training, `run` gives numbers."""
 

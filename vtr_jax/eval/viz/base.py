@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ _HEAT = np.array(
 )
 
 
+@runtime_checkable
 class Sizes(Protocol):
   """Part of a config."""
 
@@ -38,6 +39,7 @@ class Sizes(Protocol):
   def text(self) -> TextSpec: ...
 
 
+@runtime_checkable
 class Subject(Protocol):
   """Whom pictures are of: `vtr_jax.inference.model.Model` is one, and so is `Seen`."""
 
