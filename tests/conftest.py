@@ -18,11 +18,25 @@ os.environ |= dict(
   JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES="0",
 )
 
-import clips  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# With VTR_TYPECHECK=1, shapes and dtypes in signatures are checked at every call in
+# this process.
+TYPECHECK = os.environ.get("VTR_TYPECHECK", "0") == "1"
+if TYPECHECK:
+  install_import_hook("vtr_jax", "runtime_types.checked")
+
+import clips  # noqa: E402
+import jax  # noqa: E402
 
 from configs import mac, simvtp  # noqa: E402
 from vtr_jax.data.moving_shapes import build as moving_shapes  # noqa: E402
+
+# Nor is an axis that one side lacks broadcast silently. (Strict dtype promotion would
+# reject optax's and Flax's own arithmetic.)
+if TYPECHECK:
+  jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture(scope="session")

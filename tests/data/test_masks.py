@@ -168,7 +168,12 @@ def test_single_tokens_do_not_depend_on_words():
   """Streams of runs that do not hide whole words stay as they are."""
   ids = np.full(64, 9, np.int32)
   hidden = masks.text_mask(
-    make(text_ratio=0.4), ids, ids > 0, ids * 0, (0,), np.random.default_rng(7)
+    make(text_ratio=0.4),
+    ids,
+    ids > 0,
+    np.zeros(64, int),
+    (0,),
+    np.random.default_rng(7),
   )
   want = np.random.default_rng(7).random(64) < 0.4
   np.testing.assert_array_equal(hidden, want)

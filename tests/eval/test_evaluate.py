@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import types
 
 import clips
 import jax.numpy as jnp
@@ -305,7 +304,7 @@ def test_recognition_needs_labels(run, tints):
 def test_several_views_are_averaged(tints, average):
   data, tokenizer = tints
   seen = views.Views(4, "segments", 1, windows=2, crops=3)
-  model = types.SimpleNamespace(
+  model = clips.objective(
     embed_video=lambda p, b: l2_normalize(brightness(p, b)),
     encode_video=brightness,
     embed_text=brightness,
@@ -313,7 +312,7 @@ def test_several_views_are_averaged(tints, average):
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
   context = base.Context(model, clips.CLIP, clips.TEXT, data, tokenizer, mesh, 8)
   source = data.open()
-  found = base.Embedder(context, seen, average).videos(None, source)
+  found = base.Embedder(context, seen, average).videos({}, source)
   norm = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)
   example = views.ViewExample(source, data, clips.CLIP, seen)
   for i in range(3):
@@ -321,7 +320,8 @@ def test_several_views_are_averaged(tints, average):
     each = np.asarray(brightness(None, dict(video=shown)))
     mean = norm(each).mean(axis=0) if average == "after" else each.mean(axis=0)
     np.testing.assert_allclose(found[i], norm(mean), atol=1e-6)
-  model.encode_video = None
+  model = dataclasses.replace(model, encode_video=None)
+  context = dataclasses.replace(context, objective=model)
   if average == "before":
     with pytest.raises(ConfigError, match="use 'after'"):
       base.Embedder(context, seen, average)

@@ -4,6 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from golden_cases import golden
+from runtime_types import unchecked
 
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.eval import metrics
@@ -133,12 +134,12 @@ def test_not_finite_is_named(value, index, named, monkeypatch):
   ],
 )
 def test_unfit_input_is_refused(sim, owner, message):
-  with pytest.raises(DataError, match=message):
+  with unchecked(), pytest.raises(DataError, match=message):
     metrics.retrieval_metrics(sim, owner)
 
 
 def test_unknown_ties_and_no_ranks_are_refused():
-  with pytest.raises(ConfigError, match="did you mean 'pessimistic'"):
+  with unchecked(), pytest.raises(ConfigError, match="did you mean 'pessimistic'"):
     metrics.text_to_video_ranks(np.eye(2), np.arange(2), "pesimistic")  # pyright: ignore
   with pytest.raises(DataError, match="empty"):
     metrics.summarize(np.zeros(0))
@@ -207,7 +208,7 @@ def test_mean_class_leaves_out_classes_without_a_video():
   ],
 )
 def test_recognition_refuses(sim, label, message):
-  with pytest.raises(DataError, match=message):
+  with unchecked(), pytest.raises(DataError, match=message):
     metrics.recognition(sim, np.array(label, int))
 
 

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from runtime_types import unchecked
 
 from vtr_jax.core.errors import DataError, VtrError
 from vtr_jax.eval.viz import plots
@@ -183,7 +184,7 @@ def test_a_path_is_written(tmp_path):
   ],
 )
 def test_unfit_input_is_refused(call, message):
-  with pytest.raises(DataError, match=message):
+  with unchecked(), pytest.raises(DataError, match=message):
     call(io.BytesIO())
 
 

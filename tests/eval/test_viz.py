@@ -16,6 +16,7 @@ from conftest import ROOT, on_eight_devices
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from PIL import Image
+from runtime_types import unchecked
 from weights import draw
 
 from configs import mac, miles, simvtp
@@ -32,6 +33,7 @@ CAPTIONS = ["a red ball moves up", "blue box", "a small green box moves slowly"]
 LONG = dataclasses.replace(
   TEXT, max_length=40
 )  # its vocabulary cuts words into letters
+DOT = Image.new("RGB", (1, 1))
 FRAMES = np.full((4, 32, 32, 3), (200, 0, 0), np.uint8)
 SCANNED = dict(scan=True, remat="full")
 
@@ -184,7 +186,7 @@ def test_spread():
 def test_layers_and_heads_have_a_row_each(monkeypatch):
   model = subject(mac, attention="divided", pool="cls")
   drawn = []
-  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.append(rows))
+  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.append(rows) or DOT)
   clip = random_clips(1)[0]
   attention.overlay(model, clip)
   attention.overlay(model, clip, heads=True)
@@ -244,7 +246,7 @@ def test_word_maps_are_cosines(file, changes, first, tokenizer):
 def test_a_picture_of_words_has_a_row_for_each(tokenizer, monkeypatch):
   model = subject(simvtp, tokenizer)
   drawn = []
-  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.append(rows))
+  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.append(rows) or DOT)
   words.picture(model, random_clips(1)[0], CAPTIONS[1])
   names = [name.split("\n")[0] for name, _ in drawn[0]]
   assert names[:2] == ["clip", "caption"]
@@ -340,7 +342,7 @@ def test_strips_of_ratios_and_a_gif(tokenizer):
 
 def test_every_kind_of_mask_is_drawn(monkeypatch):
   drawn = []
-  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.extend(rows))
+  monkeypatch.setattr(base, "strips", lambda rows, *_, **__: drawn.extend(rows) or DOT)
   clip = random_clips(1)[0]
   masks.kinds(clip, CLIP, ratio=0.5)
   assert [name.split("\n")[0] for name, _ in drawn] == ["clip", *VIDEO_MASKS]
@@ -451,7 +453,8 @@ def test_a_gallery_shows_the_best_first(monkeypatch):
   monkeypatch.setattr(plots, "retrievals", keep)
   sim = np.array([[0.1, 0.9, 0.5], [0.7, 0.2, 0.3], [0.0, 0.1, 0.2]])
   owner, clip = np.array([2, 0, 1]), lambda i: f"clip {i}"
-  gallery.gallery(None, ["a", "b", "c"], sim, owner, clip, [0, 2])
+  with unchecked():  # names in place of clips, and no file
+    gallery.gallery(None, ["a", "b", "c"], sim, owner, clip, [0, 2])
   assert drawn["queries"] == ["a", "c"]
   assert drawn["strips"] == [
     ["clip 1", "clip 2", "clip 0"],
@@ -466,7 +469,8 @@ def test_neighbours_are_the_nearest_others(monkeypatch):
   monkeypatch.setattr(base, "strips", drawn.extend)
   angle = np.array([0.0, 1.0, 0.1, 0.5])
   video = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-  gallery.neighbours(video, lambda i: i, 0, 2)
+  with unchecked():  # indices in place of clips
+    gallery.neighbours(video, lambda i: i, 0, 2)
   assert [clip for _, clip in drawn] == [0, 2, 3]
 
 

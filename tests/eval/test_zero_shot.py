@@ -1,7 +1,5 @@
 """Zero-shot recognition, with a model whose embeddings are known."""
 
-import types
-
 import clips
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +55,7 @@ def root(tmp_path_factory):
 def build(root, tokenizer, **changes):
   """The evaluator of a model that knows the three colours, in clips and in texts.
 
-  Its parameters are a matrix that turns the video's embedding.
+  Its parameter is a matrix that turns the video's embedding.
   """
   pieces = {w: set(tokenizer.encode(w, 9)[0]) for w in (*WORDS, "a up ball box")}
   own = [pieces[w] - set().union(*(pieces[v] for v in pieces if v != w)) for w in WORDS]
@@ -65,15 +63,15 @@ def build(root, tokenizer, **changes):
 
   def embed_video(params, batch):
     tint = batch["video"].astype(jnp.float32).mean(axis=(1, 2, 3))
-    return (tint == tint.max(axis=1, keepdims=True)) @ params
+    return (tint == tint.max(axis=1, keepdims=True)) @ params["turn"]
 
   def embed_text(params, batch):
-    says = batch["text_ids"][:, :, None] == marks
+    says = batch["text_ids"][:, :, None] == marks[None, None]
     # A model whose parameters are zero gives all texts one embedding, too.
-    return jnp.where(params.any(), says.any(axis=1), 0.1).astype(jnp.float32)
+    return jnp.where(params["turn"].any(), says.any(axis=1), 0.1).astype(jnp.float32)
 
   context = base.Context(
-    types.SimpleNamespace(embed_video=embed_video, embed_text=embed_text),
+    clips.objective(embed_video=embed_video, embed_text=embed_text),
     clips.CLIP,
     clips.TEXT,
     clips.config(root),
@@ -87,21 +85,23 @@ def build(root, tokenizer, **changes):
 @pytest.mark.parametrize("temperature", [0.0, 0.05])
 def test_a_model_that_knows_everything_is_right(root, tokenizer, temperature):
   evaluator = build(root, tokenizer, temperature=temperature)
-  numbers = evaluator.run(np.eye(3))
+  numbers = evaluator.run(dict(turn=np.eye(3)))
   assert numbers == dict(top1=100, top5=100, mean_class_top1=100)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.05])
 def test_a_collapsed_model_is_at_chance(root, tokenizer, temperature):
   """Though the classes differ in how many texts they have."""
-  numbers = build(root, tokenizer, temperature=temperature).run(np.zeros((3, 3)))
+  numbers = build(root, tokenizer, temperature=temperature).run(
+    dict(turn=np.zeros((3, 3)))
+  )
   assert numbers == pytest.approx(dict(top1=100 / 3, top5=100, mean_class_top1=100 / 3))
 
 
 def test_report_and_pictures_name_the_confusions(root, tokenizer, tmp_path):
   evaluator = build(root, tokenizer)
   # Blue clips look green.
-  numbers = evaluator.run(np.eye(3)[[0, 1, 1]])
+  numbers = evaluator.run(dict(turn=np.eye(3)[[0, 1, 1]]))
   assert numbers["top1"] == 75
   assert numbers["mean_class_top1"] == pytest.approx(200 / 3)
   report = evaluator.report()
@@ -137,7 +137,7 @@ def test_unfit_labels_are_refused(root, tokenizer):
 def test_clips_of_other_labels_are_left_out_if_wanted(root, tokenizer):
   classes = {k: SECTION["classes"][k] for k in ("the red", "blue")}
   evaluator = build(root, tokenizer, classes=classes, others="skip")
-  numbers = evaluator.run(np.eye(3))
+  numbers = evaluator.run(dict(turn=np.eye(3)))
   assert numbers["top1"] == 100
   assert evaluator.protocol()["clips"] == 5
   assert "5 clips, 2 classes" in evaluator.report()

@@ -16,7 +16,8 @@ VALID = np.arange(9) < np.array([[9], [4]])
 
 
 def normal(seed, *shape):
-  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+  x = np.random.default_rng(seed).normal(size=shape)
+  return jnp.asarray(x, jnp.float32)
 
 
 def whole(fun, *inputs):

@@ -22,7 +22,7 @@ def random_params(layer, x):
 
 def dense_attention(params, x, allowed):
   """Attention over all pairs of tokens, those not `allowed` [b n n] left out."""
-  linear = lambda p, x: x @ p["kernel"] + p.get("bias", 0)
+  linear = lambda p, x: x @ p["kernel"] + p.get("bias", np.zeros(1))[None, None]
   split = lambda y: y.reshape(*y.shape[:2], SIZE.num_heads, -1)
   q, k, v = (split(linear(params[n], x)) for n in ("query", "key", "value"))
   scores = jnp.einsum("bihe,bjhe->bhij", q, k) / np.sqrt(q.shape[-1])
@@ -42,7 +42,7 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
   place = idx % 4 if over == "time" else idx // 4
   allowed = np.ones((3, idx.shape[1] + 1, idx.shape[1] + 1), bool)
   allowed[:, 1:, 1:] = place[:, :, None] == place[:, None, :]
-  x = rng.normal(size=(*allowed.shape[:2], 8)).astype("f")
+  x = jnp.asarray(rng.normal(size=(*allowed.shape[:2], 8)), "float32")
   inits = divided_attention.TIME_INITS["output"]
   layer = divided_attention.DividedAttention(2, COMPUTE, 4, over, inits)
   params = random_params(layer, x)
@@ -54,7 +54,7 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
 def test_time_attention_starts_at_zero(time_init):
   """And with Frozen's own start, query and key have no gradient, ever."""
   block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, time_init)
-  x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8)), "float32")
   inits = divided_attention.TIME_INITS[time_init]
   layer = divided_attention.DividedAttention(2, COMPUTE, 4, "time", inits)
   time = nn.unbox(layer.init(jax.random.key(0), x))["params"]
@@ -72,7 +72,7 @@ def test_time_attention_starts_at_zero(time_init):
 def test_residual():
   """Frozen's: without space attention and MLP, nothing of the time part is left."""
   block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, "output")
-  x = np.random.default_rng(0).normal(size=(2, 9, 8)).astype("f")
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8)), "float32")
   params = random_params(block, x)
   for part, last in (("attention", "out"), ("mlp", "down")):
     params[part][last] = jax.tree.map(jnp.zeros_like, params[part][last])

@@ -27,7 +27,7 @@ def test_gelu_is_the_exact_one(dtype):
 
 def test_gelu_far_from_zero():
   far = jnp.array([-1e4, -40.0, 40.0, 1e4])
-  value, grad = whole(gelu, far)[0], jax.vmap(jax.grad(gelu))(far)
+  value, grad = whole(gelu, far)[0], jax.grad(lambda x: gelu(x).sum())(far)
   np.testing.assert_array_equal(value, [0, 0, 40, 1e4])
   np.testing.assert_array_equal(grad, [0, 0, 1, 1])
 

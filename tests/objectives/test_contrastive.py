@@ -19,7 +19,7 @@ def brute_info_nce(video, text, scale):
 
 def l2_normalize(rng, rows, width=5):
   x = rng.normal(size=(rows, width))
-  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype("f4")
+  return jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), "float32")
 
 
 def test_two_pairs_by_hand():

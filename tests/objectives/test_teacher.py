@@ -54,7 +54,9 @@ def test_what_it_never_forgets_and_never_keeps():
   params = dict(tower=jnp.float32(0.1))
   shadow = dict(tower=jnp.float32(1 / 3))
   for decay, want in ((1.0, shadow), (0.0, params)):
-    found = teacher(decay=decay, final_decay=decay).follow(shadow, params, 4, 10)
+    found = teacher(decay=decay, final_decay=decay).follow(
+      shadow, params, jnp.int32(4), 10
+    )
     assert found["tower"] == want["tower"]
 
 

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import av
+import flax.linen as nn
 import numpy as np
 import sentencepiece
 import tensorflow_datasets as tfds
@@ -13,11 +14,23 @@ import tensorflow_datasets as tfds
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.data import loader, sources
 from vtr_jax.data.tokenizers import base as tokenizers
+from vtr_jax.objectives.base import Objective
 
 CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)
 TEXT = TextSpec(16, 64, 3)
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False)
 WORDS = "a red blue green big small ball box moves left right up down slowly"
+
+
+def objective(**functions) -> Objective:
+  """An objective that can do nothing but `functions`."""
+
+  def missing(*_):
+    raise NotImplementedError
+
+  names = ("init", "forward", "embed_video", "embed_text")
+  fields = dict.fromkeys(names, missing) | functions
+  return Objective(model=nn.Module(), mask=MASK, terms=(), **fields)
 
 
 def mp4(

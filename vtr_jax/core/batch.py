@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Int32, Num, UInt8
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 
 
@@ -187,8 +188,8 @@ def patchify(
   video: Num[Array, "b t h w c"], tubelet: tuple[int, int, int]
 ) -> Num[Array, "b n p"]: ...
 def patchify(
-  video: Num[Array | np.ndarray, "b t h w c"], tubelet: tuple[int, int, int]
-) -> Num[Array | np.ndarray, "b n p"]:
+  video: Num[AnyArray, "b t h w c"], tubelet: tuple[int, int, int]
+) -> Num[AnyArray, "b n p"]:
   """Cuts clips into tubelets, (time, height, width) order, values (pt ph pw c)."""
   b, t, h, w, c = video.shape
   pt, ph, pw = tubelet
@@ -197,7 +198,9 @@ def patchify(
   return x.reshape(b, -1, pt * ph * pw * c)
 
 
-def unpatchify(patches: Num[Array, "b n p"], clip: ClipSpec) -> Num[Array, "b t h w c"]:
+def unpatchify(
+  patches: Num[AnyArray, "b n p"], clip: ClipSpec
+) -> Num[AnyArray, "b t h w c"]:
   """Inverse of `patchify`."""
   (gt, gh, gw), (pt, ph, pw) = clip.grid, clip.tubelet_size
   x = patches.reshape(-1, gt, gh, gw, pt, ph, pw, 3)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int, Real, Shaped
 
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, NotFiniteError
@@ -29,7 +29,7 @@ _CHUNK = 1 << 20  # scores looked at in one go: their temporaries fit in the cac
 
 def text_to_video_ranks(
   sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
-) -> Float[np.ndarray, " t"]:
+) -> Real[np.ndarray, " t"]:
   """Rank of each text's own video among all videos; best is 1.
 
   Args:
@@ -57,7 +57,7 @@ def text_to_video_ranks(
 
 def video_to_text_ranks(
   sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
-) -> Float[np.ndarray, " w"]:
+) -> Real[np.ndarray, " w"]:
   """Rank, among all texts, of the best-placed text of each video; best is 1.
 
   Videos without a text are left out: w counts the videos that own one, in order.
@@ -78,7 +78,7 @@ def video_to_text_ranks(
   return ranks_of(better[videos], equal[videos], ties)
 
 
-def summarize(ranks: Float[np.ndarray, " n"]) -> dict[str, float]:
+def summarize(ranks: Real[np.ndarray, " n"]) -> dict[str, float]:
   """R@1, R@5 and R@10 in percent, median rank MedR and mean rank MeanR.
 
   Averaged ranks can end in .5. As in Frozen, such a rank counts for R@5 and R@10 when
@@ -112,7 +112,7 @@ def retrieval_metrics(
 
 
 def both_ways(
-  t2v: Float[np.ndarray, " t"], v2t: Float[np.ndarray, " w"]
+  t2v: Real[np.ndarray, " t"], v2t: Real[np.ndarray, " w"]
 ) -> dict[str, float]:
   """`summarize` of ranks in both directions: "t2v/R@1" ... "v2t/MeanR"."""
   return {

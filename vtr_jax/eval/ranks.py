@@ -8,7 +8,7 @@ equal embeddings then have equal scores, wherever they stand in the matrix, and
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 
 from vtr_jax.core.errors import DataError, NotFiniteError
 from vtr_jax.eval import metrics
@@ -36,7 +36,7 @@ def ranks(
   video: Float[np.ndarray, "v e"],
   owner: Int[np.ndarray, " t"],
   ties: metrics.Ties = "average",
-) -> tuple[Float[np.ndarray, " t"], Float[np.ndarray, " w"]]:
+) -> tuple[Real[np.ndarray, " t"], Real[np.ndarray, " w"]]:
   """`metrics.text_to_video_ranks` and `video_to_text_ranks` of `cosines`.
 
   Holds one tile at a time. Every tile is made once, those that hold a text's own

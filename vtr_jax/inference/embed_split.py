@@ -83,13 +83,13 @@ def embed(
     context, views, protocol.average, progress=jax.process_index() == 0
   )
   bank, bank_ids = _bank(context) if extras.querybank else (None, [])
-  none_yet = np.zeros((0, 0), np.float32)
+  none_yet = lambda rows: np.zeros((len(rows), 0), np.float32)
   found = Embeddings(
-    video=none_yet,
+    video=none_yet(clips.ids),
     ids=clips.ids,
     labels=clips.labels,
-    text=none_yet,
-    bank=None if bank is None else none_yet,
+    text=none_yet(owned["texts"]),
+    bank=None if bank is None else none_yet(bank),
     bank_ids=bank_ids,
     manifest=_manifest(checkpoint, model, context, source, protocol),
     **owned,

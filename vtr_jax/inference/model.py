@@ -27,7 +27,7 @@ from vtr_jax.eval import ranks
 from vtr_jax.inference import load as load_lib
 
 T = TypeVar("T")
-Video = str | os.PathLike | bytes | UInt8[np.ndarray, "t h w 3"]
+Video = str | os.PathLike | bytes | UInt8[np.ndarray, "_ _ _ 3"]
 
 
 def load(directory: str | os.PathLike) -> "Model":
@@ -146,7 +146,7 @@ class Model:
     return self.embed_clips(bar)
 
   def embed_clips(
-    self, clips: Iterable[UInt8[np.ndarray, "t h w 3"]]
+    self, clips: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]
   ) -> Float[np.ndarray, "n e"]:
     """The same of clips that have the model's frames and size, taken as they come."""
     return self._rows(self._video, (dict(video=clip) for clip in clips))
@@ -170,7 +170,7 @@ class Model:
   def match_logits(
     self,
     texts: Sequence[str],
-    clips: Iterable[UInt8[np.ndarray, "t h w 3"]],
+    clips: Iterable[UInt8[np.ndarray, "_ _ _ 3"]],
   ) -> Float[np.ndarray, " n"]:
     """How well texts[i] and clips[i] fit, read together: log-odds, for re-ranking.
 

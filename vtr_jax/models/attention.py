@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core.arrays import AnyArray
+
 IMPLEMENTATIONS = ("xla", "cudnn", "splash")
 
 # Products of bfloat16 accumulate in float32, as everywhere; said so, XLA's CPU back end
@@ -22,7 +24,7 @@ def attend(
   query: Float[Array, "b n h e"],
   key: Float[Array, "b m h e"],
   value: Float[Array, "b m h e"],
-  valid: Bool[Array, "b m"] | None = None,
+  valid: Bool[AnyArray, "b m"] | None = None,
   implementation: str = "xla",
   causal: bool = False,
 ) -> Float[Array, "b n h e"]:
@@ -40,7 +42,7 @@ def attend(
 
 
 def _cudnn(
-  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
+  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
 ) -> Array:
   fused = functools.partial(
     jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
@@ -59,13 +61,13 @@ def _cudnn(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
-  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
+  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
 ) -> Array:
   return _forward(query, key, value, valid, causal)[0]
 
 
 def _forward(
-  query: Array, key: Array, value: Array, valid: Array | None, causal: bool
+  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
 ) -> tuple[Array, tuple[Array, ...]]:
   query = query * query.shape[-1] ** -0.5
   scores = einsum("bnhe,bmhe->bhnm", query, key)

@@ -43,7 +43,7 @@ class DividedAttention(nn.Module):
   inits: tuple  # of the kernels of (query, key, value), and of output
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b 1+n d"]) -> Float[Array, "b 1+n d"]:
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
     b, n, d = x.shape
     dense = functools.partial(Dense, d, dtype=self.compute.dtype)
     heads = functools.partial(dense, ("embed", "heads"), kernel_init=self.inits[0])
@@ -64,12 +64,12 @@ class DividedAttention(nn.Module):
     y = jnp.concatenate([cls.reshape(b, 1, d), rest.reshape(b, n - 1, d)], axis=1)
     return dense(("heads", "embed"), kernel_init=self.inits[1], name="out")(y)
 
-  def _group(self, y: Float[Array, "b 1+n h e"]) -> Float[Array, "b g m h e"]:
+  def _group(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
     """Groups of tokens that see each other, without the class token."""
     y = y[:, 1:].reshape(y.shape[0], self.slices, -1, *y.shape[2:])
     return y.swapaxes(1, 2) if self.over == "time" else y
 
-  def _with_cls(self, y: Float[Array, "b 1+n h e"]) -> Float[Array, "b g 1+m h e"]:
+  def _with_cls(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
     groups = self._group(y)
     shape = (*groups.shape[:2], 1, *groups.shape[3:])
     return jnp.concatenate([jnp.broadcast_to(y[:, :1, None], shape), groups], axis=2)
@@ -94,8 +94,8 @@ class DividedBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b 1+n d"], valid: None = None
-  ) -> Float[Array, "b 1+n d"]:
+    self, x: Float[Array, "b n d"], valid: None = None
+  ) -> Float[Array, "b n d"]:
     dtype = self.compute.dtype
     norm = functools.partial(LayerNorm, self.kind.epsilon, dtype)
     attention = functools.partial(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
 from vtr_jax.models.config import Config
@@ -111,13 +112,13 @@ class DualEncoder(nn.Module):
     return self.video_proj(x)
 
   def encode_text(
-    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
+    self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
     """Embeddings, not normalised."""
     return self.pool_text(self.text_tower(ids, valid, train=train), valid)
 
   def pool_text(
-    self, tokens: Float[Array, "b l d"], valid: Bool[Array, "b l"]
+    self, tokens: Float[Array, "b l d"], valid: Bool[AnyArray, "b l"]
   ) -> Float[Array, "b e"]:
     """Embeddings of a caption's tokens, not normalised."""
     parts = self.config.parts
@@ -125,7 +126,7 @@ class DualEncoder(nn.Module):
       words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
       x = words.sum(axis=1) / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
     elif parts.text_at == "last":
-      places = jnp.arange(valid.shape[1])
+      places = jnp.arange(valid.shape[1])[None]
       last = jnp.where(valid, places, 0).max(axis=1)
       x = jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]
     else:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
 from vtr_jax.models.norm_gelu import GELUS, LayerNorm
@@ -112,7 +113,7 @@ class Dense(nn.Module):
   kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+  def __call__(self, x: Float[AnyArray, "*b i"]) -> Float[AnyArray, "*b o"]:
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", logical(self.kernel_init, self.axes), shape)
     if self.dtype == "bfloat16":
@@ -122,7 +123,8 @@ class Dense(nn.Module):
     if self.use_bias:
       axis = "norm" if self.axes[1] == "embed" else self.axes[1]
       init = logical(nn.initializers.zeros_init(), (axis,))
-      y += self.param("bias", init, shape[1:])
+      bias = self.param("bias", init, shape[1:])
+      y += jax.lax.broadcast_to_rank(bias, y.ndim)
     return y.astype(self.dtype)
 
 
@@ -144,7 +146,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
     b, n, d = x.shape
     dense = functools.partial(Dense, d, dtype=self.compute.dtype)
@@ -166,7 +168,7 @@ class Mlp(nn.Module):
   gelu: str = "exact"
 
   @nn.compact
-  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+  def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     y = Dense(self.hidden, ("embed", "mlp"), self.dtype, name="up")(x)
     return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(
       GELUS[self.gelu](y)
@@ -182,7 +184,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
     kind, dtype = self.kind, self.compute.dtype
     norm = functools.partial(LayerNorm, kind.epsilon, dtype)
@@ -200,7 +202,7 @@ def run_blocks(
   depth: int,
   compute: Compute,
   x: Float[Array, "b n d"],
-  valid: Bool[Array, "b n"] | None = None,
+  valid: Bool[AnyArray, "b n"] | None = None,
 ) -> Float[Array, "b n d"]:
   """`depth` times `block(*fields)`, inside a compact method; scan, remat as chosen."""
   if compute.remat != "none":
@@ -230,7 +232,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
     fields = self.size, self.compute, self.kind
@@ -241,7 +243,7 @@ class Transformer(nn.Module):
     return activation(norm(x))
 
 
-def l2_normalize(x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
   """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
   x = x.astype(jnp.float32)
   # The square root's gradient at 0 is infinite; the bound goes inside.

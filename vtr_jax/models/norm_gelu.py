@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vtr_jax.core.arrays import AnyArray
+
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -63,8 +65,8 @@ GELUS = dict(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def normalise(
   x: Float[Array, "*b d"],
-  scale: Float[Array, " d"],
-  bias: Float[Array, " d"],
+  scale: Float[AnyArray, " d"],
+  bias: Float[AnyArray, " d"],
   epsilon: float,
   dtype: str,
 ) -> Float[Array, "*b d"]:
@@ -78,7 +80,8 @@ def _normalise_forward(x, scale, bias, epsilon, dtype) -> tuple[Array, tuple]:
   # As flax: E[y^2] - E[y]^2 needs one pass over y, not two.
   square = (y * y).mean(axis=-1, keepdims=True)
   rate = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + epsilon)
-  out = (y - mean) * (rate * scale) + bias
+  wide = functools.partial(jax.lax.broadcast_to_rank, rank=x.ndim)
+  out = (y - mean) * (rate * wide(scale)) + wide(bias)
   return out.astype(dtype), (x, scale, mean, rate)
 
 
@@ -87,7 +90,7 @@ def _normalise_backward(epsilon, dtype, saved: tuple, g: Array) -> tuple:
   g = g.astype(jnp.float32)
   unit = (x.astype(jnp.float32) - mean) * rate
   rows = tuple(range(x.ndim - 1))
-  pull = g * scale
+  pull = g * jax.lax.broadcast_to_rank(scale, g.ndim)
   along = (pull * unit).mean(axis=-1, keepdims=True)
   to_x = rate * (pull - pull.mean(axis=-1, keepdims=True) - unit * along)
   return to_x.astype(x.dtype), (g * unit).sum(axis=rows), g.sum(axis=rows)

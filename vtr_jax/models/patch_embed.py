@@ -5,16 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import ClipSpec
 from vtr_jax.models.layers import Dense
 
 
-def gather(x: Num[Array, "b n d"], idx: Int32[Array, "b k"]) -> Num[Array, "b k d"]:
+def gather(
+  x: Num[AnyArray, "b n d"], idx: Int32[AnyArray, "b k"]
+) -> Num[Array, "b k d"]:
   """Picks tokens by index; needs no communication when the batch is sharded."""
   return jnp.take_along_axis(x, idx[:, :, None], axis=1)
 
 
-def unit_pixels(pixels: Num[Array, "..."]) -> Float[Array, "..."]:
+def unit_pixels(pixels: Num[AnyArray, "..."]) -> Float[AnyArray, "..."]:
   """RGB in [0, 1]; uint8 is divided by 255, floats are taken as they are."""
   if pixels.dtype == jnp.uint8:
     return pixels.astype(jnp.float32) / 255
@@ -63,14 +66,15 @@ class VideoEmbed(nn.Module):
   @nn.compact
   def __call__(
     self,
-    patches: Num[Array, "b k p"],
-    idx: Int32[Array, "b k"] | None = None,
+    patches: Num[AnyArray, "b k p"],
+    idx: Int32[AnyArray, "b k"] | None = None,
   ) -> Float[Array, "b k d"]:
     """`patches` are raw pixels; `idx` are their places, None = all in order."""
     repeats = self.clip.tubelet_dim // 3
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
-    x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
+    mean, std = mean.astype("f")[None, None], std.astype("f")[None, None]
+    x = (unit_pixels(patches) - mean) / std
     x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
     table = POSITIONS[self.pos_embed](self.clip.grid, self.width)
     positions = jnp.asarray(table, self.dtype)
-    return x + (positions[: x.shape[1]] if idx is None else positions[idx])
+    return x + (positions[None, : x.shape[1]] if idx is None else positions[idx])

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Num
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, patchify
 from vtr_jax.models.layers import (
   Compute,
@@ -32,8 +33,8 @@ class PixelDecoder(nn.Module):
   def __call__(
     self,
     encoded: Float[Array, "b k d"],
-    keep_idx: Int32[Array, "b k"],
-    mask_idx: Int32[Array, "b m"],
+    keep_idx: Int32[AnyArray, "b k"],
+    mask_idx: Int32[AnyArray, "b m"],
   ) -> Float[Array, "b m p"]:
     """Pixels at `mask_idx`, in units of `targets`."""
     width, dtype = self.size.width, self.compute.dtype
@@ -43,7 +44,7 @@ class PixelDecoder(nn.Module):
     mask_token = self.param("mask_token", init, (width,))
     table = POSITIONS[self.pos_embed](self.clip.grid, width)
     positions = jnp.asarray(table, x.dtype)
-    hidden = mask_token.astype(x.dtype) + positions[mask_idx]
+    hidden = mask_token.astype(x.dtype)[None, None] + positions[mask_idx]
     x = jnp.concatenate([x + positions[keep_idx], hidden], axis=1)
     x = Transformer(self.size, self.compute, name="decoder")(x)
     head = Dense(self.clip.tubelet_dim, ("embed", "pixels"), dtype, name="pixel_head")
@@ -51,7 +52,7 @@ class PixelDecoder(nn.Module):
 
 
 def targets(
-  patches: Num[Array, "b m p"], kind: str, clip: ClipSpec
+  patches: Num[AnyArray, "b m p"], kind: str, clip: ClipSpec
 ) -> tuple[Float[Array, "b m s 3"], Array, Array]:
   """(targets, mean, std) of tubelets, s places of 3 colours each.
 
@@ -61,7 +62,7 @@ def targets(
   """
   x = by_colour(unit_pixels(patches))
   if kind == "raw":
-    mean, std = jnp.asarray(clip.mean), jnp.asarray(clip.std)
+    mean, std = (jnp.asarray(v)[None, None, None] for v in (clip.mean, clip.std))
   else:
     mean = x.mean(axis=-2, keepdims=True)
     std = jnp.sqrt(x.var(axis=-2, ddof=1, keepdims=True)) + 1e-6

@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.sharding import ROWS
 
 _TILE = 128  # the kernel's lengths are multiples of it
@@ -20,7 +21,7 @@ def attend(
   query: Float[Array, "b n h e"],
   key: Float[Array, "b m h e"],
   value: Float[Array, "b m h e"],
-  valid: Bool[Array, "b m"] | None = None,
+  valid: Bool[AnyArray, "b m"] | None = None,
   causal: bool = False,
   interpret: bool = False,
 ) -> Float[Array, "b n h e"]:
@@ -64,7 +65,7 @@ def _one_device(query, key, value, valid, causal, interpret) -> Float[Array, "b 
   return out.swapaxes(1, 2)[:, :length]
 
 
-def _filled(x: Array) -> Array:
+def _filled(x: AnyArray) -> Array:
   """Zeros behind the tokens, axis 1, up to a multiple of the tile."""
   more = (0, -x.shape[1] % _TILE)
   return jnp.pad(x, [(0, 0), more] + [(0, 0)] * (x.ndim - 2))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, MaskSpec, TextSpec
 from vtr_jax.models.layers import activation, logical
 from vtr_jax.models.norm_gelu import LayerNorm
@@ -12,7 +13,7 @@ from vtr_jax.models.norm_gelu import LayerNorm
 
 def hide_words(
   batch: Batch, mask: MaskSpec, mask_id: int
-) -> tuple[Int32[Array, "b l"], Bool[Array, "b l"]]:
+) -> tuple[Int32[AnyArray, "b l"], Bool[AnyArray, "b l"]]:
   """(ids, valid) of captions whose hidden words are replaced, or left out.
 
   A word that is left out keeps its place, and no other word attends to it.
@@ -38,7 +39,7 @@ class TextEmbed(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
+    self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
   ) -> Float[Array, "b l d"]:
     init = nn.initializers.truncated_normal(0.02)
     words = self.param(
@@ -54,7 +55,7 @@ class TextEmbed(nn.Module):
     x = activation(jnp.take(words, ids, axis=0))
     # As PyTorch's padding_idx: padding never trains its word row.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
-    x += positions[: ids.shape[1]].astype(self.dtype)
+    x += positions[None, : ids.shape[1]].astype(self.dtype)
     if self.norm:
       x = LayerNorm(1e-12, self.dtype, name="norm")(x)
     return nn.Dropout(self.dropout)(x, deterministic=not train)

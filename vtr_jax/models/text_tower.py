@@ -6,6 +6,7 @@ import functools
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.models.config import Config
 from vtr_jax.models.layers import (
@@ -30,7 +31,7 @@ class TextBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b l d"], valid: Bool[Array, "b l"]
+    self, x: Float[Array, "b l d"], valid: Bool[AnyArray, "b l"]
   ) -> Float[Array, "b l d"]:
     norm = functools.partial(LayerNorm, 1e-12, self.compute.dtype)
     attention = Attention(self.size.num_heads, self.compute, name="attention")
@@ -48,7 +49,7 @@ class TextTower(nn.Module):
 
   @nn.compact
   def __call__(
-    self, ids: Int32[Array, "b l"], valid: Bool[Array, "b l"], *, train: bool
+    self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
   ) -> Float[Array, "b l d"]:
     c, parts = self.config, self.config.parts
     rate = c.text_dropout if train else 0.0

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import ClipSpec, patchify
 from vtr_jax.models.config import Config
 from vtr_jax.models.divided_attention import DividedBlock
@@ -53,9 +54,9 @@ class VideoTower(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Num[Array, "b t h w c"] | Num[Array, "b k p"],
-    keep_idx: Int32[Array, "b k"] | None = None,
-    mask_idx: Int32[Array, "b m"] | None = None,
+    video: Num[AnyArray, "b t h w c"] | Num[AnyArray, "b k p"],
+    keep_idx: Int32[AnyArray, "b k"] | None = None,
+    mask_idx: Int32[AnyArray, "b m"] | None = None,
   ) -> Tokens:
     """Encodes the tubelets at `keep_idx`, None = all.
 
@@ -73,7 +74,7 @@ class VideoTower(nn.Module):
     if c.attention == "frame":  # each slice is a row of its own
       x = x.reshape(rows * slices, count // slices, width)
     if cls is not None:
-      cls = jnp.broadcast_to(cls, (x.shape[0], 1, width))
+      cls = jnp.broadcast_to(cls[None, None], (x.shape[0], 1, width))
       x = jnp.concatenate([cls, x], axis=1)
     x = activation(x)
     norm = functools.partial(LayerNorm, parts.kind.epsilon, dtype)
@@ -90,32 +91,37 @@ class VideoTower(nn.Module):
     return Tokens(*both, slices if c.attention == "frame" else 1)
 
   def _embed(
-    self, video: Array, keep_idx: Array | None, mask_idx: Array | None, slices: int
-  ) -> tuple[Float[Array, " d"] | None, Float[Array, "b k d"]]:
+    self,
+    video: AnyArray,
+    keep_idx: AnyArray | None,
+    mask_idx: AnyArray | None,
+    slices: int,
+  ) -> tuple[Float[AnyArray, " d"] | None, Float[Array, "b k d"]]:
     dtype, width = self.config.compute.dtype, self.config.video.width
     patches = patchify(video, self.clip.tubelet_size) if video.ndim == 5 else video
     if keep_idx is not None and video.ndim == 5:
       patches = gather(patches, keep_idx)
     repeats = self.clip.tubelet_dim // 3
     mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
-    x = (unit_pixels(patches) - mean.astype("f")) / std.astype("f")
+    mean, std = mean.astype("f")[None, None], std.astype("f")[None, None]
+    x = (unit_pixels(patches) - mean) / std
     bias = self.config.parts.patch_bias
     x = Dense(width, ("pixels", "embed"), dtype, use_bias=bias, name="proj")(x)
     if mask_idx is not None:
       init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
       blank = self.param("mask_token", init, (width,))
-      hidden = (mask_idx[:, :, None] == jnp.arange(x.shape[1])).any(axis=1)
-      x = jnp.where(hidden[:, :, None], blank.astype(dtype), x)
+      hidden = (mask_idx[:, :, None] == jnp.arange(x.shape[1])[None, None]).any(axis=1)
+      x = jnp.where(hidden[:, :, None], blank.astype(dtype)[None, None], x)
     cls, positions = self._positions(slices)
     positions = positions.astype(dtype)
     # Whole rows, for the reason given in models/text.py.
     positions = nn.with_logical_constraint(positions, ("length", None))
-    x += positions if keep_idx is None else jnp.take(positions, keep_idx, axis=0)
+    x += positions[None] if keep_idx is None else jnp.take(positions, keep_idx, axis=0)
     return None if cls is None else cls.astype(dtype), x
 
   def _positions(
     self, slices: int
-  ) -> tuple[Float[Array, " d"] | None, Float[Array, "n d"]]:
+  ) -> tuple[Float[AnyArray, " d"] | None, Float[AnyArray, "n d"]]:
     """(class token or None, positions of all tubelets of a clip)."""
     c, width = self.config, self.config.video.width
     frames, high, wide = self.clip.grid
@@ -165,8 +171,8 @@ def sinusoid_starts(
 
 
 def time_positions(
-  learned: Float[Array, "t d"], slices: int, time_pos_embed_resize: str
-) -> Float[Array, "s d"]:
+  learned: Float[AnyArray, "t d"], slices: int, time_pos_embed_resize: str
+) -> Float[AnyArray, "s d"]:
   """Time positions of a clip of `slices` time slices, as Frozen adapts its own.
 
   Fewer slices than learned take the first ones. More take zeros after the learned

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.sharding import ROWS
 
@@ -48,7 +49,7 @@ def contrast(
   video: Float[Array, "b e"],
   text: Float[Array, "b e"],
   scale: Float[Array, ""] | float,
-  valid: Bool[Array, " b"],
+  valid: Bool[AnyArray, " b"],
 ) -> Float[Array, ""]:
   """The loss of the global batch; pairs lie on the diagonal.
 
@@ -82,7 +83,7 @@ def _over_anchors(rivals, scale, shift, anchors, others, valid) -> Float[Array, 
 
 
 def _per_anchor(
-  loss: str, logits: Float[Array, "a o"], valid: Bool[Array, " o"]
+  loss: str, logits: Float[Array, "a o"], valid: Bool[AnyArray, " o"]
 ) -> Float[Array, " a"]:
   """What the rivals of each anchor amount to; `_join` puts parts of them together."""
   logits = jnp.where(valid[None, :], logits, _MASKED)

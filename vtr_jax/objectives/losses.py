@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core.arrays import AnyArray
+
 
 def masked_mean(
-  values: Float[Array, "..."], mask: Bool[Array, "..."]
+  values: Float[Array, "..."], mask: Bool[AnyArray, "..."]
 ) -> Float[Array, ""]:
   """Mean of `values` where `mask`; 0 when nothing counts. `mask` may lack last axes."""
   weight = jnp.broadcast_to(
@@ -18,7 +20,7 @@ def masked_mean(
 
 
 def cross_entropy(
-  logits: Float[Array, "... v"], labels: Int32[Array, "..."]
+  logits: Float[Array, "... v"], labels: Int32[AnyArray, "..."]
 ) -> Float[Array, "..."]:
   """Negative log-likelihood of `labels`, in float32."""
   logits = logits.astype(jnp.float32)

@@ -60,7 +60,7 @@ class MILES(dual_encoder.DualEncoder):
 
   def __call__(
     self, batch: Batch
-  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m d"]]:
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m f"]]:
     """(video, text, features where they are compared) of the masked batch."""
     tokens = self.masked_tokens(batch)
     found = tokens.places

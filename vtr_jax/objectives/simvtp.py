@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models import pixel_decoder
@@ -82,7 +83,9 @@ class Outputs(NamedTuple):
   video: Float[Array, "b d"]  # mean of the video read alone
   text: Float[Array, "b d"]  # mean of the text read alone
   match: Float[Array, "2b 2"]  # logits: all true pairs, then all false ones
-  negatives: Int32[Array, " b"]  # text[i] was falsely paired with video[negatives[i]]
+  negatives: Int32[
+    AnyArray, " b"
+  ]  # text[i] was falsely paired with video[negatives[i]]
 
 
 class SimVTP(nn.Module):
@@ -104,7 +107,7 @@ class SimVTP(nn.Module):
     self.match_head = Dense(2, ("embed", "classes"), "float32")
 
   def __call__(
-    self, batch: Batch, key: jax.Array, negatives: Int32[Array, " b"] | None = None
+    self, batch: Batch, key: jax.Array, negatives: Int32[AnyArray, " b"] | None = None
   ) -> Outputs:
     """Training pass on the masked batch; `key` draws the negatives if not given."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
@@ -135,7 +138,7 @@ class SimVTP(nn.Module):
     )
 
   def embed_visible(
-    self, video: Array, keep_idx: Int32[Array, "b k"] | None
+    self, video: AnyArray, keep_idx: Int32[AnyArray, "b k"] | None
   ) -> Float[Array, "b k d"]:
     """Tokens of the tubelets at `keep_idx`, None = all. Gathers bytes, not floats."""
     patches = patchify(video, self.clip.tubelet_size)
@@ -147,14 +150,14 @@ class SimVTP(nn.Module):
     self,
     x: Float[Array, "b k d"],
     y: Float[Array, "b l d"],
-    valid: Bool[Array, "b l"],
+    valid: Bool[AnyArray, "b l"],
   ) -> Float[Array, "b k+l d"]:
     """Video and text read together."""
     tokens = jnp.concatenate([x, y], axis=1)
     return self.encoder(tokens, _pair_valid(valid, x.shape[1]))
 
   def pool(
-    self, tokens: Float[Array, "b n d"], valid: Bool[Array, "b n"] | None = None
+    self, tokens: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
   ) -> Float[Array, "b d"]:
     """Mean over tokens, float32."""
     tokens = tokens.astype(jnp.float32)
@@ -221,7 +224,7 @@ def forward(
   teacher: None,
   batch: Batch,
   key: jax.Array,
-  negatives: Int32[Array, " b"] | None = None,
+  negatives: Int32[AnyArray, " b"] | None = None,
 ) -> Forward:
   """Losses of one masked batch; `negatives` overrides the draw, for tests."""
   del teacher
@@ -280,7 +283,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
 
 
 def draw_negatives(
-  key: jax.Array, scores: Float[Array, "b b"], valid: Bool[Array, " b"]
+  key: jax.Array, scores: Float[Array, "b b"], valid: Bool[AnyArray, " b"]
 ) -> Int32[Array, " b"]:
   """For each text another row's video, with probability softmax(scores)."""
   scores = jax.lax.stop_gradient(scores)
@@ -290,6 +293,6 @@ def draw_negatives(
   )
 
 
-def _pair_valid(text_valid: Bool[Array, "b l"], k: int) -> Bool[Array, "b k+l"]:
+def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:
   """Validity of [k video tokens ; text]: every video token is real."""
   return jnp.pad(text_valid, ((0, 0), (k, 0)), constant_values=True)

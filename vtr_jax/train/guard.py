@@ -15,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 
 ACTIONS = ("warn", "skip", "roll_back")
@@ -93,7 +94,7 @@ def _deviations(
   return jnp.nan_to_num(z.max(), nan=0.0)
 
 
-def anisotropy(x: Float[Array, "b e"], valid: Bool[Array, " b"]) -> Float[Array, ""]:
+def anisotropy(x: Float[Array, "b e"], valid: Bool[AnyArray, " b"]) -> Float[Array, ""]:
   """Mean cosine of two different valid rows of unit norm; 1 = all are equal."""
   count = valid.sum()
   total = jnp.where(valid[:, None], x, 0).astype(jnp.float32).sum(axis=0)

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vtr_jax.core import sharding
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import ConfigError, printable
@@ -139,6 +140,6 @@ def _named(terms: Metrics) -> Metrics:
   return {f"loss/{k}": v for k, v in terms.items()}
 
 
-def _anisotropy(video: Array, text: Array, valid: Array) -> Metrics:
+def _anisotropy(video: Array, text: Array, valid: AnyArray) -> Metrics:
   sides = {"video": video, "text": text}
   return {f"anisotropy/{k}": guard.anisotropy(x, valid) for k, x in sides.items()}

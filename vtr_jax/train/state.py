@@ -1,6 +1,6 @@
 """The training state."""
 
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -15,6 +15,7 @@ from vtr_jax.objectives.base import Objective
 from vtr_jax.train import guard
 
 
+@no_type_check  # JAX puts shapes and shardings in its fields, too
 class TrainState(flax.struct.PyTreeNode):
   """All that training changes; a checkpoint stores it, and the next batch's index."""
 

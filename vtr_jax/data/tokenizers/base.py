@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import DataError
@@ -35,11 +35,11 @@ class Tokenizer(Protocol):
     """Ids and their validity, `length` long, 2 or more; see `vocabularies`."""
     ...
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
     """Text of the ids, special tokens left out."""
     ...
 
-  def pieces(self, ids: Iterable[int]) -> list[str]:
+  def pieces(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> list[str]:
     """The vocabulary's own spelling of each id."""
     ...
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import sentencepiece
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 from numpy.typing import ArrayLike
 
 from vtr_jax.core.errors import BadSample, DataError
@@ -91,12 +91,12 @@ class _Vocabulary:
     ids[: len(used)] = used
     return ids, np.arange(length) < len(used)
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
     """Text of the ids, special tokens left out; one that is unknown shows."""
     silent = {*self.special_ids} - {self.unk_id}
     return self._decode([int(i) for i in ids if int(i) not in silent])
 
-  def pieces(self, ids: Iterable[int]) -> list[str]:
+  def pieces(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> list[str]:
     """The vocabulary's own spelling of each id."""
     return [self._pieces[int(i)] for i in ids]
 
@@ -327,7 +327,7 @@ class Clip(_Vocabulary):
     made.decoder = hf.decoders.ByteLevel()
     self._model = made
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
     """Text of the ids up to the end token, special tokens left out."""
     ids = [int(i) for i in ids]
     return super().decode(ids[: ids.index(self._end)] if self._end in ids else ids)

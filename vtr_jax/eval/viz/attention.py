@@ -7,7 +7,7 @@ that the towers `sow`, outside training; nothing is kept there.
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -31,7 +31,7 @@ class Attention(NamedTuple):
   cls: Float[np.ndarray, "b l h"]  # of the class token (of all, if frames have each)
 
 
-def attention(model: base.Subject, clips: Sequence[Video]) -> dict[str, Attention]:
+def attention(model: base.Subject, clips: base.Clips) -> dict[str, Attention]:
   """What the embedding's reader attends to in whole clips.
 
   Args:
@@ -186,11 +186,11 @@ def _shares(
 
 
 def _divided(
-  query: Float[Array, "b 1+n h e"],
-  key: Float[Array, "b 1+n h e"],
+  query: Float[Array, "b m h e"],
+  key: Float[Array, "b m h e"],
   kind: str,
   slices: int,
-) -> tuple[Float[Array, "b h"], Float[Array, "b h n"]]:
+) -> tuple[Float[Array, "b h"], Float[Array, "b h m-1"]]:
   """Means over all tubelets of what each gives the class token, and its own group."""
 
   def groups(x: Array) -> Array:

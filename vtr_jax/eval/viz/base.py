@@ -24,6 +24,7 @@ from vtr_jax.eval.viz.canvas import FAINT, GAP, MARGIN, Page, Video
 from vtr_jax.objectives.base import Objective
 
 # Ours: lighter as it grows, so that gray prints it.
+Clips = Sequence[Video] | UInt8[np.ndarray, "b t h w 3"]
 _HEAT = np.array(
   [(0, 0, 0), (120, 28, 80), (220, 80, 40), (250, 180, 40), (255, 250, 200)], "f"
 )
@@ -89,9 +90,7 @@ def on_devices(
   return jax.tree.map(lambda x: x[:rows], found)
 
 
-def clip_rows(
-  model: Subject, clips: Sequence[Video] | UInt8[np.ndarray, "b t h w 3"]
-) -> UInt8[np.ndarray, "b t h w 3"]:
+def clip_rows(model: Subject, clips: Clips) -> UInt8[np.ndarray, "b t h w 3"]:
   """Clips as one array.
 
   Raises:
@@ -132,7 +131,7 @@ def spoken(
 
 def heat(
   frames: Video,
-  values: Float[np.ndarray, "t y x"],
+  values: Float[np.ndarray, "g y x"],
   low: float | None = None,
   high: float | None = None,
 ) -> Video:

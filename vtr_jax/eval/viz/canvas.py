@@ -4,17 +4,18 @@ Colours are those of Okabe and Ito, which the colour-blind can tell apart.
 """
 
 import importlib
+import io
 import os
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
 from vtr_jax.core.errors import DataError, VtrError
 
-Target = str | os.PathLike[str] | BinaryIO
-Video = UInt8[np.ndarray, "t h w 3"]
+Target = str | os.PathLike[str] | io.BufferedIOBase
+Video = UInt8[np.ndarray, "_ _ _ 3"]  # videos of one call may differ in size
 
 INK, FAINT, BOX = "#222222", "#6b6b6b", "#d6d6d6"
 GREEN, RED = "#00785A", "#C04A00"

@@ -34,7 +34,7 @@ def masked(
   clip: ClipSpec,
 ) -> UInt8[np.ndarray, "b t h w 3"]:
   """Clips whose tubelets at `mask_idx` are gray."""
-  return _put(video, mask_idx, np.uint8(GRAY), clip)
+  return _put(video, mask_idx, np.array(GRAY, np.uint8), clip)
 
 
 def filled(
@@ -109,7 +109,7 @@ def seen(
 
 def rebuild(
   model: base.Subject,
-  clips: Sequence[Video],
+  clips: base.Clips,
   texts: Sequence[str],
   ratio: float | None = None,
   seed: int = 0,

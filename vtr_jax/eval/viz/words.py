@@ -28,7 +28,7 @@ class WordMaps(NamedTuple):
 
 
 def word_maps(
-  model: base.Subject, clips: Sequence[Video], texts: Sequence[str]
+  model: base.Subject, clips: base.Clips, texts: Sequence[str]
 ) -> list[WordMaps]:
   """Of texts[i] and clips[i].
 
