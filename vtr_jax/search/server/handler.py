@@ -87,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
     if encoded:
       raise Refused(411, "a body needs its Content-Length; no encoding is taken")
     if not (length.isascii() and length.isdigit()):
-      raise Refused(400, "the Content-Length is no number")
+      raise Refused(400, "the Content-Length is not a valid number")
     try:
       url = urllib.parse.urlsplit(self.path)
       query = dict(urllib.parse.parse_qsl(url.query, max_num_fields=10))

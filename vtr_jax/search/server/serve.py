@@ -140,7 +140,7 @@ class Server(ThreadingHTTPServer):
       self._room.release()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
-    pass  # clients that hang up; what fails in an answer is told by the handler
+    pass  # clients that hang up; what fails in an answer is reported by the handler
 
 
 def _read_page() -> dict[str, tuple[bytes, str, str]]:
