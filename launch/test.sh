@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Checks style and runs all tests, two files at a time. Arguments go to pytest, for
+# Checks style and types and runs all tests, two files at a time. Arguments go to pytest, for
 # example: ./launch/test.sh tests/objectives/test_golden.py
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 run .venv/bin/ruff check .
 run .venv/bin/ruff format --check .
+run .venv/bin/pyright --pythonpath .venv/bin/python
 # In the order of their names: those with few tests, which take long, are not the last.
 run .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${args[@]+"${args[@]}"}
