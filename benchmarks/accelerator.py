@@ -1,19 +1,19 @@
-"""One table of one accelerator: how the recipes train best on it, and how well.
+"""Best step time, clips/s and MFU of each recipe on one accelerator.
 
   python -m benchmarks.accelerator [--minutes=7] [--recipes=mac,miles,simvtp]
-  python -m benchmarks.accelerator --tiny --minutes=1            the same on any CPU
+  python -m benchmarks.accelerator --tiny --minutes=1            on any CPU
 
-For each recipe (ViT-B/16, its own mask, bfloat16): every way of attention and of remat
-at a first batch, then each at twice the batch as long as clips/s grow by 2 % and memory
-lasts, the fastest way first. Each try is compiled and run for a few steps; when a
-recipe's share of the minutes is over, what was best until then is printed.
+For each recipe (ViT-B/16, its own mask, bfloat16): every combination of attention and
+remat at a first batch size, then each at twice the batch while clips/s grow by 2 % and
+memory suffices, fastest first. Each trial is compiled and run for a few steps. When a
+recipe's time is used up, the best combination so far is printed.
 
-MFU is the model's matrix products (`vtr_jax.train.flops`; recomputation not counted)
-over time and the chip's peak: the vendor's figure, and one measured here on a large
-matrix product. With
-torch and transformers installed, PyTorch's step of the same model and batch follows:
-MAC's two towers, and for SimVTP transformers' VideoMAE, less than what ours does. Each
-runs in a process of its own, or the first would keep the accelerator's memory.
+MFU is the FLOPs of the model's matrix products (`vtr_jax.train.flops`; without
+recomputation) over time and peak: the vendor's figure, and one measured here on a large
+matrix product. With torch and transformers installed, PyTorch's step of the same model
+and batch follows: MAC's two towers, and for SimVTP transformers' VideoMAE, which does
+less work than ours. Each runs in its own process, so that the accelerator's memory is
+free for the next.
 """
 
 import concurrent.futures
@@ -39,12 +39,12 @@ from vtr_jax.train.config import TrainConfig
 MODULES = dict(mac=mac, miles=miles, simvtp=simvtp)
 PEERS = dict(mac="DualEncoder", simvtp="VideoMAE")
 WARM_UP, STEPS = 2, 5
-GAIN = 1.02  # a larger batch must bring that much; ours
+GAIN = 1.02  # minimum gain of a larger batch; ours
 
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-  """How a step is computed, and of how many clips."""
+  """Attention, remat and batch size of a step."""
 
   attention: str
   remat: str
@@ -67,7 +67,7 @@ def recipe(name: str, tiny: bool) -> TrainConfig:
 
 
 class Step:
-  """A training step of one way, compiled, with a state and a batch of its own."""
+  """A compiled training step with its own state and batch."""
 
   def __init__(self, config: TrainConfig):
     c, parts = config, config.parts()
@@ -83,14 +83,14 @@ class Step:
 
 
 def products(config: TrainConfig) -> float:
-  """FLOPs of a step, of shapes alone."""
+  """FLOPs of a step, from shapes alone."""
   devices = tuple(jax.devices()[:1])
   here = chips.Target("local", 1, 1, chips.Chip("", None, None, None), devices)
   return problem.make(config, here).flops()
 
 
 def median(call: Callable[[], object]) -> float:
-  """Seconds of a call."""
+  """Median seconds of a call."""
   times = []
   for _ in range(WARM_UP + STEPS):
     begin = time.perf_counter()
@@ -100,7 +100,7 @@ def median(call: Callable[[], object]) -> float:
 
 
 def try_out(config: TrainConfig, way: Way) -> float | None:
-  """Seconds of a step; None if memory does not last."""
+  """Seconds of a step; None if out of memory."""
   try:
     return median(Step(way.of(config)))
   except jax.errors.JaxRuntimeError as e:
@@ -112,7 +112,7 @@ def try_out(config: TrainConfig, way: Way) -> float | None:
 
 
 def ways(platform: str) -> Iterator[tuple[str, str]]:
-  """(attention, remat) that are worth a try."""
+  """(attention, remat) combinations to try."""
   if platform == "gpu":
     yield "cudnn", "none"
     yield "cudnn", "dots"
@@ -127,13 +127,13 @@ def best(
   most: int,
   left: Callable[[], float],
 ) -> tuple[Way, float] | None:
-  """(the way of most clips/s, seconds of its step); None if nothing ran.
+  """(combination with most clips/s, seconds of its step); None if nothing ran.
 
   Args:
-    measure: seconds of a way, or None.
-    rows: the first batch; halved until something runs.
-    most: the largest batch to try.
-    left: seconds of time that are left; the first try is made in any case.
+    measure: seconds of a step, or None.
+    rows: first batch size; halved until a step runs.
+    most: maximum batch size.
+    left: remaining seconds; the first trial is always made.
   """
   found: dict[Way, float] = {}
   speed = lambda way: way.rows / found[way]
@@ -148,7 +148,7 @@ def best(
     for choice in choices:
       attempt(Way(*choice, rows))
     rows //= 2
-  # The fastest way first; where its memory ends, one that keeps less may go on.
+  # Fastest first; where it runs out of memory, one that keeps less may continue.
   for way in sorted(found, key=speed, reverse=True):
     now = way
     while 2 * now.rows <= most:
@@ -161,7 +161,7 @@ def best(
 
 
 def measured_peak(size: int) -> float:
-  """FLOP/s of one large bfloat16 product."""
+  """FLOP/s of one large bfloat16 matrix product."""
   x = jnp.ones((size, size), jnp.bfloat16)
   product = jax.jit(lambda x: x @ x)
   return 2.0 * size**3 / median(lambda: product(x).block_until_ready())
@@ -183,7 +183,7 @@ def peer(name: str, config: TrainConfig, rows: int) -> float | None:
     try:
       trainer = torch_peers.Trainer(kind, config, "bfloat16", device)
       inputs = trainer.inputs(batch.fake(config.clip, config.text, config.mask, share))
-      # A step ends by reading its loss, so nothing is left running.
+      # A step ends by reading its loss, so it is complete.
       return median(functools.partial(trainer.step, *inputs)) * rows / share
     except torch.OutOfMemoryError:
       share //= 2
@@ -195,7 +195,7 @@ def peer(name: str, config: TrainConfig, rows: int) -> float | None:
 def ours(
   config: TrainConfig, most: int, seconds: float
 ) -> tuple[Way, float, float] | None:
-  """(best way, seconds of its step, FLOPs of it without remat)."""
+  """(best combination, seconds of its step, its FLOPs without remat)."""
   end = time.perf_counter() + seconds
   choices = list(ways(jax.devices()[0].platform))
   left = lambda: end - time.perf_counter()
@@ -207,13 +207,13 @@ def ours(
 
 
 def device(size: int) -> tuple[str, float | None, float]:
-  """(kind, the maker's peak, the measured one)."""
+  """(kind, vendor's peak, measured peak)."""
   kind = jax.devices()[0].device_kind
   return kind, flops.PEAKS.get(kind), measured_peak(size)
 
 
 def apart(function: Callable, *args) -> object:
-  """`function(*args)` in a process of its own."""
+  """`function(*args)` in its own process."""
   spawn = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
     return pool.submit(function, *args).result()
@@ -243,15 +243,15 @@ def main(_) -> None:
   kind, maker, measured = apart(device, 256 if values.tiny else 8192)
   told = "unknown" if maker is None else f"{maker / 1e12:.0f}"
   print(
-    f"{kind}: bfloat16 peak, TFLOP/s: maker's {told}, measured {measured / 1e12:.1f}\n"
-    "recipe   attend remat  rows   ms/step   clips/s    TFLOP MFU maker  "
+    f"{kind}: bfloat16 peak, TFLOP/s: vendor's {told}, measured {measured / 1e12:.1f}\n"
+    "recipe   attend remat  rows   ms/step   clips/s    TFLOP MFU vendor "
     "measured  torch ms  ratio",
     flush=True,
   )
   each = 60 * values.minutes / len(values.recipes)
   for name in values.recipes:
     config = recipe(name, values.tiny)
-    # Starting, PyTorch's step and the try that is running come on top of the share.
+    # Start-up, PyTorch's step and the running trial come on top.
     found = apart(ours, config, values.most, 0.6 * each)
     theirs = found and apart(peer, name, config, found[0].rows)
     print(row(name, found, theirs, (maker, measured)), flush=True)
@@ -259,7 +259,7 @@ def main(_) -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_list("recipes", list(MODULES), "mac, miles, simvtp.")
-  flags.DEFINE_float("minutes", 7.0, "For all of it, about.")
-  flags.DEFINE_integer("most", 1024, "The largest batch to try.")
-  flags.DEFINE_bool("tiny", False, "Smoke sizes, for a machine without accelerator.")
+  flags.DEFINE_float("minutes", 7.0, "Approximate total time.")
+  flags.DEFINE_integer("most", 1024, "Maximum batch size.")
+  flags.DEFINE_bool("tiny", False, "Smoke sizes, for machines without an accelerator.")
   app.run(main)

@@ -1,17 +1,17 @@
-"""Clips decoded per second of CPU time, ours and others', in one run.
+"""Clips decoded per second of CPU time, ours and other libraries, in one run.
 
   python -m benchmarks.decode [--rounds=5] [--videos=2]
 
 Makes videos of 320 x 240 pixels, 30 frames a second, H.264 with B-frames, in a
-temporary directory: originals with a key frame every 250 and every 50 frames, and
-what preparing makes of them. decord, OpenCV and torchcodec are measured where they are
-installed (`pip install decord opencv-python-headless torchcodec`; nothing else here
-needs them), each on one thread. All take turns, file by file, and medians are printed.
+temporary directory: originals with a key frame every 250 and every 50 frames, and the
+outputs of `prepare`. decord, OpenCV and torchcodec are measured if installed (`pip
+install decord opencv-python-headless torchcodec`; nothing else here needs them), each
+on one thread. Libraries alternate file by file; medians are printed.
 
-"same" are frames equal to ours to the last bit; others convert colours differently, and
-the largest difference of a pixel is given. Prepared data are compared as training reads
-them: clips of 224 or 112 pixels, from as much or more. "fast" is x264's
-tune=fastdecode: no CABAC and no deblocking, which takes a sixth more bytes.
+"same" means frames bitwise identical to ours; others convert colours differently, and
+the maximum difference of a pixel is given. Prepared data are compared as training reads
+them: clips of 224 or 112 pixels, from the same size or larger. "fast" is x264's
+tune=fastdecode: no CABAC and no deblocking, for a sixth more bytes.
 """
 
 import functools
@@ -62,7 +62,7 @@ PREPARED = {
 
 @functools.cache
 def film(seed: int) -> list[np.ndarray]:
-  """A camera that pans over a landscape, and squares that cross it."""
+  """Frames of a camera panning over a landscape, with squares that cross it."""
   rng, frames = np.random.default_rng(seed), []
   land = sum(
     np.kron(rng.normal(size=(640 // s, 960 // s, 3)), np.ones((s, s, 1))) * s**0.5
@@ -81,7 +81,7 @@ def film(seed: int) -> list[np.ndarray]:
 
 
 def encode(path: Path, kind: Kind, seed: int) -> None:
-  """The film at the size of its kind."""
+  """Writes the film at the kind's size."""
   with av.open(path, "w", format="mp4") as out:
     stream = out.add_stream("libx264", rate=RATE, options=kind.options)
     stream.height, stream.pix_fmt = kind.short_side, "yuv420p"
@@ -92,14 +92,14 @@ def encode(path: Path, kind: Kind, seed: int) -> None:
 
 
 class Method(NamedTuple):
-  """(path, bytes, frame numbers) to RGB frames, or None where it is not installed."""
+  """A decoder: (path, bytes, frame numbers) to RGB frames."""
 
   name: str
   read: Callable[[Path, bytes, list[int]], np.ndarray]
 
 
 def in_order(path: Path, data: bytes, wanted: list[int]) -> np.ndarray:
-  """PyAV alone, every frame up to the last wanted one."""
+  """PyAV alone, every frame up to the last one needed."""
   reformatter, frames = VideoReformatter(), []
   with av.open(io.BytesIO(data)) as container:
     container.streams.video[0].codec_context.thread_count = 1
@@ -118,7 +118,7 @@ def with_decord(decord, path: Path, data: bytes, wanted: list[int]) -> np.ndarra
 
 
 def with_opencv(cv2, path: Path, data: bytes, wanted: list[int]) -> np.ndarray:
-  """In order: seeking to every frame takes longer."""
+  """In order, since seeking to every frame takes longer."""
   capture, frames = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG), []
   for number in range(wanted[-1] + 1):
     capture.grab()
@@ -136,7 +136,7 @@ def with_torchcodec(decoders, path: Path, data: bytes, wanted: list[int]) -> np.
 
 
 def methods() -> list[Method]:
-  """Ours, and those that are installed."""
+  """Ours, and the installed libraries."""
   found = [
     Method("ours", lambda path, data, wanted: decode.decode(data, wanted)),
     Method("PyAV in order", in_order),
@@ -157,7 +157,7 @@ def methods() -> list[Method]:
 
 
 def trained(size: int, path: Path, data: bytes, wanted: list[int]) -> np.ndarray:
-  """As training on clips of `size` pixels reads it."""
+  """Decodes as training on clips of `size` pixels does."""
   return decode.decode(data, wanted, lambda h, w: crops.resize_view(h, w, size))
 
 
@@ -204,7 +204,7 @@ def main(_) -> None:
       cases = {(k, tool.name): tool.read for k in ORIGINALS for tool in tools}
       found = measure(cases, paths, frames)
       for kind in ORIGINALS:
-        print(f"{kind}, whole frames; last column: times {reference}")
+        print(f"{kind}, full frames; last column: speed relative to {reference}")
         path = paths[kind][0]
         wanted = np.linspace(0, 100, frames).astype(int).tolist()
         ours = tools[0].read(path, path.read_bytes(), wanted)
@@ -215,7 +215,7 @@ def main(_) -> None:
         read = functools.partial(trained, size)
         kinds = [k for k, v in (ORIGINALS | PREPARED).items() if v.short_side >= size]
         found = measure({(kind, "trained"): read for kind in kinds}, paths, frames)
-        print(f"{size} pixels for training; last column: times GOP 250")
+        print(f"{size} pixels for training; last column: speed relative to GOP 250")
         for kind in kinds:
           row(kind, frames, found[kind, "trained"], found["GOP 250", "trained"], "")
 

@@ -1,13 +1,13 @@
-"""Memory of large contrastive batches: the forms of the loss, and a batch in parts.
+"""Memory of large contrastive batches: forms of the loss, and microbatches.
 
   python -m benchmarks.large_batch [--rows=8192] [--config=configs/mac.py]
     [--batch_size=4096] [--parts=8,32,64]
 
-First the loss alone with its gradient, on eight devices that this machine pretends to
-have: bytes of a device by the compiler's count, and times in turn. Then training steps
-of the config with `micro_batches`, each in a process of its own: its peak memory (all
-of it, Python and libraries too) and the time of a step; of the whole batch at once,
-which would not fit, the compiler's count alone.
+First the loss and its gradient, on eight simulated devices: bytes of a device by the
+compiler's count, and times, measured alternately. Then training steps of the config
+with `micro_batches`, each in its own process: peak memory (including Python and
+libraries) and time of a step. The full batch without microbatches may not fit, so only
+the compiler's count is given.
 """
 
 import os
@@ -32,7 +32,7 @@ from vtr_jax.train.config import TrainConfig
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py")
 _ROWS = flags.DEFINE_integer("rows", 8192, "Pairs of the loss alone.")
-_CHUNK = flags.DEFINE_integer("chunk", 256, "Rows at once of the other two forms.")
+_CHUNK = flags.DEFINE_integer("chunk", 256, "Rows per chunk of the other two forms.")
 _BATCH = flags.DEFINE_integer("batch_size", 4096, "Clips of a training step.")
 _PARTS = flags.DEFINE_list("parts", ["8", "32", "64"], "micro_batches to be tried.")
 _CHILD = flags.DEFINE_string("child", "", "What this process measures; set by itself.")
@@ -68,7 +68,7 @@ def forms() -> None:
   bytes_of = {f: c.memory_analysis().temp_size_in_bytes for f, c in cases.items()}
   first = statistics.median(times["dense"][1:])
   print(f"{_ROWS.value} pairs on 8 devices, chunk {_CHUNK.value}, InfoNCE and gradient")
-  print("form      MB a device   of dense   ms    of dense")
+  print("form      MB a device   / dense    ms    / dense ")
   for form, values in times.items():
     seconds, share = statistics.median(values[1:]), bytes_of[form] / bytes_of["dense"]
     print(
@@ -78,7 +78,7 @@ def forms() -> None:
 
 
 def train(parts: int, steps: int = 3) -> None:
-  """Steps in so many parts; of one part the compiler's count alone."""
+  """Steps with `parts` microbatches; for one, only the compiler's count."""
   values = _CONFIG.value.to_dict() | dict(batch_size=_BATCH.value, micro_batches=parts)
   config = read(TrainConfig, values)
   recipe, mesh = config.parts(), sharding.make_mesh(config.mesh)

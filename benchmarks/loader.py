@@ -1,9 +1,9 @@
-"""Clips per second of the loader alone, against what the training step consumes.
+"""Clips per second of the loader, against those that the training step consumes.
 
   python -m benchmarks.loader [--config=configs/simvtp.py]
 
-Both are measured in one run, one after the other, with the config's own data, batch
-and model; only the number of workers varies.
+Both are measured in one run, one after the other, with the config's own data, batch and
+model; only the number of workers varies.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
   ) as batches:
     next(batches)
     first = time.perf_counter() - began
-    # What the workers have put by while they started would count as speed.
+    # Batches prefetched during start-up would count as speed.
     for _ in range(8):
       next(batches)
     began, count = time.perf_counter(), 0

@@ -1,10 +1,10 @@
-"""Time and peak memory of ranking: a whole matrix, and embeddings without one.
+"""Time and peak memory of ranking, from a given matrix and from embeddings.
 
   python -m benchmarks.metrics
 
-Each case runs in a process of its own, whose largest resident size is told beside what
-it had before the measured call (Python, NumPy and the input). Seconds are those of the
-clock, and of the processor: on a machine that is shared, the latter count.
+Each case runs in its own process. Its peak resident size is reported with the size
+before the measured call (Python, NumPy and the input). Both wall-clock and CPU time are
+printed; on a shared machine, compare CPU time.
 """
 
 import multiprocessing
@@ -16,14 +16,14 @@ from absl import app, flags
 
 from vtr_jax.eval import metrics, ranks
 
-_SIZE = flags.DEFINE_integer("size", 10_000, "Texts and videos of the whole matrix.")
+_SIZE = flags.DEFINE_integer("size", 10_000, "Texts and videos of the given matrix.")
 _QUERIES = flags.DEFINE_integer("queries", 50_000, "Texts of the streamed case.")
 _VIDEOS = flags.DEFINE_integer("videos", 10_000, "Videos of the streamed case.")
 _WIDTH = flags.DEFINE_integer("width", 256, "Width of the embeddings (Frozen: 256).")
 
 
 def dense(size: int) -> str:
-  """Both directions of a given float32 matrix."""
+  """Ranks in both directions of a given float32 matrix."""
   sim = np.random.default_rng(0).random((size, size), np.float32)
   owner, before, began = np.arange(size), peak(), now()
   metrics.retrieval_metrics(sim, owner)
@@ -32,7 +32,7 @@ def dense(size: int) -> str:
 
 
 def streamed(queries: int, videos: int, width: int) -> str:
-  """Both directions of embeddings, product and ranks in one."""
+  """Ranks in both directions of embeddings, without storing the matrix."""
   rng = np.random.default_rng(0)
   text = rng.normal(size=(queries, width)).astype(np.float32)
   video = rng.normal(size=(videos, width)).astype(np.float32)
@@ -45,12 +45,12 @@ def streamed(queries: int, videos: int, width: int) -> str:
 
 
 def peak() -> float:
-  """Largest resident size of this process so far, MB."""
+  """Peak resident size of this process, MB."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def now() -> tuple[float, float]:
-  """Seconds of the clock, and of this process's threads."""
+  """Wall-clock seconds, and CPU seconds of this process."""
   return time.perf_counter(), time.process_time()
 
 

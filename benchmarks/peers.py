@@ -1,18 +1,17 @@
-"""Training steps against PyTorch's, of the same models and batches, in one run.
+"""Training steps against PyTorch's, same models and batches, in one run.
 
   python -m benchmarks.peers [--batch_size=2] [--threads=1] [--rounds=5]
 
 Needs `pip install torch transformers`, which nothing else here does. Peers:
-  mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, the masked
-            patches dropped, and DistilBERT; contrast, backward pass, AdamW.
+  mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, masked patches
+            dropped, and DistilBERT; contrastive loss, backward pass, AdamW.
   videomae  transformers' VideoMAEForPreTraining, ViT-B, 16 frames, 90 % of the tubes
-            masked. Ours is SimVTP's masked autoencoder with every other loss off; the
-            two words that each text has at least stay in its joint pass.
-Both are measured in turn in one process, step by step, on the same cores with the same
-allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same, and add
-:glibc.malloc.arena_max=1, see docs/performance.md). bfloat16 is of
-activations; parameters and optimiser are float32, in PyTorch by autocast. Medians are
-printed.
+            masked. Ours is SimVTP's masked autoencoder with all other losses off; the
+            minimum of two tokens per text stays in its joint pass.
+Both are measured alternately in one process, step by step, on the same cores with the
+same allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same, and add
+:glibc.malloc.arena_max=1, see docs/performance.md). bfloat16 applies to activations;
+parameters and optimiser are float32, in PyTorch by autocast. Medians are printed.
 """
 
 import dataclasses
@@ -32,16 +31,16 @@ from vtr_jax.train.config import TrainConfig
 
 _WORKS = flags.DEFINE_list("works", ["mac", "videomae"], "mac, videomae.")
 _DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "float32, bfloat16.")
-_MASKED = flags.DEFINE_list("masked", ["0", "60", "75", "90"], "Percent; of mac.")
+_MASKED = flags.DEFINE_list("masked", ["0", "60", "75", "90"], "Percent; mac only.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 2, "Clips per step.")
-_TEXT_LENGTH = flags.DEFINE_integer("text_length", 32, "Tokens of a caption; of mac.")
-_THREADS = flags.DEFINE_integer("threads", 1, "Cores for either.")
+_TEXT_LENGTH = flags.DEFINE_integer("text_length", 32, "Tokens of a caption; mac only.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Cores for each side.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measured rounds, after warm-up.")
 _CLOCK = flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core, machine busy.")
 
 
 def config_of(work: str, dtype: str) -> TrainConfig:
-  """The recipe's config, cut down to what both sides do."""
+  """The recipe's config, reduced to the work of both sides."""
   if work == "mac":
     c = mac.get_config("webvid2m_cc3m")
     c.text.max_length = _TEXT_LENGTH.value

@@ -2,9 +2,9 @@
 
   python -m benchmarks.prepare --source=videos [--items=64]
 
-The videos of a folder, over and over, without their captions; the time is that of a
-whole run, start of the processes and merge included. Numbers take turns, as other load
-on the machine changes; the median counts.
+Prepares a folder's videos repeatedly, without captions. Times are of full runs, with
+the start of processes and the merge. The numbers of processes alternate, since other
+load on the machine changes; medians are printed.
 """
 
 import os
@@ -21,12 +21,12 @@ from vtr_jax.prepare.place import Place
 
 _SOURCE = flags.DEFINE_string("source", None, "Directory of videos.", required=True)
 _ITEMS = flags.DEFINE_integer("items", 64, "Items to prepare each time.")
-_TURNS = flags.DEFINE_integer("turns", 3, "Times that each number is tried.")
+_TURNS = flags.DEFINE_integer("turns", 3, "Runs of each number of processes.")
 _WORKERS = flags.DEFINE_list("workers", ["1", "2"], "Numbers of processes.")
 
 
 def seconds(items: list[base.Item], workers: int) -> float:
-  """Time that one preparation takes, processes' start and all."""
+  """Seconds of one full preparation."""
   with tempfile.TemporaryDirectory() as out:
     began = time.perf_counter()
     run.prepare(

@@ -1,10 +1,10 @@
-"""The tables of docs/scale.md: the three recipes on TPUs that are not here.
+"""The tables of docs/scale.md: the three recipes on TPUs that this machine lacks.
 
   python -m venv .venv && .venv/bin/pip install -r requirements.txt 'jax[tpu]'
   .venv/bin/python -m benchmarks.scale --keep=scale.json
 
-Each row is a compilation of a minute or two on one core. --keep holds the rows that are
-done: the same command again goes on. Markdown is printed at the end.
+Each row is a compilation of a minute or two on one core. --keep stores finished rows,
+so that the same command resumes. Markdown is printed at the end.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from vtr_jax.plan import chips
 from vtr_jax.plan.__main__ import at, plan
 from vtr_jax.train.config import TrainConfig
 
-# Of the same clips in all: MILES' 800 do not divide over 256 chips.
+# Same total number of clips; MILES' batch of 800 does not divide over 256 chips.
 ROWS = 1024
 RECIPES = {
   "mac.py:webvid2m_cc3m": mac.get_config("webvid2m_cc3m"),
@@ -33,7 +33,7 @@ MASKED, MASKS = "v5e:4x4", (0.0, 0.6, 0.75, 0.9)
 
 
 def recipe(name: str, rows: int = ROWS) -> TrainConfig:
-  """A recipe of `rows` clips a step, with steps for as many clips in all."""
+  """A recipe with `rows` clips a step and the same total number of clips."""
   config = read(TrainConfig, RECIPES[name].to_dict())
   steps = config.steps * config.batch_size // rows
   optim = dataclasses.replace(
@@ -112,8 +112,8 @@ def main(_) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("keep", "scale.json", "Rows that are done.")
-  flags.DEFINE_string("only", "", "Rows whose names have this in them.")
-  flags.DEFINE_bool("search", False, "Look for the largest batches: twice the time.")
+  flags.DEFINE_string("keep", "scale.json", "File of finished rows.")
+  flags.DEFINE_string("only", "", "Only rows whose names contain this.")
+  flags.DEFINE_bool("search", False, "Search for the largest batches: twice the time.")
   flags.DEFINE_bool("estimate", False, "By arithmetic alone.")
   app.run(main)

@@ -1,16 +1,16 @@
-"""Search: the nearest of many clips against faiss, and a folder from files to hits.
+"""Search: exact top-k against NumPy and faiss, and a folder from files to hits.
 
   python -m benchmarks.search [--rows=100000,1000000] [--width=256] [--rounds=15]
   python -m benchmarks.search --checkpoint=runs/mac-demo [--data=data]
 
-The first measures exact top-10 of random vectors, from a memory-mapped file of float16
-as an index has it. Up to 2 million, NumPy's product and, where it is installed (`pip
-install faiss-cpu`; nothing else here needs it), faiss' IndexFlatIP do the same in turn
-with float32 in memory. Medians, times ours, and how far the hits agree.
+The first measures exact top-10 of random vectors from a memory-mapped float16 file, as
+in an index. Up to 2 million vectors, NumPy's product and, if installed (`pip install
+faiss-cpu`; nothing else here needs it), faiss' IndexFlatIP do the same alternately with
+float32 in memory. Prints medians, ratios to ours, and the fraction of equal hits.
 
-The second writes clips of `moving_shapes` that the model has not seen as mp4 files with
-odd names into folders of folders, indexes them, asks for 100 by their captions, adds 10
-and deletes 10, and indexes again.
+The second writes clips of `moving_shapes` that the model was not trained on as mp4
+files with unusual names into nested folders, indexes them, queries 100 captions, adds
+10 files and deletes 10, and indexes again.
 """
 
 import os
@@ -59,7 +59,7 @@ def vectors(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def nearest(folder: pathlib.Path, count: int) -> None:
-  """Exact top-10 of `count` clips, all in turn."""
+  """Exact top-10 of `count` clips, measured alternately."""
   rng, path = np.random.default_rng(0), folder / "vectors"
   blocks = []
   with path.open("wb") as f:
@@ -91,12 +91,12 @@ def nearest(folder: pathlib.Path, count: int) -> None:
       same = np.mean(
         [len(set(a) & set(b)) / TOP for a, b in zip(ours, found, strict=True)]
       )
-      print(f"{line}, {100 * same:.1f} % of the hits are ours", flush=True)
+      print(f"{line}, {100 * same:.1f} % of the hits are equal", flush=True)
   print(f"{own_memory() - before:.0f} MB of memory besides the mapped file")
 
 
 def peers(float32: np.ndarray) -> dict[str, Callable]:
-  """From queries to row numbers: NumPy, and faiss if it is installed."""
+  """Functions from queries to row numbers: NumPy, and faiss if installed."""
 
   def numpy(queries: np.ndarray) -> np.ndarray:
     scores = queries @ float32.T
@@ -113,7 +113,7 @@ def peers(float32: np.ndarray) -> dict[str, Callable]:
 
 
 def own_memory() -> float:
-  """MB of this process that are no pages of a file."""
+  """MB of this process without file-backed pages."""
   for line in pathlib.Path("/proc/self/status").read_text().splitlines():
     if line.startswith("RssAnon"):
       return int(line.split()[1]) / 1024
@@ -121,7 +121,7 @@ def own_memory() -> float:
 
 
 def write(folder: pathlib.Path, number: int, record: dict) -> str:
-  """A clip as a file with an odd name; returns its path."""
+  """Writes a clip to a file with an unusual name; returns its path."""
   place = folder / FOLDERS[number % len(FOLDERS)]
   place.mkdir(parents=True, exist_ok=True)
   path = place / NAMES[number // len(FOLDERS) % len(NAMES)].format(number)
@@ -130,7 +130,7 @@ def write(folder: pathlib.Path, number: int, record: dict) -> str:
 
 
 def folder_of_files(folder: pathlib.Path) -> None:
-  """Indexes, asks, changes, indexes again."""
+  """Indexes a folder, queries it, changes files, indexes again."""
   moving_shapes.build(_DATA.value, "full")
   test = sources.open_split(sources.find(_DATA.value, "moving_shapes/full"), "test")
   paths = [write(folder / "clips", i, test[i]) for i in range(_FILES.value)]
@@ -141,7 +141,7 @@ def folder_of_files(folder: pathlib.Path) -> None:
       np.zeros((size, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), "u1")
     )
     size *= 2
-  print(f"compiled for all sizes of batches: {time.perf_counter() - began:.1f} s")
+  print(f"compiled for all batch sizes: {time.perf_counter() - began:.1f} s")
   began = time.perf_counter()
   report = build.build(folder / "clips", folder / "index", model)
   first = time.perf_counter() - began
@@ -156,7 +156,7 @@ def folder_of_files(folder: pathlib.Path) -> None:
   hits = [searcher.query(text=test[int(i)]["captions"][0]) for i in asked]
   took = (time.perf_counter() - began) / len(asked)
   right = sum(found[0].path == paths[i] for i, found in zip(asked, hits, strict=True))
-  print(f"right clip first: {right} of {len(asked)}; {1e3 * took:.1f} ms a query")
+  print(f"clip ranked first: {right} of {len(asked)}; {1e3 * took:.1f} ms a query")
   for path in paths[::50]:
     os.remove(path)
   new = range(_FILES.value, _FILES.value + 10)

@@ -1,15 +1,15 @@
-"""Time of a training step against its FLOPs, at several fractions of masked video.
+"""Time of a training step against its FLOPs, at several mask ratios.
 
   python -m benchmarks.step [--config=configs/simvtp.py] [--batch_size=64]
   taskset -c 0 python -m benchmarks.step --config=configs/mac.py:webvid2m_cc3m \
     --masked=0,60,75,90 --batch_size=2 --config.objective.compute.dtype=float32
   python -m benchmarks.step --config=configs/miles.py --masked=20 --without=features
 
-Any config of any objective. The masks are measured in turn, round after round, so that
-a machine whose speed drifts slows all of them alike; medians are printed. FLOPs are the
-compiler's count of the whole step, which counts a scanned layer only once: layers are
-unrolled here (`compute.scan` is set to False). `--without` tells what a loss term
-costs: the same step with that weight at 0 is measured beside.
+Works with any config of any objective. The mask ratios alternate round by round, so
+that changes of the machine's speed affect all alike; medians are printed. FLOPs are the
+compiler's count of the full step. It counts a scanned layer only once, so layers are
+unrolled here (`compute.scan` is set to False). `--without` measures the cost of a loss
+term: the same step with that weight at 0.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ from vtr_jax.core import batch, sharding
 from vtr_jax.core.config import read
 from vtr_jax.train.config import TrainConfig
 
-# The allocator settles where its large buffers lie during the first steps.
+# The allocator settles during the first steps.
 WARM_UP = 3
-# On one core that others use too, the process' own time is steadier than the wall's.
+# On a shared core, CPU time is steadier than wall-clock time.
 CLOCKS = dict(wall=time.perf_counter, cpu=time.process_time)
 
 
 class Case:
-  """A step at one fraction of masked video, compiled, that trains its own state.
+  """A compiled step at one mask ratio that trains its own state.
 
   Args:
-    like: shares this one's state instead; masks do not change the parameters.
+    like: case whose state is shared; masks do not change the parameters.
     clock: of `times`, seconds.
   """
 
@@ -101,8 +101,8 @@ def main(_) -> None:
     f"{jax.devices()[0].device_kind}, {values.clock} time"
   )
   print(
-    "masked  visible   ms/step  clips/s  GFLOP/step  GFLOP/s   faster  FLOPs fewer  "
-    "reached"
+    "masked  visible   ms/step  clips/s  GFLOP/step  GFLOP/s  speed-up  FLOP ratio   "
+    "speed-up / FLOP ratio"
   )
   for masked, case in cases.items():
     seconds = statistics.median(case.times[WARM_UP:])

@@ -1,7 +1,7 @@
 """The peers of benchmarks/peers.py, in PyTorch and Hugging Face transformers.
 
-Weights are random, nothing is downloaded. Each peer is given every advantage that does
-not change its work: fused attention, fused AdamW, pixels as it wants them.
+Weights are random; nothing is downloaded. Each peer gets every optimisation that does
+not change its work: fused attention, fused AdamW, pixels in its own layout.
 """
 
 import numpy as np
@@ -77,7 +77,7 @@ class DualEncoder(nn.Module):
     (pt, ph, pw), (gt, gh, gw) = self.clip.tubelet_size, self.clip.grid
     x = video.view(-1, gt, pt, gh, ph, gw, pw, 3).permute(0, 1, 3, 5, 2, 4, 6, 7)
     x = x.reshape(len(video), self.clip.num_tubelets, -1)
-    # Bytes of the visible patches alone become floats.
+    # Only visible patches are converted to float.
     x = torch.gather(x, 1, keep_idx[:, :, None].expand(-1, -1, x.shape[2])) / 255
     mean = torch.tensor(self.clip.mean, device=x.device).repeat(x.shape[2] // 3)
     std = torch.tensor(self.clip.std, device=x.device).repeat(x.shape[2] // 3)
@@ -103,7 +103,7 @@ class DualEncoder(nn.Module):
 
 
 class VideoMAE(nn.Module):
-  """transformers' own VideoMAE pre-training, of the sizes in SimVTP's config."""
+  """transformers' VideoMAE pre-training, with the sizes of SimVTP's config."""
 
   def __init__(self, config: TrainConfig, attention: str):
     super().__init__()
@@ -126,17 +126,17 @@ class VideoMAE(nn.Module):
       )
     )
 
-  def forward(self, pixels: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+  def forward(self, pixels: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
     """The loss."""
-    return self.model(pixel_values=pixels, bool_masked_pos=hidden).loss
+    return self.model(pixel_values=pixels, bool_masked_pos=masked).loss
 
   @staticmethod
   def inputs(batch: dict[str, np.ndarray], config: TrainConfig) -> tuple:
     pixels = batch["video"].astype("f") / 255 - np.array(config.clip.mean, "f")
     pixels = (pixels / np.array(config.clip.std, "f")).transpose(0, 1, 4, 2, 3)
-    hidden = np.zeros((len(pixels), config.clip.num_tubelets), bool)
-    np.put_along_axis(hidden, batch["video_mask_idx"], True, axis=1)
-    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(hidden)
+    masked = np.zeros((len(pixels), config.clip.num_tubelets), bool)
+    np.put_along_axis(masked, batch["video_mask_idx"], True, axis=1)
+    return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(masked)
 
 
 class Trainer:
@@ -161,12 +161,12 @@ class Trainer:
     )
 
   def inputs(self, batch: dict[str, np.ndarray]) -> tuple:
-    """What `step` takes, from a batch of ours."""
+    """Inputs of `step`, from a batch of ours."""
     made = self._kind.inputs(batch, self._config)
     return tuple(x.to(self._device) for x in made)
 
   def step(self, *inputs: torch.Tensor) -> float:
-    """One step; its loss."""
+    """Runs one step; returns its loss."""
     with torch.autocast(self._device, torch.bfloat16, enabled=self._bf16):
       loss = self.model(*inputs)
     loss.backward()

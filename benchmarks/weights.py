@@ -1,9 +1,9 @@
-"""Time and memory of public weights: a ViT-B/16 of random values, converted and loaded.
+"""Time and memory of public weights: a random ViT-B/16 file, converted and loaded.
 
   python -m benchmarks.weights [--config=configs/mac.py:webvid2m_cc3m]
 
-Each in a process of its own: `vtr_jax.convert --to`; the converted run loaded; and the
-file itself loaded as `init_from` does. Memory is what the process's peak grows by, as a
+Each in its own process: `vtr_jax.convert --to`; loading the converted run; loading the
+file itself as `init_from` does. Memory is the growth of the process's peak, as a
 multiple of the parameters' bytes.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import orbax.checkpoint  # noqa: F401 (its import is not to be measured)
+import orbax.checkpoint  # noqa: F401 (excluded from the measurement)
 from absl import app, flags, logging
 from flax.traverse_util import flatten_dict
 from ml_collections import config_flags
@@ -33,7 +33,7 @@ from vtr_jax.weights import load, save
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/mac.py:webvid2m_cc3m")
 _CHILD = flags.DEFINE_string("child", "", "What this process measures; set by itself.")
-_PLACE = flags.DEFINE_string("place", "", "Where the files lie; set by itself.")
+_PLACE = flags.DEFINE_string("place", "", "Directory of the files; set by itself.")
 
 
 def model_of(config: Any) -> tuple[Any, Mapping[str, jax.ShapeDtypeStruct]]:
@@ -45,7 +45,7 @@ def model_of(config: Any) -> tuple[Any, Mapping[str, jax.ShapeDtypeStruct]]:
 
 
 def make(path: pathlib.Path) -> None:
-  """Writes timm's file of random values."""
+  """Writes a timm file of random values."""
   objective, shapes = model_of(_CONFIG.value)
   rng = np.random.default_rng(0)
   draw = lambda shape: 0.02 * rng.standard_normal(shape, np.float32)
@@ -57,13 +57,13 @@ def make(path: pathlib.Path) -> None:
 
 
 def memory(name: str) -> int:
-  """Bytes of this process by Linux; not getrusage, whose peak is the parent's too."""
+  """Bytes of this process from /proc; getrusage's peak includes the parent's."""
   status = pathlib.Path("/proc/self/status").read_text()
   return 1024 * int(status.split(f"{name}:")[1].split()[0])
 
 
 def measure(what: str, call: Callable[[], Any]) -> None:
-  """Calls, and prints seconds and memory of what it gives."""
+  """Calls `call`; prints its time and memory relative to its result."""
   jax.devices()
   before, begin = memory("VmRSS"), time.perf_counter()
   found = jax.block_until_ready(call())
