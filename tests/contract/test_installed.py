@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -20,9 +21,9 @@ def installed(tmp_path_factory):
   site, empty = place / "site", place / "empty"
   empty.mkdir()
   # The build writes beside its sources, so it gets a copy.
+  files = "vtr_jax pyproject.toml README.md LICENSE"
   subprocess.run(
-    f"git ls-files vtr_jax pyproject.toml README.md LICENSE | tar -cf - -T - "
-    f"| tar -xf - -C {place}",
+    f"git ls-files -co --exclude-standard {files} | tar -c -T - | tar -x -C {place}",
     shell=True,
     cwd=ROOT,
     check=True,
@@ -72,3 +73,23 @@ def test_a_training_from_another_folder(installed, data_dir):
   )
   assert done.returncode == 0, done.stderr
   assert (installed[1] / "run" / "results.json").exists()
+
+
+def test_weights_are_converted_without_a_config(installed, tmp_path):
+  """The recipe that a run of them starts from comes with the package."""
+  from safetensors.numpy import save_file
+
+  # Too few arrays for a model: the recipe was found if the arrays are what is missing.
+  save_file(
+    {"cls_token": np.zeros((1, 1, 32), "float32")}, tmp_path / "vit.safetensors"
+  )
+  done = run(
+    installed,
+    "vtr_jax.convert",
+    "--from=vit",
+    f"--checkpoint={tmp_path}/vit.safetensors",
+    "--to=converted",
+  )
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.count("\n") == 1, done.stderr
+  assert done.stderr.startswith("WeightsError: "), done.stderr

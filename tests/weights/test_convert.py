@@ -8,6 +8,7 @@ import hf_cases
 import jax
 import numpy as np
 import pytest
+import recipes
 from test_weights import HF, SIZE, close
 
 from configs import mac
@@ -178,3 +179,8 @@ def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):
   values["tokenizer"] = str(next(data_dir.rglob("tokenizer.model")))
   with pytest.raises(WeightsError, match=words):
     setup.build(values | dict(init_from=init_from.format(folder)), tmp_path)
+
+
+def test_the_recipes_of_the_package_are_those_of_configs():
+  """If not: PYTHONPATH=. python tests/support/recipes.py."""
+  assert json.loads(recipes.FILE.read_text()) == recipes.resolved()
