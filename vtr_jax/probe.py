@@ -91,7 +91,8 @@ def probe(request: Request) -> dict[str, float]:
   scores = fitted.scores(found[request.split])
   numbers, confusion = metrics.recognition(scores, owner[request.split])
   numbers |= dict(train_top1=own["top1"])
-  report = zero_shot.report(request.split, names, numbers, confusion)
+  report = zero_shot.report(request.split, numbers, confusion)
+  report += "\n" + zero_shot.table(names, confusion)
   print(f"{report}\ntop-1 of {TRAIN}: {own['top1']:.1f}", flush=True)
   _write(out, request, names, numbers, confusion, _told(model, context, splits, found))
   return numbers

@@ -259,10 +259,10 @@ def test_without_words_or_decoder_it_is_told(tokenizer):
   with pytest.raises(ConfigError, match="no embed_tokens"):
     words.word_maps(model._replace(objective=bare), clips, CAPTIONS[:1])
   with pytest.raises(ConfigError, match="has no decoder"):
-    masks.rebuild(model, clips, CAPTIONS[:1])
+    masks.reconstruct(model, clips, CAPTIONS[:1])
 
 
-@pytest.mark.parametrize("call", [words.word_maps, masks.rebuild])
+@pytest.mark.parametrize("call", [words.word_maps, masks.reconstruct])
 def test_unfit_clips_are_refused(call, tokenizer):
   model, clips = subject(simvtp, tokenizer), random_clips(2)
   with pytest.raises(DataError, match="texts: 1 of 2 clips"):
@@ -306,7 +306,7 @@ def test_a_hidden_tubelet_is_gray_and_no_other():
 def test_rebuilding_at_any_ratio(ratio, tokenizer):
   """As many hidden as asked for; what is visible stays; a clip's words are told."""
   model, clips = subject(simvtp, tokenizer), random_clips()
-  found = masks.rebuild(model, clips, CAPTIONS, ratio)
+  found = masks.reconstruct(model, clips, CAPTIONS, ratio)
   patches = [
     patchify(x, CLIP.tubelet_size) for x in (clips, found.masked, found.reconstructed)
   ]
@@ -319,16 +319,16 @@ def test_rebuilding_at_any_ratio(ratio, tokenizer):
     assert "".join(word for word, _, _ in told) == caption.replace(" ", "")
     assert all((guess is not None) == hidden for _, hidden, guess in told)
   assert any(hidden for told in found.words for _, hidden, _ in told)
-  again = masks.rebuild(model, clips, CAPTIONS, ratio)
+  again = masks.reconstruct(model, clips, CAPTIONS, ratio)
   np.testing.assert_array_equal(found.reconstructed, again.reconstructed)
-  other = masks.rebuild(model, clips, CAPTIONS, ratio, seed=1)
+  other = masks.reconstruct(model, clips, CAPTIONS, ratio, seed=1)
   assert (found.masked != other.masked).any()
 
 
 def test_a_ratio_that_hides_nothing_is_refused(tokenizer):
   model = subject(simvtp, tokenizer)
-  with pytest.raises(ConfigError, match=r"ratio: 0\.01 hides nothing"):
-    masks.rebuild(model, random_clips(1), CAPTIONS[:1], 0.01)
+  with pytest.raises(ConfigError, match=r"ratio: 0\.01 masks nothing"):
+    masks.reconstruct(model, random_clips(1), CAPTIONS[:1], 0.01)
 
 
 def test_strips_of_ratios_and_a_gif(tokenizer):

@@ -107,9 +107,10 @@ def test_report_and_pictures_name_the_confusions(root, tokenizer, tmp_path):
   report = evaluator.report()
   assert "8 clips, 3 classes, chance top-1 33.3, top-5 100.0" in report
   assert "top-1 75.0" in report
-  assert "| blue      |     2 |   0.0 | the green (100 %) |" in report
+  assert "_classes.md" in report  # where the classes are listed
   evaluator.draw(tmp_path, "colours")
-  assert (tmp_path / "colours_classes.md").read_text().strip() in report
+  table = (tmp_path / "colours_classes.md").read_text()
+  assert "| blue      |     2 |   0.0 | the green (100 %) |" in table
   assert (tmp_path / "colours_confusion.png").stat().st_size > 1000
 
 

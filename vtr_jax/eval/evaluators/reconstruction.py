@@ -50,7 +50,7 @@ class Evaluator:
       num_workers=0,
     )
     if not context.objective.mask.num_hidden(context.clip.grid):
-      raise ConfigError("evals: nothing of the video is hidden; drop the section")
+      raise ConfigError("evals: mask.video_ratio masks no tubelet; drop the section")
     self._data.open()  # a misspelt split is refused now, not after training
     self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
 
@@ -92,16 +92,16 @@ class Evaluator:
   def report(self) -> str:
     n = self._numbers
     return (
-      f"{self._config.split}: hidden pixels off by {n['pixels/rmse']:.4f} of the "
+      f"{self._config.split}: masked pixels off by {n['pixels/rmse']:.4f} of the "
       f"range, the clip's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
-      f"hidden words right {n['mlm/accuracy']:.1f} %"
+      f"masked tokens right {n['mlm/accuracy']:.1f} %"
     )
 
   def protocol(self) -> dict[str, Any]:
     directory = sources.find(self._data.dir, self._data.name)
     return dataclasses.asdict(self._config) | dict(
       fingerprint=sources.fingerprint(directory, self._config.split),
-      pixels="root mean square over hidden tubelets, RGB in [0, 1]; the mean colour "
+      pixels="root mean square over masked tubelets, RGB in [0, 1]; the mean colour "
       "is that of the clip's visible tubelets",
     )
 
@@ -120,8 +120,8 @@ class Evaluator:
     )
 
   def _sums(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Of this host's rows: [hidden values, squared errors of the model's and of the
-    mean colour's, hidden words, right ones]."""
+    """Of this host's rows: [masked values, squared errors of the model's and of the
+    mean colour's, masked tokens, right ones]."""
     patches = patchify(batch["video"], self._context.clip.tubelet_size)
     take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
     truth = take("video_mask_idx").astype(np.float32) / 255

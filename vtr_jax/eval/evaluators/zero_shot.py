@@ -72,7 +72,8 @@ class Evaluator:
     return self._numbers
 
   def report(self) -> str:
-    return report(self._config.split, self._names, self._numbers, self._confusion)
+    text = report(self._config.split, self._numbers, self._confusion)
+    return f"{text}\neach class: figures/*_classes.md and *_confusion.png"
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
@@ -106,18 +107,15 @@ class Evaluator:
     return class_scores(video, text, owner, self._config.temperature)
 
 
-def report(
-  split: str, names: list[str], numbers: dict[str, float], confusion: np.ndarray
-) -> str:
-  """What `metrics.recognition` found, as text for people."""
-  n, count = numbers, len(names)
+def report(split: str, numbers: dict[str, float], confusion: np.ndarray) -> str:
+  """The metrics of `metrics.recognition` in two lines."""
+  n, count = numbers, len(confusion)
   return "\n".join(
     [
       f"{split}: {confusion.sum():.0f} clips, {count} classes, chance "
       f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
       f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
       f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
-      table(names, confusion),
     ]
   )
 

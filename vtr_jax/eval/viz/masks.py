@@ -1,4 +1,4 @@
-"""What is hidden, and what a model puts in its place."""
+"""Masked clips and captions, and a model's reconstructions of them."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,13 +17,13 @@ from vtr_jax.eval.viz import base, plots
 from vtr_jax.eval.viz.canvas import Video
 from vtr_jax.objectives.base import Objective
 
-GRAY = 128  # of hidden tubelets
+GRAY = 128  # of masked tubelets
 
 
-class Rebuilt(NamedTuple):
-  """Clips with tubelets and words hidden, and filled in by a model."""
+class Reconstructed(NamedTuple):
+  """Masked clips and captions, reconstructed by a model."""
 
-  masked: UInt8[np.ndarray, "b t h w 3"]  # hidden tubelets gray
+  masked: UInt8[np.ndarray, "b t h w 3"]  # masked tubelets gray
   reconstructed: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
   words: list[list[plots.Word]]  # without predictions if the model has none
 
@@ -54,7 +54,7 @@ def words(
   hidden: np.ndarray,
   guessed: Int32[np.ndarray, " l"] | None = None,
 ) -> list[plots.Word]:
-  """(piece, hidden, prediction) of each word; special tokens are left out."""
+  """(piece, masked, prediction) of each word; special tokens are left out."""
   said, guess = base.spelled(tokenizer, ids), [None] * len(ids)
   if guessed is not None:
     # The model's vocabulary may be larger than the tokenizer's.
@@ -69,7 +69,7 @@ def words(
 def draw(
   mask: MaskSpec, clip: ClipSpec, seed: int = 0
 ) -> tuple[Int32[np.ndarray, " k"], Int32[np.ndarray, " m"]]:
-  """(visible, hidden) tubelets of a clip, as the loader draws them."""
+  """(visible, masked) tubelets of a clip, as the loader draws them."""
   return masks.video_mask(mask, clip.grid, np.random.default_rng(seed))
 
 
@@ -81,14 +81,14 @@ def kinds(
   Args:
     clip: uint8 [t h w 3] of the size that `spec` tells.
     spec: how it is cut into tubelets.
-    ratio: share hidden, [0, 1).
+    ratio: fraction masked, [0, 1).
     seed: of the masks.
   """
   rows = [("clip", clip)]
   for kind in VIDEO_MASKS:
     mask = MaskSpec(kind, ratio, "replace", 0.0, False)
     _, hidden = draw(mask, spec, seed)
-    share = f"{len(hidden)} of {spec.num_tubelets} hidden"
+    share = f"{len(hidden)} of {spec.num_tubelets} masked"
     rows.append((f"{kind}\n{share}", masked(clip[None], hidden[None], spec)[0]))
   return base.strips(rows)
 
@@ -100,31 +100,31 @@ def seen(
   mask: MaskSpec,
   tokenizer: Tokenizer,
   seed: int = 0,
-) -> Rebuilt:
+) -> Reconstructed:
   """Clips and texts as a training with this mask sees them; no reconstruction."""
   batch = _hide(clips, texts, config, mask, tokenizer, seed)
   hidden = masked(clips, batch["video_mask_idx"], config.clip)
-  return Rebuilt(hidden, hidden, _words(batch, None, tokenizer))
+  return Reconstructed(hidden, hidden, _words(batch, None, tokenizer))
 
 
-def rebuild(
+def reconstruct(
   model: base.Subject,
   clips: base.Clips,
   texts: Sequence[str],
   ratio: float | None = None,
   seed: int = 0,
-) -> Rebuilt:
+) -> Reconstructed:
   """Masks clips and texts by the model's kind of mask, and reconstructs them.
 
   Args:
     model: see `base.Subject`.
     clips: uint8 [t h w 3] of the model's size.
     texts: as many captions.
-    ratio: share of the tubelets hidden, (0, 1); None = as in training.
+    ratio: fraction of the tubelets masked, (0, 1); None = as in training.
     seed: of the masks.
 
   Raises:
-    ConfigError: the model has no decoder, or this ratio hides nothing.
+    ConfigError: the model has no decoder, or this ratio masks nothing.
     DataError: clips of another size, or not as many as texts.
   """
   mask = model.objective.mask
@@ -133,14 +133,14 @@ def rebuild(
   if ratio is not None:
     mask = dataclasses.replace(mask, video_ratio=ratio)
   grid = model.config.clip.grid
-  require(mask.num_hidden(grid) > 0, f"ratio: {mask.video_ratio:g} hides nothing")
+  require(mask.num_hidden(grid) > 0, f"ratio: {mask.video_ratio:g} masks nothing")
   if len(clips) != len(texts):
     raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
   clips = base.clip_rows(model, clips)
   batch = _hide(clips, texts, model.config, mask, model.tokenizer, seed)
   pixels, guessed = base.on_devices(model, _reconstruct, batch)
   idx, spec = batch["video_mask_idx"], model.config.clip
-  return Rebuilt(
+  return Reconstructed(
     masked(clips, idx, spec),
     filled(clips, idx, pixels, spec),
     _words(batch, guessed, model.tokenizer),
@@ -157,8 +157,8 @@ def ratios(
   """A clip, masked and reconstructed at several ratios, as in SimVTP's figures."""
   rows = [("clip", clip)]
   for share in shares:
-    found = rebuild(model, [clip], [text], share, seed)
-    rows.append((f"{share:.0%} hidden", found.masked[0]))
+    found = reconstruct(model, [clip], [text], share, seed)
+    rows.append((f"{share:.0%} masked", found.masked[0]))
     rows.append(("reconstructed", found.reconstructed[0]))
   return base.strips(rows, text, height=70)
 
@@ -167,7 +167,7 @@ def gif(
   model: base.Subject, clip: Video, text: str, ratio: float | None = None, seed: int = 0
 ) -> base.Gif:
   """A clip, masked and reconstructed, side by side."""
-  found = rebuild(model, [clip], [text], ratio, seed)
+  found = reconstruct(model, [clip], [text], ratio, seed)
   return base.Gif([clip, found.masked[0], found.reconstructed[0]])
 
 
