@@ -82,7 +82,7 @@ def test_what_cannot_be_embedded_is_named(run, tmp_path):
       model.embed_video(videos)
   with pytest.raises(DataError, match="empty caption among 2 texts"):
     model.embed_text(["a red bar", " "])
-  with pytest.raises(DataError, match="text 0: 7 is no string"):
+  with pytest.raises(DataError, match="text 0: 7 is not a string"):
     model.embed_text([7])
   with pytest.raises(CheckpointError, match="not a run"):
     vtr_jax.load(str(tmp_path))

@@ -63,7 +63,7 @@ def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
   assert all("Read-only file system" in other for other in others), process.stderr
   assert what == "read_only" or not others
   assert "not written" in line
-  assert "free the disk" in line
+  assert "free disk space" in line
   assert max(losses(tmp_path / "run")) <= 6  # and not 40: the save after the failed one
   kept = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
   assert {n for n in kept if n.isdigit()} == {"2"}

@@ -212,10 +212,10 @@ def test_index(record_property, tmp_path, count):
           index.path(found)
           assert found.row <= row < found.row + found.clips
       assert index.under("a").shape == (index.rows,)
-    if writer := fuzz.outcome(lambda: writer.Writer(place, HEADER), place):
-      with writer:
-        writer.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
-        writer.compact()
+    if opened := fuzz.outcome(lambda: writer.Writer(place, HEADER), place):
+      with opened:
+        opened.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
+        opened.compact()
       assert "new" in store.open(place).files
 
   twice = fuzz.dumped(
