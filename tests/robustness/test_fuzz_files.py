@@ -212,7 +212,7 @@ def test_index(record_property, tmp_path, count):
           index.path(found)
           assert found.row <= row < found.row + found.clips
       assert index.under("a").shape == (index.rows,)
-    if opened := fuzz.outcome(lambda: writer.Writer(place, HEADER), place):
+    if opened := fuzz.outcome(lambda: Writer(place, HEADER), place):
       with opened:
         opened.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
         opened.compact()
