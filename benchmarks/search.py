@@ -25,7 +25,7 @@ from absl import app, flags
 
 from vtr_jax.data import sources
 from vtr_jax.data.moving_shapes import build as moving_shapes
-from vtr_jax.inference.model import load
+from vtr_jax.inference.load import load
 from vtr_jax.search import build, store, topk
 from vtr_jax.search.searcher import Searcher
 

@@ -79,7 +79,7 @@ def measure(what: str, call: Callable[[], Any]) -> None:
 def child(place: pathlib.Path) -> None:
   if _CHILD.value == "run":
     run = str(place / "run")
-    measure("the converted run", lambda: load_lib.load(run, words=False).params)
+    measure("the converted run", lambda: load_lib.load(run, text=False).params)
     return
   objective, shapes = model_of(_CONFIG.value)
   source = f"vit:{place}/vit.safetensors"

@@ -42,7 +42,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     raise ConfigError(f"--to: {to} is there; choose another name")
   if not pathlib.Path(to).absolute().parent.is_dir():
     raise ConfigError(f"--to: {to}: there is no such directory; make it first")
-  run = load_lib.load(checkpoint, words=False)
+  run = load_lib.load(checkpoint, text=False)
   params = {
     path: np.asarray(jax.device_get(x))
     for path, x in flatten_dict(run.params, sep="/").items()

@@ -20,13 +20,14 @@ from vtr_jax.core import cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
+from vtr_jax.data.examples import DataConfig
 from vtr_jax.eval import metrics
 from vtr_jax.eval.evaluators import zero_shot
-from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.eval.viz import plots
 from vtr_jax.inference import classifier, embed_split, features
-from vtr_jax.inference import load as load_lib
 from vtr_jax.inference.classifier import RECIPES, Recipe
+from vtr_jax.inference.load import load
+from vtr_jax.inference.model import LoadedModel
 from vtr_jax.train import workdir
 
 TRAIN = "train"
@@ -69,9 +70,11 @@ def probe(request: Request) -> dict[str, float]:
   Raises:
     VtrError: with one line that says what to fix; see errors.py.
   """
-  model = load_lib.load(request.checkpoint, words=False)
-  context = _context(model, request)
-  splits = {name: context.data.open(name) for name in (TRAIN, request.split)}
+  model = load(request.checkpoint, text=False)
+  data = embed_split.other_data(model.config.data, request.data)
+  batch_size = request.batch_size or model.config.eval_batch_size
+  sharding.check_batch_size(batch_size, model.mesh, "--batch_size")
+  splits = {name: data.open(name) for name in (TRAIN, request.split)}
   labels = {name: zero_shot.labels(split) for name, split in splits.items()}
   names = _classes(labels[TRAIN], labels[request.split], request.split)
   number = {name: i for i, name in enumerate(names)}
@@ -81,7 +84,7 @@ def probe(request: Request) -> dict[str, float]:
   )
   what = _FEATURES[request.kind]
   found = {
-    name: features.of_split(context, model.params, split, what, out / "features")
+    name: features.of_split(model, data, split, what, out / "features", batch_size)
     for name, split in splits.items()
   }
   fitted = classifier.fit(
@@ -94,18 +97,10 @@ def probe(request: Request) -> dict[str, float]:
   report = zero_shot.report(request.split, numbers, confusion)
   report += "\n" + zero_shot.table(names, confusion)
   print(f"{report}\ntop-1 of {TRAIN}: {own['top1']:.1f}", flush=True)
-  _write(out, request, names, numbers, confusion, _told(model, context, splits, found))
-  return numbers
-
-
-def _context(model: load_lib.Trained, request: Request) -> Context:
-  c = model.config
-  size = request.batch_size or c.eval_batch_size
-  sharding.check_batch_size(size, model.mesh, "--batch_size")
-  data = embed_split.other_data(c.data, request.data)
-  return Context(
-    model.objective, c.clip, c.text, data, model.tokenizer, model.mesh, size
+  _write(
+    out, request, names, numbers, confusion, _provenance(model, data, splits, found)
   )
+  return numbers
 
 
 def _classes(train: list[str], tested: list[str], split: str) -> list[str]:
@@ -128,9 +123,9 @@ def _classes(train: list[str], tested: list[str], split: str) -> list[str]:
   return names
 
 
-def _told(
-  model: load_lib.Trained,
-  context: Context,
+def _provenance(
+  model: LoadedModel,
+  data: DataConfig,
   splits: dict[str, sources.Split],
   found: dict[str, np.ndarray],
 ) -> dict[str, Any]:
@@ -138,16 +133,16 @@ def _told(
   c = model.config
   return dict(
     model=dict(run=c.name, step=model.step, objective=c.objective["name"]),
-    data=context.data.name,
+    data=data.name,
     splits={
       name: dict(clips=len(s), fingerprint=sources.fingerprint(s.directory, name))
       for name, s in splits.items()
     },
     features=dict(
       shape=list(found[TRAIN].shape[1:]),
-      frames=context.clip.num_frames,
-      size=context.clip.image_size,
-      sampling=f"{context.data.sampling}, deterministic, one centred clip",
+      frames=c.clip.num_frames,
+      size=c.clip.image_size,
+      sampling=f"{data.sampling}, deterministic, one centred clip",
     ),
   )
 

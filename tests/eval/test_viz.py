@@ -51,8 +51,13 @@ def subject(file, tokenizer=None, clip=CLIP, text=LONG, depth=2, **changes):
   boxed = jax.eval_shape(objective.init, jax.random.key(0), fake)
   params = draw(nn.unbox(boxed))
   config = types.SimpleNamespace(clip=clip, text=text)
-  return base.Seen(
-    config, objective, params, tokenizer, make_mesh(MeshConfig(-1, 1, 1))
+  mesh = make_mesh(MeshConfig(-1, 1, 1))
+  return types.SimpleNamespace(
+    config=config,
+    objective=objective,
+    params=params,
+    tokenizer=tokenizer,
+    mesh=mesh,
   )
 
 
@@ -257,7 +262,9 @@ def test_without_words_or_decoder_it_is_told(tokenizer):
   model, clips = subject(mac, tokenizer), random_clips(1)
   bare = dataclasses.replace(model.objective, embed_tokens=None)
   with pytest.raises(ConfigError, match="no embed_tokens"):
-    words.word_maps(model._replace(objective=bare), clips, CAPTIONS[:1])
+    words.word_maps(
+      types.SimpleNamespace(**vars(model) | dict(objective=bare)), clips, CAPTIONS[:1]
+    )
   with pytest.raises(ConfigError, match="has no decoder"):
     masks.reconstruct(model, clips, CAPTIONS[:1])
 

@@ -75,7 +75,7 @@ def test_what_cannot_be_embedded_is_named(run, tmp_path):
   for videos, words in (
     ([bad], r"bad\.mp4: not a video"),
     ([tmp_path / "absent.mp4"], r"absent\.mp4: No such file"),
-    ([np.zeros((2, 8, 8), np.uint8)], r"video 0: uint8 \(2, 8, 8\) is no uint8"),
+    ([np.zeros((2, 8, 8), np.uint8)], r"video 0: uint8 \(2, 8, 8\) is not uint8"),
     ([np.zeros((0, 8, 8, 3), np.uint8)], "video 0: no frames"),
   ):
     with pytest.raises(DataError, match=words):

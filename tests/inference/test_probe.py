@@ -18,7 +18,7 @@ from vtr_jax.core import batch
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError, DataError, DivergedError
 from vtr_jax.data.moving_shapes import render
-from vtr_jax.inference import classifier, features
+from vtr_jax.inference import classifier, embed_split, features
 from vtr_jax.inference import load as load_lib
 from vtr_jax.inference.classifier import RECIPES, Recipe
 from vtr_jax.train.config import TrainConfig
@@ -102,10 +102,13 @@ def test_features_of_a_run_tell_classes(run, data, kind, tmp_path, capsys):
 
 def test_features_of_other_weights_are_computed_again(run, data, tmp_path):
   model = load_lib.load(run)
-  context = probe._context(model, probe.Request(str(run), data=data))
-  source = context.data.open("test")
+  config = embed_split.other_data(model.config.data, str(data))
+  source = config.open("test")
   get = lambda params: np.array(
-    features.of_split(context, params, source, "pooled", tmp_path)
+    features.of_split(
+      dataclasses.replace(model, params=params),
+      *(config, source, "pooled", tmp_path, model.config.eval_batch_size),
+    )
   )
   first = get(model.params)
   other = get(jax.tree.map(lambda p: p * 1.1, model.params))

@@ -77,7 +77,7 @@ def test_the_config_of_a_run(record_property, tmp_path, monkeypatch, count):
 
   def check(data):
     path.write_bytes(data)
-    fuzz.outcome(lambda: load_lib.load(tmp_path, words=False), "config.json", tmp_path)
+    fuzz.outcome(lambda: load_lib.load(tmp_path, text=False), "config.json", tmp_path)
 
   strategy = fuzz.mutated(*CONFIGS)
   fuzz.explore(record_property, "config.json", count, strategy, check, *DAMAGED)

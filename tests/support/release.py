@@ -38,7 +38,7 @@ def config() -> dict:
 
 def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
   """Of a batch that is the same everywhere, by the run's newest checkpoint."""
-  model = load_lib.load(run, words=False)
+  model = load_lib.load(run, text=False)
   c, o = model.config, model.objective
   given = batch.fake(c.clip, c.text, c.mask, 4)
   return dict(

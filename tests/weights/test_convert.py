@@ -151,7 +151,7 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
   run = setup.build(values, tmp_path / "a")
   run.writer.close()
   run.checkpoints.close()
-  found = load_lib.load(to, words=False).params["video_tower"]["cls_token"]
+  found = load_lib.load(to, text=False).params["video_tower"]["cls_token"]
   np.testing.assert_array_equal(run.state.params["video_tower"]["cls_token"], found)
 
 

@@ -20,7 +20,8 @@ from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
-from vtr_jax.inference import load as load_lib
+from vtr_jax.inference.load import load
+from vtr_jax.inference.model import LoadedModel
 from vtr_jax.train import workdir
 
 # Captions of the training split in a bank, evenly spread if there are more; ours.
@@ -65,7 +66,7 @@ def embed(
       protocol or the extra rows; told before anything is embedded.
   """
   extras = extras or Extras()
-  model = load_lib.load(checkpoint)
+  model = load(checkpoint)
   context = _context(model, protocol, data, batch_size)
   if extras.rerank and context.objective.match is None:
     raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
@@ -152,7 +153,7 @@ def _texts(
 
 
 def _context(
-  model: load_lib.Trained, protocol: Protocol, data: str, batch_size: int
+  model: LoadedModel, protocol: Protocol, data: str, batch_size: int
 ) -> Context:
   c = model.config
   size = batch_size or c.eval_batch_size
@@ -182,7 +183,7 @@ def other_data(config: DataConfig, data: str) -> DataConfig:
   return dataclasses.replace(config, name=name, curriculum=())
 
 
-def _check_frames(model: load_lib.Trained, frames: int) -> None:
+def _check_frames(model: LoadedModel, frames: int) -> None:
   """Refuses clips that the model cannot see, before any is read."""
   size = model.config.clip.image_size
   video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
@@ -208,7 +209,7 @@ def _bank(context: Context) -> tuple[list[str], list[str]]:
 
 def _manifest(
   checkpoint: str,
-  model: load_lib.Trained,
+  model: LoadedModel,
   context: Context,
   source: sources.Split,
   protocol: Protocol,

@@ -17,10 +17,12 @@ import numpy as np
 import tqdm
 from jaxtyping import Num
 
+from vtr_jax.core.batch import Batch
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
-from vtr_jax.eval.evaluators.base import Context
+from vtr_jax.data.examples import DataConfig
+from vtr_jax.inference.model import LoadedModel
 from vtr_jax.objectives.base import Params
 from vtr_jax.train import workdir
 
@@ -29,11 +31,12 @@ _DTYPES = dict(pooled=np.dtype("float32"), tokens=np.dtype("float16"))
 
 
 def of_split(
-  context: Context,
-  params: Params,
+  model: LoadedModel,
+  data: DataConfig,
   source: sources.Split,
   name: str,
   place: pathlib.Path,
+  batch_size: int,
 ) -> Num[np.ndarray, "v *n d"]:
   """Features of every clip of `source`, a memory-mapped file in `place`.
 
@@ -41,20 +44,22 @@ def of_split(
   bar shows the time that is left.
 
   Args:
-    context: of the model; what is seen of each clip.
-    params: of the model.
-    source: an open split of `context.data`.
+    model: its objective has `video_features`.
+    data: sampling of frames.
+    source: an open split of `data`.
     name: pooled | tokens, of objectives.base.VideoFeatures.
     place: directory, made if it is not there.
+    batch_size: clips at once, over all devices.
 
   Raises:
     ConfigError: the objective tells no features.
     DataError: there is no room, or a record is unusable.
   """
-  if context.objective.video_features is None:
+  video_features = model.objective.video_features
+  if video_features is None:
     raise ConfigError("--checkpoint: this objective has no video_features to probe")
   path = place / f"{name}-{source.name}.npy"
-  stamp, provenance = path.with_suffix(".json"), _made_by(context, params, source)
+  stamp, provenance = path.with_suffix(".json"), _provenance(model, data, source)
   if _read(stamp) == provenance and path.exists():
     print(f"{path}: features that are there already")
     return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -62,40 +67,40 @@ def of_split(
   stamp.unlink(missing_ok=True)
 
   dtype = _DTYPES[name]
-  pick = lambda params, batch: getattr(
-    context.objective.video_features(params, batch), name
-  ).astype(dtype)
-  clip, rows = context.clip, context.batch_size
+
+  def features(params: Params, batch: Batch) -> jax.Array:
+    return getattr(video_features(params, batch), name).astype(dtype)
+
+  clip, rows = model.config.clip, batch_size
   video = jax.ShapeDtypeStruct(
     (rows, clip.num_frames, clip.image_size, clip.image_size, 3), "uint8"
   )
-  shape = (len(source), *jax.eval_shape(pick, params, dict(video=video)).shape[1:])
+  one = jax.eval_shape(features, model.params, dict(video=video))
+  shape = (len(source), *one.shape[1:])
   temporary = path.with_suffix(".tmp")
   temporary.unlink(missing_ok=True)
   _check_room(place, path.name, math.prod(shape) * dtype.itemsize)
   out = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
-  embed, batches = OnDevices(pick, context.mesh), _videos(context, source)
+  embed = OnDevices(features, model.mesh)
+  batches = loader.eval_videos(source, data, clip, rows)
+  total = -(-len(source) // rows)
+  batches = tqdm.tqdm(batches, f"features of {source.name}", total, unit="batch")
   for start, batch in zip(range(0, len(source), rows), batches, strict=True):
-    out[start : start + rows] = embed(params, batch)[: len(source) - start]
+    out[start : start + rows] = embed(model.params, batch)[: len(source) - start]
   out.flush()
   os.replace(temporary, path)
   workdir.write_json(stamp, provenance)
   return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def _videos(context: Context, source: sources.Split) -> tqdm.tqdm:
-  c = context
-  batches = loader.eval_videos(source, c.data, c.clip, c.batch_size)
-  total = -(-len(source) // c.batch_size)
-  return tqdm.tqdm(batches, f"features of {source.name}", total, unit="batch")
-
-
-def _made_by(context: Context, params: Params, source: sources.Split) -> dict[str, Any]:
+def _provenance(
+  model: LoadedModel, data: DataConfig, source: sources.Split
+) -> dict[str, Any]:
   """What the features depend on, as JSON."""
   weights = 0
-  for leaf in jax.tree.leaves(params):
+  for leaf in jax.tree.leaves(model.params):
     weights = zlib.crc32(np.ascontiguousarray(leaf), weights)
-  data, clip = context.data, context.clip
+  clip = model.config.clip
   return dict(
     weights=weights,
     fingerprint=sources.fingerprint(source.directory, source.name),
@@ -104,7 +109,7 @@ def _made_by(context: Context, params: Params, source: sources.Split) -> dict[st
     size=clip.image_size,
     sampling=data.sampling,
     stride=data.stride,
-    model=repr(context.objective.model),
+    model=repr(model.objective.model),
   )
 
 

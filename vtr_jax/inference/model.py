@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
 import hashlib
 import os
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import tqdm
 from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
@@ -21,27 +23,18 @@ from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
-from vtr_jax.data.tokenizers.base import encode_all
+from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.video.decode import frame_indices
 from vtr_jax.eval import ranks
-from vtr_jax.inference import load as load_lib
+from vtr_jax.objectives.base import Objective, Params
+from vtr_jax.train.config import TrainConfig
 
 T = TypeVar("T")
 Video = str | os.PathLike | bytes | UInt8[np.ndarray, "_ _ _ 3"]
 
 
-def load(directory: str | os.PathLike) -> "Model":
-  """The model of a run: a training's --workdir, or what `vtr_jax.convert` wrote.
-
-  Raises:
-    CheckpointError: it is not a run, or has no checkpoint that can be read.
-    DataError: it has no tokenizer.
-  """
-  return Model(load_lib.load(directory))
-
-
-def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
-  """`call(*a)` of each of `arguments` in order, by threads, two each in advance."""
+def parallel_map(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
+  """`call(*a)` of each of `arguments` in order, on threads, up to two each ahead."""
   threads = processes.cores()
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     waiting = collections.deque()
@@ -53,56 +46,40 @@ def ahead(call: Callable[..., T], arguments: Iterable[tuple]) -> Iterator[T]:
       yield waiting.popleft().result()
 
 
-class Model:
-  """Embeds videos and texts; made by `load`. Arrays in and out are NumPy's."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoadedModel:
+  """A trained model: embeds videos and texts. Arrays in and out are NumPy's.
 
-  def __init__(self, run: load_lib.Trained):
-    self._run, self._batch = run, run.config.eval_batch_size
-    on = functools.partial(OnDevices, mesh=run.mesh)
-    self._video = on(run.objective.embed_video)
-    self._text = on(run.objective.embed_text)
-    self._match = on(run.objective.match) if run.objective.match else None
-    self._least = run.mesh.size  # rows that every device has one of
+  Made by `inference.load.load`; evaluations, figures and search share it.
+  """
+
+  config: TrainConfig
+  objective: Objective
+  params: Params  # on the devices of `mesh`
+  mesh: Mesh
+  step: int  # of the checkpoint
+  vocabulary: Tokenizer | None  # None: opened with text=False
 
   @property
   def name(self) -> str:
     """Of the run."""
-    return self._run.config.name
+    return self.config.name
 
   @property
-  def config(self):
-    """Of the run, as `recipe.TrainConfig`."""
-    return self._run.config
+  def tokenizer(self) -> Tokenizer:
+    """Captions to ids.
 
-  @property
-  def objective(self):
-    """Of the run, as `objectives.base.Objective`."""
-    return self._run.objective
-
-  @property
-  def params(self) -> Mapping[str, Any]:
-    """Parameters, on the devices of `mesh`."""
-    return self._run.params
-
-  @property
-  def tokenizer(self):
-    """Of the run, as `data.text.Tokenizer`."""
-    return self._run.tokenizer
-
-  @property
-  def mesh(self) -> jax.sharding.Mesh:
-    """The devices that it runs on."""
-    return self._run.mesh
-
-  @property
-  def step(self) -> int:
-    """Of its checkpoint."""
-    return self._run.step
+    Raises:
+      DataError: the model was opened with text=False.
+    """
+    if self.vocabulary is None:
+      raise DataError(f"{self.name}: opened with text=False, so without a tokenizer")
+    return self.vocabulary
 
   @property
   def has_match_head(self) -> bool:
     """Whether `match_logits` can be called."""
-    return self._match is not None
+    return self.objective.match is not None
 
   @functools.cached_property
   def dim(self) -> int:
@@ -111,14 +88,26 @@ class Model:
     video = np.zeros(
       (1, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), np.uint8
     )
-    embed, batch = self._run.objective.embed_video, dict(video=video)
-    return jax.eval_shape(embed, self._run.params, batch).shape[1]
+    embed = self.objective.embed_video
+    return jax.eval_shape(embed, self.params, dict(video=video)).shape[1]
+
+  @functools.cached_property
+  def _embed_video(self) -> OnDevices:
+    return OnDevices(self.objective.embed_video, self.mesh)
+
+  @functools.cached_property
+  def _embed_text(self) -> OnDevices:
+    return OnDevices(self.objective.embed_text, self.mesh)
+
+  @functools.cached_property
+  def _match(self) -> OnDevices:
+    return OnDevices(self.objective.match, self.mesh)
 
   @functools.cached_property
   def id(self) -> str:
-    """Name, step and a checksum of the parameters: the same only for the same ones."""
+    """Name, step and a checksum of the parameters, which identifies them."""
     digest = hashlib.blake2b(digest_size=8)
-    for path, x in sorted(flatten_dict(self._run.params, sep="/").items()):
+    for path, x in sorted(flatten_dict(self.params, sep="/").items()):
       digest.update(path.encode())
       digest.update(np.ascontiguousarray(jax.device_get(x)).data)
     return f"{self.name}@{self.step}-{digest.hexdigest()}"
@@ -139,7 +128,7 @@ class Model:
     if isinstance(videos, str | os.PathLike | bytes):
       raise DataError("videos: one of them; give a list")
     videos = list(videos)
-    clips = ahead(self._named_clip, enumerate(videos))
+    clips = parallel_map(self._named_clip, enumerate(videos))
     bar = tqdm.tqdm(
       clips, "embedding videos", len(videos), unit="video", disable=not progress
     )
@@ -148,8 +137,8 @@ class Model:
   def embed_clips(
     self, clips: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]
   ) -> Float[np.ndarray, "n e"]:
-    """The same of clips that have the model's frames and size, taken as they come."""
-    return self._rows(self._video, (dict(video=clip) for clip in clips))
+    """Embeddings of clips that have the model's number of frames and image size."""
+    return self._rows(self._embed_video, (dict(video=clip) for clip in clips))
 
   def embed_text(self, texts: Iterable[str]) -> Float[np.ndarray, "n e"]:
     """Embeddings of unit norm, one for each text.
@@ -159,7 +148,7 @@ class Model:
     """
     if isinstance(texts, str):
       raise DataError("texts: one string; give a list of them")
-    return self._rows(self._text, self._token_rows(list(texts)))
+    return self._rows(self._embed_text, self._token_rows(list(texts)))
 
   def similarity(
     self, texts: Iterable[str], videos: Iterable[Video]
@@ -177,10 +166,13 @@ class Model:
     Raises:
       ConfigError: the model has no matching head; see `has_match_head`.
     """
-    if self._match is None:
+    if not self.has_match_head:
       raise ConfigError(f"rerank: {self.name} has no matching head; use 0")
+    if not texts:
+      return np.zeros(0, np.float32)
     pairs = zip(self._token_rows(texts), clips, strict=True)
-    return self._rows(self._match, (row | dict(video=clip) for row, clip in pairs))
+    rows = (row | dict(video=clip) for row, clip in pairs)
+    return self._rows(self._match, rows)
 
   def indices(self, count: int) -> Int[np.ndarray, " t"]:
     """Which of `count` frames make the clip in the middle."""
@@ -188,14 +180,14 @@ class Model:
     return frame_indices(count, clip.num_frames, data.sampling, data.stride, None)
 
   def clip(self, video: Video) -> UInt8[np.ndarray, "t h w 3"]:
-    """What the model sees of a video.
+    """The clip in the middle of a video, as the model's input.
 
     Raises:
       BadSample: it cannot be decoded, or has no frames. OSError: it cannot be read.
     """
     if isinstance(video, np.ndarray):
       if video.ndim != 4 or video.shape[3] != 3 or video.dtype != np.uint8:
-        raise BadSample(f"{video.dtype} {video.shape} is no uint8 [frames, h, w, 3]")
+        raise BadSample(f"{video.dtype} {video.shape} is not uint8 [frames, h, w, 3]")
       if not video.size:
         raise BadSample("no frames")
       return self.resized(video[self.indices(len(video))])
@@ -207,7 +199,7 @@ class Model:
   ) -> UInt8[np.ndarray, "t s s 3"]:
     """Frames in the model's size: the short side resized, the middle cut out."""
     size = self.config.clip.image_size
-    view = resize_view(*frames.shape[1:3], size)
+    view = resize_view(frames.shape[1], frames.shape[2], size)
     if frames.shape[1:3] == (size, size):
       return frames
     box = (view.left, view.top, view.left + size, view.top + size)
@@ -232,7 +224,7 @@ class Model:
       if not isinstance(text, str):
         raise DataError(f"text {number}: {text!r} is not a string")
     try:
-      pair = encode_all(self._run.tokenizer, texts, self.config.text.max_length)
+      pair = encode_all(self.tokenizer, texts, self.config.text.max_length)
     except BadSample as e:
       raise DataError(f"{e} among {len(texts)} texts; leave it out") from e
     for ids, valid in zip(*pair, strict=True):
@@ -242,23 +234,21 @@ class Model:
     self, function: OnDevices, rows: Iterable[Mapping[str, Any]]
   ) -> Float[np.ndarray, "n ..."]:
     """`function` of rows, in batches of few sizes: each is compiled once."""
-    found, waiting = [], []
+    outputs, waiting = [], []
 
     def flush() -> None:
-      count, size = len(waiting), self._least
+      count, size = len(waiting), self.mesh.size
       while size < count:
         size *= 2
-      filled = waiting + waiting[-1:] * (size - count)
-      batch = {k: np.stack([row[k] for row in filled]) for k in filled[0]}
-      found.append(function(self._run.params, batch)[:count])
+      padded = waiting + waiting[-1:] * (size - count)
+      batch = {k: np.stack([row[k] for row in padded]) for k in padded[0]}
+      outputs.append(function(self.params, batch)[:count])
       waiting.clear()
 
     for row in rows:
       waiting.append(row)
-      if len(waiting) >= self._batch:
+      if len(waiting) >= self.config.eval_batch_size:
         flush()
     if waiting:
       flush()
-    if found:
-      return np.concatenate(found)
-    return np.zeros((0,) if function is self._match else (0, self.dim), np.float32)
+    return np.concatenate(outputs) if outputs else np.zeros((0, self.dim), np.float32)

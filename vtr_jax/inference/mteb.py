@@ -16,7 +16,7 @@ from jaxtyping import Float, UInt8
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.eval import ranks
-from vtr_jax.inference import model
+from vtr_jax.inference.load import load
 
 
 class Encoder:
@@ -39,10 +39,10 @@ class Encoder:
       **kwargs: none that is read; mteb may pass some.
 
     Raises:
-      CheckpointError: see `trained.load`.
+      CheckpointError: see `inference.load.load`.
     """
     del revision, device, kwargs
-    self._model = model.load(model_name)
+    self._model = load(model_name)
 
   def encode(
     self, inputs: Iterable[Mapping[str, Any]], **kwargs: Any

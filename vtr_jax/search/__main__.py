@@ -43,7 +43,7 @@ _TOKEN = flags.DEFINE_string("token", "", "serve: secret that the page requires.
 
 def index(folder: str = "", *more: str) -> None:
   """Creates an index, or updates it."""
-  from vtr_jax.inference.model import load  # starts JAX: after the flags
+  from vtr_jax.inference.load import load  # starts JAX: after the flags
   from vtr_jax.search import build, windows
 
   require(bool(folder) and not more, "index: give one FOLDER")

@@ -17,7 +17,7 @@ import tqdm
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, DataError, one_line
-from vtr_jax.inference.model import Model
+from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, store, windows
 from vtr_jax.search import writer as writer_lib
 
@@ -47,7 +47,7 @@ class Report(NamedTuple):
 def build(
   folder: str | os.PathLike,
   out: str | os.PathLike,
-  model: Model,
+  model: LoadedModel,
   *,
   checkpoint: str = "",
   options: windows.Options | None = None,
@@ -116,7 +116,9 @@ class _Work:
 class _Run:
   """One call of `build`."""
 
-  def __init__(self, writer: writer_lib.Writer, model: Model, options: windows.Options):
+  def __init__(
+    self, writer: writer_lib.Writer, model: LoadedModel, options: windows.Options
+  ):
     self._writer, self._model, self._options = writer, model, options
     self._before = dict(writer.files)
     self._known = {f.digest: f for f in self._before.values()}

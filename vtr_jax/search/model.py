@@ -1,17 +1,16 @@
 """The model that `vtr_jax.load` returns: it also searches."""
 
 import os
-import pathlib
 from typing import Any
 
 from vtr_jax.inference import load as load_lib
-from vtr_jax.inference import model
+from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search.query import Query
 from vtr_jax.search.searcher import Hit, Searcher
 
 
-class Model(model.Model):
-  """See model.Model; and `search`."""
+class Model(LoadedModel):
+  """A LoadedModel with `search`."""
 
   def search(
     self, index: str | os.PathLike, text: str = "", **parameters: Any
@@ -35,10 +34,5 @@ class Model(model.Model):
 
 
 def load(directory: str | os.PathLike) -> Model:
-  """The model of a run: a training's --workdir, or what `vtr_jax.convert` wrote.
-
-  Raises:
-    CheckpointError: not the directory of a run, or no readable checkpoint.
-    DataError: it has no tokenizer.
-  """
-  return Model(load_lib.load(pathlib.Path(directory)))
+  """The model of a run; see `inference.load.load`."""
+  return load_lib.load(directory, kind=Model)

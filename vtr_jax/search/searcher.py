@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float, UInt8
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
-from vtr_jax.inference.model import Model, ahead, load
+from vtr_jax.inference.load import load
+from vtr_jax.inference.model import LoadedModel, parallel_map
 from vtr_jax.search import store, topk, windows
 from vtr_jax.search.query import Query
 
@@ -41,7 +42,7 @@ class Searcher:
   An index is searched as it was when it was opened.
   """
 
-  def __init__(self, model: Model, indexes: Sequence[str | os.PathLike]):
+  def __init__(self, model: LoadedModel, indexes: Sequence[str | os.PathLike]):
     """Opens the indexes.
 
     Raises:
@@ -127,7 +128,7 @@ class Searcher:
 
   def _rerank(self, text: str, hits: list[Hit]) -> list[Hit]:
     """Hits ordered by the log-odds of the matching head."""
-    found = zip(hits, ahead(self._frames, ((hit,) for hit in hits)), strict=True)
+    found = zip(hits, parallel_map(self._frames, ((hit,) for hit in hits)), strict=True)
     pairs = [(hit, frames) for hit, frames in found if frames is not None]
     scores = self.model.match_logits(
       [text] * len(pairs), (frames for _, frames in pairs)

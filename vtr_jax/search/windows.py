@@ -14,7 +14,7 @@ from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.crops import View, resize_view
 from vtr_jax.data.video import stream
-from vtr_jax.inference.model import Model
+from vtr_jax.inference.model import LoadedModel
 
 # FFmpeg's scdet (libavfilter/vf_scdet.c, its default threshold), on small gray frames.
 _CUT = 10.0  # percent of the range of brightness
@@ -87,7 +87,9 @@ def shown(
   return [part for part, some in zip(parts, last > first, strict=True) if some]
 
 
-def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[Clip]:
+def clips(
+  path: str | os.PathLike, options: Options, model: LoadedModel
+) -> Iterator[Clip]:
   """All clips of a file in order, one at a time.
 
   Raises:
@@ -107,7 +109,7 @@ def clips(path: str | os.PathLike, options: Options, model: Model) -> Iterator[C
     yield from _read(file, line, parts, model)
 
 
-def clip(path: str | os.PathLike, start: float, end: float, model: Model) -> Clip:
+def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) -> Clip:
   """The part of a file that is shown from `start` until `end`.
 
   Raises:
@@ -123,7 +125,7 @@ def clip(path: str | os.PathLike, start: float, end: float, model: Model) -> Cli
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
-def _timeline(file: BinaryIO, model: Model) -> stream.Timeline:
+def _timeline(file: BinaryIO, model: LoadedModel) -> stream.Timeline:
   seconds = model.config.data.decode_timeout
   size = os.fstat(file.fileno()).st_size
   return stream.timeline(file, seconds * (1 + size / 2**30))
@@ -133,7 +135,7 @@ def _read(
   file: BinaryIO,
   line: stream.Timeline,
   parts: list[tuple[float, float]],
-  model: Model,
+  model: LoadedModel,
 ) -> Iterator[Clip]:
   size, deadline = model.config.clip.image_size, model.config.data.decode_timeout
   start, end = parts[0]
@@ -153,7 +155,7 @@ def _read(
 
 
 def _numbers(
-  line: stream.Timeline, start: float, end: float, model: Model
+  line: stream.Timeline, start: float, end: float, model: LoadedModel
 ) -> Int[np.ndarray, " t"]:
   """Frames of the clip in the middle of those shown from `start` until `end`."""
   # Times are sums of fractions: a frame at the edge begins the second part.
@@ -164,7 +166,7 @@ def _numbers(
   return first + model.indices(int(stop - first))
 
 
-def _shots(file: BinaryIO, line: stream.Timeline, model: Model) -> list[float]:
+def _shots(file: BinaryIO, line: stream.Timeline, model: LoadedModel) -> list[float]:
   """Seconds at which a new shot begins."""
   seconds = model.config.data.decode_timeout * (1 + len(line.times) / 1000)
   pictures = stream.small(file, *_SMALL, seconds)

@@ -5,17 +5,29 @@ The only numbers are how widely each kind of attention looks; see pictures/atten
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from vtr_jax.core.config import require
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import EvalExample
+from vtr_jax.data.tokenizers.base import Tokenizer
 from vtr_jax.eval import protocols, ranks
 from vtr_jax.eval.evaluators.base import Context, Embedder
 from vtr_jax.eval.viz import attention, base, gallery, space, words
-from vtr_jax.objectives.base import Params
+from vtr_jax.objectives.base import Objective, Params
+
+
+class _Model(NamedTuple):
+  """A `base.Model` during training."""
+
+  config: Context
+  objective: Objective
+  params: Params
+  tokenizer: Tokenizer
+  mesh: Mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +58,7 @@ class Evaluator:
   def run(self, params: Params) -> dict[str, float]:
     c = self._context
     clips = [self._clip(int(self._owner[q])) for q in self._queries]
-    model = base.Seen(c, c.objective, params, c.tokenizer, c.mesh)
+    model = _Model(c, c.objective, params, c.tokenizer, c.mesh)
     self._attention = attention.attention(model, clips)
     self._words = None
     if c.objective.embed_tokens is not None:

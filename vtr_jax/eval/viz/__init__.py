@@ -1,5 +1,5 @@
 """What a trained model sees: attention, tokens on patches, reconstructions, retrievals.
 
-Functions take a `vtr_jax.inference.model.Model` or a `base.Seen` and return arrays or
+Functions take a `base.Model`, such as `vtr_jax.load` returns, and return arrays or
 PIL images.
 """

@@ -31,11 +31,11 @@ class Attention(NamedTuple):
   cls: Float[np.ndarray, "b l h"]  # of the class token (of all, if frames have each)
 
 
-def attention(model: base.Subject, clips: base.Clips) -> dict[str, Attention]:
+def attention(model: base.Model, clips: base.Clips) -> dict[str, Attention]:
   """What the embedding's reader attends to in whole clips.
 
   Args:
-    model: see `base.Subject`.
+    model: see `base.Model`.
     clips: uint8 [t h w 3] of the model's size.
 
   Returns:
@@ -51,12 +51,12 @@ def attention(model: base.Subject, clips: base.Clips) -> dict[str, Attention]:
 
 
 def overlay(
-  model: base.Subject, clip: Video, layer: int = -1, heads: bool = False
+  model: base.Model, clip: Video, layer: int = -1, heads: bool = False
 ) -> Image.Image:
   """A clip, and over it where each kind of attention goes.
 
   Args:
-    model: see `base.Subject`.
+    model: see `base.Model`.
     clip: uint8 [t h w 3] of the model's size.
     layer: from 0, or from the end; a pooling has one alone.
     heads: whether each head has a row of its own; else their mean is drawn.
@@ -69,7 +69,7 @@ def overlay(
   )
 
 
-def layers(model: base.Subject, clip: Video) -> Image.Image:
+def layers(model: base.Model, clip: Video) -> Image.Image:
   """A clip, and over it the attention of every layer, by the mean of heads."""
   found, strips = attention(model, [clip]), [("clip", clip)]
   for kind, each in found.items():

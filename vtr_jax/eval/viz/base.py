@@ -6,7 +6,7 @@ import io
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -31,8 +31,8 @@ _HEAT = np.array(
 
 
 @runtime_checkable
-class Sizes(Protocol):
-  """Part of a config."""
+class InputConfig(Protocol):
+  """The part of a config that fixes the shapes of a model's inputs."""
 
   @property
   def clip(self) -> ClipSpec: ...
@@ -41,11 +41,11 @@ class Sizes(Protocol):
 
 
 @runtime_checkable
-class Subject(Protocol):
-  """Whom pictures are of: `vtr_jax.inference.model.Model` is one, and so is `Seen`."""
+class Model(Protocol):
+  """What figures read of a model, such as `vtr_jax.inference.model.LoadedModel`."""
 
   @property
-  def config(self) -> Sizes: ...
+  def config(self) -> InputConfig: ...
   @property
   def objective(self) -> Objective: ...
   @property
@@ -56,16 +56,6 @@ class Subject(Protocol):
   def mesh(self) -> Mesh: ...
 
 
-class Seen(NamedTuple):
-  """A `Subject` for those who have no run, such as evaluators."""
-
-  config: Sizes
-  objective: Objective
-  params: Any
-  tokenizer: Tokenizer
-  mesh: Mesh
-
-
 @functools.lru_cache(16)
 def _compiled(make: Callable, objective: Objective, *args: Any) -> OnDevices:
   *options, mesh = args
@@ -73,7 +63,7 @@ def _compiled(make: Callable, objective: Objective, *args: Any) -> OnDevices:
 
 
 def on_devices(
-  model: Subject, make: Callable, batch: Mapping[str, np.ndarray], *options: Any
+  model: Model, make: Callable, batch: Mapping[str, np.ndarray], *options: Any
 ) -> Any:
   """`make(objective, *options)`, a function of (params, batch), of all rows.
 
@@ -90,7 +80,7 @@ def on_devices(
   return jax.tree.map(lambda x: x[:rows], found)
 
 
-def clip_rows(model: Subject, clips: Clips) -> UInt8[np.ndarray, "b t h w 3"]:
+def clip_rows(model: Model, clips: Clips) -> UInt8[np.ndarray, "b t h w 3"]:
   """Clips as one array.
 
   Raises:
@@ -109,7 +99,7 @@ def clip_rows(model: Subject, clips: Clips) -> UInt8[np.ndarray, "b t h w 3"]:
   return np.stack(list(clips))
 
 
-def text_rows(model: Subject, texts: Sequence[str]) -> dict[str, np.ndarray]:
+def text_rows(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
   """`text_ids` and `text_valid` of texts."""
   ids, valid = encode_all(model.tokenizer, texts, model.config.text.max_length)
   return dict(text_ids=ids, text_valid=valid)

@@ -96,7 +96,7 @@ def kinds(
 def seen(
   clips: UInt8[np.ndarray, "b t h w 3"],
   texts: Sequence[str],
-  config: base.Sizes,
+  config: base.InputConfig,
   mask: MaskSpec,
   tokenizer: Tokenizer,
   seed: int = 0,
@@ -108,7 +108,7 @@ def seen(
 
 
 def reconstruct(
-  model: base.Subject,
+  model: base.Model,
   clips: base.Clips,
   texts: Sequence[str],
   ratio: float | None = None,
@@ -117,7 +117,7 @@ def reconstruct(
   """Masks clips and texts by the model's kind of mask, and reconstructs them.
 
   Args:
-    model: see `base.Subject`.
+    model: see `base.Model`.
     clips: uint8 [t h w 3] of the model's size.
     texts: as many captions.
     ratio: fraction of the tubelets masked, (0, 1); None = as in training.
@@ -148,7 +148,7 @@ def reconstruct(
 
 
 def ratios(
-  model: base.Subject,
+  model: base.Model,
   clip: Video,
   text: str,
   shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
@@ -164,7 +164,7 @@ def ratios(
 
 
 def gif(
-  model: base.Subject, clip: Video, text: str, ratio: float | None = None, seed: int = 0
+  model: base.Model, clip: Video, text: str, ratio: float | None = None, seed: int = 0
 ) -> base.Gif:
   """A clip, masked and reconstructed, side by side."""
   found = reconstruct(model, [clip], [text], ratio, seed)
@@ -187,7 +187,7 @@ def _put(
 def _hide(
   clips: np.ndarray,
   texts: Sequence[str],
-  config: base.Sizes,
+  config: base.InputConfig,
   mask: MaskSpec,
   tokenizer: Tokenizer,
   seed: int,

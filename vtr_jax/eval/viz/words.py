@@ -28,12 +28,12 @@ class WordMaps(NamedTuple):
 
 
 def word_maps(
-  model: base.Subject, clips: base.Clips, texts: Sequence[str]
+  model: base.Model, clips: base.Clips, texts: Sequence[str]
 ) -> list[WordMaps]:
   """Of texts[i] and clips[i].
 
   Args:
-    model: see `base.Subject`.
+    model: see `base.Model`.
     clips: uint8 [t h w 3] of the model's size.
     texts: as many captions.
 
@@ -60,7 +60,7 @@ def word_maps(
   return found
 
 
-def picture(model: base.Subject, clip: Video, text: str) -> Image.Image:
+def picture(model: base.Model, clip: Video, text: str) -> Image.Image:
   """A clip, the map of its caption, and of each word; all words on one scale."""
   (found,) = word_maps(model, [clip], [text])
   return base.strips([("clip", clip), *rows(clip, found)], text, height=70)
