@@ -78,10 +78,15 @@ def eight_devices():
   return dict(XLA_FLAGS=flags, NPROC="16")
 
 
-def on_eight_devices(code, *args):
-  """Runs Python code where JAX sees eight devices: the lines that it printed."""
+def program(name):
+  """The command of a program in tests/support/programs; it runs in ROOT."""
+  return [sys.executable, "-m", f"tests.support.programs.{name}"]
+
+
+def on_eight_devices(name, *args):
+  """Runs a program where JAX sees eight devices: the lines that it printed."""
   run = subprocess.run(
-    [sys.executable, "-c", code, *map(str, args)],
+    [*program(name), *map(str, args)],
     cwd=ROOT,
     env=os.environ | eight_devices(),
     capture_output=True,

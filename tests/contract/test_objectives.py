@@ -60,41 +60,13 @@ def test_the_loader_brings_what_the_spec_says(name, data_dir):
   assert set(batch) - set(spec) == set(batch_lib.HOST_KEYS)
 
 
-SHARDED = """
-import dataclasses, json, sys
-import jax, numpy as np
-from vtr_jax.core import batch, sharding; from vtr_jax.train import setup as experiment
-config = json.loads(sys.argv[1])
-run = experiment.build(config, sys.argv[2])
-c, state = run.config, run.state
-fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
-on_device, losses = sharding.put_batch(fake, run.mesh), []
-for _ in range(c.steps):
-  state, numbers = run.train_step(state, on_device)
-  losses.append({k: float(v) for k, v in numbers.items()})
-norms = {}
-whole = batch.fake(c.clip, c.text, c.mask, 16)
-whole = sharding.put_batch(whole, run.mesh)
-with sharding.scope(run.mesh):
-  for side in ("video", "text"):
-    embed = jax.jit(getattr(run.objective, "embed_" + side))
-    norms[side] = np.linalg.norm(embed(state.params, whole), axis=1).tolist()
-leaves = jax.tree_util.tree_leaves_with_path
-layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
-print(json.dumps(dict(
-  losses=losses, norms=norms, steps=int(state.step),
-  params=layout(state.params), teacher=layout(state.teacher),
-)))
-"""
-
-
 @ONE
 def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
   """One batch over and over: every loss is finite, the sum falls to a half."""
   config = smoke(name, data_dir, steps=30)
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
   found = json.loads(
-    on_eight_devices(SHARDED, json.dumps(config), tmp_path / "run")[-1]
+    on_eight_devices("learn_on_mesh", json.dumps(config), tmp_path / "run")[-1]
   )
   assert found["steps"] == 30
   first, last = found["losses"][0], found["losses"][-1]

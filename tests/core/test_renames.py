@@ -1,32 +1,17 @@
 """Config keys of 0.1.0 are read under their names of today, and each is reported."""
 
-import pathlib
 import subprocess
-import sys
 
 import pytest
+from conftest import ROOT, program
 
 from vtr_jax.core import renames
 from vtr_jax.core.errors import ConfigError
 
-ROOT = pathlib.Path(__file__).parents[2]
-
-# A command that parses its flags as all do, and prints two of the config's values.
-PROGRAM = """
-import sys
-from ml_collections import config_flags
-from vtr_jax.core import cli
-
-chosen = config_flags.DEFINE_config_file("config", None, lock_config=True)
-cli._parse(sys.argv)
-values = cli.load(chosen, "")
-print(values["clip"]["image_size"], values["contrastive"]["chunk"])
-"""
-
 
 def parse(*arguments: str) -> subprocess.CompletedProcess:
   return subprocess.run(
-    [sys.executable, "-c", PROGRAM, "--config=configs/mac.py:smoke", *arguments],
+    [*program("print_config"), "--config=configs/mac.py:smoke", *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,

@@ -15,7 +15,7 @@ import types
 import clips
 import numpy as np
 import pytest
-import test_loop
+import training
 from conftest import ROOT
 
 from vtr_jax.core import processes
@@ -222,7 +222,7 @@ command.run(lambda: train.train_and_evaluate(config, directory))
 @pytest.mark.nightly
 def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
-  config = test_loop.bare(smoke, steps=500, checkpoint_every=500)
+  config = training.bare(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   ended = subprocess.run(
     [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],

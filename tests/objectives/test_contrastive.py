@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import on_eight_devices
+from contrastive_cases import case, gradients, l2_normalize
 
 from vtr_jax.objectives.contrastive import DENSE, ContrastConfig, contrast
 
@@ -15,11 +16,6 @@ def brute_info_nce(video, text, scale):
   sim = scale * text @ video.T
   way = lambda s: -np.mean(np.diag(s) - np.log(np.exp(s).sum(axis=1)))
   return way(sim) + way(sim.T)
-
-
-def l2_normalize(rng, rows, width=5):
-  x = rng.normal(size=(rows, width))
-  return jnp.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), "float32")
 
 
 def test_two_pairs_by_hand():
@@ -69,18 +65,6 @@ def test_sigmoid_equals_brute_force():
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def case(rows):
-  rng = np.random.default_rng(rows)
-  valid = np.arange(rows) % 5 != 3
-  return l2_normalize(rng, rows), l2_normalize(rng, rows), np.float32(12.0), valid
-
-
-def gradients(config, video, text, scale, valid):
-  """(value, gradients of embeddings and scale)."""
-  loss = lambda *inputs: contrast(config, *inputs, valid)
-  return jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(video, text, scale)
-
-
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
 @pytest.mark.parametrize(("rows", "chunk"), [(7, 3), (8, 4), (8, 100), (5, 1)])
 def test_chunks_change_nothing(loss, rows, chunk):
@@ -91,44 +75,8 @@ def test_chunks_change_nothing(loss, rows, chunk):
   )
 
 
-RING = """
-import dataclasses, json, sys
-sys.path[:0] = ["tests", "tests/support", "tests/objectives"]
-import jax, numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from test_contrastive import case, gradients
-from vtr_jax.core import sharding
-from vtr_jax.objectives.contrastive import ContrastConfig
-out = []
-for sizes in ((8, 1, 1), (2, 2, 2), (1, 4, 2)):
-  mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))
-  put = lambda x: jax.device_put(x, sharding.batch_sharding(mesh))
-  for loss in ("info_nce", "sigmoid"):
-    video, text, scale, valid = case(40)
-    spread = put(video), put(text), scale, put(valid)
-    with sharding.scope(mesh):
-      want = gradients(ContrastConfig(loss, "dense", 1, -4.0), *spread)
-      for form in ("ring", "chunked"):
-        got = gradients(ContrastConfig(loss, form, 6, -4.0), *spread)
-        jax.tree.map(
-          lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, want
-        )
-mesh = sharding.make_mesh(sharding.MeshConfig(8, 1, 1))
-video, text, scale, valid = case(4096)
-put = lambda x: jax.device_put(x, sharding.batch_sharding(mesh))
-spread = put(video), put(text), scale, put(valid)
-sizes = {}
-with sharding.scope(mesh):
-  for form in ("dense", "ring"):
-    config = ContrastConfig("info_nce", form, 256, 0.0)
-    step = jax.jit(lambda *inputs: gradients(config, *inputs))
-    sizes[form] = step.lower(*spread).compile().memory_analysis().temp_size_in_bytes
-print(json.dumps(sizes))
-"""
-
-
 @pytest.mark.nightly
 def test_the_ring_on_eight_devices():
   """Same values and gradients on every mesh, and an eighth of the memory or less."""
-  sizes = json.loads(on_eight_devices(RING)[-1])
+  sizes = json.loads(on_eight_devices("contrast_on_meshes")[-1])
   assert sizes["ring"] < sizes["dense"] / 8

@@ -9,7 +9,7 @@ import damage
 import numpy as np
 import pytest
 from conftest import run_main
-from test_loop import assert_same, bare, params
+from training import assert_same, bare, params
 
 from vtr_jax.data import sources
 from vtr_jax.data.video import decode

@@ -2,49 +2,18 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from test_loop import bare, losses, params
-
-# At the second save, when the first is on disk, it gets full or read-only.
-DRIVER = """
-import json, resource, subprocess, sys
-from vtr_jax.core import cli as command; from vtr_jax.train import loop as train
-from vtr_jax.train.checkpoint import Checkpoints
-
-save, saved = Checkpoints.save, []
-config, what = json.loads(sys.argv.pop(1)), sys.argv.pop(1)
-
-def full():
-  # No file can grow beyond what a line of numbers takes.
-  hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-  resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))
-
-def read_only():
-  place = sys.argv[1]
-  subprocess.run(["mount", "--bind", place, place], check=True)
-  subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
-
-def spoiled(*args, **kwargs):
-  saved.append(args)
-  if len(saved) == 2:
-    args[0].wait()
-    globals()[what]()
-  return save(*args, **kwargs)
-
-Checkpoints.save = spoiled
-command.run(lambda: train.train_and_evaluate(config, sys.argv[1]), arguments=False)
-"""
+from conftest import ROOT, program
+from training import bare, losses, params
 
 
 @pytest.mark.parametrize(
   "what", ["full", pytest.param("read_only", marks=pytest.mark.nightly)]
 )
 def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
-  command = [sys.executable, "-c", DRIVER]
+  command = [*program("fill_disk")]
   if what == "read_only":  # mounts of its own, which go with it
     command = ["unshare", "--map-root-user", "--mount", *command]
     if subprocess.run([*command[:3], "true"], capture_output=True).returncode:

@@ -6,14 +6,13 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import release
-from conftest import ROOT, memory_left, own_memory
-from test_loop import assert_same, losses, params
+from conftest import ROOT, memory_left, own_memory, program
+from training import assert_same, losses, params
 
 from configs import common
 from vtr_jax.train.loop import train_and_evaluate
@@ -21,37 +20,6 @@ from vtr_jax.train.loop import train_and_evaluate
 KILLS = 60
 STEPS = 120
 
-# Tells when the run comes to a phase; nothing is held there.
-DRIVER = """
-import json, sys
-from vtr_jax.core import cli as command
-from vtr_jax.train import setup as experiment, memory, progress, loop as train
-from vtr_jax.train.checkpoint import Checkpoints
-from vtr_jax.eval.evaluators.retrieval import Evaluator
-
-def told(owner, name, phase, after=False):
-  call = getattr(owner, name)
-  def instead(*args, **kwargs):
-    if not after:
-      print("now", phase, flush=True)
-    result = call(*args, **kwargs)
-    if after:
-      print("now", phase, flush=True)
-    return result
-  setattr(owner, name, instead)
-
-told(experiment.workdir, "prepare", "build")
-told(Checkpoints, "restore", "restore")
-told(memory, "report", "compile")
-told(progress.Progress, "timed_next", "wait")
-told(progress.Progress, "add", "step")
-told(Checkpoints, "save", "save")
-told(Checkpoints, "save", "write", after=True)  # in the background; then old ones go
-told(Evaluator, "run", "evaluation")
-told(train, "_finish", "finish")
-config, directory = json.loads(sys.argv[1]), sys.argv[2]
-command.run(lambda: train.train_and_evaluate(config, directory))
-"""
 # Seconds after the phase's beginning within which the signal comes.
 PHASES = dict(
   start=3.0,  # of the process: imports, and what comes then
@@ -84,7 +52,7 @@ def kill(config, workdir, phase, number, delay, own):
   """
   lines, seen = [], 0
   with subprocess.Popen(
-    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
+    [*program("report_phases"), json.dumps(config), str(workdir)],
     cwd=ROOT,
     env=os.environ | own | dict(VTR_KILL_TEST=str(workdir)),
     stdout=subprocess.PIPE,

@@ -4,60 +4,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from conftest import ROOT
-from test_loop import assert_same, bare, losses, params
+from conftest import ROOT, program
+from training import assert_same, bare, losses, params
 
 from vtr_jax.train.loop import train_and_evaluate
 
 # Seconds in which a held process must end: the hold itself is longer. The bounds that
 # the docs promise are of an idle machine; here it is the order that counts.
 HOLD = 200
-
-# Says when the run has come to the phase, and holds it there.
-DRIVER = """
-import json, sys, threading
-from vtr_jax.core import cli as command
-from vtr_jax.train import setup as experiment, memory, progress, loop as train
-from vtr_jax.train.checkpoint import Checkpoints
-from vtr_jax.data import loader
-
-config, directory, phase = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
-
-def held(call, seconds, at, after=False):
-  calls = []
-  def instead(*args, **kwargs):
-    calls.append(1)
-    if after:
-      result = call(*args, **kwargs)
-    if len(calls) == at:
-      print("now", phase, flush=True)
-      threading.Event().wait(seconds)  # handlers run, and it goes on
-    return result if after else call(*args, **kwargs)
-  return instead
-
-if phase == "build":
-  experiment.workdir.prepare = held(experiment.workdir.prepare, 200, 1)
-if phase == "begin":
-  loader.train_batches = held(loader.train_batches, 1, 1)
-if phase in ("compile", "xla"):
-  memory.report = held(memory.report, 200 if phase == "compile" else 0, 1)
-if phase == "wait":
-  progress.Progress.timed_next = held(progress.Progress.timed_next, 200, 4)
-if phase == "save":
-  Checkpoints.save = held(Checkpoints.save, 1, 2, after=True)
-if phase in ("step", "twice"):
-  seconds = 200 if phase == "twice" else 1
-  progress.Progress.add = held(progress.Progress.add, seconds, 4)
-if phase == "evaluation":
-  from vtr_jax.eval.evaluators.retrieval import Evaluator
-  Evaluator.run = held(Evaluator.run, 200, 1)
-
-command.run(lambda: train.train_and_evaluate(config, directory))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +34,7 @@ def calm(data_dir, tmp_path_factory):
 def start(config, workdir, phase):
   fresh = dict(JAX_ENABLE_COMPILATION_CACHE="false") if phase == "xla" else {}
   return subprocess.Popen(
-    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir), phase],
+    [*program("hold_in_phase"), json.dumps(config), str(workdir), phase],
     cwd=ROOT,
     env=os.environ | fresh,
     stdout=subprocess.PIPE,

@@ -5,29 +5,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, run_main
-from test_loop import bare, losses
+from conftest import ROOT, program, run_main
+from training import bare, losses
 
 from configs import miles, simvtp
 from vtr_jax.core import distributed, sharding
 from vtr_jax.core.errors import ConfigError
-
-DRIVER = """
-import json, sys
-from vtr_jax.core import cli as command, distributed
-from vtr_jax.train import train_and_evaluate
-
-def work():
-  distributed.start(distributed.find(heartbeat=10, timeout=90.0))
-  train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
-
-command.run(work)
-"""
 
 
 def free_port():
@@ -47,7 +34,7 @@ def begin(config, workdir, processes, devices, mesh):
   )
   return [
     subprocess.Popen(
-      [sys.executable, "-u", "-c", DRIVER, config, str(workdir)],
+      [*program("train_distributed"), config, str(workdir)],
       cwd=ROOT,
       env=os.environ | shared | dict(VTR_PROCESS_ID=str(i)),
       stdout=subprocess.PIPE,
@@ -163,12 +150,6 @@ def test_all_go_back_and_end_together(config, tmp_path):
   assert f"{config['batch_size']} records, 1 device(s)" in again.stdout
 
 
-END = """
-from vtr_jax.core import cli as command, distributed
-command.run(lambda: distributed.start(distributed.find(heartbeat=10, timeout=60.0)))
-"""
-
-
 @pytest.mark.nightly
 def test_processes_end_in_order_time_and_again():
   """JAX's own way out aborted now and then, in process 0."""
@@ -176,7 +157,7 @@ def test_processes_end_in_order_time_and_again():
     port = free_port()
     started = [
       subprocess.Popen(
-        [sys.executable, "-c", END],
+        [*program("start_distributed")],
         cwd=ROOT,
         env=os.environ
         | dict(
@@ -246,15 +227,9 @@ def test_rows_that_two_hosts_share():
 
 def test_a_missing_process_is_named_by_all():
   port = free_port()
-  script = (
-    "from vtr_jax.core import cli as command, distributed as d\n"
-    "import sys\n"
-    f"p = d.Peers('127.0.0.1:{port}', 4, int(sys.argv.pop()), timeout=3.0)\n"
-    "command.run(lambda: d.roll_call(p))\n"
-  )
   started = [
     subprocess.Popen(
-      [sys.executable, "-c", script, str(i)],
+      [*program("find_processes"), str(port), str(i)],
       cwd=ROOT,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,

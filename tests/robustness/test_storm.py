@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 from conftest import eight_devices
-from test_loop import assert_same, loader_of, losses, params, spoiled, start
+from training import assert_same, loader_of, losses, params, spoiled, start
 
 from configs import mac
 from vtr_jax.data.moving_shapes import build as moving_shapes

@@ -4,14 +4,13 @@ import json
 import pathlib
 import shutil
 import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 import release
-from conftest import ROOT
-from test_loop import assert_same, bare, losses, params
+from conftest import ROOT, program
+from training import assert_same, bare, losses, params
 
 from configs import mac
 from vtr_jax.core.errors import CheckpointError
@@ -20,16 +19,6 @@ from vtr_jax.train.checkpoint import CheckpointPolicy, Checkpoints
 from vtr_jax.train.loop import train_and_evaluate
 
 RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
-
-DRIVER = """
-import json, sys
-from vtr_jax.core import cli as command
-from vtr_jax.train.checkpoint import CheckpointPolicy
-from vtr_jax.train import train_and_evaluate
-config, directory, flags = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-policy = CheckpointPolicy(**flags)
-command.run(lambda: train_and_evaluate(config, directory, policy=policy))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +35,7 @@ def calm(data_dir, tmp_path_factory):
 def go_on(config, workdir, **care):
   """In its own process: TensorStore's threads grumble on after an error."""
   return subprocess.run(
-    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir), json.dumps(care)],
+    [*program("train"), json.dumps(config), str(workdir), json.dumps(care)],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -99,15 +88,6 @@ def mix(workdir, step):
   shutil.copytree(place / str(step - 2) / "state", place / str(step) / "state")
 
 
-BUILD = """
-import json, sys
-from vtr_jax.train import setup as experiment
-for directory in sys.argv[2:]:
-  run = experiment.build(json.loads(sys.argv[1]), directory)
-  print("step", int(run.state.step), flush=True)
-"""
-
-
 def test_the_newest_that_is_whole_is_used(calm, tmp_path):
   config, origin = calm
   damages = (flip, cut, lose, lose_manifest, lose_meta, flip_meta, mix)
@@ -117,7 +97,7 @@ def test_the_newest_that_is_whole_is_used(calm, tmp_path):
     damage(place, 8)
   # In its own process: TensorStore's threads grumble on after an error.
   run = subprocess.run(
-    [sys.executable, "-c", BUILD, json.dumps(config), *map(str, places)],
+    [*program("restore"), json.dumps(config), *map(str, places)],
     cwd=ROOT,
     capture_output=True,
     text=True,

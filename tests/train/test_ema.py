@@ -119,26 +119,13 @@ def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
   same(stored(tmp_path, 4), calm)
 
 
-SHARDED = """
-import json, sys, jax
-from vtr_jax.train import train_and_evaluate
-from vtr_jax.train import setup as experiment
-c = json.loads(sys.argv[1])
-train_and_evaluate(c, sys.argv[2])
-state = experiment.build(c, sys.argv[2]).state
-place = lambda tree: [str(x.sharding.spec) for x in jax.tree.leaves(tree)]
-assert place(state.ema_params) == place(state.params)
-print(sum("fsdp" in spec for spec in place(state.ema_params)))
-"""
-
-
 @pytest.mark.nightly
 def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
   """And is the same as on one device, within rounding."""
   c = config(data_dir, simvtp, steps=2)
   train_and_evaluate(c, tmp_path / "one")
   c["mesh"] = dict(data=2, fsdp=2, tensor=2)
-  found = on_eight_devices(SHARDED, json.dumps(c), tmp_path / "eight")
+  found = on_eight_devices("compare_ema_shardings", json.dumps(c), tmp_path / "eight")
   assert int(found[-1]) > 10
   one, eight = (load_lib.load(tmp_path / name).params for name in ("one", "eight"))
   same(one, stored(tmp_path / "one", 2)["mean"])

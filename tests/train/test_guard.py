@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import eight_devices, run_main
-from test_loop import assert_same, bare, flat, losses, params
+from training import assert_same, bare, flat, losses, params
 
 from configs import mac, miles
 from vtr_jax import replay

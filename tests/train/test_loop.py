@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -12,78 +11,27 @@ import time
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
-from clips import prepare
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
+from training import (
+  assert_same,
+  bare,
+  finish,
+  flat,
+  loader_of,
+  losses,
+  params,
+  spoiled,
+  start,
+)
 
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataBudgetError, DataError
-from vtr_jax.data import loader, sources
+from vtr_jax.data import loader
 from vtr_jax.train import loop, setup, writer
 from vtr_jax.train import workdir as workdir_lib
 from vtr_jax.train.checkpoint import CheckpointPolicy
 from vtr_jax.train.loop import train_and_evaluate
-
-DRIVER = """
-import json, sys
-from vtr_jax.train import train_and_evaluate
-from vtr_jax.core.errors import VtrError
-try:
-  train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
-except VtrError as e:
-  print(e, flush=True)
-  sys.exit(e.exit_code)
-"""
-
-
-def start(config, workdir, **env):
-  """Starts training in a process of its own."""
-  return subprocess.Popen(
-    [sys.executable, "-c", DRIVER, json.dumps(config), str(workdir)],
-    cwd=ROOT,
-    env=os.environ | env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
-
-
-def finish(process):
-  """(exit code, what it printed)."""
-  text, _ = process.communicate(timeout=240)
-  return process.returncode, text
-
-
-def params(workdir, step):
-  """All arrays of a checkpoint, flat."""
-  path = workdir / "checkpoints" / str(step) / "state"
-  with ocp.StandardCheckpointer() as reader:
-    tree = reader.restore(path.absolute())
-  return {str(k): np.asarray(v) for k, v in flat(tree)}
-
-
-def flat(tree, prefix=()):
-  if hasattr(tree, "items"):
-    for key, value in tree.items():
-      yield from flat(value, (*prefix, key))
-  elif isinstance(tree, list | tuple):
-    for i, value in enumerate(tree):
-      yield from flat(value, (*prefix, i))
-  elif tree is not None:
-    yield "/".join(map(str, prefix)), tree
-
-
-def losses(workdir):
-  """step -> total loss."""
-  records = writer.read(workdir / "metrics.jsonl")
-  return {r["step"]: r["loss/total"] for r in records if "loss/total" in r}
-
-
-def assert_same(ours, theirs):
-  assert ours.keys() == theirs.keys()
-  for name in ours:
-    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -194,12 +142,6 @@ def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
   assert results(tmp_path) == results(finished[0])
 
 
-def bare(smoke, **changes):
-  """No evaluation, a log line every step."""
-  config = smoke | dict(evals={}, log_every=1, checkpoint_every=2) | changes
-  return json.loads(json.dumps(config))
-
-
 @pytest.mark.nightly
 def test_killed_and_resumed_is_bitwise_the_same(quick, tmp_path):
   """SIGKILL at a random moment after the first step; test_kill.py has all moments."""
@@ -254,19 +196,6 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
   assert_same(params(tmp_path / "run", 40), params(tmp_path / "calm", 40))
 
 
-def loader_of(pid):
-  """The child that makes batches; the other one tracks shared memory."""
-  children = []
-  for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
-    children += file.read_text().split()
-  (found,) = (
-    int(child)
-    for child in children
-    if "spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_text()
-  )
-  return found
-
-
 @pytest.mark.nightly
 def test_eight_devices_give_the_same_losses(smoke, tmp_path):
   config = bare(smoke, steps=4)
@@ -281,29 +210,9 @@ def test_eight_devices_give_the_same_losses(smoke, tmp_path):
     assert eight[step] == pytest.approx(value, rel=2e-4), step
 
 
-SHARDED = """
-import json, sys
-from vtr_jax.train import setup as experiment
-run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
-block = run.state.params["encoder"]["block_0"]
-for name, array in dict(
-  up=block["mlp"]["up"]["kernel"],
-  down=block["mlp"]["down"]["kernel"],
-  query=block["attention"]["query"]["kernel"],
-  out=block["attention"]["out"]["kernel"],
-  words=run.state.params["text_embed"]["words"],
-  adam=run.state.opt_state[2].inner_state.mu["text_embed"]["words"],
-  muon=run.state.opt_state[3].inner_state["encoder"]["block_0"]["mlp"]["up"]["kernel"],
-  bias=block["mlp"]["down"]["bias"],
-).items():
-  parts = {s.data.shape for s in array.addressable_shards}
-  print(name, array.shape, *parts)
-"""
-
-
 def test_kernels_are_really_sharded(smoke, tmp_path):
   config = bare(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
-  found = on_eight_devices(SHARDED, json.dumps(config), tmp_path / "run")
+  found = on_eight_devices("print_shards", json.dumps(config), tmp_path / "run")
   assert set(found[1:]) == {
     "up (32, 128) (16, 64)",
     "down (128, 32) (64, 16)",
@@ -357,21 +266,6 @@ def test_a_step_compiles_once(smoke, tmp_path):
     batches.close()
     run.checkpoints.close()
     run.writer.close()
-
-
-def spoiled(data_dir, root, spoil, variant="tiny"):
-  """moving_shapes, some training videos replaced: {index: bytes}."""
-  origin = sources.find(str(data_dir), f"moving_shapes/{variant}")
-  splits = {}
-  for name in ("train", "validation", "test", "novel"):
-    source = sources.open_split(origin, name)
-    splits[name] = [source[i] for i in range(len(source))]
-  for index, video in spoil.items():
-    splits["train"][index]["video"] = video
-  directory = prepare(root, splits)
-  tokenizer = (ROOT / origin / "tokenizer.model").read_bytes()
-  with open(os.path.join(directory, "tokenizer.model"), "wb") as f:
-    f.write(tokenizer)
 
 
 def test_damaged_records_count_in_no_loss(quick, data_dir, tmp_path, monkeypatch):

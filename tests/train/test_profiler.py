@@ -7,7 +7,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from test_loop import bare
+from training import bare
 
 from configs import mac
 from vtr_jax.core.config import read

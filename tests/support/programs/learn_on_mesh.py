@@ -1,0 +1,39 @@
+"""Trains on one batch; prints losses, norms of embeddings and shardings as JSON."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+
+from vtr_jax.core import batch, sharding
+from vtr_jax.train import setup as experiment
+
+config = json.loads(sys.argv[1])
+run = experiment.build(config, sys.argv[2])
+c, state = run.config, run.state
+fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
+on_device, losses = sharding.put_batch(fake, run.mesh), []
+for _ in range(c.steps):
+  state, numbers = run.train_step(state, on_device)
+  losses.append({k: float(v) for k, v in numbers.items()})
+norms = {}
+whole = batch.fake(c.clip, c.text, c.mask, 16)
+whole = sharding.put_batch(whole, run.mesh)
+with sharding.scope(run.mesh):
+  for side in ("video", "text"):
+    embed = jax.jit(getattr(run.objective, "embed_" + side))
+    norms[side] = np.linalg.norm(embed(state.params, whole), axis=1).tolist()
+leaves = jax.tree_util.tree_leaves_with_path
+layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
+print(
+  json.dumps(
+    dict(
+      losses=losses,
+      norms=norms,
+      steps=int(state.step),
+      params=layout(state.params),
+      teacher=layout(state.teacher),
+    )
+  )
+)

@@ -1,0 +1,16 @@
+"""Trains as one process of several."""
+
+import json
+import sys
+
+from vtr_jax.core import cli as command
+from vtr_jax.core import distributed
+from vtr_jax.train import train_and_evaluate
+
+
+def work():
+  distributed.start(distributed.find(heartbeat=10, timeout=90.0))
+  train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])
+
+
+command.run(work)

@@ -1,0 +1,97 @@
+"""Training runs in tests: started in processes, read back, compared."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import orbax.checkpoint as ocp
+from clips import prepare
+from conftest import ROOT, program
+
+from vtr_jax.data import sources
+from vtr_jax.train import writer
+
+
+def start(config, workdir, **env):
+  """Starts training in a process of its own."""
+  return subprocess.Popen(
+    [*program("train"), json.dumps(config), str(workdir)],
+    cwd=ROOT,
+    env=os.environ | env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def finish(process):
+  """(exit code, what it printed)."""
+  text, _ = process.communicate(timeout=240)
+  return process.returncode, text
+
+
+def params(workdir, step):
+  """All arrays of a checkpoint, flat."""
+  path = workdir / "checkpoints" / str(step) / "state"
+  with ocp.StandardCheckpointer() as reader:
+    tree = reader.restore(path.absolute())
+  return {str(k): np.asarray(v) for k, v in flat(tree)}
+
+
+def flat(tree, prefix=()):
+  if hasattr(tree, "items"):
+    for key, value in tree.items():
+      yield from flat(value, (*prefix, key))
+  elif isinstance(tree, list | tuple):
+    for i, value in enumerate(tree):
+      yield from flat(value, (*prefix, i))
+  elif tree is not None:
+    yield "/".join(map(str, prefix)), tree
+
+
+def losses(workdir):
+  """step -> total loss."""
+  records = writer.read(workdir / "metrics.jsonl")
+  return {r["step"]: r["loss/total"] for r in records if "loss/total" in r}
+
+
+def assert_same(ours, theirs):
+  assert ours.keys() == theirs.keys()
+  for name in ours:
+    np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+def bare(smoke, **changes):
+  """No evaluation, a log line every step."""
+  config = smoke | dict(evals={}, log_every=1, checkpoint_every=2) | changes
+  return json.loads(json.dumps(config))
+
+
+def loader_of(pid):
+  """The child that makes batches; the other one tracks shared memory."""
+  children = []
+  for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+    children += file.read_text().split()
+  (found,) = (
+    int(child)
+    for child in children
+    if "spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_text()
+  )
+  return found
+
+
+def spoiled(data_dir, root, spoil, variant="tiny"):
+  """moving_shapes, some training videos replaced: {index: bytes}."""
+  origin = sources.find(str(data_dir), f"moving_shapes/{variant}")
+  splits = {}
+  for name in ("train", "validation", "test", "novel"):
+    source = sources.open_split(origin, name)
+    splits[name] = [source[i] for i in range(len(source))]
+  for index, video in spoil.items():
+    splits["train"][index]["video"] = video
+  directory = prepare(root, splits)
+  tokenizer = (ROOT / origin / "tokenizer.model").read_bytes()
+  with open(os.path.join(directory, "tokenizer.model"), "wb") as f:
+    f.write(tokenizer)
