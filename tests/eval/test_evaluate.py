@@ -273,7 +273,7 @@ def test_another_model_s_checkpoint_is_refused(run, tmp_path):
   (tmp_path / "copy/config.json").write_text(json.dumps(config))
   with pytest.raises(
     CheckpointError,
-    match=r"(?s)parameters differ.*mlp/down/kernel: .* there, .* by config.json",
+    match=r"(?s)parameters differ.*config.json.*mlp/down/kernel is .*, not ",
   ):
     load_lib.load(tmp_path / "copy")
 

@@ -26,7 +26,7 @@ from vtr_jax.core.errors import (
   one_line,
 )
 from vtr_jax.data.mixture import Joined
-from vtr_jax.train import checkpoint, checksums, workdir
+from vtr_jax.train import checkpoint, checksums, restore_params, workdir
 from vtr_jax.train import state as state_lib
 from vtr_jax.train.guard import RollBack
 from vtr_jax.train.setup import Run
@@ -109,8 +109,7 @@ def arrays(
   batch = state_lib.with_shardings(_full(spec), dict.fromkeys(_full(spec), rows))
   like = dict(state=checkpoint.tree(state), batch=batch)
   try:
-    with ocp.StandardCheckpointer() as reader:
-      stored = reader.restore(path.absolute() / "arrays", like)
+    stored = restore_params.read_arrays(path / "arrays", like)
     if dump.sums:
       actual = jax.device_get(checksums.tree_checksums(stored)).tolist()
       checksums.compare(stored, dump.sums, actual)

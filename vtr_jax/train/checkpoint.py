@@ -118,7 +118,7 @@ class Checkpoints:
         break
     step = max(causes)
     where = self._directory / str(step)
-    if restore_params.groups(where) == {"params"}:
+    if _is_converted(where):
       raise CheckpointError(
         f"{where}: holds converted weights, not a training run; start a run with "
         f"--config.init_from={self._directory.parent}"
@@ -157,12 +157,9 @@ class Checkpoints:
     if jax.process_index():
       return
     where = self._directory / str(step)
-    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), arrays)
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
     try:
-      path: Any = where / "state"  # Orbax declares epath.Path
-      restored = ocp.PyTreeCheckpointHandler().restore(
-        path, args=ocp.args.PyTreeRestore(item=arrays, restore_args=args)
-      )
+      restored = restore_params.read_arrays(where / "state", shapes)
       checksums.compare(
         arrays, sums, [checksums.host_checksum(a) for a in jax.tree.leaves(restored)]
       )
@@ -197,22 +194,24 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
     CheckpointError: its parameters differ from `target`.
   """
   try:
-    there = restore_params.shapes(restore_params.metadata(where)["params"])
-  except CheckpointError as e:
-    cause = e.__cause__
-    return None, None, one_line(cause if isinstance(cause, Exception) else e)
-  restore_params.check_shapes(where, there, target["params"])
-  try:
+    restore_params.check_params(where, restore_params.metadata(where), target["params"])
     meta = io.mapping((where / "meta" / "metadata").read_bytes())
     # Checkpoints before 2026-11 have neither crc nor sums.
     if meta.pop("crc", None) not in (None, _crc(meta)):
       raise ValueError("meta: wrong checksum")
-    handler = ocp.StandardCheckpointHandler()
-    args = ocp.args.StandardRestore(target)
-    path: Any = where / "state"  # Orbax declares epath.Path
-    return handler.restore(path, args=args), meta, ""
+    return restore_params.read_arrays(where / "state", target), meta, ""
+  except CheckpointError:
+    raise
   except Exception as e:  # of any kind: Orbax or TensorStore
     return None, None, one_line(e)
+
+
+def _is_converted(where: pathlib.Path) -> bool:
+  """Whether a checkpoint holds only parameters, as `vtr_jax.convert` writes them."""
+  try:
+    return set(restore_params.metadata(where)) == {"params"}
+  except Exception:
+    return False
 
 
 def _compare(state: Any, meta: dict[str, Any]) -> str:

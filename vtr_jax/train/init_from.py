@@ -23,7 +23,6 @@ from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
 TIME = "video_tower/time_positions"
-_SHOWN = 20  # max differences listed: one screen
 
 
 def start_from(
@@ -99,7 +98,7 @@ def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str)
 
 
 def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> None:
-  """Raises ConfigError if parameters are missing, unused, or of another shape.
+  """Raises ConfigError if parameters are missing, unexpected or of another shape.
 
   Args:
     source: named in the error.
@@ -109,16 +108,12 @@ def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> 
   Raises:
     ConfigError: listing at most one screen of paths.
   """
-  problems = [f"{p} is missing" for p in sorted(set(expected) - set(stored))]
-  problems += [f"{p} is not used" for p in sorted(set(stored) - set(expected))]
-  for path in sorted(set(expected) & set(stored)):
-    there, here = stored[path].shape, expected[path].shape
-    if there != here and not (path == TIME and there[1:] == here[1:]):
-      problems.append(f"{path} is {there}, not {here}")
-  if problems:
-    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-    listed = "; ".join(problems[:_SHOWN] + more)
+  resizable = TIME in stored and TIME in expected
+  if resizable and stored[TIME].shape[1:] == expected[TIME].shape[1:]:
+    stored = stored | {TIME: expected[TIME]}
+  if difference := restore_params.diff_trees(stored, expected):
     raise ConfigError(
-      f"config.init_from: the parameters of {source} do not fit this config: {listed}; "
-      "set config.objective, clip and text as that run's config.json has them"
+      f"config.init_from: the parameters of {source} do not fit this config: "
+      f"{difference}; set config.objective, clip and text as that run's config.json "
+      "has them"
     )

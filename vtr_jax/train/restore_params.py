@@ -1,4 +1,7 @@
-"""Reads the parameters of a checkpoint, and nothing else of it; writes nothing."""
+"""Reads checkpoints, all of them or only the parameters; writes nothing.
+
+Processes do not wait for each other here, so one that fails does not block the others.
+"""
 
 import pathlib
 from typing import Any
@@ -10,6 +13,20 @@ from flax.traverse_util import flatten_dict
 from vtr_jax.core.errors import CheckpointError, one_line
 
 _SHOWN = 20  # max differences listed: one screen
+
+
+def read_arrays(directory: pathlib.Path, like: Any, partial: bool = False) -> Any:
+  """The tree of arrays in `directory`; raises whatever Orbax or TensorStore raises.
+
+  Args:
+    directory: of the arrays; of a checkpoint, its folder "state".
+    like: ShapeDtypeStructs with the target shardings; without one: NumPy arrays.
+    partial: whether `directory` may hold more than `like`.
+  """
+  path: Any = directory.absolute()  # Orbax declares epath.Path
+  restore_args = ocp.checkpoint_utils.construct_restore_args(like)
+  args = ocp.args.PyTreeRestore(like, restore_args, partial_restore=partial)
+  return ocp.PyTreeCheckpointHandler().restore(path, args=args)
 
 
 def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
@@ -25,20 +42,16 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
     CheckpointError: there is none, it cannot be read, or its parameters differ.
   """
   where = _newest(directory)
-  stored = metadata(where)
-  check_shapes(where, shapes(stored["params"]), like)
-  name = "params" if stored.get("mean") is None else "mean"
-  restore = ocp.args.PyTreeRestore(
-    item={name: like},
-    restore_args={name: ocp.checkpoint_utils.construct_restore_args(like)},
-    partial_restore=True,
-  )
   try:
-    with _reader() as reader:
-      restored = reader.restore(where, args=ocp.args.Composite(state=restore))
-  except Exception as e:
+    stored = metadata(where)
+    check_params(where, stored, like)
+    name = "params" if stored.get("mean") is None else "mean"
+    state = read_arrays(where / "state", {name: like}, partial=True)
+  except CheckpointError:
+    raise
+  except Exception as e:  # of any kind: Orbax or TensorStore
     raise _unreadable(where, e) from e
-  return restored["state"][name], int(where.name)
+  return state[name], int(where.name)
 
 
 def param_shapes(directory: pathlib.Path) -> Any:
@@ -47,38 +60,18 @@ def param_shapes(directory: pathlib.Path) -> Any:
   Raises:
     CheckpointError: there is none, or it cannot be read.
   """
-  return shapes(metadata(_newest(directory))["params"])
+  where = _newest(directory)
+  try:
+    params = metadata(where)["params"]
+  except Exception as e:
+    raise _unreadable(where, e) from e
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
 
 
 def metadata(where: pathlib.Path) -> dict[str, Any]:
-  """Orbax's metadata of a checkpoint's state, as a tree with "params"."""
-  try:
-    with _reader() as reader:
-      tree = reader.metadata(where).item_metadata["state"].tree
-      return tree | dict(params=tree["params"])
-  except Exception as e:
-    raise _unreadable(where, e) from e
-
-
-def shapes(tree: Any) -> Any:
-  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
-
-
-def groups(where: pathlib.Path) -> set[str]:
-  """Names in a checkpoint's state; empty if it cannot be read."""
-  try:
-    with _reader() as reader:
-      return set(reader.metadata(where).item_metadata["state"].tree)
-  except Exception:
-    return set()
-
-
-def _reader() -> ocp.Checkpointer:
-  # `meta` is not read, but without a handler Orbax warns about it.
-  handler = ocp.CompositeCheckpointHandler(
-    state=ocp.PyTreeCheckpointHandler(), meta=ocp.JsonCheckpointHandler()
-  )
-  return ocp.Checkpointer(handler)
+  """Field -> tree of array metadata of a checkpoint's state; raises as Orbax does."""
+  path: Any = where / "state"  # Orbax declares epath.Path
+  return ocp.PyTreeCheckpointHandler().metadata(path).tree
 
 
 def _newest(directory: pathlib.Path) -> pathlib.Path:
@@ -95,18 +88,28 @@ def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
   )
 
 
-def check_shapes(where: pathlib.Path, there: Any, here: Any) -> None:
-  """Raises CheckpointError if names or shapes of parameters differ."""
-  stored, expected = (flatten_dict(tree, sep="/") for tree in (there, here))
-  shape = lambda tree, name: tuple(tree[name].shape) if name in tree else "absent"
-  lines = [
-    f"  {name}: {shape(stored, name)} there, {shape(expected, name)} by config.json"
-    for name in sorted(stored | expected)
-    if shape(stored, name) != shape(expected, name)
-  ]
-  if lines:
-    more = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+def check_params(where: pathlib.Path, stored: dict[str, Any], expected: Any) -> None:
+  """Raises CheckpointError if the parameters in `metadata` differ from `expected`."""
+  if difference := diff_trees(stored["params"], expected):
     raise CheckpointError(
-      f"{where}: {len(lines)} of {len(stored | expected)} parameters differ; do both "
-      "come from one run?\n" + "\n".join(lines[:_SHOWN] + more)
+      f"{where}: parameters differ from those of config.json: {difference}; "
+      "do both come from the same run?"
     )
+
+
+def diff_trees(stored: Any, expected: Any) -> str:
+  """Missing, unexpected and differently shaped parameters in one line, or "".
+
+  Args:
+    stored: nested dicts, or paths, of anything with a shape.
+    expected: the same.
+  """
+  stored, expected = (flatten_dict(tree, sep="/") for tree in (stored, expected))
+  lines = [f"{path} is missing" for path in sorted(expected.keys() - stored.keys())]
+  lines += [f"{path} is unexpected" for path in sorted(stored.keys() - expected.keys())]
+  for path in sorted(stored.keys() & expected.keys()):
+    found, target = tuple(stored[path].shape), tuple(expected[path].shape)
+    if found != target:
+      lines.append(f"{path} is {found}, not {target}")
+  more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+  return "; ".join(lines[:_SHOWN] + more)
