@@ -170,7 +170,8 @@ def _write(
 
 
 def _from_flags(values: flags.FlagValues) -> Request:
-  return Request(**{f.name: values[f.name].value for f in dataclasses.fields(Request)})
+  names = [field.name for field in dataclasses.fields(Request)]
+  return Request(**{name: getattr(values, name) for name in names})
 
 
 def _define_flags() -> None:

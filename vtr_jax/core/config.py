@@ -119,6 +119,9 @@ def _convert(kind: Any, value: Any, where: str, finite: bool) -> Any:
       return None
     (inner,) = (a for a in args if a is not type(None))
     return _convert(inner, value, where, finite)
+  if origin is typing.Literal:
+    choose(value, args, where)
+    return value
   if origin is dict:
     if not isinstance(value, Mapping):
       raise ConfigError(f"{where}: expected a group of keys, got {value!r}")

@@ -140,13 +140,13 @@ def _write(
   (place / f"{plural}.jsonl").write_text(text, encoding="utf-8")
   try:
     import pyarrow as pa
-    import pyarrow.parquet
+    from pyarrow import parquet
   except ImportError:  # an extra: npy and jsonl say the same
     return
   columns = {key: [line[key] for line in lines] for key in lines[0]}
   flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
   columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-  pa.parquet.write_table(pa.table(columns), place / f"{name}.parquet")
+  parquet.write_table(pa.table(columns), place / f"{name}.parquet")
 
 
 def _lines(path: pathlib.Path) -> list[dict]:

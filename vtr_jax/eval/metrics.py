@@ -45,7 +45,7 @@ def text_to_video_ranks(
     ConfigError: unknown `ties`.
   """
   sim = matrix(sim)
-  owner = check_owner(owner, *sim.shape, ties)
+  owner = check_owner(owner, sim.shape, ties)
   own = sim[np.arange(len(sim)), owner][:, None]
   better = np.empty(len(sim), np.int64)
   equal = np.empty(len(sim), np.int64)
@@ -66,7 +66,7 @@ def video_to_text_ranks(
   Args, Raises: as `text_to_video_ranks`. Frozen averages ties in this direction.
   """
   sim = matrix(sim)
-  owner = check_owner(owner, *sim.shape, ties)
+  owner = check_owner(owner, sim.shape, ties)
   videos = np.unique(owner)
   best = np.full(sim.shape[1], sim.min(), sim.dtype)
   np.maximum.at(best, owner, sim[np.arange(len(sim)), owner])
@@ -161,13 +161,16 @@ def _chunks(sim: np.ndarray) -> Iterator[slice]:
   return (slice(i, i + size) for i in range(0, len(sim), size))
 
 
-def check_owner(owner: np.ndarray, texts: int, videos: int, ties: Ties) -> np.ndarray:
+def check_owner(
+  owner: np.ndarray, shape: tuple[int, ...], ties: Ties
+) -> Int[np.ndarray, " t"]:
   """`owner` as an array of indices; refuses what does not fit, and unknown `ties`."""
   choose(ties, TIES, "ties")
   owner = np.asarray(owner)
+  texts, videos = shape
   if owner.shape != (texts,):
     raise DataError(
-      f"owner: shape {owner.shape} does not fit sim {(texts, videos)}; give the index "
+      f"owner: shape {owner.shape} does not fit sim {shape}; give the index "
       "of one video for each row of sim"
     )
   check_indices(owner, videos, "owner")

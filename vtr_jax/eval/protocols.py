@@ -67,7 +67,8 @@ class Protocol:
   # Their embeddings are averaged before or after normalisation. Before: SimVTP's test
   # and Frozen's sliding window.
   average: str = "before"
-  ties: str = "average"  # average (ours) | optimistic | pessimistic; see metrics.py
+  # average (ours) | optimistic | pessimistic; see metrics.py
+  ties: metrics.Ties = "average"
   # Equal parts of the clips, in their order, that are evaluated apart; numbers are
   # means. 1: all papers here but COCO 1k.
   folds: int = 1
@@ -82,7 +83,6 @@ class Protocol:
     choose(self.task, ("retrieval", "recognition", "choice"), "task")
     choose(self.captions, CAPTIONS, "captions")
     choose(self.average, ("before", "after"), "average")
-    choose(self.ties, metrics.TIES, "ties")
     choose(self.sampling, ("", "segments", "contiguous"), "sampling")
     for name in ("windows", "crops", "folds"):
       require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
@@ -179,7 +179,7 @@ def select(
     return list(texts), owner
   order = np.argsort(owner, kind="stable")
   owners, starts = np.unique(owner[order], return_index=True)
-  groups = np.split(order, starts[1:])
+  groups: list[list[int]] = [g.tolist() for g in np.split(order, starts[1:])]
   if captions == "first":
     return [texts[group[0]] for group in groups], owners
   return [" ".join(texts[i].strip() for i in group) for group in groups], owners

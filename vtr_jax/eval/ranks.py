@@ -48,7 +48,7 @@ def ranks(
     ConfigError: unknown `ties`.
   """
   _check(text, video)
-  owner = metrics.check_owner(owner, len(text), len(video), ties)
+  owner = metrics.check_owner(owner, (len(text), len(video)), ties)
   own = _own_scores(text, video, owner)
   best = np.full(len(video), -np.inf, np.float32)
   np.maximum.at(best, owner, own)

@@ -112,6 +112,7 @@ def choice(e: Embeddings) -> dict[str, float]:
   Candidates of equal score share the place, so that a collapsed model is at chance,
   which is the second number. After `check`.
   """
+  assert e.right is not None  # `check` rejects other texts
   score = np.einsum("te,te->t", e.text, e.video[e.owner], dtype=np.float64)
   score = score.astype(np.float32)
   hits, chances = [], []
@@ -285,6 +286,7 @@ def _fold(
     scores = rescore.dual_softmax(sim, extras.dual_softmax)
     numbers |= extra_row("dual_softmax", scores, owner, ties)
   if extras.querybank:
+    assert e.bank is not None  # `check` rejects its lack
     bank = ranks.cosines(e.bank, video)
     scores = rescore.querybank(sim, bank, extras.querybank)
     numbers |= extra_row("querybank", scores, owner, ties)

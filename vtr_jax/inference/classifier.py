@@ -21,6 +21,7 @@ import optax
 import tqdm
 from jaxtyping import Array, Bool, Float, Int, Int32, Num
 
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DivergedError
 from vtr_jax.models.attention import attend
@@ -66,7 +67,8 @@ class Linear(nn.Module):
   def __call__(self, x: Float[Array, "b *n d"]) -> Float[Array, "b *n c"]:
     init = nn.initializers.truncated_normal(0.01)
     axes = ("embed", "classes")
-    return Dense(self.classes, axes, "float32", kernel_init=init, name="linear")(x)
+    dense = Dense(self.classes, axes, "float32", kernel_init=init, name="linear")
+    return jnp.asarray(dense(x))
 
 
 class Attentive(nn.Module):
@@ -101,7 +103,7 @@ MODULES = dict(linear=Linear, attentive=Attentive)
 class Classifier:
   """A trained classifier: `scores` of features like those that it was trained on."""
 
-  logits: Callable[[Num[Array, "b *n d"]], Float[Array, "b c"]]  # jitted
+  logits: Callable[[Num[AnyArray, "b *n d"]], Float[Array, "b c"]]  # jitted
   batch_size: int
 
   def scores(self, features: Num[np.ndarray, "v *n d"]) -> Float[np.ndarray, "c v"]:
@@ -144,7 +146,7 @@ def fit(
   state = optimizer.init(params)
 
   def loss(params: Any, x: Array, label: Int32[Array, " b"], valid: Bool[Array, " b"]):
-    logits = model.apply({"params": params}, standardise(x))
+    logits = model.bind({"params": params})(standardise(x))
     return masked_mean(cross_entropy(logits, label), valid)
 
   @jax.jit
@@ -165,7 +167,7 @@ def fit(
     if not np.isfinite(mean):
       raise DivergedError(f"epoch {epoch + 1}: the loss is {mean}; lower --lr")
     epochs.set_postfix_str(f"loss {mean:.3f}", refresh=False)
-  logits = lambda x: model.apply({"params": params}, standardise(x))
+  logits = lambda x: model.bind({"params": params})(standardise(x))
   return Classifier(jax.jit(logits), size)
 
 
@@ -186,8 +188,9 @@ def _standardise(features: Num[np.ndarray, "v d"]) -> Callable:
   parts = lambda: (
     features[i : i + _PART].astype(np.float64) for i in range(0, count, _PART)
   )
-  mean = sum(part.sum(axis=0) for part in parts()) / count
-  square = sum(((part - mean) ** 2).sum(axis=0) for part in parts()) / count
+  zero = np.zeros(features.shape[1:])
+  mean = sum((part.sum(axis=0) for part in parts()), zero) / count
+  square = sum((((part - mean) ** 2).sum(axis=0) for part in parts()), zero) / count
   shift, scale = mean.astype("f"), (1 / np.sqrt(square + _SMALL)).astype("f")
   return lambda x: (x.astype(jnp.float32) - shift) * scale
 

@@ -99,7 +99,7 @@ def _provenance(
   """What the features depend on, as JSON."""
   weights = 0
   for leaf in jax.tree.leaves(model.params):
-    weights = zlib.crc32(np.ascontiguousarray(leaf), weights)
+    weights = zlib.crc32(np.ascontiguousarray(leaf).data, weights)
   clip = model.config.clip
   return dict(
     weights=weights,

@@ -8,6 +8,7 @@
 mteb is not a dependency: install it yourself; it brings PyTorch along.
 """
 
+import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -82,10 +83,9 @@ class Encoder:
   @property
   def mteb_model_meta(self) -> Any:
     """What mteb's results say of the model."""
-    from mteb.models.model_meta import ModelMeta
-
+    meta = importlib.import_module("mteb.models.model_meta")
     c = self._model.config
-    return ModelMeta(
+    return meta.ModelMeta(
       loader=None,
       name=f"vtr_jax/{c.name}",
       revision=str(self._model.step),

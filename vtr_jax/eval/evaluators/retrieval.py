@@ -30,13 +30,12 @@ class Config:
   split: str
   every: int  # steps between runs; 0 = at the end only
   captions: str  # which are queries: all | first | joined; scores/protocols.py
-  ties: str  # rank among equal scores: average | optimistic | pessimistic
+  ties: metrics.Ties  # rank among equal scores: average | optimistic | pessimistic
   dual_softmax: float  # temperature of that extra row; 0 leaves it out
   rerank: int  # candidates that the matching head re-orders; 0 leaves it out
 
   def __post_init__(self):
     choose(self.captions, protocols.CAPTIONS, "captions")
-    choose(self.ties, metrics.TIES, "ties")
     require(self.dual_softmax >= 0, f"dual_softmax: {self.dual_softmax} is negative")
     require(self.rerank >= 0, f"rerank: {self.rerank} is negative")
 

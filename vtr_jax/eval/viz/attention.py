@@ -8,7 +8,7 @@ that the towers `sow`, outside training; nothing is kept there.
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,8 @@ def attention(model: base.Model, clips: base.Clips) -> dict[str, Attention]:
     DataError: clips of another size, or none.
   """
   batch = dict(video=base.clip_rows(model, clips))
-  return base.on_devices(model, _attention, batch, model.config.clip)
+  found = base.on_devices(model, _attention, batch, model.config.clip)
+  return {kind: Attention(*shares) for kind, shares in found.items()}
 
 
 def overlay(
@@ -117,14 +118,14 @@ def spread(found: Attention) -> float:
 
 def _attention(
   objective: Objective, clip: ClipSpec
-) -> Callable[[Params, Batch], dict[str, Attention]]:
-  def look(params: Params, batch: Batch) -> dict[str, Attention]:
+) -> Callable[[Params, Batch], dict[str, tuple[Array, Array]]]:
+  def look(params: Params, batch: Batch) -> dict[str, tuple[Array, Array]]:
     _, state = objective.model.apply(
       {"params": params}, batch, method="embed_video", mutable=["intermediates"]
     )
     reads_class = getattr(objective.model.config, "pool", "mean") == "cls"
     layers = {}  # of each kind of attention: (queries, keys) of its layers
-    sown = flatten_dict(state["intermediates"])
+    sown: dict[tuple[str, ...], Any] = flatten_dict(state["intermediates"])
     for path in sorted(sown, key=_order):
       if path[-1] == "heads":
         (pair,) = sown[path]
@@ -139,7 +140,8 @@ def _attention(
       shares = functools.partial(_shares, kind, reader, rows, clip.grid)
       found = jax.lax.map(lambda pair, shares=shares: shares(*pair), (query, key))
       name = "frame" if kind == "joint" and query.shape[1] > rows else kind
-      out[name] = Attention(*(jnp.moveaxis(x, 0, 1) for x in found))
+      tubelets, cls = (jnp.moveaxis(x, 0, 1) for x in found)
+      out[name] = tubelets, cls
     return out
 
   return look

@@ -20,11 +20,10 @@ from vtr_jax.core.errors import DataError
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.eval.viz import canvas
-from vtr_jax.eval.viz.canvas import FAINT, GAP, MARGIN, Page, Video
+from vtr_jax.eval.viz.canvas import FAINT, GAP, INK, MARGIN, Clips, Page, Video
 from vtr_jax.objectives.base import Objective
 
 # Ours: lighter as it grows, so that gray prints it.
-Clips = Sequence[Video] | UInt8[np.ndarray, "b t h w 3"]
 _HEAT = np.array(
   [(0, 0, 0), (120, 28, 80), (220, 80, 40), (250, 180, 40), (255, 250, 200)], "f"
 )
@@ -178,8 +177,9 @@ def strips(
     page.y += MARGIN + GAP
   for name, strip, (w, h) in zip(lines, drawn, sizes, strict=True):
     for i, line in enumerate(name):
-      style = {} if i == 0 else dict(color=FAINT, size=10)
-      page.write(0, h / 2 - 10 + 18 * (i - (len(name) - 1) / 2), line, **style)
+      size, color = (12, INK) if i == 0 else (10, FAINT)
+      y = h / 2 - 10 + 18 * (i - (len(name) - 1) / 2)
+      page.write(0, y, line, size, color=color)
     page.image(strip, label, 0, w, h)
     page.y += h + GAP
   page.y -= GAP

@@ -16,6 +16,7 @@ from vtr_jax.core.errors import DataError, VtrError
 
 Target = str | os.PathLike[str] | io.BufferedIOBase
 Video = UInt8[np.ndarray, "_ _ _ 3"]  # videos of one call may differ in size
+Clips = Sequence[Video] | UInt8[np.ndarray, "b t h w 3"]
 
 INK, FAINT, BOX = "#222222", "#6b6b6b", "#d6d6d6"
 GREEN, RED = "#00785A", "#C04A00"

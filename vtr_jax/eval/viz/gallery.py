@@ -18,7 +18,7 @@ def gallery(
   owner: Int[np.ndarray, " t"],
   clip: Callable[[int], Video],
   queries: Sequence[int] | Int[np.ndarray, " q"],
-  ties: str = "average",
+  ties: metrics.Ties = "average",
 ) -> None:
   """The first five clips of some queries, the right one framed.
 

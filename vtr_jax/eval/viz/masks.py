@@ -181,7 +181,7 @@ def _put(
 ) -> np.ndarray:
   patches = np.array(patchify(video, clip.tubelet_size))
   np.put_along_axis(patches, mask_idx[:, :, None], values, axis=1)
-  return unpatchify(patches, clip)
+  return np.asarray(unpatchify(patches, clip))
 
 
 def _hide(

@@ -14,16 +14,26 @@ from jaxtyping import Float, Int, Shaped
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.eval.viz import canvas
-from vtr_jax.eval.viz.canvas import FAINT, GAP, GREEN, INK, MARGIN, Page, Target, Video
+from vtr_jax.eval.viz.canvas import (
+  FAINT,
+  GAP,
+  GREEN,
+  INK,
+  MARGIN,
+  Clips,
+  Page,
+  Target,
+  Video,
+)
 
 Word = tuple[str, bool, str | None]  # word, whether it was hidden, prediction
 
 
 def reconstruction(
   path: Target,
-  frames: Sequence[Video],
-  masked: Sequence[Video],
-  predicted: Sequence[Video],
+  frames: Clips,
+  masked: Clips,
+  predicted: Clips,
   captions: Sequence[Sequence[Word]],
 ) -> None:
   """Clips, their masked and reconstructed forms, above captions with masked words.
@@ -286,7 +296,7 @@ def _block_max(sim: np.ndarray, block: int) -> np.ndarray:
   return sim
 
 
-def _rows(**columns: Sequence[Any]) -> list[tuple[Any, ...]]:
+def _rows(**columns: Sequence[Any] | np.ndarray) -> list[tuple[Any, ...]]:
   """Rows of columns that must be equally long, and not empty."""
   lengths = {name: len(column) for name, column in columns.items()}
   if len(set(lengths.values())) != 1 or not min(lengths.values()):
