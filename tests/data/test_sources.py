@@ -42,6 +42,12 @@ def test_records_are_plain_python(prepared):
   )
 
 
+def test_annotations_are_the_records_without_videos(prepared):
+  split = sources.open_split(prepared, "train")
+  for annotation, record in zip(sources.annotations(split), rows(12), strict=True):
+    assert annotation._asdict() | dict(video=VIDEO) == record
+
+
 def test_a_part_of_a_split(prepared):
   split = sources.open_split(prepared, "train[4:10]")
   assert [split[i]["id"] for i in range(len(split))] == [
@@ -143,6 +149,10 @@ def test_text_that_is_not_utf8_spoils_only_its_record(tmp_path):
   assert split[0]["id"] == "clip0"
   with pytest.raises(BadSample, match="not UTF-8"):
     split[1]
+  with pytest.raises(
+    DataError, match=r"record 1 of 'train' cannot be used \(record 1: "
+  ):
+    list(sources.annotations(split))
 
 
 def test_damaged_block_spoils_only_its_records(tmp_path):

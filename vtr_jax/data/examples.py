@@ -7,9 +7,9 @@ from jaxtyping import UInt8
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
-from vtr_jax.core.errors import BadSample, DataBudgetError, DataError
+from vtr_jax.core.errors import BadSample, DataBudgetError
 from vtr_jax.data import crops, deadline, masks, sources
-from vtr_jax.data.mixture import Joined, Part
+from vtr_jax.data.mixture import Part
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.video import decode
 
@@ -148,7 +148,7 @@ class TrainExample:
 
   def __init__(
     self,
-    source: sources.Split | Joined,
+    source: sources.Records,
     data: DataConfig,
     clip: ClipSpec,
     text_spec: TextSpec,
@@ -174,7 +174,7 @@ class TrainExample:
         row = self._row(chosen, rng)
         break
       except BadSample as e:
-        problem = problem or name_problem(self._source, index, e)
+        problem = problem or sources.name_problem(self._source, index, e)
         chosen = int(rng.integers(len(self._source)))
     else:
       raise DataBudgetError(
@@ -230,7 +230,7 @@ class EvalExample:
       with deadline.item(index, record["id"], self._data.decode_timeout):
         clip = read_clip(record["video"], self._clip, self._data, None)
     except BadSample as e:
-      raise refusal(self._source, index, e) from e
+      raise sources.unusable(self._source, index, e) from e
     return dict(video=clip, valid=np.True_, record=np.int64(index))
 
 
@@ -256,19 +256,3 @@ def read_clip(
     )
 
   return decode.decode(data, indices, view, clip.num_frames, config.decode_timeout)
-
-
-def name_problem(source: sources.Split | Joined, index: int, error: BadSample) -> str:
-  """ "id: reason"; the index stands in for an id that cannot be read."""
-  try:
-    name = source[index]["id"]
-  except BadSample:
-    name = f"record {index}"
-  return f"{name}: {error}"
-
-
-def refusal(source: sources.Split, index: int, error: BadSample) -> DataError:
-  """The error that ends an evaluation."""
-  where = f"{source.directory}: record {index} of {source.name!r}"
-  problem = name_problem(source, index, error)
-  return DataError(f"{where} cannot be used ({problem}); repair or remove it")

@@ -18,13 +18,7 @@ from jaxtyping import Int64
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import sources
-from vtr_jax.data.examples import (
-  DataConfig,
-  EvalExample,
-  TrainExample,
-  check_frames,
-  refusal,
-)
+from vtr_jax.data.examples import DataConfig, EvalExample, TrainExample, check_frames
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches
@@ -127,21 +121,15 @@ def eval_videos(
 def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, " q"]]:
   """All captions of a split in order, and the record that each belongs to.
 
-  Reads the records, but decodes no video.
-
   Raises:
     DataError: a record has no caption or cannot be read.
   """
   texts, owner = [], []
-  for index in range(len(source)):
-    try:
-      found = source[index]["captions"]
-    except BadSample as e:
-      raise refusal(source, index, e) from e
-    if not found:
-      raise refusal(source, index, BadSample("no caption"))
-    texts += found
-    owner += [index] * len(found)
+  for index, annotation in enumerate(sources.annotations(source)):
+    if not annotation.captions:
+      raise sources.unusable(source, index, BadSample("no caption"))
+    texts += annotation.captions
+    owner += [index] * len(annotation.captions)
   return texts, np.array(owner, np.int64)
 
 

@@ -1,9 +1,12 @@
 """Prepared data: what one record holds, and random access to the records."""
 
 import concurrent.futures
+import functools
 import hashlib
 import os
 import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -30,6 +33,23 @@ def features() -> tfds.features.FeaturesDict:
   )
 
 
+class Annotation(NamedTuple):
+  """A record without its video."""
+
+  id: str
+  captions: list[str]
+  label: str
+
+
+class Records(Protocol):
+  """Random access to records: a `Split`, or several joined."""
+
+  directory: str
+
+  def __len__(self) -> int: ...
+  def __getitem__(self, index: int) -> dict: ...
+
+
 class Split:
   """Random access to the records of one prepared split; may be pickled.
 
@@ -39,6 +59,7 @@ class Split:
   """
 
   def __init__(self, directory: str, name: str, records):
+    """Takes the data source of the serialised records."""
     self.directory = directory
     self.name = name
     self._records = records
@@ -47,26 +68,72 @@ class Split:
     return len(self._records)
 
   def __getitem__(self, index: int) -> dict:
+    return self._read(index, tuple(_TO_PYTHON))
+
+  def annotation(self, index: int) -> Annotation:
+    """The record without its video; raises BadSample as `split[index]`."""
+    return Annotation(**self._read(index, Annotation._fields))
+
+  def _read(self, index: int, keys: tuple[str, ...]) -> dict:
     try:
-      record = self._records[index]
+      record: Any = _features(keys).deserialize_example_np(self._records[index])
     except RuntimeError as e:  # array_record has no error class of its own
       raise BadSample(f"damaged shard ({one_line(e)})") from e
-    except Exception as e:  # TFDS lets protobuf and NumPy raise what they please
+    except Exception as e:  # TFDS passes on any error of protobuf and NumPy
       raise BadSample(f"damaged record ({one_line(e)})") from e
     try:
-      return dict(
-        id=record["id"].decode(),
-        video=bytes(record["video"]),
-        captions=[caption.decode() for caption in record["captions"]],
-        label=record["label"].decode(),
-      )
+      return {key: _TO_PYTHON[key](record[key]) for key in keys}
     except UnicodeDecodeError as e:
       raise BadSample(f"text is not UTF-8 ({one_line(e)})") from e
-    except (AttributeError, TypeError) as e:
+    except TypeError as e:
       raise BadSample("damaged record (a feature is missing)") from e
 
   def __repr__(self) -> str:
     return f"Split({self.directory!r}, {self.name!r}, {len(self)} records)"
+
+
+@functools.cache
+def _features(keys: tuple[str, ...]) -> tfds.features.FeaturesDict:
+  return tfds.features.FeaturesDict({key: features()[key] for key in keys})
+
+
+_TO_PYTHON: dict[str, Callable[[Any], Any]] = dict(
+  id=bytes.decode,
+  video=bytes,
+  captions=lambda texts: [text.decode() for text in texts],
+  label=bytes.decode,
+)
+
+
+def annotations(split: Split) -> Iterator[Annotation]:
+  """The annotations of all records, in order.
+
+  A shard stores a record's video next to its texts: the bytes are read, not decoded.
+
+  Raises:
+    DataError: (while iterating) a record cannot be read.
+  """
+  for index in range(len(split)):
+    try:
+      yield split.annotation(index)
+    except BadSample as e:
+      raise unusable(split, index, e) from e
+
+
+def name_problem(records: Records, index: int, error: BadSample) -> str:
+  """ "id: reason"; the index stands in for an id that cannot be read."""
+  try:
+    name = records[index]["id"]
+  except BadSample:
+    name = f"record {index}"
+  return f"{name}: {error}"
+
+
+def unusable(split: Split, index: int, error: BadSample) -> DataError:
+  """The error of a record that must be used, as in evaluation."""
+  where = f"{split.directory}: record {index} of {split.name!r}"
+  problem = name_problem(split, index, error)
+  return DataError(f"{where} cannot be used ({problem}); repair or remove it")
 
 
 def find(root: str, name: str) -> str:
@@ -111,7 +178,8 @@ def open_split(directory: str, split: str) -> Split:
   # A shard that was cut opens without a word, and fails only when it is read.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     list(pool.map(_check_shard, instructions))
-  records = builder.as_data_source(split=split)  # pyright: ignore
+  raw = tfds.decode.DeserializeMethod.RAW_BYTES
+  records = builder.as_data_source(split=split, deserialize_method=raw)  # pyright: ignore
   return Split(directory, split, records)
 
 

@@ -10,10 +10,9 @@ from jaxtyping import Int, UInt8
 
 from vtr_jax.core.batch import ClipSpec
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data import workers
+from vtr_jax.data import sources, workers
 from vtr_jax.data.crops import View, resize_view
-from vtr_jax.data.examples import DataConfig, refusal
-from vtr_jax.data.sources import Split
+from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.video import decode
 
 
@@ -69,7 +68,9 @@ class Views:
 class ViewExample:
   """Number of a clip, videos in order and their views within, to a row."""
 
-  def __init__(self, source: Split, data: DataConfig, clip: ClipSpec, views: Views):
+  def __init__(
+    self, source: sources.Split, data: DataConfig, clip: ClipSpec, views: Views
+  ):
     self._source, self._data, self._clip, self._views = source, data, clip, views
     self._last = threading.local()  # a thread makes neighbouring rows, one by one
 
@@ -105,7 +106,7 @@ class ViewExample:
         self._data.decode_timeout,
       )
     except BadSample as e:
-      raise refusal(self._source, record, e) from e
+      raise sources.unusable(self._source, record, e) from e
     return [
       frames[:, cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
       for cut in cuts
@@ -113,7 +114,7 @@ class ViewExample:
 
 
 def batches(
-  source: Split,
+  source: sources.Split,
   data: DataConfig,
   clip: ClipSpec,
   views: Views,

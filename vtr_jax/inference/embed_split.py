@@ -12,7 +12,7 @@ from vtr_jax.core import sharding
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.data import sources
-from vtr_jax.data.examples import DataConfig, refusal
+from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.views import Views
 from vtr_jax.eval import protocols, scoring
 from vtr_jax.eval.embeddings import Embeddings
@@ -109,21 +109,17 @@ def embed(
 
 
 def read_clips(source: sources.Split) -> Clips:
-  """Reads every record; decodes no video.
+  """The annotations of every record.
 
   Raises:
     DataError: a record cannot be read.
   """
   ids, labels, captions, owner = [], [], [], []
-  for index in range(len(source)):
-    try:
-      record = source[index]
-    except BadSample as e:
-      raise refusal(source, index, e) from e
-    ids.append(record["id"])
-    labels.append(record["label"])
-    captions += record["captions"]
-    owner += [index] * len(record["captions"])
+  for index, annotation in enumerate(sources.annotations(source)):
+    ids.append(annotation.id)
+    labels.append(annotation.label)
+    captions += annotation.captions
+    owner += [index] * len(annotation.captions)
   return Clips(ids, labels, captions, np.array(owner, np.int64))
 
 
@@ -139,12 +135,12 @@ def _texts(
   if protocol.task == "retrieval":
     without = np.setdiff1d(np.arange(len(clips.ids)), clips.owner)
     if len(without):
-      raise refusal(source, int(without[0]), BadSample("no caption"))
+      raise sources.unusable(source, int(without[0]), BadSample("no caption"))
     texts, owner = protocols.select(clips.captions, clips.owner, protocol.captions)
     return dict(texts=texts, owner=owner, names=clips.ids)
   if "" in clips.labels:
     index = clips.labels.index("")
-    raise refusal(source, index, BadSample("no label"))
+    raise sources.unusable(source, index, BadSample("no label"))
   phrases = protocol.classes or {
     label: (protocols.words(label),) for label in sorted(set(clips.labels))
   }

@@ -96,7 +96,7 @@ class Evaluator:
         made = base.strips(picture, self._texts[query], height=70)
         made.save(directory / f"{name}_words_{i}.png")
     base.strips(strips).save(directory / f"{name}_attention.png")
-    labels = [self._source[i]["label"] for i in range(len(self._source))]
+    labels = [a.label for a in sources.annotations(self._source)]
     space.embedding_map(
       directory / f"{name}_space.png", self._video, self._text, self._owner, labels
     )

@@ -20,7 +20,6 @@ import numpy as np
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import sources
-from vtr_jax.data.examples import refusal
 from vtr_jax.eval import metrics, protocols
 from vtr_jax.eval.evaluators.base import Context, Embedder
 from vtr_jax.eval.scoring import class_scores
@@ -136,17 +135,14 @@ def table(names: list[str], confusion: np.ndarray) -> str:
 
 
 def labels(source: sources.Split) -> list[str]:
-  """The label of every record; decodes no video.
+  """The label of every record.
 
   Raises:
     DataError: a record has no label or cannot be read.
   """
   found = []
-  for index in range(len(source)):
-    try:
-      found.append(source[index]["label"])
-    except BadSample as e:
-      raise refusal(source, index, e) from e
-    if not found[-1]:
-      raise refusal(source, index, BadSample("no label"))
+  for index, annotation in enumerate(sources.annotations(source)):
+    if not annotation.label:
+      raise sources.unusable(source, index, BadSample("no label"))
+    found.append(annotation.label)
   return found
