@@ -89,7 +89,7 @@ def test_leavings_of_a_killed_writer_do_not_count(place):
     with path.open("ab") as f:
       f.write(b"half of something")
   (place / "vectors-2.f16").write_bytes(b"of a rewriting")
-  (place / "manifest.json.new").write_text("{")
+  (place / ".manifest.json.0f.tmp").write_text("{")
   assert content(store.open(place)) == before
   with Writer(place, HEADER) as writer:
     writer.add(file("d.mp4"), *clips(2))

@@ -2,7 +2,7 @@
 
 import json
 import os
-import threading
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,15 @@ from typing import Any
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
   """Replace the file, atomically and durably: readers see the old or the new file.
 
-  The temporary file lies in the same folder and is removed when the write fails.
+  The temporary file, .NAME.*.tmp, lies in the same folder and is removed when the write
+  fails. Processes of several hosts may write the same file.
 
   Raises:
     OSError: the folder is missing or not writable, or the disk is full.
   """
   path = Path(path)
   data = data.encode() if isinstance(data, str) else data
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+  temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
   try:
     with open(temporary, "wb") as f:
       f.write(data)
@@ -27,11 +28,16 @@ def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
-  folder = os.open(path.parent, os.O_RDONLY)
+  sync(path.parent)
+
+
+def sync(path: str | os.PathLike) -> None:
+  """Returns when the file, or the folder's list of files, is on the disk."""
+  handle = os.open(path, os.O_RDONLY)
   try:
-    os.fsync(folder)
+    os.fsync(handle)
   finally:
-    os.close(folder)
+    os.close(handle)
 
 
 def write_json(path: str | os.PathLike, value: Any, indent: int | None = 2) -> None:

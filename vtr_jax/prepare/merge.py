@@ -24,19 +24,13 @@ import av
 import tensorflow_datasets as tfds
 
 import vtr_jax
+from vtr_jax.core import io
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
 from vtr_jax.data import sources
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
-from vtr_jax.prepare.shards import (
-  TRAIN,
-  read_json,
-  report,
-  shard_name,
-  sync,
-  write_json,
-)
+from vtr_jax.prepare.shards import TRAIN, read_json, report, shard_name, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +85,7 @@ def merge(place: Place, final: Final) -> None:
       _check_budget(place, refused, plan["items"], final)
       staging = _stage(place, plan, reports, refused, final)
       staging.rename(place.directory)
-      sync(place.root)
+      io.sync(place.root)
       _tell(place)
     shutil.rmtree(place.work, ignore_errors=True)
 
@@ -177,8 +171,8 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   manifest = _manifest(plan, reports, refused, sums, pieces)
   write_json(staging / "manifest.json", manifest | asked)
   for path in staging.iterdir():
-    sync(path)
-  sync(staging)
+    io.sync(path)
+  io.sync(staging)
   return staging
 
 

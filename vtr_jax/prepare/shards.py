@@ -7,11 +7,9 @@ shard. A shard is done when its report, NAME.json, is there; it is written last.
 import functools
 import hashlib
 import json
-import os
 import pathlib
 import re
 import shutil
-import uuid
 from typing import Any, NamedTuple
 
 from array_record.python import array_record_module  # pyright: ignore
@@ -106,7 +104,7 @@ def finish(shard: Shard, work: pathlib.Path) -> None:
       writer.write(record)
       made["bytes"] += len(record)
   writer.close()
-  sync(part)
+  io.sync(part)
   part.rename(path)
   made["file_bytes"] = path.stat().st_size
   write_json(work / f"{shard.name}.json", made)
@@ -141,14 +139,10 @@ def _features():
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes under another name and renames last."""
-  part = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # jobs may write the same
+  """Replaces the file by a JSON text; see `io.atomic_write`."""
   text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-  # Names of files may hold bytes that are no text, which JSON has escapes for.
-  part.write_text(text, encoding="utf-8", errors="backslashreplace")
-  sync(part)
-  part.rename(path)
-  sync(path.parent)
+  # File names may hold bytes that are not UTF-8, which JSON has escapes for.
+  io.atomic_write(path, text.encode(errors="backslashreplace"))
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -162,12 +156,3 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     return io.mapping(path.read_bytes())
   except ValueError as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); {_MEND}") from e
-
-
-def sync(path: pathlib.Path) -> None:
-  """Returns when the file, or the directory's list of files, is on the disk."""
-  handle = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(handle)
-  finally:
-    os.close(handle)

@@ -6,6 +6,7 @@ import os
 import pathlib
 from typing import NamedTuple
 
+from vtr_jax.core import io
 from vtr_jax.core.errors import DataError
 from vtr_jax.prepare.formats import media
 
@@ -90,8 +91,6 @@ def digest(path: str) -> str:
 
 
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:
-  """One JSON object a line, at once: what could not be read, and why."""
-  new = path.with_name(path.name + ".new")
+  """Replaces the list of (path, reason) by JSON lines, one per unreadable file."""
   lines = [json.dumps(dict(path=name, reason=reason)) for name, reason in listed]
-  new.write_text("".join(line + "\n" for line in lines))
-  new.replace(path)
+  io.atomic_write(path, "".join(line + "\n" for line in lines))

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float
 
+from vtr_jax.core import io
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 
@@ -95,7 +97,9 @@ class Writer:
       for out in self._out.values():
         out.flush()
         os.fsync(out.fileno())
-      _write_manifest(self.place, self._state())
+      manifest = self._state()
+      manifest |= dict(check=store.checksum(manifest))
+      io.write_json(self.place / "manifest.json", manifest)
     self._changed = False
 
   def compact(self) -> None:
@@ -203,11 +207,11 @@ class Writer:
 def _acquire_lock(place: pathlib.Path) -> BinaryIO:
   """Locks out other writers until closed; the kernel closes it after SIGKILL."""
   if place.exists() and not (place / "manifest.json").exists():
-    expected = ("lock", "manifest.json.new")
+    expected = re.compile(r"lock|\.manifest\.json\..*\.tmp")
     unexpected = place.is_file() or [
       p.name
       for p in place.iterdir()
-      if p.name not in expected and not store.INDEX_FILE.fullmatch(p.name)
+      if not (expected.fullmatch(p.name) or store.INDEX_FILE.fullmatch(p.name))
     ]
     if unexpected:
       raise DataError(f"{place}: is not an index; choose another --out")
@@ -233,19 +237,3 @@ def _check_header(place: pathlib.Path, before: store.Header, now: store.Header) 
         f"{place}: was made with another {key} ({was}, now {given}); use the same, or "
         "choose another --out"
       )
-
-
-def _write_manifest(place: pathlib.Path, manifest: dict[str, Any]) -> None:
-  """Atomic and durable: fsync of file and directory."""
-  path, new = place / "manifest.json", place / "manifest.json.new"
-  text = json.dumps(manifest | dict(check=store.checksum(manifest)), indent=2)
-  with new.open("w") as f:
-    f.write(text + "\n")
-    f.flush()
-    os.fsync(f.fileno())
-  new.replace(path)
-  folder = os.open(place, os.O_RDONLY)  # so that a loss of power keeps the new name
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)

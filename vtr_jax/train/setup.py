@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax.core import processes, renames, sharding
+from vtr_jax.core import io, processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.preemption import StopSignal
@@ -255,7 +254,5 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
   tokenizer = texts.load(str(source))
   texts.check(tokenizer, config.text)
   if jax.process_index() == 0 and not copy.exists():
-    temporary = copy.with_suffix(".tmp")  # complete, or absent
-    shutil.copyfile(source, temporary)
-    temporary.replace(copy)
+    io.atomic_write(copy, source.read_bytes())
   return tokenizer

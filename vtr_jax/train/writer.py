@@ -7,7 +7,6 @@ file is tried again each time, since space may become free on a full disk.
 
 import hashlib
 import json
-import os
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -124,9 +123,7 @@ def _cut(path: pathlib.Path, step: int) -> None:
   of_steps = {"loss/total", "learning_rate"}
   kept = lambda r: r["step"] < step or (r["step"] == step and of_steps & set(r))
   records = [r for r in read(path) if kept(r)]
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text("".join(json.dumps(r) + "\n" for r in records))
-  os.replace(temporary, path)
+  io.atomic_write(path, "".join(json.dumps(r) + "\n" for r in records))
 
 
 class _Lines:
