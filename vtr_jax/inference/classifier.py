@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 from jaxtyping import Array, Bool, Float, Int, Int32, Num
 
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DivergedError
+from vtr_jax.core.progress import Bar
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense, Mlp
 from vtr_jax.models.norm_gelu import LayerNorm
@@ -156,7 +156,7 @@ def fit(
     return optax.apply_updates(params, updates), state, value
 
   labels = np.asarray(labels, np.int32)
-  epochs = tqdm.trange(recipe.epochs, desc=f"training {kind}", disable=not progress)
+  epochs = Bar(range(recipe.epochs), f"training {kind}", disable=not progress)
   for epoch in epochs:
     values = []
     for rows in _batches(np.random.default_rng(epoch).permutation(len(labels)), size):

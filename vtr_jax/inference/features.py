@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Num
 
 from vtr_jax.core.batch import Batch
 from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import DataConfig
@@ -84,7 +84,7 @@ def of_split(
   embed = OnDevices(features, model.mesh)
   batches = loader.eval_videos(source, data, clip, rows)
   total = -(-len(source) // rows)
-  batches = tqdm.tqdm(batches, f"features of {source.name}", total, unit="batch")
+  batches = Bar(batches, f"features of {source.name}", total, unit="batch")
   for start, batch in zip(range(0, len(source), rows), batches, strict=True):
     out[start : start + rows] = embed(model.params, batch)[: len(source) - start]
   out.flush()

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import tqdm
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from jaxtyping import Float, Int, UInt8
@@ -20,6 +19,7 @@ from PIL import Image
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
@@ -129,7 +129,7 @@ class LoadedModel:
       raise DataError("videos: one of them; give a list")
     videos = list(videos)
     clips = parallel_map(self._named_clip, enumerate(videos))
-    bar = tqdm.tqdm(
+    bar = Bar(
       clips, "embedding videos", len(videos), unit="video", disable=not progress
     )
     return self.embed_clips(bar)

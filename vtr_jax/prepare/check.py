@@ -9,11 +9,11 @@ import threading
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
-import tqdm
 from array_record.python import array_record_module  # pyright: ignore
 
 from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, ConfigError, DataError, one_line
+from vtr_jax.core.progress import Bar
 from vtr_jax.data import sources
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.formats.base import Item, Media
@@ -57,7 +57,7 @@ def check(directory: str, workers: int = 0) -> None:
   bad = []
   with (
     concurrent.futures.ThreadPoolExecutor(workers or None) as pool,
-    tqdm.tqdm(total=total, unit="record", desc="check") as bar,
+    Bar(total=total, unit="record", desc="check") as bar,
   ):
     for shard in shards:
       for found in pool.map(
@@ -66,7 +66,7 @@ def check(directory: str, workers: int = 0) -> None:
         bar.update()
         if found:
           bad.append(found)
-          tqdm.tqdm.write("  ".join(map(str, found)), file=sys.stdout)
+          Bar.write("  ".join(map(str, found)), file=sys.stdout)
   if bad:
     raise DataError(
       f"{directory}: {len(bad)} of {total} records are bad, listed above; copy these "

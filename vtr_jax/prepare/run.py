@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import tqdm
-
 from vtr_jax.core import processes
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
+from vtr_jax.core.progress import Bar
 from vtr_jax.prepare import merge, pool, spool
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, unfit
@@ -133,7 +132,7 @@ def _make(place: Place, shards: list[Shard], options: Options, run: Run) -> None
   by_number = {shard.number: shard for shard in shards}
   locks = {shard.number: contextlib.ExitStack() for shard in shards}
   workers = run.workers or processes.cores()
-  with tqdm.tqdm(
+  with Bar(
     total=sum(left.values()), unit="item", desc=place.name, mininterval=1
   ) as bar:
     tasks = _tasks(place, shards, left, locks, bar)
@@ -150,7 +149,7 @@ def _tasks(
   shards: list[Shard],
   left: dict[int, int],
   locks: dict[int, contextlib.ExitStack],
-  bar: tqdm.tqdm,
+  bar: Bar,
 ) -> Iterator[pool.Task]:
   """Items whose result is not there yet; what is there is struck from `left`."""
   for shard in shards:

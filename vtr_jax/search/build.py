@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import tqdm
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.progress import Bar
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, store, windows
 from vtr_jax.search import writer as writer_lib
@@ -175,7 +175,7 @@ class _Run:
     works: dict[int, _Work] = {}
     batch: list[_Item] = []
     size, committed = self._model.config.eval_batch_size, time.monotonic()
-    bar = tqdm.tqdm(
+    bar = Bar(
       total=sum(each.size for each in todo),
       desc=f"indexing {len(todo)} files",
       unit="B",
@@ -220,9 +220,7 @@ class _Run:
     batch.clear()
     self._embedding += time.monotonic() - began
 
-  def _settle(
-    self, todo: list[files.Found], works: dict[int, _Work], bar: tqdm.tqdm
-  ) -> None:
+  def _settle(self, todo: list[files.Found], works: dict[int, _Work], bar: Bar) -> None:
     """Adds the files of which all is embedded."""
     for number, work in list(works.items()):
       if work.end is not None and work.clips == len(work.vectors):

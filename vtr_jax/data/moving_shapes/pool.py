@@ -12,10 +12,9 @@ import pathlib
 import pickle
 from collections.abc import Iterator
 
-import tqdm
-
 from vtr_jax.core import io, processes
 from vtr_jax.core.errors import DataError
+from vtr_jax.core.progress import Bar
 from vtr_jax.data.moving_shapes import render as renderer
 from vtr_jax.data.moving_shapes import scene
 
@@ -27,7 +26,7 @@ def render(
   counts: dict[str, int],
   chunk: int,
   workers: int | None,
-  bar: tqdm.tqdm,
+  bar: Bar,
 ) -> None:
   """Makes the parts of all splits that are not in `directory` yet.
 
@@ -72,7 +71,7 @@ def clips(
       yield from (renderer.Clip(*clip) for clip in part)
 
 
-def _render_parallel(jobs: list[Job], workers: int, bar: tqdm.tqdm) -> None:
+def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
   # Not forked: JAX's threads in the parent would be copied in the midst of things.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(

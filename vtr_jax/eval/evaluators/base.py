@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
@@ -21,6 +20,7 @@ from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
 from vtr_jax.core.config import choose, read
 from vtr_jax.core.errors import ConfigError, printable
+from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader
 from vtr_jax.data.examples import DataConfig, EvalExample
@@ -163,7 +163,7 @@ class Embedder:
 
   def _bar(self, batches: Iterable, rows: int, what: str) -> Iterator:
     total = -(-rows // self._context.batch_size)
-    for batch in tqdm.tqdm(
+    for batch in Bar(
       batches, f"embedding {what}", total, unit="batch", disable=not self._progress
     ):
       self._context.check()

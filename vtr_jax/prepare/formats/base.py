@@ -9,10 +9,9 @@ import importlib
 import pathlib
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, one_line
+from vtr_jax.core.progress import Bar
 
 _HELPERS = ("base", "media", "parse", "pickles")
 
@@ -92,8 +91,8 @@ def open(name: str, request: Request) -> list[Item]:
   elif variants:
     request = dataclasses.replace(request, variant=variants[0])
   found = module.read(request)
-  # How many there will be is known at the end; silent for short files and in logs.
-  items = list(tqdm(found, f"reading {name}", delay=2, unit=" items", disable=None))
+  # Their number is known only at the end; no bar for short files.
+  items = list(Bar(found, f"reading {name}", delay=2, unit="item"))
   _check_texts(items)
   _check_ids(items)
   return _take(items, request)

@@ -1,0 +1,36 @@
+"""Progress in a log, where standard error is not a terminal."""
+
+import tqdm
+
+from vtr_jax.core.progress import Bar
+
+
+class Clock:
+  """Seconds that pass only when the test says so."""
+
+  now = 1000.0
+
+  def __call__(self):
+    return self.now
+
+
+def test_a_log_gets_a_plain_line_every_ten_seconds(monkeypatch, capsys):
+  clock = Clock()
+  monkeypatch.setattr(tqdm.std, "time", clock)
+  with Bar(total=100, desc="rendering", unit="clip") as bar:
+    for _ in range(50):
+      clock.now += 0.5
+      bar.update()
+      bar.refresh()  # as `set_postfix_str` and `write` do
+      Bar.write("a message")
+  out, err = capsys.readouterr()
+  assert out.count("a message\n") == 50
+  assert err.splitlines() == [
+    "rendering: 20/100 clip,  2.00clip/s, 00:40 left",
+    "rendering: 40/100 clip,  2.00clip/s, 00:30 left",
+  ]
+
+
+def test_a_short_loop_logs_nothing(capsys):
+  assert list(Bar(range(5), "reading")) == [*range(5)]
+  assert capsys.readouterr() == ("", "")
