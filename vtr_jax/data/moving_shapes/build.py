@@ -21,15 +21,15 @@ import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import sentencepiece
 import tensorflow_datasets as tfds
-import tqdm
 
 from vtr_jax.core import processes
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
+from vtr_jax.core.progress import Bar
 from vtr_jax.data import sources
 from vtr_jax.data.moving_shapes import pool, render, scene
+from vtr_jax.data.tokenizers.train import train
 
 LABELS = scene.LABELS
 TOKENIZER = "tokenizer.model"
@@ -154,7 +154,7 @@ def _build(
   started = time.time()
   parts.mkdir(exist_ok=True)
   total = sum(config.counts.values())
-  with tqdm.tqdm(
+  with Bar(
     total=total, unit="clip", desc=f"moving_shapes/{config.name}", disable=not progress
   ) as bar:
     pool.render(parts, config.counts, config.chunk, workers, bar)
@@ -194,36 +194,15 @@ def _write(parts: pathlib.Path, config: ShapesConfig) -> pathlib.Path:
 def train_tokenizer(captions: list[str]) -> bytes:
   """A sentencepiece model in which every word of `captions` is one piece.
 
-  Pieces 0 to 3 are <pad>, <unk>, <cls> and <mask>; there is no begin or end piece.
-  Text is put in lower case. Words that are not in `captions` fall into letters, so
-  English never gives <unk>.
+  Words that do not occur in `captions` are split into letters, so that English never
+  becomes <unk>.
   """
-  # Left alone, training splits half of so few words in two: masking would hide
-  # half a word, and the other half would tell it.
+  # Otherwise training splits half of so few words in two, and the visible half of a
+  # masked word would give the other half away.
   words = sorted({w for text in captions for w in text.replace(",", "").split()})
   letters = "▁abcdefghijklmnopqrstuvwxyz,."
-  model = io.BytesIO()
-  sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(captions),
-    model_writer=model,
-    model_type="unigram",
-    vocab_size=4 + len(words) + len(letters),
-    hard_vocab_limit=False,
-    normalization_rule_name="nmt_nfkc_cf",
-    character_coverage=1.0,
-    required_chars=letters,
-    pad_id=0,
-    unk_id=1,
-    bos_id=-1,
-    eos_id=-1,
-    pad_piece="<pad>",
-    unk_piece="<unk>",
-    control_symbols=["<cls>", "<mask>"],
-    user_defined_symbols=[f"▁{word}" for word in words],
-    num_threads=1,
-    minloglevel=2,
-  )
-  return model.getvalue()
+  size = 4 + len(words) + len(letters)
+  return train(captions, size, letters, 1.0, [f"▁{word}" for word in words])
 
 
 def _checksum(clips: Iterator[render.Clip]) -> dict[str, str]:
