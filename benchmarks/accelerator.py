@@ -24,6 +24,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,7 @@ from vtr_jax.plan import chips, problem
 from vtr_jax.train import flops
 from vtr_jax.train.config import TrainConfig
 
+T = TypeVar("T")
 MODULES = dict(mac=mac, miles=miles, simvtp=simvtp)
 PEERS = dict(mac="DualEncoder", simvtp="VideoMAE")
 WARM_UP, STEPS = 2, 5
@@ -170,7 +172,7 @@ def measured_peak(size: int) -> float:
 def peer(name: str, config: TrainConfig, rows: int) -> float | None:
   """Seconds of PyTorch's step for `rows` clips, halving the batch until it runs."""
   try:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - optional
 
     from benchmarks import torch_peers
   except ModuleNotFoundError:
@@ -212,7 +214,7 @@ def device(size: int) -> tuple[str, float | None, float]:
   return kind, flops.PEAKS.get(kind), measured_peak(size)
 
 
-def apart(function: Callable, *args) -> object:
+def apart(function: Callable[..., T], *args: Any) -> T:
   """`function(*args)` in its own process."""
   spawn = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:

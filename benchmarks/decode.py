@@ -101,7 +101,7 @@ class Method(NamedTuple):
 def in_order(path: Path, data: bytes, wanted: list[int]) -> np.ndarray:
   """PyAV alone, every frame up to the last one needed."""
   reformatter, frames = VideoReformatter(), []
-  with av.open(io.BytesIO(data)) as container:
+  with av.open(io.BytesIO(data), "r") as container:
     container.streams.video[0].codec_context.thread_count = 1
     for number, frame in enumerate(container.decode(video=0)):
       if number in wanted:

@@ -42,14 +42,14 @@ _CLOCK = flags.DEFINE_enum("clock", "wall", CLOCKS, "cpu: for one core, machine 
 def config_of(work: str, dtype: str) -> TrainConfig:
   """The recipe's config, reduced to the work of both sides."""
   if work == "mac":
-    c = mac.get_config("webvid2m_cc3m")
-    c.text.max_length = _TEXT_LENGTH.value
+    c = mac.get_config("webvid2m_cc3m").to_dict()
+    c["text"]["max_length"] = _TEXT_LENGTH.value
   else:
-    c = simvtp.get_config("webvid2m")
-    c.loss_weights = dict(vtc=0.0, pixels=1.0, mlm=0.0, vtm=0.0)
-    c.text = dict(max_length=2, vocab_size=8, mask_id=3)
-  c.objective.compute.dtype = dtype
-  return read(TrainConfig, c.to_dict())
+    c = simvtp.get_config("webvid2m").to_dict()
+    c["loss_weights"] = dict(vtc=0.0, pixels=1.0, mlm=0.0, vtm=0.0)
+    c["text"] = dict(max_length=2, vocab_size=8, mask_id=3)
+  c["objective"]["compute"]["dtype"] = dtype
+  return read(TrainConfig, c)
 
 
 class PeerCase:
@@ -96,8 +96,8 @@ def main(_) -> None:
   cores = sorted(os.sched_getaffinity(0))[: _THREADS.value]
   os.sched_setaffinity(0, cores)  # before either makes its threads
   try:
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports] - optional
+    import transformers  # pyright: ignore[reportMissingImports] - optional
 
     from benchmarks import torch_peers
   except ModuleNotFoundError as e:

@@ -103,7 +103,7 @@ def peers(float32: np.ndarray) -> dict[str, Callable]:
     return np.argpartition(-scores, TOP, axis=1)[:, :TOP]
 
   try:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports] - optional
   except ImportError:
     print("faiss: not installed")
     return dict(NumPy=numpy)

@@ -5,10 +5,10 @@ not change its work: fused attention, fused AdamW, pixels in its own layout.
 """
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-import transformers
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports] - optional
+import torch.nn.functional as F  # pyright: ignore[reportMissingImports] - optional
+import transformers  # pyright: ignore[reportMissingImports] - optional
+from torch import nn  # pyright: ignore[reportMissingImports] - optional
 
 from vtr_jax.train.config import TrainConfig
 
@@ -37,7 +37,8 @@ class Block(nn.Module):
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     b, n, d = x.shape
     qkv = self.qkv(self.norm_attention(x)).view(b, n, 3, self.num_heads, -1)
-    y = attend(*qkv.permute(2, 0, 3, 1, 4), self.attention)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    y = attend(query, key, value, self.attention)
     x = x + self.out(y.transpose(1, 2).reshape(b, n, d))
     return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
 

@@ -41,7 +41,8 @@ def model_of(config: Any) -> tuple[Any, Mapping[str, jax.ShapeDtypeStruct]]:
   c = read(TrainConfig, config.to_dict() | dict(evals={}))
   objective = c.make_objective()
   boxed = state.abstract_params(objective, c.spec())
-  return objective, flatten_dict(nn.unbox(boxed), sep="/")
+  shapes: dict[str, Any] = flatten_dict(nn.unbox(boxed), sep="/")
+  return objective, shapes
 
 
 def make(path: pathlib.Path) -> None:
