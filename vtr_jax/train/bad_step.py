@@ -116,7 +116,8 @@ def arrays(
   except Exception as e:  # of any kind: Orbax or TensorStore
     raise CheckpointError(f"{path}: cannot be read ({one_line(e)})") from e
   empty = {k: jnp.zeros(s.shape, s.dtype) for k, s in spec.items() if not s.size}
-  return dataclasses.replace(state, **stored["state"]), stored["batch"] | empty
+  state = dataclasses.replace(state, **checkpoint.fields(stored["state"]))
+  return state, stored["batch"] | empty
 
 
 def _full(batch: dict[str, Any]) -> dict[str, Any]:

@@ -105,13 +105,13 @@ class Checkpoints:
     steps = [s for s in self._manager.all_steps() if last is None or s <= last]
     for step in sorted(steps, reverse=True):
       state, meta, cause = _read(self._directory / str(step), target)
-      # Checksums are computed by all processes, so all of them must get there.
+      # Checksums are computed by all processes, so all of them must get here.
       if ok := _everywhere(not cause):
         cause = _compare(state, meta)
         ok = _everywhere(not cause)
       if ok:
         warnings, self.newest = self._set_aside(causes, step), step
-        return dataclasses.replace(like, **_fields(state)), meta, warnings
+        return dataclasses.replace(like, **fields(state)), meta, warnings
       causes[step] = cause or "another process could not read it"
       state = None  # free its memory for the next one
       if self._policy.strict_restore:
@@ -256,7 +256,7 @@ def tree(state: Any) -> dict[str, Any]:
   }
 
 
-def _fields(stored: dict[str, Any]) -> dict[str, Any]:
+def fields(stored: dict[str, Any]) -> dict[str, Any]:
   """Inverse of `tree`: stored names to field names."""
   names = {v: k for k, v in _STORED.items()}
   return {names.get(k, k): v for k, v in stored.items()}
