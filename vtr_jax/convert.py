@@ -1,9 +1,10 @@
-"""Public weights in: python -m vtr_jax.convert --from=miles --checkpoint=MILES.pth
+"""Imports public weights: python -m vtr_jax.convert --from=miles --checkpoint=MILES.pth
 
-Tells what becomes of every key of the file. With --to=DIR it writes a run's directory
-that --config.init_from, evaluation, embedding and search take as any other. Without
---config the model has the sizes of the file. Exit code 2: a key is missing, or not
-used, and --allow does not name it.
+Prints how many keys of the file are used or ignored and how many parameters are
+initialised at random; --verbose lists them all. With --to=DIR it writes a run, which
+--config.init_from, evaluation, embedding and search accept like any other. Without
+--config the model has the sizes found in the file. Exit code 2: a key is missing or
+unused, and --allow does not name it.
 """
 
 import copy
@@ -21,6 +22,8 @@ from ml_collections import config_flags
 
 from vtr_jax.core import cli
 from vtr_jax.core.errors import ConfigError, WeightsError
+from vtr_jax.objectives.base import Objective
+from vtr_jax.weights.match import Report
 
 
 def convert(
@@ -30,20 +33,22 @@ def convert(
   values: Mapping[str, Any] | None = None,
   tokenizer: str = "",
   allow: tuple[str, ...] = (),
+  verbose: bool = False,
 ) -> None:
-  """Prints the report of a file, and writes the run if `to` is given.
+  """Prints a report on a file; if `to` is given, writes a run.
 
   Args:
-    kind: one of weights.sources.SOURCES.
+    kind: one of weights.registry.SOURCES.
     file: safetensors, or a PyTorch file.
-    to: directory that is made.
-    values: a whole config; None = the kind's recipe with the file's sizes.
+    to: the run's directory, which must not exist or be empty.
+    values: a complete config; None = the kind's recipe with the file's sizes.
     tokenizer: vocabulary file that is copied into the run.
     allow: see weights/match.py.
+    verbose: whether to list every key of the file and every initialised parameter.
 
   Raises:
     WeightsError: the file cannot be read, or does not fit.
-    ConfigError: the config is wrong, or `to` holds a run.
+    ConfigError: the config is not valid, or `to` is not empty.
   """
   from vtr_jax.core import config
   from vtr_jax.data.tokenizers import base as tokenizers
@@ -52,82 +57,104 @@ def convert(
   from vtr_jax.weights import files, infer, match, registry, stacks
 
   source = registry.find(kind)
-  place = pathlib.Path(to)
-  if to and place.exists() and not (place.is_dir() and not any(place.iterdir())):
-    raise ConfigError(f"--to: {place} is not empty; choose another directory")
+  directory = pathlib.Path(to)
+  if to and directory.exists() and not _is_empty(directory):
+    raise ConfigError(f"--to: {directory} is not empty; choose another directory")
   arrays = files.read(file)
+  inferred = values is None
   if values is None:
     values = infer.infer(infer.recipe(source), kind, source, arrays)
     values["name"] = kind
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   c = config.read(TrainConfig, values)
   objective, spec = c.make_objective(), c.spec()
-  wanted = flatten_dict(nn.unbox(state.abstract_params(objective, spec)), sep="/")
-  found, report = match.match(
+  expected: dict[Any, Any] = flatten_dict(
+    nn.unbox(state.abstract_params(objective, spec)), sep="/"
+  )
+  single, report = match.match(
     f"{kind}:{file}",
     kind,
     source,
     arrays,
     objective.model,
-    stacks.shapes(wanted),
+    stacks.shapes(expected),
     allow,
   )
-  print(report.text(), end="", flush=True)
-  print(_assumed(objective.model.config), flush=True)
+  short = f"{report.summary()}\n\n{report.table()}"
+  print(report.text() if verbose else short, flush=True)
   report.check()
-  if not to:
-    return
-  if tokenizer:
-    tokenizers.check(tokenizers.load(tokenizer), c.text)
-  params = stacks.join(found, wanted)
+  warnings = _assumptions(objective.model.config) if inferred else []
+  if to:
+    if tokenizer:
+      tokenizers.check(tokenizers.load(tokenizer), c.text)
+    else:
+      warnings.append(
+        "no --tokenizer: to read captions, copy the vocabulary file to "
+        f"{directory / 'tokenizer.model'}"
+      )
+    params = stacks.join(single, expected)
+    params |= _initialise(objective, spec, set(expected) - set(params), c.seed)
+    _write(directory, values, params, report, tokenizer)
+  for warning in warnings:
+    print(f"warning: {warning}", flush=True)
+
+
+def _is_empty(directory: pathlib.Path) -> bool:
+  return directory.is_dir() and not any(directory.iterdir())
+
+
+def _initialise(
+  objective: Objective, spec: Any, paths: set[str], seed: int
+) -> dict[str, jax.Array]:
+  """Initial values of the parameters `paths`; nothing else is computed."""
 
   @jax.jit
-  def fresh(key: jax.Array) -> dict[str, jax.Array]:
-    """What the file does not give; nothing else is computed."""
+  def initialise(key: jax.Array) -> dict[Any, Any]:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
-    made = flatten_dict(nn.unbox(objective.init(key, zeros)), sep="/")
-    return {path: made[path] for path in wanted if path not in params}
+    params = flatten_dict(nn.unbox(objective.init(key, zeros)), sep="/")
+    return {path: x for path, x in params.items() if path in paths}
 
-  _write(place, values, params | fresh(jax.random.key(c.seed)), report, tokenizer)
+  return initialise(jax.random.key(seed))
 
 
 def _write(
-  place: pathlib.Path,
+  directory: pathlib.Path,
   values: Mapping[str, Any],
   params: Mapping[str, Any],
-  report: Any,
+  report: Report,
   tokenizer: str,
 ) -> None:
-  """A run's directory of parameters by path, at once or not at all."""
+  """Writes a run with parameters by path; complete, or absent."""
   from vtr_jax.train import checkpoint, workdir
 
-  made = place.with_name(place.name + ".tmp")
-  shutil.rmtree(made, ignore_errors=True)
-  workdir.prepare(made, workdir.plain(values))
-  saved = checkpoint.Checkpoints(made / "checkpoints", 1)
+  temporary = directory.with_name(directory.name + ".tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  workdir.prepare(temporary, workdir.plain(values))
+  checkpoints = checkpoint.Checkpoints(temporary / "checkpoints", 1)
   tree = unflatten_dict({k: jnp.asarray(v) for k, v in params.items()}, sep="/")
   meta = dict(converted_from=report.summary(), provenance=workdir.provenance())
-  saved.save(0, dict(params=tree), meta)
-  saved.close()
-  (made / "weights.txt").write_text(report.text())
+  checkpoints.save(0, dict(params=tree), meta)
+  checkpoints.close()
+  (temporary / "weights.txt").write_text(report.text())
   if tokenizer:
-    shutil.copyfile(tokenizer, made / "tokenizer.model")
-  else:
-    print("no --tokenizer: to read captions, copy one to tokenizer.model there")
-  if place.exists():
-    place.rmdir()
-  made.rename(place)
-  print(f"{place} is a run: --config.init_from={place}")
+    shutil.copyfile(tokenizer, temporary / "tokenizer.model")
+  if directory.exists():
+    directory.rmdir()
+  temporary.rename(directory)
+  print(f"{directory} is a run: --config.init_from={directory}", flush=True)
 
 
-def _assumed(config: Any) -> str:
-  """What no file tells, in one line."""
+def _assumptions(config: Any) -> list[str]:
+  """Warnings about settings that no weights file contains."""
   towers = [n for n in ("video", "text", "encoder", "decoder") if hasattr(config, n)]
   sizes = {name: getattr(config, name) for name in towers}
-  heads = ", ".join(f"{n} {s.num_heads}" for n, s in sizes.items() if s)
-  arch = getattr(config, "arch", "")
-  gelu = f"; GELU {config.parts.kind.gelu} (arch {arch!r})" if arch else ""
-  return f"assumed, as no file tells: heads {heads}{gelu}; else give --config"
+  heads = ", ".join(f"{name} {size.num_heads}" for name, size in sizes.items() if size)
+  cure = "if this is wrong, give --config"
+  lines = [f"number of heads is not in the file, assumed {heads}; {cure}"]
+  if arch := getattr(config, "arch", ""):
+    gelu = f"{config.parts.kind.gelu} (arch {arch!r})"
+    lines.append(f"kind of GELU is not in the file, assumed {gelu}; {cure}")
+  return lines
 
 
 def main() -> None:
@@ -135,24 +162,26 @@ def main() -> None:
   kind = values["from"].value
   if not kind or not values.checkpoint:
     raise WeightsError("--from and --checkpoint: both are needed")
-  chosen = None if CONFIG.value is None else cli.load(CONFIG, "")
+  config = None if CONFIG.value is None else cli.load(CONFIG, "")
   convert(
     kind,
     values.checkpoint,
     values.to,
-    chosen,
+    config,
     values.tokenizer,
     tuple(values.allow),
+    values.verbose,
   )
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("from", "", "Kind of file: vit, distilbert, miles, clip, ...")
+  flags.DEFINE_string("from", "", "Kind of weights: vit, distilbert, miles, clip, ...")
   flags.DEFINE_string("checkpoint", "", "The file: .safetensors, .pth, .pt, .bin.")
-  flags.DEFINE_string("to", "", "Directory of the run that is written; empty: none.")
-  flags.DEFINE_string("tokenizer", "", "Its vocabulary file, copied into the run.")
+  flags.DEFINE_string("to", "", "Directory of the run to write; empty: report only.")
+  flags.DEFINE_string("tokenizer", "", "Vocabulary file, copied into the run.")
   flags.DEFINE_multi_string(
-    "allow", [], "Pattern of keys, or of our paths, that may be missing or unused."
+    "allow", [], "Pattern of keys or parameter paths that may be missing or unused."
   )
+  flags.DEFINE_bool("verbose", False, "List every key and initialised parameter.")
   CONFIG = config_flags.DEFINE_config_file("config", None, lock_config=True)
   cli.run(main)

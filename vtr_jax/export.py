@@ -1,7 +1,7 @@
-"""A run's weights as safetensors: python -m vtr_jax.export --checkpoint=RUN --to=FILE
+"""Exports weights: python -m vtr_jax.export --checkpoint=RUN --to=FILE.safetensors
 
---as names the layout: vtr_jax (our own names), or one of public codes, such as frozen,
-miles, videomae, hf_videomae, timm_vit, hf_clip, which load it with nothing missing.
+--as selects the layout: vtr_jax (this package's names), or that of a public code, such
+as frozen, miles, videomae, hf_videomae, timm_vit or hf_clip, which loads it completely.
 """
 
 import json
@@ -17,19 +17,19 @@ from vtr_jax.core.errors import ConfigError, WeightsError
 
 
 def export(checkpoint: str, to: str, layout: str) -> None:
-  """Writes the newest parameters of a run; averaged ones where it keeps a mean.
+  """Writes the parameters of a run's newest checkpoint; the EMA, if there is one.
 
   Args:
     checkpoint: directory of a run.
-    to: file that is made; its header holds the run's config.
+    to: file to write; its header contains the run's config.
     layout: see weights/save.py.
 
   Raises:
-    WeightsError: the run's architecture is not the layout's.
-    ConfigError: the file is there.
+    WeightsError: the run's architecture is not that of the layout.
+    ConfigError: the file exists.
     CheckpointError: the run cannot be read.
   """
-  from vtr_jax.inference import load as load_lib  # starts JAX: after the flags
+  from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
   from vtr_jax.weights.save import save
 
   try:
@@ -39,38 +39,38 @@ def export(checkpoint: str, to: str, layout: str) -> None:
       "export needs the package safetensors; pip install safetensors"
     ) from None
   if pathlib.Path(to).exists():
-    raise ConfigError(f"--to: {to} is there; choose another name")
+    raise ConfigError(f"--to: {to} exists; choose another name")
   if not pathlib.Path(to).absolute().parent.is_dir():
-    raise ConfigError(f"--to: {to}: there is no such directory; make it first")
+    raise ConfigError(f"--to: {to}: no such directory; create it first")
   run = load_lib.load(checkpoint, text=False)
   params = {
     path: np.asarray(jax.device_get(x))
     for path, x in flatten_dict(run.params, sep="/").items()
   }
   bias = run.config.contrastive.bias
-  arrays, left = save(layout, run.objective.model, params, bias)
+  arrays, omitted = save(layout, run.objective.model, params, bias)
   config = json.loads((pathlib.Path(checkpoint) / "config.json").read_text())
-  # transformers asks for "format"; values of a header are strings.
-  about = dict(
+  # transformers requires "format"; the values of a header are strings.
+  metadata = dict(
     format="pt", layout=layout, step=str(run.step), config=json.dumps(config)
   )
-  save_file(arrays, to, metadata=about)
+  save_file(arrays, to, metadata=metadata)
   count = sum(x.size for x in arrays.values())
-  print(f"{to}: {len(arrays)} arrays, {count / 1e6:.2f} M numbers, as {layout}")
-  if left:
-    groups = sorted({path.partition("/")[0] for path in left})
-    print(f"left out, {layout} has no place for them: {', '.join(groups)}")
+  print(f"{to}: {len(arrays)} arrays, {count / 1e6:.2f} M parameters, as {layout}")
+  if omitted:
+    groups = sorted({path.partition("/")[0] for path in omitted})
+    print(f"not exported, as {layout} does not have them: {', '.join(groups)}")
 
 
 def main() -> None:
   values = flags.FLAGS
   if not values.checkpoint or not values.to:
     raise ConfigError("--checkpoint and --to: both are needed")
-  export(values.checkpoint, values.to, values["as"].value)
+  export(values.checkpoint, values.to, LAYOUT.value)
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("checkpoint", "", "Directory of a run.")
-  flags.DEFINE_string("to", "", "The .safetensors file that is made.")
-  flags.DEFINE_string("as", "vtr_jax", "Layout of the names; see docs/weights.md.")
+  flags.DEFINE_string("to", "", "The .safetensors file to write.")
+  LAYOUT = flags.DEFINE_string("as", "vtr_jax", "Layout; see docs/weights.md.")
   cli.run(main)

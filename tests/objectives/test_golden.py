@@ -85,7 +85,7 @@ def case():
   keys = dict(params=key, dropout=key)
   boxed = jax.eval_shape(lambda: model.init(keys, batch, key, negatives))["params"]
   params, report = convert("simvtp", state, model, nn.unbox(boxed))
-  assert not report.fresh
+  assert not report.initialised
   return model, params, batch, negatives, arrays
 
 
@@ -171,7 +171,7 @@ def frozen():
   both = lambda m: (m.embed_video(batch), m.embed_text(batch))
   boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), method=both))["params"]
   params, report = convert("frozen", state, model, nn.unbox(boxed))
-  assert not report.fresh
+  assert not report.initialised
   return model, params, batch, arrays
 
 

@@ -58,7 +58,7 @@ def run(module, *args):
 def test_a_report_of_every_key(folder, tmp_path):
   """Of a file whose sizes are found out; and of one with a misnamed key, code 2."""
   path = folder / "distilbert.safetensors"
-  done = run("convert", "--from=distilbert", f"--checkpoint={path}")
+  done = run("convert", "--from=distilbert", f"--checkpoint={path}", "--verbose")
   assert done.returncode == 0, done.stderr
   state = files.read(path)
   assert f"{len(state)} of {len(state)} keys used (0 renamed" in done.stdout
@@ -70,8 +70,25 @@ def test_a_report_of_every_key(folder, tmp_path):
   done = run("convert", "--from=distilbert", f"--checkpoint={tmp_path}/bad.safetensors")
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
-  assert f"{key} is missing, the nearest that is there and not used is " in line
+  assert f"{key} is missing, the closest unused key is " in line
   assert "transformer.layer.0.sa_norm.weight is not used" in line
+
+
+def test_a_report_counts_keys_by_group_and_ends_in_warnings(folder, capsys):
+  """All of a file's keys are counted; none is listed."""
+  path = folder / "vit.safetensors"
+  convert.convert("vit", str(path))
+  lines = capsys.readouterr().out.splitlines()
+  rows = {row[0]: row[1:] for row in map(str.split, lines) if len(row) == 4}
+  assert rows.pop("group") == ["used", "ignored", "initialised"]
+  assert rows["pooler"] == ["0", "2", "0"]
+  counts = [[int(n) for n in row] for row in rows.values()]
+  used, ignored, initialised = (sum(column) for column in zip(*counts, strict=True))
+  assert used + ignored == len(files.read(path))
+  assert f"; {initialised} parameters not in the file" in lines[0]
+  assert "layernorm.weight" not in "".join(lines)
+  assert [line.startswith("warning: ") for line in lines[-3:]] == [False, True, True]
+  assert "number of heads is not in the file, assumed video 1" in lines[-2]
 
 
 def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
@@ -101,7 +118,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
   export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")
   again = files.read(tmp_path / "out.safetensors")
   assert again.keys() == hf_cases.case("clip")[0].keys()
-  for place, words in (("out", "is there"), ("absent/x", "no such directory")):
+  for place, words in (("out", "exists"), ("absent/x", "no such directory")):
     with pytest.raises(ConfigError, match=words):
       export.export(str(to), str(tmp_path / f"{place}.safetensors"), "hf_clip")
   # It is no training that can go on.
@@ -169,7 +186,7 @@ def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
     ("vit:", "vit: no file"),
     ("vit:absent.pth", "absent.pth: cannot be read"),
     ("vit:{0}/vit.safetensors,vitt:x", "did you mean 'vit'"),
-    ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "an earlier file gives"),
+    ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "in an earlier file"),
     ("clip:{0}/clip.safetensors", "arch 'frozen'"),
     ("vit:{0}/distilbert.safetensors", "hardly a file of kind 'vit'"),
   ],

@@ -1,4 +1,4 @@
-"""Weights files: what is read, what is refused, and that nothing in them runs."""
+"""Weights files: what is read, what is rejected, and that no code in them runs."""
 
 import pathlib
 import pickle
@@ -96,7 +96,9 @@ def test_files_that_pytorch_wrote(tmp_path):
 def test_code_in_a_pickle_does_not_run(named, tmp_path):
   path, mark = tmp_path / "evil.pth", tmp_path / "mark"
   pth.write(path, dict(state_dict=STATE, x=Global(*named, f"touch {mark}")))
-  with pytest.raises(WeightsError, match=rf"refused: it names {named[0]}.*torch\.save"):
+  with pytest.raises(
+    WeightsError, match=rf"rejected: it names {named[0]}.*torch\.save"
+  ):
     files.read(path)
   assert not mark.exists()
 
@@ -124,20 +126,20 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
 @pytest.mark.parametrize(
   ("program", "words"),
   [
-    (TENSOR + b"K\x00(K\x02t(K\x05t\x89NtR.", "outside its 4 numbers"),
+    (TENSOR + b"K\x00(K\x02t(K\x05t\x89NtR.", "outside its 4 values"),
     (TENSOR + b"J\xff\xff\xff\xff(K\x02t(K\x01t\x89NtR.", "strides"),
-    (TENSOR + b"K\x00(K\x02t(\x89NtR.", "no weights file"),
-    (TENSOR + b"K\x00(K\x02t(K\x01t\x89NtR}b.", "refused: it changes a Tensor"),
-    (STORAGE + b"}b.", "refused: it changes a _Storage"),
+    (TENSOR + b"K\x00(K\x02t(\x89NtR.", "not a valid weights"),
+    (TENSOR + b"K\x00(K\x02t(K\x01t\x89NtR}b.", "rejected: it changes a Tensor"),
+    (STORAGE + b"}b.", "rejected: it changes a _Storage"),
     (STORAGE.replace(b"K\x04", b"K\x05") + b".", "has 16 bytes, not 20"),
-    (STORAGE.replace(b"storage", b"systems") + b".", "refused: it names a 'systems'"),
-    (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "refused: it changes a Call"),
-    (TENSOR + b"K\x00(K\x03K\x03t(K\x01K\x00t\x89NtR.", "from 4 numbers"),
-    (b"}.", "holds no tensors"),
-    (b"K\x01.", "holds no tensors"),
-    (b"}(", "not whole"),
-    (b"", "not whole"),
-    (b"garbage", "not whole|no weights"),
+    (STORAGE.replace(b"storage", b"systems") + b".", "rejected: it names a 'systems'"),
+    (b"ctorch._utils\n_rebuild_tensor_v2\n}b.", "rejected: it changes a Call"),
+    (TENSOR + b"K\x00(K\x03K\x03t(K\x01K\x00t\x89NtR.", "from 4 values"),
+    (b"}.", "contains no tensors"),
+    (b"K\x01.", "contains no tensors"),
+    (b"}(", "damaged"),
+    (b"", "damaged"),
+    (b"garbage", "damaged|not a valid weights"),
   ],
 )
 def test_pickles_that_no_program_wrote(program, words, tmp_path):
@@ -170,8 +172,8 @@ def test_dicts_that_hold_themselves_or_each_other(tmp_path):
   )
   deep = item(b"a").join([b"}"] * 60) + b"s" * 59 + b"."
   for program, words in (
-    (own, "holds no tensors"),
-    (twice, "deep|holds no tensors"),
+    (own, "contains no tensors"),
+    (twice, "deep|contains no tensors"),
     (deep, "levels deep"),
   ):
     _patch(path, b"\x80\x02" + program)
@@ -185,7 +187,7 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path):
   whole = path.read_bytes()
   refused = lambda words: pytest.raises(WeightsError, match=words)
   for data, words in (
-    (whole[:-40], "not whole"),
+    (whole[:-40], "damaged"),
     (b"", "neither safetensors nor"),
     (b"just text", "neither safetensors nor"),
     (pickle.dumps(dict(a=1)), "bare pickle"),
@@ -203,7 +205,7 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path):
   safetensors.save_file(STATE, tmp_path / "b.safetensors")
   cut = (tmp_path / "b.safetensors").read_bytes()[:-3]
   (tmp_path / "b.safetensors").write_bytes(cut)
-  with refused("not whole"):
+  with refused("damaged"):
     files.read(tmp_path / "b.safetensors")
 
 

@@ -89,10 +89,10 @@ def test_vit(given):
   objective = dual()
   params, report = converted("vit", state, objective)
   close(tokens_of(objective, params, given, slice(1)), out["tokens"])
-  # The pooler is left out by name, and told.
+  # The pooler is ignored by name, and reported.
   unused = {line.key for line in report.lines if line.status == "unused"}
   assert unused == {"pooler.dense.weight", "pooler.dense.bias"}
-  assert {p.split("/")[0] for p in report.fresh} > {"text_tower", "video_proj"}
+  assert {p.split("/")[0] for p in report.initialised} > {"text_tower", "video_proj"}
 
 
 def test_vit_as_older_files_spell_it(given):
@@ -209,7 +209,7 @@ def test_videomae(given):
   tokens, pixels = objective.model.apply({"params": params}, method=run)
   close(tokens, out["tokens"])
   close(pixels, out["pixels"])
-  assert {p.split("/")[0] for p in report.fresh} == {
+  assert {p.split("/")[0] for p in report.initialised} == {
     "text_embed",
     "word_head",
     "match_head",
@@ -269,7 +269,7 @@ def test_simvtp_after_fine_tuning():
   wanted = nn.unbox(jax.eval_shape(objective.init, jax.random.key(0), spec))
   kind = "simvtp_finetuned"
   params, report = convert(kind, tuned, objective.model, wanted)
-  assert not report.fresh
+  assert not report.initialised
   batch = dict(
     video=arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2),
     text_ids=arrays["in/text_ids"].astype("i4"),
@@ -417,11 +417,11 @@ def shapes_of(model, clip, text):
 def test_what_cannot_fit_is_told():
   state, _ = hf_cases.case("vit")
   wide = dual(video=SIZE | dict(width=32))
-  with pytest.raises(WeightsError, match=r"video_tower/cls_token is \(32,\) here"):
+  with pytest.raises(WeightsError, match=r"cls_token is \(32,\) in the model"):
     converted("vit", state, wide)
   with pytest.raises(WeightsError, match=r"arch 'clip'.*set config.objective.arch"):
     converted("vit", state, family("clip"))
-  with pytest.raises(WeightsError, match="fit no SimVTP model"):
+  with pytest.raises(WeightsError, match="do not fit a SimVTP model"):
     converted("vit", state, small_simvtp())
   with pytest.raises(WeightsError, match="did you mean 'distilbert'"):
     registry.find("distil_bert")
@@ -435,12 +435,12 @@ def test_a_misnamed_key_is_named_with_its_nearest():
   with pytest.raises(WeightsError) as caught:
     converted("distilbert", broken, dual())
   line = str(caught.value)
-  assert f"{good} is missing, the nearest that is there and not used is {bad}" in line
+  assert f"{good} is missing, the closest unused key is {bad}" in line
   assert f"{bad} is not used" in line
   assert WeightsError.exit_code == 2
   allow = (r"transformer\.layer\.1\.ffn\.lin",)
   _, report = converted("distilbert", broken, dual(), allow)
-  assert "text_tower/block_1/mlp/up/kernel" in report.fresh
+  assert "text_tower/block_1/mlp/up/kernel" in report.initialised
 
 
 def test_what_is_spare_may_be_absent():
@@ -479,7 +479,7 @@ def test_numbers_and_files_that_are_none():
 
 
 def test_a_pattern_that_is_none():
-  with pytest.raises(WeightsError, match=r"allow: '\(' is no regular expression"):
+  with pytest.raises(WeightsError, match=r"allow: '\(' is not a valid regular exp"):
     converted("vit", hf_cases.case("vit")[0], dual(), ("(",))
   for pattern in ("", ".*", "(text)?"):
     with pytest.raises(WeightsError, match="allows everything"):
@@ -578,7 +578,7 @@ def test_out_again(name):
   unused = {line.key for line in report.lines if line.status == "unused"}
   unused -= {"logit_bias"}  # config.contrastive.bias has it
   assert made.keys() == state.keys() - unused
-  assert set(left) == set(stacks.shapes(flat)) & set(report.fresh)
+  assert set(left) == set(stacks.shapes(flat)) & set(report.initialised)
   for key, x in made.items():
     want = np.array(state[key])
     if "position_embeddings" in key and name == "bert":
@@ -604,7 +604,7 @@ def test_what_cannot_be_written_is_told():
   made, _ = save.save("hf_clip", clips.model, flat(params))
   assert made.keys() == state.keys()  # time positions are 0: nothing is lost
   params["video_tower"]["time_positions"] += 1
-  with pytest.raises(WeightsError, match=r"no place for video_tower/time_positions"):
+  with pytest.raises(WeightsError, match=r"does not have video_tower/time_positions"):
     save.save("hf_clip", clips.model, flat(params))
   with pytest.raises(WeightsError, match="did you mean 'hf_clip'"):
     save.save("hf_klip", clips.model, flat(params))

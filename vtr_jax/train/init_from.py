@@ -64,14 +64,14 @@ def start_from(
 def _from_files(
   source: str, initial: Any, objective: Objective, allow: tuple[str, ...]
 ) -> tuple[Any, list[Report]]:
-  here: dict[Any, Any] = flatten_dict(initial, sep="/")
-  loaded, reports = load.load(source, objective.model, here, allow)
+  params: dict[Any, Any] = flatten_dict(initial, sep="/")
+  loaded, reports = load.load(source, objective.model, params, allow)
   for path, array in loaded.items():
     # Each device gets its own shard; all processes have read the file.
-    here[path] = jax.make_array_from_callback(
-      array.shape, here[path].sharding, array.__getitem__
+    params[path] = jax.make_array_from_callback(
+      array.shape, params[path].sharding, array.__getitem__
     )
-  return unflatten_dict(here, sep="/"), reports
+  return unflatten_dict(params, sep="/"), reports
 
 
 def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str) -> Any:
@@ -80,18 +80,18 @@ def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str)
   check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(initial, sep="/"))
   replicated = sharding.replicated(mesh)
 
-  def like(there: jax.ShapeDtypeStruct, here: jax.Array) -> jax.ShapeDtypeStruct:
-    layout = here.sharding if there.shape == here.shape else replicated
-    return jax.ShapeDtypeStruct(there.shape, here.dtype, sharding=layout)
+  def like(saved: jax.ShapeDtypeStruct, target: jax.Array) -> jax.ShapeDtypeStruct:
+    layout = target.sharding if saved.shape == target.shape else replicated
+    return jax.ShapeDtypeStruct(saved.shape, target.dtype, sharding=layout)
 
   likes = jax.tree.map(like, stored, initial)
   params, _ = restore_params.read_params(directory, likes)
 
-  def adapt(there: jax.Array, here: jax.Array) -> jax.Array:
-    if there.shape == here.shape:
-      return there
+  def adapt(saved: jax.Array, target: jax.Array) -> jax.Array:
+    if saved.shape == target.shape:
+      return saved
     return jax.device_put(
-      time_positions(there, len(here), time_pos_embed_resize), here.sharding
+      time_positions(saved, len(target), time_pos_embed_resize), target.sharding
     )
 
   return jax.tree.map(adapt, params, initial)

@@ -108,8 +108,8 @@ def diff_trees(stored: Any, expected: Any) -> str:
   lines = [f"{path} is missing" for path in sorted(expected.keys() - stored.keys())]
   lines += [f"{path} is unexpected" for path in sorted(stored.keys() - expected.keys())]
   for path in sorted(stored.keys() & expected.keys()):
-    found, target = tuple(stored[path].shape), tuple(expected[path].shape)
-    if found != target:
-      lines.append(f"{path} is {found}, not {target}")
+    actual, target = tuple(stored[path].shape), tuple(expected[path].shape)
+    if actual != target:
+      lines.append(f"{path} is {actual}, not {target}")
   more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
   return "; ".join(lines[:_SHOWN] + more)

@@ -1,6 +1,6 @@
-"""Arrays of a weights file by name: safetensors, or PyTorch's zip files.
+"""Reads the arrays of a weights file: safetensors, or PyTorch's zip files.
 
-Arrays of PyTorch's files are not copied: they lie in the mapped file until used.
+Arrays of PyTorch files are not copied: they are views of the memory-mapped file.
 """
 
 import mmap
@@ -17,21 +17,21 @@ from vtr_jax.weights import pickles
 
 Arrays = dict[str, np.ndarray]
 
-# Under which name a training program keeps its weights beside other things.
-_INSIDE = ("state_dict", "model", "module", "model_state_dict")
+# Names under which training programs store weights alongside other objects.
+_WEIGHTS = ("state_dict", "model", "module", "model_state_dict")
 _RESAVE = (
-  "with PyTorch, where you trust the file, keep its tensors alone: "
-  "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW); of a whole "
-  "module, .state_dict()"
+  "if you trust the file, save only its tensors with PyTorch: "
+  "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW); if it is a "
+  "module, save its .state_dict()"
 )
-_DEEP = 20  # levels of dicts and modules; ours: real files have ten
+_MAX_DEPTH = 20  # of nested dicts and modules (ours; real files have ten levels)
 
 
 def read(path: str | pathlib.Path) -> Arrays:
-  """The file's weights; `.safetensors`, or `.pth`, `.pt`, `.bin` of PyTorch 1.6 on.
+  """Reads `.safetensors`, or `.pth`, `.pt` and `.bin` of PyTorch 1.6 and later.
 
   Raises:
-    WeightsError: it is missing, of no known kind, damaged, or would run code.
+    WeightsError: it is missing, of an unknown format, damaged, or would run code.
   """
   path = pathlib.Path(path)
   try:
@@ -45,8 +45,8 @@ def read(path: str | pathlib.Path) -> Arrays:
     return _safetensors(path)
   if start.startswith((b"\x80", b"\x8a")):
     raise WeightsError(
-      f"{path}: a bare pickle, as PyTorch before 1.6 wrote; take the safetensors file "
-      "if there is one, or torch.save(torch.load(FILE, weights_only=True), NEW)"
+      f"{path}: a bare pickle, written by PyTorch before 1.6; use the safetensors "
+      "file if there is one, or torch.save(torch.load(FILE, weights_only=True), NEW)"
     )
   raise WeightsError(f"{path}: neither safetensors nor a PyTorch zip file")
 
@@ -63,8 +63,8 @@ def _safetensors(path: pathlib.Path) -> Arrays:
       return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
   except Exception as e:
     raise WeightsError(
-      f"{path}: not whole, or of numbers that NumPy does not have ({one_line(e)}); "
-      "copy it again, or save it as float32"
+      f"{path}: damaged, or of a dtype that NumPy lacks ({one_line(e)}); copy it "
+      "again, or save it as float32"
     ) from e
 
 
@@ -74,18 +74,18 @@ def _torch(path: pathlib.Path) -> Arrays:
       mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
       arrays = _tensors(pickles.load(_Members(archive, mapped)))
   except pickles.Refused as e:
-    raise WeightsError(f"{path}: refused: {e}; {_RESAVE}") from None
+    raise WeightsError(f"{path}: rejected: {e}; {_RESAVE}") from None
   except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError) as e:
-    raise WeightsError(f"{path}: not whole ({one_line(e)}); copy it again") from e
-  except Exception as e:  # bytes that no program wrote lead anywhere
-    raise WeightsError(f"{path}: no weights file ({one_line(e)})") from e
+    raise WeightsError(f"{path}: damaged ({one_line(e)}); copy it again") from e
+  except Exception as e:  # damaged bytes can raise anything
+    raise WeightsError(f"{path}: not a valid weights file ({one_line(e)})") from e
   if not arrays:
-    raise WeightsError(f"{path}: holds no tensors")
+    raise WeightsError(f"{path}: contains no tensors")
   return arrays
 
 
 class _Members:
-  """Members of a zip file, each found below its single top folder, uncopied."""
+  """Members of a zip file, by their path in its top folder; views, not copies."""
 
   def __init__(self, archive: zipfile.ZipFile, mapped: mmap.mmap):
     self._mapped, self._infos = mapped, {}
@@ -96,27 +96,29 @@ class _Members:
     info = self._infos[name]
     if info.compress_type != zipfile.ZIP_STORED:
       raise ValueError(f"{name} is compressed")
-    # The local header's own lengths say where its data begin (PKWARE APPNOTE 4.3.7).
-    at = info.header_offset
-    name_length, extra_length = np.frombuffer(self._mapped, "<u2", 2, at + 26)
-    begin = at + 30 + int(name_length) + int(extra_length)
-    if begin + info.file_size > len(self._mapped):
-      raise EOFError(f"{name} ends behind the file")
-    return memoryview(self._mapped)[begin : begin + info.file_size]
+    # The data follow the local header and its fields (PKWARE APPNOTE 4.3.7).
+    header = info.header_offset
+    name_length, extra_length = np.frombuffer(self._mapped, "<u2", 2, header + 26)
+    start = header + 30 + int(name_length) + int(extra_length)
+    if start + info.file_size > len(self._mapped):
+      raise EOFError(f"{name} ends after the end of the file")
+    return memoryview(self._mapped)[start : start + info.file_size]
 
   def __contains__(self, name: str) -> bool:
     return name in self._infos
 
 
-def _tensors(found: Any) -> Arrays:
-  """Of the weights in what a file holds, without what a program keeps beside them."""
-  for _ in range(_DEEP):
-    names = [n for n in _INSIDE if isinstance(found, Mapping) and found.get(n)]
-    inside = [n for n in names if isinstance(found[n], Mapping)]
-    if not inside:
+def _tensors(value: Any) -> Arrays:
+  """The weights in the unpickled `value`, without what is stored alongside them."""
+  for _ in range(_MAX_DEPTH):
+    if not isinstance(value, Mapping):
       break
-    found = found[inside[0]]
-  arrays, seen, todo = {}, set(), [("", found, 0)]
+    inner = [x for name in _WEIGHTS if (x := value.get(name))]
+    mappings = [x for x in inner if isinstance(x, Mapping)]
+    if not mappings:
+      break
+    value = mappings[0]
+  arrays, visited, todo = {}, set(), [("", value, 0)]
   while todo:
     prefix, value, depth = todo.pop()
     if isinstance(value, pickles.Tensor):
@@ -125,10 +127,10 @@ def _tensors(found: Any) -> Arrays:
     if isinstance(value, pickles.Record):  # a module of a TorchScript file
       value = vars(value)
     if isinstance(value, Mapping) and value:
-      if depth > _DEEP:
-        raise ValueError(f"dicts in dicts, {depth} levels deep")
-      if id(value) in seen:  # it may hold itself
+      if depth > _MAX_DEPTH:
+        raise ValueError(f"nested dicts, {depth} levels deep")
+      if id(value) in visited:  # a dict may contain itself
         continue
-      seen.add(id(value))
+      visited.add(id(value))
       todo += [(f"{prefix}{name}.", x, depth + 1) for name, x in value.items()]
   return dict(reversed(arrays.items()))

@@ -1,13 +1,12 @@
-"""How each family of public files names its arrays; one function per layout.
+"""Layouts: how each public code names the arrays of its files, one function per layout.
 
-Shapes and names: the authors' code, and `transformers` 5 for "HF". A layout is made for
-one model: depths and tubelets are the model's.
+Names and shapes are those of the authors' code, and of `transformers` 5 for "hf_". A
+layout is built for one model, whose depths and tubelet size it takes.
 """
 
 from collections.abc import Callable, Iterator
 
 from vtr_jax.models.dual_encoder import DualEncoder
-from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import entries as e
 from vtr_jax.weights.entries import Entries, Entry
 
@@ -16,46 +15,46 @@ VIDEO, TEXT = "video_tower", "text_tower"
 Layout = Callable[..., Iterator[Entry]]
 
 
-def blocks(depth: int, theirs: str, ours: str, block: Callable) -> Entries:
-  """`block(their prefix, our prefix)` for each of `depth` layers."""
+def blocks(depth: int, prefix: str, path: str, block: Callable) -> Entries:
+  """`block(prefix of the keys, prefix of the paths)` for each of `depth` layers."""
   for i in range(depth):
-    yield from block(f"{theirs}.{i}.", f"{ours}/block_{i}/")
+    yield from block(f"{prefix}.{i}.", f"{path}/block_{i}/")
 
 
 # ------------------------------------------------------------------ image towers
 
 
 def timm_vit(model: DualEncoder, prefix: str = "") -> Entries:
-  """timm's VisionTransformer: the video tower, but for what is about time."""
+  """timm's VisionTransformer: the video tower without its temporal parameters."""
   yield from _timm_embed(model, prefix)
   yield from blocks(model.config.video.depth, prefix + "blocks", VIDEO, _timm_block)
   yield from e.norm(prefix + "norm", f"{VIDEO}/norm")
 
 
 def _timm_embed(model: DualEncoder, prefix: str) -> Entries:
-  yield e.flat(prefix + "cls_token", f"{VIDEO}/cls_token", 2)
-  yield e.flat(prefix + "pos_embed", f"{VIDEO}/space_positions", 1)
+  yield e.squeezed(prefix + "cls_token", f"{VIDEO}/cls_token", 2)
+  yield e.squeezed(prefix + "pos_embed", f"{VIDEO}/space_positions", 1)
   proj = prefix + "patch_embed.proj"
   yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
 
 
-def _timm_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "norm1", ours + "norm_attention")
-  yield from e.norm(theirs + "norm2", ours + "norm_mlp")
-  yield from _fused(theirs + "attn", ours + "attention")
-  yield from e.mlp(theirs + "mlp.fc1", theirs + "mlp.fc2", ours + "mlp")
+def _timm_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "norm1", path + "norm_attention")
+  yield from e.norm(prefix + "norm2", path + "norm_mlp")
+  yield from _fused(prefix + "attn", path + "attention")
+  yield from e.mlp(prefix + "mlp.fc1", prefix + "mlp.fc2", path + "mlp")
 
 
-def _fused(theirs: str, ours: str) -> Entries:
-  qkv = theirs + ".qkv"
-  yield from e.fused(qkv + ".weight", qkv + ".bias", theirs + ".proj", ours)
+def _fused(prefix: str, path: str) -> Entries:
+  qkv = prefix + ".qkv"
+  yield from e.fused_attention(qkv + ".weight", qkv + ".bias", prefix + ".proj", path)
 
 
 def hf_vit(model: DualEncoder) -> Entries:
   embed = "embeddings."
-  yield e.flat(embed + "cls_token", f"{VIDEO}/cls_token", 2)
-  yield e.flat(embed + "position_embeddings", f"{VIDEO}/space_positions", 1)
+  yield e.squeezed(embed + "cls_token", f"{VIDEO}/cls_token", 2)
+  yield e.squeezed(embed + "position_embeddings", f"{VIDEO}/space_positions", 1)
   proj = embed + "patch_embeddings.projection"
   yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
   yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
@@ -63,75 +62,69 @@ def hf_vit(model: DualEncoder) -> Entries:
   yield from e.norm("layernorm", f"{VIDEO}/norm")
 
 
-def _hf_vit_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "layernorm_before", ours + "norm_attention")
-  yield from e.norm(theirs + "layernorm_after", ours + "norm_mlp")
-  parts = [f"{theirs}attention.{part}_proj" for part in "qkvo"]
-  yield from e.attention(*parts, ours + "attention")
-  yield from e.mlp(theirs + "mlp.fc1", theirs + "mlp.fc2", ours + "mlp")
+def _hf_vit_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "layernorm_before", path + "norm_attention")
+  yield from e.norm(prefix + "layernorm_after", path + "norm_mlp")
+  layers = [f"{prefix}attention.{part}_proj" for part in "qkvo"]
+  yield from e.attention(layers, path + "attention")
+  yield from e.mlp(prefix + "mlp.fc1", prefix + "mlp.fc2", path + "mlp")
 
 
 # ------------------------------------------------------------------- text towers
 
 
 def distilbert(model: DualEncoder, prefix: str = "") -> Entries:
-  yield from _words(prefix, f"{TEXT}/embed")
+  yield from _bert_tokens(prefix, f"{TEXT}/embed")
   table = prefix + "embeddings.position_embeddings.weight"
   yield e.plain(table, f"{TEXT}/embed/positions")
   layers = prefix + "transformer.layer"
   yield from blocks(model.config.text.depth, layers, TEXT, _distilbert_block)
 
 
-def _words(prefix: str, ours: str) -> Entries:
+def _bert_tokens(prefix: str, path: str) -> Entries:
   embed = prefix + "embeddings."
-  yield e.plain(embed + "word_embeddings.weight", ours + "/words")
-  yield from e.norm(embed + "LayerNorm", ours + "/norm")
+  yield e.plain(embed + "word_embeddings.weight", path + "/words")
+  yield from e.norm(embed + "LayerNorm", path + "/norm")
 
 
-def _distilbert_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "sa_layer_norm", ours + "norm_attention")
-  yield from e.norm(theirs + "output_layer_norm", ours + "norm_mlp")
-  parts = [f"{theirs}attention.{part}_lin" for part in ("q", "k", "v", "out")]
-  yield from e.attention(*parts, ours + "attention")
-  yield from e.mlp(theirs + "ffn.lin1", theirs + "ffn.lin2", ours + "mlp")
+def _distilbert_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "sa_layer_norm", path + "norm_attention")
+  yield from e.norm(prefix + "output_layer_norm", path + "norm_mlp")
+  layers = [f"{prefix}attention.{part}_lin" for part in ("q", "k", "v", "out")]
+  yield from e.attention(layers, path + "attention")
+  yield from e.mlp(prefix + "ffn.lin1", prefix + "ffn.lin2", path + "mlp")
 
 
 def bert(model: DualEncoder) -> Entries:
-  yield from _bert_embed("", f"{TEXT}/embed")
+  yield from bert_embed("", f"{TEXT}/embed")
   yield from blocks(model.config.text.depth, "encoder.layer", TEXT, _bert_block)
 
 
-def _bert_embed(prefix: str, ours: str) -> Entries:
-  yield from _words(prefix, ours)
+def bert_embed(prefix: str, path: str) -> Entries:
+  yield from _bert_tokens(prefix, path)
   positions, types = (
     f"{prefix}embeddings.{kind}_embeddings.weight"
     for kind in ("position", "token_type")
   )
-  yield e.bert_positions(positions, types, ours + "/positions")
+  yield e.bert_positions(positions, types, path + "/positions")
 
 
-def _bert_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "attention.output.LayerNorm", ours + "norm_attention")
-  yield from e.norm(theirs + "output.LayerNorm", ours + "norm_mlp")
-  own = theirs + "attention.self."
-  out = theirs + "attention.output.dense"
-  parts = (own + "query", own + "key", own + "value", out)
-  yield from e.attention(*parts, ours + "attention")
-  up, down = theirs + "intermediate.dense", theirs + "output.dense"
-  yield from e.mlp(up, down, ours + "mlp")
-
-
-def bert_words(model: SimVTP) -> Entries:
-  """What SimVTP takes of BERT: its first layer."""
-  del model
-  yield from _bert_embed("", "text_embed")
+def _bert_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "attention.output.LayerNorm", path + "norm_attention")
+  yield from e.norm(prefix + "output.LayerNorm", path + "norm_mlp")
+  own = prefix + "attention.self."
+  out = prefix + "attention.output.dense"
+  layers = (own + "query", own + "key", own + "value", out)
+  yield from e.attention(layers, path + "attention")
+  up, down = prefix + "intermediate.dense", prefix + "output.dense"
+  yield from e.mlp(up, down, path + "mlp")
 
 
 # -------------------------------------------------------------------- dual encoders
 
 
 def frozen(model: DualEncoder) -> Entries:
-  """Frozen in Time; its text projection is called txt_proj."""
+  """Frozen in Time, whose text projection is named txt_proj."""
   yield from _frozen(model, "txt_proj.1")
 
 
@@ -140,9 +133,9 @@ def miles(model: DualEncoder) -> Entries:
 
 
 def mcq(model: DualEncoder) -> Entries:
-  """MCQ (BridgeFormer): Frozen without time, whose last norm is called norm1.
+  """MCQ (BridgeFormer): Frozen without temporal parameters, its last norm named norm1.
 
-  Its attention is divided attention whose time part is 0, as that part starts.
+  This equals divided attention whose temporal part is 0, its initial value.
   """
   video = "video_model."
   yield from _timm_embed(model, video)
@@ -156,7 +149,7 @@ def mcq(model: DualEncoder) -> Entries:
 def _frozen(model: DualEncoder, text_proj: str) -> Entries:
   video = "video_model."
   yield from _timm_embed(model, video)
-  yield e.flat(video + "temporal_embed", f"{VIDEO}/time_positions", 1)
+  yield e.squeezed(video + "temporal_embed", f"{VIDEO}/time_positions", 1)
   depth = model.config.video.depth
   divided = model.config.attention == "divided"
   block = _frozen_block if divided else _timm_block
@@ -167,14 +160,14 @@ def _frozen(model: DualEncoder, text_proj: str) -> Entries:
   yield from e.linear(text_proj, "text_proj")
 
 
-def _frozen_block(theirs: str, ours: str) -> Entries:
-  yield from _timm_block(theirs, ours)
-  yield from e.norm(theirs + "norm3", ours + "norm_time")
-  yield from _fused(theirs + "timeattn", ours + "time_attention")
+def _frozen_block(prefix: str, path: str) -> Entries:
+  yield from _timm_block(prefix, path)
+  yield from e.norm(prefix + "norm3", path + "norm_time")
+  yield from _fused(prefix + "timeattn", path + "time_attention")
 
 
 def openai_clip(model: DualEncoder) -> Entries:
-  """OpenAI's CLIP, and open_clip's models of the same shape."""
+  """OpenAI's CLIP, and open_clip's models of the same architecture."""
   c, visual = model.config, "visual."
   yield e.plain(visual + "class_embedding", f"{VIDEO}/cls_token")
   yield e.plain(visual + "positional_embedding", f"{VIDEO}/space_positions")
@@ -186,7 +179,7 @@ def openai_clip(model: DualEncoder) -> Entries:
   yield from e.norm(visual + "ln_post", f"{VIDEO}/norm")
   yield e.plain(visual + "proj", "video_proj/kernel")
   words = f"{TEXT}/embed/words"
-  yield e.words("token_embedding.weight", words, model.text.mask_id)
+  yield e.token_embeddings("token_embedding.weight", words, model.text.mask_id)
   yield e.plain("positional_embedding", f"{TEXT}/embed/positions")
   tower = f"{TEXT}/transformer"
   yield from blocks(c.text.depth, "transformer.resblocks", tower, _openai_block)
@@ -196,13 +189,13 @@ def openai_clip(model: DualEncoder) -> Entries:
     yield e.plain("logit_scale", "logit_scale")
 
 
-def _openai_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "ln_1", ours + "norm_attention")
-  yield from e.norm(theirs + "ln_2", ours + "norm_mlp")
-  attn = theirs + "attn."
+def _openai_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "ln_1", path + "norm_attention")
+  yield from e.norm(prefix + "ln_2", path + "norm_mlp")
+  attn = prefix + "attn."
   names = attn + "in_proj_weight", attn + "in_proj_bias", attn + "out_proj"
-  yield from e.fused(*names, ours + "attention")
-  yield from e.mlp(theirs + "mlp.c_fc", theirs + "mlp.c_proj", ours + "mlp")
+  yield from e.fused_attention(*names, path + "attention")
+  yield from e.mlp(prefix + "mlp.c_fc", prefix + "mlp.c_proj", path + "mlp")
 
 
 def hf_clip(model: DualEncoder) -> Entries:
@@ -222,10 +215,10 @@ def hf_siglip(model: DualEncoder) -> Entries:
   bias = "vision_model.embeddings.patch_embedding.bias"
   yield e.plain(bias, f"{VIDEO}/proj/bias")
   if c.pool == "cls":
-    yield e.flat(head + "probe", "video_pool/probe", 1)
+    yield e.squeezed(head + "probe", "video_pool/probe", 1)
     attn = head + "attention."
     names = attn + "in_proj_weight", attn + "in_proj_bias", attn + "out_proj"
-    yield from e.fused(*names, "video_pool")
+    yield from e.fused_attention(*names, "video_pool")
     yield from e.norm(head + "layernorm", "video_pool/norm")
     yield from e.mlp(head + "mlp.fc1", head + "mlp.fc2", "video_pool/mlp")
   yield from e.linear("text_model.head", "text_proj")
@@ -239,7 +232,7 @@ def hf_siglip(model: DualEncoder) -> Entries:
 
 
 def _hf_towers(model: DualEncoder) -> Entries:
-  """What CLIP and SigLIP have in common in transformers."""
+  """The parameters that CLIP and SigLIP share in transformers."""
   c, video, text = model.config, "vision_model.", "text_model."
   table = "embeddings.position_embedding.weight"
   yield e.plain(video + table, f"{VIDEO}/space_positions")
@@ -247,99 +240,17 @@ def _hf_towers(model: DualEncoder) -> Entries:
   yield e.patches(conv, kernel, model.clip.tubelet_size)
   yield from blocks(c.video.depth, video + "encoder.layers", VIDEO, _hf_block)
   yield from e.norm(video + "post_layernorm", f"{VIDEO}/norm")
-  words, ours = text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words"
-  yield e.words(words, ours, model.text.mask_id)
+  words, path = text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words"
+  yield e.token_embeddings(words, path, model.text.mask_id)
   yield e.plain(text + table, f"{TEXT}/embed/positions")
   tower = f"{TEXT}/transformer"
   yield from blocks(c.text.depth, text + "encoder.layers", tower, _hf_block)
   yield from e.norm(text + "final_layer_norm", f"{tower}/norm")
 
 
-def _hf_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "layer_norm1", ours + "norm_attention")
-  yield from e.norm(theirs + "layer_norm2", ours + "norm_mlp")
-  parts = [f"{theirs}self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
-  yield from e.attention(*parts, ours + "attention")
-  yield from e.mlp(theirs + "mlp.fc1", theirs + "mlp.fc2", ours + "mlp")
-
-
-# ------------------------------------------------------------- masked autoencoders
-
-
-def videomae(model: SimVTP) -> Entries:
-  """The authors' VideoMAE: encoder and decoder of pixels."""
-  c = model.config
-  proj = "encoder.patch_embed.proj"
-  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet_size)
-  yield e.plain(proj + ".bias", "video_embed/proj/bias")
-  yield from blocks(c.encoder.depth, "encoder.blocks", "encoder", _videomae_block)
-  yield from e.norm("encoder.norm", "encoder/norm")
-  yield from _decoder()
-  yield from blocks(c.decoder.depth, "decoder.blocks", "decoder", _videomae_block)
-
-
-def _decoder() -> Entries:
-  yield e.transposed("encoder_to_decoder.weight", "to_decoder/kernel")
-  yield e.flat("mask_token", "mask_token", 2)
-  yield from e.norm("decoder.norm", "decoder/norm")
-  yield from e.linear("decoder.head", "pixel_head")
-
-
-def _videomae_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "norm1", ours + "norm_attention")
-  yield from e.norm(theirs + "norm2", ours + "norm_mlp")
-  yield from e.fused_without_key_bias(theirs + "attn", ours + "attention")
-  yield from e.mlp(theirs + "mlp.fc1", theirs + "mlp.fc2", ours + "mlp")
-
-
-def hf_videomae(model: SimVTP) -> Entries:
-  """transformers' VideoMAEForPreTraining.
-
-  Its encoder ends in a LayerNorm, as the authors', only without `use_mean_pooling`.
-  """
-  c = model.config
-  proj = "videomae.embeddings.patch_embeddings.projection"
-  yield e.patches(proj + ".weight", "video_embed/proj/kernel", model.clip.tubelet_size)
-  yield e.plain(proj + ".bias", "video_embed/proj/bias")
-  layers = "videomae.encoder.layer"
-  yield from blocks(c.encoder.depth, layers, "encoder", _hf_videomae_block)
-  yield from e.norm("videomae.layernorm", "encoder/norm")
-  yield from _decoder()
-  layers = "decoder.decoder_layers"
-  yield from blocks(c.decoder.depth, layers, "decoder", _hf_videomae_block)
-
-
-def _hf_videomae_block(theirs: str, ours: str) -> Entries:
-  yield from e.norm(theirs + "layernorm_before", ours + "norm_attention")
-  yield from e.norm(theirs + "layernorm_after", ours + "norm_mlp")
-  attention = ours + "attention"
-  for part in ("query", "key", "value"):
-    name = f"{theirs}attention.attention.{part}"
-    yield e.transposed(name + ".weight", f"{attention}/{part}/kernel")
-    if part != "key":
-      yield e.plain(name + ".bias", f"{attention}/{part}/bias")
-  yield from e.linear(theirs + "attention.output.dense", attention + "/out")
-  up, down = theirs + "intermediate.dense", theirs + "output.dense"
-  yield from e.mlp(up, down, ours + "mlp")
-
-
-def simvtp(model: SimVTP) -> Entries:
-  """SimVTP's pre-training."""
-  yield from videomae(model)
-  yield from _bert_embed("text_", "text_embed")
-  yield from e.linear("text_cls", "word_head")
-  yield from e.linear("vtm_head", "match_head")
-
-
-def simvtp_finetuned(model: DualEncoder) -> Entries:
-  """SimVTP after fine-tuning: a copy of the encoder for each side, pooled by means."""
-  c, proj = model.config, "video_encoder.patch_embed.proj"
-  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
-  yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
-  layers = "video_encoder.blocks"
-  yield from blocks(c.video.depth, layers, VIDEO, _videomae_block)
-  yield from e.norm("video_encoder.fc_norm", "video_norm")
-  yield from _bert_embed("text_encoder.text_", f"{TEXT}/embed")
-  layers, tower = "text_encoder.blocks", f"{TEXT}/transformer"
-  yield from blocks(c.text.depth, layers, tower, _videomae_block)
-  yield from e.norm("text_encoder.fc_norm", "text_norm")
+def _hf_block(prefix: str, path: str) -> Entries:
+  yield from e.norm(prefix + "layer_norm1", path + "norm_attention")
+  yield from e.norm(prefix + "layer_norm2", path + "norm_mlp")
+  layers = [f"{prefix}self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
+  yield from e.attention(layers, path + "attention")
+  yield from e.mlp(prefix + "mlp.fc1", prefix + "mlp.fc2", path + "mlp")

@@ -1,8 +1,9 @@
-"""Public weights as first parameters: `init_from = "vit:FILE,distilbert:FILE"`."""
+"""Public weights as initial parameters: `init_from = "vit:FILE,distilbert:FILE"`."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError
@@ -12,7 +13,7 @@ from vtr_jax.weights.registry import SOURCES, Patterns, find
 
 
 def pieces(init_from: str) -> list[tuple[str, str]]:
-  """(kind, file) of each piece; [] if `init_from` is a run's directory, or empty."""
+  """(kind, file) pairs; [] if `init_from` is a run's directory, or empty."""
   split = [part.partition(":") for part in init_from.split(",")]
   if not any(colon and kind in SOURCES for kind, colon, _ in split):
     return []
@@ -24,37 +25,37 @@ def pieces(init_from: str) -> list[tuple[str, str]]:
 
 
 def load(
-  init_from: str, model: Any, wanted: Mapping[str, Any], allow: Patterns = ()
+  init_from: str, model: nn.Module, expected: Mapping[str, Any], allow: Patterns = ()
 ) -> tuple[dict[str, np.ndarray], list[Report]]:
-  """What the files give of a model's parameters.
+  """Parameters of a model from one or several files.
 
   Args:
     init_from: as in the config; see `pieces`.
     model: linen module of the objective.
-    wanted: path -> anything with a shape, of all its parameters.
-    allow: of keys and paths; see match.py.
+    expected: path -> anything with a shape, of all its parameters.
+    allow: patterns of keys and paths; see match.py.
 
   Returns:
-    Arrays by path, as `wanted` has them; and a report for each file.
+    Arrays by path, stacked as in `expected`; and a report on each file.
 
   Raises:
-    WeightsError: a file cannot be read; anything is missing or unused without leave;
-      or two files give the same.
+    WeightsError: a file cannot be read; a key is missing or unused and not allowed to
+      be; or two files contain the same parameter.
   """
   single, reports = {}, []
   for kind, path in pieces(init_from):
-    found, report = match(
+    params, report = match(
       f"{kind}:{path}",
       kind,
       find(kind),
       files.read(path),
       model,
-      stacks.shapes(wanted),
+      stacks.shapes(expected),
       allow,
     )
     report.check()
-    if both := sorted(set(found) & set(single)):
-      raise WeightsError(f"{kind}:{path}: an earlier file gives {both[0]} as well")
-    single |= found
+    if both := sorted(set(params) & set(single)):
+      raise WeightsError(f"{kind}:{path}: {both[0]} is in an earlier file as well")
+    single |= params
     reports.append(report)
-  return stacks.join(single, wanted), reports
+  return stacks.join(single, expected), reports

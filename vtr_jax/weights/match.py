@@ -1,4 +1,4 @@
-"""A foreign file against one model: every key and every parameter is accounted for."""
+"""Matches a weights file to a model: every key and every parameter is accounted for."""
 
 import collections
 import dataclasses
@@ -7,38 +7,38 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError, printable
-from vtr_jax.models.dual_encoder import DualEncoder
-from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import resize
 from vtr_jax.weights.entries import Entry
 from vtr_jax.weights.registry import Patterns, Renames, Source
 
 Flat = dict[str, np.ndarray]
-_FEW = 0.1  # of the keys: a file with fewer that are known is of another kind; ours
-_SHOWN = 10  # problems in the error's line; the report has all
+_MIN_MATCHED = 0.1  # fraction of keys; below it the file is of another kind (ours)
+_SHOWN = 10  # max problems in the error's line; the full report lists all
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """What became of one key of the file."""
+  """The outcome for one key of the file."""
 
-  key: str  # as the file has it
+  key: str  # as spelled in the file
+  group: str  # top-level module of the parameters, else of the key
   status: str  # used | unused | missing
   shape: tuple[int, ...] | None
-  ours: tuple[str, ...] = ()
-  notes: tuple[str, ...] = ()  # renamed, resized, allowed, why
+  paths: tuple[str, ...] = ()  # parameters of the model
+  notes: tuple[str, ...] = ()  # renamed, resized, allowed, and reasons
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-  """Of one file, and which parameters it leaves as they are."""
+  """The outcome for one file."""
 
   title: str
   lines: tuple[Line, ...]
-  fresh: tuple[str, ...]  # paths of ours that start at random, all of them allowed
+  initialised: tuple[str, ...]  # paths of parameters that are not in the file
   problems: tuple[str, ...]
 
   def summary(self) -> str:
@@ -49,26 +49,41 @@ class Report:
     return (
       f"{self.title}: {used} of {used + unused} keys used ({noted('renamed')} renamed, "
       f"{noted('resized')} resized), {unused} unused, {missing} missing; "
-      f"{len(self.fresh)} parameters not in the file"
+      f"{len(self.initialised)} parameters not in the file"
     )
 
+  def table(self) -> str:
+    """Counts by group: keys used, keys ignored, and parameters initialised."""
+    count = collections.Counter((line.group, line.status) for line in self.lines)
+    count.update((_group(path), "initialised") for path in self.initialised)
+    columns = ("used", "unused", "initialised")
+    groups = sorted({group for group, status in count if status in columns})
+    width = max(map(len, [*groups, "group"]))
+    rows = [f"{'group':{width}}  {'used':>6}  {'ignored':>7}  {'initialised':>11}"]
+    for group in groups:
+      used, ignored, initialised = (count[group, status] for status in columns)
+      name = f"{printable(group):{width}}"
+      rows.append(f"{name}  {used:6}  {ignored:7}  {initialised:11}")
+    return "\n".join(rows) + "\n"
+
   def text(self) -> str:
-    """A row for each key, and the parameters that the file does not give."""
-    rows = [self.summary(), ""]
+    """Summary, table, and a row for each key, initialised parameter and problem."""
+    rows = [self.summary(), "", self.table()]
     for line in self.lines:
-      shape = "" if line.shape is None else "x".join(map(str, line.shape)) or "number"
-      ours = ", ".join(line.ours) or "-"
+      shape = "" if line.shape is None else "x".join(map(str, line.shape)) or "scalar"
+      paths = ", ".join(line.paths) or "-"
       notes = f"  ({'; '.join(line.notes)})" if line.notes else ""
-      rows.append(f"{line.status:8}{printable(line.key)} {shape} -> {ours}{notes}")
-    rows += [f"fresh   {path}" for path in self.fresh]
-    rows += [f"PROBLEM {problem}" for problem in self.problems]
+      rows.append(f"{line.status:12}{printable(line.key)} {shape} -> {paths}{notes}")
+    rows += [f"{'initialised':12}{path}" for path in self.initialised]
+    rows += [f"{'PROBLEM':12}{problem}" for problem in self.problems]
     return "\n".join(rows) + "\n"
 
   def check(self) -> None:
-    """Raises WeightsError if anything is missing or unused without leave."""
+    """Raises WeightsError if a key is missing or unused and not allowed to be."""
     if self.problems:
-      more = len(self.problems) - _SHOWN
-      shown = [*self.problems[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
+      shown = list(self.problems[:_SHOWN])
+      if len(self.problems) > _SHOWN:
+        shown.append(f"and {len(self.problems) - _SHOWN} more (convert --verbose)")
       listed = printable("; ".join(shown))
       raise WeightsError(
         f"{self.title}: {listed}. Fix the names, or allow them: --allow, or "
@@ -81,75 +96,79 @@ def match(
   name: str,
   source: Source,
   arrays: Mapping[str, np.ndarray],
-  model: DualEncoder | SimVTP,
-  wanted: Mapping[str, Any],
+  model: nn.Module,
+  expected: Mapping[str, Any],
   allow: Patterns = (),
 ) -> tuple[Flat, Report]:
-  """Our parameters from a file's arrays, and what became of each key.
+  """Parameters of the model from a file's arrays, and a report on every key.
 
   Args:
     title: of the report and its errors, such as the file's path.
-    name, source: the kind of file, see sources.py.
-    arrays: the file's, by key.
-    model: that the parameters are for.
-    wanted: path -> anything with a shape, of all its parameters; not stacked.
-    allow: regular expressions of keys that may be missing or unused, and of our paths
-      that may start at random; matched from their first letter on.
+    name, source: the kind of file, see registry.py.
+    arrays: of the file, by key.
+    model: linen module of the objective.
+    expected: path -> anything with a shape, of all its parameters; layers not stacked.
+    allow: regular expressions of keys that may be missing or unused, and of parameter
+      paths that may be initialised at random; matched from the start of the name.
 
   Returns:
-    float32 arrays by path, those alone that the file gives; and the report, which
+    float32 arrays by path, for parameters that are in the file; and the report, which
     the caller must `check`.
 
   Raises:
-    WeightsError: no such file fits such a model, or two keys are one.
+    WeightsError: this kind does not fit the model, or two keys are the same.
   """
   named, spelled = rename(arrays, source.renames)
   entries = choose(source.layouts(name, model), model, named)
-  # Of parameters that this model does not have, the keys are told as unused.
-  entries = [entry for entry in entries if set(entry.ours) & set(wanted)]
-  explained = {key for entry in entries for key in entry.theirs}
+  # Keys of parameters that this model does not have are reported as unused.
+  entries = [entry for entry in entries if set(entry.paths) & set(expected)]
+  explained = {key for entry in entries for key in entry.keys}
   log = _Log(named, spelled, allow)
-  found: Flat = {}
+  params: Flat = {}
   for entry in entries:
-    there = [key for key in entry.theirs if key in named]
-    absent = [key for key in entry.theirs if key not in [*there, *entry.spare]]
+    present = [key for key in entry.keys if key in named]
+    absent = [key for key in entry.keys if key not in [*present, *entry.optional]]
     for key in absent:
       near = _nearest(key, set(named) - explained, spelled)
-      if not log.add(key, "missing", entry.ours, known=source.optional):
+      if not log.add(key, "missing", entry.paths, allowed_by=source.optional):
         log.problems.append(f"{key} is missing{near}")
     if absent:
-      for key in there:
+      for key in present:
         without = f"of no use without {absent[0]}"
         if not log.add(key, "unused", notes=(without,)):
           log.problems.append(f"{spelled[key]} is {without}")
       continue
     try:
-      made, changes = _take(entry, named, wanted, model)
+      loaded, changes = _take(entry, named, expected, model)
     except ValueError as e:
-      shapes = ", ".join(f"{key} {named[key].shape}" for key in there)
+      shapes = ", ".join(f"{key} {named[key].shape}" for key in present)
       log.problems.append(f"{shapes} does not fit ({e})")
-      made, changes = {}, [f"does not fit: {e}"]
-    found |= made
+      loaded, changes = {}, [f"does not fit: {e}"]
+    params |= loaded
     notes = [entry.note] if entry.note else []
-    for key in there:
-      first = changes if key == there[0] else []
-      log.add(key, "used" if made else "unused", entry.ours, (*first, *notes))
+    for key in present:
+      first = changes if key == present[0] else []
+      log.add(key, "used" if loaded else "unused", entry.paths, (*first, *notes))
   for key in sorted(set(named) - explained):
-    if not log.add(key, "unused", known=source.unused):
+    if not log.add(key, "unused", allowed_by=source.ignored):
       log.problems.append(f"{spelled[key]} is not used")
-  fresh = sorted(set(wanted) - set(found))
-  if len(explained & set(named)) < _FEW * len(named):
-    known = f"{len(explained & set(named))} of its {len(named)} keys"
-    log.problems[:] = [f"hardly a file of kind {name!r}, which explains {known}"]
-  given = {path for entry in entries for path in entry.ours}
-  for path in fresh:
-    if path not in given and not log.allowed(path, source.fresh):
-      log.problems.append(f"nothing in it gives {path}")
-  return found, Report(title, tuple(log.lines), tuple(fresh), tuple(log.problems))
+  initialised = sorted(set(expected) - set(params))
+  matched = len(explained & set(named))
+  if matched < _MIN_MATCHED * len(named):
+    log.problems[:] = [
+      f"hardly a file of kind {name!r}, to which {matched} of {len(named)} keys belong"
+    ]
+  covered = {path for entry in entries for path in entry.paths}
+  for path in initialised:
+    if path not in covered and not log.allowed(path, source.initialised):
+      log.problems.append(f"parameter {path} is not in the file")
+  return params, Report(
+    title, tuple(log.lines), tuple(initialised), tuple(log.problems)
+  )
 
 
 class _Log:
-  """Lines of a report, and what is wrong."""
+  """Collects a report's lines and problems."""
 
   def __init__(self, named: Flat, spelled: Mapping[str, str], allow: Patterns):
     self.lines: list[Line] = []
@@ -159,95 +178,104 @@ class _Log:
       self._allow = [re.compile(pattern) for pattern in allow]
     except re.error as e:
       raise WeightsError(
-        f"allow: {e.pattern!r} is no regular expression ({e})"
+        f"allow: {e.pattern!r} is not a valid regular expression ({e})"
       ) from None
     for pattern in self._allow:
       if pattern.match(""):
-        raise WeightsError(f"allow: {pattern.pattern!r} allows everything; name a part")
+        raise WeightsError(
+          f"allow: {pattern.pattern!r} allows everything; write part of a name"
+        )
 
-  def allowed(self, text: str, known: Patterns) -> bool:
-    """Whether the source (the whole of it) or the user (its begin) names `text`."""
-    whole = any(re.fullmatch(pattern, text) for pattern in known)
-    return whole or any(pattern.match(text) for pattern in self._allow)
+  def allowed(self, name: str, patterns: Patterns) -> bool:
+    """Whether a pattern of the source (full match) or the user (prefix) allows it."""
+    in_source = any(re.fullmatch(pattern, name) for pattern in patterns)
+    return in_source or any(pattern.match(name) for pattern in self._allow)
 
   def add(
     self,
     key: str,
     status: str,
-    ours: Iterable[str] = (),
+    paths: Iterable[str] = (),
     notes: Iterable[str] = (),
-    known: Patterns = (),
+    allowed_by: Patterns = (),
   ) -> bool:
-    """Adds a line, and says whether the key is allowed by name."""
+    """Adds a line; returns whether a pattern allows the key."""
     spelled = self._spelled.get(key, key)
-    free = self.allowed(key, known) or self.allowed(spelled, known)
+    allowed = self.allowed(key, allowed_by) or self.allowed(spelled, allowed_by)
     notes = [*([f"renamed to {key}"] if spelled != key else []), *notes]
-    if free and status != "used":
+    if allowed and status != "used":
       notes.append("allowed")
     shape = self._named[key].shape if key in self._named else None
-    self.lines.append(Line(spelled, status, shape, tuple(ours), tuple(notes)))
-    return free
+    paths = tuple(paths)
+    group = _group(paths[0] if paths else key)
+    self.lines.append(Line(spelled, group, status, shape, paths, tuple(notes)))
+    return allowed
+
+
+def _group(name: str) -> str:
+  """Top-level module of a parameter's path or a file's key."""
+  return re.split(r"[/.]", name, maxsplit=1)[0]
 
 
 def _take(
-  entry: Entry, named: Flat, wanted: Mapping[str, Any], model: Any
+  entry: Entry, named: Flat, expected: Mapping[str, Any], model: Any
 ) -> tuple[Flat, list[str]]:
-  """(our arrays of an entry, what was resized); raises ValueError."""
-  made, changes = {}, []
-  parts = entry.load(
-    *(_float(named[key]) if key in named else None for key in entry.theirs)
+  """(parameters of an entry, notes on resized ones); raises ValueError."""
+  params, changes = {}, []
+  arrays = entry.load(
+    *(_float(named[key]) if key in named else None for key in entry.keys)
   )
-  for path, array in zip(entry.ours, parts, strict=True):
+  for path, array in zip(entry.paths, arrays, strict=True):
     if not np.isfinite(array).all():
-      raise ValueError("it holds numbers that are not finite")
-    made[path], how = resize.fit(path, array, wanted[path].shape, model)
+      raise ValueError("it has values that are not finite")
+    params[path], how = resize.fit(path, array, expected[path].shape, model)
     changes += [f"resized: {how}"] if how else []
-  return made, changes
+  return params, changes
 
 
 def choose(layouts: Iterable, model: Any, named: Mapping[str, Any]) -> list[Entry]:
-  """Entries of the layout that knows most of the keys."""
-  made = [list(layout(model)) for layout in layouts]
-  hits = lambda entries: sum(key in named for e in entries for key in e.theirs)
-  return max(made, key=hits)
+  """Entries of the layout that has most of the keys."""
+  candidates = [list(layout(model)) for layout in layouts]
+  hits = lambda entries: sum(key in named for e in entries for key in e.keys)
+  return max(candidates, key=hits)
 
 
 def rename(
   arrays: Mapping[str, np.ndarray], renames: Renames
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """(arrays by the layouts' spelling, that spelling -> the file's own)."""
-  named, original = {}, {}
-  around = _wrapping(arrays)
+  named, spelled = {}, {}
+  wrapper = _wrapper(arrays)
   for key, array in arrays.items():
-    new = key.removeprefix(around)
+    new = key.removeprefix(wrapper)
     for pattern, by in renames:
       new = re.sub(pattern, by, new)
     if new in named:
-      raise WeightsError(f"{key} and {original[new]} are two spellings of {new}")
-    named[new], original[new] = array, key
-  return named, original
+      raise WeightsError(f"{key} and {spelled[new]} are two spellings of {new}")
+    named[new], spelled[new] = array, key
+  return named, spelled
 
 
-def _wrapping(keys: Iterable[str]) -> str:
-  """What PyTorch's wrappers put before every key, such as "module._orig_mod."."""
-  around, keys = "", list(keys)
+def _wrapper(keys: Iterable[str]) -> str:
+  """The prefix that PyTorch's wrappers add to every key, as "module._orig_mod."."""
+  prefix, keys = "", list(keys)
   while keys:
-    first = re.match(r"(module|_orig_mod|model)\.", keys[0].removeprefix(around))
-    if not first or not all(key.startswith(around + first[0]) for key in keys):
+    first = re.match(r"(module|_orig_mod|model)\.", keys[0].removeprefix(prefix))
+    if not first or not all(key.startswith(prefix + first[0]) for key in keys):
       break
-    around += first[0]
-  return around
+    prefix += first[0]
+  return prefix
 
 
-def _nearest(key: str, left: Iterable[str], spelled: Mapping[str, str]) -> str:
-  close = difflib.get_close_matches(key, sorted(left), n=1, cutoff=0.6)
+def _nearest(key: str, unused: Iterable[str], spelled: Mapping[str, str]) -> str:
+  close = difflib.get_close_matches(key, sorted(unused), n=1, cutoff=0.6)
   if not close:
     return ""
-  return f", the nearest that is there and not used is {spelled[close[0]]}"
+  return f", the closest unused key is {spelled[close[0]]}"
 
 
 def _float(array: np.ndarray) -> np.ndarray:
   if array.dtype.kind not in "fVbiu":
-    raise ValueError(f"numbers of type {array.dtype}")
-  with np.errstate(over="ignore"):  # what is infinite then is told
+    raise ValueError(f"values of type {array.dtype}")
+  with np.errstate(over="ignore"):  # overflow to inf is reported by `_take`
     return np.asarray(array, np.float32)

@@ -1,8 +1,9 @@
 """Reads the pickle of a PyTorch zip file without running code from it.
 
-A pickle is a program that may call any function it can name. Here it can name those
-few that PyTorch's own files need, each replaced by one of ours that only makes arrays;
-anything else is refused. TorchScript files, as OpenAI's CLIP, become plain records.
+A pickle is a program that can call any function by name. Here it can name only the few
+that PyTorch's own files need, each replaced by a function that only creates arrays; any
+other name is rejected. Modules of TorchScript files, such as OpenAI's CLIP, become
+plain records.
 """
 
 import collections
@@ -19,7 +20,7 @@ import numpy as np
 from vtr_jax.core import safe_pickle
 from vtr_jax.core.safe_pickle import Call, Fixed, Refused
 
-_MOST = 256 << 20  # bytes of a pickle; ours: real ones have kilobytes
+_MAX_BYTES = 256 << 20  # of a pickle (ours; real ones have kilobytes)
 _DTYPES = dict(
   Double="float64",
   Float="float32",
@@ -32,15 +33,15 @@ _DTYPES = dict(
   Byte="uint8",
   Bool="bool",
 )
-# Objects that training programs keep beside their weights. They become records.
-_INERT = re.compile(
+# Objects that training programs store alongside weights; they become records.
+_PLACEHOLDERS = re.compile(
   r"argparse\.Namespace|torch\.device|torch\.(b?float|u?int|complex)\d+|numpy\.ndarray|pathlib(\._local)?\.\w*Path|parse_config\w*\.ConfigParser"
   r"|__torch__(\.\w+)+"
 )
 
 
 class Record:
-  """Stands for an object that is of no interest; holds its attributes."""
+  """Placeholder for an object that is not a tensor; has its attributes."""
 
   def __new__(cls, *args: Any, **kwargs: Any) -> "Record":
     return super().__new__(cls)
@@ -65,7 +66,7 @@ class _Type(Fixed):
 
 @dataclasses.dataclass(frozen=True)
 class _Storage(Fixed):
-  numbers: np.ndarray  # one row
+  values: np.ndarray  # [n]
 
 
 @runtime_checkable
@@ -77,18 +78,18 @@ class Files(Protocol):
 
 
 def load(files: Files) -> Any:
-  """What data.pkl holds, its tensors as `Tensor`s that share the files' memory.
+  """The object in data.pkl; its `Tensor`s are views of the files.
 
   Raises:
-    Refused: it names what is not on the list.
-    KeyError: a file is not there. pickle.UnpicklingError, ValueError, TypeError,
+    Refused: it names anything that is not allowed.
+    KeyError: a file is missing. pickle.UnpicklingError, ValueError, TypeError,
       EOFError: it is damaged.
   """
   program = files["data.pkl"]
-  if len(program) > _MOST:
+  if len(program) > _MAX_BYTES:
     raise ValueError(f"data.pkl has {len(program)} bytes")
   if "byteorder" in files and bytes(files["byteorder"]) != b"little":
-    raise ValueError("of a big-endian machine")
+    raise ValueError("written by a big-endian machine")
   safe_pickle.check(program)
   return _Reader(io.BytesIO(program), files).load()
 
@@ -105,15 +106,15 @@ class _Reader(pickle.Unpickler):
     dtype = re.fullmatch(r"torch\.(\w+)Storage", full)
     if dtype and dtype[1] in _DTYPES:
       return _Type(np.dtype(_DTYPES[dtype[1]]))
-    if _INERT.fullmatch(full):
+    if _PLACEHOLDERS.fullmatch(full):
       return Record
     raise Refused(f"it names {full}, which is not part of weights")
 
   def persistent_load(self, pid: Any) -> _Storage:
-    """The numbers behind tensors, as ("storage", type, key, device, count)."""
+    """The values of tensors; `pid` is ("storage", type, key, device, count)."""
     kind, type_, key, _, count = pid
     if kind != "storage" or not isinstance(type_, _Type):
-      raise Refused(f"it names a {kind!r} beside the tensors")
+      raise Refused(f"it names a {kind!r}, which is not a tensor")
     data, dtype = self._files[f"data/{key}"], type_.dtype
     if not 0 <= count * dtype.itemsize <= len(data):
       raise EOFError(f"data/{key} has {len(data)} bytes, not {count * dtype.itemsize}")
@@ -122,23 +123,23 @@ class _Reader(pickle.Unpickler):
 
 def _tensor(storage: _Storage, offset: int, shape: tuple, strides: tuple, *_: Any):
   """torch._utils._rebuild_tensor_v2, with its bounds checked."""
-  numbers = storage.numbers
-  values = (offset, *shape, *strides)
-  if len(shape) != len(strides) or any(type(v) is not int or v < 0 for v in values):
+  values = storage.values
+  sizes = (offset, *shape, *strides)
+  if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in sizes):
     raise ValueError(f"a tensor of shape {shape} and strides {strides}")
   if 0 in shape:
-    return Tensor(np.zeros(shape, numbers.dtype))
-  if math.prod(shape) > numbers.size:
-    raise ValueError(f"a tensor of shape {shape} from {numbers.size} numbers")
+    return Tensor(np.zeros(shape, values.dtype))
+  if math.prod(shape) > values.size:
+    raise ValueError(f"a tensor of shape {shape} from {values.size} values")
   last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-  if last >= numbers.size:
-    raise ValueError(f"a tensor of shape {shape} outside its {numbers.size} numbers")
-  steps = [s * numbers.itemsize for s in strides]
-  rows = numbers[offset:]
-  return Tensor(np.lib.stride_tricks.as_strided(rows, shape, steps, writeable=False))
+  if last >= values.size:
+    raise ValueError(f"a tensor of shape {shape} outside its {values.size} values")
+  steps = [s * values.itemsize for s in strides]
+  view = np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+  return Tensor(view)
 
 
-_record = Call(lambda *_: Record())  # of an optimiser or a log, no weight
+_record = Call(lambda *_: Record())  # part of an optimiser or a log, not a weight
 _first = Call(lambda x, *_: x)
 _ALLOWED: dict[str, Any] = {
   "collections.OrderedDict": collections.OrderedDict,
@@ -152,7 +153,7 @@ _ALLOWED: dict[str, Any] = {
   "torch.jit._pickle.build_boollist": _first,
   "builtins.set": set,
   "builtins.complex": complex,
-  # Bytes of a scalar.
+  # For the bytes of a scalar.
   "_codecs.encode": Call(lambda text, *_: text.encode("latin1")),
   "numpy.dtype": Record,
   "numpy.core.multiarray.scalar": _record,

@@ -1,13 +1,15 @@
-"""Which public files there are: layouts, variants of names, what they leave."""
+"""The supported kinds of public weights: their layouts and variants of key names."""
 
 import dataclasses
 from typing import Any
+
+import flax.linen as nn
 
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
-from vtr_jax.weights import layouts
+from vtr_jax.weights import layouts, simvtp_layouts
 from vtr_jax.weights.layouts import Layout
 
 Renames = tuple[tuple[str, str], ...]  # (regular expression, replacement), in order
@@ -18,43 +20,44 @@ Patterns = tuple[str, ...]  # regular expressions that a whole name must match
 class Source:
   """One kind of public file."""
 
-  recipe: str  # file and variant in configs/ that a run of it starts from
-  dual: tuple[Layout, ...] = ()  # for dual encoders; the one with most keys counts
-  archs: tuple[str, ...] = ()  # of dual encoders that it fits
+  recipe: str  # file and variant in configs/: the config of a converted run
+  dual: tuple[Layout, ...] = ()  # for dual encoders; the one with most keys is used
+  archs: tuple[str, ...] = ()  # values of objective.arch that it fits
   simvtp: tuple[Layout, ...] = ()  # for SimVTP's model
-  words: bool = True  # whether it has word embeddings, which need its vocabulary
+  words: bool = True  # whether it has token embeddings, which need its vocabulary
   renames: Renames = ()  # other spellings of the layouts' keys
-  unused: Patterns = ()  # keys that have no place here, and are known
+  ignored: Patterns = ()  # keys that the model has no parameters for
   optional: Patterns = ()  # keys that some of these files lack
-  fresh: Patterns = ()  # paths of ours that no such file can give
+  initialised: Patterns = ()  # parameter paths that no such file contains
   changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe
 
-  def layouts(self, name: str, model: DualEncoder | SimVTP) -> tuple[Layout, ...]:
-    """Those that fit `model`.
+  def layouts(self, name: str, model: nn.Module) -> tuple[Layout, ...]:
+    """The layouts that fit `model`.
 
     Raises:
       WeightsError: there is none.
     """
-    if isinstance(model, SimVTP):
-      if self.simvtp:
-        return self.simvtp
-      raise WeightsError(f"{name!r} weights fit no SimVTP model")
+    if isinstance(model, SimVTP) and self.simvtp:
+      return self.simvtp
+    if not isinstance(model, DualEncoder):
+      raise WeightsError(f"{name!r} weights do not fit a {type(model).__name__} model")
     arch = model.config.arch
     if arch not in self.archs:
-      known = ", ".join(self.archs) or "none"
+      archs = " | ".join(self.archs)
+      hint = f"set config.objective.arch to {archs}, " if archs else ""
       raise WeightsError(
         f"{name!r} weights do not fit a dual encoder of arch {arch!r}; "
-        f"set config.objective.arch to one of: {known}; {self.recipe} is a start"
+        f"{hint}see {self.recipe}"
       )
     return self.dual
 
 
 _BERT_SPELLING = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
-_DUAL_ADDS = ("video_tower/mask_token", "logit_scale")
+_DUAL_ONLY = ("video_tower/mask_token", "logit_scale")
 _PIXELS = ("to_decoder/.*", "mask_token", "decoder/.*", "pixel_head/.*")
 _TIME = (".*/time_attention/.*", ".*/norm_time/.*", "video_tower/time_positions")
 _MAC = "configs/mac.py:webvid2m_cc3m"
-_CLIP_NOT = (".*position_ids", "input_resolution", "context_length", "vocab_size")
+_CLIP_IGNORED = (".*position_ids", "input_resolution", "context_length", "vocab_size")
 
 SOURCES = dict(
   vit=Source(
@@ -70,64 +73,64 @@ SOURCES = dict(
       (r"\.intermediate\.dense\.", ".mlp.fc1."),
       (r"^(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
     ),
-    unused=(r"(head|head_dist|pre_logits|pooler|classifier)\..*",),  # of ImageNet
-    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS, "text_.*", "video_proj/.*"),
+    ignored=(r"(head|head_dist|pre_logits|pooler|classifier)\..*",),  # of ImageNet
+    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS, "text_.*", "video_proj/.*"),
   ),
   distilbert=Source(
     recipe=_MAC,
     dual=(layouts.distilbert,),
     archs=("frozen",),
     renames=((r"^distilbert\.", ""), *_BERT_SPELLING),
-    unused=(
+    ignored=(
       r"vocab_(transform|layer_norm|projector)\..*",
       r"(pre_)?classifier\..*",
       ".*position_ids",
     ),
-    fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
+    initialised=("video_.*", "text_proj/.*", *_DUAL_ONLY, *_PIXELS),
   ),
   bert=Source(
     recipe=_MAC,
     dual=(layouts.bert,),
     archs=("frozen",),
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
-    unused=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
-    fresh=("video_.*", "text_proj/.*", *_DUAL_ADDS, *_PIXELS),
+    ignored=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
+    initialised=("video_.*", "text_proj/.*", *_DUAL_ONLY, *_PIXELS),
   ),
-  bert_words=Source(  # SimVTP takes BERT's first layer alone
+  bert_words=Source(  # SimVTP starts from BERT's embedding layer
     recipe="configs/simvtp.py:webvid2m",
-    simvtp=(layouts.bert_words,),
+    simvtp=(simvtp_layouts.bert_words,),
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
-    unused=(r"(encoder|pooler|cls)\..*", ".*position_ids"),
-    fresh=("(?!text_embed/).*",),
+    ignored=(r"(encoder|pooler|cls)\..*", ".*position_ids"),
+    initialised=("(?!text_embed/).*",),
   ),
   videomae=Source(
     recipe="configs/simvtp.py:webvid2m",
-    simvtp=(layouts.videomae, layouts.hf_videomae),
+    simvtp=(simvtp_layouts.videomae, simvtp_layouts.hf_videomae),
     words=False,
     # The authors' biases in files of transformers before 5.
     renames=(
       (r"(attention\.attention)\.q_bias$", r"\1.query.bias"),
       (r"(attention\.attention)\.v_bias$", r"\1.value.bias"),
     ),
-    optional=(r"videomae\.layernorm\..*",),  # see layouts.hf_videomae
-    fresh=("text_embed/.*", "word_head/.*", "match_head/.*", "encoder/norm/.*"),
+    optional=(r"videomae\.layernorm\..*",),  # see simvtp_layouts
+    initialised=("text_embed/.*", "word_head/.*", "match_head/.*", "encoder/norm/.*"),
   ),
   simvtp=Source(
     recipe="configs/simvtp.py:webvid2m",
-    simvtp=(layouts.simvtp,),
-    unused=(r"text_embeddings\.position_ids",),
+    simvtp=(simvtp_layouts.simvtp,),
+    ignored=(r"text_embeddings\.position_ids",),
   ),
   simvtp_finetuned=Source(
     recipe=_MAC,
-    dual=(layouts.simvtp_finetuned,),
+    dual=(simvtp_layouts.simvtp_finetuned,),
     archs=("simvtp",),
-    # Each copy brings along what only the other one reads.
-    unused=(
+    # Each copy also contains the embeddings that only the other one uses.
+    ignored=(
       r"video_encoder\.text_embeddings\..*",
       r"text_encoder\.patch_embed\..*",
       ".*position_ids",
     ),
-    fresh=_DUAL_ADDS,
+    initialised=_DUAL_ONLY,
     changes={
       "objective.arch": "simvtp",
       "objective.pos_embed": "flat",
@@ -139,8 +142,8 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.frozen,),
     archs=("frozen",),
-    unused=(".*position_ids",),
-    fresh=(*_DUAL_ADDS, *_PIXELS),
+    ignored=(".*position_ids",),
+    initialised=(*_DUAL_ONLY, *_PIXELS),
     changes={
       "objective.attention": "divided",
       "mask.video": "tube",
@@ -152,44 +155,44 @@ SOURCES = dict(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.miles,),
     archs=("frozen",),
-    unused=(".*position_ids",),
-    fresh=(*_DUAL_ADDS, *_PIXELS),
+    ignored=(".*position_ids",),
+    initialised=(*_DUAL_ONLY, *_PIXELS),
   ),
   mcq=Source(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.mcq,),
     archs=("frozen",),
-    # BridgeFormer itself answers questions in training only.
-    unused=(
+    # BridgeFormer itself is used in pre-training only.
+    ignored=(
       ".*position_ids",
       r"video_model\.norm2\..*",
       r"video_model\.blocks\.\d+\.(crossattn|bridgeattn|bridge_mlp|norm[4-7])\..*",
       r"bridge_proj\..*",
     ),
-    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
+    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
   ),
   clip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_clip, layouts.openai_clip),
     archs=("clip", "open_clip"),
-    unused=_CLIP_NOT,
-    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
+    ignored=_CLIP_IGNORED,
+    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
   ),
   open_clip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.openai_clip, layouts.hf_clip),
     archs=("open_clip", "clip"),
-    renames=((r"^text\.", ""),),  # models with a text tower by name
-    unused=(*_CLIP_NOT, "attn_mask"),
-    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
+    renames=((r"^text\.", ""),),  # models whose text tower is a module of its own
+    ignored=(*_CLIP_IGNORED, "attn_mask"),
+    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
     changes={"objective.arch": "open_clip"},
   ),
   siglip=Source(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_siglip,),
     archs=("siglip",),
-    unused=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
-    fresh=(*_TIME, *_DUAL_ADDS, *_PIXELS),
+    ignored=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
+    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
     changes={
       "objective.arch": "siglip",
       "contrastive.loss": "sigmoid",
@@ -201,11 +204,11 @@ SOURCES = dict(
 
 
 def find(name: str) -> Source:
-  """The source of that name.
+  """The kind of weights with that name.
 
   Raises:
     WeightsError: there is none.
   """
   if name not in SOURCES:
-    raise WeightsError(f"{name!r}: no kind of weights; {nearest(name, SOURCES)}")
+    raise WeightsError(f"{name!r} is not a kind of weights; {nearest(name, SOURCES)}")
   return SOURCES[name]

@@ -1,8 +1,9 @@
-"""A model's parameters under the names of a public layout, or under its own."""
+"""Saves a model's parameters in a public layout, or under their own names."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 
 from vtr_jax.core.config import nearest
@@ -12,9 +13,10 @@ from vtr_jax.weights.registry import SOURCES
 
 OWN = "vtr_jax"
 
-# What a layout's own code computes: values of config.objective, and frames of a token.
+# The architecture of a layout's own code: values of config.objective, and of
+# clip.tubelet_size[0] as "frames".
 _FROZEN = dict(attention="divided", pool="cls", text_norm="post")
-_NEEDS: dict[str, dict[str, Any]] = dict(
+_REQUIRED: dict[str, dict[str, Any]] = dict(
   frozen=_FROZEN | dict(frames=1),
   miles=_FROZEN | dict(frames=1),
   mcq=_FROZEN | dict(frames=1),
@@ -33,7 +35,7 @@ _NEEDS: dict[str, dict[str, Any]] = dict(
 
 
 def layouts() -> dict[str, str]:
-  """Layout -> the kind of public file that has it."""
+  """Layout -> the kind of public weights that has it."""
   return {
     layout.__name__: kind
     for kind, source in SOURCES.items()
@@ -43,73 +45,75 @@ def layouts() -> dict[str, str]:
 
 def save(
   layout: str,
-  model: Any,
+  model: nn.Module,
   params: Mapping[str, np.ndarray],
-  contrast_bias: float = 0.0,
+  contrastive_bias: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-  """Arrays by the names of `layout`, and our paths that it has no place for.
+  """(arrays by the names of `layout`, parameter paths that it does not have).
 
   Args:
-    layout: one of `layouts()`; or OWN: our paths with dots, layers one by one.
+    layout: one of `layouts()`; or OWN: paths with dots, layers not stacked.
     model: linen module of the objective.
-    params: all its parameters by path, as the model has them.
-    contrast_bias: `config.contrastive.bias`, which SigLIP has among its weights.
+    params: all its parameters by path.
+    contrastive_bias: `config.contrastive.bias`, which SigLIP stores as a weight.
 
   Raises:
-    WeightsError: the model's architecture is not the layout's: it lacks a part, or
-      would not be the same without one that is left out.
+    WeightsError: the model's architecture is not that of the layout: it lacks a
+      parameter, or has one that changes its outputs and that the layout lacks.
   """
   single = stacks.split(params)
   if layout == OWN:
     return {path.replace("/", "."): np.asarray(x) for path, x in single.items()}, []
-  known = layouts()
-  if layout not in known:
-    raise WeightsError(f"--as: {layout!r} is unknown; {nearest(layout, [OWN, *known])}")
-  fitting = SOURCES[known[layout]].layouts(known[layout], model)
-  chosen = [made for made in fitting if made.__name__ == layout]
+  kinds = layouts()
+  if layout not in kinds:
+    raise WeightsError(
+      f"--as: {layout!r} is not a layout; {nearest(layout, [OWN, *kinds])}"
+    )
+  fitting = SOURCES[kinds[layout]].layouts(kinds[layout], model)
+  chosen = [function for function in fitting if function.__name__ == layout]
   if not chosen:
-    raise WeightsError(f"--as: {layout!r} is not of this objective")
-  _check_needs(layout, model)
+    raise WeightsError(f"--as: {layout!r} is not a layout of this objective")
+  _check_architecture(layout, model)
   entries = list(chosen[0](model))
-  given = {path for entry in entries for path in entry.ours}
-  if lacking := sorted(given - set(single)):
-    raise WeightsError(f"--as: {layout!r} has {lacking[0]}, which this model has not")
-  left = sorted(set(single) - given)
-  groups = {path.partition("/")[0] for path in given}
-  for path in left:
-    # A mask token is for training; what is 0 changes nothing.
-    silent = path.endswith("mask_token") or not np.any(single[path])
-    if path.partition("/")[0] in groups and not silent:
+  covered = {path for entry in entries for path in entry.paths}
+  if lacking := sorted(covered - set(single)):
+    raise WeightsError(f"--as: {layout!r} has {lacking[0]}, which this model lacks")
+  omitted = sorted(set(single) - covered)
+  groups = {path.partition("/")[0] for path in covered}
+  for path in omitted:
+    # A mask token is only used in training; parameters that are 0 have no effect.
+    no_effect = path.endswith("mask_token") or not np.any(single[path])
+    if path.partition("/")[0] in groups and not no_effect:
       raise WeightsError(
-        f"--as: {layout!r} has no place for {path}, and without it the numbers change"
+        f"--as: {layout!r} does not have {path}, without which the outputs change"
       )
   arrays = {}
   for entry in entries:
-    made = entry.save(*(np.asarray(single[path]) for path in entry.ours))
-    pairs = zip(entry.theirs, made, strict=True)
+    saved = entry.save(*(np.asarray(single[path]) for path in entry.paths))
+    pairs = zip(entry.keys, saved, strict=True)
     arrays |= {key: np.array(x, order="C") for key, x in pairs}
-  return arrays | _fixed(layout, model, contrast_bias), left
+  return arrays | _constants(layout, model, contrastive_bias), omitted
 
 
-def _check_needs(layout: str, model: Any) -> None:
-  """Refuses a model that the layout's own code would compute otherwise."""
+def _check_architecture(layout: str, model: Any) -> None:
+  """Raises WeightsError if the layout's own code would compute other outputs."""
   has = vars(model.config) | dict(frames=model.clip.tubelet_size[0])
-  for key, value in _NEEDS.get(layout, {}).items():
+  for key, value in _REQUIRED.get(layout, {}).items():
     if has[key] != value:
       name = "clip.tubelet_size[0]" if key == "frames" else f"objective.{key}"
       raise WeightsError(
-        f"--as: {layout!r} means config.{name} = {value!r}, this model has {has[key]!r}"
+        f"--as: {layout!r} needs config.{name} = {value!r}, this model has {has[key]!r}"
       )
 
 
-def _fixed(layout: str, model: Any, bias: float) -> dict[str, np.ndarray]:
-  """What is no parameter here, and is one there."""
-  found = {}
+def _constants(layout: str, model: Any, bias: float) -> dict[str, np.ndarray]:
+  """Arrays of the layout that are constants of the config in this model."""
+  arrays = {}
   shape = (1,) if layout == "hf_siglip" else ()
   if layout in ("openai_clip", "hf_clip", "hf_siglip"):
     if not model.config.learn_temperature:
       scale = -np.log(model.config.temperature)
-      found["logit_scale"] = np.full(shape, scale, np.float32)
+      arrays["logit_scale"] = np.full(shape, scale, np.float32)
     if layout == "hf_siglip":
-      found["logit_bias"] = np.full(shape, bias, np.float32)
-  return found
+      arrays["logit_bias"] = np.full(shape, bias, np.float32)
+  return arrays

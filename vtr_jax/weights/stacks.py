@@ -1,6 +1,6 @@
-"""Layers that `Compute.scan` keeps in one array, and the same one by one.
+"""Layers stacked in one array by `Compute.scan`, and the same layers separately.
 
-Layouts of files know layers one by one: `video_tower/block_3/mlp/up/kernel` is row 3 of
+Layouts name layers one by one: `video_tower/block_3/mlp/up/kernel` is row 3 of
 `video_tower/blocks/mlp/up/kernel`.
 """
 
@@ -26,40 +26,40 @@ def _names(path: str, shape: tuple[int, ...]) -> list[str]:
 
 
 def shapes(stacked: Mapping[str, Any]) -> dict[str, Shape]:
-  """Path -> shape of each layer's parameters."""
-  made = {}
+  """Path -> shape, layers not stacked."""
+  single = {}
   for path, x in stacked.items():
     names = _names(path, x.shape)
     shape = tuple(x.shape[1:] if "/blocks/" in path else x.shape)
-    made |= {name: Shape(shape) for name in names}
-  return made
+    single |= {name: Shape(shape) for name in names}
+  return single
 
 
 def split(stacked: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Arrays one by one."""
-  made = {}
+  """Path -> array, layers not stacked."""
+  single = {}
   for path, x in stacked.items():
     names = _names(path, x.shape)
-    made |= dict(zip(names, x if "/blocks/" in path else [x], strict=True))
-  return made
+    single |= dict(zip(names, x if "/blocks/" in path else [x], strict=True))
+  return single
 
 
 def join(single: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> dict[str, Any]:
-  """Arrays as `like` has them; what is not in `single` is left out.
+  """Arrays stacked as in `like`, without those that are not in `single`.
 
   Raises:
-    WeightsError: only some layers of a stack are there.
+    WeightsError: only some layers of a stack are in `single`.
   """
-  made = {}
-  for path, wanted in like.items():
-    names = _names(path, wanted.shape)
-    there = [name for name in names if name in single]
-    if there and len(there) < len(names):
+  stacked = {}
+  for path, target in like.items():
+    names = _names(path, target.shape)
+    present = [name for name in names if name in single]
+    if present and len(present) < len(names):
       raise WeightsError(
-        f"{path}: {len(there)} of {len(names)} layers are in the file; layers that "
-        "start at random need config.objective.compute.scan = False"
+        f"{path}: {len(present)} of {len(names)} layers are in the file; to initialise "
+        "the others at random, set config.objective.compute.scan = False"
       )
-    if there:
-      parts = [single[name] for name in names]
-      made[path] = np.stack(parts) if "/blocks/" in path else parts[0]
-  return made
+    if present:
+      layers = [single[name] for name in names]
+      stacked[path] = np.stack(layers) if "/blocks/" in path else layers[0]
+  return stacked
