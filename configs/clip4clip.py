@@ -8,6 +8,8 @@ is the authors' main_task_retrieval.py and README (arXiv 2104.08860), "ours" was
 here.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import common, mac
@@ -28,7 +30,7 @@ _SENTENCES = dict(
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:
   data = DATASETS[common.variant(variant, tuple(DATASETS))]
-  c = common.editable(mac.get_config("clip").to_dict())
+  c: Any = mac.get_config("clip")
   c.name = f"clip4clip-{variant}"
   c.batch_size = 128  # code
   sentences = _SENTENCES.get(variant, data["clips"])
@@ -63,4 +65,4 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
     ),
   )
   c.evals = dict(test=common.retrieval("test"))
-  return c
+  return common.complete(c)

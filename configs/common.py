@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from vtr_jax.data.moving_shapes import scene
 from vtr_jax.data.moving_shapes.captions import CROSSINGS, PHRASES, inflect
+from vtr_jax.train.config import with_defaults
 
 # width, depth, MLP width, heads. Ti, S, B, L: ViT (arXiv 2010.11929, table 1) and
 # DeiT (arXiv 2012.12877, table 1); mu: for tests, as in big_vision; demo: ours.
@@ -24,12 +25,16 @@ CLIP_TEXT = dict(width=512, depth=12, mlp_dim=2048, num_heads=8)
 CLIP_COLOURS = dict(
   mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711)
 )
-IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
 def editable(values: dict) -> Any:
   """A ConfigDict; typed Any, because its attributes are the config's keys."""
   return ConfigDict(values)
+
+
+def complete(c: Any) -> Any:
+  """What a config file returns: `c`, and the defaults of keys that it leaves out."""
+  return ConfigDict(with_defaults(c.to_dict()))
 
 
 def size(name: str) -> dict:
@@ -48,7 +53,7 @@ def variant(name: str, known: tuple[str, ...]) -> str:
 SHAPES = dict(
   clip=dict(num_frames=8, image_size=64, tubelet_size=(2, 16, 16)),
   # One caption in 120 is longer and loses its last words.
-  text=dict(max_length=16, vocab_size=256, mask_id=3),
+  text=dict(max_length=16, vocab_size=256),
   # 24-frame clips, all of which matter; crops and mirrors would change the story.
   data=dict(
     name="moving_shapes/full",
@@ -59,21 +64,11 @@ SHAPES = dict(
     num_workers=1,
   ),
 )
-SMALL = dict(dtype="bfloat16", attention="xla", scan=False, remat="none")
-# Response to steps that would damage the model (vtr_jax/train/guard.py). No paper's
-# code has it.
-GUARD = dict(
-  budget=3,  # steps of `window` that may go unapplied before it rolls back; ours
-  window=100,  # steps; ours
-  spike=0.0,  # robust z-score of loss or gradient norm; 0 = off; ours
-  on_spike="warn",  # warn | skip | roll_back; ours
-  collapse=0.99,  # mean cosine of different clips that is an alarm; ours
-)
 # A dual encoder from scratch: small, wide towers with positions from the start.
 DUAL = dict(
   video=size("demo"),
   text=size("demo"),
-  compute=SMALL,
+  compute=dict(scan=False),
   pos_embed="space_time",
   pool="mean",
   text_norm="pre",
@@ -97,26 +92,7 @@ FROM_SCRATCH = dict(
 
 def retrieval(split: str, **changes) -> dict:
   """A retrieval evaluation of `split`."""
-  section = dict(
-    kind="retrieval",
-    split=split,
-    every=0,  # steps; 0 = at the end only
-    captions="all",  # ours: every caption is a query
-    ties="average",  # ours; "optimistic" is the papers' code
-    dual_softmax=0.0,  # temperature of an extra row; 0 = none
-    rerank=0,  # candidates the matching head re-orders; 0 = none
-  )
-  return section | changes
-
-
-def pictures(split: str) -> dict:
-  """What the model sees, drawn at the end; all of `split` is embedded."""
-  return dict(
-    kind="pictures",
-    split=split,
-    every=0,  # steps; 0 = at the end only
-    clips=3,  # in the figures of attention, tokens and retrieval; ours
-  )
+  return dict(kind="retrieval", split=split) | changes
 
 
 def shrink(c: Any) -> None:
@@ -150,13 +126,10 @@ def motion_recognition(split: str, single: bool, **changes) -> dict:
   section = dict(
     kind="zero_shot",
     split=split,
-    every=0,  # steps; 0 = at the end only
     classes=classes,  # ours
     prompts=tuple(f"{thing} {{}}" for thing in firsts),  # ours
-    temperature=0.01,  # ours: 0 is the papers' mean of all texts
-    others="skip" if single else "refuse",  # clips of other labels; ours
   )
-  return section | changes
+  return section | (dict(others="skip") if single else {}) | changes
 
 
 def _motions(others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:

@@ -68,4 +68,4 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
     clip_norm=1.0,  # CLIP4Clip
   )
   c.evals = dict(test=common.retrieval("test"))  # see `vtr_jax.evaluate` for protocols
-  return c
+  return common.complete(c)

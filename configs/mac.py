@@ -26,7 +26,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     c.objective.video.update(common.size("mu"))
     c.objective.text.update(common.size("mu"))
   c.name = f"mac-{variant}"
-  return c
+  return common.complete(c)
 
 
 def webvid2m_cc3m() -> dict:
@@ -37,105 +37,36 @@ def webvid2m_cc3m() -> dict:
   --config.text.mask_id=103
   """
   return dict(
-    name="",
-    seed=0,  # of everything random; ours
-    init_from="",  # run to start from, or public weights KIND:FILE,... ; ours
-    init_allow=(),  # patterns of their keys, and of our paths, that may lack; ours
     steps=10 * (5_500_000 // 1024),  # ours: 10 epochs
     batch_size=1024,  # ours
-    eval_batch_size=256,  # ours
-    log_every=50,  # steps; ours
-    checkpoint_every=2000,  # steps; ours
-    checkpoint_keep=3,  # ours
-    clip=dict(
-      num_frames=4,  # paper
-      image_size=224,  # pixels; Frozen
-      tubelet_size=(1, 16, 16),  # frames, pixels, pixels; Frozen: patches of each frame
-      **common.IMAGENET,  # Frozen
-    ),
-    text=dict(
-      max_length=64,  # tokens; ours: Frozen pads to the longest, at most 512
-      vocab_size=30522,  # Frozen: distilbert-base-uncased
-      mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
-    ),
-    tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
+    clip=dict(num_frames=4),  # paper
     mask=dict(
       video="per_frame",  # paper: figure; as many in every frame, other ones in each
       video_ratio=0.6,  # weak: 60 % of the computation saved
-      text="replace",  # replace | drop; paper: figure
       text_ratio=0.15,  # weak
-      whole_word=False,  # mask all pieces of a word, or none; ours
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours
-      dir="data",  # of all prepared data sets; ours
-      split="train",  # ours
-      sampling="segments",  # Frozen
-      stride=1,  # frames; ours: segments do not read it
-      crop="random_resized",  # Frozen
-      crop_scales=(0.5, 1.0),  # of the area; Frozen
-      flip=True,  # Frozen
-      num_workers=8,  # processes; ours
-      max_bad_fraction=0.01,  # of samples; ours
-      curriculum=(),  # of stages, (from step, frames); ours: Frozen 1, then 4
       mixture=(  # paper: both; Frozen: images are clips of one frame, in turns
         dict(name="webvid", split="train", weight=2.5, num_frames=0),
         dict(name="cc3m", split="train", weight=3.0, num_frames=1),
       ),
-      decode_timeout=30.0,  # seconds of CPU time for one record; ours
     ),
     objective=dict(
       name="mac",
-      arch="frozen",  # or clip | open_clip | siglip | simvtp; Frozen
       video=common.size("B"),  # Frozen: ViT-B/16
       text=common.size("B") | dict(depth=6),  # Frozen: DistilBERT
-      compute=dict(
-        dtype="bfloat16",  # of activations; ours (Frozen: float32)
-        attention="xla",  # xla | cudnn; ours
-        scan=True,  # ours: compiles one block instead of twelve
-        remat="none",  # none | dots | full | offload; ours
-      ),
-      projection=256,  # Frozen
       attention="joint",  # joint | divided (Frozen; needs tubes) | frame; ours
-      time_init="output",  # ours; "frozen" never learns what to attend to in time
-      pos_embed="frozen",  # first values: frozen | space_time | flat; Frozen
       masked_tokens="drop",  # drop | mask_token; paper
-      time_pos_embed_resize="zeros",  # zeros | linear; Frozen
-      pool="cls",  # cls | mean; paper
-      text_norm="post",  # post | pre; Frozen: DistilBERT's
-      text_dropout=0.1,  # Frozen: DistilBERT's
-      temperature=0.05,  # Frozen
-      learn_temperature=False,  # Frozen
-      decoder=None,  # size of a decoder of masked pixels; paper: none
-      pixel_target="standardized",  # standardized | raw; ours: nothing reads it
     ),
     loss_weights=dict(vtc=1.0),  # paper: contrast alone
-    contrastive=dict(
-      loss="info_nce",  # info_nce | sigmoid; paper
-      form="dense",  # dense | chunked | ring: same value, less memory; ours
-      chunk=1024,  # rows of similarities at once; not read by dense; ours
-      bias=-10.0,  # of the sigmoid loss alone; first value in SigLIP's paper
-    ),
-    micro_batches=1,  # parts that a step's batch is embedded in; ours: 1
     optim=dict(
       lr=3e-5,  # Frozen
-      min_lr=0.0,  # ours: a constant schedule does not read it
       schedule="constant",  # Frozen
       warmup_steps=0,  # Frozen
-      b1=0.9,  # Frozen
-      b2=0.999,  # Frozen
-      eps=1e-6,  # Frozen
       weight_decay=0.0,  # Frozen
       decay_rules=((".*", 0.0),),  # Frozen
-      lr_rules=((".*", 1.0),),  # Frozen: none
-      clip_norm=0.0,  # Frozen: off
-      muon="",  # paths of kernels that Muon updates; Frozen: none
-      moments="float32",  # bfloat16 halves them; Frozen: float32
-      layer_decay=1.0,  # learning rate of a layer by the next; ours: off (MAE: 0.75)
-      ema_decay=0.0,  # of all parameters, for evaluation; ours: off
     ),
-    guard=common.GUARD,
-    mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(validation=common.retrieval("validation", every=5000)),  # ours
   )
 
@@ -151,7 +82,7 @@ def clip() -> dict:
   c |= dict(steps=20_000)  # ours
   c["clip"] |= common.CLIP_COLOURS
   # One more word than CLIP has: the mask token.
-  c["text"] |= dict(max_length=77, vocab_size=49409, mask_id=49408)
+  c["text"] = dict(max_length=77, vocab_size=49409, mask_id=49408)
   c["objective"] |= dict(
     arch="clip",
     text=common.CLIP_TEXT,
@@ -182,7 +113,7 @@ def demo() -> dict:
   # that lacks its colour fits eight times as many clips: docs/study.md has the others.
   c["mask"] |= dict(video_ratio=0.25, text_ratio=0.0)
   for section, values in common.SHAPES.items():
-    c[section] |= values
+    c[section] = c.get(section, {}) | values
   c["objective"] |= common.DUAL
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(

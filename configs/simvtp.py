@@ -21,7 +21,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     c.objective.encoder.update(common.size("mu"))
     c.objective.decoder.update(common.size("mu"))
   c.name = f"simvtp-{variant}"
-  return c
+  return common.complete(c)
 
 
 def webvid2m() -> dict:
@@ -33,82 +33,39 @@ def webvid2m() -> dict:
   """
   steps_per_epoch = 2_500_000 // 1024
   return dict(
-    name="",
-    seed=0,  # of everything random; code
-    init_from="",  # run to start from, or public weights KIND:FILE,... ; ours
-    init_allow=(),  # patterns of their keys, and of our paths, that may lack; ours
     steps=200 * steps_per_epoch,  # paper: 200 epochs of WebVid-2M
     batch_size=1024,  # code: 16 clips on each of 64 GPUs
-    eval_batch_size=256,  # ours
-    log_every=50,  # steps; ours
-    checkpoint_every=2000,  # steps; ours
-    checkpoint_keep=3,  # ours
     clip=dict(
       num_frames=16,  # code
-      image_size=224,  # pixels; code
       tubelet_size=(2, 16, 16),  # frames, pixels, pixels; code
-      **common.IMAGENET,  # code
     ),
-    text=dict(
-      max_length=64,  # tokens; ours: the code pads to the longest, at most 512
-      vocab_size=30522,  # code: bert-base-uncased
-      mask_id=3,  # of the tokenizer that `prepare` trains; BERT's is 103; ours
-    ),
-    tokenizer="",  # vocabulary file; "" = init_from's, or the data set's; ours
     mask=dict(
       video="tube",  # paper
       video_ratio=0.9,  # paper
-      text="replace",  # replace | drop; paper
       text_ratio=0.75,  # paper
-      whole_word=False,  # mask all pieces of a word, or none; code
     ),
     data=dict(
       name="webvid",  # prepared data set under dir
-      dir="data",  # of all prepared data sets; ours
-      split="train",  # ours
       sampling="contiguous",  # code
       stride=4,  # frames; code
       crop="multi_scale",  # code
       crop_scales=(1.0, 0.875, 0.75, 0.66),  # of the short side; code
       flip=False,  # code
-      num_workers=8,  # processes; ours
-      max_bad_fraction=0.01,  # of samples; ours
-      curriculum=(),  # (from step, frames by turns) of each stage; code
-      mixture=(),  # other data sets to train on, by weight; code: none
-      decode_timeout=30.0,  # seconds of CPU time for one record; ours
     ),
     objective=dict(
       name="simvtp",
       encoder=common.size("B"),  # paper
       decoder=dict(width=384, depth=4, mlp_dim=1536, num_heads=6),  # code
-      compute=dict(
-        dtype="bfloat16",  # of activations; ours (code: float32)
-        attention="xla",  # xla | cudnn; ours
-        scan=True,  # ours: compiles one block instead of twelve
-        remat="none",  # none | dots | full | offload; ours
-      ),
       text_dropout=0.1,  # code
-      temperature=0.05,  # code
-      negatives="random",  # random | hard; code
-      pool="valid",  # ours; "all" counts padding, as the code does
       contrast_text="masked",  # masked | whole; code
       pixel_target="standardized",  # standardized | raw; code
       pos_embed="flat",  # flat | space_time; code
     ),
     loss_weights=dict(vtc=1.0, pixels=1.0, mlm=1.0, vtm=1.0),  # code
-    contrastive=dict(
-      loss="info_nce",  # info_nce | sigmoid; paper
-      form="dense",  # dense | chunked | ring: same value, less memory; ours
-      chunk=1024,  # rows of similarities at once; not read by dense; ours
-      bias=-10.0,  # of the sigmoid loss alone; first value in SigLIP's paper
-    ),
-    micro_batches=1,  # parts that a step's batch is embedded in; ours: 1
     optim=dict(
       lr=6e-4,  # code: 1.5e-4 x 1024 / 256
       min_lr=4e-5,  # code: 1e-5 x 4
-      schedule="cosine",  # code
       warmup_steps=40 * steps_per_epoch,  # code: 40 epochs
-      b1=0.9,  # code
       b2=0.95,  # code
       eps=1e-8,  # code
       weight_decay=0.05,  # code
@@ -116,24 +73,10 @@ def webvid2m() -> dict:
         (r"(kernel|words|positions)$", 1.0),
         (".*", 0.0),
       ),
-      lr_rules=((".*", 1.0),),  # path -> factor, 0 freezes; ours
-      clip_norm=0.0,  # code: off
-      muon="",  # paths of kernels that Muon updates; code: none
-      moments="float32",  # bfloat16 halves them; code: float32
-      layer_decay=1.0,  # learning rate of a layer by the next; code: off
-      ema_decay=0.0,  # of all parameters, for evaluation; code: off
     ),
-    guard=common.GUARD,
-    mesh=dict(data=-1, fsdp=1, tensor=1),  # devices along each axis; -1 = the rest
     evals=dict(
       validation=common.retrieval("validation", every=5000),  # ours
-      reconstruction=dict(  # ours, all of it
-        kind="reconstruction",  # ours
-        split="validation",  # ours
-        every=0,  # steps; 0 = at the end only; ours
-        batches=1,  # evaluation batches to look at; ours
-        seed=0,  # of the masks; ours
-      ),
+      reconstruction=dict(kind="reconstruction", split="validation"),  # ours
     ),
   )
 
@@ -145,7 +88,7 @@ def demo() -> dict:
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
   c["clip"] |= dict(num_frames=8, image_size=64)
   # One caption in 120 is longer and loses its last words.
-  c["text"] |= dict(max_length=16, vocab_size=256, mask_id=3)
+  c["text"] = dict(max_length=16, vocab_size=256)
   # A short run learns faster from milder masks and a small, wide model.
   c["mask"] |= dict(video="random", video_ratio=0.25, text_ratio=0.3)
   # 24-frame clips, all of which matter; cropping would cut off the shapes.
@@ -154,7 +97,7 @@ def demo() -> dict:
   c["objective"] |= dict(
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
-    compute=common.SMALL,
+    compute=dict(scan=False),
     text_dropout=0.0,
     contrast_text="whole",
     pixel_target="raw",
@@ -167,9 +110,8 @@ def demo() -> dict:
     novel=common.retrieval("novel"),
     motion=common.motion_recognition("test", single=True),
     labels=common.motion_recognition("test", single=False),
-    reconstruction=dict(
-      kind="reconstruction", split="test", every=0, batches=2, seed=0
-    ),
-    pictures=common.pictures("test[:30%]"),  # 7 s of CPU time; ours
+    reconstruction=dict(kind="reconstruction", split="test", batches=2),
+    # What the model sees, of all of the split; 7 s of CPU time; ours.
+    pictures=dict(kind="pictures", split="test[:30%]"),
   )
   return c

@@ -9,6 +9,7 @@ All rows of a table see the same clips in the same order.
 from ml_collections import ConfigDict
 
 from configs import common
+from vtr_jax.eval.evaluators import base as evaluators
 
 
 def get_config(variant: str = "full") -> ConfigDict:
@@ -25,7 +26,7 @@ def get_config(variant: str = "full") -> ConfigDict:
     table("MAC: masked text", "mac:demo", mac, *mac_words()),
   ]
   seeds = (0, 1)
-  evals = dict(test=common.retrieval("test"))
+  evals = evaluators.with_defaults(dict(test=common.retrieval("test")))
   if variant == "smoke":
     # Two rows of three steps each show that all of it works.
     tiny = lambda t: t["config"].replace("demo", "smoke")

@@ -20,6 +20,12 @@ def main(config: dict, workdir: str) -> None:
   train_and_evaluate(config, workdir, monitor, policy)
 
 
+def _comments(config: dict) -> dict[str, str]:
+  from vtr_jax.train.config import comments  # starts JAX: after the flags
+
+  return comments(config)
+
+
 PROFILE = flags.DEFINE_string(
   "profile", "", "FIRST:LAST steps to profile into workdir/profile, such as 10:12."
 )
@@ -35,4 +41,5 @@ CHANGE = flags.DEFINE_bool(
 )
 
 if __name__ == "__main__":
-  cli.start(main, None, "the demo is --config=configs/simvtp.py", peers=True)
+  hint = "the demo is --config=configs/simvtp.py"
+  cli.start(main, None, hint, peers=True, comments=_comments)

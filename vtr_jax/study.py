@@ -6,13 +6,11 @@ config files next to the study's own. Written into --workdir: the rows' runs, st
 study.png.
 """
 
-import argparse
 import dataclasses
 import importlib.util
 import json
 import pathlib
 import re
-import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +21,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from vtr_jax.core import cli, io, sharding
+from vtr_jax.core import cli, config_help, io, sharding
 from vtr_jax.core.config import choose, read, require
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.eval.viz import canvas
@@ -56,12 +54,12 @@ class Table:
 class StudyConfig:
   """The full config of a study."""
 
-  name: str
+  name: str  # of the study
   data_dir: str  # of all prepared data sets
-  seeds: tuple[int, ...]
+  seeds: tuple[int, ...]  # of parameters, order and masks; a run for each
   evals: dict[str, Any]  # of every row, instead of those of its config
   shown: str  # the one whose text-to-video metrics are shown
-  tables: tuple[Table, ...]
+  tables: tuple[Table, ...]  # of rows to compare
 
   def __post_init__(self):
     require(len(self.seeds) > 0, "seeds: none; give one or more")
@@ -254,19 +252,6 @@ def main(config: dict, directory: str) -> None:
   run(read(StudyConfig, config), pathlib.Path(file).parent, pathlib.Path(directory))
 
 
-def _find_configs(argv: list[str]) -> None:
-  """Makes `from configs import ...` work in config files, wherever they are.
-
-  They import one another by the name of their folder, whose parent is not on the path
-  when the command runs in another directory.
-  """
-  parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-  parser.add_argument("--config", "-config", default="")
-  file = parser.parse_known_args(argv)[0].config.partition(":")[0]
-  if file:
-    sys.path.append(str(pathlib.Path(file).resolve().parents[1]))
-
-
 if __name__ == "__main__":
-  _find_configs(sys.argv[1:])
-  cli.start(main, "configs/study.py", "")
+  notes = config_help.field_comments(StudyConfig)
+  cli.start(main, "configs/study.py", "", comments=lambda _: notes)

@@ -1,12 +1,20 @@
-"""Fine-tuning configs: every data set, from every objective's recipe."""
+"""Recipes: what they list; and fine-tuning, every data set from every objective's."""
+
+import dataclasses
+import importlib
+import re
+import typing
 
 import flax.linen as nn
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from configs import clip4clip
+from configs import clip4clip, common, mac, miles, simvtp
 from configs import finetune_retrieval as finetune
-from vtr_jax.core.config import read
+from vtr_jax.core import config_help
+from vtr_jax.core.config import default, flatten, keys, read, section
+from vtr_jax.eval.evaluators import base as evaluators
+from vtr_jax.objectives import base as objectives
 from vtr_jax.train import optim, state
 from vtr_jax.train.config import TrainConfig
 
@@ -47,3 +55,43 @@ def test_a_data_set_or_run_that_is_not_there_is_refused():
     finetune.get_config("msrvt")
   with pytest.raises(ValueError, match="'clip' is unknown; known: mac"):
     finetune.get_config("msvd,clip")
+
+
+@pytest.mark.parametrize(
+  ("file", "variant"),
+  [(file, v) for file in (mac, miles, simvtp) for v in ("demo", "smoke", "recipe")]
+  + [(mac, "flickr8k"), (mac, "clip")],
+)
+def test_a_recipe_lists_at_most_60_keys(file, variant, monkeypatch):
+  """The rest are defaults. An evaluation counts as one key, but for the papers'."""
+  monkeypatch.setattr(common, "complete", lambda c: c)
+  recipe = "webvid2m" if file is simvtp else "webvid2m_cc3m"
+  listed = file.get_config(recipe if variant == "recipe" else variant).to_dict()
+  if variant != "recipe":
+    listed["evals"] = dict.fromkeys(listed["evals"])
+  assert len(flatten(listed)) <= 60
+
+
+def config_classes():
+  """Every dataclass that reads a section of a config."""
+  names = [f"vtr_jax.objectives.{name}" for name in objectives.names()]
+  names += [f"vtr_jax.eval.evaluators.{kind}" for kind in evaluators.kinds()]
+  found = [TrainConfig, *(importlib.import_module(name).Config for name in names)]
+  for cls in found:  # grows as it is read
+    hints = typing.get_type_hints(cls)
+    found += [
+      s for name in keys(cls) if (s := section(hints[name])) not in (None, *found)
+    ]
+  return found
+
+
+@pytest.mark.parametrize(
+  "cls", config_classes(), ids=lambda c: f"{c.__module__}.{c.__name__}"
+)
+def test_every_default_names_its_source(cls):
+  notes, hints = config_help.field_comments(cls), typing.get_type_hints(cls)
+  for name, field in keys(cls).items():
+    if default(field) is not dataclasses.MISSING and (
+      not section(hints[name]) or default(field) is None
+    ):
+      assert re.search(r"\b(paper|code|ours)\b", notes.get(name, "")), name

@@ -2,16 +2,15 @@
 
 import copy
 import math
-import re
 
 import pytest
-from conftest import ROOT, run_main
+from conftest import run_main
 
 from configs import simvtp
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.train import setup
-from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.config import TrainConfig, with_defaults
 
 VARIANTS = ("demo", "smoke", "webvid2m")
 
@@ -76,15 +75,35 @@ def test_wrong_values(smoke, tmp_path, path, value, says):
 
 
 def test_missing_key(smoke):
-  del smoke["optim"]["b1"]
-  with pytest.raises(ConfigError, match=r"config\.optim\.b1: missing"):
+  del smoke["optim"]["lr"]
+  with pytest.raises(ConfigError, match=r"config\.optim\.lr: missing"):
     read(TrainConfig, smoke)
+
+
+def test_a_key_with_a_default_may_be_left_out(smoke):
+  """In every kind of section; what was left out is in the complete config again."""
+  brief = copy.deepcopy(smoke)
+  del brief["guard"], brief["optim"]["b1"], brief["objective"]["compute"]["remat"]
+  del brief["evals"]["validation"]["ties"]
+  assert with_defaults(brief) == smoke
+  assert read(TrainConfig, brief).optim.b1 == 0.9
+
+
+def test_what_is_unknown_is_left_to_the_reader():
+  strange = dict(objective=dict(name="none"), evals=dict(a=3, b=dict(kind=[])), clip=1)
+  full = with_defaults(strange)
+  assert {key: full[key] for key in strange} == strange
 
 
 @pytest.mark.parametrize(
   ("flags", "says"),
   [
     (["--config=configs/simvtp.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
+    (
+      ["--config=configs/mac.py", "--config.objective.compute.rematt=full"],
+      'Did you mean "remat"',
+    ),
+    (["--config=configs/mac.py", "--config.optim.b1=high"], "optim.b1=high"),
     (["--config=configs/simvtp.py:dmo"], "known: demo, smoke, webvid2m"),
     (["--config=configs/nothing.py"], "nothing.py"),
     ([], "the demo is --config=configs/simvtp.py"),
@@ -99,13 +118,3 @@ def test_command_line(flags, says, tmp_path):
   assert says in run.stderr
   assert "Traceback" not in run.stderr
   assert len(run.stderr.strip().splitlines()) == 1
-
-
-def test_every_value_of_the_recipe_names_its_source():
-  source = (ROOT / "configs" / "simvtp.py").read_text()
-  body = source[source.index("  return dict(") : source.index("def demo")]
-  for line in body.splitlines():
-    value = line.split("#")[0]
-    if re.search(r"\w=", value) and not value.rstrip().endswith("("):
-      sources = ("paper", "code", "ours", "common.", "name=", "dict(", "retrieval(")
-      assert any(word in line for word in sources), line

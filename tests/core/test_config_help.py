@@ -1,15 +1,23 @@
 """`--help`: exit code 0, and with a config its keys with their comments."""
 
-from conftest import ROOT, run_main
+import dataclasses
 
-from configs import mac
+import pytest
+from conftest import run_main
+
+from configs import mac, miles, simvtp
 from vtr_jax.core import config_help
 from vtr_jax.core.config import flatten
+from vtr_jax.train.config import comments
 
 
 def test_help_lists_the_keys_of_a_config():
-  done = run_main("--help", "--config=configs/mac.py:smoke")
+  given = ("--config.optim.b1=0.8", "--config.objective.compute.remat=full")
+  done = run_main("--help", "--config=configs/mac.py:smoke", *given)
   assert done.returncode == 0, done.stderr
+  # Neither key is written in the recipe.
+  assert "--config.optim.b1=0.8  # " in done.stdout
+  assert "--config.objective.compute.remat='full'  # " in done.stdout
   assert "--config.clip.num_frames=4  # paper\n" in done.stdout
   for key in flatten(mac.get_config("smoke").to_dict()):
     assert f"--config.{key}=" in done.stdout, key
@@ -21,14 +29,47 @@ def test_help_without_a_config_says_how_to_see_its_keys():
   assert "With --config=FILE" in done.stdout
 
 
-def test_every_key_of_a_recipe_has_a_comment():
-  notes = config_help.comments(str(ROOT / "configs" / "mac.py"))
-  keys = flatten(mac.get_config("webvid2m_cc3m").to_dict())
-  # Sizes of towers and evaluations come from functions that have docstrings.
-  bare = ("clip.mean", "clip.std", "evals.", "objective.video.", "objective.text.")
-  missing = [
-    k
-    for k in keys
-    if k not in notes and not k.startswith((*bare, "name", "objective.name"))
-  ]
-  assert not [k for k in missing if not k.startswith(("guard.", "mesh."))]
+@pytest.mark.parametrize("file", [mac, miles, simvtp])
+def test_every_key_has_a_comment(file):
+  """The recipe's, or that of the dataclass field which has the default."""
+  values = file.get_config("webvid2m" if file is simvtp else "webvid2m_cc3m").to_dict()
+  lines = config_help.text(file.__file__, values, comments(values)).splitlines()[1:]
+  assert len(lines) == len(flatten(values))
+  assert not [line for line in lines if "  # " not in line]
+
+
+def test_the_comment_of_a_field():
+  @dataclasses.dataclass(frozen=True)
+  class Inner:
+    first: int  # one
+
+  @dataclasses.dataclass(frozen=True)
+  class Outer(Inner):
+    bare: int
+    # above, and
+    # longer
+    second: int = 2
+    inner: Inner | None = None  # a section
+
+  assert config_help.field_comments(Outer, "x.") == {
+    "x.first": "one",
+    "x.second": "above, and longer",
+    "x.inner": "a section",
+    "x.inner.first": "one",
+  }
+
+
+def test_a_config_file_of_the_users_own_folder(tmp_path):
+  """It imports a file beside it, whose comments are shown; `--config FILE` works."""
+  folder = tmp_path / "mine"
+  folder.mkdir()
+  (folder / "base.py").write_text(
+    "def values():\n  return dict(\n    steps=3,  # from my base\n  )\n"
+  )
+  (folder / "own.py").write_text(
+    "from ml_collections import ConfigDict\nfrom mine import base\n"
+    "def get_config():\n  return ConfigDict(base.values())\n"
+  )
+  done = run_main("--help", "--config", folder / "own.py")
+  assert done.returncode == 0, done.stderr
+  assert "--config.steps=3  # from my base\n" in done.stdout

@@ -42,10 +42,13 @@ class ClipSpec:
   """Size of the clip that the model sees, and how it is cut into tubelets."""
 
   num_frames: int  # frames per clip
-  image_size: int  # height and width, pixels
-  tubelet_size: tuple[int, int, int]  # (frames, pixels, pixels) of one token
-  mean: tuple[float, float, float]  # of RGB in [0, 1], subtracted
-  std: tuple[float, float, float]  # of RGB in [0, 1], divided by
+  image_size: int = 224  # height and width, pixels; code: Frozen, MILES, SimVTP
+  # (frames, pixels, pixels) of one token; code: Frozen's patches of each frame
+  tubelet_size: tuple[int, int, int] = (1, 16, 16)
+  # of RGB in [0, 1], subtracted; ImageNet's; code: Frozen, MILES, SimVTP
+  mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+  # of RGB in [0, 1], divided by, ImageNet's; code: Frozen, MILES, SimVTP
+  std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
   def __post_init__(self):
     pt, ph, pw = self.tubelet_size
@@ -85,9 +88,14 @@ class ClipSpec:
 class TextSpec:
   """Size of the text that the model sees."""
 
-  max_length: int  # tokens, special tokens included; longer captions are cut
-  vocab_size: int  # rows of the word embedding; the tokenizer may have fewer
-  mask_id: int  # id of the mask token; must be the tokenizer's own
+  # tokens, special tokens included; longer captions are cut; ours: the papers' code
+  # pads to the longest, at most 512
+  max_length: int = 64
+  # rows of the word embedding; the tokenizer may have fewer; code: (Distil)BERT uncased
+  vocab_size: int = 30522
+  # id of the mask token, the tokenizer's own; ours: of those that `prepare` trains
+  # (BERT's is 103)
+  mask_id: int = 3
 
   def __post_init__(self):
     require(self.max_length >= 2, f"max_length: {self.max_length} must be at least 2")
@@ -109,9 +117,11 @@ class MaskSpec:
 
   video: str  # tube | per_frame | random | block | block_tube
   video_ratio: float  # fraction of tubelets masked, [0, 1)
-  text: str  # replace (by the mask token) | drop (left out of attention)
-  text_ratio: float  # chance of each real, non-special token to be masked, [0, 1]
-  whole_word: bool  # mask all pieces of a word, or none
+  # replace (by the mask token) | drop (left out of attention); paper: MAC, SimVTP
+  text: str = "replace"
+  # chance of each real, non-special token to be masked, [0, 1]; paper: MILES
+  text_ratio: float = 0.0
+  whole_word: bool = False  # mask all pieces of a word, or none; code: SimVTP
   # Send only the visible tubelets to the device. Derived by the objective (nothing of
   # it reads masked pixels), never configured.
   visible_only: bool = dataclasses.field(default=False, metadata=dict(derived=True))

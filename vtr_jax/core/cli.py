@@ -1,12 +1,13 @@
 """What the commands share: flags, --config and --workdir, errors as one line."""
 
 import errno
+import functools
 import logging
 import pathlib
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from absl import app, flags
@@ -22,6 +23,9 @@ from vtr_jax.core.errors import (
   VtrError,
 )
 
+# A config to the comments of its dotted keys.
+Comments = Callable[[dict[str, Any]], Mapping[str, str]]
+
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -30,6 +34,7 @@ def start(
   config: str | None,
   hint: str,
   peers: bool = False,
+  comments: Comments | None = None,
 ) -> None:
   """Parses the flags and calls `call(config, workdir)`; ends the process.
 
@@ -38,6 +43,7 @@ def start(
     config: the config file that is used if none is given.
     hint: what to do if none is given, and `config` is None.
     peers: whether several processes may share the work.
+    comments: see `run`.
   """
   if peers:
     define_peers()
@@ -52,15 +58,20 @@ def start(
       connect()
     call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
 
-  run(work)
+  run(work, comments=comments)
 
 
-def run(work: Callable[..., object], arguments: bool = False) -> None:
+def run(
+  work: Callable[..., object],
+  arguments: bool = False,
+  comments: Comments | None = None,
+) -> None:
   """Parses the flags that are defined and calls `work()`; ends the process.
 
   Args:
     work: the command.
     arguments: call `work(*words)` with the arguments that are not flags.
+    comments: config to comments of its keys' dataclass fields, for `--help`.
   """
 
   def main(argv: list[str]) -> None:
@@ -86,7 +97,7 @@ def run(work: Callable[..., object], arguments: bool = False) -> None:
     except Exception:
       _crash()
 
-  app.run(main, flags_parser=_parse)
+  app.run(main, flags_parser=functools.partial(_parse, comments=comments))
 
 
 def _crash() -> NoReturn:
@@ -144,13 +155,15 @@ def connect() -> None:
   distributed.start(peers)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   """Parses the flags; an unknown key or a wrong value is one line."""
   _let_configs_import(argv)
   if {"--help", "-help", "-h"} & set(argv):
-    _help([text for text in argv if text not in ("--help", "-help", "-h")])
+    _help([text for text in argv if text not in ("--help", "-help", "-h")], comments)
   try:
     return flags.FLAGS(argv)
+  except KeyboardInterrupt:
+    shutdown.interrupted()
   except Exception as e:  # ml_collections raises whatever the config file raises
     today = [renames.argument(text) for text in argv]
     if today != argv:
@@ -168,14 +181,14 @@ def _parse(argv: list[str]) -> list[str]:
     sys.exit(error.exit_code)
 
 
-def _help(argv: list[str]) -> NoReturn:
+def _help(argv: list[str], comments: Comments | None) -> NoReturn:
   """Prints the flags, and the keys of the config that is named; ends with code 0."""
   app.usage(shorthelp=True, writeto_stdout=True)
-  path = next((a.partition("=")[2] for a in argv if a.startswith("--config=")), "")
-  if path:
+  if files := _config_files(argv):
     _parse(argv)
-    values: Any = flags.FLAGS["config"].value
-    print(config_help.text(path.partition(":")[0], values.to_dict()))
+    config: Any = flags.FLAGS["config"].value
+    values = config.to_dict()
+    print(config_help.text(files[-1], values, comments(values) if comments else None))
   elif "config" in flags.FLAGS:
     print("With --config=FILE, --help also lists the keys of that config.")
   sys.exit(0)
@@ -183,12 +196,20 @@ def _help(argv: list[str]) -> NoReturn:
 
 def _let_configs_import(argv: list[str]) -> None:
   """A config may import the files of its folder: `from configs import common`."""
-  for text in argv:
-    name, _, path = text.partition("=")
-    if name in ("--config", "-config") and path:
-      folder = pathlib.Path(path.rpartition(":")[0] or path).absolute().parent.parent
-      if str(folder) not in sys.path:
-        sys.path.append(str(folder))
+  for path in _config_files(argv):
+    folder = pathlib.Path(path).absolute().parent.parent
+    if str(folder) not in sys.path:
+      sys.path.append(str(folder))
+
+
+def _config_files(argv: list[str]) -> list[str]:
+  """Files of `--config=FILE:VARIANT` and `--config FILE:VARIANT`, without variants."""
+  found = []
+  for text, after in zip(argv, [*argv[1:], ""], strict=True):
+    name, equals, value = text.partition("=")
+    if name in ("--config", "-config"):
+      found.append((value if equals else after).partition(":")[0])
+  return [path for path in found if path]
 
 
 def load(chosen: flags.FlagHolder, hint: str) -> dict:

@@ -3,7 +3,8 @@
 Users write and override `ConfigDict`s, which accept anything. Each part of the
 program declares what it reads as a dataclass next to the code that uses it, and
 `read` turns one into the other: unknown keys, missing keys and wrong types are
-rejected before any device work, with the nearest known name.
+rejected before any device work, with the nearest known name. A key whose field has a
+default need not be written: `complete` adds it.
 """
 
 import dataclasses
@@ -34,12 +35,7 @@ def read(
     ConfigError: a key is unknown or missing, a value has the wrong type or is not
       finite, or the dataclass's own `__post_init__` rejects it.
   """
-  hints = typing.get_type_hints(cls)
-  fields = {
-    f.name: f
-    for f in dataclasses.fields(cls)  # pyright: ignore
-    if f.init and not f.metadata.get("derived")
-  }
+  hints, fields = typing.get_type_hints(cls), keys(cls)
   for key in values:
     if key not in fields:
       name = f"{where}.{printable(str(key))}"
@@ -48,15 +44,50 @@ def read(
   for name, field in fields.items():
     if name in values:
       kwargs[name] = _convert(hints[name], values[name], f"{where}.{name}", finite)
-    elif (
-      field.default is dataclasses.MISSING
-      and field.default_factory is dataclasses.MISSING
-    ):
+    elif default(field) is dataclasses.MISSING:
       raise ConfigError(f"{where}.{name}: missing; add it to the config file")
   try:
     return cls(**kwargs)
   except ConfigError as e:
     raise ConfigError(f"{where}.{e}") from None
+
+
+def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+  """`values`, and the defaults of dataclass `cls` for keys that are missing, nested.
+
+  Nothing is checked: unknown keys and wrong types are left to `read`.
+  """
+  full, hints = dict(values), typing.get_type_hints(cls)
+  for name, field in keys(cls).items():
+    if name not in full and (value := default(field)) is not dataclasses.MISSING:
+      full[name] = to_dict(value)
+    inner = section(hints[name])
+    if inner and isinstance(full.get(name), Mapping):
+      full[name] = complete(inner, full[name])
+  return full
+
+
+def keys(cls: type) -> dict[str, dataclasses.Field]:
+  """Fields of a dataclass that a config sets, by name."""
+  return {
+    f.name: f
+    for f in dataclasses.fields(cls)
+    if f.init and not f.metadata.get("derived")
+  }
+
+
+def section(kind: Any) -> type | None:
+  """The dataclass of an annotation `Section` or `Section | None`; None if another."""
+  for inner in (kind, *typing.get_args(kind)):
+    if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+      return inner
+  return None
+
+
+def default(field: dataclasses.Field) -> Any:
+  """The field's default; dataclasses.MISSING if it has none."""
+  factory = field.default_factory
+  return field.default if factory is dataclasses.MISSING else factory()
 
 
 def to_dict(value: Any) -> Any:

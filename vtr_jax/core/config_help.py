@@ -1,31 +1,73 @@
 """`--help` with `--config=FILE`: the config's keys, their values and their comments."""
 
 import ast
+import dataclasses
 import inspect
+import pathlib
 import sys
+import textwrap
+import types
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vtr_jax.core.config import flatten
+from vtr_jax.core.config import flatten, section
 
 
-def text(path: str, values: Mapping[str, Any]) -> str:
-  """One line a key: flag, value, and the comment of the config file.
+def text(
+  path: str, values: Mapping[str, Any], fields: Mapping[str, str] | None = None
+) -> str:
+  """One line a key: flag, value, and the comment of the config file or of the field.
 
   Args:
     path: of the config file, without variant.
     values: the resolved config.
+    fields: comments of the dataclass fields that read it; see `field_comments`.
   """
-  notes = comments(path)
+  notes = {**(fields or {}), **comments(path)}
   lines = [
     f"{path}: set a key by its flag. Comments are the recipe's, values the variant's."
   ]
   for key, value in flatten(values).items():
-    note = notes.get(key, "")
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
+    note = _note(key, notes)
     lines.append(f"  --config.{key}={shown}" + (f"  # {note}" if note else ""))
   return "\n".join(lines)
+
+
+def _note(key: str, notes: Mapping[str, str]) -> str:
+  """The key's comment; a key of a plain dictionary has that of the dictionary."""
+  while key and key not in notes:
+    key = key.rpartition(".")[0]
+  return notes.get(key, "")
+
+
+def field_comments(cls: type, prefix: str = "") -> dict[str, str]:
+  """Dotted key -> comment of its field: the lines above it, then that behind it."""
+  found: dict[str, str] = {}
+  for base in reversed(cls.__mro__):
+    if dataclasses.is_dataclass(base):
+      found |= {prefix + name: note for name, note in _own_comments(base)}
+  for name, kind in typing.get_type_hints(cls).items():
+    if inner := section(kind):
+      found |= field_comments(inner, f"{prefix}{name}.")
+  return found
+
+
+def _own_comments(cls: type) -> Iterator[tuple[str, str]]:
+  """(name, comment) of each field that the class itself declares with one."""
+  code = textwrap.dedent(inspect.getsource(cls))
+  lines = code.splitlines()
+  for node in ast.walk(ast.parse(code)):
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+      first = node.lineno - 1
+      while lines[first - 1].strip().startswith("#"):
+        first -= 1
+      notes = [line.strip(" #") for line in lines[first : node.lineno - 1]]
+      notes.append(lines[node.lineno - 1].partition("  # ")[2])
+      if any(notes):
+        yield node.target.id, " ".join(filter(None, notes))
 
 
 def comments(path: str) -> dict[str, str]:
@@ -61,10 +103,15 @@ def _keys(call: ast.Call, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def _imported(path: str) -> list[str]:
-  """Files that the config has imported from its own folder."""
-  package = [
-    file
-    for name, module in list(sys.modules.items())
-    if name.startswith("configs.") and (file := inspect.getsourcefile(module))
-  ]
-  return [file for file in package if file != path]
+  """Files that the config has imported from its own folder, or from `configs`."""
+  own, found = pathlib.Path(path).resolve(), []
+  for name, module in list(sys.modules.items()):
+    file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else ""
+    place = pathlib.Path(file or "").resolve()
+    if (
+      file
+      and place != own
+      and (place.parent == own.parent or name.startswith("configs."))
+    ):
+      found.append(str(place))
+  return found

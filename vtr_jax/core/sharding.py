@@ -42,9 +42,9 @@ RULES = (
 class MeshConfig:
   """Section `mesh` of the config: devices along each axis; one may be -1, the rest."""
 
-  data: int  # copies of the parameters
-  fsdp: int  # parts of the parameters, gathered when used
-  tensor: int  # parts of every product
+  data: int = -1  # copies of the parameters; ours: one on each device
+  fsdp: int = 1  # parts of the parameters, gathered when used; ours
+  tensor: int = 1  # parts of every product; ours
 
   def __post_init__(self):
     sizes = [getattr(self, a) for a in AXES]

@@ -22,22 +22,27 @@ class DataConfig:
   """Section `data` of the config: where the records are, how clips are made."""
 
   name: str  # data set under dir, as "moving_shapes/full"; newest version of it
-  dir: str  # directory of all prepared data sets
-  split: str  # split to train on; TFDS slices such as "train[:1000]" are allowed
-  sampling: str  # segments | contiguous; see video.frame_indices
-  stride: int  # frames between two of a clip; read by contiguous
-  crop: str  # resize | multi_scale | random_resized; see crops.random_view
-  crop_scales: tuple[float, ...]  # of the short side, or (least, most) of the area
-  flip: bool  # mirror left and right with chance 1/2 in training
-  num_workers: int  # processes that make batches; 0 = threads of this process
-  max_bad_fraction: float  # of samples that may be unusable, [0, 1]
-  # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always.
-  # ((0, (1,)), (1000, (4,))): one frame, then four. ((0, (1, 4)),): by turns.
-  curriculum: tuple[tuple[int, tuple[int, ...]], ...]
-  # Data sets to train on instead of `name` and `split`, which evaluators and the
-  # tokenizer stay with; see mixture.py.
-  mixture: tuple[Part, ...]
-  decode_timeout: float  # seconds of CPU time that one record may take
+  dir: str = "data"  # directory of all prepared data sets; ours
+  # split to train on; TFDS slices such as "train[:1000]" are allowed; ours
+  split: str = "train"
+  # segments | contiguous, see video.frame_indices; code: Frozen
+  sampling: str = "segments"
+  stride: int = 1  # frames between two of a clip; read by contiguous; ours
+  # resize | multi_scale | random_resized, see crops.random_view; code: Frozen, MCQ
+  crop: str = "random_resized"
+  # of the short side, or (least, most) of the area; code: Frozen, MCQ
+  crop_scales: tuple[float, ...] = (0.5, 1.0)
+  flip: bool = True  # mirror with chance 1/2 in training; code: Frozen, MCQ
+  num_workers: int = 8  # processes that make batches; 0 = threads of this one; ours
+  max_bad_fraction: float = 0.01  # of samples that may be unusable, [0, 1]; ours
+  # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always;
+  # ((0, (1,)), (1000, (4,))): one frame, then four; ((0, (1, 4)),): by turns; ours:
+  # Frozen has 1, then 4
+  curriculum: tuple[tuple[int, tuple[int, ...]], ...] = ()
+  # data sets to train on instead of `name` and `split`, which evaluators and the
+  # tokenizer stay with, see mixture.py; ours: none
+  mixture: tuple[Part, ...] = ()
+  decode_timeout: float = 30.0  # seconds of CPU time that one record may take; ours
 
   def __post_init__(self):
     choose(self.sampling, decode.SAMPLINGS, "sampling")

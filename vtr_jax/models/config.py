@@ -61,29 +61,37 @@ ARCHS = dict(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """What every dual encoder reads from section `objective` of the config."""
+  """What every dual encoder reads from section `objective` of the config.
 
-  arch: str  # one of ARCHS
+  Keyword-only, so that an objective's own `Config` may add keys without a default.
+  """
+
+  arch: str = "frozen"  # frozen | clip | open_clip | siglip | simvtp; code: Frozen
   video: TransformerConfig
   text: TransformerConfig
-  compute: Compute
-  projection: int  # width of the embeddings that are compared
+  compute: Compute = dataclasses.field(default_factory=Compute)
+  projection: int = 256  # width of the embeddings that are compared; code: Frozen
   attention: str  # between video tokens: divided | joint | frame
-  time_init: str  # frozen | output; divided only, see models/divided.py
-  pos_embed: str  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid);
-  # or not learned: flat (sinusoid over the flat index, VideoMAE's)
+  # frozen | output, divided only, see models/divided_attention.py; ours: "frozen" never
+  # learns what to attend to in time
+  time_init: str = "output"
+  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid); or not learned:
+  # flat (sinusoid over the flat index, VideoMAE's); code: Frozen
+  pos_embed: str = "frozen"
   masked_tokens: str  # drop | mask_token (a learned one in their place)
-  time_pos_embed_resize: (
-    str  # time positions of more slices than were learned: zeros | linear
-  )
-  pool: str  # what is projected: cls (the class token, or the family's own way) |
-  # mean (of all other tokens)
-  text_norm: str  # LayerNorm after each sum (post) | before each layer (pre)
-  text_dropout: float  # after the text embedding and every MLP; pre: embedding only
-  temperature: float  # of the contrastive term, or its first value
-  learn_temperature: bool  # False = fixed
+  # time positions of more slices than were learned: zeros | linear; code: Frozen
+  time_pos_embed_resize: str = "zeros"
+  # what is projected: cls (the class token, or the family's own way) | mean (of all
+  # other tokens); paper: MAC; code: Frozen
+  pool: str = "cls"
+  # LayerNorm after each sum (post) | before each layer (pre); code: DistilBERT
+  text_norm: str = "post"
+  # after the text embedding and every MLP; pre: embedding only; code: DistilBERT
+  text_dropout: float = 0.1
+  temperature: float = 0.05  # of the contrastive term, or its first value; code: Frozen
+  learn_temperature: bool = False  # False = fixed; code: Frozen
 
   def __post_init__(self):
     choose(self.arch, ARCHS, "arch")

@@ -26,10 +26,10 @@ logical = nn.with_logical_partitioning
 class TransformerConfig:
   """Size of one transformer."""
 
-  width: int
-  depth: int
-  mlp_dim: int
-  num_heads: int
+  width: int  # of the tokens
+  depth: int  # number of blocks
+  mlp_dim: int  # width of the MLP's hidden layer
+  num_heads: int  # of attention
 
   def __post_init__(self):
     require(
@@ -64,10 +64,12 @@ _REMAT = dict(
 class Compute:
   """How the same numbers are computed; no choice changes the parameters' meaning."""
 
-  dtype: str  # of activations: float32 | bfloat16
-  attention: str  # xla | cudnn | splash, see models/attention.py
-  scan: bool  # one compiled block for all layers; parameters are stacked
-  remat: str  # what the backward pass makes again: none | dots | full | offload
+  # of activations: float32 | bfloat16; ours (the papers' code: float32)
+  dtype: str = "bfloat16"
+  attention: str = "xla"  # xla | cudnn | splash, see models/attention.py; ours
+  scan: bool = True  # one compiled block for all layers, stacked parameters; ours
+  # what the backward pass recomputes: none | dots | full | offload; ours
+  remat: str = "none"
 
   def __post_init__(self):
     choose(self.dtype, ("float32", "bfloat16"), "dtype")

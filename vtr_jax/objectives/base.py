@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int32
 
 from vtr_jax import objectives
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.config import choose, read
+from vtr_jax.core.config import choose, complete, read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.objectives.teacher import Teacher
 
@@ -120,6 +120,22 @@ def build(
   if not isinstance(name, str):
     raise ConfigError(f"config.objective.name: missing; one of {', '.join(names())}")
   choose(name, names(), "config.objective.name")
-  module = importlib.import_module(f"vtr_jax.objectives.{name}")
+  module = _module(name)
   config = read(module.Config, values, "config.objective")
   return module.build(config, clip, text, mask)
+
+
+def config_class(values: Any) -> type | None:
+  """The dataclass that reads section `objective`; None if its name is not known."""
+  name = values.get("name") if isinstance(values, Mapping) else None
+  return _module(name).Config if name in names() else None
+
+
+def with_defaults(values: Any) -> Any:
+  """Section `objective` with the defaults of its own dataclass."""
+  cls = config_class(values)
+  return complete(cls, values) if cls else values
+
+
+def _module(name: str) -> Any:
+  return importlib.import_module(f"vtr_jax.objectives.{name}")

@@ -28,12 +28,13 @@ _MASKED = -1e9  # instead of a similarity that does not count
 
 @dataclasses.dataclass(frozen=True)
 class ContrastConfig:
-  """Section `contrast` of the config."""
+  """Section `contrastive` of the config."""
 
-  loss: str  # info_nce | sigmoid
-  form: str  # dense | chunked | ring
-  chunk: int  # rows of similarities at once on a device; not dense
-  bias: float  # sigmoid: added to cosine / temperature (SigLIP: -10, and learned)
+  loss: str = "info_nce"  # info_nce | sigmoid; paper: MAC, MILES, SimVTP
+  form: str = "dense"  # dense | chunked | ring: same value, less memory; ours
+  chunk: int = 1024  # rows of similarities at once on a device; not dense; ours
+  # sigmoid: added to cosine / temperature; paper: SigLIP's first value, learned there
+  bias: float = -10.0
 
   def __post_init__(self):
     choose(self.loss, ("info_nce", "sigmoid"), "loss")

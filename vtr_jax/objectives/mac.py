@@ -43,8 +43,10 @@ from vtr_jax.objectives.losses import masked_mean
 class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and a decoder."""
 
-  decoder: TransformerConfig | None  # of hidden pixels; None = contrast alone
-  pixel_target: str  # per tubelet and colour: standardized | raw
+  # of masked pixels; None = contrast alone; paper: none
+  decoder: TransformerConfig | None = None
+  # per tubelet and colour: standardized | raw, read with a decoder; ours
+  pixel_target: str = "standardized"
 
   def __post_init__(self):
     super().__post_init__()

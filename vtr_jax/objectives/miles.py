@@ -45,8 +45,9 @@ SHADOWED = ("video_tower",)
 class Config(dual_encoder.Config):
   """Section `objective` of the config: the dual encoder's, and the snapshot."""
 
-  teacher: TeacherConfig  # how the snapshot follows
-  distance: str  # cosine | mse
+  # how the snapshot follows; ours: the paper only states that it is updated
+  teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
+  distance: str = "cosine"  # cosine | mse; ours
 
   def __post_init__(self):
     super().__post_init__()

@@ -50,17 +50,19 @@ from vtr_jax.objectives.base import (
 from vtr_jax.objectives.losses import cross_entropy, masked_mean
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Section `objective` of the config."""
 
   encoder: TransformerConfig
   decoder: TransformerConfig
-  compute: Compute
+  compute: Compute = dataclasses.field(default_factory=Compute)
   text_dropout: float  # after the text embedding
-  temperature: float  # of the contrastive term, fixed
-  negatives: str  # whose video a text is falsely paired with: random | hard
-  pool: str  # tokens in the mean: valid | all (padding too, as the paper's code)
+  temperature: float = 0.05  # of the contrastive term, fixed; code
+  # whose video a text is falsely paired with: random | hard; code
+  negatives: str = "random"
+  # tokens in the mean: valid | all (padding too, as the paper's code); ours
+  pool: str = "valid"
   contrast_text: str  # text side of the contrast: masked (paper) | whole
   pixel_target: str  # per tubelet and colour: standardized (paper) | raw
   pos_embed: str  # index over: flat (paper) | space_time; see models/video.py

@@ -18,10 +18,12 @@ from vtr_jax.core.config import choose, require
 class TeacherConfig:
   """How a teacher follows; part of the section `objective` that has one."""
 
-  update: str  # ema | copy
-  decay: float  # ema: share of itself that the teacher keeps in the first step
-  final_decay: float  # ema: the same in the last step; half a cosine between them
-  update_every: int  # copy: steps from one copy to the next
+  update: str = "ema"  # ema | copy; ours
+  # ema: share of itself that the teacher keeps in the first step; ours: BYOL's
+  decay: float = 0.996
+  # ema: the same in the last step; half a cosine between them; ours: BYOL's
+  final_decay: float = 1.0
+  update_every: int = 1000  # copy: steps from one copy to the next; ours
 
   def __post_init__(self):
     choose(self.update, ("ema", "copy"), "update")

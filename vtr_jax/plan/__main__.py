@@ -24,7 +24,7 @@ from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import chips, compiled, costs, estimate, problem
 from vtr_jax.plan.report import Plan, table
-from vtr_jax.train.config import TrainConfig
+from vtr_jax.train.config import TrainConfig, comments, with_defaults
 
 
 def plan(
@@ -122,9 +122,9 @@ def start() -> None:
 
   def work() -> None:
     hint = "add --config=configs/mac.py:webvid2m_cc3m, for example"
-    main(flags.FLAGS, read(TrainConfig, cli.load(chosen, hint)))
+    main(flags.FLAGS, read(TrainConfig, with_defaults(cli.load(chosen, hint))))
 
-  cli.run(work)
+  cli.run(work, comments=comments)
 
 
 if __name__ == "__main__":

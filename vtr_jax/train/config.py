@@ -1,7 +1,7 @@
 """The full config, and what follows from it alone: no data, device or directory."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -10,10 +10,12 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import config_help
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.config import require
+from vtr_jax.core.config import complete, require
 from vtr_jax.core.sharding import MeshConfig
 from vtr_jax.data.examples import DataConfig
+from vtr_jax.eval.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives.contrastive import ContrastConfig
 from vtr_jax.train import flops, optim, step
@@ -24,33 +26,35 @@ from vtr_jax.train.optim import OptimConfig
 from vtr_jax.train.state import TrainState
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
   """The full config; each section is read by the module that uses it."""
 
   name: str  # of the run; runs/<name> is the default workdir
-  seed: int  # of parameters, data order, masks, dropout, negatives
-  init_from: str  # run to start from, or public weights: KIND:FILE,...; "" = neither
-  init_allow: tuple[str, ...]  # patterns of parameters and keys that may stay unmatched
-  steps: int
+  seed: int = 0  # of parameters, data order, masks, dropout, negatives; ours
+  # run to start from, or public weights: KIND:FILE,...; "" = neither; ours
+  init_from: str = ""
+  # patterns of parameters and keys that may stay unmatched; ours
+  init_allow: tuple[str, ...] = ()
+  steps: int  # of the optimizer
   batch_size: int  # clips per step over all devices
-  eval_batch_size: int  # examples per evaluation batch over all devices
-  log_every: int  # steps
-  checkpoint_every: int  # steps; the last step is always saved
-  checkpoint_keep: int  # number of newest checkpoints to keep
+  eval_batch_size: int = 256  # examples per evaluation batch over all devices; ours
+  log_every: int = 50  # steps; ours
+  checkpoint_every: int = 2000  # steps; the last step is always saved; ours
+  checkpoint_keep: int = 3  # number of newest checkpoints to keep; ours
   clip: ClipSpec
-  text: TextSpec
-  tokenizer: str  # vocabulary file; "" = init_from's, or the data set's own
+  text: TextSpec = dataclasses.field(default_factory=TextSpec)
+  tokenizer: str = ""  # vocabulary file; "" = init_from's, or the data set's own; ours
   mask: MaskSpec
   data: DataConfig
-  objective: dict[str, Any]
+  objective: dict[str, Any]  # its name, and the keys of that objective's Config
   loss_weights: dict[str, float]  # of each loss term
-  contrastive: ContrastConfig
-  micro_batches: int  # microbatches per step; see Loss
+  contrastive: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
+  micro_batches: int = 1  # microbatches per step, see Loss; ours
   optim: OptimConfig
-  guard: GuardConfig
-  mesh: MeshConfig
-  evals: dict[str, Any]
+  guard: GuardConfig = dataclasses.field(default_factory=GuardConfig)
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+  evals: dict[str, Any]  # a section for each evaluation, by its name
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -87,6 +91,24 @@ class TrainConfig:
     teacher, key = objective.shadowed(params), jax.random.key(0)
     loss = Loss(objective, self.loss_weights)
     return flops.count_flops(loss.gradient, params, teacher, self.spec(), key)
+
+
+def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+  """The complete config: the dataclasses' defaults for keys that `values` lacks."""
+  full = complete(TrainConfig, values)
+  rooms = dict(objective=objectives.with_defaults, evals=evaluators.with_defaults)
+  return full | {key: fill(full[key]) for key, fill in rooms.items() if key in full}
+
+
+def comments(values: Mapping[str, Any]) -> dict[str, str]:
+  """Dotted key of that config -> comment of the dataclass field that reads it."""
+  sections = {"objective.": objectives.config_class(values.get("objective"))}
+  for name, section in dict(values.get("evals", {})).items():
+    sections[f"evals.{name}."] = evaluators.config_class(section)
+  found = config_help.field_comments(TrainConfig)
+  for prefix, cls in sections.items():
+    found |= config_help.field_comments(cls, prefix) if cls else {}
+  return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,13 +30,16 @@ Metrics = dict[str, Float[Array, ""]]
 
 @dataclasses.dataclass(frozen=True)
 class GuardConfig:
-  """Section `guard` of the config."""
+  """Section `guard` of the config. No paper's code has one."""
 
-  budget: int  # max skipped steps within `window`; one more causes a roll-back
-  window: int  # steps, for the budget and for the statistics of spikes
-  spike: float  # robust z-score of loss or gradient norm that is a spike; 0 = off
-  on_spike: str  # warn | skip | roll_back: skip, and count it in the budget
-  collapse: float  # mean cosine of different clips that raises a warning; 1 = off
+  budget: int = 3  # max skipped steps in `window`; one more causes a roll-back; ours
+  window: int = 100  # steps, for the budget and for the statistics of spikes; ours
+  # robust z-score of loss or gradient norm that is a spike; 0 = off; ours
+  spike: float = 0.0
+  # warn | skip | roll_back: skip, and count it in the budget; ours
+  on_spike: str = "warn"
+  # mean cosine of different clips that raises a warning; 1 = off; ours
+  collapse: float = 0.99
 
   def __post_init__(self):
     require(self.budget >= 0, f"budget: {self.budget} must not be negative")

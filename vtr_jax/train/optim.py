@@ -32,25 +32,30 @@ _BLOCK = re.compile(r"^(\w+)/(?:transformer/)?block(?:s|_(\d+))/")
 _LAST_NORM = re.compile(r"^\w+/(?:transformer/)?norm/")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimConfig:
   """Section `optim` of the config."""
 
   lr: float  # peak learning rate, at the end of the warm-up
-  min_lr: float  # learning rate at the last step (cosine only)
-  schedule: str  # after the warm-up: cosine | constant
+  min_lr: float = 0.0  # learning rate at the last step; constant ignores it; ours
+  schedule: str = "cosine"  # after the warm-up: cosine | constant; code: SimVTP
   warmup_steps: int  # linear from 0; shortened to a tenth of a shorter training
-  b1: float
-  b2: float
-  eps: float
-  weight_decay: float
+  b1: float = 0.9  # decay of Adam's first moments; code: Frozen, MCQ, SimVTP
+  b2: float = 0.999  # decay of Adam's second moments; code: Frozen, MCQ
+  eps: float = 1e-6  # added to the root of the second moments; code: Frozen, MCQ
+  weight_decay: float  # decoupled, as in AdamW
   decay_rules: Rules  # path -> factor of weight_decay
-  lr_rules: Rules  # path -> factor of the learning rate; 0 freezes
-  clip_norm: float  # of the gradient over all parameters; 0 = off
-  muon: str  # path of kernels that Muon updates, a regular expression; "" = none
-  moments: str  # dtype of the first moments: float32 | bfloat16
-  layer_decay: float  # ratio of learning rates of a layer and the next; 1 = off
-  ema_decay: float  # of an EMA of all parameters, for evaluation; 0 = none
+  # path -> factor of the learning rate, 0 freezes; code: none is frozen
+  lr_rules: Rules = ((".*", 1.0),)
+  # of the gradient over all parameters; 0 = off; code: Frozen, MCQ, SimVTP
+  clip_norm: float = 0.0
+  # path of kernels that Muon updates, a regular expression; "" = none; code: none
+  muon: str = ""
+  moments: str = "float32"  # dtype of the first moments, or bfloat16; code: float32
+  # ratio of learning rates of a layer and the next; 1 = off; ours (MAE: 0.75)
+  layer_decay: float = 1.0
+  # of an EMA of all parameters, for evaluation; 0 = none; ours
+  ema_decay: float = 0.0
 
   def __post_init__(self):
     choose(self.schedule, ("cosine", "constant"), "schedule")

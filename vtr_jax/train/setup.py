@@ -24,7 +24,7 @@ from vtr_jax.objectives import base as objectives
 from vtr_jax.train import init_from, optim, workdir, writer
 from vtr_jax.train import state as state_lib
 from vtr_jax.train.checkpoint import CheckpointPolicy, Checkpoints
-from vtr_jax.train.config import Parts, TrainConfig
+from vtr_jax.train.config import Parts, TrainConfig, with_defaults
 from vtr_jax.train.guard import Guard
 from vtr_jax.train.profiler import MonitorOptions, Profile
 from vtr_jax.train.state import TrainState
@@ -74,6 +74,7 @@ def build(
   If `held` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
+  values = with_defaults(values)
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)

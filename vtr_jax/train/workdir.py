@@ -17,6 +17,7 @@ from typing import Any
 from vtr_jax.core import io, renames
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import ConfigError, DataError, printable
+from vtr_jax.train.config import with_defaults
 
 # Keys that do not change the result: a run may be resumed with other values.
 FREE_KEYS = (
@@ -36,21 +37,6 @@ FREE_KEYS = (
   "guard.budget",
   "guard.collapse",
   "evals.",
-)
-
-# Keys that configs of older runs lack: (section, key, a key whose presence shows that
-# the section should have it, the value that is equivalent to its absence).
-_NEWER = (
-  ("", "init_allow", "init_from", ()),
-  (
-    "",
-    "guard",
-    "init_from",
-    dict(budget=3, window=100, spike=0.0, on_spike="warn", collapse=0.99),
-  ),
-  ("optim", "layer_decay", "lr", 1.0),
-  ("optim", "ema_decay", "lr", 0.0),
-  ("objective", "arch", "projection", "frozen"),
 )
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
@@ -103,12 +89,7 @@ def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
   """A run's config with current names, and with keys that are newer than the run."""
-  values, _ = renames.upgrade(values)
-  for name, key, shown_by, value in _NEWER:
-    section = values.get(name, {}) if name else values
-    if isinstance(section, dict) and shown_by in section:
-      section.setdefault(key, value)
-  return values
+  return with_defaults(renames.upgrade(values)[0])
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

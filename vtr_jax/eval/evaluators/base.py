@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
-from vtr_jax.core.config import choose, read
+from vtr_jax.core.config import choose, complete, read
 from vtr_jax.core.errors import ConfigError, printable
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
@@ -86,19 +86,33 @@ def check(sections: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
     if not isinstance(kind, str):
       raise ConfigError(f"{where}.kind: expected a name, got {kind!r}")
     choose(kind, kinds(), f"{where}.kind")
-    module = importlib.import_module(f"vtr_jax.eval.evaluators.{kind}")
-    checked[name] = (kind, read(module.Config, values, where))
+    checked[name] = (kind, read(_module(kind).Config, values, where))
   return checked
+
+
+def config_class(section: Any) -> type | None:
+  """The dataclass that reads a section of `evals`; None if its kind is not known."""
+  kind = section.get("kind") if isinstance(section, Mapping) else None
+  return _module(kind).Config if kind in kinds() else None
+
+
+def with_defaults(sections: Any) -> Any:
+  """Sections of `evals`, each with the defaults of its own dataclass."""
+  if not isinstance(sections, Mapping):
+    return sections
+  classes = {name: config_class(section) for name, section in sections.items()}
+  return {n: complete(c, sections[n]) if c else sections[n] for n, c in classes.items()}
+
+
+def _module(kind: str) -> Any:
+  return importlib.import_module(f"vtr_jax.eval.evaluators.{kind}")
 
 
 def build(
   checked: Mapping[str, tuple[str, Any]], context: Context
 ) -> dict[str, Evaluator]:
   """Opens the evaluators' data."""
-  modules = {
-    k: importlib.import_module(f"vtr_jax.eval.evaluators.{k}") for k in kinds()
-  }
-  return {n: modules[k].Evaluator(c, context) for n, (k, c) in checked.items()}
+  return {n: _module(k).Evaluator(c, context) for n, (k, c) in checked.items()}
 
 
 class Embedder:

@@ -35,8 +35,8 @@ class Config:
   """One section of `evals` with kind = "pictures"."""
 
   split: str  # all of it is embedded: "test[:10%]" costs less
-  every: int  # steps between runs; 0 = at the end only
-  clips: int  # in the pictures of attention, words and what is found
+  every: int = 0  # steps between runs; 0 = at the end only; ours
+  clips: int = 3  # in the figures of attention, tokens and retrieval; ours
 
   def __post_init__(self):
     require(self.clips > 0, f"clips: {self.clips} must be positive")

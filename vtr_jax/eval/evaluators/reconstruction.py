@@ -24,10 +24,10 @@ _SHOWN = 4  # clips in the picture
 class Config:
   """One section of `evals` with kind = "reconstruction"."""
 
-  split: str
-  every: int  # steps between runs; 0 = at the end only
-  batches: int  # evaluation batches to look at
-  seed: int  # of the masks
+  split: str  # of the data set
+  every: int = 0  # steps between runs; 0 = at the end only; ours
+  batches: int = 1  # evaluation batches to look at; ours
+  seed: int = 0  # of the masks; ours
 
   def __post_init__(self):
     require(self.batches > 0, f"batches: {self.batches} must be positive")

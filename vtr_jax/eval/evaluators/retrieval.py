@@ -27,12 +27,13 @@ _SHOWN = 6  # queries in the picture
 class Config:
   """One section of `evals` with kind = "retrieval"."""
 
-  split: str
-  every: int  # steps between runs; 0 = at the end only
-  captions: str  # which are queries: all | first | joined; scores/protocols.py
-  ties: metrics.Ties  # rank among equal scores: average | optimistic | pessimistic
-  dual_softmax: float  # temperature of that extra row; 0 leaves it out
-  rerank: int  # candidates that the matching head re-orders; 0 leaves it out
+  split: str  # of the data set
+  every: int = 0  # steps between runs; 0 = at the end only; ours
+  captions: str = "all"  # which are queries: all | first | joined; ours
+  # rank among equal scores: average | optimistic (the papers' code) | pessimistic; ours
+  ties: metrics.Ties = "average"
+  dual_softmax: float = 0.0  # temperature of that extra row; 0 leaves it out; ours
+  rerank: int = 0  # candidates that the matching head re-orders; 0 = none; ours
 
   def __post_init__(self):
     choose(self.captions, protocols.CAPTIONS, "captions")

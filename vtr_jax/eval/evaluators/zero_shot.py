@@ -27,16 +27,17 @@ from vtr_jax.eval.viz import plots
 from vtr_jax.objectives.base import Params
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """One section of `evals` with kind = "zero_shot"."""
 
-  split: str
-  every: int  # steps between runs; 0 = at the end only
+  split: str  # of the data set
+  every: int = 0  # steps between runs; 0 = at the end only; ours
   classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels are phrases
   prompts: tuple[str, ...]  # texts with one "{}" each, where the phrase goes
-  temperature: float  # between the texts of a class; 0 = one mean vector, as CLIP
-  others: str  # clips whose label is not among the classes: refuse | skip
+  # between the texts of a class; 0 = one mean vector, as CLIP; ours
+  temperature: float = 0.01
+  others: str = "refuse"  # clips of labels not among the classes, or skip; ours
 
   def __post_init__(self):
     choose(self.others, ("refuse", "skip"), "others")
