@@ -1,1 +1,1 @@
-"""Public weights: read without running code, matched key by key, written again."""
+"""Public weights: read without running code, matched key by key, and exported."""
