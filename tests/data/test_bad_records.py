@@ -309,7 +309,7 @@ def test_quarantine_lists_each_record_once(tmp_path):
 
 def test_quarantine_stops_when_too_many_are_bad(tmp_path):
   path = tmp_path / "quarantine.jsonl"
-  quarantine = Quarantine(str(path), budget=0.1, judge_after=50)
+  quarantine = Quarantine(str(path), budget=0.1, min_samples=50)
   many = [f"a{i}: empty file" for i in range(3)] + ["b: not a video"] + [""] * 6
   for step in range(4):  # 16 of 40: over the budget, but too few to judge
     quarantine.add(batch_of(many), step)
@@ -324,7 +324,7 @@ def test_quarantine_stops_when_too_many_are_bad(tmp_path):
 
 def test_quarantine_allows_what_is_within_the_budget(tmp_path):
   path = str(tmp_path / "quarantine.jsonl")
-  quarantine = Quarantine(path, budget=0.1, judge_after=10)
+  quarantine = Quarantine(path, budget=0.1, min_samples=10)
   for step in range(20):
     quarantine.add(batch_of(["a: empty file"] + [""] * 9), step)
   assert quarantine.bad == 20
@@ -333,7 +333,7 @@ def test_quarantine_allows_what_is_within_the_budget(tmp_path):
 def test_quarantine_stops_at_once_when_all_goes_wrong_late(tmp_path):
   """A share that a long run would bear for hours: a file server that fails, say."""
   path = str(tmp_path / "quarantine.jsonl")
-  quarantine = Quarantine(path, budget=0.01, judge_after=100)
+  quarantine = Quarantine(path, budget=0.01, min_samples=100)
   for step in range(1000):
     quarantine.add(batch_of([""] * 10), step)
   some = ["a: empty file"] * 2 + [""] * 8  # one batch in five: 4 %

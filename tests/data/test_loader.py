@@ -211,7 +211,7 @@ def test_workers_bring_the_same_batches_and_leave_nothing(root, tokenizer):
     (dict(crop="multiscale"), "did you mean 'multi_scale'"),
     (dict(crop_scales=()), "needs at least one scale"),
     (dict(crop_scales=(1.5,)), r"must be in \(0, 1\]"),
-    (dict(crop="random_resized", crop_scales=(1.0, 0.5)), "needs .least, most."),
+    (dict(crop="random_resized", crop_scales=(1.0, 0.5)), "needs .min, max."),
     (dict(stride=0), "stride: 0"),
     (dict(num_workers=-1), "num_workers: -1"),
     (dict(max_bad_fraction=2.0), "max_bad_fraction: 2.0"),

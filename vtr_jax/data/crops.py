@@ -1,4 +1,4 @@
-"""Which part of the frames a clip shows."""
+"""Crops: the part of the frames that a clip shows."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _OFFSETS = (
 class View(NamedTuple):
   """A square cut out of the resized frame; pixels of the resized frame."""
 
-  height: int  # the whole frame is resized to this
+  height: int  # the frame is resized to this
   width: int
   top: int
   left: int
@@ -48,9 +48,9 @@ def random_view(
     height: of the frames, pixels.
     width: of the frames, pixels.
     size: of the clip, pixels.
-    crop: "resize" as in evaluation; "multi_scale" takes one of 13 places and a
+    crop: "resize" as in evaluation; "multi_scale" takes one of 13 positions and a
       height and width among `scales` of the short side, at most one step apart
-      (TSN; SimVTP with 1, .875, .75, .66); "random_resized" takes a share of the
+      (TSN; SimVTP with 1, .875, .75, .66); "random_resized" takes a fraction of the
       area between the two `scales`, of aspect 3/4 to 4/3 (Inception; Frozen in
       Time with .5, 1).
     scales: see `crop`; not read by "resize".

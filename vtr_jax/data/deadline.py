@@ -1,11 +1,11 @@
-"""Records that a loader gets stuck in: its process is given up, not the run.
+"""Records whose decoding hangs: the worker process is ended, not the run.
 
-A deadline between packets (packets.Deadline) does not end a single call of a decoder
-that never comes back, and nothing ends a thread. So each worker process has a thread
-that looks on. When a record has taken twice its deadline, of CPU time or without
-any, the watcher writes the record down and ends the process. The processes that are
-started in its place (workers.Batches) find it written, and refuse it. Where threads of
-the run's own process decode, the run ends, and names the record.
+A deadline checked between packets (packets.Deadline) does not interrupt a single call
+of a decoder that never returns, and nothing ends a thread. So each worker process has a
+watchdog thread. When a record has taken twice its deadline, of CPU time or without any,
+the watchdog logs the record to a file and ends the process. The processes started in
+its place (workers.Batches) read that file and reject the record. Where threads of the
+run's own process decode, the run ends with an error that names the record.
 """
 
 import contextlib
@@ -19,31 +19,30 @@ from collections.abc import Iterator
 from vtr_jax.core.errors import BadSample
 from vtr_jax.core.shutdown import warn
 
-EXIT_CODE = 97  # of a process that was given up; ours
-_TICK = 0.1  # seconds between two looks
-_PATIENCE = 20.0  # seconds until a record in work is logged; ours
+EXIT_CODE = 97  # of a process that was ended; ours
+_TICK = 0.1  # seconds between two checks
+_PATIENCE = 20.0  # seconds until a slow record is logged; ours
 
 _active: dict[int, "_Item"] = {}  # by thread
-_refused: set[int] = set()
+_rejected: set[int] = set()
 
 
 class _Item:
-  """A record in work, and what its thread has done for it."""
+  """A record that is being decoded, and the time its thread has spent on it."""
 
   def __init__(self, record: int, name: str, seconds: float):
     self.record, self.name, self.limit = record, name, 2 * seconds
-    # Of a thread that has ended, the clock's number is an error, its own is a crash.
+    # The clock of an ended thread is an error; the id of an ended thread is a crash.
     self._clock = time.pthread_getcpuclockid(threading.get_ident())
     self._begin = self._before = time.clock_gettime(self._clock)
     self._still = 0.0
-    self.told = False
+    self.warned = False
 
   def taken(self, passed: float) -> float:
     """Seconds, of CPU time or without any.
 
     Args:
-      passed: seconds since the last look. A process that was stopped looks at nothing,
-        and counts none.
+      passed: seconds since the last check; a stopped process counts none.
     """
     try:
       now = time.clock_gettime(self._clock)
@@ -57,17 +56,17 @@ class _Item:
 
 @contextlib.contextmanager
 def item(record: int, name: str, seconds: float) -> Iterator[None]:
-  """Within it, the record is in work, for `start` or `look` to see.
+  """Marks the record as being decoded, for `start` or `look` to watch.
 
   Args:
-    record: its number.
-    name: its id.
-    seconds: its deadline.
+    record: index.
+    name: id of the record.
+    seconds: deadline of the record.
 
   Raises:
-    BadSample: an earlier process was given up because of it.
+    BadSample: an earlier process was ended because of it.
   """
-  if record in _refused:
+  if record in _rejected:
     raise BadSample(f"decoding it did not end in {2 * seconds:g} s")
   thread = threading.get_ident()
   if hasattr(time, "pthread_getcpuclockid"):  # not on macOS
@@ -79,17 +78,17 @@ def item(record: int, name: str, seconds: float) -> Iterator[None]:
 
 
 def start(path: str) -> None:
-  """Watches this process from now on.
+  """Starts the watchdog of this process.
 
   Args:
-    path: of the list of records that processes were given up for.
+    path: of the list of records whose decoding hung.
   """
-  _refused.update(record for record, _ in given_up(path))
+  _rejected.update(record for record, _ in given_up(path))
   threading.Thread(target=_watch, args=(path,), daemon=True).start()
 
 
 def given_up(path: str) -> list[tuple[int, str]]:
-  """(record, id) of each line in the list, which the first one makes."""
+  """(record, id) of each line in the list, which need not exist."""
   try:
     lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
   except FileNotFoundError:
@@ -98,30 +97,30 @@ def given_up(path: str) -> list[tuple[int, str]]:
 
 
 def look(passed: float) -> list[str]:
-  """Ids of the records that this process is stuck in.
+  """Ids of the records whose decoding hangs in this process.
 
   Args:
-    passed: seconds since the last look.
+    passed: seconds since the last check.
   """
-  return [found.name for found in list(_active.values()) if _stuck(found, passed)]
+  return [active.name for active in list(_active.values()) if _stuck(active, passed)]
 
 
-def _stuck(found: _Item, passed: float) -> bool:
-  taken = found.taken(passed)
-  if taken > min(_PATIENCE, found.limit / 2) and not found.told:
-    found.told = True
+def _stuck(active: _Item, passed: float) -> bool:
+  taken = active.taken(passed)
+  if taken > min(_PATIENCE, active.limit / 2) and not active.warned:
+    active.warned = True
     warn(
-      f"decoding {found.name} has taken {taken:.0f} s, and is given up after "
-      f"{found.limit:g} s"
+      f"decoding {active.name} has taken {taken:.0f} s, and is given up after "
+      f"{active.limit:g} s"
     )
-  return taken > found.limit
+  return taken > active.limit
 
 
 def _watch(path: str) -> None:
   while True:
     time.sleep(_TICK)
-    for found in list(_active.values()):
-      if _stuck(found, _TICK):
+    for active in list(_active.values()):
+      if _stuck(active, _TICK):
         with open(path, "a", encoding="utf-8") as f:
-          f.write(json.dumps([found.record, found.name]) + "\n")
+          f.write(json.dumps([active.record, active.name]) + "\n")
         os._exit(EXIT_CODE)

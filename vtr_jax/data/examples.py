@@ -1,4 +1,4 @@
-"""One record to one row of a batch: what is read, drawn and rejected."""
+"""One record to one row of a batch: reading, augmentation, rejection."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ _PROBLEM = "U160"  # fixed width: grain's shared memory takes no Python objects
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Section `data` of the config: where the records are, how clips are made."""
+  """Section `data` of the config: the data sets, and how clips are cut."""
 
   name: str  # data set under dir, as "moving_shapes/full"; newest version of it
   dir: str = "data"  # directory of all prepared data sets; ours
@@ -30,10 +30,10 @@ class DataConfig:
   stride: int = 1  # frames between two of a clip; read by contiguous; ours
   # resize | multi_scale | random_resized, see crops.random_view; code: Frozen, MCQ
   crop: str = "random_resized"
-  # of the short side, or (least, most) of the area; code: Frozen, MCQ
+  # of the short side, or (min, max) of the area; code: Frozen, MCQ
   crop_scales: tuple[float, ...] = (0.5, 1.0)
   flip: bool = True  # mirror with chance 1/2 in training; code: Frozen, MCQ
-  num_workers: int = 8  # processes that make batches; 0 = threads of this one; ours
+  num_workers: int = 8  # processes that make batches; 0 = threads of this process; ours
   max_bad_fraction: float = 0.01  # of samples that may be unusable, [0, 1]; ours
   # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always;
   # ((0, (1,)), (1000, (4,))): one frame, then four; ((0, (1, 4)),): by turns; ours:
@@ -65,7 +65,7 @@ class DataConfig:
     if self.crop == "random_resized":
       require(
         len(scales) == 2 and scales[0] <= scales[1],
-        f"crop_scales: {scales}; random_resized needs (least, most) share of the area",
+        f"crop_scales: {scales}; random_resized needs (min, max) fraction of the area",
       )
     steps = [step for step, _ in self.curriculum]
     require(
@@ -106,11 +106,13 @@ class DataConfig:
   def fingerprint(self) -> str:
     """16 hex digits that change when a record to train on does; raises DataError."""
     parts = self.mixture or (Part(self.name, self.split, 1.0),)
-    found = [
+    fingerprints = [
       sources.fingerprint(sources.find(self.dir, part.name), part.split)
       for part in parts
     ]
-    return found[0] if len(found) == 1 else sources.digest(found)
+    if len(fingerprints) == 1:
+      return fingerprints[0]
+    return sources.digest(fingerprints)
 
   def frame_counts(self, clip: ClipSpec, of: int = 0) -> tuple[int, ...]:
     """Numbers of frames of the clips of parts with `num_frames = of`, ascending."""
@@ -128,10 +130,11 @@ class DataConfig:
 
 
 def check_frames(data: DataConfig, clip: ClipSpec) -> None:
-  """Rejects clips that `clip`'s tubelets or positions do not fit.
+  """Rejects numbers of frames that do not fit the tubelets or the pos_embed.
 
   Raises:
-    ConfigError: frames are cut into no whole tubelets, or exceed `clip.num_frames`.
+    ConfigError: frames are not a multiple of the tubelet's, or exceed
+      `clip.num_frames`.
   """
   counts = [("curriculum", frames) for frames in data.frame_counts(clip)]
   counts += [("mixture", part.num_frames) for part in data.mixture if part.num_frames]
@@ -228,7 +231,7 @@ class EvalExample:
     """The row.
 
     Raises:
-      DataError: the record cannot be used: a score must not depend on luck.
+      DataError: the record cannot be used; evaluation replaces none.
     """
     try:
       record = self._source[index]
@@ -242,7 +245,7 @@ class EvalExample:
 def read_clip(
   data: bytes, clip: ClipSpec, config: DataConfig, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "t h w 3"]:
-  """Decodes one clip; without a generator always the same one, not cropped.
+  """Decodes one clip; without a generator the centred one, deterministic.
 
   Raises:
     BadSample: see `video.decode`.

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from vtr_jax.core.batch import MaskSpec
 
-_LEAST = 16  # patches of a block, as in BEiT; on a small grid a quarter of it
+_MIN_BLOCK = 16  # patches of a block, as in BEiT; on a small grid a quarter of it
 _ASPECT = 0.3  # height / width of a block lies in [0.3, 1 / 0.3], as in BEiT
 
 
@@ -19,9 +19,9 @@ def video_mask(
 
   Args:
     spec: "tube" masks the same patches in every time slice (VideoMAE, SimVTP),
-      "per_frame" as many in every slice but other ones in each (MAC), "random"
-      any tubelets (MAE); "block" draws blocks for each slice (BEiT), "block_tube"
-      once for all of them (MILES).
+      "per_frame" the same number in every slice, drawn independently (MAC),
+      "random" any tubelets (MAE); "block" draws blocks for each slice (BEiT),
+      "block_tube" once for all of them (MILES).
     grid: tubelets along (time, height, width).
     rng: the example's generator.
 
@@ -29,20 +29,20 @@ def video_mask(
     keep_idx and mask_idx, both sorted; together every index exactly once.
   """
   t, h, w = grid
-  hidden = np.zeros(grid, np.bool_)
+  masked = np.zeros(grid, np.bool_)
   count = spec.num_hidden(grid) // t  # in each slice; not read by "random"
   if spec.video == "random":
-    hidden.flat[rng.permutation(hidden.size)[: spec.num_hidden(grid)]] = True
+    masked.flat[rng.permutation(masked.size)[: spec.num_hidden(grid)]] = True
   elif spec.video == "tube":
-    hidden[:] = _scattered(h, w, count, rng)
+    masked[:] = _scattered(h, w, count, rng)
   elif spec.video == "block_tube":
-    hidden[:] = _blocks(h, w, count, rng)
+    masked[:] = _blocks(h, w, count, rng)
   else:
     draw = _scattered if spec.video == "per_frame" else _blocks
-    hidden[:] = [draw(h, w, count, rng) for _ in range(t)]
+    masked[:] = [draw(h, w, count, rng) for _ in range(t)]
   return (
-    np.flatnonzero(~hidden).astype(np.int32),
-    np.flatnonzero(hidden).astype(np.int32),
+    np.flatnonzero(~masked).astype(np.int32),
+    np.flatnonzero(masked).astype(np.int32),
   )
 
 
@@ -79,9 +79,9 @@ def _scattered(
   h: int, w: int, count: int, rng: np.random.Generator
 ) -> Bool[np.ndarray, "h w"]:
   """Masks `count` patches anywhere."""
-  hidden = np.zeros((h, w), np.bool_)
-  hidden.flat[rng.permutation(h * w)[:count]] = True
-  return hidden
+  masked = np.zeros((h, w), np.bool_)
+  masked.flat[rng.permutation(h * w)[:count]] = True
+  return masked
 
 
 def _blocks(
@@ -90,24 +90,24 @@ def _blocks(
   """Masks `count` patches in rectangles (BEiT, arXiv 2106.08254, algorithm 1).
 
   Size and aspect ratio are drawn as there, the ratio log-uniformly as in its code.
-  Two things differ, so that the count is exact and reached: each block covers a
-  place that was visible, and the last one ends within a row when that is enough.
+  Two things differ, so that the count is always exact: each block covers a
+  visible patch, and the last one ends within a row when that is enough.
   """
-  hidden = np.zeros((h, w), np.bool_)
-  least = min(_LEAST, math.ceil(h * w / 4))
-  while (missing := count - np.count_nonzero(hidden)) > 0:
-    size = rng.uniform(least, max(least, missing))
+  masked = np.zeros((h, w), np.bool_)
+  smallest = min(_MIN_BLOCK, math.ceil(h * w / 4))
+  while (missing := count - np.count_nonzero(masked)) > 0:
+    size = rng.uniform(smallest, max(smallest, missing))
     aspect = math.exp(rng.uniform(math.log(_ASPECT), -math.log(_ASPECT)))
     rows = min(max(round(math.sqrt(size * aspect)), 1), h)
     columns = min(max(round(math.sqrt(size / aspect)), 1), w)
-    visible = np.flatnonzero(~hidden)
+    visible = np.flatnonzero(~masked)
     row, column = divmod(int(visible[rng.integers(len(visible))]), w)
     top, left = _start(row, rows, h, rng), _start(column, columns, w, rng)
-    block = hidden[top : top + rows, left : left + columns]
+    block = masked[top : top + rows, left : left + columns]
     block.flat[np.flatnonzero(~block)[:missing]] = True
-  return hidden
+  return masked
 
 
-def _start(place: int, size: int, length: int, rng: np.random.Generator) -> int:
-  """Where `size` of `length` places begin that have `place` among them."""
-  return int(rng.integers(max(place - size + 1, 0), min(place, length - size) + 1))
+def _start(index: int, size: int, length: int, rng: np.random.Generator) -> int:
+  """Random start of an interval of `size` in [0, length) that contains `index`."""
+  return int(rng.integers(max(index - size + 1, 0), min(index, length - size) + 1))

@@ -1,8 +1,9 @@
-"""Several data sets in one stream: whose turn it is follows from its number alone.
+"""Mixtures of data sets, as a pure function of the step.
 
-Data sets of one number of frames share every batch by their weights; those of another
-number take turns with them, a whole step each, because the clips of a batch have one
-shape. Two of equal weight, images of one frame and videos of four, alternate.
+Data sets with the same number of frames share every batch in proportion to their
+weights. Those with different numbers take turns step by step, because the clips of a
+batch have one shape: images of one frame and videos of four, of equal weight,
+alternate.
 """
 
 import bisect
@@ -34,24 +35,24 @@ class Part:
 
 
 class Turns:
-  """Number of a turn to (who has it, how many it had before), as even as can be."""
+  """Turn number to (member, number of its earlier turns), as evenly as possible."""
 
   def __init__(self, weights: Sequence[float]):
     exact = [Fraction(str(weight)) for weight in weights]
-    # Of the turns that those before it leave, each takes its share.
-    self._shares = [w / sum(exact[i:]) for i, w in enumerate(exact)]
+    # Fraction of the turns that the earlier members have not taken.
+    self._fractions = [w / sum(exact[i:]) for i, w in enumerate(exact)]
 
   def __call__(self, number: int) -> tuple[int, int]:
-    for who, share in enumerate(self._shares):
-      before = _rounded(number * share)
-      if _rounded((number + 1) * share) > before:
-        return who, before
+    for member, fraction in enumerate(self._fractions):
+      before = _rounded(number * fraction)
+      if _rounded((number + 1) * fraction) > before:
+        return member, before
       number -= before
-    raise AssertionError("the last one takes all")
+    raise AssertionError("the fraction of the last member is 1")
 
 
 def _rounded(x: Fraction) -> int:
-  """Halves go up, so that the first of two equals begins."""
+  """Rounds halves up, so that the first of two equal members begins."""
   return (2 * x.numerator + x.denominator) // (2 * x.denominator)
 
 
@@ -68,12 +69,12 @@ class Interleaved(grain.MapDataset):
   def __getitem__(self, index):
     if isinstance(index, slice):
       return self.slice(index)
-    who, number = self._turns(index)
-    return self._parents[who][number]
+    member, number = self._turns(index)
+    return self._parents[member][number]
 
 
 class Mixture:
-  """Which parts share a batch, whose turn a step is, and the order of records.
+  """The parts in each step's batch, and the order of their records.
 
   Records are numbered through all parts, as in `Joined`.
   """
@@ -104,7 +105,7 @@ class Mixture:
   def _shuffled(self, part: int) -> grain.MapDataset:
     first = sum(self._lengths[:part])
     records = grain.MapDataset.range(first, first + self._lengths[part])
-    # Seeds that are no neighbours: grain's shuffle adds the epoch to its own.
+    # Not consecutive seeds: grain's shuffle adds the epoch to its seed.
     seed = np.random.SeedSequence((self._seed, part)).generate_state(1)[0]
     return records.seed(int(seed)).shuffle().repeat()
 
@@ -113,7 +114,7 @@ class Mixture:
 
 
 class Joined:
-  """Splits as one: what training reads of a `sources.Split`, ids behind names."""
+  """Several splits as one `sources.Records`; ids are prefixed with names."""
 
   def __init__(self, names: Sequence[str], splits: Sequence[sources.Split]):
     self._names, self._splits = names, splits

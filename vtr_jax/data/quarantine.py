@@ -9,32 +9,32 @@ import numpy as np
 from vtr_jax.core import io
 from vtr_jax.core.errors import DataBudgetError, DataError, one_line
 
-# Of a long run, the budget is many samples: when this many times its share of the
-# newest ones is bad, something has happened. Ours.
+# Late in a long run the budget is many samples: also stop when the fraction of bad
+# ones among the newest exceeds the budget this many times. Ours.
 _SUDDEN = 10
 
 
 class Quarantine:
-  """Counts replaced samples, lists the records, and stops when there are too many.
+  """Counts replaced samples, lists their records, and raises when they are too many.
 
-  The list has one JSON line per record: {"record", "problem", "step"}; it is
-  continued when a run is. With several hosts, give each its own file.
+  The list has one JSON line per record: {"record", "problem", "step"}; a
+  resumed run appends to it. With several hosts, give each its own file.
   """
 
-  def __init__(self, path: str, budget: float, judge_after: int = 1000):
+  def __init__(self, path: str, budget: float, min_samples: int = 1000):
     """Reads what an earlier run has listed.
 
     Args:
       path: of the list, usually workdir/quarantine.jsonl; made when needed.
-      budget: share of samples that may be bad, [0, 1]; see data.max_bad_fraction.
-      judge_after: samples to see first, because a share of few means nothing; and the
-        newest ones, which are judged by themselves.
+      budget: fraction of samples that may be bad, [0, 1]; see data.max_bad_fraction.
+      min_samples: samples before the first check; also the number of newest samples
+        that are checked separately.
     """
     self.path = path
     self.seen = 0  # samples of this run, good or bad
     self.bad = 0
     self._budget = budget
-    self._judge_after = judge_after
+    self._min_samples = min_samples
     self._reasons = Counter()
     self._newest: deque[tuple[int, int]] = deque()  # (seen, bad) of batches
     self._listed = set()
@@ -42,11 +42,11 @@ class Quarantine:
       self._continue_list()
 
   def _continue_list(self) -> None:
-    """A run that was killed may have left half a line at the end: it goes."""
+    """Removes the incomplete last line that a killed run may have left."""
     with open(self.path, "rb+") as f:
-      whole = f.read().rpartition(b"\n")[0].splitlines(keepends=True)
-      f.truncate(sum(map(len, whole)) + bool(whole))
-    for number, line in enumerate(whole, 1):
+      lines = f.read().rpartition(b"\n")[0].splitlines(keepends=True)
+      f.truncate(sum(map(len, lines)) + bool(lines))
+    for number, line in enumerate(lines, 1):
       try:
         self._listed.add(int(io.mapping(line)["record"]))
       except (ValueError, KeyError, TypeError, OverflowError) as e:
@@ -74,12 +74,12 @@ class Quarantine:
       with open(self.path, "a") as f:
         f.writelines(line + "\n" for line in lines)
     self._newest.append((len(batch["problem"]), self.bad - before))
-    self._judge()
+    self._check_budget()
 
-  def _judge(self) -> None:
-    if self.seen < self._judge_after:
+  def _check_budget(self) -> None:
+    if self.seen < self._min_samples:
       return
-    while sum(n for n, _ in self._newest) - self._newest[0][0] >= self._judge_after:
+    while sum(n for n, _ in self._newest) - self._newest[0][0] >= self._min_samples:
       self._newest.popleft()
     newest, bad = (sum(column) for column in zip(*self._newest, strict=True))
     if self.bad > self._budget * self.seen:

@@ -1,4 +1,4 @@
-"""Prepared data: what one record holds, and random access to the records."""
+"""Prepared data: the schema of a record, and random access to the records."""
 
 import concurrent.futures
 import functools
@@ -17,11 +17,11 @@ from vtr_jax.core.errors import BadSample, DataError, one_line
 
 
 def features() -> tfds.features.FeaturesDict:
-  """The record every prepared data set is made of.
+  """The schema of the records of every prepared data set.
 
   id: name that is unique in the data set. video: bytes of the encoded file (mp4
   and the like); `features.Video` would import TensorFlow. captions: one or more
-  sentences. label: name of the class, empty when there is none.
+  sentences. label: name of the class, or empty.
   """
   return tfds.features.FeaturesDict(
     dict(
@@ -137,11 +137,11 @@ def unusable(split: Split, index: int, error: BadSample) -> DataError:
 
 
 def find(root: str, name: str) -> str:
-  """Directory of the data set `name` under `root`, the newest version of it.
+  """Directory of the newest version of the data set `name` under `root`.
 
   Args:
     root: directory of all prepared data sets.
-    name: "data_set", "data_set/config" or either with "/1.0.0" behind.
+    name: "data_set", "data_set/config" or either followed by "/1.0.0".
 
   Raises:
     DataError: nothing is prepared there.
@@ -160,7 +160,7 @@ def open_split(directory: str, split: str) -> Split:
 
   Args:
     directory: holds dataset_info.json and the ArrayRecord shards.
-    split: name, or a part such as "train[:1000]".
+    split: name, or a slice such as "train[:1000]".
 
   Raises:
     DataError: the directory, the split or a shard is missing, empty, cut short
@@ -175,7 +175,7 @@ def open_split(directory: str, split: str) -> Split:
     raise DataError(f"{directory}: split {split!r}: {one_line(e)}") from e
   if not sum(i.take for i in instructions):
     raise DataError(f"{directory}: split {split!r} holds no record; prepare it again")
-  # A shard that was cut opens without a word, and fails only when it is read.
+  # Opening a truncated shard succeeds; only reading it fails.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     list(pool.map(_check_shard, instructions))
   raw = tfds.decode.DeserializeMethod.RAW_BYTES
@@ -186,8 +186,8 @@ def open_split(directory: str, split: str) -> Split:
 def fingerprint(directory: str, split: str) -> str:
   """16 hex digits that change when the split's records do.
 
-  Made of names, version, bytes and shard lengths of the split, and of
-  checksum.json where the data set carries one; no record is read.
+  Computed from names, version, bytes and shard lengths of the split, and from
+  checksum.json where it exists; no record is read.
 
   Raises:
     DataError: the directory or the split is missing.
@@ -221,16 +221,18 @@ def _builder(directory: str) -> tfds.core.DatasetBuilder:
     ) from e
 
 
-def _check_features(found, directory: str) -> None:
-  """The four features must be there and of their types; others do not matter."""
+def _check_features(stored, directory: str) -> None:
+  """The four features must exist and have their types; others are ignored."""
   cure = "it must be as sources.features()"
   for key, feature in features().items():
-    if not isinstance(found, tfds.features.FeaturesDict) or key not in found:
+    if not isinstance(stored, tfds.features.FeaturesDict) or key not in stored:
       raise DataError(f"{directory}: records have no feature {key!r}; {cure}")
-    want, have = feature.get_tensor_info(), found[key].get_tensor_info()
-    # TFDS compares with what has a shape alone, and a group of features has none.
-    if type(want) is not type(have) or want != have:
-      raise DataError(f"{directory}: feature {key!r} is {have}, not {want}; {cure}")
+    expected, actual = feature.get_tensor_info(), stored[key].get_tensor_info()
+    # TFDS compares only values that have a shape; a group of features has none.
+    if type(expected) is not type(actual) or expected != actual:
+      raise DataError(
+        f"{directory}: feature {key!r} is {actual}, not {expected}; {cure}"
+      )
 
 
 def _check_split(splits, directory: str, split: str) -> None:
@@ -240,24 +242,24 @@ def _check_split(splits, directory: str, split: str) -> None:
 
 
 def _check_shard(instruction) -> None:
-  path, want = os.fspath(instruction.filename), instruction.examples_in_shard
+  path, expected = os.fspath(instruction.filename), instruction.examples_in_shard
   if not os.path.exists(path):
     raise DataError(f"{path}: shard is missing; copy it again or prepare it again")
   try:
     reader = array_record_module.ArrayRecordReader(path)
-    have = reader.num_records()
+    readable = reader.num_records()
     reader.close()
   except RuntimeError:
-    have = 0
-  if have != want:
+    readable = 0
+  if readable != expected:
     raise DataError(
-      f"{path}: shard is damaged: {have} of {want} records can be read; "
+      f"{path}: shard is damaged: {readable} of {expected} records can be read; "
       "copy it again or prepare it again"
     )
 
 
 def _base(split: str) -> str:
-  """Name of the split that "train[:10%]" is a part of."""
+  """Name of the split that "train[:10%]" is a slice of."""
   return split.split("[")[0]
 
 

@@ -18,7 +18,7 @@ from vtr_jax.data.video import decode
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-  """Which clips of each video are seen; windows first, then the crops of each."""
+  """The clips of each video; windows first, then the crops of each."""
 
   frames: int  # of a clip
   sampling: str  # see video.frame_indices
@@ -34,7 +34,7 @@ class Views:
 
     "segments": window k of K takes the k-th of K frames spread over each segment.
     "contiguous": starts are spread evenly from the first frame to the last that
-    leaves a whole window (VideoMAE). One window is the middle one in both.
+    leaves a full window (VideoMAE). One window is the middle one in both.
     """
     window, n = view // self.crops, self.frames
 
@@ -78,7 +78,7 @@ class ViewExample:
     """The row.
 
     Raises:
-      DataError: the record cannot be used: a score must not depend on luck.
+      DataError: the record cannot be used; evaluation replaces none.
     """
     window, crop = divmod(index, self._views.crops)
     if getattr(self._last, "window", None) != window:
@@ -91,7 +91,7 @@ class ViewExample:
     """All crops of the window of clip number `view`, decoded once."""
     seen, cuts = self._views, []
 
-    def whole(height: int, width: int) -> View:
+    def full(height: int, width: int) -> View:
       size = self._clip.image_size
       cuts[:] = [seen.cut(crop, size)(height, width) for crop in range(seen.crops)]
       # They differ in their places only. This one ends where the frame does.
@@ -101,7 +101,7 @@ class ViewExample:
       frames = decode.decode(
         self._source[record]["video"],
         seen.indices(view),
-        whole,
+        full,
         seen.frames,
         self._data.decode_timeout,
       )

@@ -143,9 +143,9 @@ def _feed(iterator: Iterator, asked: queue.SimpleQueue, came: queue.SimpleQueue)
 class Batches:
   """An iterator over batches that owns its workers; close it when done.
 
-  Batches are made ahead of time, in order. A worker that got stuck in a record is
-  replaced, see watch.py; batches made ahead are recomputed, so that no batch is lost or
-  changed. Why a batch does not come is logged while it is waited for.
+  Batches are made ahead of time, in order. A worker that hangs is replaced, see
+  deadline.py; its batches are recomputed, so that no batch is lost or changed. The
+  reason for a late batch is logged.
   """
 
   def __init__(self, batches: grain.MapDataset, workers: int):
@@ -160,13 +160,13 @@ class Batches:
     self._in_a_row = 0  # times that workers were replaced since then
     self._list = ""  # of the records that worker processes were given up for
     if workers:
-      # Written by workers, if ever: a run that is killed should leave no file behind.
+      # Created by workers only when needed, so that a killed run leaves no file.
       name = f"vtr_stuck_{uuid.uuid4().hex}"
       self._list = os.path.join(tempfile.gettempdir(), name)
     self._open: list[_Feeder] = []
     # Also called when this object is lost, and before Python takes grain apart.
     self._finalize = weakref.finalize(self, _close, self._open, self._list)
-    self._begin()
+    self._start()
 
   def __iter__(self) -> "Batches":
     return self
@@ -175,8 +175,8 @@ class Batches:
     """The next batch.
 
     Raises:
-      DataError: a worker was killed, or several records in a row hold one fast, or one
-        a thread of this process.
+      DataError: a worker was killed, workers hang in several records in a row, or a
+        thread of this process hangs.
     """
     while self._open:
       try:
@@ -188,8 +188,8 @@ class Batches:
         continue
       self._done += 1
       self._stuck, self._in_a_row = [], 0
-      # Out of the shared memory at once: it is small in containers, and an array
-      # that still lives there when Python exits leaves it behind.
+      # Copied out of the shared memory at once: it is small in containers, and leaks
+      # if an array still lives there when Python exits.
       return {k: np.array(v, subok=False) for k, v in batch.items()}
     raise ValueError("these batches are closed")
 
@@ -211,7 +211,7 @@ class Batches:
       return self._open[0].next(self._look)
 
   def _look(self, number: int) -> None:
-    """While a batch does not come: tells why, and gives up where a thread is stuck."""
+    """Called while a batch is late: logs why; raises where a thread hangs."""
     if not self._workers and (stuck := deadline.look(_LOOK)):
       raise DataError(
         f"decoding {stuck[0]} did not end, and nothing ends a thread; repair or remove "
@@ -221,15 +221,15 @@ class Batches:
       states = "; ".join(processes.children()) or "threads of this process make it"
       warn(f"no batch for {_PATIENCE * _LOOK:.0f} s: {states}")
 
-  def _begin(self) -> None:
-    """Has the workers begin at the next batch; each is there when its first is."""
+  def _start(self) -> None:
+    """Starts the workers at the next batch; each is up when its first batch is."""
     self._to_start = self._workers
     threads = 1 if self._workers else _THREADS
     rest = self._batches.slice(slice(self._done, None))
     dataset = rest.to_iter_dataset(grain.ReadOptions(threads, threads))
     if self._workers:
       self._known = len(deadline.given_up(self._list))
-      if not flags.FLAGS.is_parsed():  # grain reads its flags; in a notebook, say
+      if not flags.FLAGS.is_parsed():  # grain reads its flags; as in a notebook
         flags.FLAGS.mark_as_parsed()
       options = grain.MultiprocessingOptions(self._workers, _BUFFER)
       start = functools.partial(_start_worker, self._list)
@@ -237,14 +237,14 @@ class Batches:
     self._open.append(_Feeder(iter(dataset)))
 
   def _replace(self, error: RuntimeError) -> None:
-    """Starts again behind a worker that was given up; else raises."""
-    found = deadline.given_up(self._list)[self._known :]
-    if not found:
+    """Restarts the workers if the watchdog has ended one; raises otherwise."""
+    given_up = deadline.given_up(self._list)[self._known :]
+    if not given_up:
       raise DataError(
-        f"a loader process was killed ({one_line(error)}); the likely cause is want of "
-        "memory: lower config.data.num_workers, and run it again"
+        f"a loader process was killed ({one_line(error)}); the likely cause is "
+        "lack of memory: lower config.data.num_workers, and run it again"
       ) from error
-    self._stuck += [name for _, name in found]
+    self._stuck += [name for _, name in given_up]
     self._in_a_row += 1
     if self._in_a_row == _IN_A_ROW:
       raise DataError(
@@ -252,7 +252,7 @@ class Batches:
         "repair or remove them, or raise config.data.decode_timeout"
       )
     self._open.pop().close()
-    self._begin()
+    self._start()
 
 
 def _close(feeders: list, path: str) -> None:
@@ -264,10 +264,10 @@ def _close(feeders: list, path: str) -> None:
 
 
 def _start_worker(path: str, index: int, count: int) -> None:
-  """Ties the worker's life to its parent's and to the records' deadlines alone."""
+  """The worker ends with its parent, or when a record exceeds its deadline."""
   del index, count
-  # A signal to the whole process group is the parent's to answer: it may still
-  # need batches while it finishes its step and saves.
+  # The parent handles signals to the process group: it may need batches while it
+  # finishes its step and saves.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_IGN)
   processes.end_with_parent(path)

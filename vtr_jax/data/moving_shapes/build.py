@@ -1,11 +1,10 @@
-"""`moving_shapes`: the embedded data set, rendered from a seed and built once.
+"""`moving_shapes`: a synthetic data set, rendered from a seed and built once.
 
     directory = moving_shapes.build("data")
     source = tfds.builder_from_directory(directory).as_data_source("train")
 
-The build renders in several processes, in parts that outlive a killed build, and
-shows itself only when it is whole: records, tokenizer and checksums appear under
-their final name in one step.
+The build renders in several processes, in parts that outlive a killed build. Records,
+tokenizer and checksums appear under their final name in one step, when all are written.
 """
 
 import contextlib
@@ -38,7 +37,7 @@ CHECKSUM = "checksum.json"
 
 @dataclasses.dataclass(eq=False)
 class ShapesConfig(tfds.core.BuilderConfig):
-  """How many clips a variant has, and how many lie in a part."""
+  """Number of clips of a variant, and per part."""
 
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   chunk: int = 250
@@ -72,8 +71,8 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
 
   VERSION = tfds.core.Version("1.0.0")
   BUILDER_CONFIGS: ClassVar[list[ShapesConfig]] = list(CONFIGS.values())
-  # Nothing is downloaded; to look for addresses, TFDS needs a package that it does
-  # not depend on (importlib_resources).
+  # Nothing is downloaded; to look up URLs, TFDS needs a package that it does not depend
+  # on (importlib_resources).
   url_infos = None
   parts: pathlib.Path | None = None  # where `build` has put the rendered parts
 
@@ -102,13 +101,13 @@ def build(
   workers: int | None = None,
   progress: bool = True,
 ) -> pathlib.Path:
-  """Builds a variant of the data set, unless it is there, and says where it is.
+  """Builds a variant of the data set, unless it exists, and returns its directory.
 
-  A build that was killed resumes where it stopped. Of two builds in one place, the
-  second waits for the first. The bytes depend on nothing but the libraries.
+  A killed build is resumed. Of two builds in one directory, the second waits for the
+  first. The bytes depend only on the versions of the libraries.
 
   Args:
-    data_dir: where data sets lie; the result is moving_shapes/<config>/<version>
+    data_dir: directory of all data sets; the result is moving_shapes/<config>/<version>
       below it: ArrayRecord files, tokenizer.model, checksum.json.
     config: full | tiny.
     workers: rendering processes; by default as many as there are cores.
@@ -116,27 +115,27 @@ def build(
 
   Raises:
     ConfigError: `config` is unknown.
-    DataError: `data_dir` cannot be written or holds half a data set, or a rendering
-      process came to a sudden end.
+    DataError: `data_dir` cannot be written or holds an incomplete data set, or a
+      rendering process died.
   """
   choose(config, CONFIGS, "config")
   root = pathlib.Path(data_dir) / "moving_shapes"
   version = str(MovingShapes.VERSION)
   directory = root / config / version
   parts = root / f".parts-{config}-{version}"
-  if _is_whole(directory) and not parts.exists():
+  if _is_complete(directory) and not parts.exists():
     return directory
   try:
     root.mkdir(parents=True, exist_ok=True)
     with processes.locked(root / f".lock-{config}-{version}", "build"):
-      if not _is_whole(directory):
+      if not _is_complete(directory):
         _build(directory, parts, CONFIGS[config], workers, progress)
       shutil.rmtree(parts, ignore_errors=True)
   except OSError as e:
     reason = e.strerror or e
     raise DataError(
       f"{data_dir}: cannot build moving_shapes here ({reason}); "
-      "free the place or choose another data directory"
+      "fix it or choose another data directory"
     ) from None
   return directory
 
@@ -148,9 +147,9 @@ def _build(
   workers: int | None,
   progress: bool,
 ) -> None:
-  """Renders what is missing, then writes the data set beside its final place."""
+  """Renders the missing parts, then writes the data set and renames it."""
   if directory.exists():
-    raise DataError(f"{directory}: not a whole data set; delete it and build again")
+    raise DataError(f"{directory}: an incomplete data set; delete it and build again")
   started = time.time()
   parts.mkdir(exist_ok=True)
   total = sum(config.counts.values())
@@ -172,7 +171,7 @@ def _build(
 
 
 def _write(parts: pathlib.Path, config: ShapesConfig) -> pathlib.Path:
-  """Turns the parts into ArrayRecord, tokenizer and checksums; returns where."""
+  """Writes ArrayRecord files, tokenizer and checksums; returns their directory."""
   staging = parts / "staging"
   shutil.rmtree(staging, ignore_errors=True)
   builder = MovingShapes(
@@ -215,14 +214,14 @@ def _checksum(clips: Iterator[render.Clip]) -> dict[str, str]:
   return dict(records=records.hexdigest(), captions=captions.hexdigest())
 
 
-def _is_whole(directory: pathlib.Path) -> bool:
+def _is_complete(directory: pathlib.Path) -> bool:
   files = ("dataset_info.json", TOKENIZER, CHECKSUM)
   return all((directory / file).exists() for file in files)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Silences the bars and lines of TFDS; ours has said it all."""
+  """Silences the progress bars and messages of TFDS."""
   tfds.disable_progress_bar()
   try:
     with contextlib.redirect_stdout(io.StringIO()):

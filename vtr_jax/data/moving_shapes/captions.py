@@ -1,8 +1,8 @@
-"""The words of `moving_shapes`: a small grammar from meanings to sentences.
+"""The captions of `moving_shapes`: a small grammar from meanings to sentences.
 
-A word means one thing only ("up" is a direction, so nothing "shows up"), and every
-sentence has one reading, so that a caption determines its meaning. The same words
-in another order may mean something else: "it grows after moving left".
+Every word has one sense ("up" is a direction, so nothing "shows up") and every sentence
+one reading, so that a caption determines its meaning. Word order matters: "it grows
+after moving left" and "it moves left after growing" differ.
 """
 
 import numpy as np
@@ -49,8 +49,8 @@ CROSSINGS = (
   "pass each other",
 )
 
-# A and B are things; a and b what they do: a0 base form, a1 third person, a2 -ing.
-# Determiners are drawn, except that "there is" takes "a": written A* and B*.
+# A and B are things, a and b their actions: a0 base form, a1 third person, a2 -ing.
+# Determiners are random, except after "there is", which takes "a": A* and B*.
 ONE_STEP = (
   "{A} {a1}",
   "{A} {a1}",
@@ -110,7 +110,7 @@ CROSS = (
 def captions(
   meaning: scene.Meaning, rng: np.random.Generator, count: int = 2
 ) -> list[str]:
-  """`count` different sentences that say `meaning`, in lower case."""
+  """`count` different sentences that describe `meaning`, in lower case."""
   made: dict[str, None] = {}
   while len(made) < count:
     made.setdefault(_caption(meaning, rng))
@@ -130,7 +130,7 @@ def _caption(meaning: scene.Meaning, rng: np.random.Generator) -> str:
   phrases = [pick(PHRASES[action]) for action in actions] or [pick(CROSSINGS)]
   things = list(things)
   if kind in ("while", "same", "cross") and rng.integers(2):
-    # These have no order, so either thing may be told first.
+    # These have no order: either thing may be named first.
     things, phrases = things[::-1], phrases[::-1]
   slots = {}
   for name, thing in zip("AB", things, strict=False):

@@ -28,7 +28,7 @@ def render(
   workers: int | None,
   bar: Bar,
 ) -> None:
-  """Makes the parts of all splits that are not in `directory` yet.
+  """Renders the parts of all splits that are missing in `directory`.
 
   Args:
     counts: clips by split.
@@ -37,7 +37,7 @@ def render(
     bar: counts clips.
 
   Raises:
-    DataError: a rendering process came to a sudden end.
+    DataError: a rendering process died.
   """
   jobs: list[Job] = []
   for split, count in counts.items():
@@ -46,7 +46,7 @@ def render(
       path = _path(directory, split, start)
       jobs.append((path, split, start, drawn[start : start + chunk]))
   missing = [job for job in jobs if not job[0].exists()]
-  # What an earlier build has done says nothing about the speed of this one.
+  # Excludes the clips of an earlier build from the estimate of the rate.
   bar.initial = bar.n = sum(counts.values()) - sum(len(job[3]) for job in missing)
   bar.refresh()
   workers = min(workers or processes.cores(), len(missing))
@@ -72,7 +72,7 @@ def clips(
 
 
 def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
-  # Not forked: JAX's threads in the parent would be copied in the midst of things.
+  # Not forked: JAX's threads in the parent may hold locks.
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(
     workers, context, initializer=processes.end_with_parent
@@ -84,8 +84,8 @@ def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
         bar.update(future.result())
     except concurrent.futures.process.BrokenProcessPool:
       raise DataError(
-        "moving_shapes: a rendering process was ended, perhaps for want of memory; "
-        "build again with workers=1"
+        "moving_shapes: a rendering process died, perhaps out of memory; build again "
+        "with workers=1"
       ) from None
     finally:
       pool.shutdown(cancel_futures=True)
@@ -94,7 +94,7 @@ def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
 def _render_part(
   path: pathlib.Path, split: str, start: int, meanings: list[scene.Meaning]
 ) -> int:
-  """Writes one part, atomically: a killed build never leaves half a file."""
+  """Writes one part atomically; returns its number of clips."""
   made = renderer.make_clips(split, start, meanings)
   io.atomic_write(path, pickle.dumps([tuple(clip) for clip in made]))
   return len(made)

@@ -1,7 +1,7 @@
 """Renders `moving_shapes`: from meanings to frames to mp4 bytes.
 
-Time is symmetric: played backwards, a clip is a lawful clip of the backward
-meaning, so that a bag of frames cannot tell the two apart.
+Time is symmetric: played backwards, a clip is a valid clip of the backward meaning, so
+that a model without temporal order cannot distinguish the two.
 """
 
 import functools
@@ -54,14 +54,14 @@ def make_clips(
 def make_raw(
   split: str, index: int, meaning: scene.Meaning, seed: int = 0
 ) -> tuple[np.ndarray, list[str]]:
-  """Frames uint8 [t h w 3] and captions; depends on the arguments alone."""
+  """Frames uint8 [t h w 3] and captions; determined by the arguments."""
   key = [seed, scene.SPLITS.index(split), index]
   texts = captions.captions(meaning, np.random.default_rng([*key, 0]))
   return render(meaning, np.random.default_rng([*key, 1])), texts
 
 
 def render(meaning: scene.Meaning, rng: np.random.Generator) -> np.ndarray:
-  """Frames uint8 [t h w 3] of one clip; `rng` draws all that no caption tells."""
+  """Frames uint8 [t h w 3] of one clip; `rng` draws what no caption mentions."""
   ground = _background(rng)
   tints = [
     tuple(
@@ -82,11 +82,11 @@ def render(meaning: scene.Meaning, rng: np.random.Generator) -> np.ndarray:
 
 def encode(frames: np.ndarray) -> bytes:
   """H.264 in mp4, one keyframe; equal frames give equal bytes on one machine."""
-  # The look-ahead of x264, on pictures this small, reads memory it never wrote:
-  # with it, one clip in three differs from build to build.
-  blind = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
+  # x264's look-ahead reads uninitialised memory on frames this small: with it, one clip
+  # in three differs from build to build.
+  no_lookahead = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
   options = dict(preset="veryfast", crf="26", g=str(FRAMES), bf="0", threads="1")
-  options["x264-params"] = blind
+  options["x264-params"] = no_lookahead
   buffer = io.BytesIO()
   with av.open(buffer, "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=FPS, options=options)
@@ -109,17 +109,17 @@ def _background(rng: np.random.Generator) -> Image.Image:
 
 
 def _tracks(meaning: scene.Meaning, rng: np.random.Generator) -> list[Track]:
-  """Each thing's way through the clip."""
+  """The trajectory of each thing."""
   kind, things, actions = meaning
   if kind == "cross":
     return _crossing(rng)
   half = FRAMES // 2
-  whole, first, second = (0, FRAMES), (0, half), (half, FRAMES)
+  full, first, second = (0, FRAMES), (0, half), (half, FRAMES)
   if kind == "steps":
-    windows = [whole] if len(actions) == 1 else [first, second]
+    windows = [full] if len(actions) == 1 else [first, second]
     plans = [list(zip(actions, windows, strict=True))]
   else:
-    windows = [first, second] if kind == "turns" else [whole, whole]
+    windows = [first, second] if kind == "turns" else [full, full]
     actions = actions * 2 if kind == "same" else actions
     plans = [[step] for step in zip(actions, windows, strict=True)]
   return _place([_track(plan, rng, alone=len(things) == 1) for plan in plans], rng)
@@ -164,7 +164,7 @@ def _track(
 
 
 def _place(tracks: list[Track], rng: np.random.Generator, tries: int = 64) -> list:
-  """Moves the tracks into the picture, and two of them away from each other."""
+  """Shifts the tracks into the frame, and two of them away from each other."""
   shifts = []
   for track in tracks:
     room = _EXTENT * track.radius
@@ -184,7 +184,7 @@ def _place(tracks: list[Track], rng: np.random.Generator, tries: int = 64) -> li
 
 
 def _crossing(rng: np.random.Generator) -> list[Track]:
-  """Two things that change sides, side by side or one above the other."""
+  """Two things that swap places, horizontally or vertically."""
   done = (np.arange(FRAMES) + 0.5) / FRAMES
   radius = rng.uniform(13, 15, 2)
   near, far = rng.uniform(16, 24), rng.uniform(72, 80)
@@ -215,7 +215,7 @@ def _paint(
   """Paints one thing into `image`, in place, with soft edges."""
   reach = math.ceil(_EXTENT * radius) + 2
   left, top = math.floor(x) - reach, math.floor(y) - reach
-  # From the pixel in the patch back to the stencil: shift, turn, scale, shift.
+  # From a pixel of the patch to the stencil: shift, rotate, scale, shift.
   scale = _MASK_RADIUS / radius
   cos, sin = scale * math.cos(angle), scale * math.sin(angle)
   dx, dy = x - left, y - top

@@ -1,9 +1,9 @@
-"""What happens in a clip of `moving_shapes`: things, actions, and their order.
+"""The content of a clip of `moving_shapes`: things, actions, and their order.
 
-A `Meaning` is all that a caption tells and all that a clip shows. Two clips of
-one meaning differ only in what no caption speaks of: places, sizes, speeds,
-background. Everything here is drawn with NumPy generators seeded from (seed,
-split) alone, so a split's first n meanings do not depend on its length.
+A `Meaning` holds everything that a caption describes. Two clips of one meaning differ
+only in what no caption mentions: positions, sizes, speeds, background. Meanings are
+drawn by NumPy generators seeded from (seed, split) alone, so that a split's first n
+meanings do not depend on its length.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test", "novel")
 
-# RGB, far from one another and from the grey backgrounds.
+# RGB, easy to tell from each other and from the grey backgrounds.
 COLOURS = dict(
   red=(215, 30, 35),
   green=(30, 150, 50),
@@ -26,9 +26,9 @@ COLOURS = dict(
   black=(12, 12, 12),
 )
 SHAPES = ("circle", "square", "triangle", "star", "ring", "heart", "moon", "bar")
-ROUND = ("circle", "ring")  # whether they turn cannot be seen
+ROUND = ("circle", "ring")  # their rotation is invisible
 
-# Each action, and what it is when the clip is played backwards.
+# Each action, and the action shown when the clip is played backwards.
 BACKWARD = dict(
   left="right",
   right="left",
@@ -45,9 +45,9 @@ ACTIONS = tuple(BACKWARD)
 MOVES = ACTIONS[:4]
 CHANGES = ACTIONS[4:]
 
-# The class of a clip, for action recognition, and the share of clips drawn with it.
-# One thing: its action, or move/change by move/change in order. Two things: how
-# their actions go together.
+# The classes of action recognition, and their sampling weights. One thing: its action,
+# or the kinds (move, change) of its two actions in order. Two things: how their actions
+# relate in time.
 WEIGHTS = (
   {f"move {action}": 3.0 for action in MOVES}
   | {action: 3.0 for action in CHANGES}
@@ -64,8 +64,8 @@ WEIGHTS = (
 )
 LABELS = tuple(WEIGHTS)
 
-# Only the split `novel` has these: each colour and each shape once, and ordered
-# pairs of actions whose reverse is in train.
+# Only in the split `novel`: (colour, shape) pairs, each colour and each shape once, and
+# ordered pairs of actions whose reverse is in train.
 NOVEL_THINGS = frozenset(
   (colour, SHAPES[(3 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)
 )
@@ -93,7 +93,7 @@ class Thing(NamedTuple):
 
 
 class Meaning(NamedTuple):
-  """What a clip shows, in one canonical form: equal meanings compare equal.
+  """The content of a clip in canonical form: equal meanings compare equal.
 
   kind: steps (one thing, one or two actions in order) | same (two things, one
   action) | while (two things, an action each, at once) | turns (two things, one
@@ -106,7 +106,7 @@ class Meaning(NamedTuple):
 
 
 def canonical(meaning: Meaning) -> Meaning:
-  """Sorts what has no order, so that two ways to tell one thing become one."""
+  """Sorts things that have no order, so that equal contents become equal."""
   kind, things, actions = meaning
   if kind == "while":
     pairs = sorted(zip(things, actions, strict=True))
@@ -117,7 +117,7 @@ def canonical(meaning: Meaning) -> Meaning:
 
 
 def is_valid(meaning: Meaning) -> bool:
-  """Whether the clip can be made, seen, and told from every other meaning."""
+  """Whether it can be rendered and distinguished from every other meaning."""
   kind, things, actions = meaning
   if len(set(things)) != len(things):
     return False
@@ -136,7 +136,7 @@ def is_valid(meaning: Meaning) -> bool:
 
 
 def is_novel(meaning: Meaning) -> bool:
-  """Whether it has a thing or an order of actions that train never shows."""
+  """Whether it has a thing or an order of actions that never occurs in train."""
   ordered = meaning.kind in ("steps", "turns") and len(meaning.actions) == 2
   return any(tuple(thing) in NOVEL_THINGS for thing in meaning.things) or (
     ordered and meaning.actions in NOVEL_ORDERS
@@ -144,7 +144,7 @@ def is_novel(meaning: Meaning) -> bool:
 
 
 def swapped(meaning: Meaning) -> Meaning | None:
-  """The same actions in the other order, if there is an order to change."""
+  """The same actions in reverse order; None where they have no order."""
   kind, things, actions = meaning
   if kind == "turns":
     other = Meaning(kind, things[::-1], actions[::-1])
@@ -156,7 +156,7 @@ def swapped(meaning: Meaning) -> Meaning | None:
 
 
 def backward(meaning: Meaning) -> Meaning:
-  """What the clip shows when it is played backwards: the same bag of frames."""
+  """The meaning of the clip played backwards, which has the same set of frames."""
   kind, things, actions = meaning
   undone = tuple(BACKWARD[action] for action in actions)
   if kind == "steps":
@@ -184,11 +184,10 @@ def label_of(meaning: Meaning) -> str:
 def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
   """The meanings of the first `count` clips of a split, in order.
 
-  Train may repeat itself; the meanings of every other split are distinct. There,
-  one meaning in three is followed by its foils, if they are new: the same actions
-  in the other order, and the clip played backwards. Only the order in time tells
-  them apart. Meanings of validation and test may occur in train; those of novel
-  cannot.
+  Train may repeat meanings; in every other split they are distinct, and one in three is
+  followed by its hard negatives, unless these have occurred: the same actions in
+  reverse order, and the clip played backwards. Only temporal order distinguishes them.
+  Meanings of validation and test may occur in train; those of novel cannot.
   """
   rng = np.random.default_rng([seed, SPLITS.index(split)])
   drawn = _draw(rng, novel=split == "novel")
@@ -205,7 +204,7 @@ def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
 
 
 def _draw(rng: np.random.Generator, novel: bool) -> Iterator[Meaning]:
-  """Meanings without end: a class by its weight, then evenly within the class."""
+  """Endless meanings: a class by weight, then uniformly within the class."""
   weights = np.array(list(WEIGHTS.values())) / sum(WEIGHTS.values())
   while True:
     label = LABELS[rng.choice(len(LABELS), p=weights)]

@@ -14,9 +14,9 @@ from vtr_jax.data.tokenizers.kinds import Albert, Bert, Clip, SentencePiece, Sig
 
 @runtime_checkable
 class Tokenizer(Protocol):
-  """What the loader, the objectives and the evaluators need of a tokenizer.
+  """The tokenizer of the loader, the objectives and the evaluators.
 
-  It must survive pickling: the loader's workers get a copy.
+  It must be picklable: each worker of the loader gets a copy.
   """
 
   vocab_size: int
@@ -26,13 +26,13 @@ class Tokenizer(Protocol):
 
   @property
   def special_ids(self) -> tuple[int, ...]:
-    """Ids that are never masked: there is nothing to learn from them."""
+    """Ids that are never masked."""
     ...
 
   def encode(
     self, caption: str, length: int
   ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
-    """Ids and their validity, `length` long, 2 or more; see `vocabularies`."""
+    """`length` ids, at least 2, and whether each is valid; see `kinds`."""
     ...
 
   def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
@@ -46,23 +46,23 @@ class Tokenizer(Protocol):
   def word_ids(self, ids: Int32[np.ndarray, " l"]) -> Int64[np.ndarray, " l"]:
     """A number in [0, l) for each id, the same for the pieces of one word.
 
-    What marks a word is the vocabulary's affair: a piece may begin one
-    (SentencePiece), continue one (WordPiece) or end one (BPE as in CLIP).
+    Each vocabulary marks words in its own way: a piece may begin a word
+    (SentencePiece), continue one (WordPiece) or end one (CLIP's BPE).
     """
     ...
 
 
 def load(path: str) -> Tokenizer:
-  """The tokenizer of a vocabulary file, whose content says of what kind it is.
+  """Loads a vocabulary file, whose content determines its kind.
 
   Args:
-    path: a SentencePiece model: ours with <cls>, or one that begins with the pieces of
-      ALBERT's or of T5's; BERT's vocab.txt, which has lines [CLS], [SEP] and so on; or
-      CLIP's merges, whose first line says #version. Text may be packed with gzip.
+    path: a SentencePiece model in our layout (with <cls>), ALBERT's or T5's; BERT's
+      vocab.txt, which has lines such as [CLS] and [SEP]; or CLIP's merges, whose first
+      line contains #version. Files may be compressed with gzip.
 
   Raises:
-    DataError: the file cannot be read, is damaged, or of no kind that is known; its
-      kind takes the package `tokenizers`, and that is missing.
+    DataError: the file cannot be read, is damaged or of an unknown kind, or its kind
+      requires the package `tokenizers`, which is missing.
   """
   return _kind(path)(path)
 
@@ -98,8 +98,8 @@ def check(tokenizer: Tokenizer, text: TextSpec) -> None:
   """Rejects a tokenizer that does not fit the model.
 
   Raises:
-    DataError: ids would fall outside the word embedding of `text.vocab_size`
-      rows, or `text.mask_id` is not the tokenizer's mask token.
+    DataError: the tokenizer has more than `text.vocab_size` pieces, or `text.mask_id`
+      is not its mask token.
   """
   if tokenizer.vocab_size > text.vocab_size:
     raise DataError(

@@ -1,12 +1,12 @@
-"""The kinds of vocabulary that `text.load` knows, each a `text.Tokenizer`.
+"""Vocabularies that `base.load` reads; each is a `base.Tokenizer`.
 
-Ids are those of the public weights that came with a vocabulary; the reference is
-transformers 5 (`BertTokenizer`, `CLIPTokenizer`, `AlbertTokenizer`,
-`SiglipTokenizer`). One thing differs for all kinds, on purpose: a special token that
-is spelled out in a caption is text like any other, and never becomes its id.
+Ids agree with the public weights of each vocabulary; the reference is transformers 5
+(`BertTokenizer`, `CLIPTokenizer`, `AlbertTokenizer`, `SiglipTokenizer`). One difference
+is deliberate: a special token spelled out in a caption is ordinary text and never
+becomes the special id.
 
-Captions are encoded one by one: the batches of the `tokenizers` package start threads,
-which do not survive the fork of a worker.
+Captions are encoded one at a time: batch encoding in the `tokenizers` package starts
+threads, which do not survive the fork of a worker.
 """
 
 import gzip
@@ -22,14 +22,16 @@ from numpy.typing import ArrayLike
 
 from vtr_jax.core.errors import BadSample, DataError
 
-_MERGES = 49152 - 256 - 2  # that CLIP's code reads; OpenAI's file has five times more
+_MERGES = (
+  49152 - 256 - 2
+)  # that CLIP's code reads; OpenAI's file has five times as many
 
 
 def read(path: str) -> bytes:
-  """The content of a vocabulary file, unpacked if it is gzip.
+  """The content of a vocabulary file, decompressed if it is gzip.
 
   Raises:
-    DataError: the file is missing, a directory, or gzip that was cut or damaged.
+    DataError: the file is missing, a directory, or truncated or damaged gzip.
   """
   try:
     with open(path, "rb") as f:
@@ -45,10 +47,10 @@ def read(path: str) -> bytes:
 
 
 class _Vocabulary:
-  """What follows from the list of pieces, whatever the kind.
+  """The common part of all kinds, which works on the list of pieces.
 
-  A kind sets the ids, says what stands before and after a caption (`_before`,
-  `_after`), and has `_encode` and `_decode`.
+  A subclass sets the ids, among them those before and after a caption (`_before`,
+  `_after`), and implements `_encode` and `_decode`.
   """
 
   pad_id: int
@@ -69,19 +71,19 @@ class _Vocabulary:
   ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
     """The caption between the special tokens of its kind, then padding.
 
-    A long caption loses its end, and never a special token.
+    A long caption is truncated; the special tokens stay.
 
     Args:
       caption: any text.
       length: of the result, 2 or more as in `TextSpec`.
 
     Raises:
-      BadSample: nothing of the caption is left after normalisation, or it holds half
-        a character (a lone surrogate, as JSON may).
+      BadSample: the caption is empty after normalisation, or contains a lone surrogate,
+        as JSON may.
     """
     try:
       words = self._encode(caption)
-    except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # as the library has it
+    except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # depends on library
       raise BadSample("caption with half a character") from e
     if not words:
       raise BadSample("empty caption")
@@ -92,7 +94,7 @@ class _Vocabulary:
     return ids, np.arange(length) < len(used)
 
   def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
-    """Text of the ids, special tokens left out; one that is unknown shows."""
+    """Text of the ids without special tokens except the unknown token."""
     silent = {*self.special_ids} - {self.unk_id}
     return self._decode([int(i) for i in ids if int(i) not in silent])
 
@@ -104,7 +106,7 @@ class _Vocabulary:
     """Numbers the words from 0; special tokens are words of their own."""
     begins = self._begins[ids]
     begins[1:] |= self._ends[ids[:-1]]
-    begins[:1] = False  # else the count would start at 1
+    begins[:1] = False  # otherwise the numbers would start at 1
     return np.cumsum(begins)
 
   def _encode(self, caption: str) -> list[int]:
@@ -119,9 +121,8 @@ class SentencePiece(_Vocabulary):
 
   <cls>, the caption's pieces, then <pad>.
 
-  A piece with a leading U+2581 begins a word. Punctuation marks are words of their
-  own, as BERT's tokenizer has them: in "ball," the comma is not part of the word,
-  "don't" is three.
+  A piece with a leading U+2581 begins a word. Each punctuation mark is a word of its
+  own, as in BERT's tokenizer: "ball," is two words, "don't" three.
   """
 
   LAYOUT = ("<pad>", "<unk>", "<cls>", "<mask>")
@@ -130,7 +131,8 @@ class SentencePiece(_Vocabulary):
     """Reads the model file.
 
     Raises:
-      DataError: the file is missing, is no model, or lacks one of the pieces.
+      DataError: the file is missing, is not a SentencePiece model, or lacks one of the
+        special pieces.
     """
     self._path = path
     model = parse(read(path))
@@ -152,13 +154,13 @@ class SentencePiece(_Vocabulary):
     self._before = (self.cls_id,)
 
   def _find(self, piece: str) -> int:
-    found = self._model.PieceToId(piece)
-    if self._model.IdToPiece(found) != piece:
+    piece_id = self._model.PieceToId(piece)
+    if self._model.IdToPiece(piece_id) != piece:
       raise DataError(
         f"{self._path}: the vocabulary has no piece {piece}; train it with "
         f"{', '.join(self.LAYOUT)}"
       )
-    return found
+    return piece_id
 
   def _encode(self, caption: str) -> list[int]:
     return self._model.EncodeAsIds(caption)
@@ -170,11 +172,11 @@ class SentencePiece(_Vocabulary):
 class Albert(SentencePiece):
   """ALBERT's SentencePiece models: [CLS] caption [SEP] <pad> ...
 
-  In lower case and without accents, cut by SentencePiece, with which ALBERT was
-  trained. In two cases HF's tokenizer differs: read from the model file, it begins a
-  new word behind the model's user-defined pieces, as ( and -; and its tables of
-  Unicode are of another year. As HF's fast tokenizer, this one leaves out that
-  ALBERT's own code cuts a comma off the digit before it.
+  Text is lower-cased, loses its accents, and is split by SentencePiece, as in ALBERT's
+  training. HF's tokenizer differs in two cases: loaded from the model file, it begins a
+  word after each of the model's user-defined pieces, such as ( and -, and it uses
+  another version of Unicode. ALBERT's own code also splits a comma from the digit
+  before it; this class and HF's fast tokenizer do not.
   """
 
   LAYOUT = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # the first pieces
@@ -186,7 +188,7 @@ class Albert(SentencePiece):
 
   def _encode(self, caption: str) -> list[int]:
     text = caption.replace("``", '"').replace("''", '"')
-    text = text.replace("\x85", " ")  # the one space that SentencePiece does not know
+    text = text.replace("\x85", " ")  # the one space unknown to SentencePiece
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c.lower() for c in text if unicodedata.category(c)[0] != "M")
     return super()._encode(text)
@@ -195,11 +197,11 @@ class Albert(SentencePiece):
 class Siglip(SentencePiece):
   """T5's SentencePiece models as SigLIP uses them: caption </s> </s> ...
 
-  In lower case and without ASCII punctuation. All positions are valid: SigLIP's text
-  tower attends its padding, which is more </s>, and pools the last position.
+  Text is lower-cased and loses ASCII punctuation. All positions are valid: SigLIP's
+  text tower attends to its padding, which is </s>, and pools the last position.
 
-  The model has no mask token, so that `mask_id` is one id more than it has, and the
-  word table of a model grows by a row.
+  The vocabulary has no mask token: `mask_id` is its size, which adds a row to the token
+  embedding.
   """
 
   LAYOUT = ("<pad>", "</s>", "<unk>")  # the first pieces
@@ -207,7 +209,7 @@ class Siglip(SentencePiece):
   def encode(
     self, caption: str, length: int
   ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
-    """As of all kinds, but with every position valid."""
+    """As for the other kinds, but every position is valid."""
     ids, valid = super().encode(caption, length)
     return ids, np.ones_like(valid)
 
@@ -225,9 +227,9 @@ class Siglip(SentencePiece):
 class Bert(_Vocabulary):
   """BERT's WordPiece, a vocab.txt: [CLS] caption [SEP] [PAD] ...
 
-  Captions are put in lower case and lose their accents if the vocabulary is uncased,
-  which is to say that it has no capital letter. A piece with a leading ## continues a
-  word, every other one begins one, punctuation marks among them.
+  Captions are lower-cased and lose their accents if the vocabulary is uncased, that is,
+  has no capital letter. A piece with a leading ## continues a word; every other piece,
+  punctuation included, begins one.
   """
 
   SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -236,8 +238,8 @@ class Bert(_Vocabulary):
     """Reads the vocabulary file.
 
     Raises:
-      DataError: the file cannot be read, lacks a special token, or has a line twice;
-        the package `tokenizers` is missing.
+      DataError: the file cannot be read, lacks a special token, or has duplicate
+        lines; the package `tokenizers` is missing.
     """
     pieces = [line.rstrip("\r") for line in lines(path, read(path))]
     ids = {piece: i for i, piece in enumerate(pieces)}
@@ -256,11 +258,11 @@ class Bert(_Vocabulary):
     special = np.isin(np.arange(len(pieces)), self.special_ids)
     super().__init__(pieces, [not p.startswith("##") for p in pieces], special)
     hf = _tokenizers(path)
-    made = hf.Tokenizer(hf.models.WordPiece(ids, unk_token="[UNK]"))
-    made.normalizer = hf.normalizers.BertNormalizer(lowercase=_is_uncased(pieces))
-    made.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
-    made.decoder = hf.decoders.WordPiece()
-    self._model = made
+    tokenizer = hf.Tokenizer(hf.models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = hf.normalizers.BertNormalizer(lowercase=_is_uncased(pieces))
+    tokenizer.pre_tokenizer = hf.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = hf.decoders.WordPiece()
+    self._model = tokenizer
 
   def _encode(self, caption: str) -> list[int]:
     return self._model.encode(caption).ids
@@ -272,27 +274,27 @@ class Bert(_Vocabulary):
 class Clip(_Vocabulary):
   """CLIP's byte pairs, OpenAI's or HF's list of merges.
 
-  <|startoftext|> caption <|endoftext|>, then id 0 as in OpenAI's code, where HF pads
-  with <|endoftext|>; neither is valid. HF's tokenizer is followed in that nothing is
-  fixed: OpenAI's code puts mojibake and HTML entities right first.
+  <|startoftext|> caption <|endoftext|>, then id 0 as in OpenAI's code; HF pads with
+  <|endoftext|>. Padding is not valid either way. As in HF's tokenizer, text is not
+  repaired; OpenAI's code first fixes mojibake and HTML entities.
 
-  Id 0 is also "!", which is why padding is no special token. Every byte has a piece:
-  `unk_id`, <|endoftext|> as HF has it, never occurs in a caption. CLIP has no mask
-  token, so that `mask_id` is one id more than CLIP has, 49408, and the word table of a
-  model grows by a row.
+  Id 0 is also "!", so that padding is not among the special ids. Every byte has a
+  piece: `unk_id`, which is <|endoftext|> as in HF's, never occurs in a caption. CLIP
+  has no mask token: `mask_id` is its vocabulary size, 49408, which adds a row to the
+  token embedding.
 
-  A piece with a trailing </w> ends a word; a run of punctuation marks is one.
+  A piece with a trailing </w> ends a word; consecutive punctuation marks are one word.
   """
 
-  # As HF's; what OpenAI's code matches, without its special tokens.
+  # As in HF's; OpenAI's pattern without the special tokens.
   _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
   def __init__(self, path: str):
-    """Reads the list of merges, packed or not.
+    """Reads the list of merges, which may be gzipped.
 
     Raises:
-      DataError: the file cannot be read, or a line is no merge of two pieces that
-        are known by then; the package `tokenizers` is missing.
+      DataError: the file cannot be read, or a line is not a merge of two earlier
+        pieces; the package `tokenizers` is missing.
     """
     hf = _tokenizers(path)
     letters = sorted(hf.pre_tokenizers.ByteLevel.alphabet())
@@ -302,7 +304,7 @@ class Clip(_Vocabulary):
       pair = line.split()
       if len(pair) != 2 or not ids.keys() >= set(pair) or "".join(pair) in ids:
         raise DataError(
-          f"{path}: line {number} is no merge of CLIP's: {line[:40]!r}; copy it again"
+          f"{path}: line {number} is not a valid merge: {line[:40]!r}; copy it again"
         )
       merges.append((pair[0], pair[1]))
       ids["".join(pair)] = len(ids)
@@ -316,16 +318,16 @@ class Clip(_Vocabulary):
     special = [i >= start for i in range(len(pieces))]
     super().__init__(pieces, special, [p.endswith("</w>") for p in ids] + [True] * 3)
     model = hf.models.BPE(ids, merges, end_of_word_suffix="</w>")
-    made = hf.Tokenizer(model)
+    tokenizer = hf.Tokenizer(model)
     normal, split = hf.normalizers, hf.pre_tokenizers
-    made.normalizer = normal.Sequence(
+    tokenizer.normalizer = normal.Sequence(
       [normal.NFC(), normal.Replace(hf.Regex(r"\s+"), " "), normal.Lowercase()]
     )
     words = split.Split(hf.Regex(self._WORDS), behavior="removed", invert=True)
     bytes_of = split.ByteLevel(add_prefix_space=False)
-    made.pre_tokenizer = split.Sequence([words, bytes_of])
-    made.decoder = hf.decoders.ByteLevel()
-    self._model = made
+    tokenizer.pre_tokenizer = split.Sequence([words, bytes_of])
+    tokenizer.decoder = hf.decoders.ByteLevel()
+    self._model = tokenizer
 
   def decode(self, ids: Iterable[int] | Int[np.ndarray, " n"]) -> str:
     """Text of the ids up to the end token, special tokens left out."""
@@ -340,10 +342,10 @@ class Clip(_Vocabulary):
 
 
 def parse(data: bytes) -> sentencepiece.SentencePieceProcessor | None:
-  """The SentencePiece model, if it is one."""
+  """The SentencePiece model; None if the data are something else."""
   model = sentencepiece.SentencePieceProcessor()
   try:
-    # An empty string would be taken for "no model given" and accepted.
+    # An empty string would be accepted as "no model given".
     model.LoadFromSerializedProto(data or b"?")
   except RuntimeError:
     return None
@@ -357,7 +359,7 @@ def lines(path: str, data: bytes) -> list[str]:
     DataError: it is not UTF-8.
   """
   try:
-    # Not splitlines: U+2028 and its like are tokens.
+    # Not splitlines: U+2028 and similar characters are tokens.
     return data.decode().removesuffix("\n").split("\n")
   except UnicodeDecodeError:
     raise DataError(f"{path}: not text in UTF-8; copy it again") from None
@@ -368,18 +370,18 @@ def _tokenizers(path: str):
     import tokenizers
   except ImportError:
     raise DataError(
-      f"{path}: takes a package that is missing; pip install 'tokenizers'"
+      f"{path}: requires a package that is missing; pip install 'tokenizers'"
     ) from None
   return tokenizers
 
 
 def _is_uncased(pieces: list[str]) -> bool:
-  """Whether no piece has a capital letter, but for those in brackets as [CLS]."""
+  """Whether no piece has a capital letter, except those in brackets such as [CLS]."""
   plain = "".join(p for p in pieces if not (p[:1] == "[" and p[-1:] == "]"))
   return not any("A" <= c <= "Z" for c in plain)
 
 
 def _is_punctuation(piece: str) -> bool:
-  """Whether a piece has marks and symbols only, perhaps behind a space."""
+  """Whether a piece consists of punctuation and symbols, after an optional space."""
   marks = piece.lstrip("\u2581")
   return bool(marks) and all(unicodedata.category(mark)[0] in "PS" for mark in marks)

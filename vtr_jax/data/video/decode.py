@@ -39,10 +39,10 @@ def decode(
   needed: int = 1,
   seconds: float = float("inf"),
 ) -> UInt8[np.ndarray, "t h w 3"]:
-  """Decodes the wanted frames as RGB, on one thread.
+  """Decodes the requested frames as RGB, on one thread.
 
   Frames are counted in the order of display, whatever their times are. Only
-  wanted frames are converted, and little more than these is decoded. What is
+  requested frames are converted, and little more than these is decoded. What is
   transparent shows the colour that is stored there.
 
   Args:
@@ -50,7 +50,7 @@ def decode(
     indices: sorted frame numbers, or a function of the number of frames that
       returns them; None takes every frame.
     view: from (height, width) of the frames to the part that is cut out; the
-      same for all frames. None keeps the whole frame.
+      same for all frames. None keeps the full frame.
     needed: a damaged file with fewer good frames than this is rejected; an
       intact file may be shorter.
     seconds: of CPU time that the file may take; see packets.Deadline.
@@ -64,20 +64,22 @@ def decode(
     codec = stream.codec_context
     packets, damaged = packets_lib.read(container, stream, deadline)
     count = sum(not packet.is_discard for packet in packets)
-    damaged |= count < stream.frames  # 0 where the container does not say
+    damaged |= count < stream.frames  # 0 where the container has no count
     # One packet is one frame, except in damaged and in unusual files: there the
     # first pass finds out how many frames there are, and the second uses that.
     for attempt in range(2):
       if not count or (damaged and count < needed):
         break
-      wanted, found = _wanted(indices, count), None
+      requested, pictures = _requested(indices, count), None
       if not damaged and attempt == 0:
-        found = _decode_runs(stream, packets, wanted, picture, deadline)
-      if found is None:
-        found, count, torn = _decode_all(codec, packets, wanted, picture, deadline)
+        pictures = _decode_runs(stream, packets, requested, picture, deadline)
+      if pictures is None:
+        pictures, count, torn = _decode_all(
+          codec, packets, requested, picture, deadline
+        )
         damaged |= torn
-      if len(found) == len(set(wanted)):
-        return np.stack([found[number] for number in wanted])
+      if len(pictures) == len(set(requested)):
+        return np.stack([pictures[number] for number in requested])
   if not count:
     raise BadSample("no frame can be decoded")
   raise BadSample(f"only {count} frames can be decoded, fewer than needed")
@@ -86,21 +88,21 @@ def decode(
 def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray, " t"]:
   """When each frame is shown, in seconds since the first; decodes nothing.
 
-  Where a file does not say, frames follow each other at its frame rate.
+  Where a file has no times, frames follow each other at its frame rate.
 
   Args:
     data: the encoded file.
     seconds: of CPU time that the file may take.
 
   Raises:
-    BadSample: not a video, or without a whole packet.
+    BadSample: not a video, or without a complete packet.
   """
   with opened(data) as container:
     stream = video_stream(container)
     packets, _ = packets_lib.read(container, stream, Deadline(seconds))
     count = sum(not packet.is_discard for packet in packets)
     if not count:
-      raise BadSample("no whole frame")
+      raise BadSample("no complete frame")
     shown = packets_lib.times(packets)
     if shown is not None:
       return (np.array(shown) - shown[0]) * float(stream.time_base)
@@ -150,14 +152,14 @@ def video_stream(container: Any) -> Any:
     raise BadSample("unknown codec")
   if codec.width * codec.height > _MAX_PIXELS:
     raise BadSample(f"frames of {codec.width} x {codec.height} pixels are too large")
-  # Without "explode" a decoder paints over what it cannot read, and says nothing.
+  # Without "explode" a decoder conceals errors and reports none.
   codec.options = {"max_pixels": str(_MAX_PIXELS), "err_detect": "explode"}
   stream.thread_type = "SLICE"
   codec.thread_count = 1
   return stream
 
 
-def _wanted(indices: Any, count: int) -> list[int]:
+def _requested(indices: Any, count: int) -> list[int]:
   if indices is None:
     return list(range(count))
   chosen: Any = indices(count) if callable(indices) else indices
@@ -165,27 +167,27 @@ def _wanted(indices: Any, count: int) -> list[int]:
 
 
 def _decode_runs(
-  stream, packets, wanted: list[int], picture, deadline: Deadline
+  stream, packets, requested: list[int], picture, deadline: Deadline
 ) -> dict[int, np.ndarray] | None:
-  """Wanted frames by number, from as little as possible; None: take all packets."""
-  if max(wanted) >= len(packets):
+  """Requested frames by number, from as little as possible; None: take all packets."""
+  if max(requested) >= len(packets):
     return None
-  runs, found = packets_lib.runs(stream, packets, wanted), {}
+  runs, pictures = packets_lib.runs(stream, packets, requested), {}
   try:
     for run in runs:
       for number, frame in packets_lib.decode_run(stream.codec_context, run, deadline):
-        found[number] = picture(frame)
+        pictures[number] = picture(frame)
   except (Surprise, av.FFmpegError):
     return None
-  return found if runs else None
+  return pictures if runs else None
 
 
 def _decode_all(
-  codec, packets, wanted: list[int], picture, deadline: Deadline
+  codec, packets, requested: list[int], picture, deadline: Deadline
 ) -> tuple[dict[int, np.ndarray], int, bool]:
-  """Wanted frames by number, how many were decoded, and whether any failed."""
-  found, decoded, torn = {}, 0, False
-  todo, last, shown = set(wanted), max(wanted), None
+  """Requested frames by number, how many were decoded, and whether any failed."""
+  pictures, decoded, torn = {}, 0, False
+  todo, last, shown = set(requested), max(requested), None
   for frame in packets_lib.decode_all(codec, packets, deadline):
     if frame is None:
       torn, shown = True, packets_lib.times(packets)
@@ -195,11 +197,11 @@ def _decode_all(
       break
     torn |= frame.is_corrupt
     if decoded in todo:
-      found[decoded] = picture(frame)
+      pictures[decoded] = picture(frame)
     decoded += 1
     if decoded > last:
       break
-  return found, decoded, torn
+  return pictures, decoded, torn
 
 
 class Picture:

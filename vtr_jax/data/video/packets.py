@@ -1,10 +1,10 @@
-"""Which parts of an encoded video are decoded: no more than the wanted frames need.
+"""Partial decoding of a video: no more than the requested frames need.
 
-All packets are read first: it costs a copy, and says where the key frames are and
-which packet shows which frame. Then only the groups of pictures that hold a wanted
-frame are decoded, up to the last wanted one, and of these not the frames that no
-other refers to. What comes out is checked against what should; where it differs, the
-whole file is decoded in order. Either way the frames are bitwise identical.
+All packets are read first, which costs a copy: they contain the positions of the key
+frames and the time of each frame. Then only the groups of pictures with a requested
+frame are decoded, up to the last requested frame, skipping frames that no other refers
+to. The decoded times are checked against the packets'; where they differ, the full file
+is decoded in order. Either way the frames are bitwise identical.
 """
 
 import bisect
@@ -57,10 +57,10 @@ class Deadline:
 class Run(NamedTuple):
   """A part that can be decoded without what is before it."""
 
-  packets: list[av.Packet]  # in order of decoding, up to the last wanted one
+  packets: list[av.Packet]  # in order of decoding, up to the last requested one
   times: list[int]  # of its frames, in order of display
-  wanted: dict[int, int]  # time -> number of the frame in the file
-  skip: bool  # leave out unwanted frames that no other needs
+  requested: dict[int, int]  # time -> number of the frame in the file
+  skip: bool  # leave out other frames that no other needs
 
 
 class Surprise(Exception):
@@ -97,13 +97,13 @@ def times(packets: Sequence[av.Packet]) -> list[int] | None:
   return sorted(known)
 
 
-def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Run]:
-  """Parts to decode for the wanted frames; none if the packets do not determine them.
+def runs(stream, packets: Sequence[av.Packet], requested: Sequence[int]) -> list[Run]:
+  """Parts to decode for the requested frames; none if they cannot be determined.
 
   Args:
     stream: of the container.
     packets: all of the file, undamaged.
-    wanted: frame numbers in order of display.
+    requested: frame numbers in order of display.
   """
   codec = stream.codec_context
   keys = [i for i, packet in enumerate(packets) if restarts(codec, packet)]
@@ -121,7 +121,7 @@ def runs(stream, packets: Sequence[av.Packet], wanted: Sequence[int]) -> list[Ru
   where = {pts: position for position, pts in enumerate(decoded)}
   skip = reordered and codec.name in SKIPPING
   chosen: dict[int, dict[int, int]] = {}
-  for number in wanted:
+  for number in requested:
     pts = shown[number]
     start = starts[bisect.bisect_right(starts, where[pts]) - 1]
     chosen.setdefault(start, {})[pts] = number
@@ -163,7 +163,7 @@ def clean_starts(decoded: np.ndarray, keys: list[int]) -> list[int]:
 def decode_run(
   codec, run: Run, deadline: Deadline
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-  """(number, frame) of the wanted frames of one part.
+  """(number, frame) of the requested frames of one part.
 
   Raises:
     Surprise: other frames come out than should, or damaged ones.
@@ -171,28 +171,28 @@ def decode_run(
     BadSample: the time is up.
   """
   codec.flush_buffers()
-  expected, left = iter(run.times), len(run.wanted)
+  expected, left = iter(run.times), len(run.requested)
   for packet in (*run.packets, None):
     deadline.check()
     if run.skip:
-      codec.skip_frame = "DEFAULT" if _keep(packet, run.wanted) else "NONREF"
+      codec.skip_frame = "DEFAULT" if _keep(packet, run.requested) else "NONREF"
     for frame in codec.decode(packet):
       if not _follows(frame, expected, run.skip):
         raise Surprise
-      if frame.pts in run.wanted:
-        yield run.wanted[frame.pts], frame
+      if frame.pts in run.requested:
+        yield run.requested[frame.pts], frame
         left -= 1
     if not left:
       return
   raise Surprise
 
 
-def _keep(packet: av.Packet | None, wanted: dict[int, int]) -> bool:
-  return packet is None or packet.pts in wanted
+def _keep(packet: av.Packet | None, requested: dict[int, int]) -> bool:
+  return packet is None or packet.pts in requested
 
 
 def _follows(frame: av.VideoFrame, expected: Iterator[int], gaps: bool) -> bool:
-  """Whether the frame is whole and the next one, or with `gaps` any later one."""
+  """Whether the frame is intact and the next one, or with `gaps` any later one."""
   if frame.is_corrupt:
     return False
   if gaps:

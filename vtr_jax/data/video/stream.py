@@ -1,8 +1,8 @@
 """Frames of long videos, in memory that does not grow with them.
 
-The file is read twice: once for the times of its frames, and once, a group of pictures
-after the other, for those that are wanted. As in packets.py, groups without a wanted
-frame are not decoded; where a file is not what its packets say, all of it is, in order.
+The file is read twice: once for the times of its frames, and once, group of pictures by
+group of pictures, for the requested frames. As in packets.py, groups without such a
+frame are not decoded; where the decoded times differ from the packets', all frames are.
 """
 
 import bisect
@@ -28,10 +28,10 @@ _MAX_PACKETS = 5_000_000  # ours: 23 hours at 60 a second; some 100 bytes each
 
 
 class Timeline(NamedTuple):
-  """What the packets of a file say of its frames, in the order of display.
+  """The frames of a file according to its packets, in the order of display.
 
   times: seconds since the first. duration: when the last one's time is over.
-  shown: times in the file's own unit, None if it does not tell them. decoded: of all
+  shown: times in the file's own unit, None if they are unknown. decoded: of all
   packets, in their own order. starts: packets at which decoding may begin; the first
   only, where that is not known. skip: frames that no other needs may be left out.
   damaged: packets are cut or broken behind the last frame.
@@ -54,7 +54,7 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     seconds: of CPU time that it may take.
 
   Raises:
-    BadSample: not a video, without a whole packet, or with more of them than any
+    BadSample: not a video, without a complete packet, or with more of them than any
       real video has; too slow.
   """
   deadline = Deadline(seconds)
@@ -79,8 +79,8 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     except av.FFmpegError:
       damaged = True
     if not shown:
-      raise BadSample("no whole frame")
-    damaged |= len(shown) < stream.frames  # 0 where the container does not say
+      raise BadSample("no complete frame")
+    damaged |= len(shown) < stream.frames  # 0 where the container has no count
     rate = float(stream.guessed_rate or stream.average_rate or 25)
     if None in decoded or len(set(shown)) < len(shown):
       times = np.arange(len(shown)) / rate
@@ -95,15 +95,15 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     starts = packets_lib.clean_starts(np.array(decoded), keys) if keys else [0]
     skip = reordered and codec.name in packets_lib.SKIPPING
     large = int(np.diff([*starts, len(decoded)]).max()) > _GROUP
-    told = None if hidden or damaged or large else shown
+    group_times = None if hidden or damaged or large else shown
     duration = round(float(times[-1]) + last, 6)
-    return Timeline(times, duration, told, decoded, starts, skip, damaged)
+    return Timeline(times, duration, group_times, decoded, starts, skip, damaged)
 
 
 def clips(
   file: BinaryIO,
   line: Timeline,
-  wanted: Sequence[Int[np.ndarray, " t"]],
+  requested: Sequence[Int[np.ndarray, " t"]],
   view: Any,
   seconds: float = float("inf"),
 ) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
@@ -112,7 +112,7 @@ def clips(
   Args:
     file: the encoded file.
     line: of it.
-    wanted: sorted frame numbers of each clip; clips in the order of time.
+    requested: sorted frame numbers of each clip; clips in the order of time.
     view: as `video.decode`'s.
     seconds: of CPU time that each clip may take, and as much for every
       thousand frames since the clip before it, which may have to be decoded.
@@ -122,26 +122,26 @@ def clips(
       clip; too slow.
   """
   deadline, last = Deadline(seconds), 0
-  uses = collections.Counter(int(n) for clip in wanted for n in set(clip.tolist()))
-  found: dict[int, np.ndarray] = {}
+  uses = collections.Counter(int(n) for clip in requested for n in set(clip.tolist()))
+  pictures: dict[int, np.ndarray] = {}
   frames, ended = _frames(file, line, sorted(uses), view, deadline), False
-  for clip in wanted:
+  for clip in requested:
     numbers, before = clip.tolist(), last
     last = max(numbers[-1], before)
     deadline.renew(seconds * (1 + (last - before) / _FRAMES))
-    while not ended and numbers[-1] not in found:
+    while not ended and numbers[-1] not in pictures:
       number, picture = next(frames, (-1, None))
       ended = picture is None
       if picture is not None:
-        found[number] = picture
-    if numbers[0] not in found:
+        pictures[number] = picture
+    if numbers[0] not in pictures:
       return  # there are fewer frames than packets
-    newest = max(n for n in found if n <= numbers[-1])
-    yield np.stack([found[min(n, newest)] for n in numbers])
+    newest = max(n for n in pictures if n <= numbers[-1])
+    yield np.stack([pictures[min(n, newest)] for n in numbers])
     for number in set(numbers):
       uses[number] -= 1
       if not uses[number]:
-        found.pop(number, None)
+        pictures.pop(number, None)
 
 
 def small(
@@ -169,18 +169,18 @@ def small(
 
 
 def _frames(
-  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, deadline: Deadline
+  file: BinaryIO, line: Timeline, requested: list[int], view: Any, deadline: Deadline
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
-  """(number, picture) of the wanted frames, numbers ascending."""
+  """(number, picture) of the requested frames, numbers ascending."""
   done, picture = -1, Picture(view)
-  if line.shown is not None and wanted[-1] < len(line.shown):
+  if line.shown is not None and requested[-1] < len(line.shown):
     try:
-      for done, found in _by_groups(file, line, wanted, view, deadline):
-        yield done, found
+      for done, rgb in _by_groups(file, line, requested, view, deadline):
+        yield done, rgb
       return
     except Surprise:
-      pass  # from here on in order, which tells how far the file is good
-  todo = {number for number in wanted if number > done}
+      pass  # from here on in order, which shows how much of the file is good
+  todo = {number for number in requested if number > done}
   for number, frame in _in_order(file, deadline):
     if frame is None:
       raise BadSample(f"damaged after {number} frames")
@@ -196,9 +196,9 @@ def _frames(
 
 
 def _by_groups(
-  file: BinaryIO, line: Timeline, wanted: list[int], view: Any, deadline: Deadline
+  file: BinaryIO, line: Timeline, requested: list[int], view: Any, deadline: Deadline
 ) -> Iterator[tuple[int, np.ndarray]]:
-  """Of as few groups of pictures as hold the wanted frames.
+  """Of as few groups of pictures as hold the requested frames.
 
   Raises:
     Surprise: other frames come out than should, or damaged ones.
@@ -207,7 +207,7 @@ def _by_groups(
   assert line.shown is not None
   where = {pts: position for position, pts in enumerate(line.decoded)}
   groups: dict[int, dict[int, int]] = {}  # by place in `starts`: time -> number
-  for number in wanted:
+  for number in requested:
     pts = line.shown[number]
     group = bisect.bisect_right(line.starts, where[pts]) - 1
     groups.setdefault(group, {})[pts] = number
@@ -230,7 +230,7 @@ def _by_groups(
         for number, frame in frames:
           yield number, picture(frame)
       except av.FFmpegError as e:
-        raise Surprise from e  # else `opened` would call it no video
+        raise Surprise from e  # otherwise `opened` would report that it is not a video
 
 
 def _in_order(
