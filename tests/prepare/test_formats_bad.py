@@ -120,12 +120,12 @@ def test_an_id_that_occurs_twice_names_both_places(tmp_path):
   assert "p/7.mp4), and item 3 (train, " in line
   put(tmp_path, {LIST: "a\nb\na\n", "captions.jsonl": ""})
   line = refusal("msvd", tmp_path)
-  assert f"{LIST}:3: id 'a' stands also at {tmp_path / LIST}:1" in line
+  assert f"{LIST}:3: id 'a' is also at {tmp_path / LIST}:1" in line
 
 
 def test_a_key_that_stands_twice_in_json(tmp_path):
   put(tmp_path, {"train.json": '{"a.mp4": "x", "b.mp4": "y", "a.mp4": "z"}'})
-  assert "key 'a.mp4' stands twice" in refusal("simvtp", tmp_path)
+  assert "key 'a.mp4' occurs twice" in refusal("simvtp", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -191,12 +191,18 @@ def test_a_pickle_of_plain_data(tmp_path, protocol):
 
 
 TARS = {
-  "link": ([("a.mp4", b"", tarfile.SYMTYPE)], "'a.mp4' is a link or no plain file"),
+  "link": (
+    [("a.mp4", b"", tarfile.SYMTYPE)],
+    "'a.mp4' is a link or not a regular file",
+  ),
   "hard link": (
     [("a.mp4", b"", tarfile.LNKTYPE)],
-    "'a.mp4' is a link or no plain file",
+    "'a.mp4' is a link or not a regular file",
   ),
-  "pipe": ([("a.mp4", b"", tarfile.FIFOTYPE)], "'a.mp4' is a link or no plain file"),
+  "pipe": (
+    [("a.mp4", b"", tarfile.FIFOTYPE)],
+    "'a.mp4' is a link or not a regular file",
+  ),
   "above": ([("../a.mp4", b"x")], "'../a.mp4' leads out of the tar"),
   "absolute": ([("/a.mp4", b"x")], "'/a.mp4' leads out of the tar"),
   "member twice": ([("a.mp4", b"x"), ("a.MP4", b"y")], "'a.MP4' occurs twice"),

@@ -233,7 +233,7 @@ def test_what_prepare_has_noted(record_property, tmp_path, count):
     for call in (
       lambda: _options(str(place.directory)),
       lambda: place.confirm(MANIFEST),
-      lambda: place.begin(MANIFEST),
+      lambda: place.start(MANIFEST),
     ):
       fuzz.outcome(call, place.root)
 

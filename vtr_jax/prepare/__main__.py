@@ -4,7 +4,7 @@
       --out=data --name=mine
     python -m vtr_jax.prepare --check=data/mine/1.0.0
 
-docs/prepare.md tells the rest: jobs of a scheduler, options, what is refused.
+See docs/prepare.md for jobs of a scheduler, options, and the items that are refused.
 """
 
 import dataclasses
@@ -21,41 +21,41 @@ from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import Run, parse_job, prepare
 
 _GIVEN = dict(
-  format=("", "What the annotations look like; one of vtr_jax/formats."),
+  format=("", "Format of the annotations; one of vtr_jax/prepare/formats."),
   source=("", "Directory of the media, or tar files."),
   annotations=("", "File or directory of the annotations; empty is --source."),
   variant=("", "The format's variant, such as a cut of MSR-VTT."),
-  split=("", "Names the split where the files do not; else takes that one alone."),
-  allow_pickle=(False, "Read pickles, of which only plain data are unpacked."),
-  out=("data", "Where data sets lie; the result is OUT/NAME/1.0.0."),
+  split=("", "The split, where the files name none; otherwise the only one to read."),
+  allow_pickle=(False, "Read pickles; only plain data in them are loaded."),
+  out=("data", "Directory of all data sets; the result is OUT/NAME/1.0.0."),
   name=("", "Name of the data set; empty is the format's."),
   shard_size=(256, "Items per shard."),  # ours: some 50 MB
-  seed=(0, "Of the order of the training split."),
-  shard=("0/1", "i/n: make the i-th of n parts, counted from 0; then --merge."),
-  merge=(False, "Put together what all jobs have made."),
-  check=("", "Directory of a prepared data set: verify it, and do nothing else."),
+  seed=(0, "Seed of the order of the training split."),
+  shard=("0/1", "i/n: write the i-th of n parts, counted from 0; then --merge."),
+  merge=(False, "Merge the shards of all jobs."),
+  check=("", "Directory of a prepared data set: only verify it."),
   all_intra=(False, "Every frame a key frame, as --gop=1: larger, fastest to read."),
 )
 _OPTIONS = dict(
   copy="Keep the bytes as they are, after the same checks.",
-  short_side="Pixels of the short side; smaller pictures are not enlarged.",
+  short_side="Pixels of the short side; smaller frames are not enlarged.",
   fps="Frames per second; 0 keeps every frame at its time.",
   gop="Frames from one key frame to the next, at most.",
   crf="x264's quality, 0 to 51, lower is better.",
-  needed="Damaged files with so many good frames are cut short; 0 refuses them.",
-  max_pixels="Pixels of a frame, at most.",
-  max_seconds="Seconds of an item, at most.",
-  max_mb="MB of a file, or of a tar's member, at most.",
+  needed="Min frames of a damaged file that is cut short; 0 refuses damaged files.",
+  max_pixels="Max pixels of a frame.",
+  max_seconds="Max seconds of an item.",
+  max_mb="Max MB of a file, or of a tar's member.",
   allow_no_captions="Keep items that have neither caption nor label.",
 )
 _RUN = dict(
   workers="Processes; 0 is one per core.",
-  deadline="Seconds for one item, at most.",
+  deadline="Max seconds for one item.",
 )
 _FINAL = dict(
-  bad_budget="Share of the items that may be refused.",
+  bad_budget="Fraction of the items that may be refused.",
   tokenizer="Vocabulary file to copy; empty trains one on the captions.",
-  vocab_size="Pieces of the tokenizer, at most.",
+  vocab_size="Max pieces of the tokenizer.",
 )
 
 
@@ -85,7 +85,9 @@ def _call() -> None:
     return
   final = merge.Final(**{name: getattr(given, name) for name in _FINAL})
   if given.merge:
-    require(bool(given.name or given.format), "name: missing; what is to be merged?")
+    require(
+      bool(given.name or given.format), "name: missing; name the data set to merge"
+    )
     merge.merge(Place(given.out, given.name or given.format), final)
     return
   require(bool(given.format), f"format: missing; known: {', '.join(base.kinds())}")
@@ -96,9 +98,9 @@ def _call() -> None:
   options = Options(**{name: getattr(given, name) for name in _OPTIONS})
   job, jobs = parse_job(given.shard)
   run = Run(given.workers, given.deadline, job, jobs)
-  asked = {f.name: getattr(given, f.name) for f in dataclasses.fields(base.Request)}
-  items = base.open(given.format, base.Request(**asked))
-  origin = dict(format=given.format) | asked
+  values = {f.name: getattr(given, f.name) for f in dataclasses.fields(base.Request)}
+  items = base.open(given.format, base.Request(**values))
+  origin = dict(format=given.format) | values
   prepare(
     place,
     items,

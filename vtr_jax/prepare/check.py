@@ -1,4 +1,4 @@
-"""Prepared data, verified: every shard can be read, every record decodes, sums hold."""
+"""Verifies prepared data: shards are readable, records decode, checksums agree."""
 
 import concurrent.futures
 import dataclasses
@@ -39,13 +39,13 @@ class _Shard(NamedTuple):
 
 
 def check(directory: str, workers: int = 0) -> None:
-  """Reads all of a prepared data set and prints a line for each bad record.
+  """Reads a prepared data set and prints a line for each bad record.
 
-  Data sets of other makers have no sums; their records need only decode.
+  Data sets not made by prepare have no checksums; their records need only decode.
 
   Args:
     directory: holds dataset_info.json.
-    workers: threads; 0 is one per core. Decoding lets other threads work.
+    workers: threads; 0 is one per core. Decoding releases the GIL.
 
   Raises:
     DataError: a record is bad, or the metadata cannot be read.
@@ -60,13 +60,12 @@ def check(directory: str, workers: int = 0) -> None:
     Bar(total=total, unit="record", desc="check") as bar,
   ):
     for shard in shards:
-      for found in pool.map(
-        _Look(shard, rows[shard.split], options), range(shard.count)
-      ):
+      verify = _Verifier(shard, rows[shard.split], options)
+      for result in pool.map(verify, range(shard.count)):
         bar.update()
-        if found:
-          bad.append(found)
-          Bar.write("  ".join(map(str, found)), file=sys.stdout)
+        if result:
+          bad.append(result)
+          Bar.write("  ".join(map(str, result)), file=sys.stdout)
   if bad:
     raise DataError(
       f"{directory}: {len(bad)} of {total} records are bad, listed above; copy these "
@@ -87,17 +86,17 @@ def _shards(directory: str) -> list[_Shard]:
       f"{directory}: no prepared data set, or its metadata is damaged ({one_line(e)}); "
       "name the directory that holds dataset_info.json"
     ) from e
-  found = []
+  shards = []
   for split, files in splits:
     first = 0
     for path, count in files:
-      found.append(_Shard(split, os.fspath(path), first, count))
+      shards.append(_Shard(split, os.fspath(path), first, count))
       first += count
-  return found
+  return shards
 
 
 def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
-  """What was noted of each record when it was made, by split."""
+  """The rows of records.jsonl by split; empty if there is no such file."""
   rows: dict[str, list[dict]] = {shard.split: [] for shard in shards}
   path = pathlib.Path(directory) / "records.jsonl"
   if not path.exists():
@@ -116,7 +115,7 @@ def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
 
 
 def _options(directory: str) -> Options:
-  """The limits under which it was made; the bytes are to be looked at as they are."""
+  """The limits under which it was made, to check the bytes as they are."""
   path = pathlib.Path(directory) / "manifest.json"
   if not path.exists():
     return Options(copy=True)
@@ -126,8 +125,8 @@ def _options(directory: str) -> Options:
     raise DataError(f"{path}: damaged options ({one_line(e)}); copy it again") from e
 
 
-class _Look:
-  """Looks at the records of one shard, from several threads."""
+class _Verifier:
+  """Verifies the records of one shard; may be called by several threads."""
 
   def __init__(self, shard: _Shard, rows: list[dict], options: Options):
     self._shard, self._options = shard, options
@@ -135,14 +134,14 @@ class _Look:
     self._lock = threading.Lock()
     self._features = sources.features()
     self._reader, self._broken = None, ""
-    if not os.path.exists(shard.path):  # the reader would say that it is empty
+    if not os.path.exists(shard.path):  # the reader would report an empty file
       self._broken = "no such file"
       return
     try:
       self._reader = array_record_module.ArrayRecordReader(shard.path)
-      there = self._reader.num_records()
-      if there != shard.count:
-        self._broken = f"damaged shard: {there} of {shard.count} records"
+      readable = self._reader.num_records()
+      if readable != shard.count:
+        self._broken = f"damaged shard: {readable} of {shard.count} records"
     except RuntimeError as e:
       self._broken = f"damaged shard ({one_line(e)})"
 
@@ -167,7 +166,7 @@ class _Look:
       raise BadSample(f"damaged record ({one_line(e)})") from e
 
   def _verify(self, record: dict, row: dict) -> None:
-    """Raises BadSample where the record is not what was written, or not a video."""
+    """Raises BadSample if the record differs from its row, or is not a video."""
     try:
       texts = tuple(text.decode() for text in record["captions"])
       name, label = record["id"].decode(), record["label"].decode()

@@ -22,8 +22,8 @@ def encode(data: bytes, options: Options) -> Result:
   """The image upright, its short side at most `options.short_side`, as JPEG.
 
   Raises:
-    BadSample: it cannot be decoded, is too large, or is to be copied and neither
-      JPEG nor PNG.
+    BadSample: it cannot be decoded, is too large, or cannot be copied because it is
+      neither JPEG nor PNG.
   """
   try:
     with warnings.catch_warnings():
@@ -38,7 +38,7 @@ def encode(data: bytes, options: Options) -> Result:
     raise BadSample(f"not an image ({one_line(e)})") from e
   if options.copy:
     if kind not in ("JPEG", "PNG"):
-      raise BadSample(f"{kind} cannot be copied, only JPEG and PNG; leave out --copy")
+      raise BadSample(f"{kind} cannot be copied, only JPEG and PNG; omit --copy")
     return _result(image, data)
   scale = options.short_side / min(image.size)
   if scale < 1:

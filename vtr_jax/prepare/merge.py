@@ -1,4 +1,4 @@
-"""All shards to one data set: TFDS' metadata, tokenizer, checksums, manifest.
+"""Merges shards to a data set with TFDS' metadata, tokenizer, checksums, manifest.
 
 DIR/NAME/1.0.0/
   NAME-train.array_record-00000-of-00004 ...   the records, as sources.features()
@@ -6,7 +6,7 @@ DIR/NAME/1.0.0/
   tokenizer.model                              if there is a training split
   checksum.json                                sha256 of each split's records
   records.jsonl                                one line per record: id, size, sha256
-  manifest.json                                counts, source, options, the refused
+  manifest.json                                counts, source, options, refused items
 """
 
 import collections
@@ -35,11 +35,11 @@ from vtr_jax.prepare.shards import TRAIN, read_json, report, shard_name, write_j
 
 @dataclasses.dataclass(frozen=True)
 class Final:
-  """What is done when all shards are there.
+  """Options of the merge.
 
-  bad_budget: fraction of all items that may be refused. tokenizer: a
-  vocabulary file to copy, see `text.load`; empty trains one on the training captions.
-  vocab_size: its pieces, fewer where the captions do not support so many.
+  bad_budget: fraction of all items that may be refused. tokenizer: vocabulary file to
+  copy, see `tokenizers.base.load`; empty trains one on the training captions.
+  vocab_size: max number of its pieces; few captions support fewer.
   """
 
   bad_budget: float = 0.01  # as in training, `data.max_bad_fraction`
@@ -47,15 +47,15 @@ class Final:
   vocab_size: int = 8000  # ours: SentencePiece's own default
 
   def __post_init__(self):
-    share = 0 <= self.bad_budget <= 1
-    require(share, f"bad_budget: {self.bad_budget}; must be 0 to 1")
+    valid = 0 <= self.bad_budget <= 1
+    require(valid, f"bad_budget: {self.bad_budget}; must be 0 to 1")
     require(self.vocab_size >= 64, f"vocab_size: {self.vocab_size}; must be 64 or more")
 
-  def asked(self) -> dict[str, Any]:
-    """What must be the same in another merge of the same data set.
+  def settings(self) -> dict[str, Any]:
+    """The settings that must be equal in another merge of the same data set.
 
     Raises:
-      DataError: the tokenizer is no such file.
+      DataError: the tokenizer's file does not exist.
     """
     if not self.tokenizer:
       return dict(tokenizer=dict(vocab_size=self.vocab_size))
@@ -66,16 +66,16 @@ class Final:
 
 
 def merge(place: Place, final: Final) -> None:
-  """Puts the shards together, unless that is done.
+  """Merges the shards, unless the data set exists.
 
   Raises:
-    DataError: a shard is missing or cut short, the tokenizer is no such file, or
-      another one was asked for when it was done.
-    DataBudgetError: too many items were refused; all work stays.
+    DataError: a shard is missing or truncated, the tokenizer's file does not exist, or
+      the existing data set was merged with another one.
+    DataBudgetError: too many items were refused; all work is kept.
   """
   with place.held(alone=True):
-    if place.whole():
-      place.confirm(final.asked())
+    if place.complete():
+      place.confirm(final.settings())
     else:
       plan = place.plan()
       reports = _reports(place, plan)
@@ -86,13 +86,13 @@ def merge(place: Place, final: Final) -> None:
       staging = _stage(place, plan, reports, refused, final)
       staging.rename(place.directory)
       io.sync(place.root)
-      _tell(place)
+      _print_summary(place)
     shutil.rmtree(place.work, ignore_errors=True)
 
 
 def _reports(place: Place, plan: dict[str, Any]) -> dict[str, list[dict]]:
-  """Every shard's report, after a look at its file."""
-  found: dict[str, list[dict]] = {}
+  """Every shard's report by split; checks that the shards' files are complete."""
+  reports: dict[str, list[dict]] = {}
   missing, number = [], 0
   for split, count in plan["shards"].items():
     for index in range(count):
@@ -102,7 +102,7 @@ def _reports(place: Place, plan: dict[str, Any]) -> dict[str, list[dict]]:
         missing.append(f"{name} (number {number})")
       else:
         _check_file(place.work / f"{name}.array_record", made)
-        found.setdefault(split, []).append(made)
+        reports.setdefault(split, []).append(made)
       number += 1
   if missing:
     some = ", ".join(missing[:5]) + (" ..." if missing[5:] else "")
@@ -110,14 +110,14 @@ def _reports(place: Place, plan: dict[str, Any]) -> dict[str, list[dict]]:
       f"{place.work}: {len(missing)} of {number} shards are missing: {some}; run the "
       "jobs again that make them, --shard=i/n with i = number modulo n"
     )
-  return found
+  return reports
 
 
 def _check_file(path: pathlib.Path, made: dict[str, Any]) -> None:
   size = path.stat().st_size if path.exists() else 0
   if size != made["file_bytes"]:
     raise DataError(
-      f"{path}: {size} of {made['file_bytes']} bytes; delete {path.stem}.json beside "
+      f"{path}: {size} of {made['file_bytes']} bytes; delete {path.stem}.json next to "
       "it and run its job again"
     )
 
@@ -136,13 +136,13 @@ def _check_budget(place: Place, refused: list[dict], items: int, final: Final) -
 
 
 def _kind(note: dict) -> str:
-  """A reason without its numbers."""
+  """The reason without digits, to count similar ones."""
   return "".join(c for c in note["reason"] if not c.isdigit())
 
 
 def _stage(place, plan, reports, refused, final) -> pathlib.Path:
-  """The whole data set, under another name."""
-  asked = final.asked()
+  """Writes the complete data set under another name; returns its directory."""
+  settings = final.settings()
   staging = place.work / "staging"
   shutil.rmtree(staging, ignore_errors=True)
   staging.mkdir()
@@ -169,7 +169,7 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   pieces = _tokenizer(staging, reports.get(TRAIN, []), final)
   write_json(staging / "checksum.json", sums)
   manifest = _manifest(plan, reports, refused, sums, pieces)
-  write_json(staging / "manifest.json", manifest | asked)
+  write_json(staging / "manifest.json", manifest | settings)
   for path in staging.iterdir():
     io.sync(path)
   io.sync(staging)
@@ -177,7 +177,7 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
 
 
 def _link(place, staging, split: str, shards: list[dict]) -> list[tfds.core.SplitInfo]:
-  """Shards under TFDS' names; those in which all was refused are left out."""
+  """Links the shards under TFDS' names, except those without records."""
   kept = [(i, made) for i, made in enumerate(shards) if made["rows"]]
   if not kept:
     return []
@@ -214,7 +214,7 @@ def _checksum(shards: list[dict]) -> dict[str, str]:
 
 
 def _tokenizer(staging, train: list[dict], final: Final) -> int:
-  """Writes tokenizer.model and returns its size; 0 if there is nothing to learn."""
+  """Writes tokenizer.model and returns its size; 0 without training captions."""
   from vtr_jax.data.tokenizers.base import load  # imports JAX, which takes a second
 
   path = staging / "tokenizer.model"
@@ -265,7 +265,7 @@ def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:
   )
 
 
-def _tell(place: Place) -> None:
+def _print_summary(place: Place) -> None:
   manifest = read_json(place.directory / "manifest.json")
   counts = ", ".join(f"{k} {v['records']}" for k, v in manifest["splits"].items())
   print(

@@ -1,4 +1,4 @@
-"""What is done to every item, and what makes an item unfit."""
+"""Options of the encoding, and the checks of an item's annotations."""
 
 import dataclasses
 import hashlib
@@ -9,11 +9,11 @@ from vtr_jax.prepare.formats.base import Item
 
 
 class Result(NamedTuple):
-  """What became of one item.
+  """The result of one item.
 
-  data: the encoded video or image; empty if refused. refused: why, or empty.
-  warnings: what is odd but no reason to refuse. frames, seconds, width, height: of
-  `data`, as it is displayed.
+  data: the encoded video or image; empty if refused. refused: the reason, or empty.
+  warnings: defects that are tolerated. frames, seconds, width, height: of `data`, as
+  displayed.
   """
 
   data: bytes = b""
@@ -30,7 +30,7 @@ class Options:
   """How items are checked and encoded.
 
   copy: keep the bytes as they are, after the same checks. short_side: pixels;
-  smaller pictures are not enlarged. fps: frames per second; 0 keeps every frame
+  smaller frames are not enlarged. fps: frames per second; 0 keeps every frame
   at its time. gop: frames from one key frame to the next at most; 1 makes every
   frame a key frame. crf: x264's quality, 0 to 51, lower is better. needed: a
   damaged file with this many good frames is cut short instead of refused; 0
@@ -43,9 +43,9 @@ class Options:
   fps: float = 0.0
   gop: int = 16  # ours: see docs/prepare.md for what it costs and saves
   crf: int = 20  # ours; x264's own 23 is seen as blocks at this size
-  needed: int = 0  # ours: what is damaged is told, not hidden
+  needed: int = 0  # ours: damage is reported
   max_pixels: int = 8192 * 4320  # ours: 8K
-  max_seconds: float = 3600.0  # ours: an hour of video is no clip
+  max_seconds: float = 3600.0  # ours: longer videos should be cut
   max_mb: int = 2048  # ours: a file is held in memory, once per worker
   allow_no_captions: bool = False
 
@@ -61,23 +61,23 @@ class Options:
 
 
 def captions(item: Item) -> tuple[str, ...]:
-  """The captions that say something; a record holds these."""
+  """The captions that are not blank, which the record holds."""
   return tuple(text.strip() for text in item.captions if text.strip())
 
 
 def unfit(item: Item, options: Options) -> str:
-  """Why the annotations alone refuse an item; empty if they do not."""
+  """Why an item is refused by its annotations alone; empty if it is not."""
   if not captions(item) and not item.label and not options.allow_no_captions:
     return "no caption; --allow_no_captions keeps such items"
   cut = item.start is not None or item.end is not None
   if cut and options.copy:
-    return "a part from start to end cannot be copied; leave out --copy"
+    return "a part from start to end cannot be copied; omit --copy"
   if cut and (item.end or float("inf")) <= (item.start or 0):
     return f"the part ends at {item.end} s, not after its start at {item.start} s"
   return ""
 
 
 def digest(item: Item, data: bytes) -> str:
-  """64 hex digits of all that is in an item's record."""
+  """64 hex digits of the content of an item's record."""
   texts = repr((item.id, item.label, captions(item))).encode()
   return hashlib.sha256(len(texts).to_bytes(8) + texts + data).hexdigest()

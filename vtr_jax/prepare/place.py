@@ -1,4 +1,4 @@
-"""Where a data set is made, and who may work there."""
+"""The directory of a data set in preparation, and its lock."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ VERSION = "1.0.0"
 
 
 class Place:
-  """`directory` holds the data set when it is whole, `work` what is done before."""
+  """`directory` holds the complete data set, `work` the unfinished one."""
 
   def __init__(self, out: str, name: str):
     """Raises ConfigError if TFDS would not take `name`."""
@@ -27,11 +27,11 @@ class Place:
     self.directory = self.root / VERSION
     self.work = self.root / f".unfinished-{VERSION}"
 
-  def whole(self) -> bool:
-    """Whether the data set is there; it appears in one step.
+  def complete(self) -> bool:
+    """Whether the data set exists; it appears in one step.
 
     Raises:
-      DataError: something else is there.
+      DataError: the directory holds something else.
     """
     if self.directory.exists() and not (self.directory / "manifest.json").exists():
       raise DataError(
@@ -41,13 +41,13 @@ class Place:
 
   @contextlib.contextmanager
   def held(self, alone: bool) -> Iterator[None]:
-    """Keeps others out: all of them, or only those who would be alone."""
+    """Holds the lock, exclusive if `alone`, otherwise shared."""
     self.root.mkdir(parents=True, exist_ok=True)
     with processes.locked(self.root / f".lock-{VERSION}", "run", alone):
       yield
 
-  def begin(self, plan: dict[str, Any]) -> None:
-    """Notes what is made here, or checks that it is the same as before.
+  def start(self, plan: dict[str, Any]) -> None:
+    """Writes the plan, or checks that it equals that of an earlier run.
 
     Raises:
       DataError: other items or options were used.
@@ -57,39 +57,43 @@ class Place:
       self.work.mkdir(exist_ok=True)
       write_json(path, plan)
       return
-    _same(self.work, self.plan(), plan)
+    _check_same(self.work, self.plan(), plan)
 
   def confirm(self, plan: dict[str, Any]) -> None:
-    """Says that the data set is there.
+    """Reports that the data set exists.
 
     Raises:
       DataError: other items or options were used, or the manifest is damaged.
     """
     manifest = read_json(self.directory / "manifest.json")
-    _same(self.directory, manifest, {k: v for k, v in plan.items() if k in manifest})
-    print(f"{self.directory}: is there already", file=sys.stderr)
+    _check_same(
+      self.directory, manifest, {k: v for k, v in plan.items() if k in manifest}
+    )
+    print(f"{self.directory}: already exists", file=sys.stderr)
 
   def plan(self) -> dict[str, Any]:
-    """What was noted by `begin`.
+    """The plan written by `start`.
 
     Raises:
-      DataError: nothing was begun, or the file is damaged.
+      DataError: there is no plan, or the file is damaged.
     """
     try:
       return read_json(self.work / "plan.json")
     except FileNotFoundError as e:
       raise DataError(
-        f"{self.work}: nothing was begun here; correct --out and --name"
+        f"{self.work}: no unfinished data set; correct --out and --name"
       ) from e
 
 
-def _same(place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-  """Refuses another source or other options than before."""
+def _check_same(
+  place: pathlib.Path, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+  """Raises DataError if source or options differ from an earlier run's."""
   for key, value in now.items():
     if before.get(key) != value:
       raise DataError(
         f"{place}: was made with another {key} ({_differ(before.get(key), value)}); "
-        "use the same, choose another --name, or delete it to begin again"
+        "use the same, choose another --name, or delete it to start again"
       )
 
 

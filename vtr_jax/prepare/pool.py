@@ -1,7 +1,7 @@
 """Items to results, in several processes that may hang or die.
 
-pebble's pool does what concurrent.futures' does not: a task has a deadline, and a
-process that dies takes its own task with it and no other.
+Unlike that of concurrent.futures, pebble's pool gives each task a deadline, and a
+process that dies fails no task but its own.
 """
 
 import concurrent.futures
@@ -23,7 +23,7 @@ from vtr_jax.prepare.work import make
 
 
 class Task(NamedTuple):
-  """An item, where its result is to be, and the number of its shard."""
+  """An item, the path of its result, and the number of its shard."""
 
   shard: int
   path: pathlib.Path
@@ -33,16 +33,16 @@ class Task(NamedTuple):
 def run(
   tasks: Iterable[Task], options: Options, workers: int, deadline: float
 ) -> Iterator[Task]:
-  """Makes the result of every task, and yields tasks as they are done.
+  """Computes the result of every task, and yields tasks as they are done.
 
-  An item that hangs for `deadline` seconds or ends its process is refused; an
-  item that is killed by the end of this process leaves nothing.
+  An item that hangs for `deadline` seconds or ends its process is refused. If this
+  process ends, unfinished items have no result.
 
   Raises:
-    DataError: a result cannot be written, or processes end before they begin.
+    DataError: a result cannot be written, or processes end before they start.
   """
   tasks = iter(tasks)
-  # Not forked: threads in the parent would be copied in the midst of things.
+  # Not forked: threads in the parent may hold locks.
   context = multiprocessing.get_context("spawn")
   pool = pebble.ProcessPool(
     workers, initializer=processes.end_with_parent, context=context
@@ -50,7 +50,7 @@ def run(
   pending: dict[concurrent.futures.Future, Task] = {}
   try:
     while True:
-      # Two each: one in work, one on its way.
+      # Two per worker: one running, one queued.
       for task in itertools.islice(tasks, 2 * workers - len(pending)):
         args = (task.path, task.item, options)
         pending[pool.schedule(make, args=args, timeout=deadline)] = task
@@ -69,14 +69,14 @@ def run(
 
 
 def _settle(future, task: Task, deadline: float) -> None:
-  """Refuses the item whose process was ended."""
+  """Writes a refusal as the result of an item whose process was ended."""
   try:
     future.result()
   except concurrent.futures.TimeoutError:
     reason = f"not done after {deadline:g} s; raise --deadline if it is that long"
     spool.write(task.path, Result(refused=reason))
   except pebble.ProcessExpired as e:
-    reason = f"its process died (exit code {e.exitcode}), perhaps for want of memory"
+    reason = f"its process died (exit code {e.exitcode}), perhaps out of memory"
     spool.write(task.path, Result(refused=reason))
   except OSError as e:
     raise DataError(
@@ -84,6 +84,6 @@ def _settle(future, task: Task, deadline: float) -> None:
     ) from e
   except concurrent.futures.process.BrokenProcessPool as e:
     raise DataError(
-      "processes end before they begin, perhaps for want of memory; run it again with "
+      "processes end before they start, perhaps out of memory; run it again with "
       "fewer --workers"
     ) from e

@@ -1,4 +1,4 @@
-"""One run of `prepare`: all shards, or a job's share of them, or the merge."""
+"""One run of `prepare`: all shards, or those of one job, or the merge."""
 
 import contextlib
 import dataclasses
@@ -20,10 +20,10 @@ from vtr_jax.prepare.shards import Shard, cut, finish, report
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """How the work is shared out; none of it changes the result.
+  """How the work is distributed; does not change the result.
 
-  workers: processes; 0 is one per core. deadline: seconds for one item. job, jobs:
-  of `jobs` runs, this one makes the shards whose number leaves `job`.
+  workers: processes; 0 is one per core. deadline: max seconds for one item. job, jobs:
+  this run makes the shards with number % jobs == job.
   """
 
   workers: int = 0
@@ -49,31 +49,31 @@ def prepare(
   shard_size: int,
   seed: int,
 ) -> None:
-  """Makes the data set at `place`, or a job's share of it; resumes where one stopped.
+  """Makes the data set at `place`, or one job's shards of it; resumes a killed run.
 
   Args:
-    place: where it is made.
+    place: directory of the data set.
     items: of all splits, with ids that occur once.
-    origin: what the manifest says of the source.
+    origin: description of the source for the manifest.
     options: how items are checked and encoded.
     run: processes and jobs.
-    final: what is done when all shards are there; not read by one job of several.
+    final: options of the merge; ignored by one job of several.
     shard_size: items per shard.
     seed: of the order of the training split.
 
   Raises:
-    DataError: other items or options were used here before, or the place holds
+    DataError: an earlier run used other items or options, or the directory holds
       something else.
-    DataBudgetError: more items are refused than `final` allows; the work stays.
+    DataBudgetError: more items are refused than `final` allows; the work is kept.
   """
   shards = cut(list(items), shard_size, seed)
   plan = _plan(place, items, origin, options, shards, shard_size, seed)
   with place.held(alone=False):
-    if place.whole():
-      # One job of several does not read `final`.
-      place.confirm(plan | final.asked() if run.jobs == 1 else plan)
+    if place.complete():
+      # One job of several ignores `final`.
+      place.confirm(plan | final.settings() if run.jobs == 1 else plan)
       return
-    place.begin(plan)
+    place.start(plan)
     mine = [s for s in shards if s.number % run.jobs == run.job]
     if run.jobs == 1:
       _survey(items, options, final)
@@ -83,7 +83,7 @@ def prepare(
 
 
 def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, Any]:
-  """What must be the same in all runs that make one data set."""
+  """The settings that must be equal in all runs that make one data set."""
   counts: dict[str, int] = {}
   for shard in shards:
     counts[shard.split] = counts.get(shard.split, 0) + 1
@@ -100,23 +100,20 @@ def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, 
 
 
 def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) -> None:
-  """Ends the run before any work if missing files alone are too many.
-
-  Or if `final` cannot be: the tokenizer is of no use.
-  """
+  """Raises early if too many files are missing, or for an invalid tokenizer."""
   if final.tokenizer:
     from vtr_jax.data.tokenizers import (
       base as tokenizers,  # imports JAX, which takes a second
     )
 
     tokenizers.load(final.tokenizer)
-  there: dict[str, bool] = {}
+  exists: dict[str, bool] = {}
   bad, first = 0, ""
   for item in items:
     path = item.media.path
-    if path not in there:
-      there[path] = os.path.isfile(path)
-    reason = unfit(item, options) or ("" if there[path] else "no such file")
+    if path not in exists:
+      exists[path] = os.path.isfile(path)
+    reason = unfit(item, options) or ("" if exists[path] else "no such file")
     bad += bool(reason)
     first = first or (reason and f"{item.id} ({path}): {reason}")
   if bad > final.bad_budget * len(items):
@@ -127,7 +124,7 @@ def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) ->
 
 
 def _make(place: Place, shards: list[Shard], options: Options, run: Run) -> None:
-  """Makes the shards that are not done; a shard in work is kept from other runs."""
+  """Makes the missing shards; locks each of them against other runs."""
   left = {shard.number: len(shard.items) for shard in shards}
   by_number = {shard.number: shard for shard in shards}
   locks = {shard.number: contextlib.ExitStack() for shard in shards}
@@ -151,7 +148,7 @@ def _tasks(
   locks: dict[int, contextlib.ExitStack],
   bar: Bar,
 ) -> Iterator[pool.Task]:
-  """Items whose result is not there yet; what is there is struck from `left`."""
+  """Items without a result; subtracts the others from `left`."""
   for shard in shards:
     missing = []
     if report(place.work, shard.name) is None:
@@ -162,7 +159,7 @@ def _tasks(
     left[shard.number] = len(missing)
     if not missing:
       locks[shard.number].close()
-    # What an earlier run has done says nothing about the speed of this one.
+    # Excludes the items of an earlier run from the estimate of the rate.
     bar.initial += len(shard.items) - len(missing)
     bar.update(len(shard.items) - len(missing))
     for i in missing:
@@ -185,7 +182,7 @@ def parse_job(text: str) -> tuple[int, int]:
   """`2/8` -> (2, 8).
 
   Raises:
-    DataError: it is not of this form.
+    DataError: the text has another form.
   """
   job, slash, jobs = text.partition("/")
   if not (slash and job.isdecimal() and jobs.isdecimal() and len(text) < 20):

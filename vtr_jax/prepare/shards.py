@@ -1,7 +1,7 @@
-"""Items in their final order, cut into shards; a shard's results, written for good.
+"""Divides items into shards, and writes the results of a shard as ArrayRecord.
 
-Which item lies where depends on nothing but the items, the seed and the size of a
-shard. A shard is done when its report, NAME.json, is there; it is written last.
+The order of the items depends only on the items, the seed and the size of a shard. A
+shard is done when its report, NAME.json, exists; it is written last.
 """
 
 import functools
@@ -23,7 +23,7 @@ from vtr_jax.prepare.formats.base import Item
 from vtr_jax.prepare.options import Result, captions, digest
 
 TRAIN = "train"  # the split that is shuffled, and whose captions train the tokenizer
-_MEND = "copy it again, or prepare the data set again"
+_FIX = "copy it again, or prepare the data set again"
 
 
 class Shard(NamedTuple):
@@ -39,7 +39,7 @@ class Shard(NamedTuple):
     return shard_name(self.split, self.index)
 
   def result(self, work: pathlib.Path, position: int) -> pathlib.Path:
-    """Where the result of an item lies until the shard is done."""
+    """Path of the result of an item until the shard is done."""
     return work / self.name / f"{position:05d}"
 
 
@@ -48,10 +48,10 @@ def shard_name(split: str, index: int) -> str:
 
 
 def cut(items: list[Item], size: int, seed: int) -> list[Shard]:
-  """Cuts all splits into shards of `size` items; `train` is shuffled by `seed`.
+  """Divides all splits into shards of `size` items; `train` is shuffled by `seed`.
 
   Raises:
-    DataError: a split has a name that file names cannot have.
+    DataError: the name of a split is not valid in file names.
   """
   splits: dict[str, list[Item]] = {}
   for item in items:
@@ -72,7 +72,7 @@ def cut(items: list[Item], size: int, seed: int) -> list[Shard]:
 
 
 def _random(seed: int, item: Item) -> bytes:
-  """Not NumPy's generators: what they draw may change with its version."""
+  """A sort key. Not NumPy's generators, which may change between versions."""
   return hashlib.sha256(f"{seed} {item.id}".encode()).digest()
 
 
@@ -91,7 +91,7 @@ def finish(shard: Shard, work: pathlib.Path) -> None:
   made: dict[str, Any] = dict(rows=[], captions=[], refused=[], warned=[], bytes=0)
   path = work / f"{shard.name}.array_record"
   part = path.with_suffix(".tmp")
-  # Each record may be read alone, as TFDS has it; H.264 and JPEG get no smaller.
+  # One record a group for random access, as in TFDS; H.264 and JPEG do not compress.
   options = "group_size:1,uncompressed"
   writer = array_record_module.ArrayRecordWriter(str(part), options)
   for position, item in enumerate(shard.items):
@@ -112,7 +112,7 @@ def finish(shard: Shard, work: pathlib.Path) -> None:
 
 
 def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
-  """Notes a result in the report; its record, or nothing if it was refused."""
+  """Adds a result to the report; returns its record, empty if it was refused."""
   note = dict(id=item.id, split=item.split, file=item.media.path)
   if result.refused:
     made["refused"].append(note | dict(reason=result.refused))
@@ -150,9 +150,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     DataError: the file is damaged.
-    FileNotFoundError: there is none.
+    FileNotFoundError: the file does not exist.
   """
   try:
     return io.mapping(path.read_bytes())
   except ValueError as e:
-    raise DataError(f"{path}: damaged ({one_line(e)}); {_MEND}") from e
+    raise DataError(f"{path}: damaged ({one_line(e)}); {_FIX}") from e

@@ -1,7 +1,7 @@
-"""Results that outlive a killed run: one file each, whole or not there.
+"""Results that outlive a killed run: one file each, complete or absent.
 
-A worker writes its result itself. Were results sent through a pipe, a worker that is
-killed in the midst of it would leave half a message to all others.
+A worker writes its result itself: if results were sent through a pipe, a worker killed
+while writing would corrupt the messages of all others.
 """
 
 import json
@@ -17,7 +17,11 @@ _MAGIC = b"vtrspool"
 
 
 def write(path: pathlib.Path, result: Result) -> None:
-  """Writes under another name and renames last."""
+  """Writes under another name and renames last.
+
+  Not `io.atomic_write`: two fsyncs an item are slow, and `read` detects, by its CRC, a
+  file that a crash of the system has damaged; the item is then done again.
+  """
   facts = json.dumps(result._replace(data=b"")._asdict(), default=lambda _: "").encode()
   crc = zlib.crc32(result.data, zlib.crc32(facts))
   part = path.with_suffix(f".{os.getpid()}.tmp")
@@ -29,12 +33,12 @@ def write(path: pathlib.Path, result: Result) -> None:
 
 
 def read(path: pathlib.Path) -> Result | None:
-  """The result, or None if it is missing or was damaged by a crash of the system."""
+  """The result, or None if it is missing or damaged by a crash of the system."""
   try:
     with path.open("rb") as f:
       magic, num_facts, num_data, crc = _HEAD.unpack(f.read(_HEAD.size))
-      whole = _HEAD.size + num_facts + num_data == os.fstat(f.fileno()).st_size
-      if magic != _MAGIC or not whole:
+      complete = _HEAD.size + num_facts + num_data == os.fstat(f.fileno()).st_size
+      if magic != _MAGIC or not complete:
         return None
       facts, data = f.read(num_facts), f.read(num_data)
   except (FileNotFoundError, struct.error):

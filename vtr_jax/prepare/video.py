@@ -1,4 +1,4 @@
-"""One video, checked frame by frame and encoded again, in bounded memory."""
+"""One video, checked frame by frame and re-encoded, in bounded memory."""
 
 import io
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _BLANK = 8  # ours: brightest minus darkest of 255, noise of compression include
 
 
 class Shown(NamedTuple):
-  """A frame, and the second at which it is shown, counted from the first frame."""
+  """A frame and its time in seconds since the first frame."""
 
   time: float
   frame: av.VideoFrame
@@ -36,26 +36,26 @@ def encode(
   end: float | None = None,
   seconds: float = float("inf"),
 ) -> Result:
-  """The video as H.264 in mp4, upright, without sound; or as it was, if to be copied.
+  """The video as H.264 in mp4, upright and without sound; with `copy`, unchanged.
 
   Args:
-    data: the encoded file, or the file opened; one to be copied is all its bytes.
+    data: the bytes of the file, or the open file; `copy` requires the bytes.
     options: size, frame rate and quality of the result, and limits.
     start: second at which the result begins; None is the beginning.
     end: second before which it ends; None is the end.
-    seconds: of CPU time that it may take; then it is as if the rest were damaged.
+    seconds: of CPU time that it may take; the rest then counts as damaged.
 
   Raises:
-    BadSample: it cannot be decoded, is damaged, or beyond a limit.
+    BadSample: it cannot be decoded, is damaged, or exceeds a limit.
   """
-  begin, stop = start or 0.0, float("inf") if end is None else end
+  first, stop = start or 0.0, float("inf") if end is None else end
   deadline = Deadline(seconds)
-  if begin > _SEEK:
+  if first > _SEEK:
     try:
-      return _encode(data, options, begin, stop, deadline, seek=True)
+      return _encode(data, options, first, stop, deadline, seek=True)
     except BadSample:
-      pass  # it has no index, or a wrong one, or frames need some before the key frame
-  return _encode(data, options, begin, stop, deadline, seek=False)
+      pass  # no index, a wrong one, or frames that refer to some before the key frame
+  return _encode(data, options, first, stop, deadline, seek=False)
 
 
 def _encode(
@@ -90,13 +90,15 @@ class _Reader:
       raise BadSample("unknown codec")
     stream.thread_type = "SLICE"
     codec.thread_count = 1
-    # Without "explode" a decoder paints over what it cannot read, and says nothing.
-    # max_pixels refuses before memory is taken, also where the size changes midway.
+    # Without "explode" a decoder conceals errors and reports none. max_pixels fails
+    # before memory is allocated, also where the size changes midway.
     codec.options = dict(err_detect="explode", max_pixels=str(options.max_pixels))
     if codec.width * codec.height > options.max_pixels:
       raise BadSample(f"{codec.width} x {codec.height} pixels, above --max_pixels")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    self.rate = rate if 0 < rate <= 1000 else 25.0  # where the file has no honest one
+    self.rate = (
+      rate if 0 < rate <= 1000 else 25.0
+    )  # where the file has no plausible one
     self.warnings: list[str] = []
     self._container, self._stream, self._options = container, stream, options
     self._deadline = deadline
@@ -149,9 +151,9 @@ class _Reader:
       yield Shown(last, frame)
 
   def _decoded(self, complete: bool) -> Iterator[av.VideoFrame]:
-    """Frames until the first damage; what `needed` asks for may end there.
+    """Frames until the first damage, which ends them if there are `needed` of them.
 
-    `complete`: as many are expected as the file says it has.
+    `complete`: requires the number of frames that the file declares.
     """
     packets = frames = 0
     try:
@@ -165,7 +167,7 @@ class _Reader:
             raise BadSample("a frame is broken")
           frames += 1
           yield frame
-      # A file may lack its end without a sign but this. 0: the file does not say.
+      # The only sign of a truncated file may be this count; 0: the file has none.
       if complete and packets < self._stream.frames:
         raise BadSample(f"{packets} of {self._stream.frames} frames are there")
     except (av.FFmpegError, BadSample) as e:
@@ -189,7 +191,7 @@ def _resampled(shown: Iterator[Shown], fps: float, rate: float) -> Iterator[Show
 
 
 def _look(shown: Iterator[Shown], reader: _Reader) -> Result:
-  """What is to be said of a video whose bytes are kept."""
+  """The result, without data, of a video whose bytes are copied."""
   small, seen, size = VideoReformatter(), _Seen(), (0, 0)
   for time, frame in shown:
     if not seen.frames:
@@ -224,10 +226,10 @@ def _write(shown: Iterator[Shown], reader: _Reader, options: Options) -> Result:
 def _stream(out, first: av.VideoFrame, size, rate: float, options: Options) -> Any:
   # One thread: the bytes then depend on nothing else, and items are done in parallel.
   x264 = dict(preset=_PRESET, crf=str(options.crf), g=str(options.gop), threads="1")
-  # Some processors' own code (AVX-512's) gives other bytes from one time to the next.
+  # The code for some CPUs (AVX-512) is not deterministic.
   x264["x264-params"] = "cpu-independent=1"
   if options.gop == 1:
-    # Such data are made to be read fast, and are read a third as fast without it.
+    # Decoding, which this option is for, takes three times as long without it.
     x264["tune"] = "fastdecode"
   rate_ = Fraction(rate).limit_denominator(1001)
   stream = out.add_stream("libx264", rate=rate_, options=x264)
@@ -290,11 +292,11 @@ class _Seen:
     self.blank += int(pixels.max()) - int(pixels.min()) < _BLANK
 
   def facts(self, warnings: list[str], rate: float, size: tuple[int, int]) -> Result:
-    """All but the data; raises BadSample if there was no frame."""
+    """The result without data; raises BadSample if there was no frame."""
     if not self.frames:
       raise BadSample("no frame can be decoded")
     if self.blank:
-      told = f"blank: {self.blank} of {self.frames} frames have nearly equal pixels"
-      warnings = [*warnings, told]
+      blank = f"blank: {self.blank} of {self.frames} frames have nearly equal pixels"
+      warnings = [*warnings, blank]
     seconds = round(self.time + 1 / rate, 3)
     return Result(b"", "", tuple(warnings), self.frames, seconds, *size)

@@ -1,4 +1,4 @@
-"""One item's work, in a process of its own: read, check, encode, write the result."""
+"""The work on one item, in a worker process: read, check, encode, write the result."""
 
 import pathlib
 
@@ -18,7 +18,7 @@ def make(path: pathlib.Path, item: Item, options: Options) -> None:
 
 
 def result(item: Item, options: Options) -> Result:
-  """The encoded item, or why it is refused; raises nothing."""
+  """The encoded item, or the reason why it is refused; raises no error."""
   if reason := unfit(item, options):
     return Result(refused=reason)
   try:
@@ -30,15 +30,15 @@ def result(item: Item, options: Options) -> Result:
     return Result(refused=str(e))
   except OSError as e:
     return Result(refused=f"cannot be read ({e.strerror or one_line(e)})")
-  except Exception as e:  # one odd file among millions must not end the run
+  except Exception as e:  # one unusual file among millions must not end the run
     return Result(refused=f"{type(e).__name__}: {one_line(e)}")
 
 
 def read(media: Media, max_mb: int) -> bytes:
-  """Bytes of a file, or of the part of it that is meant.
+  """Bytes of a file, or of a part of it.
 
   Raises:
-    BadSample: the file is missing, too large, or ends before the part does.
+    BadSample: the file is missing, too large, or ends before the part.
   """
   try:
     with open(media.path, "rb") as f:

@@ -2,7 +2,7 @@
 
 train.json and val_1.json (or val_2.json, by variant) hold {"v_<file>": {duration,
 timestamps, sentences}}; the sentences of a video are joined to one caption, and the
-whole video is meant. As in CLIP4Clip, val_1 is the test set: 10,009 and 4,917.
+item is the full video. As in CLIP4Clip, val_1 is the test set: 10,009 and 4,917.
 """
 
 from collections.abc import Iterator
@@ -23,5 +23,5 @@ def read(request: Request) -> Iterator[Item]:
       where = f"{path}: {name!r}"
       texts = parse.as_object(video, where, "sentences")["sentences"]
       paragraph = " ".join(parse.sentences(texts, where))
-      found = files.find(name.removeprefix("v_"), where, name)
-      yield Item(name, split, found, parse.sentences(paragraph, where))
+      file = files.find(name.removeprefix("v_"), where, name)
+      yield Item(name, split, file, parse.sentences(paragraph, where))

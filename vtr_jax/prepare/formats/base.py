@@ -1,7 +1,7 @@
-"""What every format yields, and opening one by its name.
+"""The items that every format yields, and opening a format by its name.
 
-A format is one file beside this one: a docstring, `VARIANTS` if it has some, and
-`read(request) -> Iterator[Item]`. `kinds` finds it; nothing else is edited.
+A format is a module in this folder with a docstring, `VARIANTS` if it has some, and
+`read(request) -> Iterator[Item]`. `kinds` finds it; nothing else needs an edit.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ class Media(NamedTuple):
 
 
 class Item(NamedTuple):
-  """One video or image with what the annotations say of it.
+  """One video or image with its annotations.
 
   id: unique in the data set. split: train, validation, test or the files' own
   name. captions: may be empty. label: name of the class, empty if there is none.
-  start, end: seconds of the part that is meant; None is the file's own.
+  start, end: seconds of the annotated part; None is the file's own.
   """
 
   id: str
@@ -47,12 +47,12 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-  """What is to be read.
+  """The files to read.
 
   source: directory of the media, or tar files. annotations: file or directory;
   empty is `source`. variant: one of the format's `VARIANTS`; empty is the first.
-  split: names the split where the files do not, and else takes that split alone.
-  allow_pickle: read pickles, of which only plain data are unpacked.
+  split: the split, where the files name none; otherwise the only one to read.
+  allow_pickle: read pickles; only plain data in them are loaded.
   """
 
   source: str
@@ -71,8 +71,8 @@ def kinds() -> list[str]:
 def open(name: str, request: Request) -> list[Item]:
   """Reads the annotations of a data set; no media file is opened.
 
-  Items come in the order of the files, which never depends on the machine.
-  Media that do not exist and items without captions are among them.
+  Items are in the order of the files, independent of the machine. Those whose media do
+  not exist or that have no caption are included.
 
   Args:
     name: one of `kinds()`.
@@ -80,8 +80,8 @@ def open(name: str, request: Request) -> list[Item]:
 
   Raises:
     ConfigError: the format or its variant is unknown.
-    DataError: a file is missing or of another format, an id occurs twice, or
-      there is no item.
+    DataError: a file is missing or of another format, an id occurs twice, or no item
+      is left.
   """
   choose(name, kinds(), "format")
   module = importlib.import_module(f"vtr_jax.prepare.formats.{name}")
@@ -90,9 +90,9 @@ def open(name: str, request: Request) -> list[Item]:
     choose(request.variant, variants, "variant")
   elif variants:
     request = dataclasses.replace(request, variant=variants[0])
-  found = module.read(request)
+  read = module.read(request)
   # Their number is known only at the end; no bar for short files.
-  items = list(Bar(found, f"reading {name}", delay=2, unit="item"))
+  items = list(Bar(read, f"reading {name}", delay=2, unit="item"))
   _check_texts(items)
   _check_ids(items)
   return _take(items, request)
@@ -104,7 +104,7 @@ def _check_texts(items: list[Item]) -> None:
       " ".join((item.id, item.split, item.label, *item.captions)).encode()
     except UnicodeEncodeError as e:
       raise DataError(
-        f"{_place(items, i)}: the name or a caption holds what is no character "
+        f"{_place(items, i)}: the name or a caption holds an invalid character "
         f"({one_line(e)}); write it as UTF-8"
       ) from e
     if not item.id:
@@ -128,7 +128,7 @@ def _place(items: list[Item], i: int) -> str:
 
 
 def _take(items: list[Item], request: Request) -> list[Item]:
-  """The items of the wanted split; all if none is named."""
+  """The items of the requested split; all if none is named."""
   where = request.annotations or request.source
   if not items:
     raise DataError(f"{where}: no item; look at --source, --annotations and --format")

@@ -19,8 +19,8 @@ def read(request: Request) -> Iterator[Item]:
     rows = _dataset(path) if path.endswith(".json") else _lines(path, split)
     for name, where, part, captions in rows:
       # Only the file's name counts: the folders are of another machine.
-      found = files.find(os.path.basename(name), where)
-      yield Item(media.stem(name), part, found, parse.sentences(captions, where))
+      image = files.find(os.path.basename(name), where)
+      yield Item(media.stem(name), part, image, parse.sentences(captions, where))
 
 
 def _dataset(path: str) -> Iterator[tuple]:

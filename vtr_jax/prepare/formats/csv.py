@@ -1,7 +1,7 @@
 """A plain csv with a header: path,caption[,start,end,split].
 
 Fields may be quoted, and hold commas and line ends. start and end are in seconds;
-both empty is the whole file. Rows of the same part are one item with their captions.
+both empty is the full file. Rows of the same part are one item with their captions.
 """
 
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ def read(request: Request) -> Iterator[Item]:
       key = (row["path"], start, end, part)  # 0 and 0.0 are one time
       if key not in items:
         name = row["path"] if start is None else f"{row['path']}#{times[0]}-{times[1]}"
-        found = files.find(row["path"], where)
-        items[key] = Item(name, part, found, (), "", start, end)
+        file = files.find(row["path"], where)
+        items[key] = Item(name, part, file, (), "", start, end)
       captions = items[key].captions + parse.sentences(row["caption"], where)
       items[key] = items[key]._replace(captions=captions)
     yield from items.values()

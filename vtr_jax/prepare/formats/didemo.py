@@ -29,9 +29,9 @@ def read(request: Request) -> Iterator[Item]:
       names = {name: path for name in texts}
     for name, where in names.items():
       stem = os.path.splitext(name)[0]
-      found = files.find(name, where, stem)
+      video = files.find(name, where, stem)
       paragraph = parse.sentences(" ".join(texts.get(name, ())), where)
-      yield Item(stem, split, found, paragraph, start=0.0, end=END)
+      yield Item(stem, split, video, paragraph, start=0.0, end=END)
 
 
 def _same_stem(texts: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -23,8 +23,8 @@ def read(request: Request) -> Iterator[Item]:
   for split, path in parse.by_split(request, _FILES):
     rows = _json(path) if path.endswith(".json") else _listed(path, request)
     for name, where, texts in rows:
-      found = files.find(name, where)
-      yield Item(media.stem(name), split, found, parse.sentences(texts, where))
+      image = files.find(name, where)
+      yield Item(media.stem(name), split, image, parse.sentences(texts, where))
 
 
 def _json(path: str) -> Iterator[tuple[str, str, list[str]]]:

@@ -25,10 +25,10 @@ def read(request: Request) -> Iterator[Item]:
   captions = tokens(path) if path.endswith("token.txt") else _table(path)
   for split, listed in parse.by_split(request, _LISTS):
     for name, where in parse.ids(listed).items():
-      found = files.find(name, where)
-      if request.variant == "full" or media.exists(found):
+      image = files.find(name, where)
+      if request.variant == "full" or media.exists(image):
         texts = tuple(captions.get(name, ()))
-        yield Item(media.stem(name), split, found, texts)
+        yield Item(media.stem(name), split, image, texts)
 
 
 def tokens(path: str) -> dict[str, list[str]]:

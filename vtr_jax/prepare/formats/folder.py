@@ -1,4 +1,4 @@
-"""A folder of videos and images, with captions in files beside them or without.
+"""A folder of videos and images, with or without captions in sidecar files.
 
 clip.mp4 takes its captions from clip.txt (one a line) or clip.json (a text, a list
 of texts, or an object with caption or captions). A first folder called train, val,
@@ -18,8 +18,8 @@ def read(request: Request) -> Iterator[Item]:
   for path in media.walk(request.source, media.VIDEO + media.IMAGE):
     name = os.path.relpath(path, request.source)
     first = parse.split_named(name.split(os.sep)[0])
-    told = first in ("train", "validation", "test") and os.sep in name
-    split = first if told else request.split or "train"
+    is_split = first in ("train", "validation", "test") and os.sep in name
+    split = first if is_split else request.split or "train"
     yield Item(name.replace(os.sep, "/"), split, Media(path), _captions(path))
 
 

@@ -25,8 +25,8 @@ def read(request: Request) -> Iterator[Item]:
       name, _, part = line.rpartition(" ")
       parse.require(name and part in _SPLITS, where, "<file> 0, 1 or 2")
       if split := _SPLITS[part]:
-        found = files.find(os.path.join(label, name), where)
-        yield Item(media.stem(name), split, found, (), label)
+        video = files.find(os.path.join(label, name), where)
+        yield Item(media.stem(name), split, video, (), label)
 
 
 def _paths(request: Request, ending: str) -> list[str]:

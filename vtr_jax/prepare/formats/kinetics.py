@@ -1,8 +1,8 @@
 """Kinetics-400, -600 and -700 (Kay et al. 2017): csv files of the publisher.
 
 Columns label (not in test), youtube_id, time_start, time_end and maybe split. Clips
-are called <youtube_id>_<start>_<end> with six digits each; where only the whole
-video <youtube_id> is there, its part is meant. Lists of "path number" are format
+are called <youtube_id>_<start>_<end> with six digits each; where only the full video
+<youtube_id> exists, the clip is cut from it. Lists of "path number" are format
 videomae.
 """
 
@@ -24,9 +24,9 @@ def read(request: Request) -> Iterator[Item]:
       name = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
       label = row.get("label", "").strip()
       part = parse.split_named(row.get("split") or split)
-      found, times = files.find(name, where), ()
-      if not media.exists(found):
-        whole = files.find(row["youtube_id"], where)
-        if media.exists(whole):
-          found, times = whole, (start, end)
-      yield Item(name, part, found, (), label, *times)
+      clip, times = files.find(name, where), ()
+      if not media.exists(clip):
+        video = files.find(row["youtube_id"], where)
+        if media.exists(video):
+          clip, times = video, (start, end)
+      yield Item(name, part, clip, (), label, *times)

@@ -30,6 +30,6 @@ def read(request: Request) -> Iterator[Item]:
       if i == 0:  # the header
         continue
       file = row[1] + ".mp4" if request.variant == "webvid" else row[1]
-      found = Media(media.inside(root, file, where))
+      clip = Media(media.inside(root, file, where))
       parse.require(row[1].strip(), where, "a path, got an empty one")
-      yield Item(row[1], split, found, parse.sentences(row[0], where))
+      yield Item(row[1], split, clip, parse.sentences(row[0], where))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from vtr_jax.core.errors import DataError
 from vtr_jax.prepare.formats.base import Media
 
-# The first is what a file that is missing is expected to be called.
+# The first is the assumed ending of a missing file.
 VIDEO = (
   *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp"),
   *(".flv", ".wmv", ".ogv", ".ts", ".gif"),
@@ -21,14 +21,14 @@ def inside(source: str, name: str, where: str) -> str:
   Args:
     source: directory of the media.
     name: relative path, or an absolute one within `source`.
-    where: file and line that say so, for the message.
+    where: file and line of the name, for the message.
 
   Raises:
-    DataError: the path leaves `source`.
+    DataError: the path is outside `source`.
   """
   path = os.path.join(source, name)
   plain = name and "\0" not in name
-  # Nearly every name is inside on the face of it, and there are millions.
+  # Fast path: nearly all of millions of names are obviously inside.
   if plain and ".." not in name and not os.path.isabs(name):
     return path
   root = os.path.abspath(source)
@@ -65,7 +65,7 @@ class Files:
     self._listed: dict[str, dict[str, tuple[str, ...]]] = {}
 
   def find(self, name: str, where: str, *others: str) -> Media:
-    """The file called `name` or one of `others`; one that may not exist if none is.
+    """The file called `name` or one of `others`; a missing one if none exists.
 
     Args:
       name: path within the directory, with or without its ending. A file of this
@@ -75,7 +75,7 @@ class Files:
       others: other names.
 
     Raises:
-      DataError: the name leads out of the directory, or two files are called so.
+      DataError: the name is outside the directory, or two files match it.
     """
     path = inside(self._source, name, where)
     known = path.lower().endswith(self._endings)
@@ -83,14 +83,14 @@ class Files:
       return Media(path)
     for look in (self._exactly, self._deeper):
       for other in (name, *others):
-        found = look(*self._parts(other))
-        if len(found) > 1:
+        paths = look(*self._parts(other))
+        if len(paths) > 1:
           raise DataError(
-            f"{where}: {name!r} may be {found[0]} or {found[1]}; remove one, or "
+            f"{where}: {name!r} may be {paths[0]} or {paths[1]}; remove one, or "
             "set --source to the directory of one"
           )
-        if found:
-          return Media(found[0])
+        if paths:
+          return Media(paths[0])
     return Media(path if known else path + self._endings[0])
 
   def _parts(self, name: str) -> tuple[str, str]:
@@ -110,12 +110,12 @@ class Files:
     return self._listed[folder].get(stem, ())
 
   def _deeper(self, folder: str, stem: str) -> tuple[str, ...]:
-    found = self._walked.get(stem, ())
+    paths = self._walked.get(stem, ())
     if not folder:
-      return found
-    # Files of other folders that are called the same are other files: train/1, test/1.
+      return paths
+    # Files of the same name in other folders are other files: train/1, test/1.
     end = os.sep + folder
-    return tuple(path for path in found if os.path.dirname(path).endswith(end))
+    return tuple(path for path in paths if os.path.dirname(path).endswith(end))
 
   @functools.cached_property
   def _walked(self) -> dict[str, tuple[str, ...]]:
@@ -123,11 +123,11 @@ class Files:
 
 
 def _by_stem(paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
-  found = {}
+  groups = {}
   for path in paths:
     stem = os.path.splitext(os.path.basename(path))[0]
-    found[stem] = (*found.get(stem, ()), path)
-  return found
+    groups[stem] = (*groups.get(stem, ()), path)
+  return groups
 
 
 def below(source: str, folder: str) -> str:
@@ -136,9 +136,9 @@ def below(source: str, folder: str) -> str:
   return path if os.path.isdir(path) else source
 
 
-def exists(found: Media) -> bool:
-  """Whether the file is there."""
-  return os.path.isfile(found.path)
+def exists(media: Media) -> bool:
+  """Whether the file exists."""
+  return os.path.isfile(media.path)
 
 
 def stem(name: str) -> str:

@@ -26,9 +26,9 @@ def read(request: Request) -> Iterator[Item]:
   captions = _captions(request)
   for split, path in parse.by_split(request, _LISTS):
     for name, where in parse.ids(path).items():
-      found = files.find(name, where)
-      if request.variant == "full" or media.exists(found):
-        yield Item(name, split, found, captions.get(name, ()))
+      video = files.find(name, where)
+      if request.variant == "full" or media.exists(video):
+        yield Item(name, split, video, captions.get(name, ()))
 
 
 def _captions(request: Request) -> dict[str, tuple[str, ...]]:
@@ -52,13 +52,13 @@ def token_captions(path: str, allow_pickle: bool) -> dict[str, tuple[str, ...]]:
     data = pickles.load(path, allow_pickle)
   else:
     data = parse.load_json(path)
-  found = {}
+  captions = {}
   for name, texts in parse.as_object(data, path).items():
     where = f"{path}: {name!r}"
     parse.require(isinstance(texts, list | tuple), where, "a list of captions")
     joined = [" ".join(t) if _tokens(t) else t for t in texts]
-    found[name] = parse.sentences(joined, where)
-  return found
+    captions[name] = parse.sentences(joined, where)
+  return captions
 
 
 def _tokens(value: object) -> bool:

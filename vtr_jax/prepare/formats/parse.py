@@ -1,4 +1,4 @@
-"""Reading annotation files: every error names the file, the line and the cure."""
+"""Reading annotation files: every error names the file, the line and the fix."""
 
 import csv
 import glob
@@ -14,7 +14,7 @@ from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.prepare.formats.base import Request
 
 LOOK = "look at the file and at --format"
-# What other people's files call the splits.
+# Names of the splits in published files.
 _SPLITS = dict(
   train="train",
   training="train",
@@ -45,51 +45,51 @@ def folder(request: Request) -> str:
 
 
 def no_annotations(request: Request, name: str) -> None:
-  """Refuses --annotations where the source says everything."""
+  """Raises ConfigError if --annotations is given, which this format does not use."""
   if request.annotations:
-    raise ConfigError(f"annotations: {name} has none but --source; leave it out")
+    raise ConfigError(f"annotations: {name} reads --source alone; omit it")
 
 
 def optional(request: Request, *names: str) -> str | None:
-  """The first of the files `names` that lies in the annotations' directory."""
+  """The first of the files `names` that exists in the annotations' directory."""
   paths = (os.path.join(folder(request), name) for name in names)
   return next((path for path in paths if os.path.isfile(path)), None)
 
 
 def required(request: Request, *names: str) -> str:
-  """`optional`, and an error that names the files where there is none."""
-  found = optional(request, *names)
-  if found is None:
+  """As `optional`; raises DataError with all the names if no file exists."""
+  path = optional(request, *names)
+  if path is None:
     raise DataError(
       f"{folder(request)}: holds no {' or '.join(names)}; "
       "set --annotations to the directory that does"
     )
-  return found
+  return path
 
 
 def by_split(request: Request, names: Mapping[str, str | tuple]) -> list[tuple]:
-  """[(split, path)] of the files that are there, one a split.
+  """[(split, path)] of the existing files, one a split.
 
   Args:
-    request: where to look; a split that it names is the only one.
+    request: where the files are; its split, if any, is the only one.
     names: file names in the annotations' directory, or alternatives, by split.
   """
   if request.split:
     choose(request.split, names, "split")
     names = {request.split: names[request.split]}
-  wanted = {k: (v,) if isinstance(v, str) else v for k, v in names.items()}
-  found = [(k, optional(request, *v)) for k, v in wanted.items()]
-  found = [(split, path) for split, path in found if path]
-  if not found:
-    required(request, *(v[0] for v in wanted.values()))
-  return found
+  options = {k: (v,) if isinstance(v, str) else v for k, v in names.items()}
+  paths = [(k, optional(request, *v)) for k, v in options.items()]
+  paths = [(split, path) for split, path in paths if path]
+  if not paths:
+    required(request, *(v[0] for v in options.values()))
+  return paths
 
 
 def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
-  """[(split, path)] of the file that was given, or of all that match `patterns`.
+  """[(split, path)] of the annotations' file, or of all that match `patterns`.
 
-  The split follows from a file's name, such as results_2M_val.csv; else it is the
-  one that was asked for, else train (ours).
+  The split follows from a file's name, such as results_2M_val.csv; otherwise it is the
+  request's, or train (ours).
   """
   where = place(request)
   if os.path.isfile(where):
@@ -107,38 +107,38 @@ def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
 
 
 def split_of(path: str) -> str:
-  """The split that a file's name tells, such as train_list.txt; else empty."""
+  """The split in a file's name, such as train_list.txt; otherwise empty."""
   words = re.findall("[a-z]+", os.path.basename(path).lower())
   return next((_SPLITS[word] for word in words if word in _SPLITS), "")
 
 
 def require(ok: object, where: str, expected: str) -> None:
-  """Refuses the file at `where` (file and line or key) unless `ok`."""
+  """Raises DataError for the file at `where` (file and line or key) unless `ok`."""
   if not ok:
     raise DataError(f"{where}: expected {expected}; {LOOK}")
 
 
 def as_list(value: Any, where: str, of: str = "objects") -> list:
-  """`value`, refused unless it is a list."""
+  """`value` if it is a list; raises DataError otherwise."""
   require(isinstance(value, list), where, f"a list of {of}")
   return value
 
 
 def as_object(value: Any, where: str, *keys: str) -> dict[str, Any]:
-  """`value`, refused unless it is a JSON object that has `keys`."""
+  """`value` if it is a JSON object with `keys`; raises DataError otherwise."""
   ok = isinstance(value, dict) and all(key in value for key in keys)
   require(ok, where, f"an object with {' and '.join(keys)}" if keys else "an object")
   return value
 
 
 def as_text(value: Any, where: str, what: str) -> str:
-  """`value`, refused unless it is a text that says something."""
+  """`value` if it is a text that is not blank; raises DataError otherwise."""
   require(isinstance(value, str) and value.strip(), where, f"a text for {what}")
   return value
 
 
 def sentences(value: Any, where: str) -> tuple[str, ...]:
-  """Captions of a text or a list of texts; blank ones are left out."""
+  """Captions of a text or a list of texts; blank ones are dropped."""
   if isinstance(value, str):
     return (value.strip(),) if value.strip() else ()
   texts = value if isinstance(value, list | tuple) else [value]
@@ -147,14 +147,14 @@ def sentences(value: Any, where: str) -> tuple[str, ...]:
 
 
 def caption_in(value: Any, where: str) -> tuple[str, ...]:
-  """Captions of a side file: texts, or an object with caption or captions."""
+  """Captions of a sidecar file: texts, or an object with caption or captions."""
   if isinstance(value, dict):
     value = value.get("captions") or value.get("caption") or ""
   return sentences(value, where)
 
 
 def segment(value: object, where: str) -> tuple[float, float]:
-  """Start and end in seconds, of two numbers or texts that say them."""
+  """Start and end in seconds, from two numbers or texts."""
   try:
     start, end = (float(x) for x in value)  # pyright: ignore
   except (TypeError, ValueError, OverflowError):
@@ -164,7 +164,7 @@ def segment(value: object, where: str) -> tuple[float, float]:
 
 
 def text(path: str) -> str:
-  """A whole UTF-8 file.
+  """The content of a UTF-8 file.
 
   Raises:
     DataError: no such file, or a line is not UTF-8.
@@ -180,17 +180,17 @@ def text(path: str) -> str:
 
 def lines(path: str) -> Iterator[tuple[str, str]]:
   """("file:line", stripped text) of the lines that are not blank."""
-  for where, line in _whole_lines(path):
+  for where, line in _raw_lines(path):
     yield where, line.strip()
 
 
 def tabbed(path: str) -> Iterator[tuple[str, list[str]]]:
   """("file:line", stripped fields) of unquoted lines; fields may be empty."""
-  for where, line in _whole_lines(path):
+  for where, line in _raw_lines(path):
     yield where, [field.strip() for field in line.split("\t")]
 
 
-def _whole_lines(path: str) -> Iterator[tuple[str, str]]:
+def _raw_lines(path: str) -> Iterator[tuple[str, str]]:
   try:
     with open(path, encoding="utf-8-sig") as f:
       for number, line in enumerate(f, 1):
@@ -204,13 +204,13 @@ def _whole_lines(path: str) -> Iterator[tuple[str, str]]:
 
 def ids(path: str) -> dict[str, str]:
   """A list of one id per line: {id: "file:line"}, in the file's order."""
-  found = {}
+  places = {}
   for where, line in lines(path):
     require(len(line.split()) == 1, where, f"one id, got {line[:60]!r}")
-    if line in found:
-      raise DataError(f"{where}: id {line!r} stands also at {found[line]}; remove one")
-    found[line] = where
-  return found
+    if line in places:
+      raise DataError(f"{where}: id {line!r} is also at {places[line]}; remove one")
+    places[line] = where
+  return places
 
 
 def rows(path: str, delimiter: str = ",") -> Iterator[tuple[str, list[str]]]:
@@ -255,13 +255,13 @@ def table(
 
 
 def filled(row: Mapping[str, str], columns: Iterable[str], where: str) -> None:
-  """Refuses a row in which one of `columns` is empty."""
+  """Raises DataError if one of `columns` is empty in the row."""
   for name in columns:
     require(row[name].strip(), where, f"a value in column {name!r}, got an empty one")
 
 
 def load_json(path: str) -> Any:
-  """A JSON file; a key that stands twice in one object is refused."""
+  """The value of a JSON file; duplicate keys raise DataError."""
   return _json(text(path), path, 1)
 
 
@@ -273,12 +273,12 @@ def json_lines(path: str) -> Iterator[tuple[str, Any]]:
 
 def _json(data: str, path: str, first_line: int) -> Any:
   def once(pairs):
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
       keys = [k for k, _ in pairs]
       twice = next(k for i, k in enumerate(keys) if k in keys[:i])
-      raise DataError(f"{path}: key {twice!r} stands twice; remove one")
-    return found
+      raise DataError(f"{path}: key {twice!r} occurs twice; remove one")
+    return values
 
   try:
     value = json.loads(data, object_pairs_hook=once)
@@ -291,7 +291,7 @@ def _json(data: str, path: str, first_line: int) -> Any:
   except UnicodeEncodeError as e:
     half = f"\\u{ord(e.object[e.start]):04x}"
     raise DataError(f"{path}: {half} is half of a character; {LOOK}") from e
-  except ValueError as e:  # of Python, which reads no number of 4,301 digits
+  except ValueError as e:  # Python rejects numbers of more than 4,300 digits
     raise DataError(f"{path}: a number is too long; {LOOK}") from e
   except RecursionError as e:
     raise DataError(f"{path}: JSON is nested too deeply; {LOOK}") from e

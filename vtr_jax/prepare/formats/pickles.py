@@ -39,10 +39,10 @@ def load(path: str, allowed: bool) -> Any:
 
 
 def _dtype(kind: Any, *_: Any) -> np.dtype:
-  found = np.dtype(kind, copy=True)  # what comes next tells it its order of bytes
-  if found.kind not in "biufSU":
-    raise Refused(f"it has an array of {found}")
-  return found
+  dtype = np.dtype(kind, copy=True)  # the state, which follows, sets its byte order
+  if dtype.kind not in "biufSU":
+    raise Refused(f"it has an array of {dtype}")
+  return dtype
 
 
 _BUILTINS = {

@@ -1,8 +1,8 @@
 """VideoMAE's lists, also MMAction2's: lines of "path label", between spaces.
 
 train.csv, val.csv, test.csv; a third number (frames) is left out. The label is a
-number from 0: a *label_map*.txt of one class a line beside the list, if there is
-one, tells its name.
+number from 0; its name is read from a *label_map*.txt of one class a line next to the
+list, if it exists.
 """
 
 import glob
@@ -31,13 +31,13 @@ def read(request: Request) -> Iterator[Item]:
         ok = 0 <= int(label) < len(classes)
         parse.require(ok, where, f"a label below {len(classes)}, got {label}")
         label = classes[int(label)]
-      # Lists often hold absolute paths; an id is none of one machine.
+      # Lists often hold absolute paths; an id must not depend on the machine.
       name = os.path.relpath(media.inside(request.source, name, where), request.source)
       yield Item(name, split, files.find(name, where), (), label)
 
 
 def _classes(folder: str) -> list[str]:
-  """Names of the classes by number; empty if no file tells them."""
+  """Names of the classes by number; empty without a label map."""
   maps = sorted(glob.glob(os.path.join(glob.escape(folder), "*label_map*.txt")))
   if len(maps) > 1:
     raise DataError(f"{folder}: has {len(maps)} files *label_map*.txt; keep one")

@@ -2,7 +2,8 @@
 
 Members that share their name up to the first dot are a sample: one video or image,
 its caption in txt or in the json's "caption", its class in cls. Nothing is unpacked:
-an item is a place in the tar. The source is a tar, a directory of them, or a pattern.
+an item is a byte range of the tar. The source is a tar, a directory of tars, or a
+pattern.
 """
 
 import glob
@@ -64,7 +65,7 @@ def _once(again: bool, path: str, name: str) -> None:
 
 
 def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
-  """Regular files of a tar; anything that points elsewhere is refused."""
+  """Regular files of a tar; raises DataError for links and names outside the tar."""
   try:
     with tarfile.open(path, "r:") as tar:
       for info in tar:
@@ -87,12 +88,12 @@ def _check(path: str, info: tarfile.TarInfo) -> None:
   parts = info.name.split("/")
   wrong = info.issparse() or not (info.isfile() or info.isdir())
   if wrong or ".." in parts or info.name.startswith("/") or "\0" in info.name:
-    cause = "is a link or no plain file" if wrong else "leads out of the tar"
+    cause = "is a link or not a regular file" if wrong else "leads out of the tar"
     raise DataError(f"{path}: member {info.name!r} {cause}; write the tar without it")
 
 
 def _content(path: str, tar: tarfile.TarFile, info: tarfile.TarInfo, ending: str):
-  """The text of a short member, and the place of any other."""
+  """The text of a text member, the position of any other."""
   if ending not in _TEXTS:
     return Media(path, info.offset_data, info.size)
   where = f"{path}: {info.name!r}"
@@ -120,10 +121,10 @@ def _item(path: str, key: str, members: dict, split: str) -> Item:
 def _media(members: dict, where: str) -> Media | None:
   """The sample's video; its image if it has none."""
   for endings in (media.VIDEO, media.IMAGE):
-    found = [m for e, m in members.items() if f".{e}" in endings]
-    parse.require(len(found) < 2, where, "one video or image, got more")
-    if found:
-      return found[0]
+    matches = [m for e, m in members.items() if f".{e}" in endings]
+    parse.require(len(matches) < 2, where, "one video or image, got more")
+    if matches:
+      return matches[0]
   return None
 
 

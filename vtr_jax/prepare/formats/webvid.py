@@ -1,6 +1,6 @@
 """WebVid-2M and -10M: results_2M_train.csv and the like (Bain et al. 2021).
 
-Columns are found by name, so that both orders that are about, with and without
+Columns are read by name, so that both published orders, with and without
 page_idx, are read. Videos lie where Frozen in Time puts them:
 SOURCE/videos/<page_dir>/<videoid>.mp4, or without "videos".
 """

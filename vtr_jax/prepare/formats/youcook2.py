@@ -1,7 +1,7 @@
 """YouCook2 (Zhou et al. 2018): youcookii_annotations_trainval.json.
 
 {"database": {video: {subset, annotations: [{segment: [start, end], id, sentence}]}}};
-segments are in seconds of the whole video.
+segments are in seconds of the full video.
 """
 
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ def read(request: Request) -> Iterator[Item]:
       where = f"{path}: {name!r}"
       video = parse.as_object(video, where, "subset", "annotations")
       split = parse.split_named(parse.as_text(video["subset"], where, "subset"))
-      found = files.find(name, where)
+      file = files.find(name, where)
       for part in parse.as_list(video["annotations"], where):
         part = parse.as_object(part, where, "segment", "id", "sentence")
         start, end = parse.segment(part["segment"], where)
         captions = parse.sentences(part["sentence"], where)
         part_name = f"{name}_{part['id']}"
-        yield Item(part_name, split, found, captions, start=start, end=end)
+        yield Item(part_name, split, file, captions, start=start, end=end)
