@@ -156,7 +156,7 @@ def test_our_own_faults_are_logged_not_shown(server, monkeypatch):
   lines = []
   monkeypatch.setattr(handler.logging, "error", lambda t, *a: lines.append(t % a))
   status, line = search(server, dict(text="break"))
-  assert (status, line) == (500, "this went wrong; the server's log says what\n")
+  assert (status, line) == (500, "internal error; see the server's log\n")
   assert re.fullmatch(
     r"'/api/search': RuntimeError: secret words \(\S+page\.py:\d+\)", *lines
   )

@@ -1,7 +1,7 @@
-"""A folder of videos and images to an index: only what is new or changed is embedded.
+"""Indexes a folder of videos and images; embeds only new and changed files.
 
-Threads decode, and the caller's embeds what they bring, in whole batches over the
-bounds of files. A file becomes a part of the index when all its clips are embedded.
+Threads decode clips, and the calling thread embeds them, in batches that may span
+several files. A file is added to the index when all its clips are embedded.
 """
 
 import dataclasses
@@ -21,17 +21,19 @@ from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, store, windows
 from vtr_jax.search import writer as writer_lib
 
-_COMMIT = 30.0  # ours: seconds of work that SIGKILL may cost; more if a file takes more
+_COMMIT = (
+  30.0  # ours: seconds between two commits; SIGKILL loses the work since the last
+)
 
 
 class Report(NamedTuple):
-  """What one run did.
+  """Counts and times of one run.
 
-  kept: files that are as before. embedded: new or changed ones. moved: their content
-  was there under another name or time. dropped: gone, not moved. unreadable: (path,
-  reason) of files that are not in the index or not all of them, those of earlier runs
-  among them. clips: in the index. decoding: seconds of CPU time of all threads,
-  reading included. embedding: seconds.
+  kept: unchanged files. embedded: new or changed files. moved: files whose content was
+  indexed under another name or time. dropped: files that no longer exist. unreadable:
+  (path, reason) of files that are missing or incomplete in the index, including those
+  of earlier runs. clips: in the index. decoding: seconds of CPU time of all threads,
+  including reading. embedding: seconds.
   """
 
   kept: int
@@ -54,24 +56,24 @@ def build(
   threads: int = 0,
   progress: bool = False,
 ) -> Report:
-  """Makes the index of a folder and the folders in it, or brings it up to date.
+  """Creates or updates the index of a folder and its subfolders.
 
-  A file of the same size and time as before is not opened, as with make and rsync; one
-  of the same content under another name or time is not decoded. What cannot be read is
-  in the report and in OUT/unreadable.jsonl.
+  A file whose size and modification time are unchanged is not opened, as with make and
+  rsync; known content under another name or time is not decoded. Unreadable files are
+  listed in the report and in OUT/unreadable.jsonl.
 
   Args:
-    folder: of videos and images; links are followed that stay in it.
+    folder: of videos and images; links are followed unless they lead out of it.
     out: directory of the index.
-    model: that embeds.
-    checkpoint: where it is from, for those who query.
+    model: embeds the clips.
+    checkpoint: the model's run, which queries load.
     options: how videos are cut; None = windows of 10 s.
-    threads: that decode; 0 = one per core.
+    threads: number of decoding threads; 0 = one per core.
     progress: whether to show a bar with the time that is left.
 
   Raises:
-    DataError: no video or image in the folder; another process writes the index, it is
-      damaged, or was made otherwise.
+    DataError: no video or image in the folder; the index is being written by another
+      process, is damaged, or has another model or other options.
   """
   root = os.path.abspath(folder)
   found, left_out = files.walk(root)
@@ -88,10 +90,10 @@ def build(
 
 
 class _Item(NamedTuple):
-  """What a thread brings: a clip, or the end of a file.
+  """Output of a decoding thread: a clip, or the end of a file.
 
-  number: of the file. error: why there are no more. passing: another time there may be.
-  seconds: of CPU time.
+  number: index of the file. seconds: CPU time. digest: of the content, at the end.
+  error: why decoding ended early. transient: the error may not occur again.
   """
 
   number: int
@@ -99,17 +101,17 @@ class _Item(NamedTuple):
   clip: windows.Clip | None = None
   digest: str = ""
   error: str = ""
-  passing: bool = False
+  transient: bool = False
 
 
 @dataclasses.dataclass
 class _Work:
-  """How far a file has come."""
+  """The progress of a file."""
 
   vectors: list[np.ndarray] = dataclasses.field(default_factory=list)
   times: list[tuple[float, float]] = dataclasses.field(default_factory=list)
-  clips: int = 0  # that were decoded
-  told: int = 0  # bytes that the bar has counted
+  clips: int = 0  # decoded so far
+  counted: int = 0  # bytes added to the progress bar
   end: _Item | None = None
 
 
@@ -122,11 +124,11 @@ class _Run:
     self._writer, self._model, self._options = writer, model, options
     self._before = dict(writer.files)
     self._known = {f.digest: f for f in self._before.values()}
-    self._owned: set[int] = set()  # first rows that a file has for certain
-    self._renamed: set[str] = set()  # paths whose rows another has now
+    self._owned: set[int] = set()  # first rows that belong to an existing file
+    self._renamed: set[str] = set()  # paths whose rows belong to another file now
     self._embedded = self._moved = 0
     self._decoding = self._embedding = 0.0
-    self._passing: list[tuple[str, str]] = []
+    self._transient: list[tuple[str, str]] = []
 
   def __call__(
     self,
@@ -140,12 +142,12 @@ class _Run:
     self._owned = {self._before[path].row for path in same if self._before[path].clips}
     todo = [each for each in found if each.path not in same]
     gone = self._before.keys() - {each.path for each in found}
-    # What lies in a folder that cannot be read today is not gone.
+    # Files in a folder that cannot be read now are kept.
     closed = tuple(f"{name}/" for name, _ in left_out)
     gone = {path for path in gone if not path.startswith(closed)}
     sizes = {each.size for each in todo}
     for path in sorted(gone):
-      # What has the size of a new one may be the same under another name.
+      # A file of the size of a new one may be the same one under another name.
       if self._before[path].size not in sizes:
         writer.drop(path)
     self._embed(todo, threads, progress)
@@ -153,7 +155,7 @@ class _Run:
       writer.drop(path)
     writer.compact()
     unreadable = [(f.path, f.error) for f in writer.files.values() if f.error]
-    unreadable = sorted(unreadable + self._passing + left_out)
+    unreadable = sorted(unreadable + self._transient + left_out)
     files.write_list(writer.place / "unreadable.jsonl", unreadable)
     return Report(
       kept=len(same),
@@ -171,7 +173,7 @@ class _Run:
     return before is not None and before[:3] == found
 
   def _embed(self, todo: list[files.Found], threads: int, progress: bool) -> None:
-    """Brings new and changed files into the index."""
+    """Embeds new and changed files and adds them to the index."""
     works: dict[int, _Work] = {}
     batch: list[_Item] = []
     size, committed = self._model.config.eval_batch_size, time.monotonic()
@@ -191,9 +193,9 @@ class _Run:
         else:
           work.clips += 1
           batch.append(item)
-          told = int(todo[item.number].size * item.clip.share)
-          bar.update(told - work.told)
-          work.told = told
+          counted = int(todo[item.number].size * item.clip.fraction)
+          bar.update(counted - work.counted)
+          work.counted = counted
         if len(batch) >= size or (item.clip is None and not batch):
           self._flush(batch, works)
           self._settle(todo, works, bar)
@@ -207,7 +209,7 @@ class _Run:
     """Embeds a batch."""
     if not batch:
       return
-    began = time.monotonic()
+    start = time.monotonic()
     clips = [item.clip for item in batch if item.clip is not None]
     vectors = self._model.embed_clips(clip.frames for clip in clips)
     if not np.isfinite(vectors).all():
@@ -218,21 +220,21 @@ class _Run:
       works[item.number].vectors.append(vector)
       works[item.number].times.append((clip.start, clip.end))
     batch.clear()
-    self._embedding += time.monotonic() - began
+    self._embedding += time.monotonic() - start
 
   def _settle(self, todo: list[files.Found], works: dict[int, _Work], bar: Bar) -> None:
-    """Adds the files of which all is embedded."""
+    """Adds the files whose clips are all embedded."""
     for number, work in list(works.items()):
       if work.end is not None and work.clips == len(work.vectors):
         self._add(todo[number], work, work.end)
-        bar.update(todo[number].size - work.told)
+        bar.update(todo[number].size - work.counted)
         bar.set_postfix_str(f"{self._embedded + self._moved} done", refresh=False)
         del works[number]
 
   def _add(self, found: files.Found, work: _Work, end: _Item) -> None:
     file = store.File(*found, digest=end.digest, row=0, clips=0, error=end.error)
-    if end.passing:
-      self._passing.append((found.path, end.error))
+    if end.transient:
+      self._transient.append((found.path, end.error))
       if found.path in self._writer.files:
         self._writer.drop(found.path)
       return
@@ -252,14 +254,14 @@ class _Run:
       self._writer.add(file, *self._writer.rows(known))
 
   def decode(self, number: int, found: files.Found) -> Iterator[_Item]:
-    """The clips of a file, unless its content is known, and its end; in any thread."""
+    """The clips of a file, unless its content is known, and its end; thread-safe."""
     path = os.path.join(self._writer.header.root, *found.path.split("/"))
-    began, digest, error, passing = time.thread_time(), "", "", False
+    last, digest, error, transient = time.thread_time(), "", "", False
 
     def spent() -> float:
-      nonlocal began
-      before, began = began, time.thread_time()
-      return began - before
+      nonlocal last
+      before, last = last, time.thread_time()
+      return last - before
 
     try:
       digest = files.digest(path)
@@ -269,19 +271,19 @@ class _Run:
     except BadSample as e:
       error = str(e)
     except OSError as e:
-      error, passing = e.strerror or one_line(e), True
-    except Exception as e:  # one odd file among many must not end the run
+      error, transient = e.strerror or one_line(e), True
+    except Exception as e:  # one unusual file among many must not end the run
       error = f"{type(e).__name__}: {one_line(e)}"
-    yield _Item(number, spent(), None, digest, error, passing)
+    yield _Item(number, spent(), None, digest, error, transient)
 
 
 class _Decoders:
-  """Threads that decode files; iterates over what they bring, as it comes."""
+  """Threads that decode files; iterates over their items as they arrive."""
 
   def __init__(self, run: _Run, todo: list[files.Found], threads: int):
     self._run, self._jobs = run, iter(enumerate(todo))
     self._todo, self._lock = len(todo), threading.Lock()
-    # As much as fills a batch while another is embedded.
+    # Fills one batch while another is embedded.
     self._items = queue.Queue(2 * run._model.config.eval_batch_size)
     self._stop = threading.Event()
     self._threads = [

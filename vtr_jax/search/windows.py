@@ -1,4 +1,4 @@
-"""Long videos to clips: windows of fixed length, or shots, and the frames of each."""
+"""Cuts long videos into clips: windows of fixed length, or shots, and their frames."""
 
 import dataclasses
 import itertools
@@ -19,18 +19,18 @@ from vtr_jax.inference.model import LoadedModel
 # FFmpeg's scdet (libavfilter/vf_scdet.c, its default threshold), on small gray frames.
 _CUT = 10.0  # percent of the range of brightness
 _SMALL = (36, 64)  # ours: height and width
-_SHORTEST = 1.0  # ours: seconds of a shot; what is shorter belongs to the one before
-# Ours: a file that is one clip is read as evaluation reads it, all of it at once,
-# which makes the best of one that is damaged; up to so many bytes.
-_WHOLE = 2**28
+_MIN_SHOT = 1.0  # ours: seconds; a shorter shot is merged into the one before
+# Ours: bytes; a smaller file that is one clip is decoded at once, as in evaluation,
+# which recovers the most frames of a damaged file.
+_MAX_SINGLE = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
   """How videos are cut.
 
-  window: seconds of a clip. overlap: seconds that one clip shares with the next.
-  shots: cut where the picture changes at once; shots longer than a window are cut too.
+  window: seconds of a clip. overlap: seconds shared by consecutive clips. shots: cut at
+  shot boundaries; shots longer than a window are divided into windows.
   """
 
   window: float = 10.0  # ours
@@ -49,32 +49,32 @@ class Options:
 
 
 class Clip(NamedTuple):
-  """A part of a file, in seconds, and what the model sees of it."""
+  """A part of a file, in seconds, and its frames as input of the model."""
 
   start: float
-  end: float  # an image has 0
+  end: float  # 0 for an image
   frames: UInt8[np.ndarray, "t s s 3"]
-  share: float  # of the file up to its end
+  fraction: float  # of the file up to the end of the clip
 
 
 def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]:
   """Windows from `start` to `end`, in seconds.
 
-  The last has half to one and a half times the length of the others: what is left over
-  is no clip of its own when it is short.
+  The last one has 0.5 to 1.5 times the length of the others, so that a short remainder
+  does not become a clip of its own.
   """
   window, step = options.window, options.window - options.overlap
-  whole = max(0, math.floor((end - start - 1.5 * window) / step + 1e-9) + 1)
-  starts = [start + i * step for i in range(whole + 1)]
+  full = max(0, math.floor((end - start - 1.5 * window) / step + 1e-9) + 1)
+  starts = [start + i * step for i in range(full + 1)]
   return [*((begin, begin + window) for begin in starts[:-1]), (starts[-1], end)]
 
 
 def shown(
   start: float, end: float, options: Options, times: Float[np.ndarray, " t"]
 ) -> list[tuple[float, float]]:
-  """The windows of `cut` in which a frame begins.
+  """The windows of `cut` that contain the start of a frame.
 
-  Others show nothing new; and a file whose clock jumps by years has billions of them.
+  The others show no new frame, and a file whose timestamps jump by years has billions.
   """
   step = options.window - options.overlap
   times = times[(times >= start) & (times < end)]
@@ -93,8 +93,8 @@ def clips(
   """All clips of a file in order, one at a time.
 
   Raises:
-    BadSample: it cannot be decoded, or not from here on: clips before the damage have
-      been given. OSError: it cannot be read.
+    BadSample: the file cannot be decoded, or only the clips yielded so far.
+    OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
     line = _timeline(file, model)
@@ -110,18 +110,19 @@ def clips(
 
 
 def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) -> Clip:
-  """The part of a file that is shown from `start` until `end`.
+  """The part of a file from `start` to `end`, in seconds.
 
   Raises:
-    BadSample: it cannot be decoded, or ends before. OSError: it cannot be read.
+    BadSample: the part cannot be decoded, or the file ends before it.
+    OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
     line = _timeline(file, model)
     if not 0 <= start <= line.duration:
       raise BadSample(f"has {line.duration:.2f} s, none at {start:g} s")
     end = min(end, line.duration) if len(line.times) > 1 else 0.0
-    for found in _read(file, line, [(start, end)], model):
-      return found
+    for part in _read(file, line, [(start, end)], model):
+      return part
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
@@ -139,8 +140,8 @@ def _read(
 ) -> Iterator[Clip]:
   size, deadline = model.config.clip.image_size, model.config.data.decode_timeout
   start, end = parts[0]
-  whole = start == 0 and (end >= line.duration or len(line.times) == 1)
-  if whole and os.fstat(file.fileno()).st_size <= _WHOLE:
+  single = start == 0 and (end >= line.duration or len(line.times) == 1)
+  if single and os.fstat(file.fileno()).st_size <= _MAX_SINGLE:
     file.seek(0)
     yield Clip(start, end, model.clip(file.read()), 1.0)
     return
@@ -148,51 +149,51 @@ def _read(
   def view(height: int, width: int) -> View:
     return resize_view(height, width, size)
 
-  wanted = [_numbers(line, *part, model) for part in parts]
-  found = stream.clips(file, line, wanted, view, deadline)
-  for part, frames in zip(parts, found, strict=False):
+  numbers = [_numbers(line, *part, model) for part in parts]
+  decoded = stream.clips(file, line, numbers, view, deadline)
+  for part, frames in zip(parts, decoded, strict=False):
     yield Clip(*part, frames, min(part[1] / line.duration, 1.0))
 
 
 def _numbers(
   line: stream.Timeline, start: float, end: float, model: LoadedModel
 ) -> Int[np.ndarray, " t"]:
-  """Frames of the clip in the middle of those shown from `start` until `end`."""
-  # Times are sums of fractions: a frame at the edge begins the second part.
+  """Frame numbers of the centred clip of the part from `start` to `end`."""
+  # Times are sums of fractions: a frame at the boundary belongs to the second part.
   first, stop = np.searchsorted(line.times, (start - 1e-6, end - 1e-6))
-  if stop <= first:  # none begins here: the one before is still shown
+  if stop <= first:  # no frame starts here: the previous one is still shown
     first = max(int(first) - 1, 0)
     stop = first + 1
   return first + model.indices(int(stop - first))
 
 
 def _shots(file: BinaryIO, line: stream.Timeline, model: LoadedModel) -> list[float]:
-  """Seconds at which a new shot begins."""
+  """Times, in seconds, at which a new shot starts."""
   seconds = model.config.data.decode_timeout * (1 + len(line.times) / 1000)
   pictures = stream.small(file, *_SMALL, seconds)
   return changes(pictures, line.times)
 
 
 def changes(pictures: Iterator[UInt8[np.ndarray, "h w"]], times: np.ndarray) -> list:
-  """Seconds at which the picture changes at once.
+  """Times of shot boundaries, in seconds, as detected by FFmpeg's scdet.
 
-  FFmpeg's scdet: the mean difference of two frames, or how much it exceeds the one
-  before if that is less, which steady motion and flashes leave small.
+  The score is the mean difference of two frames, or its absolute change from the
+  previous one if that is smaller, as for steady motion and flashes.
 
   Args:
     pictures: gray frames in order.
-    times: of each, seconds.
+    times: seconds of each frame.
   """
-  found, before, last = [], None, 0.0
+  edges, before, last = [], None, 0.0
   for time, picture in zip(times, pictures, strict=False):
     now = picture.astype(np.float32)
     if before is not None:
       difference = float(np.abs(now - before).mean()) * 100 / 256
       score, last = min(difference, abs(difference - last)), difference
-      edge = found[-1] if found else 0.0
-      if score >= _CUT and time - edge >= _SHORTEST:
-        found.append(float(time))
+      edge = edges[-1] if edges else 0.0
+      if score >= _CUT and time - edge >= _MIN_SHOT:
+        edges.append(float(time))
     before = now
-  while found and times[-1] - found[-1] < _SHORTEST:
-    found.pop()
-  return found
+  while edges and times[-1] - edges[-1] < _MIN_SHOT:
+    edges.pop()
+  return edges

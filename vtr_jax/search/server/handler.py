@@ -1,4 +1,4 @@
-"""One connection to the page: what is asked, and what it gets."""
+"""HTTP requests of the search page: routing, checks and responses."""
 
 import contextlib
 import io
@@ -18,10 +18,10 @@ from vtr_jax.search.server import delivery, media, messages
 from vtr_jax.search.server.delivery import Refused
 
 # All ours.
-_IDLE = 30.0  # seconds that a client may send or take nothing
-_PATIENCE = 60.0  # seconds for a whole request to arrive
+_IDLE = 30.0  # seconds that a client may neither send nor receive
+_PATIENCE = 60.0  # seconds until a request must be complete
 _MAX_BODY = 16 * 2**20
-_MAX_DRAINED = 2**28  # of a body that is too large
+_MAX_DRAINED = 2**28  # bytes read of a body that is too large
 
 _HEADERS = {
   "Content-Security-Policy": (
@@ -33,29 +33,29 @@ _HEADERS = {
   "Referrer-Policy": "no-referrer",
   "Cross-Origin-Resource-Policy": "same-origin",
   "Cross-Origin-Opener-Policy": "same-origin",
-  # Asked for again each time; mostly answered by "not modified".
+  # Revalidated each time; the answer is mostly "not modified".
   "Cache-Control": "private, no-cache",
 }
 
 
 class Handler(BaseHTTPRequestHandler):
-  """One connection: requests one after the other."""
+  """Handles the requests of one connection, one after the other."""
 
   server: Any  # serve.Server
   protocol_version = "HTTP/1.1"
   server_version, sys_version = "vtr_jax", ""
   timeout = _IDLE
   disable_nagle_algorithm = True
-  wbufsize = 2**16  # headers and a short body leave together
+  wbufsize = 2**16  # headers and a short body are sent together
 
   def setup(self) -> None:
     super().setup()
-    self._reader = _Patient(self.connection)
+    self._reader = _DeadlineReader(self.connection)
     self.rfile = io.BufferedReader(self._reader)
 
   def handle_one_request(self) -> None:
     self._reader.until(_PATIENCE)
-    self._begun = False
+    self._headers_sent = False
     super().handle_one_request()
 
   def do_GET(self) -> None:
@@ -68,24 +68,24 @@ class Handler(BaseHTTPRequestHandler):
       self._refuse(e.status, str(e), **e.headers)
     except VtrError as e:
       self._refuse(400, str(e))
-    except Exception as e:  # whatever it is, the next request is to be answered
+    except Exception as e:  # the next request must still be answered
       where = e.__traceback__
       while where and where.tb_next:
         where = where.tb_next
       line = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
-      path = self.path.split("?")[0]  # behind it, the token may be
+      path = self.path.split("?")[0]  # the query may contain the token
       logging.error("%a: %s: %s (%s)", path, type(e).__name__, one_line(e), line)
-      self._refuse(500, "this went wrong; the server's log says what")
+      self._refuse(500, "internal error; see the server's log")
 
   do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
   def _route(self) -> None:
     length = self.headers.get("Content-Length", "0")
-    encoded = "Transfer-Encoding" in self.headers  # two lengths, and no one's right
+    encoded = "Transfer-Encoding" in self.headers  # would contradict Content-Length
     if self.command != "POST" and (length != "0" or encoded):
       raise Refused(400, f"a {self.command} has no body")
     if encoded:
-      raise Refused(411, "a body needs its Content-Length; no encoding is taken")
+      raise Refused(411, "a body needs a Content-Length; encodings are not supported")
     if not (length.isascii() and length.isdigit()):
       raise Refused(400, "the Content-Length is not a valid number")
     try:
@@ -93,28 +93,35 @@ class Handler(BaseHTTPRequestHandler):
       query = dict(urllib.parse.parse_qsl(url.query, max_num_fields=10))
     except ValueError:
       raise Refused(400, "this address cannot be read") from None
-    if self._enters(url.path, query):
+    if self._log_in(url.path, query):
       return
     if url.path == "/api/search":
       self._only("POST")
-      return self._json(self.server.library.search(self._asked()))
+      return self._json(self.server.library.search(self._search()))
     self._only("GET", "HEAD")
     if url.path in self.server.page:
       data, kind, tag = self.server.page[url.path]
       return self._file(io.BytesIO(data), len(data), kind, tag, 0)
     if url.path == "/api/info":
       return self._json(self.server.library.info())
-    found = re.fullmatch(
+    match = re.fullmatch(
       r"/(poster|media|preview)/([0-9]{1,6})/([0-9]{1,12})", url.path
     )
-    if not found:
+    if not match:
       raise Refused(404, "no such page")
-    hit = self.server.library.hit(int(found[2]), int(found[3]), query.get("clip", ""))
+    hit = self.server.library.hit(int(match[2]), int(match[3]), query.get("clip", ""))
     with self.server.library.open(hit) as file:
-      self._picture(found[1], hit, file)
+      self._picture(match[1], hit, file)
 
-  def _enters(self, path: str, query: dict[str, str]) -> bool:
-    """Lets in who may; one who brings the token gets a cookie and a clean address."""
+  def _log_in(self, path: str, query: dict[str, str]) -> bool:
+    """Checks access; answers a valid token with a cookie and a redirect to /.
+
+    Returns:
+      Whether the request is answered.
+
+    Raises:
+      Refused: the client has no access.
+    """
     access, entering = self.server.access, self.command == "GET" and path == "/"
     given = query.get("token", "")
     if entering and access.token and given and access.knows(given):
@@ -128,8 +135,8 @@ class Handler(BaseHTTPRequestHandler):
     if self.command not in methods:
       raise Refused(405, f"use {methods[0]}", Allow=", ".join(methods))
 
-  def _asked(self) -> messages.Search:
-    """The search that the body asks for."""
+  def _search(self) -> messages.Search:
+    """The search in the request's body."""
     if self.headers.get_content_type() != "application/json":
       raise Refused(415, "send application/json")
     try:
@@ -137,7 +144,7 @@ class Handler(BaseHTTPRequestHandler):
     except (TypeError, ValueError):
       raise Refused(411, "send a Content-Length") from None
     if not 0 <= length <= _MAX_BODY:
-      # A client that still sends would see a broken connection, and not the answer.
+      # Drained, or the client would see a broken connection instead of the response.
       left = min(max(length, 0), _MAX_DRAINED)
       while left > 0 and (part := self.rfile.read1(min(left, 2**16))):
         left -= len(part)
@@ -150,7 +157,7 @@ class Handler(BaseHTTPRequestHandler):
     return messages.parsed(body)
 
   def _picture(self, what: str, hit: Any, file: BinaryIO) -> None:
-    """Answers with a clip's file, or with what is made of it."""
+    """Responds with a clip's file, its poster or its preview."""
     version = media.version(file)
     size, changed = version[-2], version[-1]
     if what == "media":
@@ -172,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
     if self.command == "GET" and answer.count:
       self.wfile.flush()
       sent = self.connection.sendfile(file, answer.start, answer.count)
-      if sent != answer.count:  # cut short since: the client must not wait for more
+      if sent != answer.count:  # truncated meanwhile: the client must not wait
         self.close_connection = True
 
   def _json(self, value: dict[str, Any]) -> None:
@@ -183,37 +190,37 @@ class Handler(BaseHTTPRequestHandler):
       self.wfile.write(data)
 
   def _refuse(self, status: int, reason: str, **headers: str) -> None:
-    if self._begun:
+    if self._headers_sent:
       self.close_connection = True
       return
     data = f"{reason}\n".encode(errors="replace")
-    told = {"Content-Type": "text/plain; charset=utf-8"}
-    # What is left of a body would be read as the next request.
-    told |= {"Content-Length": str(len(data)), "Connection": "close"}
+    fields = {"Content-Type": "text/plain; charset=utf-8"}
+    # Closed: the rest of a body would be read as the next request.
+    fields |= {"Content-Length": str(len(data)), "Connection": "close"}
     with contextlib.suppress(OSError):
-      self._head(status, told | headers)
+      self._head(status, fields | headers)
       if self.command != "HEAD":
         self.wfile.write(data)
       self.wfile.flush()
 
   def _head(self, status: int, headers: dict[str, str]) -> None:
-    self._begun = True
+    self._headers_sent = True
     self.send_response(status)
     for name, value in (_HEADERS | headers).items():
       self.send_header(name, value)
     self.end_headers()
 
   def send_error(self, code: int, message: str | None = None, explain=None) -> None:
-    """What the base refuses (no HTTP, too long): as all that we refuse."""
+    """Errors of the base class (not HTTP, too long) get the same response as ours."""
     del explain
     self._refuse(code, message or HTTPStatus(code).phrase)
 
   def log_message(self, format: str, *args: Any) -> None:
-    pass  # requests are no news; they may hold the token
+    pass  # requests are not logged; they may contain the token
 
 
-class _Patient(io.RawIOBase):
-  """A socket to read from that has an end to its patience, not only between bytes."""
+class _DeadlineReader(io.RawIOBase):
+  """Reads a socket with a deadline for the request besides the timeout per read."""
 
   def __init__(self, connection: socket.socket):
     self._socket, self._end = connection, 0.0
