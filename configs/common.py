@@ -1,4 +1,8 @@
-"""Pieces that the config files share."""
+"""Pieces that the config files share.
+
+A file lists what it sets; the other keys have the defaults of the dataclasses that read
+them, where comments name their sources as well.
+"""
 
 import itertools
 from typing import Any

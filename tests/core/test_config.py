@@ -9,7 +9,7 @@ from conftest import run_main
 from configs import simvtp
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.train import setup
+from vtr_jax.train import setup, workdir
 from vtr_jax.train.config import TrainConfig, with_defaults
 
 VARIANTS = ("demo", "smoke", "webvid2m")
@@ -87,6 +87,18 @@ def test_a_key_with_a_default_may_be_left_out(smoke):
   del brief["evals"]["validation"]["ties"]
   assert with_defaults(brief) == smoke
   assert read(TrainConfig, brief).optim.b1 == 0.9
+
+
+def test_a_run_that_is_older_than_a_key_resumes_with_its_default(smoke, tmp_path):
+  (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+  old = copy.deepcopy(smoke)
+  del old["optim"]["b1"]
+  workdir.write_json(tmp_path / "config.json", workdir.plain(old))
+  smoke["optim"]["b1"] = 0.8
+  with pytest.raises(ConfigError, match=r"optim\.b1: 0\.9 there, 0\.8 now"):
+    workdir.prepare(tmp_path, smoke)
+  smoke["optim"]["b1"] = 0.9
+  workdir.prepare(tmp_path, smoke)
 
 
 def test_what_is_unknown_is_left_to_the_reader():
