@@ -237,7 +237,7 @@ def draw(
       ax.barh(position, np.mean(values or [0]), height=0.5, color=canvas.BOX)
       ax.scatter(values, [position] * len(values), color=canvas.CYCLE[0], zorder=2)
     ax.set_title(table.title, loc="left", color=canvas.INK)
-    canvas.dress(ax, "R@1, text to video, percent", "")
+    canvas.style_axes(ax, "R@1, text to video, percent", "")
     ax.set_yticks(range(len(names)), labels=names)
     ax.invert_yaxis()
   canvas.save(figure, path)

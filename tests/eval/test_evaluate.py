@@ -1,4 +1,4 @@
-"""The evaluate command on a trained run: the same numbers as the run's own."""
+"""The evaluate command on a trained run."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ DATA = "moving_shapes/tiny"
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
-  """(directory, numbers) of a smoke run of SimVTP, which can re-rank."""
+  """(directory, results) of a smoke run of SimVTP, which has a matching head."""
   config = simvtp.get_config("smoke").to_dict()
   config["data"]["dir"] = str(data_dir)
   test = config["evals"]["test"] | dict(dual_softmax=0.05, rerank=3)
@@ -49,35 +49,35 @@ def call(run, name="custom", extras=None, **flags):
   )
 
 
-def test_numbers_are_those_of_the_run(run, tmp_path, capsys):
+def test_results_equal_those_of_the_training_run(run, tmp_path, capsys):
   extras = Extras(dual_softmax=0.05, rerank=3)
-  numbers = call(run, extras=extras, out=str(tmp_path))
-  own = {k.removeprefix("test/"): v for k, v in run[1].items()}
-  assert numbers == pytest.approx(own)
+  results = call(run, extras=extras, out=str(tmp_path))
+  expected = {k.removeprefix("test/"): v for k, v in run[1].items()}
+  assert results == pytest.approx(expected)
   assert "rerank_3/t2v" in capsys.readouterr().out
   written = json.loads((tmp_path / "results.json").read_text())
-  assert written["results"] == numbers
-  told = written["embeddings"]["manifest"]
-  assert told["model"]["step"] == 2
-  assert told["model"]["objective"] == "simvtp"
+  assert written["results"] == results
+  manifest = written["embeddings"]["manifest"]
+  assert manifest["model"]["step"] == 2
+  assert manifest["model"]["objective"] == "simvtp"
   train = json.loads((run[0] / "results.json").read_text())
-  assert told["data"]["fingerprint"] == train["protocols"]["test"]["fingerprint"]
+  assert manifest["data"]["fingerprint"] == train["protocols"]["test"]["fingerprint"]
 
 
-def test_saved_embeddings_give_the_same_numbers_without_the_run(run, tmp_path):
+def test_saved_embeddings_give_the_same_results(run, tmp_path):
   extras = Extras(querybank=0.05)
   place = tmp_path / "e"
-  numbers = call(run, extras=extras, out=str(tmp_path), save_embeddings=str(place))
+  results = call(run, extras=extras, out=str(tmp_path), save_embeddings=str(place))
   request = evaluate.Request("custom", {}, embeddings=str(place), extras=extras)
-  assert evaluate.evaluate(request) == numbers
+  assert evaluate.evaluate(request) == results
   saved = embeddings.load(place)
   assert saved.ids[0].startswith("test-")
   assert all(name.startswith("train-") for name in saved.bank_ids)
   assert len(saved.bank) == len(saved.bank_ids) > len(saved.texts)
 
 
-def test_evaluation_leaves_a_run_that_goes_on_alone(run, tmp_path):
-  """Training may be writing its next checkpoint."""
+def test_evaluation_changes_no_file_of_the_run(run, tmp_path):
+  """Training may still be writing a checkpoint."""
   busy = run[0] / "checkpoints" / "4.orbax-checkpoint-tmp-1"
   busy.mkdir()
   before = sorted((p, p.stat().st_mtime_ns) for p in run[0].rglob("*"))
@@ -104,10 +104,10 @@ def test_command_by_flags(run, data_dir):
   assert written["texts"] == written["clips"] == 16
 
 
-def test_recognition_is_that_of_the_zero_shot_evaluator(run, tmp_path):
-  """Labels as classes, put in words."""
+def test_recognition_equals_that_of_the_zero_shot_evaluator(run, tmp_path):
+  """Classes are the labels as phrases."""
   changes = dict(frames=4, prompts=("a red bar {}",))
-  numbers = call(run, "hmdb51", changes=changes, out=str(tmp_path))
+  results = call(run, "hmdb51", changes=changes, out=str(tmp_path))
   model = load_lib.load(run[0])
   source = model.config.data.open("test")
   labels = sorted({source[i]["label"] for i in range(len(source))})
@@ -115,7 +115,7 @@ def test_recognition_is_that_of_the_zero_shot_evaluator(run, tmp_path):
     kind="zero_shot",
     split="test",
     every=0,
-    classes={label: (protocols.words(label),) for label in labels},
+    classes={label: (protocols.label_phrase(label),) for label in labels},
     prompts=changes["prompts"],
     temperature=0.0,
     others="refuse",
@@ -125,7 +125,7 @@ def test_recognition_is_that_of_the_zero_shot_evaluator(run, tmp_path):
     model.objective, c.clip, c.text, c.data, model.tokenizer, model.mesh, 16
   )
   own = base.build(base.check(dict(z=section)), context)["z"].run(model.params)
-  assert numbers == pytest.approx(own)
+  assert results == pytest.approx(own)
 
 
 def candidates(tmp_path, ids):
@@ -138,11 +138,11 @@ def candidates(tmp_path, ids):
   return path, items
 
 
-def test_choice_among_candidates(run, tmp_path):
+def test_multiple_choice_picks_the_highest_cosine(run, tmp_path):
   ids = embed_split.read_clips(load_lib.load(run[0]).config.data.open("test")).ids
   path, _ = candidates(tmp_path, ids)
   place = tmp_path / "e"
-  numbers = call(
+  results = call(
     run,
     "msrvtt_mc",
     candidates=str(path),
@@ -151,8 +151,8 @@ def test_choice_among_candidates(run, tmp_path):
   )
   e = embeddings.load(place)
   scores = np.einsum("te,te->t", e.text, e.video[e.owner]).reshape(-1, 3)
-  assert numbers["accuracy"] == pytest.approx(100 * np.mean(scores.argmax(1) == 1))
-  assert numbers["chance"] == pytest.approx(100 / 3)
+  assert results["accuracy"] == pytest.approx(100 * np.mean(scores.argmax(1) == 1))
+  assert results["chance"] == pytest.approx(100 / 3)
   with pytest.raises(ConfigError, match="--candidates: missing"):
     call(run, "msrvtt_mc")
   with pytest.raises(ConfigError, match="--candidates: are not for retrieval"):
@@ -164,7 +164,7 @@ def test_choice_among_candidates(run, tmp_path):
   [
     (lambda items: items[:1], "no candidates for clip 'b'"),
     (lambda items: [*items, items[0]], "item 2: 'videos/a.mp4' is named twice"),
-    (lambda items: [items[0] | dict(video="c")], "item 0: 'c' is no clip"),
+    (lambda items: [items[0] | dict(video="c")], "item 0: 'c' is not a clip"),
     (lambda items: [items[0] | dict(answer=3)], "item 0: expected video, caption"),
     (lambda items: [items[0] | dict(answer="1")], "item 0: expected video, caption"),
     (lambda items: [dict(video="a")], "item 0: expected video, caption"),
@@ -176,14 +176,14 @@ def test_choice_among_candidates(run, tmp_path):
     (lambda items: [items[0] | dict(answer=0.5)], "item 0: expected video, caption"),
   ],
 )
-def test_unfit_candidates_are_refused(tmp_path, change, message):
+def test_invalid_candidates_are_rejected(tmp_path, change, message):
   path, items = candidates(tmp_path, ["a", "b"])
   path.write_text(json.dumps(change(items)))
   with pytest.raises(DataError, match=message):
     read_candidates(str(path), ["a", "b"])
 
 
-def test_candidates_a_line_each(tmp_path):
+def test_candidates_may_be_json_lines(tmp_path):
   ids = ["a", "b"]
   path, items = candidates(tmp_path, ids)
   lines = tmp_path / "mc.jsonl"
@@ -198,22 +198,22 @@ def test_candidates_a_line_each(tmp_path):
 
 
 def no_embedding(*args):
-  raise AssertionError("embedded before it was checked")
+  raise AssertionError("embedded before the request was checked")
 
 
-def test_what_cannot_be_done_is_refused_before_embedding(run, tmp_path, monkeypatch):
+def test_unfit_requests_are_rejected_before_embedding(run, tmp_path, monkeypatch):
   """Embedding takes hours; the mistake shows in seconds."""
   monkeypatch.setattr(base.Embedder, "videos", no_embedding)
   monkeypatch.setattr(base.Embedder, "texts", no_embedding)
-  with pytest.raises(DataError, match="is there already"):
+  with pytest.raises(DataError, match="already exists"):
     call(run, save_embeddings=str(tmp_path))
-  with pytest.raises(ConfigError, match="extra rows: are for retrieval"):
+  with pytest.raises(ConfigError, match="rescoring: is for retrieval"):
     call(run, "msrvtt_mc", Extras(rerank=2))
   with pytest.raises(DataError, match=r"bank: clip 'train-.*' is also in the test"):
     call(run, extras=Extras(querybank=0.1), changes=dict(split="train"))
   with pytest.raises(ConfigError, match="folds: 99 are more than the 16 clips"):
     call(run, changes=dict(folds=99, split="novel"))
-  with pytest.raises(DataError, match=r"its label '.*' is no class of the 1"):
+  with pytest.raises(DataError, match=r"its label '.*' is not one of the 1"):
     call(run, "hmdb51", changes=dict(frames=4, classes={"cat": ("a cat",)}))
   built = objectives.build
   without = lambda *args: dataclasses.replace(built(*args), match=None)
@@ -222,14 +222,16 @@ def test_what_cannot_be_done_is_refused_before_embedding(run, tmp_path, monkeypa
     call(run, extras=Extras(rerank=2))
 
 
-def test_a_bank_needs_a_train_split_before_embedding(run, tints, monkeypatch):
+def test_a_bank_requires_a_train_split(run, tints, monkeypatch):
   monkeypatch.setattr(base.Embedder, "videos", no_embedding)
   data = f"{tints[0].dir}/{tints[0].name}"
   with pytest.raises(DataError, match="no split 'train'"):
     call(run, data=data, extras=Extras(querybank=0.1))
 
 
-def test_numbers_are_told_even_if_the_embeddings_cannot_be_saved(run, tmp_path, capsys):
+def test_results_are_written_even_if_the_embeddings_cannot_be_saved(
+  run, tmp_path, capsys
+):
   (tmp_path / "file").touch()
   place = str(tmp_path / "file" / "e")
   with pytest.raises(DataError, match="cannot be written"):
@@ -238,10 +240,10 @@ def test_numbers_are_told_even_if_the_embeddings_cannot_be_saved(run, tmp_path, 
   assert (tmp_path / "results.json").exists()
 
 
-def test_rows_and_frames_that_do_not_fit_are_refused(run):
-  with pytest.raises(ConfigError, match="extra rows: are for retrieval"):
-    call(run, "hmdb51", Extras(dual_softmax=0.1), changes=dict(frames=4))
-  with pytest.raises(ConfigError, match="of 4 frames cannot see 16; --set=frames=4"):
+def test_unfit_frames_split_and_data_are_rejected(run):
+  with pytest.raises(
+    ConfigError, match="of 4 frames does not accept 16; --set=frames=4"
+  ):
     call(run, "hmdb51")
   with pytest.raises(DataError, match="no split 'tset'; did you mean 'test'"):
     call(run, changes=dict(split="tset"))
@@ -258,7 +260,7 @@ def test_rows_and_frames_that_do_not_fit_are_refused(run):
     (lambda d: shutil.rmtree(d / "checkpoints/2/state"), "2: cannot be restored"),
   ],
 )
-def test_unusable_runs_are_told(run, tmp_path, spoil, message):
+def test_damaged_runs_are_rejected(run, tmp_path, spoil, message):
   copy = tmp_path / "copy"
   shutil.copytree(run[0], copy)
   spoil(copy)
@@ -266,7 +268,7 @@ def test_unusable_runs_are_told(run, tmp_path, spoil, message):
     load_lib.load(copy)
 
 
-def test_another_model_s_checkpoint_is_refused(run, tmp_path):
+def test_a_checkpoint_of_another_model_is_rejected(run, tmp_path):
   shutil.copytree(run[0], tmp_path / "copy")
   config = json.loads((tmp_path / "copy/config.json").read_text())
   config["objective"]["encoder"]["mlp_dim"] += 16
@@ -280,7 +282,7 @@ def test_another_model_s_checkpoint_is_refused(run, tmp_path):
 
 @pytest.fixture(scope="module")
 def tints(tmp_path_factory):
-  """(DataConfig, tokenizer) of three clips that grow brighter."""
+  """(DataConfig, tokenizer) of three clips that brighten over time."""
   root = tmp_path_factory.mktemp("tints")
   rows = [clips.record(f"c{i}", clips.mp4(12, 32, 64, seed=i)) for i in range(3)]
   clips.prepare(root, dict(test=rows))
@@ -294,14 +296,14 @@ def brightness(params, batch):
   return jnp.stack([mean / 20, jnp.ones_like(mean)], axis=1)
 
 
-def test_recognition_needs_labels(run, tints):
+def test_recognition_requires_labels(run, tints):
   data = f"{tints[0].dir}/{tints[0].name}"
   with pytest.raises(DataError, match=r"record 0 of 'test' .* \(c0: no label\)"):
     call(run, "kinetics400", data=data, changes=dict(split="test"))
 
 
 @pytest.mark.parametrize("average", ["before", "after"])
-def test_several_views_are_averaged(tints, average):
+def test_embeddings_of_several_views_are_averaged(tints, average):
   data, tokenizer = tints
   seen = views.Views(4, "segments", 1, windows=2, crops=3)
   model = clips.objective(

@@ -16,7 +16,7 @@ GRAY = np.full((4, 32, 32, 3), 128, np.uint8)
 
 
 def draw(function, *args, **kwargs):
-  """The picture that `function` writes, uint8 [h, w, 3]."""
+  """The figure that `function` writes, uint8 [h, w, 3]."""
   file = io.BytesIO()
   function(file, *args, **kwargs)
   image = Image.open(file)
@@ -28,7 +28,7 @@ def draw(function, *args, **kwargs):
 
 
 def near(pixels, color, within=12):
-  """Where a picture has about this colour, bool [h, w]."""
+  """Where the pixels have about this colour, bool [h, w]."""
   return (np.abs(pixels.astype(int) - color) <= within).all(axis=-1)
 
 
@@ -36,7 +36,7 @@ def hex_color(code):
   return [int(code[i : i + 2], 16) for i in (1, 3, 5)]
 
 
-def test_reconstruction_rows_are_the_three_videos():
+def test_reconstruction_draws_the_three_videos_in_order():
   pixels = draw(plots.reconstruction, [RED], [GRAY], [BLUE], [[("dog", False, None)]])
   middles = [
     np.nonzero(near(pixels, color))[0].mean()
@@ -49,16 +49,16 @@ def test_reconstruction_rows_are_the_three_videos():
 @pytest.mark.parametrize(
   ("guess", "right", "wrong"), [("dog", True, False), ("cat", False, True)]
 )
-def test_reconstruction_marks_guesses(guess, right, wrong):
+def test_reconstruction_marks_correct_and_wrong_predictions(guess, right, wrong):
   words = [("a", False, None), ("dog", True, guess)]
   pixels = draw(plots.reconstruction, [GRAY], [GRAY], [GRAY], [words])
   assert near(pixels, hex_color(plots.canvas.BOX)).sum() > 100
-  # The marks in the key are gray; colours stand for guesses alone.
+  # Marks in the legend are gray; colours occur only in predictions.
   assert near(pixels, hex_color(plots.canvas.GREEN)).any() == right
   assert near(pixels, hex_color(plots.canvas.RED)).any() == wrong
 
 
-def test_reconstruction_takes_any_counts():
+def test_reconstruction_accepts_any_number_of_frames_and_tokens():
   many = np.concatenate([RED] * 8)
   words = [(f"word{i} costs $5_{{", i % 3 == 0, None) for i in range(60)]
   short = draw(plots.reconstruction, [RED[:1]], [RED[:1]], [RED[:1]], [[]])
@@ -67,7 +67,7 @@ def test_reconstruction_takes_any_counts():
   assert len(tall) > 3 * len(short) - 200
 
 
-def test_retrievals_frame_moves_to_the_right_video():
+def test_retrievals_frame_the_correct_video():
   found = []
   for rank in (1, 3, 40):
     pixels = draw(
@@ -80,7 +80,7 @@ def test_retrievals_frame_moves_to_the_right_video():
   assert found[2] is None
 
 
-def test_retrievals_show_the_videos_in_order_and_any_counts():
+def test_retrievals_draw_videos_in_order_and_accept_any_number():
   pixels = draw(plots.retrievals, ["q"], [[RED, BLUE]], [[0.9, 0.8]], [2])
   red, blue = (np.nonzero(near(pixels, c))[1] for c in ((200, 0, 0), (0, 0, 200)))
   assert red.max() < blue.min()
@@ -90,7 +90,7 @@ def test_retrievals_show_the_videos_in_order_and_any_counts():
 
 
 @pytest.mark.parametrize(("texts", "videos"), [(1, 1), (20, 20), (1200, 1200), (60, 7)])
-def test_similarity_shows_the_right_pairs(texts, videos):
+def test_similarity_is_highest_at_the_correct_pairs(texts, videos):
   owner = np.arange(texts) * videos // texts
   sim = np.where(owner[:, None] == np.arange(videos), 1.0, 0.0)
   upright = draw(plots.similarity, sim, owner=owner)
@@ -104,9 +104,9 @@ def test_similarity_shows_the_right_pairs(texts, videos):
 
 
 @pytest.mark.parametrize("count", [1, 18, 70])
-def test_confusion_shows_shares_of_each_row(count):
+def test_confusion_is_in_fractions_of_each_row(count):
   names = [f"class $_{{ {i}" for i in range(count)]
-  # Rows of unlike size: what counts is the share.
+  # Rows of different sizes are normalised.
   counts = np.diag(np.arange(1.0, count + 1))
   right = draw(plots.confusion, counts, names, "right")
   dark = near(right, hex_color("#08306B"))[:, : int(right.shape[1] * 0.85)]
@@ -118,17 +118,17 @@ def test_confusion_shows_shares_of_each_row(count):
     assert (right != wrong).any()
 
 
-def test_confusion_bears_a_class_without_clips():
+def test_confusion_accepts_a_class_without_clips():
   draw(plots.confusion, np.array([[0.0, 0.0], [1.0, 2.0]]), ["none", "some"], "title")
 
 
-def test_curves_show_what_was_logged():
+def test_curves_follow_the_logged_values():
   steps = np.arange(300)
   down = [{"step": int(s), "loss/total": 300.0 - s} for s in steps]
   up = [{"step": int(s), "loss/total": 0.0 + s} for s in steps]
-  pictures = [draw(plots.curves, records) for records in (down, up)]
+  figures = [draw(plots.curves, records) for records in (down, up)]
   slopes = []
-  for pixels in pictures:
+  for pixels in figures:
     plot = pixels[80:-80, 80 : pixels.shape[1] // 2]
     rows, columns = np.nonzero(near(plot, hex_color(plots.canvas.INK)))
     slopes.append(np.corrcoef(rows, columns)[0, 1])
@@ -136,7 +136,7 @@ def test_curves_show_what_was_logged():
   assert slopes[1] < -0.9
 
 
-def test_curves_tell_recalls_from_losses():
+def test_curves_separate_recalls_from_losses():
   losses = [{"step": 1, "loss/total": 2.0}, {"step": 2, "loss/total": 1.0}]
   recalls = [{"step": 2, "test/t2v/R@1": 50.0, "t2v/R@1": 10.0, "t2v/MedR": 3.0}]
   blue = hex_color(plots.canvas.CYCLE[0])
@@ -146,7 +146,7 @@ def test_curves_tell_recalls_from_losses():
   assert near(draw(plots.curves, recalls)[:, half:], blue).any()
 
 
-def test_curves_survive_gaps_and_restarts():
+def test_curves_accept_gaps_and_restarts():
   values = [np.nan, 2.0, np.inf, None, 1.0]
   records = [{"step": i, "loss/vtc": v} for i, v in enumerate(values)]
   records += [{"step": 7, "loss/total": float("nan")}, {"step": 7, "loss/total": 1e30}]
@@ -158,7 +158,7 @@ def test_curves_survive_gaps_and_restarts():
   np.testing.assert_array_equal(late, draw(plots.curves, clean))
 
 
-def test_a_path_is_written(tmp_path):
+def test_figures_are_written_to_paths_and_strings(tmp_path):
   paths = [tmp_path / "path.png", str(tmp_path / "name.png")]
   for path in paths:
     plots.similarity(path, np.eye(3))
@@ -183,12 +183,12 @@ def test_a_path_is_written(tmp_path):
     (lambda f: plots.retrievals(f, ["a"], [[RED / 255]], [[1.0]], [1]), "uint8"),
   ],
 )
-def test_unfit_input_is_refused(call, message):
+def test_unfit_arrays_are_rejected(call, message):
   with unchecked(), pytest.raises(DataError, match=message):
     call(io.BytesIO())
 
 
-def test_missing_matplotlib_says_what_to_install(monkeypatch):
+def test_missing_matplotlib_is_an_error_that_names_the_package(monkeypatch):
   for name in [m for m in sys.modules if m.split(".")[0] == "matplotlib"]:
     monkeypatch.delitem(sys.modules, name)
   monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -196,6 +196,6 @@ def test_missing_matplotlib_says_what_to_install(monkeypatch):
     plots.similarity(io.BytesIO(), np.eye(2))
 
 
-def test_import_loads_no_matplotlib():
+def test_importing_plots_does_not_import_matplotlib():
   code = "import sys, vtr_jax.eval.viz.plots; sys.exit('matplotlib' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code]).returncode == 0

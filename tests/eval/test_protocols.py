@@ -1,4 +1,4 @@
-"""Protocols: the table, changes of it, and what they make of captions and clips."""
+"""Protocols: the table, changes of fields, queries, and clips per video."""
 
 import dataclasses
 
@@ -19,11 +19,11 @@ TEXTS = ["a cat", "a dog ", " it barks", "it runs", "a bird"]
 OWNER = np.array([0, 1, 1, 1, 3])
 
 
-def test_all_benchmarks_are_there():
+def test_the_table_has_all_benchmarks():
   assert set(protocols.TABLE) >= NAMES
 
 
-def test_changes_replace_fields_and_nothing_else():
+def test_changes_replace_only_the_named_fields():
   plain = protocols.get("msvd")
   changed = protocols.get("msvd", protocols.parse(["captions=first", "windows=3"]))
   assert changed == dataclasses.replace(plain, captions="first", windows=3)
@@ -39,14 +39,14 @@ def test_changes_replace_fields_and_nothing_else():
     ("msvd", ["windows=0"], "windows: 0 is below 1"),
     ("msvd", ["windows=two"], "expected int"),
     ("msvd", ["frames=-1"], "frames: -1 is negative"),
-    ("msvd", ["ties"], "no field=value"),
+    ("msvd", ["ties"], "not field=value"),
     ("hmdb51", ["prompts=()"], "prompts: none"),
     ("hmdb51", ["prompts=('a person',)"], 'needs one "{}"'),
-    ("hmdb51", ["classes={'a': ()}"], r"classes\.a: \(\); give phrases that say some"),
+    ("hmdb51", ["classes={'a': ()}"], r"classes\.a: \(\); give phrases that are not"),
     ("hmdb51", ["classes={'a': (' ',)}"], r"classes\.a: .*; give phrases"),
   ],
 )
-def test_mistakes_are_told(name, changes, message):
+def test_invalid_changes_are_rejected(name, changes, message):
   with pytest.raises(ConfigError, match=message):
     protocols.get(name, protocols.parse(changes))
 
@@ -59,20 +59,20 @@ def test_mistakes_are_told(name, changes, message):
     ("joined", ["a cat", "a dog it barks it runs", "a bird"], [0, 1, 3]),
   ],
 )
-def test_select_by_hand(rule, texts, owner):
+def test_queries_by_each_rule(rule, texts, owner):
   found = protocols.select(TEXTS, OWNER, rule)
   assert found[0] == texts
   np.testing.assert_array_equal(found[1], owner)
 
 
-def test_select_keeps_a_clip_s_own_order():
+def test_joined_captions_keep_their_order():
   order = [3, 0, 4, 2, 1]  # captions of one clip need not be neighbours
   texts, owner = protocols.select([TEXTS[i] for i in order], OWNER[order], "joined")
   assert texts == ["a cat", "it runs it barks a dog", "a bird"]
   np.testing.assert_array_equal(owner, [0, 1, 3])
 
 
-def test_differences_are_told_and_any_number_is_none():
+def test_counts_that_differ_from_the_protocol_are_listed():
   msvd = protocols.get("msvd")
   assert protocols.differences(msvd, 670, 27_763) == []
   assert protocols.differences(msvd, 34, 1400) == [
@@ -83,7 +83,7 @@ def test_differences_are_told_and_any_number_is_none():
 
 
 @pytest.mark.parametrize(
-  ("label", "words"),
+  ("label", "phrase"),
   [
     ("ApplyEyeMakeup", "apply eye makeup"),
     ("brush_hair", "brush hair"),
@@ -93,28 +93,28 @@ def test_differences_are_told_and_any_number_is_none():
     ("CPRTraining", "cpr training"),
   ],
 )
-def test_labels_become_words(label, words):
-  assert protocols.words(label) == words
+def test_labels_become_phrases(label, phrase):
+  assert protocols.label_phrase(label) == phrase
 
 
 # Frames by hand: 12 frames, 2 segments of 6, each cut into 3 parts of 2 frames, whose
 # first is the lower middle.
-def test_windows_of_segments_by_hand():
+def test_frames_of_windows_of_segments():
   seen = views.Views(2, "segments", 1, windows=3)
   assert [seen.indices(v)(12).tolist() for v in range(3)] == [[0, 6], [2, 8], [4, 10]]
 
 
-def test_windows_of_a_contiguous_clip_are_videomae_s():
+def test_frames_of_contiguous_windows_are_those_of_videomae():
   """30 frames at stride 4 are 8; windows of 4 may start at 0 to 4."""
   seen = views.Views(4, "contiguous", 4, windows=3)
   first = [seen.indices(v)(30).tolist() for v in range(3)]
   assert first == [[0, 4, 8, 12], [8, 12, 16, 20], [16, 20, 24, 28]]
-  assert seen.indices(2)(5).tolist() == [0, 4, 4, 4]  # the last frame again
+  assert seen.indices(2)(5).tolist() == [0, 4, 4, 4]  # the last frame is repeated
 
 
 @pytest.mark.parametrize("sampling", decode.SAMPLINGS)
 @pytest.mark.parametrize("count", [1, 3, 24, 100])
-def test_one_window_is_the_usual_clip(sampling, count):
+def test_one_window_is_the_clip_of_plain_evaluation(sampling, count):
   seen = views.Views(4, sampling, 3)
   usual = decode.frame_indices(count, 4, sampling, 3, None)
   np.testing.assert_array_equal(seen.indices(0)(count), usual)
@@ -157,10 +157,12 @@ def test_a_window_is_decoded_once_for_all_its_crops(
     one = real(source[record]["video"], seen.indices(view), cut)
     np.testing.assert_array_equal(row["video"], one)
     assert row["record"] == record
-  np.testing.assert_array_equal(example(7)["video"], got[7]["video"])  # in any order
+  np.testing.assert_array_equal(
+    example(7)["video"], got[7]["video"]
+  )  # order does not matter
 
 
-def test_view_batches_show_every_view_of_every_video(tmp_path):
+def test_batches_hold_every_view_of_every_video(tmp_path):
   rows = [clips.record(f"c{i}", clips.mp4(12, 32, 64, seed=i)) for i in range(3)]
   rows.append(clips.record("broken", b"no video"))
   directory = clips.prepare(tmp_path, dict(test=rows[:3], bad=rows[2:]))

@@ -1,4 +1,4 @@
-"""Zero-shot recognition, with a model whose embeddings are known."""
+"""The zero-shot evaluator, on a model with known embeddings."""
 
 import clips
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from vtr_jax.data.moving_shapes.captions import captions
 from vtr_jax.data.tokenizers.base import SentencePiece
 from vtr_jax.eval.evaluators import base, zero_shot
 
-# A clip's class is the colour that its tint has most of, by at least 8 of 255; a text's
-# class is told by a word that has pieces of its own.
+# A clip's class is its dominant colour channel, by at least 8 of 255; a text's class is
+# given by a word with unique pieces.
 WORDS = ("moves", "left", "slowly")
 SEEDS = ((2, 3, 8), (21, 27, 31), (11, 24))
 PROMPTS = ("a {} ball", "{} box")
@@ -53,9 +53,9 @@ def root(tmp_path_factory):
 
 
 def build(root, tokenizer, **changes):
-  """The evaluator of a model that knows the three colours, in clips and in texts.
+  """The evaluator of a model that recognises the three colours in clips and texts.
 
-  Its parameter is a matrix that turns the video's embedding.
+  Its parameter is a matrix applied to the video embedding.
   """
   pieces = {w: set(tokenizer.encode(w, 9)[0]) for w in (*WORDS, "a up ball box")}
   own = [pieces[w] - set().union(*(pieces[v] for v in pieces if v != w)) for w in WORDS]
@@ -67,7 +67,7 @@ def build(root, tokenizer, **changes):
 
   def embed_text(params, batch):
     says = batch["text_ids"][:, :, None] == marks[None, None]
-    # A model whose parameters are zero gives all texts one embedding, too.
+    # With zero parameters, all texts have the same embedding, too.
     return jnp.where(params["turn"].any(), says.any(axis=1), 0.1).astype(jnp.float32)
 
   context = base.Context(
@@ -83,27 +83,27 @@ def build(root, tokenizer, **changes):
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.05])
-def test_a_model_that_knows_everything_is_right(root, tokenizer, temperature):
+def test_a_perfect_model_has_full_accuracy(root, tokenizer, temperature):
   evaluator = build(root, tokenizer, temperature=temperature)
-  numbers = evaluator.run(dict(turn=np.eye(3)))
-  assert numbers == dict(top1=100, top5=100, mean_class_top1=100)
+  results = evaluator.run(dict(turn=np.eye(3)))
+  assert results == dict(top1=100, top5=100, mean_class_top1=100)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.05])
 def test_a_collapsed_model_is_at_chance(root, tokenizer, temperature):
-  """Though the classes differ in how many texts they have."""
-  numbers = build(root, tokenizer, temperature=temperature).run(
+  """Even if classes have different results of texts."""
+  results = build(root, tokenizer, temperature=temperature).run(
     dict(turn=np.zeros((3, 3)))
   )
-  assert numbers == pytest.approx(dict(top1=100 / 3, top5=100, mean_class_top1=100 / 3))
+  assert results == pytest.approx(dict(top1=100 / 3, top5=100, mean_class_top1=100 / 3))
 
 
-def test_report_and_pictures_name_the_confusions(root, tokenizer, tmp_path):
+def test_report_and_figures_show_the_confusion(root, tokenizer, tmp_path):
   evaluator = build(root, tokenizer)
   # Blue clips look green.
-  numbers = evaluator.run(dict(turn=np.eye(3)[[0, 1, 1]]))
-  assert numbers["top1"] == 75
-  assert numbers["mean_class_top1"] == pytest.approx(200 / 3)
+  results = evaluator.run(dict(turn=np.eye(3)[[0, 1, 1]]))
+  assert results["top1"] == 75
+  assert results["mean_class_top1"] == pytest.approx(200 / 3)
   report = evaluator.report()
   assert "8 clips, 3 classes, chance top-1 33.3, top-5 100.0" in report
   assert "top-1 75.0" in report
@@ -114,7 +114,7 @@ def test_report_and_pictures_name_the_confusions(root, tokenizer, tmp_path):
   assert (tmp_path / "colours_confusion.png").stat().st_size > 1000
 
 
-def test_protocol_tells_what_was_asked(root, tokenizer):
+def test_protocol_records_the_section(root, tokenizer):
   protocol = build(root, tokenizer).protocol()
   assert protocol["classes"] == SECTION["classes"]
   assert protocol["prompts"] == PROMPTS
@@ -122,12 +122,12 @@ def test_protocol_tells_what_was_asked(root, tokenizer):
   assert protocol["fingerprint"]
 
 
-def test_without_classes_labels_stand_for_themselves(root, tokenizer):
+def test_without_classes_the_labels_are_the_phrases(root, tokenizer):
   evaluator = build(root, tokenizer, classes={}, prompts=("{}",))
   assert evaluator.protocol()["classes"] == {k: (k,) for k in sorted(LABELS)}
 
 
-def test_unfit_labels_are_refused(root, tokenizer):
+def test_unknown_and_missing_labels_are_rejected(root, tokenizer):
   classes = {"the red": ("moves",), "the greens": ("left",), "blue": ("slowly",)}
   with pytest.raises(ConfigError, match=r"'the green', .* mean 'the greens'\?"):
     build(root, tokenizer, classes=classes)
@@ -135,14 +135,14 @@ def test_unfit_labels_are_refused(root, tokenizer):
     build(root, tokenizer, split="empty")
 
 
-def test_clips_of_other_labels_are_left_out_if_wanted(root, tokenizer):
+def test_others_skip_excludes_clips_of_other_labels(root, tokenizer):
   classes = {k: SECTION["classes"][k] for k in ("the red", "blue")}
   evaluator = build(root, tokenizer, classes=classes, others="skip")
-  numbers = evaluator.run(dict(turn=np.eye(3)))
-  assert numbers["top1"] == 100
+  results = evaluator.run(dict(turn=np.eye(3)))
+  assert results["top1"] == 100
   assert evaluator.protocol()["clips"] == 5
   assert "5 clips, 2 classes" in evaluator.report()
-  with pytest.raises(ConfigError, match="which classes lacks"):
+  with pytest.raises(ConfigError, match="not among classes"):
     build(root, tokenizer, classes={"no such": ("moves",)}, others="skip")
 
 
@@ -158,7 +158,7 @@ def test_clips_of_other_labels_are_left_out_if_wanted(root, tokenizer):
     (dict(temperature=-0.1), "temperature: -0.1 is negative"),
   ],
 )
-def test_unfit_sections_are_refused(change, message):
+def test_invalid_sections_are_rejected(change, message):
   with pytest.raises(ConfigError, match=r"config\.evals\.colours\." + message):
     base.check(dict(colours=SECTION | change))
 
@@ -167,14 +167,11 @@ def l2_normalize(x):
   return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_a_class_is_the_unit_mean_of_its_texts_in_any_order():
+def test_a_class_is_the_normalised_mean_of_its_texts():
   rng = np.random.default_rng(0)
-  video, text = (
-    l2_normalize(rng.normal(size=(4, 6))),
-    l2_normalize(rng.normal(size=(7, 6))),
-  )
+  video, text = (l2_normalize(rng.normal(size=(n, 6))) for n in (4, 7))
   owner = np.array([0, 0, 0, 1, 1, 2, 2])
-  # A video in a class's own direction sees its length.
+  # A video with a class's own embedding has cosine 1.
   centers = np.stack([l2_normalize(text[owner == i].mean(axis=0)) for i in range(3)])
   scores = zero_shot.class_scores(centers, text, owner, 0.0)
   np.testing.assert_allclose(scores.diagonal(), 1, rtol=1e-6)
@@ -189,12 +186,9 @@ def test_a_class_is_the_unit_mean_of_its_texts_in_any_order():
     )
 
 
-def test_temperature_leads_from_the_nearest_text_to_the_mean_cosine():
+def test_temperature_interpolates_between_max_and_mean_cosine():
   rng = np.random.default_rng(0)
-  video, text = (
-    l2_normalize(rng.normal(size=(4, 6))),
-    l2_normalize(rng.normal(size=(5, 6))),
-  )
+  video, text = (l2_normalize(rng.normal(size=(n, 6))) for n in (4, 5))
   owner, cosines = np.array([0, 0, 0, 1, 1]), text @ video.T
   groups = [cosines[owner == i] for i in range(2)]
   for temperature, expected in (
@@ -206,7 +200,7 @@ def test_temperature_leads_from_the_nearest_text_to_the_mean_cosine():
     np.testing.assert_allclose(scores, expected, atol=5e-4)
 
 
-def test_texts_of_opposite_meaning_do_not_break_a_class():
+def test_texts_whose_mean_is_zero_score_zero():
   text = np.array([[1.0, 0.0], [-1.0, 0.0]])
   scores = zero_shot.class_scores(np.eye(2), text, np.array([0, 0]), 0.0)
   np.testing.assert_array_equal(scores, [[0, 0]])
@@ -219,7 +213,7 @@ def motions():
   return base.check(dict(m=section))["m"][1]
 
 
-def test_motions_tell_every_label_once(motions):
+def test_motion_phrases_cover_every_label(motions):
   assert (motions.split, motions.every) == ("test", 7)
   assert tuple(motions.classes) == scene.LABELS
   phrases = [p for found in motions.classes.values() for p in found]
@@ -240,22 +234,22 @@ def test_motions_tell_every_label_once(motions):
     assert all(word in phrase for phrase in motions.classes[label])
 
 
-def test_single_motions_are_ten_of_them(motions):
+def test_single_motions_are_the_ten_actions(motions):
   section = common.motion_recognition("test", single=True)
   single = base.check(dict(m=section))["m"][1].classes
   assert len(single) == len(scene.ACTIONS)
   assert all(motions.classes[label] == phrases for label, phrases in single.items())
-  told = {scene.label_of(scene.Meaning("steps", (), (a,))) for a in scene.ACTIONS}
-  assert set(single) == told
+  labels = {scene.label_of(scene.Meaning("steps", (), (a,))) for a in scene.ACTIONS}
+  assert set(single) == labels
 
 
-def test_motions_speak_as_the_captions_do(motions, data_dir):
-  """No word is unknown, no text is cut, and no thing is one that only `novel` has."""
+def test_motion_phrases_use_the_captions_vocabulary(motions, data_dir):
+  """No unknown word, few long texts, and no object that only `novel` has."""
   directory = sources.find(str(data_dir), "moving_shapes/tiny")
   tokenizer = SentencePiece(f"{directory}/tokenizer.model")
   rng = np.random.default_rng(0)
-  told = [c for m in scene.meanings("train", 2000) for c in captions(m, rng)]
-  heard = set(" ".join(told).replace(",", "").split())
+  texts = [c for m in scene.meanings("train", 2000) for c in captions(m, rng)]
+  vocabulary = set(" ".join(texts).replace(",", "").split())
   cut, count = 0, 0
   for phrases in motions.classes.values():
     for phrase in phrases:
@@ -264,7 +258,7 @@ def test_motions_speak_as_the_captions_do(motions, data_dir):
         ids, valid = tokenizer.encode(text, 32)
         assert tokenizer.unk_id not in ids
         assert tokenizer.decode(ids[valid]) == text
-        assert set(text.replace(",", "").split()) <= heard
+        assert set(text.replace(",", "").split()) <= vocabulary
         cut, count = cut + (valid.sum() > 16), count + 1
         assert not any(f"{c} {s}" in text for c, s in scene.NOVEL_THINGS)
   assert cut < 0.02 * count

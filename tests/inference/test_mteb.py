@@ -1,4 +1,4 @@
-"""Our models in the mteb package: its protocol, its loop, and our own numbers."""
+"""The encoder for the mteb package: its protocol, and the run's own embeddings."""
 
 import types
 
@@ -49,39 +49,43 @@ def batches(key, values, size):
   return [{key: values[i : i + size]} for i in range(0, len(values), size)]
 
 
-def test_embeddings_are_our_own(run, encoder):
-  """Frames are resized by another library: edges differ, the texts do not."""
+def test_embeddings_equal_those_of_the_run(run, encoder):
+  """Frames are resized by another library, so edges differ; texts are equal."""
   _, ours = run
   c = encoder._model.config
   source = c.data.open("test")
   videos = [Decoder(source[i]["video"]) for i in range(len(source))]
-  seen = encoder.encode(batches("video", videos, 5), hf_split="test", batch_size=5)
-  assert seen.shape == ours.video.shape
-  np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-5)
+  videos_embedded = encoder.encode(
+    batches("video", videos, 5), hf_split="test", batch_size=5
+  )
+  assert videos_embedded.shape == ours.video.shape
+  np.testing.assert_allclose(np.linalg.norm(videos_embedded, axis=1), 1, atol=1e-5)
   for i in (0, 7):
     clip = read_clip(source[i]["video"], c.clip, c.data, None)
     difference = np.abs(encoder._clip(videos[i]).astype(int) - clip)
-    assert difference.mean() < 3  # of 255; frames 3 places off differ by 3.7 and more
+    assert (
+      difference.mean() < 3
+    )  # of 255; frames 3 positions off differ by 3.7 and more
     assert np.abs(encoder._clip(videos[i + 1]).astype(int) - clip).mean() > 4
-  told = encoder.encode(batches("text", ours.texts, 7), hf_split="test")
-  np.testing.assert_allclose(told, ours.text, atol=1e-5)
+  texts = encoder.encode(batches("text", ours.texts, 7), hf_split="test")
+  np.testing.assert_allclose(texts, ours.text, atol=1e-5)
   arrays = [video._frames for video in videos[:2]]
   again = encoder.encode([dict(video=arrays)])
-  np.testing.assert_allclose(again, seen[:2], atol=1e-5)
-  square = encoder.similarity(told, seen)
-  pairs = encoder.similarity_pairwise(told[:3], seen[:3])
+  np.testing.assert_allclose(again, videos_embedded[:2], atol=1e-5)
+  square = encoder.similarity(texts, videos_embedded)
+  pairs = encoder.similarity_pairwise(texts[:3], videos_embedded[:3])
   np.testing.assert_allclose(np.diag(square[:3, :3]), pairs, atol=1e-6)
 
 
-def test_what_is_neither_video_nor_text_is_refused(encoder):
+def test_batches_without_video_or_text_are_rejected(encoder):
   with pytest.raises(DataError, match=r"a batch of \['audio'\]"):
     encoder.encode([dict(audio=[0])])
   with pytest.raises(DataError, match="empty caption"):
     encoder.encode([dict(text=["a red bar", " "])])
 
 
-def test_mteb_takes_it(encoder):
-  """Where the package is installed."""
+def test_the_encoder_implements_mteb_s_protocol(encoder):
+  """If the package is installed."""
   models = pytest.importorskip("mteb.models", reason="mteb is not installed")
   assert isinstance(encoder, models.EncoderProtocol)
   meta = encoder.mteb_model_meta

@@ -1,4 +1,4 @@
-"""Probes: classifiers of labelled clips on a run's frozen features."""
+"""Probes: classifiers trained on a run's frozen features."""
 
 import collections
 import dataclasses
@@ -29,7 +29,7 @@ NAMES = tuple(COLOURS)
 
 
 def clip(rng, colour):
-  """A square of one colour, bright or dark, that sinks from anywhere, on noise."""
+  """A falling square of one colour and any brightness, on noise."""
   frames = rng.integers(0, 60, (8, 64, 64, 3), np.uint8)
   top, left = rng.integers(0, 36, 2)
   tint = np.array(COLOURS[colour]) * rng.integers(120, 255)
@@ -61,7 +61,7 @@ def run(data_dir, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-  """Prepared data whose labels are colours, and splits that do not fit."""
+  """Prepared data whose labels are colours, and splits with unfit labels."""
   nameless = labelled(4, 5)
   nameless[2]["label"] = ""
   return clips.prepare(
@@ -76,33 +76,33 @@ def data(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
-def test_features_of_a_run_tell_classes(run, data, kind, tmp_path, capsys):
-  """Far above chance, which is 25; files and printed table have the same numbers."""
+def test_probes_classify_far_above_chance(run, data, kind, tmp_path, capsys):
+  """Chance is 25; files and the printed table have the same results."""
   out = tmp_path / "out"
-  # So few clips are one step each epoch.
+  # With so few clips, an epoch is one step.
   epochs = dict(linear=400, attentive=100)[kind]
   request = probe.Request(str(run), kind, data, epochs=epochs, out=str(out))
-  numbers = probe.probe(request)
-  assert numbers["top1"] > 75
+  results = probe.probe(request)
+  assert results["top1"] > 75
   printed = capsys.readouterr().out
   assert "test: 40 clips, 4 classes, chance top-1 25.0, top-5 100.0" in printed
   written = json.loads((out / "results.json").read_text())
-  assert written["results"] == numbers
+  assert written["results"] == results
   assert set(written["classes"]) == set(NAMES)
-  assert np.mean(list(written["classes"].values())) == pytest.approx(numbers["top1"])
+  assert np.mean(list(written["classes"].values())) == pytest.approx(results["top1"])
   assert written["splits"]["train"]["clips"] == 160
   recipe = dataclasses.replace(RECIPES[kind], epochs=epochs)
   assert written["recipe"] == dataclasses.asdict(recipe)
   assert (out / "classes.md").read_text().strip() in printed
   assert (out / "confusion.png").stat().st_size > 1000
-  # Again, from the features that are there: the same to the last bit.
-  assert probe.probe(request) == numbers
-  assert capsys.readouterr().out.count("features that are there already") == 2
+  # Again, from cached features: bitwise identical.
+  assert probe.probe(request) == results
+  assert capsys.readouterr().out.count("cached features are reused") == 2
 
 
-def test_features_of_other_weights_are_computed_again(run, data, tmp_path):
+def test_cached_features_are_recomputed_for_other_weights(run, data, tmp_path):
   model = load_lib.load(run)
-  config = embed_split.other_data(model.config.data, str(data))
+  config = embed_split.with_data(model.config.data, str(data))
   source = config.open("test")
   get = lambda params: np.array(
     features.of_split(
@@ -114,7 +114,7 @@ def test_features_of_other_weights_are_computed_again(run, data, tmp_path):
   other = get(jax.tree.map(lambda p: p * 1.1, model.params))
   assert np.abs(first - other).max() > 1e-3
   np.testing.assert_array_equal(get(model.params), first)
-  # One that was killed while it wrote leaves nothing to be taken for whole.
+  # Files of a process killed while writing are not used.
   (tmp_path / "pooled-test.json").write_text("{")
   (tmp_path / "pooled-test.npy").write_bytes(b"half")
   np.testing.assert_array_equal(get(model.params), first)
@@ -136,30 +136,37 @@ def test_command_by_flags(run, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("changes", "says"),
+  ("changes", "message"),
   [
     (dict(split="nameless"), r"record 2 of 'nameless' .* no label"),
-    (dict(split="train"), "--split: 'train' is what the probe learns from"),
+    (dict(split="train"), "--split: 'train' is the probe's training split"),
     (dict(kind="linaer"), "--kind: 'linaer' is unknown; did you mean 'linear'"),
     (dict(checkpoint=""), "--checkpoint: missing"),
     (dict(lr=-1.0), "--lr: -1.0 is negative"),
   ],
 )
-def test_what_cannot_be_probed_is_told(run, data, changes, says):
-  with pytest.raises((ConfigError, DataError), match=says):
+def test_unfit_requests_are_rejected(run, data, changes, message):
+  with pytest.raises((ConfigError, DataError), match=message):
     probe.probe(probe.Request(**dict(checkpoint=str(run), data=data) | changes))
 
 
-def test_classes_must_be_two_and_the_same(run, data, tmp_path, monkeypatch):
-  with pytest.raises(DataError, match=r"all 3 clips have the label 'a'; .* needs two"):
+def test_classes_must_be_several_and_known_from_training(run, data, tmp_path):
+  with pytest.raises(
+    DataError, match=r"all 3 clips have the label 'a'; .* two classes"
+  ):
     probe._classes(["a"] * 3, ["a"], "test")
-  with pytest.raises(DataError, match=r"test: its label 'tow' is none of the 2 of"):
+  with pytest.raises(DataError, match=r"test: its label 'tow' is not among the 2 of"):
     probe._classes(["one", "two"], ["one", "tow"], "test")
-  # Classes that the tested split lacks are in no mean, and no error.
+  # Classes without a test clip are excluded.
   request = probe.Request(str(run), data=data, split="validation", out=str(tmp_path))
   probe.probe(request)
   written = json.loads((tmp_path / "results.json").read_text())
   assert set(written["classes"]) == set(NAMES[:2])
+
+
+def test_a_disk_too_small_for_the_features_is_reported(
+  run, data, tmp_path, monkeypatch
+):
   usage = collections.namedtuple("usage", "free")(100)
   monkeypatch.setattr(features.shutil, "disk_usage", lambda place: usage)
   place = str(tmp_path / "full")
@@ -168,8 +175,8 @@ def test_classes_must_be_two_and_the_same(run, data, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("module", [mac, miles, simvtp])
-def test_every_objective_tells_what_it_pools(module):
-  """What it embeds is made of `pooled`, and `pooled` of the tokens."""
+def test_video_features_are_what_the_embedding_is_computed_from(module):
+  """`pooled` is the mean of the tokens; the embedding is a projection of `pooled`."""
   values = module.get_config("smoke").to_dict() | dict(evals={})
   c = read(TrainConfig, values)
   objective = c.make_objective()
@@ -191,7 +198,7 @@ def test_every_objective_tells_what_it_pools(module):
 
 
 def draws(count, seed):
-  """Tokens [count 6 8] in which one is marked and tells the class; a mean cannot."""
+  """Tokens [count 6 8], one of which is marked and has the class; the mean lacks it."""
   rng = np.random.default_rng(seed)
   label = rng.integers(0, 2, count)
   x = rng.normal(size=(count, 6, 8)).astype("f")
@@ -201,7 +208,7 @@ def draws(count, seed):
   return x, label
 
 
-def test_attention_finds_the_token_that_tells():
+def test_an_attentive_probe_finds_the_informative_token():
   (x, label), (y, true) = draws(1000, 0), draws(300, 1)
   recipe = Recipe(20, 0, 3e-3, 0.01, "adamw", batch_size=64)
   found = classifier.fit("attentive", recipe, x, label, 2, progress=False)
@@ -212,8 +219,8 @@ def test_attention_finds_the_token_that_tells():
   )
 
 
-def test_a_feature_s_offset_and_unit_do_not_matter():
-  """They are standardised; and what never changes is no harm."""
+def test_a_linear_probe_is_invariant_to_feature_scale_and_offset():
+  """Features are standardised; a constant feature is harmless."""
   rng = np.random.default_rng(0)
   x = rng.normal(size=(300, 5)).astype("f")
   label = (x[:, 0] + 0.5 * x[:, 3] > 0).astype(int)
@@ -225,7 +232,7 @@ def test_a_feature_s_offset_and_unit_do_not_matter():
   assert (plain.argmax(axis=0) == label).mean() > 0.97
 
 
-def test_a_rate_that_is_too_high_is_told():
+def test_divergence_is_an_error_that_names_the_learning_rate():
   x = np.random.default_rng(0).normal(size=(40, 5)).astype("f")
   recipe = dataclasses.replace(RECIPES["linear"], lr=1e38)
   with pytest.raises(DivergedError, match="lower --lr"):

@@ -1,1 +1,1 @@
-"""Numbers from scores: NumPy on the host, whichever model made them."""
+"""Evaluation: metrics of embeddings and scores in NumPy, evaluators, figures."""

@@ -1,15 +1,16 @@
-"""Embeddings of a split in a directory: ours, or those of any other model.
+"""Reads and writes the embeddings of a split: of our models, or of any other.
 
 video.npy     [clips, width] float32; any norm, not zero
-videos.jsonl  a line for each row: {"id": "video7020", "label": ""}
+videos.jsonl  one line per row: {"id": "video7020", "label": ""}
 text.npy      [texts, width] float32
-texts.jsonl   a line for each row: {"id": "video7020", "caption": "a man sings"};
-              "class" in place of "id" for a class of recognition; with "right":
-              true or false where it is one of a clip's candidate sentences
-bank.npy, bank.jsonl    of training captions, as texts; for QB-norm, may be absent
-manifest.json           what made them, any keys; may be absent
-video.parquet, text.parquet   the same rows, written where pyarrow is installed,
-                              never read
+texts.jsonl   one line per row: {"id": "video7020", "caption": "a man sings"};
+              "class" instead of "id" for recognition; plus "right": true or false
+              for the candidate sentences of a multiple choice
+bank.npy, bank.jsonl    training captions, as text.npy and texts.jsonl, for QB-norm;
+                        optional
+manifest.json           provenance, any keys; optional
+video.parquet, text.parquet   the same rows, written if pyarrow is installed, never
+                              read
 """
 
 import dataclasses
@@ -17,7 +18,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,47 +29,49 @@ from vtr_jax.core.errors import DataError, one_line
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-  """Clips and texts of a split; rows have unit norm."""
+  """Embeddings of the clips and texts of a split; rows have unit norm."""
 
   video: Float[np.ndarray, "v e"]
-  ids: list[str]  # of the clips, unique
-  labels: list[str]  # of the clips; "" = none
+  ids: list[str]  # of the clips; unique
+  labels: list[str]  # classes of the clips; "" = none
   text: Float[np.ndarray, "t e"]
   texts: list[str]
-  owner: Int[np.ndarray, " t"]  # clip or class that the text is of
-  names: list[str]  # what `owner` counts: ids, or names of classes
-  right: Bool[np.ndarray, " t"] | None = None  # candidates: whether it is the answer
+  owner: Int[np.ndarray, " t"]  # index of each text's clip or class in `names`
+  names: list[str]  # `ids` itself, or the class names
+  right: Bool[np.ndarray, " t"] | None = None  # of candidate sentences: the answer
   bank: Float[np.ndarray, "q e"] | None = None  # training captions
   bank_ids: list[str] = dataclasses.field(default_factory=list)  # clips of the bank
   manifest: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def check_vacant(directory: str | pathlib.Path) -> None:
-  """Refuses a directory that `save` would.
+  """Rejects a directory that exists, as `save` does.
 
   Raises:
-    DataError: it is there already.
+    DataError: the directory exists.
   """
   if pathlib.Path(directory).exists():
-    raise DataError(f"{directory}: is there already; name another --save_embeddings")
+    raise DataError(f"{directory}: already exists; name another --save_embeddings")
 
 
 def save(directory: str | pathlib.Path, e: Embeddings) -> None:
-  """Writes the directory; it is whole or not there.
+  """Writes the directory atomically.
 
   Raises:
-    DataError: it is there already, or cannot be written.
+    DataError: the directory exists or cannot be written.
   """
-  place = pathlib.Path(directory)
-  check_vacant(place)
-  staging = place.with_name(place.name + ".tmp")
+  target = pathlib.Path(directory)
+  check_vacant(target)
+  staging = target.with_name(target.name + ".tmp")
   key = "id" if e.names is e.ids else "class"
   clips = [dict(id=i, label=label) for i, label in zip(e.ids, e.labels, strict=True)]
   texts = [
-    {key: e.names[o], "caption": t} for o, t in zip(e.owner, e.texts, strict=True)
+    {key: e.names[i], "caption": text} for i, text in zip(e.owner, e.texts, strict=True)
   ]
   if e.right is not None:
-    texts = [t | dict(right=bool(r)) for t, r in zip(texts, e.right, strict=True)]
+    texts = [
+      text | dict(right=bool(right)) for text, right in zip(texts, e.right, strict=True)
+    ]
   try:
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -78,49 +80,49 @@ def save(directory: str | pathlib.Path, e: Embeddings) -> None:
     if e.bank is not None:
       _write(staging, "bank", "bank", e.bank, [dict(id=i) for i in e.bank_ids])
     (staging / "manifest.json").write_text(json.dumps(e.manifest, indent=1) + "\n")
-    staging.rename(place)
+    staging.rename(target)
   except OSError as error:
     raise DataError(
-      f"{place}: cannot be written ({error.strerror}); choose another directory"
+      f"{target}: cannot be written ({error.strerror}); choose another directory"
     ) from error
 
 
 def load(directory: str | pathlib.Path) -> Embeddings:
-  """Reads and checks the directory; rows are normalised.
+  """Reads and checks the directory; normalises the rows.
 
   Raises:
-    DataError: a file is missing, damaged or does not fit another; a line names an
-      unknown clip or one that is named twice; an embedding is zero or not finite.
+    DataError: a file is missing, damaged or does not fit the others; a line has an
+      unknown or duplicate clip; an embedding is zero or not finite.
   """
-  place = pathlib.Path(directory)
-  clips, texts = _lines(place / "videos.jsonl"), _lines(place / "texts.jsonl")
-  ids = _strings(place / "videos.jsonl", clips, "id")
+  source = pathlib.Path(directory)
+  clips, texts = _records(source / "videos.jsonl"), _records(source / "texts.jsonl")
+  ids = _strings(source / "videos.jsonl", clips, "id")
   labels = [str(clip.get("label", "")) for clip in clips]
   first = {name: row for row, name in reversed(list(enumerate(ids)))}
   for row, name in enumerate(ids):
     if first[name] != row:
       raise DataError(
-        f"{place / 'videos.jsonl'}: lines {first[name] + 1} and {row + 1} have one id "
-        f"({name!r}); give each clip its own"
+        f"{source / 'videos.jsonl'}: lines {first[name] + 1} and {row + 1} have one id "
+        f"({name!r}); ids must be unique"
       )
-  names, owner = _owners(place / "texts.jsonl", texts, ids, first)
+  names, owner = _owners(source / "texts.jsonl", texts, ids, first)
   bank, bank_ids = None, []
-  if (place / "bank.npy").exists():
-    lines = _lines(place / "bank.jsonl")
-    bank = _matrix(place / "bank.npy", len(lines))
-    bank_ids = _strings(place / "bank.jsonl", lines, "id")
+  if (source / "bank.npy").exists():
+    records = _records(source / "bank.jsonl")
+    bank = _matrix(source / "bank.npy", len(records))
+    bank_ids = _strings(source / "bank.jsonl", records, "id")
   return Embeddings(
-    video=_matrix(place / "video.npy", len(clips)),
+    video=_matrix(source / "video.npy", len(clips)),
     ids=ids,
     labels=labels,
-    text=_matrix(place / "text.npy", len(texts)),
+    text=_matrix(source / "text.npy", len(texts)),
     texts=[str(text.get("caption", "")) for text in texts],
     owner=owner,
     names=names,
-    right=_rights(place / "texts.jsonl", texts),
+    right=_rights(source / "texts.jsonl", texts),
     bank=bank,
     bank_ids=bank_ids,
-    manifest=_manifest(place / "manifest.json"),
+    manifest=_manifest(source / "manifest.json"),
   )
 
 
@@ -133,54 +135,58 @@ def fingerprint(e: Embeddings) -> str:
 
 
 def _write(
-  place: pathlib.Path, name: str, plural: str, values: np.ndarray, lines: list[dict]
+  directory: pathlib.Path,
+  name: str,
+  plural: str,
+  values: np.ndarray,
+  records: list[dict],
 ) -> None:
-  np.save(place / f"{name}.npy", values.astype(np.float32))
-  text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-  (place / f"{plural}.jsonl").write_text(text, encoding="utf-8")
+  np.save(directory / f"{name}.npy", values.astype(np.float32))
+  text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+  (directory / f"{plural}.jsonl").write_text(text, encoding="utf-8")
   try:
     import pyarrow as pa
     from pyarrow import parquet
-  except ImportError:  # an extra: npy and jsonl say the same
+  except ImportError:  # optional: npy and jsonl hold the same data
     return
-  columns = {key: [line[key] for line in lines] for key in lines[0]}
+  columns = {key: [record[key] for record in records] for key in records[0]}
   flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1))
   columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-  parquet.write_table(pa.table(columns), place / f"{name}.parquet")
+  parquet.write_table(pa.table(columns), directory / f"{name}.parquet")
 
 
-def _lines(path: pathlib.Path) -> list[dict]:
+def _records(path: pathlib.Path) -> list[dict]:
   try:
-    # Not splitlines: a caption may hold U+2028, which is no end of a JSON line.
+    # Not splitlines: a caption may contain U+2028, which does not end a JSON line.
     lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
   except (OSError, UnicodeDecodeError) as e:
     raise DataError(
       f"{path}: cannot be read ({e}); docs/evaluation.md has the layout"
     ) from e
   if lines == [""]:
-    raise DataError(f"{path}: empty; give one line for each embedding")
-  found = []
+    raise DataError(f"{path}: empty; give one line per embedding")
+  records = []
   for number, line in enumerate(lines, 1):
     try:
-      found.append(io.loads(line))
+      records.append(io.loads(line))
     except ValueError as e:
-      raise DataError(f"{path}, line {number}: no JSON ({e}); fix it") from e
-    if not isinstance(found[-1], dict):
+      raise DataError(f"{path}, line {number}: not valid JSON ({e}); fix it") from e
+    if not isinstance(records[-1], dict):
       raise DataError(f'{path}, line {number}: expected an object such as {{"id": ""}}')
-  return found
+  return records
 
 
-def _strings(path: pathlib.Path, lines: list[dict], key: str) -> list[str]:
-  for number, line in enumerate(lines, 1):
-    if not isinstance(line.get(key), str):
+def _strings(path: pathlib.Path, records: list[dict], key: str) -> list[str]:
+  for number, record in enumerate(records, 1):
+    if not isinstance(record.get(key), str):
       raise DataError(f"{path}, line {number}: no string {key!r}; add it")
-  return [line[key] for line in lines]
+  return [record[key] for record in records]
 
 
 def _owners(
   path: pathlib.Path, texts: list[dict], ids: list[str], rows: dict[str, int]
 ) -> tuple[list[str], np.ndarray]:
-  """(what the texts are of, the number in it of each text's own)."""
+  """(ids or class names, index of each text's own in them)."""
   if "class" in texts[0]:
     classes = _strings(path, texts, "class")
     names = list(dict.fromkeys(classes))
@@ -197,7 +203,7 @@ def _owners(
 
 
 def _rights(path: pathlib.Path, texts: list[dict]) -> np.ndarray | None:
-  """Whether each candidate is the answer; None where no text is a candidate."""
+  """Whether each candidate is the answer; None if the texts are not candidates."""
   if not any("right" in text for text in texts):
     return None
   for number, text in enumerate(texts, 1):
@@ -212,24 +218,24 @@ def _rights(path: pathlib.Path, texts: list[dict]) -> np.ndarray | None:
 def _matrix(path: pathlib.Path, count: int) -> np.ndarray:
   """[count, width] float32 of unit norm."""
   try:
-    # Mapped: of an array larger than its file, np.load takes the memory first.
+    # Memory-mapped: np.load would allocate a header's shape before reading the file.
     values = np.lib.format.open_memmap(path, mode="r")
-  except Exception as e:  # the header is an expression of Python, parsed as such
+  except Exception as e:  # the header is parsed as a Python expression
     raise DataError(
       f"{path}: cannot be read ({one_line(e)}); save it with numpy.save, as float32"
     ) from e
   if values.ndim != 2 or len(values) != count or values.dtype.kind != "f":
     raise DataError(
       f"{path}: {values.dtype} of shape {values.shape}; give float32 [{count}, width], "
-      "a row for each line of its jsonl"
+      "one row per line of its jsonl"
     )
-  with np.errstate(over="ignore"):  # to infinity, which is refused
+  with np.errstate(over="ignore"):  # to infinity, which is rejected
     norm = np.linalg.norm(values.astype(np.float64), axis=1, keepdims=True)
-  bad = ~(np.isfinite(norm) & (norm > 0))[:, 0]
-  if bad.any():
-    row = int(bad.argmax())
+  invalid = ~(np.isfinite(norm) & (norm > 0))[:, 0]
+  if invalid.any():
+    row = int(invalid.argmax())
     raise DataError(
-      f"{path}: row {row} has the norm {norm[row, 0]:g}; embed it again, or drop it"
+      f"{path}: row {row} has norm {norm[row, 0]:g}; embed it again, or drop it"
     )
   return (values / norm).astype(np.float32)
 
@@ -243,13 +249,12 @@ def _manifest(path: pathlib.Path) -> dict[str, Any]:
     raise DataError(f"{path}: damaged ({e}); fix or delete it") from e
 
 
-def rows(e: Embeddings, picked: Sequence[int] | np.ndarray) -> Embeddings:
-  """The same clips with the picked texts only."""
-  picked = np.asarray(picked)
+def select_texts(e: Embeddings, indices: Int[np.ndarray, " n"]) -> Embeddings:
+  """All clips, with only the texts at `indices`."""
   return dataclasses.replace(
     e,
-    text=e.text[picked],
-    texts=[e.texts[i] for i in picked],
-    owner=e.owner[picked],
-    right=None if e.right is None else e.right[picked],
+    text=e.text[indices],
+    texts=[e.texts[i] for i in indices],
+    owner=e.owner[indices],
+    right=None if e.right is None else e.right[indices],
   )

@@ -9,7 +9,7 @@ model/metric.py), which MCQ, MILES and SimVTP copied. Only the default differs: 
 breaks text-to-video ties in favour of the right video, so that a collapsed model whose
 scores are all equal gets R@1 = 100 %. Here ties are averaged (McSherry and Najork,
 ECIR 2008) unless `ties` says otherwise: "optimistic" as Frozen, "pessimistic" as code
-that counts rivals by `>=`.
+that counts competitors by `>=`.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from vtr_jax.core.errors import DataError, NotFiniteError
 Ties = Literal["average", "optimistic", "pessimistic"]
 TIES = get_args(Ties)
 
-_CHUNK = 1 << 20  # scores looked at in one go: their temporaries fit in the cache
+_CHUNK = 1 << 20  # scores compared at once: temporaries fit in the cache
 
 
 def text_to_video_ranks(
@@ -36,12 +36,12 @@ def text_to_video_ranks(
     sim: score of every text (row) with every video (column); finite.
     owner: index of the video that each text describes.
     ties: "average" gives all videos of equal score their mean rank; "optimistic"
-      ranks the right one first, as Frozen does for this direction; "pessimistic"
+      ranks the correct one first, as Frozen does for this direction; "pessimistic"
       ranks it last.
 
   Raises:
-    DataError: no pair at all, shapes or indices that do not fit, or a score that is
-      not finite; names the first such text or video.
+    DataError: `sim` is empty, shapes or indices do not fit, or a score is not finite;
+      names the first such text or video.
     ConfigError: unknown `ties`.
   """
   sim = matrix(sim)
@@ -58,10 +58,10 @@ def text_to_video_ranks(
 def video_to_text_ranks(
   sim: Shaped[np.ndarray, "t v"], owner: Int[np.ndarray, " t"], ties: Ties = "average"
 ) -> Real[np.ndarray, " w"]:
-  """Rank, among all texts, of the best-placed text of each video; best is 1.
+  """Rank, among all texts, of each video's best-ranked text; best is 1.
 
-  Videos without a text are left out: w counts the videos that own one, in order.
-  A video's further texts count as rivals like any other, as in Frozen.
+  Videos without a text are skipped: w is the number of videos with texts, in order.
+  A video's other texts count as competitors, as in Frozen.
 
   Args, Raises: as `text_to_video_ranks`. Frozen averages ties in this direction.
   """
@@ -81,8 +81,8 @@ def video_to_text_ranks(
 def summarize(ranks: Real[np.ndarray, " n"]) -> dict[str, float]:
   """R@1, R@5 and R@10 in percent, median rank MedR and mean rank MeanR.
 
-  Averaged ranks can end in .5. As in Frozen, such a rank counts for R@5 and R@10 when
-  its whole part is within K, but a shared first place (1.5) does not count for R@1.
+  Averaged ranks can end in .5. As in Frozen, such a rank counts for R@5 and R@10 if
+  its integer part is within K, but a tie for first (1.5) does not count for R@1.
 
   Raises:
     DataError: there are no ranks.
@@ -125,21 +125,21 @@ def both_ways(
 def recognition(
   sim: Shaped[np.ndarray, "c v"], label: Int[np.ndarray, " v"]
 ) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
-  """Numbers "top1", "top5" and "mean_class_top1" in percent, and the confusion.
+  """Metrics "top1", "top5" and "mean_class_top1" in percent, and the confusion matrix.
 
-  confusion[i, j]: videos of class i that have class j as their best; classes of equal
-  score share a video, and share places, as if put in random order many times.
+  confusion[i, j] counts the videos of class i whose best class is j. Ties count
+  fractionally: the expectation over random orders of classes of equal score.
 
   Args:
     sim: finite score of every class (row) with every video (column).
     label: row of each video's class.
 
   Raises:
-    DataError: no pair, labels that do not fit, or a score is not finite.
+    DataError: `sim` is empty, labels do not fit, or a score is not finite.
   """
   sim, label = matrix(sim), np.asarray(label)
   if label.shape != sim.shape[1:] or not np.isin(label, np.arange(len(sim))).all():
-    raise DataError(f"label: does not fit sim {sim.shape}; give rows of it")
+    raise DataError(f"label: does not fit sim {sim.shape}; give row indices")
   own = sim[label, np.arange(len(label))]
   better, equal = (sim > own).sum(axis=0), (sim == own).sum(axis=0)
   hit = {k: np.clip((k - better) / equal, 0, 1) for k in (1, 5)}
@@ -151,7 +151,7 @@ def recognition(
 
 
 def ranks_of(better: np.ndarray, equal: np.ndarray, ties: Ties) -> np.ndarray:
-  """Ranks of items with `better` rivals ahead and `equal` at par, itself included."""
+  """Ranks of items with `better` higher scores and `equal` ties, itself included."""
   return better + dict(average=(equal + 1) / 2, optimistic=1.0, pessimistic=equal)[ties]
 
 
@@ -164,7 +164,7 @@ def _chunks(sim: np.ndarray) -> Iterator[slice]:
 def check_owner(
   owner: np.ndarray, shape: tuple[int, ...], ties: Ties
 ) -> Int[np.ndarray, " t"]:
-  """`owner` as an array of indices; refuses what does not fit, and unknown `ties`."""
+  """`owner` as an array; rejects unfit shapes and indices, and unknown `ties`."""
   choose(ties, TIES, "ties")
   owner = np.asarray(owner)
   texts, videos = shape
@@ -178,7 +178,7 @@ def check_owner(
 
 
 def matrix(sim: np.ndarray) -> np.ndarray:
-  """`sim` as an array, checked to be a finite matrix with a pair in it."""
+  """`sim` as an array, checked to be a finite, non-empty matrix."""
   sim = np.asarray(sim)
   if sim.ndim != 2 or not sim.size:
     raise DataError(
@@ -189,12 +189,12 @@ def matrix(sim: np.ndarray) -> np.ndarray:
 
 
 def check_indices(values: np.ndarray, count: int, name: str) -> None:
-  """Refuses anything but indices of `count` videos; the first axis is texts."""
+  """Rejects anything but indices of `count` videos; the first axis is texts."""
   if not np.issubdtype(values.dtype, np.integer):
-    raise DataError(f"{name}: {values.dtype} are no indices; give integers")
-  wrong = (values < 0) | (values >= count)
-  if wrong.any():
-    at = tuple(np.argwhere(wrong)[0])
+    raise DataError(f"{name}: {values.dtype} are not indices; give integers")
+  invalid = (values < 0) | (values >= count)
+  if invalid.any():
+    at = tuple(np.argwhere(invalid)[0])
     raise DataError(
       f"{name}: text {at[0]} points to video {values[at]}, but sim has {count} videos "
       f"(0 to {count - 1}); do texts and videos come from the same split?"
@@ -202,12 +202,12 @@ def check_indices(values: np.ndarray, count: int, name: str) -> None:
 
 
 def _finite(sim: np.ndarray) -> None:
-  """Refuses NaN and infinity; says whether one text, one video or one pair is bad."""
+  """Rejects NaN and infinity; names the text, the video or the pair affected."""
   for rows in _chunks(sim):
-    good = np.isfinite(sim[rows])
-    if good.all():
+    finite = np.isfinite(sim[rows])
+    if finite.all():
       continue
-    row, j = np.argwhere(~good)[0]
+    row, j = np.argwhere(~finite)[0]
     i = rows.start + row
     if not np.isfinite(sim[i]).any():
       where = f"text {i} (all its scores)"

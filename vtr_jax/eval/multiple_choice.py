@@ -1,9 +1,9 @@
-"""Multiple choice: the sentences of each clip, one of which is right.
+"""Multiple choice: the candidate sentences of each clip, one of which is correct.
 
-Two files of MSR-VTT-MC are about, and both are read. Singularity, VindLU, UMT: a JSON
-list of {"video": "video7010.mp4", "caption": [sentences], "answer": number of the right
-one}. All-in-one: lines of {"clip_name": "video7010", "options": [sentences], "answer":
-number}.
+Reads both formats in which MSR-VTT-MC is distributed. Singularity, VindLU, UMT: a JSON
+list of {"video": "video7010.mp4", "caption": [sentences], "answer": index of the
+correct one}. All-in-one: lines of {"clip_name": "video7010", "options": [sentences],
+"answer": index}.
 """
 
 import pathlib
@@ -21,40 +21,40 @@ _EXPECTED = "expected video, caption [sentences] and answer"
 def read_candidates(
   path: str, ids: list[str]
 ) -> tuple[list[str], Int64[np.ndarray, " t"], Bool[np.ndarray, " t"]]:
-  """(sentences, the clip of each, whether it is the answer).
+  """(sentences, the clip index of each, whether it is the answer).
 
   Args:
-    path: of a file as above.
-    ids: of the clips; in the file a clip may also have a directory and an extension.
+    path: file in one of the formats above.
+    ids: ids of the split's clips; the file may add a directory and an extension.
 
   Raises:
-    DataError: the file cannot be read or is of another format, or names a clip that
-      is not in the split or one twice, or lacks one of the split.
+    DataError: the file cannot be read or has another format; it names an unknown or a
+      duplicate clip, or lacks one of the split.
   """
   rows, texts, owner, right = {name: i for i, name in enumerate(ids)}, [], [], []
-  seen = set()
+  listed = set()
   for number, item in enumerate(_items(path)):
     where = f"{path}, item {number}"
     try:
-      name, sentences, answer = _parts(item)
+      name, sentences, answer = _fields(item)
     except (TypeError, KeyError, ValueError) as e:
       raise DataError(f"{where}: {_EXPECTED}") from e
     row = rows.get(name, rows.get(pathlib.PurePath(name).stem))
-    if row is None or row in seen:
-      cause = "no clip of the split" if row is None else "named twice"
+    if row is None or row in listed:
+      cause = "not a clip of the split" if row is None else "named twice"
       raise DataError(f"{where}: {name!r} is {cause}; fix the file or the data")
-    seen.add(row)
+    listed.add(row)
     texts += sentences
     owner += [row] * len(sentences)
     right += [i == answer for i in range(len(sentences))]
-  if len(seen) < len(ids):
-    missing = next(name for name, row in rows.items() if row not in seen)
+  if len(listed) < len(ids):
+    missing = next(name for name, row in rows.items() if row not in listed)
     raise DataError(f"{path}: no candidates for clip {missing!r}; add them")
   return texts, np.array(owner, np.int64), np.array(right, np.bool_)
 
 
 def _items(path: str) -> list[Any]:
-  """One JSON list, or an object a line."""
+  """Items of one JSON list, or of one object per line."""
   try:
     text = pathlib.Path(path).read_text(encoding="utf-8")
     if text.lstrip().startswith("["):
@@ -64,12 +64,12 @@ def _items(path: str) -> list[Any]:
     raise DataError(f"{path}: cannot be read ({e}); give --candidates=FILE") from e
 
 
-def _parts(item: Any) -> tuple[str, list[str], int]:
+def _fields(item: Any) -> tuple[str, list[str], int]:
   """Name, sentences and answer; raises KeyError, TypeError or ValueError."""
   keys = ("clip_name", "options") if "clip_name" in item else ("video", "caption")
   name, sentences = (item[key] for key in keys)
   answer = item["answer"]
-  told = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
-  if not told or type(answer) is not int or not 0 <= answer < len(sentences):
+  strings = isinstance(sentences, list) and all(isinstance(s, str) for s in sentences)
+  if not strings or type(answer) is not int or not 0 <= answer < len(sentences):
     raise ValueError
   return str(name), sentences, answer

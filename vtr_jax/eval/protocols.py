@@ -1,10 +1,10 @@
-"""Evaluation protocols as data: what a number of a benchmark means.
+"""Evaluation protocols as data: what a benchmark's metrics mean.
 
-A protocol fixes the split, which captions are queries, how clips are cut and pooled,
-and the tie rule; everything that is left at its default is this project's rule or
-the trained model's own. In both directions a video's best-ranked caption counts.
-`get(name, {field: value})` changes fields by name; a change is told wherever numbers
-are. Counts that differ from `clips` and `queries` are told, too, and hidden nowhere.
+A protocol fixes the split, which captions are queries, how clips are sampled and
+pooled, and the tie rule; fields at their default follow this project's rule or the
+trained model. In both directions a video's best-ranked caption counts.
+`get(name, {field: value})` changes fields by name; changes, and counts that differ from
+`clips` and `queries`, are reported with the metrics.
 """
 
 import ast
@@ -22,9 +22,9 @@ from vtr_jax.core.errors import ConfigError
 from vtr_jax.eval import metrics
 
 CAPTIONS = ("all", "first", "joined")
-# Fields that say how clips and texts are embedded; they mean nothing for embeddings
-# that are there.
-OF_EMBEDDING = (
+# Fields that determine how clips and texts are embedded; precomputed embeddings cannot
+# change them.
+EMBEDDING_FIELDS = (
   "frames",
   "sampling",
   "windows",
@@ -35,45 +35,46 @@ OF_EMBEDDING = (
 )
 
 
-def check_told(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
-  """Refuses what makes no texts of classes; for `__post_init__`."""
-  require(len(prompts) > 0, 'prompts: none; "{}" alone leaves phrases as they are')
+def check_classes(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
+  """Rejects classes and prompts that yield no texts; for `__post_init__`."""
+  require(len(prompts) > 0, 'prompts: none; use "{}" for the phrases themselves')
   for prompt in prompts:
     require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
   for label, phrases in classes.items():
-    told = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
-    require(told, f"classes.{label}: {phrases}; give phrases that say something")
+    valid = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
+    require(valid, f"classes.{label}: {phrases}; give phrases that are not empty")
 
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """Defaults are the most common rule; sources stand beside them."""
+  """The rules of an evaluation; each default has its source."""
 
-  # retrieval | recognition (classes' texts for captions) | choice (the right one of
-  # a clip's candidate sentences).
+  # retrieval | recognition (zero-shot, by texts of the classes) | choice (the correct
+  # one of a clip's candidate sentences).
   task: str = "retrieval"
   split: str = "test"  # of the prepared data
   clips: int = 0  # in the split; 0 = any number
   queries: int = 0  # texts, after `captions`; 0 = any number
-  # Which are queries: all (each by itself), first (of each clip), joined (a clip's
-  # captions as one paragraph). All: MSVD's rule since Frozen (frozen#48, #53).
+  # Queries: all captions, the first of each clip, or a clip's captions joined to one
+  # paragraph. All: MSVD's rule since Frozen (frozen#48, #53).
   captions: str = "all"
-  frames: int = 0  # of a clip; 0 = those the model was trained on
-  sampling: str = ""  # segments | contiguous; "" = the model's; see data/video.py
-  # Clips of a video along time, and crops of each: 1 centred, or spread evenly along
-  # the long side. One of each: Frozen, CLIP4Clip. SimVTP and VideoMAE have more.
+  frames: int = 0  # per clip; 0 = as the model was trained
+  sampling: str = ""  # segments | contiguous; "" = the model's; see data/video
+  # Temporal clips per video, and spatial crops per clip: one centred, or several evenly
+  # spaced along the long side. One of each: Frozen, CLIP4Clip. SimVTP and VideoMAE
+  # have more.
   windows: int = 1
   crops: int = 1
-  # Their embeddings are averaged before or after normalisation. Before: SimVTP's test
-  # and Frozen's sliding window.
+  # Whether the clips' embeddings are averaged before or after normalisation. Before:
+  # SimVTP's test and Frozen's sliding window.
   average: str = "before"
   # average (ours) | optimistic | pessimistic; see metrics.py
   ties: metrics.Ties = "average"
-  # Equal parts of the clips, in their order, that are evaluated apart; numbers are
-  # means. 1: all papers here but COCO 1k.
+  # Contiguous folds of the clips, evaluated separately; metrics are means. 1: all
+  # papers here but COCO 1k.
   folds: int = 1
-  # Of recognition: see evaluators/zero_shot.py. Classes {} are the split's labels,
-  # put in words: "ApplyEyeMakeup" and "apply_eye_makeup" are "apply eye makeup".
+  # For recognition: see evaluators/zero_shot.py. {} = the split's labels as phrases:
+  # "ApplyEyeMakeup" and "apply_eye_makeup" become "apply eye makeup".
   classes: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   # MILES's prompt is not public; TVTS-v2, of the same group, has "a person {}".
   prompts: tuple[str, ...] = ("a person {}",)
@@ -88,11 +89,11 @@ class Protocol:
       require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
     for name in ("frames", "clips", "queries", "temperature"):
       require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
-    check_told(self.classes, self.prompts)
+    check_classes(self.classes, self.prompts)
 
 
 TABLE = dict(
-  # 1k-A of JSFusion (Yu et al., ECCV 2018): one given caption for each clip
+  # 1k-A of JSFusion (Yu et al., ECCV 2018): one fixed caption per clip
   # (MSRVTT_JSFUSION_test.csv has 1,000 rows). Frozen, MCQ, MILES, MAC, CLIP4Clip.
   msrvtt_1ka=Protocol(clips=1000, queries=1000),
   # The official test split (Xu et al., CVPR 2016), 20 captions each, all queries.
@@ -111,51 +112,51 @@ TABLE = dict(
   # Karpathy and Fei-Fei (CVPR 2015): 1,000 test images of 5 captions.
   flickr30k_1k=Protocol(clips=1000, queries=5000),
   # 5,000 test images with all of their 25,010 captions (ALBEF, BLIP); code that keeps
-  # five each has 25,000.
+  # five per image has 25,000.
   coco_5k=Protocol(clips=5000, queries=25_010),
   # Mean over five folds of 1,000 images (Karpathy and Fei-Fei; VSE++).
   coco_1k=Protocol(clips=5000, queries=25_010, folds=5),
   # Official split (Hodosh et al., JAIR 2013): 1,000 test images of 5 captions.
   flickr8k_1k=Protocol(clips=1000, queries=5000),
   # Zero-shot on test split 1, 30 clips of each of 51 classes. MILES tested its
-  # 4-frame model with 16 (as third-party code tells); shorter models cannot.
+  # 4-frame model with 16 (according to third-party code); shorter models cannot.
   hmdb51=Protocol(task="recognition", clips=1530, frames=16),
   # testlist01, 101 classes; as HMDB51.
   ucf101=Protocol(task="recognition", clips=3783, frames=16),
-  # The validation split; no two copies have the same videos, so no count.
+  # The validation split; copies differ in their videos, so no count.
   kinetics400=Protocol(task="recognition", split="validation"),
-  # Multiple choice (Yu et al., ECCV 2018): the right one of 5 sentences, 2,990 clips.
+  # Multiple choice (Yu et al., ECCV 2018): 5 candidate sentences, 2,990 clips.
   msrvtt_mc=Protocol(task="choice", clips=2990, queries=5 * 2990),
   custom=Protocol(),
 )
 
 
 def get(name: str, changes: Mapping[str, Any] | None = None) -> Protocol:
-  """The protocol of that name, with `changes` of its fields.
+  """The named protocol, with `changes` to its fields.
 
   Raises:
-    ConfigError: no such protocol or field, or a value that does not fit; the nearest
-      name is told.
+    ConfigError: no such protocol or field (suggests the nearest name), or an invalid
+      value.
   """
   choose(name, TABLE, "protocol")
-  known = {f.name: getattr(TABLE[name], f.name) for f in dataclasses.fields(Protocol)}
-  return config.read(Protocol, known | dict(changes or {}), f"protocol {name}")
+  values = {f.name: getattr(TABLE[name], f.name) for f in dataclasses.fields(Protocol)}
+  return config.read(Protocol, values | dict(changes or {}), f"protocol {name}")
 
 
 def parse(assignments: Iterable[str]) -> dict[str, Any]:
-  """["captions=first", "windows=3"] to a mapping; for the command line.
+  """Parses command-line assignments such as ["captions=first", "windows=3"].
 
   Raises:
-    ConfigError: no "=" in it.
+    ConfigError: an assignment has no "=".
   """
   changes = {}
   for text in assignments:
     key, sign, value = text.partition("=")
     if not sign:
-      raise ConfigError(f"--set: {text!r} is no field=value; try captions=first")
+      raise ConfigError(f"--set: {text!r} is not field=value; try captions=first")
     try:
       changes[key.strip()] = ast.literal_eval(value.strip())
-    except (ValueError, SyntaxError):  # a bare word
+    except (ValueError, SyntaxError):  # an unquoted string
       changes[key.strip()] = value.strip()
   return changes
 
@@ -163,18 +164,18 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
 def class_texts(
   classes: Mapping[str, Sequence[str]], prompts: Sequence[str]
 ) -> tuple[list[str], Int[np.ndarray, " t"]]:
-  """Every phrase of a class in every prompt, and the number of the class of each."""
+  """Every phrase of every class in every prompt, and the class index of each."""
   texts, owner = [], []
-  for number, phrases in enumerate(classes.values()):
-    texts += [prompt.replace("{}", one) for one in phrases for prompt in prompts]
-    owner += [number] * len(phrases) * len(prompts)
+  for index, phrases in enumerate(classes.values()):
+    texts += [prompt.replace("{}", phrase) for phrase in phrases for prompt in prompts]
+    owner += [index] * len(phrases) * len(prompts)
   return texts, np.array(owner, np.int64)
 
 
 def select(
   texts: Sequence[str], owner: Int[np.ndarray, " t"], captions: str
 ) -> tuple[list[str], Int[np.ndarray, " q"]]:
-  """The queries that rule `captions` makes of a split's captions, and their owners."""
+  """The queries among a split's captions by the rule `captions`, and their owners."""
   if captions == "all":
     return list(texts), owner
   order = np.argsort(owner, kind="stable")
@@ -186,17 +187,16 @@ def select(
 
 
 def differences(protocol: Protocol, clips: int, queries: int) -> list[str]:
-  """What of the counts is not the protocol's; numbers then compare with no paper's."""
-  found = dict(clips=clips, queries=queries)
-  wanted = dict(clips=protocol.clips, queries=protocol.queries)
+  """Counts that differ from the protocol's; metrics are then not comparable."""
+  pairs = dict(clips=(clips, protocol.clips), queries=(queries, protocol.queries))
   return [
-    f"{found[k]:,} {k}, not {wanted[k]:,}"
-    for k in found
-    if wanted[k] and found[k] != wanted[k]
+    f"{actual:,} {name}, not {expected:,}"
+    for name, (actual, expected) in pairs.items()
+    if expected and actual != expected
   ]
 
 
-def words(label: str) -> str:
-  """A class's name as words: "ApplyEyeMakeup" to "apply eye makeup"."""
+def label_phrase(label: str) -> str:
+  """A class label as a phrase: "ApplyEyeMakeup" to "apply eye makeup"."""
   spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
   return " ".join(spaced.replace("_", " ").lower().split())

@@ -1,7 +1,7 @@
-"""Other scores from the same embeddings: rows of their own beside the plain number.
+"""Rescoring: scores that use more than the two embeddings of a pair.
 
-Each uses more than the two embeddings of a pair: `dual_softmax` all queries of the
-test, `querybank` captions of the training split, `rerank` a matching head.
+`dual_softmax` uses all test queries, `querybank` training captions, `rerank` a matching
+head; their metrics are reported separately from those of plain cosines.
 `sim` is as in metrics.py: texts by videos, higher is better.
 """
 
@@ -15,18 +15,18 @@ from vtr_jax.eval import metrics
 def dual_softmax(
   sim: Shaped[np.ndarray, "t v"], temperature: float
 ) -> Float[np.ndarray, "t v"]:
-  """Text-to-video scores weighed by how much each video prefers each text.
+  """Text-to-video scores weighted by each video's softmax over the texts.
 
   `sim * softmax(sim / temperature)` over the texts, the inference trick of CAMoE (arXiv
-  2109.04290). It needs all queries at once, so report it in a row of its own. For
-  video-to-text, pass and return the transposed matrix.
+  2109.04290). It uses all test queries at once, so report it separately. For
+  video-to-text, pass the transposed matrix.
 
   Args:
     sim: finite scores.
     temperature: positive, in units of `sim`; 0.01 suits cosines.
 
   Returns:
-    float64, whose range keeps far-off texts from underflowing into ties.
+    float64 scores: in float32, low ones would underflow to ties.
 
   Raises:
     ConfigError: `temperature` is not positive.
@@ -48,21 +48,22 @@ def querybank(
   bank: Shaped[np.ndarray, "q v"],
   temperature: float,
 ) -> Float[np.ndarray, "t v"]:
-  """Text-to-video scores with the pull of hubs taken out (QB-Norm).
+  """Text-to-video scores corrected for hubness by a query bank (QB-Norm).
 
-  Bogolin et al., CVPR 2022 (arXiv 2112.12777), the dynamic inverted softmax: a video
-  that is the best of some bank query is in the active set. A text whose best video is
-  in the set gets, for every video j, exp(sim_j / T) / sum over the bank of
-  exp(bank_j / T); other texts keep their scores. Values compare within a row only.
+  The dynamic inverted softmax of Bogolin et al., CVPR 2022 (arXiv 2112.12777). The
+  active set is the videos that are the top result of some bank query. A text whose top
+  video is active is scored, for every video j, by exp(sim_j / T) / sum over the bank of
+  exp(bank_j / T); other texts keep their scores. Scores are comparable within a row
+  only.
 
   Args:
-    sim: finite scores of the test's texts.
+    sim: finite scores of the test texts.
     bank: finite scores of the bank's texts with the same videos. The bank must come
-      from the training split: test queries in it would be told the answer.
+      from the training split, or test data leaks into the scores.
     temperature: positive; the paper's code has 1 / 20.
 
   Returns:
-    float64; logarithms in rows of the first kind, which keep their order.
+    float64 scores; logarithms of the above in rows that are rescored.
 
   Raises:
     ConfigError: `temperature` is not positive.
@@ -73,7 +74,7 @@ def querybank(
   if sim.shape[1] != bank.shape[1]:
     raise DataError(
       f"bank: shape {bank.shape} does not fit sim {sim.shape}; score the bank's texts "
-      "with the videos of the test"
+      "with the test videos"
     )
   active = np.zeros(sim.shape[1], np.bool_)
   active[bank.argmax(axis=1)] = True
@@ -81,10 +82,10 @@ def querybank(
   scaled /= temperature
   top = scaled.max(axis=0)
   scaled -= top
-  pull = top + np.log(np.exp(scaled, out=scaled).sum(axis=0))
+  hubness = top + np.log(np.exp(scaled, out=scaled).sum(axis=0))
   result = sim.astype(np.float64)
-  changed = active[sim.argmax(axis=1)]
-  result[changed] = result[changed] / temperature - pull
+  rescored = active[sim.argmax(axis=1)]
+  result[rescored] = result[rescored] / temperature - hubness
   return result
 
 
@@ -93,35 +94,35 @@ def rerank(
   candidates: Int[np.ndarray, "t k"],
   scores: Shaped[np.ndarray, "t k"],
 ) -> Float[np.ndarray, "t v"]:
-  """Puts each text's candidates first, in the order of their matching scores.
+  """Ranks each text's candidates first, by their matching scores.
 
-  All other videos stay behind them in their old order. Equal scores, and only those,
-  stay equal. Values of the result compare within a row only, so use it for
+  All other videos follow in their original order. Ties stay ties, and no new ones
+  arise. Scores of the result are comparable within a row only, so use it for
   `text_to_video_ranks`; for the other direction, pass the transposed matrix.
 
   Args:
-    sim: finite scores, from the two towers.
+    sim: finite scores of the dual encoder.
     candidates: distinct videos for each text, such as its top k.
     scores: matching score of each candidate, higher is better; any scale.
 
   Raises:
-    DataError: shapes or indices do not fit, a video is twice among a text's
-      candidates, or a score is not finite.
+    DataError: shapes or indices do not fit, a text lists a video twice, or a score is
+      not finite.
   """
   sim = metrics.matrix(sim)
   candidates, scores = np.asarray(candidates), np.asarray(scores)
   if candidates.shape != scores.shape or candidates.shape[:-1] != sim.shape[:1]:
     raise DataError(
       f"candidates: shape {candidates.shape} does not fit scores {scores.shape} and "
-      f"sim {sim.shape}; give [texts, k] of both"
+      f"sim {sim.shape}; both must be [texts, k]"
     )
   if not candidates.size:
     return sim.astype(np.result_type(sim, np.float32))
   metrics.check_indices(candidates, sim.shape[1], "candidates")
-  twice = np.any(np.diff(np.sort(candidates, axis=1), axis=1) == 0, axis=1)
-  if twice.any():
+  duplicate = np.any(np.diff(np.sort(candidates, axis=1), axis=1) == 0, axis=1)
+  if duplicate.any():
     raise DataError(
-      f"candidates: text {twice.argmax()} lists a video twice; give distinct videos"
+      f"candidates: text {duplicate.argmax()} lists a video twice; give distinct videos"
     )
   if not np.isfinite(scores).all():
     i, j = np.argwhere(~np.isfinite(scores))[0]
@@ -131,8 +132,8 @@ def rerank(
     )
   result = sim.astype(np.result_type(sim, np.float32))
   top = result.max(axis=1, keepdims=True)
-  # Steps above the row's best score, each too large to be rounded away.
-  lifted = top + _places(scores) * (1 + np.abs(top))
+  # Steps above the row's top score, each too large to be lost to rounding.
+  lifted = top + _dense_ranks(scores) * (1 + np.abs(top))
   np.put_along_axis(result, candidates, lifted, axis=1)
   return result
 
@@ -142,12 +143,12 @@ def _positive(temperature: float) -> None:
     raise ConfigError(f"temperature: {temperature} must be positive and finite")
 
 
-def _places(scores: np.ndarray) -> np.ndarray:
-  """Each row's values as 1, 2, 3 ... from the lowest; equal values share one number."""
+def _dense_ranks(scores: np.ndarray) -> np.ndarray:
+  """Ranks of each row's values, 1 for the lowest; equal values share a rank."""
   order = np.argsort(scores, axis=1)
   ascending = np.take_along_axis(scores, order, axis=1)
   rises = np.ones(scores.shape, np.bool_)
   rises[:, 1:] = ascending[:, 1:] > ascending[:, :-1]
-  places = np.empty(scores.shape, np.int64)
-  np.put_along_axis(places, order, np.cumsum(rises, axis=1), axis=1)
-  return places
+  ranks = np.empty(scores.shape, np.int64)
+  np.put_along_axis(ranks, order, np.cumsum(rises, axis=1), axis=1)
+  return ranks

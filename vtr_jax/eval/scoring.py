@@ -1,4 +1,4 @@
-"""From embeddings and a protocol to numbers; which model made them does not matter."""
+"""Metrics of embeddings under a protocol, whichever model made them."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -12,19 +12,19 @@ from vtr_jax.eval import embeddings, metrics, ranks, rescore
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 
-_DENSE = 1 << 29  # scores of the largest matrix that extra rows may make: 4 GB each
+_MAX_SCORES = 1 << 29  # in a full similarity matrix: 4 GB in float64
 
-# (texts [n], videos [n]) -> how well each pair fits.
+# (text indices [n], video indices [n]) -> matching scores of the pairs.
 Match = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Extras:
-  """Rows beside the plain number, text to video; 0 leaves one out."""
+  """Rescored metrics in addition to the plain ones, text to video; 0 = omitted."""
 
-  dual_softmax: float = 0.0  # temperature; CAMoE's trick, which sees all queries
-  querybank: float = 0.0  # temperature; QB-norm, which sees training captions
-  rerank: int = 0  # candidates that the matching head re-orders
+  dual_softmax: float = 0.0  # temperature; CAMoE, uses all test queries
+  querybank: float = 0.0  # temperature; QB-norm, uses training captions
+  rerank: int = 0  # candidates re-ranked by the matching head
 
   def __post_init__(self):
     for name, value in dataclasses.asdict(self).items():
@@ -32,30 +32,30 @@ class Extras:
 
 
 def check(e: Embeddings, protocol: Protocol, extras: Extras) -> None:
-  """Refuses what cannot be scored; looks at no embedding, so none need be made yet.
+  """Rejects what cannot be scored, before anything is embedded: reads no embedding.
 
   Raises:
     ConfigError: more folds than clips.
-    DataError: the texts are not of the protocol's kind. Retrieval: there is no bank, or
-      it shares clips with the test; the matrix for the extra rows is too large.
-      Recognition: a clip has no label, or one that is none. Choice: a clip has not
-      exactly one right candidate.
+    DataError: the texts are not of the protocol's kind. Retrieval: the bank is missing
+      or shares clips with the test; the matrix for `extras` is too large. Recognition:
+      a clip's label is missing or not a class. Choice: a clip does not have exactly
+      one correct candidate.
   """
   if protocol.task == "retrieval":
-    _need(e, "captions")
+    _check_kind(e, "captions")
     _check_retrieval(e, protocol, extras)
   elif protocol.task == "recognition":
-    _need(e, "classes")
+    _check_kind(e, "classes")
     _labels(e)
   else:
-    _need(e, "candidates")
+    _check_kind(e, "candidates")
     _check_answers(e)
 
 
 def score(
   e: Embeddings, protocol: Protocol, extras: Extras, match: Match | None = None
 ) -> dict[str, float]:
-  """The numbers of the protocol's task.
+  """Metrics of the protocol's task.
 
   Raises:
     ConfigError, DataError: see `check`.
@@ -69,23 +69,23 @@ def score(
 def retrieval(
   e: Embeddings, protocol: Protocol, extras: Extras, match: Match | None = None
 ) -> dict[str, float]:
-  """Numbers such as "t2v/R@1" and "dual_softmax/t2v/R@1"; means over folds.
+  """Metrics such as "t2v/R@1" and "dual_softmax/t2v/R@1"; means over folds.
 
-  `e` passes `check` and holds the protocol's queries; see `queries`. The plain numbers
-  never hold the whole matrix; extra rows do.
+  `e` must pass `check` and hold only the protocol's queries; see `queries`. Only
+  `extras` need the full similarity matrix.
   """
-  found = [
+  folds = [
     _fold(e, texts, clips, protocol, extras, match)
     for texts, clips in _folds(e, protocol)
   ]
-  return {key: float(np.mean([numbers[key] for numbers in found])) for key in found[0]}
+  return {key: float(np.mean([fold[key] for fold in folds])) for key in folds[0]}
 
 
 def queries(e: Embeddings, captions: str) -> Embeddings:
-  """The texts that rule `captions` of the protocol makes queries.
+  """The embeddings with only the queries of the protocol's rule `captions`.
 
   Raises:
-    DataError: captions are to be joined, but were embedded one by one.
+    DataError: captions should be joined, but were embedded separately.
   """
   if captions == "all":
     return e
@@ -95,32 +95,31 @@ def queries(e: Embeddings, captions: str) -> Embeddings:
       f"embeddings: {len(e.owner)} texts of {len(first)} clips, but the protocol joins "
       "a clip's captions; embed each clip's paragraph as one text"
     )
-  return embeddings.rows(e, first)
+  return embeddings.select_texts(e, first)
 
 
 def recognition(
   e: Embeddings, protocol: Protocol
 ) -> tuple[dict[str, float], Float[np.ndarray, "c c"]]:
-  """metrics.recognition of the clips' labels by the classes' texts; after `check`."""
+  """`metrics.recognition` of the clips by the texts of the classes; after `check`."""
   scores = class_scores(e.video, e.text, e.owner, protocol.temperature)
   return metrics.recognition(scores, _labels(e))
 
 
 def choice(e: Embeddings) -> dict[str, float]:
-  """Percent of clips whose right sentence has the best cosine of its candidates.
+  """Accuracy of multiple choice and its chance level, in percent; after `check`.
 
-  Candidates of equal score share the place, so that a collapsed model is at chance,
-  which is the second number. After `check`.
+  Ties for the best candidate count fractionally, so a collapsed model is at chance.
   """
-  assert e.right is not None  # `check` rejects other texts
+  assert e.right is not None  # `check` requires it
   score = np.einsum("te,te->t", e.text, e.video[e.owner], dtype=np.float64)
   score = score.astype(np.float32)
   hits, chances = [], []
   for clip in range(len(e.ids)):
-    mine = e.owner == clip
-    best, right = score[mine] == score[mine].max(initial=-np.inf), e.right[mine]
+    own = e.owner == clip
+    best, right = score[own] == score[own].max(initial=-np.inf), e.right[own]
     hits.append((best & right).sum() / best.sum())
-    chances.append(1 / mine.sum())
+    chances.append(1 / own.sum())
   return dict(accuracy=100 * float(np.mean(hits)), chance=100 * float(np.mean(chances)))
 
 
@@ -130,16 +129,16 @@ def class_scores(
   owner: Int[np.ndarray, " t"],
   temperature: float,
 ) -> Float[np.ndarray, "c v"]:
-  """How well each class fits each video; see evaluators/zero_shot.py.
+  """Scores of classes and videos; see evaluators/zero_shot.py.
 
   Args:
     video: unit-norm embeddings.
     text: unit-norm embeddings.
-    owner: class of each text, 0 to c - 1, each at least once.
-    temperature: between the texts of a class; 0 = cosine with the class's mean.
+    owner: class of each text; every class 0 to c - 1 has a text.
+    temperature: of the soft maximum over a class's texts; 0 = cosine with their mean.
   """
-  # In float64 and rounded at the end: else texts of one embedding would differ in the
-  # last bit by their class's size, and a collapsed model would not be at chance.
+  # float64, rounded at the end: otherwise equal texts would score differently in the
+  # last bit depending on their class's size, and a collapsed model would beat chance.
   video, scores = video.astype(np.float64), []
   for i in range(owner.max() + 1):
     texts = text[owner == i].astype(np.float64)
@@ -153,15 +152,15 @@ def class_scores(
   return np.stack(scores).astype(np.float32)
 
 
-def extra_row(
-  row: str,
+def rescored(
+  name: str,
   scores: Float[np.ndarray, "t v"],
   owner: Int[np.ndarray, " t"],
   ties: metrics.Ties,
 ) -> dict[str, float]:
-  """Numbers "<row>/t2v/R@1" ... of scores that use more than the two embeddings."""
-  found = metrics.summarize(metrics.text_to_video_ranks(scores, owner, ties))
-  return {f"{row}/t2v/{key}": value for key, value in found.items()}
+  """Metrics "<name>/t2v/R@1" ... of scores from rescore.py."""
+  summary = metrics.summarize(metrics.text_to_video_ranks(scores, owner, ties))
+  return {f"{name}/t2v/{key}": value for key, value in summary.items()}
 
 
 def rerank(
@@ -171,14 +170,14 @@ def rerank(
   k: int,
   match: Match,
 ) -> Float[np.ndarray, "t v"]:
-  """Scores by which each text's first `k` clips are in the matching head's order.
+  """Scores that rank each text's top `k` clips by the matching head.
 
   Args:
     sim: cosines of the texts and clips.
-    texts: their numbers, as `match` knows them.
-    clips: their numbers, as `match` knows them.
-    k: candidates of each text.
-    match: scores pairs.
+    texts: indices of the texts, as `match` takes them.
+    clips: indices of the clips, as `match` takes them.
+    k: candidates per text.
+    match: matching head.
   """
   k = min(k, sim.shape[1])
   candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
@@ -186,23 +185,23 @@ def rerank(
   return rescore.rerank(sim, candidates, scores.reshape(-1, k))
 
 
-def table(numbers: Mapping[str, float]) -> list[str]:
-  """Lines of retrieval numbers: one for each way of scoring, plain ones first."""
+def table(results: Mapping[str, float]) -> list[str]:
+  """Lines of retrieval metrics: one per direction and kind of scores."""
   names = ("R@1", "R@5", "R@10", "MedR", "MeanR")
   lines = [f"{'':18}" + "".join(f"{name:>8}" for name in names)]
-  for way in dict.fromkeys(key.rpartition("/")[0] for key in numbers):
-    values = (numbers[f"{way}/{name}"] for name in names)
+  for way in dict.fromkeys(key.rpartition("/")[0] for key in results):
+    values = (results[f"{way}/{name}"] for name in names)
     lines.append(f"{way:18}" + "".join(f"{value:8.1f}" for value in values))
   return lines
 
 
-def _need(e: Embeddings, wanted: str) -> None:
-  """Refuses texts of another kind: captions, classes or candidates."""
+def _check_kind(e: Embeddings, expected: str) -> None:
+  """Rejects texts that are not the expected captions, classes or candidates."""
   kind = "captions" if e.names is e.ids else "classes"
   kind = kind if e.right is None else "candidates"
-  if kind != wanted:
+  if kind != expected:
     raise DataError(
-      f"embeddings: the texts are {kind}, the protocol's are {wanted}; give another "
+      f"embeddings: the texts are {kind}, the protocol needs {expected}; give another "
       "--protocol, or embed other texts (docs/evaluation.md)"
     )
 
@@ -216,54 +215,54 @@ def _check_retrieval(e: Embeddings, protocol: Protocol, extras: Extras) -> None:
     return
   for texts, clips in _folds(e, protocol):
     rows = max(len(texts), len(e.bank_ids) if extras.querybank else 0)
-    if rows * len(clips) > _DENSE:
+    if rows * len(clips) > _MAX_SCORES:
       raise DataError(
-        f"embeddings: {rows:,} texts by {len(clips):,} clips are too many for extra "
-        "rows, which need the whole matrix; leave them out"
+        f"embeddings: {rows:,} texts by {len(clips):,} clips are too many for "
+        "rescoring, which needs the full similarity matrix; omit it"
       )
 
 
 def _check_bank(e: Embeddings) -> None:
-  """Refuses a bank that knows the test."""
+  """Rejects a bank that overlaps with the test clips."""
   if e.bank is None:
     raise DataError(
-      "embeddings: no bank.npy, which the querybank row needs: embeddings of training "
-      "captions; add it, or leave the row out"
+      "embeddings: no bank.npy, which querybank needs: embeddings of training "
+      "captions; add it, or omit --querybank"
     )
   shared = set(e.ids) & set(e.bank_ids)
   if shared:
     raise DataError(
-      f"bank: clip {min(shared)!r} is also in the test; take the bank from the "
-      "training split alone"
+      f"bank: clip {min(shared)!r} is also in the test; take the bank only from "
+      "the training split"
     )
 
 
 def _check_answers(e: Embeddings) -> None:
-  given = np.bincount(e.owner, minlength=len(e.ids))
-  right = np.bincount(e.owner[e.right], minlength=len(e.ids))
-  for name, ours, all_ in zip(e.ids, right, given, strict=True):
-    if ours != 1:
+  candidates = np.bincount(e.owner, minlength=len(e.ids))
+  correct = np.bincount(e.owner[e.right], minlength=len(e.ids))
+  for name, answers, count in zip(e.ids, correct, candidates, strict=True):
+    if answers != 1:
       raise DataError(
-        f"clip {name!r}: {ours} right candidates of {all_}; give it exactly one"
+        f"clip {name!r}: {answers} right candidates of {count}; give it exactly one"
       )
 
 
 def _labels(e: Embeddings) -> Int[np.ndarray, " v"]:
-  """The class of each clip."""
-  known = {name: i for i, name in enumerate(e.names)}
+  """Class index of each clip."""
+  index = {name: i for i, name in enumerate(e.names)}
   for clip, label in zip(e.ids, e.labels, strict=True):
-    if label not in known:
+    if label not in index:
       raise DataError(
-        f"clip {clip!r}: its label {label!r} is no class of the {len(known)} with "
-        "texts; add texts of it, or drop the clip"
+        f"clip {clip!r}: its label {label!r} is not one of the {len(index)} classes "
+        "with texts; add texts of it, or drop the clip"
       )
-  return np.array([known[label] for label in e.labels])
+  return np.array([index[label] for label in e.labels])
 
 
 def _folds(
   e: Embeddings, protocol: Protocol
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]]:
-  """(texts, clips) of each fold: neighbouring clips and their texts alone."""
+  """(texts, clips) of each fold: contiguous clips and their own texts."""
   for clips in np.array_split(np.arange(len(e.ids)), protocol.folds):
     yield np.flatnonzero((e.owner >= clips[0]) & (e.owner <= clips[-1])), clips
 
@@ -276,23 +275,23 @@ def _fold(
   extras: Extras,
   match: Match | None,
 ) -> dict[str, float]:
-  """Numbers of one fold."""
+  """Metrics of one fold."""
   text, video, owner = e.text[texts], e.video[clips], e.owner[texts] - clips[0]
   ties = protocol.ties
-  numbers = metrics.both_ways(*ranks.ranks(text, video, owner, ties))
+  results = metrics.both_ways(*ranks.ranks(text, video, owner, ties))
   if extras != Extras():
     sim = ranks.cosines(text, video)
   if extras.dual_softmax:
     scores = rescore.dual_softmax(sim, extras.dual_softmax)
-    numbers |= extra_row("dual_softmax", scores, owner, ties)
+    results |= rescored("dual_softmax", scores, owner, ties)
   if extras.querybank:
-    assert e.bank is not None  # `check` rejects its lack
+    assert e.bank is not None  # `check` requires it
     bank = ranks.cosines(e.bank, video)
     scores = rescore.querybank(sim, bank, extras.querybank)
-    numbers |= extra_row("querybank", scores, owner, ties)
+    results |= rescored("querybank", scores, owner, ties)
   if extras.rerank:
     if match is None:
       raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
     scores = rerank(sim, texts, clips, extras.rerank, match)
-    numbers |= extra_row(f"rerank_{extras.rerank}", scores, owner, ties)
-  return numbers
+    results |= rescored(f"rerank_{extras.rerank}", scores, owner, ties)
+  return results

@@ -1,11 +1,11 @@
-"""Classifiers on frozen features: what a probe trains.
+"""Probes: classifiers trained on frozen features.
 
-linear: one linear layer on features that are standardised by the training set's mean
-and deviation: MAE's probe (arXiv 2111.06377, A.1), whose batch norm has no weights.
-attentive: one learned query attends to a clip's tokens, then an MLP and a linear layer,
-one block: V-JEPA's (arXiv 2404.08471; `AttentivePooler` of its code), CoCa's idea.
+linear: a linear layer on features standardised by the training set's mean and standard
+deviation, as MAE's probe (arXiv 2111.06377, A.1) with its batch norm without affine.
+attentive: a learned query that cross-attends to a clip's tokens, an MLP and a linear
+layer, as V-JEPA's one-block `AttentivePooler` (arXiv 2404.08471), after CoCa.
 
-All on one device, in float32, from seed 0: two runs are bitwise identical.
+On one device, in float32, from seed 0: two runs are bitwise identical.
 """
 
 import dataclasses
@@ -29,20 +29,20 @@ from vtr_jax.models.layers import Dense, Mlp
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.objectives.losses import cross_entropy, masked_mean
 
-_SMALL = 1e-6  # beside a variance; MAE's batch norm
-_PART = 4096  # clips whose features are in memory at once
+_EPSILON = 1e-6  # added to variances; MAE's batch norm
+_CHUNK = 4096  # clips whose features are in memory at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """How a classifier is trained; the learning rate falls to 0 by half a cosine."""
+  """Hyperparameters of a probe; the learning rate has a cosine decay to 0."""
 
   epochs: int
-  warmup_epochs: int  # linear from 0
-  lr: float  # at the end of the warm-up, for `batch_size` clips
-  weight_decay: float  # of matrices
+  warmup_epochs: int  # linear, from 0
+  lr: float  # peak, for batches of `batch_size`
+  weight_decay: float  # of matrices only
   optimizer: str  # sgd (momentum 0.9) | adamw
-  batch_size: int = 256  # clips at once, or all if there are fewer
+  batch_size: int = 256  # at most the number of clips
 
   def __post_init__(self):
     require(self.epochs > 0, f"epochs: {self.epochs} must be positive")
@@ -50,8 +50,8 @@ class Recipe:
 
 
 RECIPES = dict(
-  # MAE, table 10 and code: lr 0.1 for 256 rows. LARS is for its batches of 16,384; ours
-  # of 256 take plain SGD with the same momentum.
+  # MAE, table 10 and code: lr 0.1 per 256 examples. MAE uses LARS for batches of
+  # 16,384; ours of 256 use plain SGD with the same momentum.
   linear=Recipe(90, 10, 0.1, 0.0, "sgd"),
   # V-JEPA's code, configs/evals/vith16_k400_16x8x3.yaml: 64 GPUs of 4 clips.
   attentive=Recipe(20, 0, 1e-3, 0.01, "adamw"),
@@ -59,7 +59,7 @@ RECIPES = dict(
 
 
 class Linear(nn.Module):
-  """Logits of standardised features; first weights as in MAE's code."""
+  """Logits of standardised features; initialised as in MAE's code."""
 
   classes: int
 
@@ -72,7 +72,7 @@ class Linear(nn.Module):
 
 
 class Attentive(nn.Module):
-  """Logits of tokens, by one query; V-JEPA's block, a head for each 64 columns."""
+  """Logits of tokens by one learned query, as in V-JEPA; heads of width 64."""
 
   classes: int
 
@@ -85,12 +85,12 @@ class Attentive(nn.Module):
     query = self.param("token", nn.initializers.truncated_normal(0.02), (d,))
     query = jnp.broadcast_to(query, (b, 1, d))
     x = LayerNorm(1e-6, "float32", name="norm_tokens")(tokens)
-    found = attend(
+    attended = attend(
       split(dense(("embed", "heads"), name="query")(query)),
       split(dense(("embed", "heads"), use_bias=False, name="key")(x)),
       split(dense(("embed", "heads"), name="value")(x)),
     )
-    y = query + dense(("heads", "embed"), name="out")(found.reshape(b, 1, d))
+    y = query + dense(("heads", "embed"), name="out")(attended.reshape(b, 1, d))
     norm = LayerNorm(1e-6, "float32", name="norm_mlp")
     y += Mlp(4 * d, "float32", name="mlp")(norm(y))
     return Linear(self.classes, name="head")(y[:, 0])
@@ -101,18 +101,18 @@ MODULES = dict(linear=Linear, attentive=Attentive)
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-  """A trained classifier: `scores` of features like those that it was trained on."""
+  """A trained probe."""
 
   logits: Callable[[Num[AnyArray, "b *n d"]], Float[Array, "b c"]]  # jitted
   batch_size: int
 
   def scores(self, features: Num[np.ndarray, "v *n d"]) -> Float[np.ndarray, "c v"]:
-    """How well each class fits each clip; only a batch of features is read at once."""
-    found = [
+    """Logits of every class (row) for every clip; reads one batch at a time."""
+    logits = [
       np.asarray(self.logits(features[rows]))[: (rows >= 0).sum()]
       for rows in _batches(np.arange(len(features)), self.batch_size)
     ]
-    return np.concatenate(found).T
+    return np.concatenate(logits).T
 
 
 def fit(
@@ -123,23 +123,23 @@ def fit(
   classes: int,
   progress: bool = True,
 ) -> Classifier:
-  """Trains a classifier.
+  """Trains a probe.
 
   Args:
     kind: linear | attentive.
-    recipe: how long, how fast.
-    features: of each clip; [v d], or tokens [v n d]. May be a memory-mapped file: only
-      a batch is read at once.
+    recipe: hyperparameters.
+    features: of each clip: [v d], or tokens [v n d]. May be memory-mapped: one batch is
+      read at a time.
     labels: class of each clip, 0 to `classes` - 1.
-    classes: how many there are.
-    progress: whether to show a bar with the time that is left.
+    classes: number of classes.
+    progress: show a progress bar.
 
   Raises:
     DivergedError: a loss is not finite.
   """
   size = min(recipe.batch_size, len(features))
   model, key = MODULES[kind](classes), jax.random.key(0)
-  standardise = _standardise(features) if kind == "linear" else _as_is
+  standardise = _standardise(features) if kind == "linear" else _to_float32
   start = standardise(jnp.asarray(features[:1]))
   params = nn.unbox(jax.jit(model.init)(key, start))["params"]
   optimizer = _optimizer(recipe, -(-len(features) // size))
@@ -172,31 +172,31 @@ def fit(
 
 
 def _batches(order: Int[np.ndarray, " v"], size: int) -> list[Int[np.ndarray, " b"]]:
-  """Rows of each batch; the last is filled up with -1, which counts nowhere."""
+  """Row indices of each batch; the last is padded with -1, masked in the loss."""
   count = -(-len(order) // size) * size
   padded = np.pad(order, (0, count - len(order)), constant_values=-1)
   return list(padded.reshape(-1, size))
 
 
-def _as_is(x: Num[Array, "..."]) -> Float[Array, "..."]:
+def _to_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:
   return x.astype(jnp.float32)
 
 
 def _standardise(features: Num[np.ndarray, "v d"]) -> Callable:
-  """x -> (x - mean) / deviation of `features`, in float64, a part of them at a time."""
+  """x -> (x - mean) / standard deviation of `features`, computed in float64 chunks."""
   count = len(features)
-  parts = lambda: (
-    features[i : i + _PART].astype(np.float64) for i in range(0, count, _PART)
+  chunks = lambda: (
+    features[i : i + _CHUNK].astype(np.float64) for i in range(0, count, _CHUNK)
   )
-  zero = np.zeros(features.shape[1:])
-  mean = sum((part.sum(axis=0) for part in parts()), zero) / count
-  square = sum((((part - mean) ** 2).sum(axis=0) for part in parts()), zero) / count
-  shift, scale = mean.astype("f"), (1 / np.sqrt(square + _SMALL)).astype("f")
+  total = lambda rows: sum(rows, np.zeros(features.shape[1:]))
+  mean = total(chunk.sum(axis=0) for chunk in chunks()) / count
+  variance = total(((chunk - mean) ** 2).sum(axis=0) for chunk in chunks()) / count
+  shift, scale = mean.astype("f"), (1 / np.sqrt(variance + _EPSILON)).astype("f")
   return lambda x: (x.astype(jnp.float32) - shift) * scale
 
 
 def _optimizer(recipe: Recipe, steps: int) -> optax.GradientTransformation:
-  """For `steps` steps in an epoch."""
+  """The recipe's optimizer, for `steps` steps per epoch."""
   r, warm = recipe, min(recipe.warmup_epochs, recipe.epochs - 1) * steps
   rate = optax.warmup_cosine_decay_schedule(
     0.0 if warm else r.lr, r.lr, warm, r.epochs * steps

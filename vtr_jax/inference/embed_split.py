@@ -1,4 +1,4 @@
-"""Embeds a prepared split with a trained model, as a protocol wants it."""
+"""Embeds a prepared split with a trained model, as a protocol requires."""
 
 import dataclasses
 import functools
@@ -24,18 +24,18 @@ from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.train import workdir
 
-# Captions of the training split in a bank, evenly spread if there are more; ours.
-BANK = 20_000
+# Captions in a query bank, evenly spaced in the training split; ours.
+BANK_SIZE = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Clips:
-  """What the records of a split say, videos left out."""
+  """Annotations of a split's records, without the videos."""
 
   ids: list[str]
   labels: list[str]
   captions: list[str]
-  owner: np.ndarray  # the clip of each caption
+  owner: np.ndarray  # clip index of each caption
 
 
 def embed(
@@ -47,23 +47,23 @@ def embed(
   batch_size: int = 0,
   extras: Extras | None = None,
 ) -> tuple[Embeddings, scoring.Match | None]:
-  """Embeddings of the split and the texts that `protocol` names.
+  """Embeds the split and the texts of `protocol`.
 
   Args:
     checkpoint: directory of a run.
-    protocol: what is embedded.
+    protocol: what to embed.
     data: prepared data, a directory or a name in the run's data.dir; "" = the run's.
-    candidates: JSON file of a multiple choice; see data/candidates.py.
-    batch_size: clips at once; 0 = the run's.
-    extras: rows that need more: QB-norm embeds training captions too.
+    candidates: JSON file of a multiple choice; see eval/multiple_choice.py.
+    batch_size: clips per batch; 0 = the run's.
+    extras: rescoring: QB-norm embeds training captions too.
 
   Returns:
-    The embeddings, and the matching head's scores of (texts, videos) by number; None
-    where the objective has none.
+    The embeddings, and the matching head as a function of text and video indices, or
+    None if the objective has none.
 
   Raises:
     VtrError: the run, the data or the candidates cannot be used, or do not fit the
-      protocol or the extra rows; told before anything is embedded.
+      protocol or `extras`; raised before anything is embedded.
   """
   extras = extras or Extras()
   model = load(checkpoint)
@@ -72,7 +72,7 @@ def embed(
     raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
   source = context.data.open(protocol.split)
   clips = read_clips(source)
-  owned = _texts(protocol, clips, candidates, source)
+  fields = _texts(protocol, clips, candidates, source)
   views = Views(
     context.clip.num_frames,
     context.data.sampling,
@@ -84,32 +84,32 @@ def embed(
     context, views, protocol.average, progress=jax.process_index() == 0
   )
   bank, bank_ids = _bank(context) if extras.querybank else (None, [])
-  none_yet = lambda rows: np.zeros((len(rows), 0), np.float32)
-  found = Embeddings(
-    video=none_yet(clips.ids),
+  empty = lambda rows: np.zeros((len(rows), 0), np.float32)
+  e = Embeddings(
+    video=empty(clips.ids),
     ids=clips.ids,
     labels=clips.labels,
-    text=none_yet(owned["texts"]),
-    bank=None if bank is None else none_yet(bank),
+    text=empty(fields["texts"]),
+    bank=None if bank is None else empty(bank),
     bank_ids=bank_ids,
     manifest=_manifest(checkpoint, model, context, source, protocol),
-    **owned,
+    **fields,
   )
-  scoring.check(found, protocol, extras)
-  found = dataclasses.replace(
-    found,
+  scoring.check(e, protocol, extras)
+  e = dataclasses.replace(
+    e,
     video=embedder.videos(model.params, source),
-    text=embedder.texts(model.params, owned["texts"]),
+    text=embedder.texts(model.params, fields["texts"]),
     bank=None if bank is None else embedder.texts(model.params, bank),
   )
   if context.objective.match is None:
-    return found, None
-  match = Matcher(context, source, owned["texts"])
-  return found, functools.partial(match, model.params)
+    return e, None
+  match = Matcher(context, source, fields["texts"])
+  return e, functools.partial(match, model.params)
 
 
 def read_clips(source: sources.Split) -> Clips:
-  """The annotations of every record.
+  """Reads the annotations of every record; decodes no video.
 
   Raises:
     DataError: a record cannot be read.
@@ -126,12 +126,12 @@ def read_clips(source: sources.Split) -> Clips:
 def _texts(
   protocol: Protocol, clips: Clips, candidates: str, source: sources.Split
 ) -> dict[str, Any]:
-  """texts, owner, names and right, as Embeddings has them."""
+  """The fields texts, owner, names and right of `Embeddings`."""
   if protocol.task == "choice":
-    require(bool(candidates), "--candidates: missing; the protocol chooses among them")
+    require(bool(candidates), "--candidates: missing; this is a multiple choice")
     texts, owner, right = read_candidates(candidates, clips.ids)
     return dict(texts=texts, owner=owner, names=clips.ids, right=right)
-  require(not candidates, f"--candidates: are not for {protocol.task}; leave it out")
+  require(not candidates, f"--candidates: are not for {protocol.task}; omit it")
   if protocol.task == "retrieval":
     without = np.setdiff1d(np.arange(len(clips.ids)), clips.owner)
     if len(without):
@@ -142,7 +142,7 @@ def _texts(
     index = clips.labels.index("")
     raise sources.unusable(source, index, BadSample("no label"))
   phrases = protocol.classes or {
-    label: (protocols.words(label),) for label in sorted(set(clips.labels))
+    label: (protocols.label_phrase(label),) for label in sorted(set(clips.labels))
   }
   texts, owner = protocols.class_texts(phrases, protocol.prompts)
   return dict(texts=texts, owner=owner, names=list(phrases))
@@ -169,18 +169,18 @@ def _context(
 
 
 def _data(config: DataConfig, data: str, protocol: Protocol) -> DataConfig:
-  found = other_data(config, data)
-  return dataclasses.replace(found, sampling=protocol.sampling or config.sampling)
+  config = with_data(config, data)
+  return dataclasses.replace(config, sampling=protocol.sampling or config.sampling)
 
 
-def other_data(config: DataConfig, data: str) -> DataConfig:
-  """A run's section, of prepared data by directory or name; "" = its own."""
+def with_data(config: DataConfig, data: str) -> DataConfig:
+  """`config` for the prepared data `data`, a directory or name; "" = its own."""
   name = os.path.abspath(data) if os.path.isdir(data) else data or config.name
   return dataclasses.replace(config, name=name, curriculum=())
 
 
 def _check_frames(model: LoadedModel, frames: int) -> None:
-  """Refuses clips that the model cannot see, before any is read."""
+  """Rejects a number of frames that the model does not accept."""
   size = model.config.clip.image_size
   video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
   try:
@@ -188,19 +188,19 @@ def _check_frames(model: LoadedModel, frames: int) -> None:
   except (TypeError, ValueError) as e:
     own = model.config.clip.num_frames
     raise ConfigError(
-      f"protocol: a model of {own} frames cannot see {frames}; --set=frames={own}"
+      f"protocol: a model of {own} frames does not accept {frames}; --set=frames={own}"
     ) from e
 
 
 def _bank(context: Context) -> tuple[list[str], list[str]]:
-  """Captions of the training split, and the clip of each."""
+  """Captions of the training split, and the clip id of each."""
   split = context.data.open("train")
   train = read_clips(split)
   if not train.captions:
-    raise DataError(f"{split.directory}: train has no caption; leave --querybank out")
-  picked = np.unique(np.linspace(0, len(train.captions) - 1, BANK).astype(int))
-  ids = [train.ids[train.owner[i]] for i in picked]
-  return [train.captions[i] for i in picked], ids
+    raise DataError(f"{split.directory}: train has no caption; omit --querybank")
+  indices = np.unique(np.linspace(0, len(train.captions) - 1, BANK_SIZE).astype(int))
+  ids = [train.ids[train.owner[i]] for i in indices]
+  return [train.captions[i] for i in indices], ids
 
 
 def _manifest(
@@ -210,7 +210,7 @@ def _manifest(
   source: sources.Split,
   protocol: Protocol,
 ) -> dict[str, Any]:
-  """What made the embeddings."""
+  """Provenance of the embeddings."""
   c = model.config
   return dict(
     model=dict(

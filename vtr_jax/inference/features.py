@@ -1,7 +1,7 @@
-"""Frozen features of a split's clips, computed once and kept in a file.
+"""Frozen features of a split's clips, computed once and cached in a file.
 
-Each clip is seen once, whole and centred, as in evaluation. There is no augmentation:
-what is kept would be many times as large.
+One centred clip per video, as in evaluation. There is no augmentation: the cache would
+be many times larger.
 """
 
 import json
@@ -26,7 +26,7 @@ from vtr_jax.inference.model import LoadedModel
 from vtr_jax.objectives.base import Params
 from vtr_jax.train import workdir
 
-# Tokens are normalised, so that float16 holds them: half the bytes.
+# Tokens are normalised, so float16 can hold them: half the size.
 _DTYPES = dict(pooled=np.dtype("float32"), tokens=np.dtype("float16"))
 
 
@@ -35,35 +35,34 @@ def of_split(
   data: DataConfig,
   source: sources.Split,
   name: str,
-  place: pathlib.Path,
+  directory: pathlib.Path,
   batch_size: int,
 ) -> Num[np.ndarray, "v *n d"]:
-  """Features of every clip of `source`, a memory-mapped file in `place`.
+  """Features of every clip of `source`, as a memory-mapped file in `directory`.
 
-  They are computed if those of the same weights, clips and data are not there yet; a
-  bar shows the time that is left.
+  Reuses the file if it was computed from the same weights, clips and data.
 
   Args:
     model: its objective has `video_features`.
     data: sampling of frames.
     source: an open split of `data`.
     name: pooled | tokens, of objectives.base.VideoFeatures.
-    place: directory, made if it is not there.
+    directory: created if missing.
     batch_size: clips at once, over all devices.
 
   Raises:
-    ConfigError: the objective tells no features.
-    DataError: there is no room, or a record is unusable.
+    ConfigError: the objective has no `video_features`.
+    DataError: the disk is full, or a record is unusable.
   """
   video_features = model.objective.video_features
   if video_features is None:
     raise ConfigError("--checkpoint: this objective has no video_features to probe")
-  path = place / f"{name}-{source.name}.npy"
+  path = directory / f"{name}-{source.name}.npy"
   stamp, provenance = path.with_suffix(".json"), _provenance(model, data, source)
   if _read(stamp) == provenance and path.exists():
-    print(f"{path}: features that are there already")
+    print(f"{path}: cached features are reused")
     return np.load(path, mmap_mode="r", allow_pickle=False)
-  place.mkdir(parents=True, exist_ok=True)
+  directory.mkdir(parents=True, exist_ok=True)
   stamp.unlink(missing_ok=True)
 
   dtype = _DTYPES[name]
@@ -79,7 +78,7 @@ def of_split(
   shape = (len(source), *one.shape[1:])
   temporary = path.with_suffix(".tmp")
   temporary.unlink(missing_ok=True)
-  _check_room(place, path.name, math.prod(shape) * dtype.itemsize)
+  _check_space(directory, path.name, math.prod(shape) * dtype.itemsize)
   out = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
   embed = OnDevices(features, model.mesh)
   batches = loader.eval_videos(source, data, clip, rows)
@@ -96,7 +95,7 @@ def of_split(
 def _provenance(
   model: LoadedModel, data: DataConfig, source: sources.Split
 ) -> dict[str, Any]:
-  """What the features depend on, as JSON."""
+  """Everything the features depend on, as JSON."""
   weights = 0
   for leaf in jax.tree.leaves(model.params):
     weights = zlib.crc32(np.ascontiguousarray(leaf).data, weights)
@@ -116,14 +115,14 @@ def _provenance(
 def _read(stamp: pathlib.Path) -> Any:
   try:
     return json.loads(stamp.read_text())
-  except (OSError, ValueError):  # absent, or half written
+  except (OSError, ValueError):  # absent or incomplete
     return None
 
 
-def _check_room(place: pathlib.Path, name: str, size: int) -> None:
-  free = shutil.disk_usage(place).free
+def _check_space(directory: pathlib.Path, name: str, size: int) -> None:
+  free = shutil.disk_usage(directory).free
   if size > free:
     raise DataError(
-      f"{place}: {name} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} are free; give "
-      "an --out with room, or use --kind=linear"
+      f"{directory}: {name} takes {size / 1e9:.1f} GB, and {free / 1e9:.1f} are free; "
+      "give an --out with more space, or use --kind=linear"
     )

@@ -1,11 +1,11 @@
-"""A run of ours as an encoder of the `mteb` benchmark package (2.26), video and text.
+"""A run as an encoder of the `mteb` benchmark package (2.26), for video and text.
 
   import mteb
   from vtr_jax.inference.mteb import Encoder
   tasks = mteb.get_tasks(tasks=["MSVDT2VRetrieval"])
   mteb.evaluate(Encoder("runs/mine"), tasks)
 
-mteb is not a dependency: install it yourself; it brings PyTorch along.
+mteb is not a dependency: install it separately; it depends on PyTorch.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from vtr_jax.inference.load import load
 
 
 class Encoder:
-  """mteb's EncoderProtocol: one centred clip of a video, or a text."""
+  """Implements mteb's EncoderProtocol; a video is embedded by its centred clip."""
 
   def __init__(
     self,
@@ -35,9 +35,9 @@ class Encoder:
 
     Args:
       model_name: directory of the run.
-      revision: of no meaning here; mteb passes it.
-      device: of no meaning here; JAX takes what there is.
-      **kwargs: none that is read; mteb may pass some.
+      revision: ignored; mteb passes it.
+      device: ignored; JAX chooses its devices.
+      **kwargs: ignored; mteb may pass some.
 
     Raises:
       CheckpointError: see `inference.load.load`.
@@ -48,41 +48,41 @@ class Encoder:
   def encode(
     self, inputs: Iterable[Mapping[str, Any]], **kwargs: Any
   ) -> Float[np.ndarray, "n e"]:
-    """Embeddings of unit norm.
+    """Unit-norm embeddings.
 
     Args:
       inputs: batches with "video" (torchcodec's VideoDecoder, or uint8 frames
         [t c h w]) or else "text" (str).
-      **kwargs: task_metadata, hf_split, hf_subset, prompt_type, batch_size ...; not
-        read: our texts have no instruction.
+      **kwargs: task_metadata, hf_split, hf_subset, prompt_type, batch_size ...;
+        ignored: texts have no instruction.
 
     Raises:
       DataError: a batch has neither, or a text is empty.
     """
     del kwargs
-    found = []
+    rows = []
     for batch in inputs:
       if "video" in batch:
-        found.append(self._model.embed_clips(map(self._clip, batch["video"])))
+        rows.append(self._model.embed_clips(map(self._clip, batch["video"])))
       elif "text" in batch:
-        found.append(self._model.embed_text(batch["text"]))
+        rows.append(self._model.embed_text(batch["text"]))
       else:
         raise DataError(
-          f"mteb: a batch of {sorted(batch)}; this model takes video, text"
+          f"mteb: a batch of {sorted(batch)}; this model embeds video, text"
         )
-    return np.concatenate(found)
+    return np.concatenate(rows)
 
   def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-    """Cosines [n, m]."""
+    """Cosines of all pairs, [n, m]."""
     return ranks.cosines(np.asarray(embeddings1), np.asarray(embeddings2))
 
   def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:
-    """Cosines [n] of pairs."""
+    """Cosines of corresponding rows, [n]."""
     return np.einsum("ne,ne->n", np.asarray(embeddings1), np.asarray(embeddings2))
 
   @property
   def mteb_model_meta(self) -> Any:
-    """What mteb's results say of the model."""
+    """The model's description in mteb's results."""
     meta = importlib.import_module("mteb.models.model_meta")
     c = self._model.config
     return meta.ModelMeta(
@@ -107,7 +107,7 @@ class Encoder:
     )
 
   def _clip(self, video: Any) -> UInt8[np.ndarray, "t h w 3"]:
-    """Of torchcodec's decoder or of frames [t c h w], as of files."""
+    """The centred clip of a torchcodec decoder or of frames [t c h w]."""
     indices = self._model.indices(len(video))
     if hasattr(video, "get_frames_at"):
       frames = np.asarray(video.get_frames_at(indices=indices.tolist()).data)

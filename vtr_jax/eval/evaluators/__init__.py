@@ -1,1 +1,1 @@
-"""Each evaluator is a value with `run(state) -> dict of name: number`."""
+"""Evaluators that run during training; see base.py."""

@@ -1,8 +1,8 @@
-"""What an evaluator is given, and how one is found.
+"""The interface of evaluators, their registry, and what they share.
 
-An evaluator is a file beside this one with a dataclass `Config` for its section of
-`evals` and a class `Evaluator(config, context)`. Evaluators call the objective's
-functions and never learn which objective ran.
+An evaluator is a file in this folder with a dataclass `Config` for its section of
+`evals` and a class `Evaluator(config, context)`. Evaluators call the functions of the
+`Objective` and are independent of which objective it is.
 """
 
 import dataclasses
@@ -34,48 +34,48 @@ from vtr_jax.objectives.base import Objective, Params
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-  """Everything of a run that an evaluator may need."""
+  """What an evaluator needs of a run."""
 
   objective: Objective
   clip: ClipSpec
   text: TextSpec
-  data: DataConfig  # of training; evaluators open other splits of the same data
+  data: DataConfig  # of training; evaluators open other splits of it
   tokenizer: Tokenizer
   mesh: Mesh
   batch_size: int  # global rows per evaluation batch
-  check: Callable[[], None] = lambda: None  # before each batch; raises to end it all
+  check: Callable[[], None] = lambda: None  # before each batch; raises to stop
 
 
 @runtime_checkable
 class Evaluator(Protocol):
-  """`every` steps, and at the end of training, `run` gives numbers."""
+  """`run` is called every `every` steps and at the end of training."""
 
-  every: int  # 0 = at the end only
+  every: int  # steps; 0 = at the end only
 
   def run(self, params: Params) -> dict[str, float]:
-    """Numbers by name, such as "t2v/R@1"."""
+    """Metrics by name, such as "t2v/R@1"."""
     ...
 
   def report(self) -> str:
-    """The last run as text for people."""
+    """Readable summary of the last run."""
     ...
 
   def protocol(self) -> dict[str, Any]:
-    """What a number means: split and its fingerprint, counts, rules."""
+    """What the metrics mean: split and its fingerprint, counts, rules."""
     ...
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
-    """Pictures of the last run."""
+    """Writes figures of the last run."""
     ...
 
 
 def kinds() -> list[str]:
-  """Evaluators that exist: the files beside this one."""
+  """All evaluators: the files of this folder."""
   return sorted({m.name for m in pkgutil.iter_modules(evaluators.__path__)} - {"base"})
 
 
 def check(sections: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-  """Sections of `evals` to (kind, config); no data or device is touched."""
+  """Parses sections of `evals` to (kind, config); reads no data."""
   checked = {}
   for name, section in sections.items():
     where = f"config.evals.{printable(str(name))}"
@@ -111,12 +111,12 @@ def _module(kind: str) -> Any:
 def build(
   checked: Mapping[str, tuple[str, Any]], context: Context
 ) -> dict[str, Evaluator]:
-  """Opens the evaluators' data."""
+  """Builds the evaluators and opens their data."""
   return {n: _module(k).Evaluator(c, context) for n, (k, c) in checked.items()}
 
 
 class Embedder:
-  """Embeds the videos of a split, and texts; every host gets all of them."""
+  """Embeds the videos of a split, and texts; every host gets all embeddings."""
 
   def __init__(
     self,
@@ -125,17 +125,17 @@ class Embedder:
     average: str = "before",
     progress: bool = False,
   ):
-    """Takes what is seen of each video.
+    """Prepares to embed by `context.objective`.
 
     Args:
       context: of the run.
-      views: clips of each video, whose embeddings are averaged; None = the centred
-        one of `context.clip` and `context.data`.
-      average: normalisation, before or after which that is done.
-      progress: whether to show bars with the time that is left.
+      views: clips per video whose embeddings are averaged; None = one centred clip, by
+        `context.clip` and `context.data`.
+      average: "before" or "after" normalisation.
+      progress: show progress bars.
 
     Raises:
-      ConfigError: the objective tells no embedding before normalisation.
+      ConfigError: `average` is "before" and the objective has no `encode_video`.
     """
     objective, mesh = context.objective, context.mesh
     self._context, self._progress = context, progress
@@ -151,44 +151,46 @@ class Embedder:
     self._video = OnDevices(embed, mesh)
     self._text = OnDevices(objective.embed_text, mesh)
     hosts = sharding.host_rows(mesh)
-    self._share = dict(host=hosts.host, num_hosts=hosts.count)
+    self._hosts = dict(host=hosts.host, num_hosts=hosts.count)
 
   def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
+    """Unit-norm embeddings of all videos of `source`."""
     c, views = self._context, self._views
     if views is None:
       batches = loader.eval_videos(
-        source, c.data, c.clip, c.batch_size, workers=0, **self._share
+        source, c.data, c.clip, c.batch_size, workers=0, **self._hosts
       )
       batches = self._bar(batches, len(source), "clips")
       return self._video.rows(params, batches, len(source))
     count = len(source) * len(views)
-    batches = view_batches(source, c.data, c.clip, views, c.batch_size, **self._share)
+    batches = view_batches(source, c.data, c.clip, views, c.batch_size, **self._hosts)
     batches = self._bar(batches, count, f"clips, {len(views)} of each video")
     rows = self._video.rows(params, batches, count).astype(np.float64)
     mean = rows.reshape(len(source), len(views), -1).mean(axis=1)
-    length = np.linalg.norm(mean, axis=1, keepdims=True)
-    return (mean / np.maximum(length, 1e-12)).astype(np.float32)
+    norm = np.linalg.norm(mean, axis=1, keepdims=True)
+    return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
 
   def texts(self, params: Params, texts: Sequence[str]) -> Float[np.ndarray, "t e"]:
+    """Unit-norm embeddings of `texts`."""
     c = self._context
-    batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **self._share)
+    batches = loader.eval_texts(texts, c.text, c.tokenizer, c.batch_size, **self._hosts)
     batches = self._bar(batches, len(texts), "texts")
     return self._text.rows(params, batches, len(texts))
 
-  def _bar(self, batches: Iterable, rows: int, what: str) -> Iterator:
+  def _bar(self, batches: Iterable, rows: int, unit: str) -> Iterator:
     total = -(-rows // self._context.batch_size)
     for batch in Bar(
-      batches, f"embedding {what}", total, unit="batch", disable=not self._progress
+      batches, f"embedding {unit}", total, unit="batch", disable=not self._progress
     ):
       self._context.check()
       yield batch
 
 
 class Matcher:
-  """Scores pairs of texts and videos by the objective's matching head."""
+  """Scores text-video pairs by the objective's matching head."""
 
   def __init__(self, context: Context, source: Split, texts: Sequence[str]):
-    """Takes a split and texts.
+    """Prepares to score any of `texts` with any video of `source`.
 
     Raises:
       ConfigError: the objective has no matching head.
@@ -202,8 +204,8 @@ class Matcher:
   def __call__(
     self, params: Params, texts: Int[np.ndarray, " n"], videos: Int[np.ndarray, " n"]
   ) -> Float[np.ndarray, " n"]:
-    """How well text texts[i] and video videos[i] fit, by their numbers."""
-    # Sorted by video, so that each is decoded in one batch, not in many.
+    """Matching scores of the pairs (texts[i], videos[i]) of indices."""
+    # Sorted by video, so that each is decoded for few batches.
     order = np.argsort(videos, kind="stable")
     scores = np.empty(len(order), np.float32)
     batches = self._pairs(texts[order], videos[order])
@@ -211,18 +213,18 @@ class Matcher:
     return scores
 
   def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
-    """This host's rows of batches of pairs."""
+    """Batches of pairs; of each, this host's rows."""
     c = self._context
     ids, valid = encode_all(c.tokenizer, self._texts, c.text.max_length)
     rows = sharding.host_rows(c.mesh).share(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
       c.check()
-      # The last batch is filled up with pair 0; `rows` cuts it off again.
-      picked = np.arange(start, start + c.batch_size)[rows]
-      picked = np.where(picked < len(texts), picked, 0)
-      clips = {v: self._example(int(v))["video"] for v in np.unique(videos[picked])}
+      # The last batch is padded with pair 0, which `OnDevices.rows` drops.
+      pairs = np.arange(start, start + c.batch_size)[rows]
+      pairs = np.where(pairs < len(texts), pairs, 0)
+      clips = {v: self._example(int(v))["video"] for v in np.unique(videos[pairs])}
       yield dict(
-        video=np.stack([clips[v] for v in videos[picked]]),
-        text_ids=ids[texts[picked]],
-        text_valid=valid[texts[picked]],
+        video=np.stack([clips[v] for v in videos[pairs]]),
+        text_ids=ids[texts[pairs]],
+        text_valid=valid[texts[pairs]],
       )

@@ -1,6 +1,6 @@
-"""What a model sees, drawn: attention, words on places, the space, what is found.
+"""Figures of a model: attention, token maps, embedding space, retrieval results.
 
-The only numbers are how widely each kind of attention looks; see pictures/attention.py.
+Its metrics are the perplexities of each kind of attention; see viz/attention.py.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ class _Model(NamedTuple):
 class Config:
   """One section of `evals` with kind = "pictures"."""
 
-  split: str  # all of it is embedded: "test[:10%]" costs less
+  split: str  # all of it is embedded; "test[:10%]" is cheaper
   every: int = 0  # steps between runs; 0 = at the end only; ours
-  clips: int = 3  # in the figures of attention, tokens and retrieval; ours
+  clips: int = 3  # shown of attention, token maps and retrieval results; ours
 
   def __post_init__(self):
     require(self.clips > 0, f"clips: {self.clips} must be positive")
@@ -62,40 +62,40 @@ class Evaluator:
     self._attention = attention.attention(model, clips)
     self._words = None
     if c.objective.embed_tokens is not None:
-      told = [self._texts[q] for q in self._queries]
-      self._words = words.word_maps(model, clips, told)
+      texts = [self._texts[q] for q in self._queries]
+      self._words = words.word_maps(model, clips, texts)
     self._video = self._embed.videos(params, self._source)
     self._text = self._embed.texts(params, self._texts)
-    self._numbers = {
-      f"attention/{kind}/spread": attention.spread(found)
-      for kind, found in self._attention.items()
+    self._results = {
+      f"attention/{kind}/perplexity": attention.normalized_perplexity(weights)
+      for kind, weights in self._attention.items()
     }
-    return self._numbers
+    return self._results
 
   def report(self) -> str:
-    told = [f"{name.split('/')[1]} {x:.2f}" for name, x in self._numbers.items()]
+    values = [f"{name.split('/')[1]} {x:.2f}" for name, x in self._results.items()]
     return (
-      f"{self._config.split}: the last layer's attention lies on so much of a clip "
-      f"(exp(entropy), 1 = evenly on all of it): {', '.join(told)}"
+      f"{self._config.split}: perplexity of the last layer's attention, as a fraction "
+      f"of the tubelets (1 = uniform): {', '.join(values)}"
     )
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
       fingerprint=sources.fingerprint(self._source.directory, self._config.split),
-      spread="exp(entropy) of the last layer over tubelets, by their number; mean of "
-      "clips and heads",
+      perplexity="exp(entropy) of the last layer's attention over tubelets, divided by "
+      "their number; mean over clips and heads",
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
-    strips = []
+    rows = []
     for i, query in enumerate(self._queries):
       clip = self._clip(int(self._owner[query]))
-      strips += [(f"clip {i}", clip), *attention.rows(clip, self._attention, number=i)]
+      rows += [(f"clip {i}", clip), *attention.rows(clip, self._attention, index=i)]
       if self._words is not None:
-        picture = [("clip", clip), *words.rows(clip, self._words[i])]
-        made = base.strips(picture, self._texts[query], height=70)
-        made.save(directory / f"{name}_words_{i}.png")
-    base.strips(strips).save(directory / f"{name}_attention.png")
+        maps = [("clip", clip), *words.rows(clip, self._words[i])]
+        image = base.frame_grid(maps, self._texts[query], height=70)
+        image.save(directory / f"{name}_words_{i}.png")
+    base.frame_grid(rows).save(directory / f"{name}_attention.png")
     labels = [a.label for a in sources.annotations(self._source)]
     space.embedding_map(
       directory / f"{name}_space.png", self._video, self._text, self._owner, labels

@@ -17,7 +17,7 @@ from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.eval.viz import masks, plots
 from vtr_jax.objectives.base import Params
 
-_SHOWN = 4  # clips in the picture
+_SHOWN = 4  # clips in the figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config:
 
   split: str  # of the data set
   every: int = 0  # steps between runs; 0 = at the end only; ours
-  batches: int = 1  # evaluation batches to look at; ours
+  batches: int = 1  # evaluation batches; ours
   seed: int = 0  # of the masks; ours
 
   def __post_init__(self):
@@ -38,7 +38,7 @@ class Evaluator:
 
   def __init__(self, config: Config, context: Context):
     if context.objective.reconstruct is None:
-      raise ConfigError("evals: this objective reconstructs nothing; drop the section")
+      raise ConfigError("evals: this objective has no reconstruction; drop the section")
     self.every = config.every
     self._config, self._context = config, context
     self._data = dataclasses.replace(
@@ -51,7 +51,7 @@ class Evaluator:
     )
     if not context.objective.mask.num_hidden(context.clip.grid):
       raise ConfigError("evals: mask.video_ratio masks no tubelet; drop the section")
-    self._data.open()  # a misspelt split is refused now, not after training
+    self._data.open()  # an unknown split fails now, not after training
     self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
@@ -73,44 +73,45 @@ class Evaluator:
         batch = next(batches)
         if problems := [p for p in batch["problem"] if p]:
           raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
-        pixels, words = self._reconstruct(params, batch)
-        share = hosts.share(c.batch_size)
-        mine = self._sums(batch, pixels[share], words[share])
-        # Each host has its own rows, and all of them tell the same numbers.
-        sums += multihost_utils.process_allgather(mine).reshape(-1, 5).sum(axis=0)
-        self._last = batch, pixels[share], words[share]
+        pixels, tokens = self._reconstruct(params, batch)
+        local = hosts.share(c.batch_size)
+        local_sums = self._sums(batch, pixels[local], tokens[local])
+        # Each host has its own rows; all report the same metrics.
+        gathered = multihost_utils.process_allgather(local_sums)
+        sums += gathered.reshape(-1, 5).sum(axis=0)
+        self._last = batch, pixels[local], tokens[local]
     finally:
       batches.close()
-    values, off, flat, words, right = map(float, sums)
-    self._numbers = {
-      "pixels/rmse": (off / values) ** 0.5,
-      "pixels/rmse_mean_colour": (flat / values) ** 0.5,
-      "mlm/accuracy": 100 * right / max(words, 1.0),
+    values, error, baseline, tokens, correct = map(float, sums)
+    self._results = {
+      "pixels/rmse": (error / values) ** 0.5,
+      "pixels/rmse_mean_colour": (baseline / values) ** 0.5,
+      "mlm/accuracy": 100 * correct / max(tokens, 1.0),
     }
-    return self._numbers
+    return self._results
 
   def report(self) -> str:
-    n = self._numbers
+    n = self._results
     return (
-      f"{self._config.split}: masked pixels off by {n['pixels/rmse']:.4f} of the "
-      f"range, the clip's mean colour by {n['pixels/rmse_mean_colour']:.4f}; "
-      f"masked tokens right {n['mlm/accuracy']:.1f} %"
+      f"{self._config.split}: RMSE of masked pixels {n['pixels/rmse']:.4f} of the "
+      f"range, of the clip's mean colour {n['pixels/rmse_mean_colour']:.4f}; "
+      f"accuracy of masked tokens {n['mlm/accuracy']:.1f} %"
     )
 
   def protocol(self) -> dict[str, Any]:
     directory = sources.find(self._data.dir, self._data.name)
     return dataclasses.asdict(self._config) | dict(
       fingerprint=sources.fingerprint(directory, self._config.split),
-      pixels="root mean square over masked tubelets, RGB in [0, 1]; the mean colour "
-      "is that of the clip's visible tubelets",
+      pixels="root mean square error over masked tubelets, RGB in [0, 1]; the mean "
+      "colour is that of the clip's visible tubelets",
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
-    batch, pixels, words = self._last
+    batch, pixels, tokens = self._last
     clip, shown = self._context.clip, slice(0, _SHOWN)
     video, idx = batch["video"][shown], batch["video_mask_idx"][shown]
     keys = ("text_ids", "text_valid", "text_masked")
-    rows = zip(*(batch[key][shown] for key in keys), words[shown], strict=True)
+    rows = zip(*(batch[key][shown] for key in keys), tokens[shown], strict=True)
     plots.reconstruction(
       directory / f"{name}.png",
       video,
@@ -119,16 +120,16 @@ class Evaluator:
       [masks.words(self._context.tokenizer, *row) for row in rows],
     )
 
-  def _sums(self, batch: dict, pixels: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Of this host's rows: [masked values, squared errors of the model's and of the
-    mean colour's, masked tokens, right ones]."""
+  def _sums(self, batch: dict, pixels: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    """Sums over this host's rows: [masked pixel values, squared error of the model,
+    squared error of the mean colour, masked tokens, correct tokens]."""
     patches = patchify(batch["video"], self._context.clip.tubelet_size)
     take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
-    truth = take("video_mask_idx").astype(np.float32) / 255
-    seen = take("video_keep_idx").reshape(len(truth), -1, 3).mean(axis=1) / 255
-    flat = truth - np.tile(seen, truth.shape[2] // 3)[:, None]
-    hidden = batch["text_masked"]
-    right = words[hidden] == batch["text_ids"][hidden]
-    off, off_flat = (np.square(x).sum(dtype=np.float64) for x in (pixels - truth, flat))
-    found = [truth.size, off, off_flat, right.size, right.sum()]
-    return np.array(found, np.float32)
+    target = take("video_mask_idx").astype(np.float32) / 255
+    colour = take("video_keep_idx").reshape(len(target), -1, 3).mean(axis=1) / 255
+    residuals = pixels - target, target - np.tile(colour, target.shape[2] // 3)[:, None]
+    error, baseline = (np.square(x).sum(dtype=np.float64) for x in residuals)
+    masked = batch["text_masked"]
+    correct = tokens[masked] == batch["text_ids"][masked]
+    sums = [target.size, error, baseline, correct.size, correct.sum()]
+    return np.array(sums, np.float32)

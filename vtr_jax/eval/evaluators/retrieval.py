@@ -1,8 +1,8 @@
-"""Text-to-video and video-to-text retrieval over a whole split.
+"""Text-to-video and video-to-text retrieval over a full split.
 
-The plain cosine ranking is the headline. Rows that use more than the two embeddings
-of a pair carry the name of what they use: `dual_softmax/` sees all queries at once,
-`rerank/` lets the matching head re-order the first k.
+The main metrics rank by plain cosine. Those of rescored similarities are prefixed:
+`dual_softmax/` uses all queries at once, `rerank_<k>/` re-ranks the top k by the
+matching head.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.eval.viz import gallery, plots
 from vtr_jax.objectives.base import Params
 
-_SHOWN = 6  # queries in the picture
+_SHOWN = 6  # queries in the figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Config:
 
   split: str  # of the data set
   every: int = 0  # steps between runs; 0 = at the end only; ours
-  captions: str = "all"  # which are queries: all | first | joined; ours
+  captions: str = "all"  # queries: all | first | joined; ours
   # rank among equal scores: average | optimistic (the papers' code) | pessimistic; ours
   ties: metrics.Ties = "average"
-  dual_softmax: float = 0.0  # temperature of that extra row; 0 leaves it out; ours
-  rerank: int = 0  # candidates that the matching head re-orders; 0 = none; ours
+  dual_softmax: float = 0.0  # temperature; 0 = omitted; ours
+  rerank: int = 0  # candidates re-ranked by the matching head; 0 = omitted; ours
 
   def __post_init__(self):
     choose(self.captions, protocols.CAPTIONS, "captions")
@@ -56,25 +56,25 @@ class Evaluator:
 
   def run(self, params: Params) -> dict[str, float]:
     c, sim = self._config, self._similarity(params)
-    numbers = metrics.retrieval_metrics(sim, self._owner, c.ties)
+    results = metrics.retrieval_metrics(sim, self._owner, c.ties)
     if c.dual_softmax:
-      both = rescore.dual_softmax(sim, c.dual_softmax)
-      numbers |= scoring.extra_row("dual_softmax", both, self._owner, c.ties)
+      scores = rescore.dual_softmax(sim, c.dual_softmax)
+      results |= scoring.rescored("dual_softmax", scores, self._owner, c.ties)
     if c.rerank:
       texts, clips = map(np.arange, sim.shape)
       match = functools.partial(self._match, params)
-      ordered = scoring.rerank(sim, texts, clips, c.rerank, match)
-      numbers |= scoring.extra_row(f"rerank_{c.rerank}", ordered, self._owner, c.ties)
-    self._sim, self._numbers = sim, numbers
-    return numbers
+      scores = scoring.rerank(sim, texts, clips, c.rerank, match)
+      results |= scoring.rescored(f"rerank_{c.rerank}", scores, self._owner, c.ties)
+    self._sim, self._results = sim, results
+    return results
 
   def report(self) -> str:
     clips = len(self._source)
-    told = (
+    title = (
       f"{self._config.split}: {len(self._texts)} captions, {clips} clips, chance R@1 "
       f"{100 / clips:.2g}, ties {self._config.ties}"
     )
-    return "\n".join([told, *scoring.table(self._numbers)])
+    return "\n".join([title, *scoring.table(self._results)])
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(

@@ -1,14 +1,13 @@
-"""Zero-shot recognition: which class's texts are nearest to a clip.
+"""Zero-shot recognition: classification by similarity to texts of the classes.
 
-Video-to-text retrieval with classes for captions, as in MILES (arXiv 2204.12408,
-section 4): every phrase of a class is put in every prompt and embedded. A class is
-then one vector, the mean of its texts' embeddings, normalised again (prompt
+As in MILES (arXiv 2204.12408, section 4): every phrase of a class is embedded in every
+prompt. A class is represented by the normalised mean of its texts' embeddings (prompt
 ensembling of CLIP, arXiv 2103.00020, section 3.1.4), and its score is a cosine.
 
-The mean of texts that say different things is near none of them: "grows, then moves
-left" and "rises, then blinks" leave little of an order. With a temperature T (ours),
-the score is T log mean exp(cosine / T) over the class's texts, T times the log of the
-probability that a contrastive model of temperature T gives it, up to a constant.
+The mean of texts with different meanings is near none of them: averaging "grows, then
+moves left" and "rises, then blinks" loses the order. With a temperature T (ours), the
+score is instead T log mean exp(cosine / T) over the class's texts: up to a constant, T
+times the log-probability of the class by a contrastive model of temperature T.
 """
 
 import dataclasses
@@ -33,15 +32,14 @@ class Config:
 
   split: str  # of the data set
   every: int = 0  # steps between runs; 0 = at the end only; ours
-  classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels are phrases
-  prompts: tuple[str, ...]  # texts with one "{}" each, where the phrase goes
-  # between the texts of a class; 0 = one mean vector, as CLIP; ours
-  temperature: float = 0.01
-  others: str = "refuse"  # clips of labels not among the classes, or skip; ours
+  classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels as phrases
+  prompts: tuple[str, ...]  # templates with one "{}" for the phrase
+  temperature: float = 0.01  # see above; 0 = mean embedding, as CLIP; ours
+  others: str = "refuse"  # clips with a label that is not a class: refuse | skip; ours
 
   def __post_init__(self):
     choose(self.others, ("refuse", "skip"), "others")
-    protocols.check_told(self.classes, self.prompts)
+    protocols.check_classes(self.classes, self.prompts)
     require(self.temperature >= 0, f"temperature: {self.temperature} is negative")
 
 
@@ -52,28 +50,28 @@ class Evaluator:
     self.every = config.every
     self._config, self._context = config, context
     self._source = context.data.open(config.split)
-    own = labels(self._source)
-    self._classes = config.classes or {k: (k,) for k in sorted(set(own))}
+    clip_labels = labels(self._source)
+    self._classes = config.classes or {k: (k,) for k in sorted(set(clip_labels))}
     self._names = list(self._classes)
-    missing = set(own) - set(self._names)
-    if missing and (config.others == "refuse" or missing == set(own)):
+    missing = set(clip_labels) - set(self._names)
+    if missing and (config.others == "refuse" or missing == set(clip_labels)):
       label = min(missing)
       raise ConfigError(
-        f"evals: split {config.split!r} has the label {label!r}, which classes lacks; "
+        f"evals: split {config.split!r} has the label {label!r}, not among classes; "
         f"add it, or others='skip', or {nearest(label, self._names)}"
       )
-    self._rows = np.flatnonzero([label in self._classes for label in own])
-    self._label = np.array([self._names.index(own[i]) for i in self._rows])
+    self._rows = np.flatnonzero([label in self._classes for label in clip_labels])
+    self._label = np.array([self._names.index(clip_labels[i]) for i in self._rows])
     self._embed = Embedder(context)
 
   def run(self, params: Params) -> dict[str, float]:
-    found = metrics.recognition(self._scores(params), self._label)
-    self._numbers, self._confusion = found
-    return self._numbers
+    scores = self._scores(params)
+    self._results, self._confusion = metrics.recognition(scores, self._label)
+    return self._results
 
   def report(self) -> str:
-    text = report(self._config.split, self._numbers, self._confusion)
-    return f"{text}\neach class: figures/*_classes.md and *_confusion.png"
+    text = report(self._config.split, self._results, self._confusion)
+    return f"{text}\nper class: figures/*_classes.md and *_confusion.png"
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
@@ -84,19 +82,19 @@ class Evaluator:
       data=self._context.data.name,
       frames=self._context.clip.num_frames,
       sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
-      ties="equal scores share a place",
+      ties="counted fractionally",
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
     (directory / f"{name}_classes.md").write_text(
       table(self._names, self._confusion) + "\n"
     )
-    title = f"{name}: top-1 {self._numbers['top1']:.1f} %"
+    title = f"{name}: top-1 {self._results['top1']:.1f} %"
     path = directory / f"{name}_confusion.png"
     plots.confusion(path, self._confusion, self._names, title)
 
   def _texts(self) -> tuple[list[str], np.ndarray]:
-    """All texts, and the class that each belongs to."""
+    """All texts, and the class index of each."""
     return protocols.class_texts(self._classes, self._config.prompts)
 
   def _scores(self, params: Params) -> np.ndarray:
@@ -107,31 +105,31 @@ class Evaluator:
     return class_scores(video, text, owner, self._config.temperature)
 
 
-def report(split: str, numbers: dict[str, float], confusion: np.ndarray) -> str:
-  """The metrics of `metrics.recognition` in two lines."""
-  n, count = numbers, len(confusion)
+def report(split: str, results: dict[str, float], confusion: np.ndarray) -> str:
+  """The results of `metrics.recognition` in two lines."""
+  n, count = results, len(confusion)
   return "\n".join(
     [
       f"{split}: {confusion.sum():.0f} clips, {count} classes, chance "
       f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
       f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
-      f"mean of classes' top-1 {n['mean_class_top1']:.1f}",
+      f"mean per-class top-1 {n['mean_class_top1']:.1f}",
     ]
   )
 
 
 def table(names: list[str], confusion: np.ndarray) -> str:
-  """One line of Markdown per class."""
+  """Per-class accuracy as a Markdown table."""
   width = max(5, *map(len, names))
   lines = [f"| {'class':{width}} | clips | top-1 | most frequent confusion |"]
   lines += [f"|{'-' * (width + 2)}|------:|------:|-------------------------|"]
   for i, (name, row) in enumerate(zip(names, confusion, strict=True)):
     clips, others = row.sum(), np.where(np.arange(len(row)) == i, 0.0, row)
-    share = 100 * row / max(clips, 1)
+    percent = 100 * row / max(clips, 1)
     worst = int(others.argmax())
-    told = f"{names[worst]} ({share[worst]:.0f} %)" if others.any() else ""
-    top1 = f"{share[i]:.1f}" if clips else ""
-    lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {told} |")
+    confused = f"{names[worst]} ({percent[worst]:.0f} %)" if others.any() else ""
+    top1 = f"{percent[i]:.1f}" if clips else ""
+    lines.append(f"| {name:{width}} | {clips:5.0f} | {top1:>5} | {confused} |")
   return "\n".join(lines)
 
 
@@ -141,9 +139,9 @@ def labels(source: sources.Split) -> list[str]:
   Raises:
     DataError: a record has no label or cannot be read.
   """
-  found = []
+  labels = []
   for index, annotation in enumerate(sources.annotations(source)):
     if not annotation.label:
       raise sources.unusable(source, index, BadSample("no label"))
-    found.append(annotation.label)
-  return found
+    labels.append(annotation.label)
+  return labels

@@ -1,8 +1,9 @@
-"""Where a video tower looks: attention of what the embedding is read from.
+"""Attention maps of a video tower.
 
-That is the class token where the model reads it, the probe of an attention pooling, and
-else the mean over all tubelets. Probabilities are recomputed from the queries and keys
-that the towers `sow`, outside training; nothing is kept there.
+The query is what the embedding is pooled from: the class token if the model reads it,
+the probe of an attention pooling, otherwise the mean over all tubelets. Probabilities
+are recomputed from the queries and keys that the towers `sow`, outside training, which
+stores nothing.
 """
 
 import functools
@@ -25,106 +26,105 @@ from vtr_jax.objectives.base import Objective, Params
 
 
 class Attention(NamedTuple):
-  """Shares of one kind of attention; of each head, both together sum to 1."""
+  """Probabilities of one kind of attention; each head's sum to 1 over both fields."""
 
   tubelets: Float[np.ndarray, "b l h t y x"]  # l layers, h heads
-  cls: Float[np.ndarray, "b l h"]  # of the class token (of all, if frames have each)
+  cls: Float[np.ndarray, "b l h"]  # class token; the sum, if each frame has one
 
 
 def attention(model: base.Model, clips: base.Clips) -> dict[str, Attention]:
-  """What the embedding's reader attends to in whole clips.
+  """Attention of the embedding's query over unmasked clips.
 
   Args:
     model: see `base.Model`.
-    clips: uint8 [t h w 3] of the model's size.
+    clips: uint8 [t h w 3], of the model's frames and size.
 
   Returns:
     By kind: "joint" or "frame" attention, "time" and "space" of divided attention, and
-    "probe" of an attention pooling. Of frames that are encoded alone, and of groups of
-    divided attention, it is the mean over them, each tubelet in its own place.
+    "probe" of an attention pooling. Frames that are encoded independently, and groups
+    of divided attention, are averaged.
 
   Raises:
-    DataError: clips of another size, or none.
+    DataError: there are no clips, or one has another size.
   """
   batch = dict(video=base.clip_rows(model, clips))
-  found = base.on_devices(model, _attention, batch, model.config.clip)
-  return {kind: Attention(*shares) for kind, shares in found.items()}
+  probabilities = base.on_devices(model, _attention, batch, model.config.clip)
+  return {kind: Attention(*pair) for kind, pair in probabilities.items()}
 
 
 def overlay(
   model: base.Model, clip: Video, layer: int = -1, heads: bool = False
 ) -> Image.Image:
-  """A clip, and over it where each kind of attention goes.
+  """A clip, and the map of each kind of attention overlaid on it.
 
   Args:
     model: see `base.Model`.
-    clip: uint8 [t h w 3] of the model's size.
-    layer: from 0, or from the end; a pooling has one alone.
-    heads: whether each head has a row of its own; else their mean is drawn.
+    clip: uint8 [t h w 3], of the model's frames and size.
+    layer: index, may be negative; ignored for a pooling, which has one layer.
+    heads: draw one row per head instead of their mean.
 
   Raises:
-    DataError: clips of another size; or the model has fewer layers.
+    DataError: the clip has another size, or the model fewer layers.
   """
-  return base.strips(
+  return base.frame_grid(
     [("clip", clip), *rows(clip, attention(model, [clip]), layer, heads)]
   )
 
 
 def layers(model: base.Model, clip: Video) -> Image.Image:
-  """A clip, and over it the attention of every layer, by the mean of heads."""
-  found, strips = attention(model, [clip]), [("clip", clip)]
-  for kind, each in found.items():
-    for layer in range(each.tubelets.shape[1]):
-      one = {f"{kind}, layer {layer}": each}
-      strips += rows(clip, one, layer)
-  return base.strips(strips)
+  """A clip, and the attention of every layer overlaid on it; mean over heads."""
+  grid = [("clip", clip)]
+  for kind, weights in attention(model, [clip]).items():
+    for layer in range(weights.tubelets.shape[1]):
+      grid += rows(clip, {f"{kind}, layer {layer}": weights}, layer)
+  return base.frame_grid(grid)
 
 
 def rows(
   clip: Video,
-  found: Mapping[str, Attention],
+  attentions: Mapping[str, Attention],
   layer: int = -1,
   heads: bool = False,
-  number: int = 0,
+  index: int = 0,
 ) -> list[tuple[str, Video]]:
-  """What `base.strips` draws of the clip that has this number in `found`.
+  """Rows of `base.frame_grid` for clip `index` of `attentions`.
 
-  The scale of each strip goes from nothing to its own greatest value.
+  The colour scale of each row goes from 0 to its maximum.
   """
-  strips = []
-  for kind, each in found.items():
-    count = each.tubelets.shape[1]
+  labelled = []
+  for kind, weights in attentions.items():
+    count = weights.tubelets.shape[1]
     if count > 1 and not -count <= layer < count:
       raise DataError(f"layer: {layer}, but there are {count}; use 0 to {count - 1}")
-    maps = each.tubelets[number, layer if count > 1 else 0]
-    many = [(f"{kind}, head {i}", one) for i, one in enumerate(maps)]
-    for name, one in many if heads else [(kind, maps.mean(axis=0))]:
-      label = f"{name}\nat most {one.max() * one.size:.1f} times even"
-      strips.append((label, base.heat(clip, one, low=0.0)))
-  return strips
+    maps = weights.tubelets[index, layer if count > 1 else 0]
+    by_head = [(f"{kind}, head {i}", values) for i, values in enumerate(maps)]
+    for name, values in by_head if heads else [(kind, maps.mean(axis=0))]:
+      label = f"{name}\nmax {values.max() * values.size:.1f} × uniform"
+      labelled.append((label, base.heatmap(clip, values, low=0.0)))
+  return labelled
 
 
-def spread(found: Attention) -> float:
-  """How widely the last layer looks: exp(entropy) of its tubelets, over their number.
+def normalized_perplexity(weights: Attention) -> float:
+  """exp(entropy) of the last layer over tubelets, divided by their number.
 
-  1 = evenly over the clip, 1 / number = at one tubelet. Mean over clips and heads.
+  1 = uniform over the clip, 1 / number = one tubelet. Mean over clips and heads.
   """
-  last = found.tubelets[:, -1].astype(np.float64)
-  share = last.reshape(*last.shape[:2], -1)
-  share = share / np.maximum(share.sum(axis=-1, keepdims=True), 1e-30)
-  entropy = -(share * np.log(np.maximum(share, 1e-30))).sum(axis=-1)
-  return float((np.exp(entropy) / share.shape[-1]).mean())
+  last = weights.tubelets[:, -1].astype(np.float64)
+  probs = last.reshape(*last.shape[:2], -1)
+  probs = probs / np.maximum(probs.sum(axis=-1, keepdims=True), 1e-30)
+  entropy = -(probs * np.log(np.maximum(probs, 1e-30))).sum(axis=-1)
+  return float((np.exp(entropy) / probs.shape[-1]).mean())
 
 
 def _attention(
   objective: Objective, clip: ClipSpec
 ) -> Callable[[Params, Batch], dict[str, tuple[Array, Array]]]:
-  def look(params: Params, batch: Batch) -> dict[str, tuple[Array, Array]]:
+  def probabilities(params: Params, batch: Batch) -> dict[str, tuple[Array, Array]]:
     _, state = objective.model.apply(
       {"params": params}, batch, method="embed_video", mutable=["intermediates"]
     )
     reads_class = getattr(objective.model.config, "pool", "mean") == "cls"
-    layers = {}  # of each kind of attention: (queries, keys) of its layers
+    layers = {}  # kind of attention -> (queries, keys) of its layers
     sown: dict[tuple[str, ...], Any] = flatten_dict(state["intermediates"])
     for path in sorted(sown, key=_order):
       if path[-1] == "heads":
@@ -137,14 +137,14 @@ def _attention(
     for kind, pairs in layers.items():
       query, key = (jnp.concatenate(x) for x in zip(*pairs, strict=True))
       reader = "first" if kind == "probe" or reads_class else "mean"
-      shares = functools.partial(_shares, kind, reader, rows, clip.grid)
-      found = jax.lax.map(lambda pair, shares=shares: shares(*pair), (query, key))
+      weights = functools.partial(_weights, kind, reader, rows, clip.grid)
+      pair = jax.lax.map(lambda pair, weights=weights: weights(*pair), (query, key))
       name = "frame" if kind == "joint" and query.shape[1] > rows else kind
-      tubelets, cls = (jnp.moveaxis(x, 0, 1) for x in found)
+      tubelets, cls = (jnp.moveaxis(x, 0, 1) for x in pair)
       out[name] = tubelets, cls
     return out
 
-  return look
+  return probabilities
 
 
 def _order(path: tuple[str, ...]) -> tuple:
@@ -157,11 +157,11 @@ def _order(path: tuple[str, ...]) -> tuple:
 
 
 def _kind(path: tuple[str, ...]) -> str:
-  """Of the module that sowed, by its name."""
+  """Kind of attention, by the name of the module that sowed."""
   return dict(time_attention="time", attention="joint").get(path[-2], "probe")
 
 
-def _shares(
+def _weights(
   kind: str,
   reader: str,
   rows: int,
@@ -169,10 +169,10 @@ def _shares(
   query: Float[Array, "r q h e"],
   key: Float[Array, "r k h e"],
 ) -> tuple[Float[Array, "b h t y x"], Float[Array, "b h"]]:
-  """(of tubelets, of class tokens) in one layer."""
-  slices, places = grid[0], grid[1] * grid[2]
-  apart = query.shape[0] > rows  # rows are frames
-  first = key.shape[1] - (places if apart else slices * places)  # class tokens: 0 or 1
+  """(probabilities of tubelets, of class tokens) in one layer."""
+  slices, patches = grid[0], grid[1] * grid[2]
+  framewise = query.shape[0] > rows
+  first = key.shape[1] - (patches if framewise else slices * patches)  # class tokens
   query, key = query.astype(jnp.float32), key.astype(jnp.float32)
   if reader == "first" and (first or kind == "probe"):
     probs = softmax(query[:, :1], key)[:, :, 0]
@@ -181,8 +181,8 @@ def _shares(
     probs = jnp.concatenate([cls[..., None], inner], axis=-1)
   else:
     probs = softmax(query[:, first:], key).mean(axis=2)
-  parts = slices if apart else 1
-  probs = probs.reshape(rows, parts, *probs.shape[1:]).swapaxes(1, 2) / parts
+  frames = slices if framewise else 1
+  probs = probs.reshape(rows, frames, *probs.shape[1:]).swapaxes(1, 2) / frames
   cls = probs[..., :first].sum(axis=(2, 3))
   return probs[..., first:].reshape(*cls.shape, *grid), cls
 
@@ -193,7 +193,7 @@ def _divided(
   kind: str,
   slices: int,
 ) -> tuple[Float[Array, "b h"], Float[Array, "b h m-1"]]:
-  """Means over all tubelets of what each gives the class token, and its own group."""
+  """Attention to the class token and to each tubelet; mean over all query tubelets."""
 
   def groups(x: Array) -> Array:
     x = x[:, 1:].reshape(x.shape[0], slices, -1, *x.shape[2:])
@@ -214,6 +214,6 @@ def _divided(
 def softmax(
   query: Float[Array, "b q h e"], key: Float[Array, "b k h e"]
 ) -> Float[Array, "b h q k"]:
-  """Probabilities of attention, as in models/attention.py, float32."""
+  """Attention probabilities as in models/attention.py, float32."""
   scores = jnp.einsum("bqhe,bkhe->bhqk", query, key) * query.shape[-1] ** -0.5
   return jax.nn.softmax(scores, axis=-1)

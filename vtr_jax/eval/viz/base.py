@@ -1,4 +1,4 @@
-"""What pictures are made of: a model, rows of inputs, strips with names, heat maps."""
+"""Shared by the figures: models and their inputs, heat maps, grids of frames, GIFs."""
 
 import base64
 import functools
@@ -23,7 +23,7 @@ from vtr_jax.eval.viz import canvas
 from vtr_jax.eval.viz.canvas import FAINT, GAP, INK, MARGIN, Clips, Page, Video
 from vtr_jax.objectives.base import Objective
 
-# Ours: lighter as it grows, so that gray prints it.
+# Colour scale; ours: lightness increases, so it survives printing in gray.
 _HEAT = np.array(
   [(0, 0, 0), (120, 28, 80), (220, 80, 40), (250, 180, 40), (255, 250, 200)], "f"
 )
@@ -64,37 +64,37 @@ def _compiled(make: Callable, objective: Objective, *args: Any) -> OnDevices:
 def on_devices(
   model: Model, make: Callable, batch: Mapping[str, np.ndarray], *options: Any
 ) -> Any:
-  """`make(objective, *options)`, a function of (params, batch), of all rows.
+  """Applies `make(objective, *options)`, a function of (params, batch), to all rows.
 
-  Every process gives all rows and gets all; the function is compiled once for each
-  shape. Its arrays have a row for each of the batch's.
+  Every process passes and gets all rows. The function is compiled once per shape; its
+  arrays have one row per row of the batch.
   """
   rows, mesh = len(next(iter(batch.values()))), model.mesh
-  spread = -(-rows // mesh.size) * mesh.size
-  mine = sharding.host_rows(mesh).share(spread)
-  # Rows beyond the last are copies of it.
-  picked = np.minimum(np.arange(spread), rows - 1)[mine]
+  padded = -(-rows // mesh.size) * mesh.size
+  local = sharding.host_rows(mesh).share(padded)
+  # Padding repeats the last row.
+  indices = np.minimum(np.arange(padded), rows - 1)[local]
   function = _compiled(make, model.objective, *options, mesh)
-  found = function(model.params, {k: v[picked] for k, v in batch.items()})
-  return jax.tree.map(lambda x: x[:rows], found)
+  result = function(model.params, {k: v[indices] for k, v in batch.items()})
+  return jax.tree.map(lambda x: x[:rows], result)
 
 
 def clip_rows(model: Model, clips: Clips) -> UInt8[np.ndarray, "b t h w 3"]:
   """Clips as one array.
 
   Raises:
-    DataError: there is none, or they have not the model's size; `Model.clip` makes it.
+    DataError: there are none, or one has another size; `Model.clip` fits a video.
   """
   spec = model.config.clip
-  wanted = (spec.num_frames, spec.image_size, spec.image_size, 3)
+  expected = (spec.num_frames, spec.image_size, spec.image_size, 3)
   for i, clip in enumerate(clips):
-    if np.shape(clip) != wanted or np.asarray(clip).dtype != np.uint8:
+    if np.shape(clip) != expected or np.asarray(clip).dtype != np.uint8:
       raise DataError(
-        f"clip {i}: {np.asarray(clip).dtype} {np.shape(clip)}, but the model sees "
-        f"uint8 {wanted}; make it by model.clip(video)"
+        f"clip {i}: {np.asarray(clip).dtype} {np.shape(clip)}, but the model "
+        f"takes uint8 {expected}; use model.clip(video)"
       )
   if not len(clips):
-    raise DataError("clips: there is none; give one at least")
+    raise DataError("clips: none; give at least one")
   return np.stack(list(clips))
 
 
@@ -104,60 +104,62 @@ def text_rows(model: Model, texts: Sequence[str]) -> dict[str, np.ndarray]:
   return dict(text_ids=ids, text_valid=valid)
 
 
-def spelled(tokenizer: Tokenizer, ids: Int32[np.ndarray, " l"]) -> list[str]:
-  """How each token reads, without what marks the ends of words."""
+def token_strings(tokenizer: Tokenizer, ids: Int32[np.ndarray, " l"]) -> list[str]:
+  """Each token as text, without word-boundary markers."""
   clean = lambda p: p.replace("▁", "").removeprefix("##").removesuffix("</w>")
   return [clean(piece) for piece in tokenizer.pieces(ids)]
 
 
-def spoken(
+def word_positions(
   tokenizer: Tokenizer, ids: Int32[np.ndarray, " l"], valid: Bool[np.ndarray, " l"]
 ) -> Int[np.ndarray, " w"]:
-  """Places of the tokens that mean a word: neither padding nor special ones."""
-  silent = {*tokenizer.special_ids} - {tokenizer.unk_id}
-  return np.flatnonzero(valid & ~np.isin(ids, list(silent)))
+  """Positions of word tokens: neither padding nor special tokens."""
+  special = {*tokenizer.special_ids} - {tokenizer.unk_id}
+  return np.flatnonzero(valid & ~np.isin(ids, list(special)))
 
 
-def heat(
+def heatmap(
   frames: Video,
   values: Float[np.ndarray, "g y x"],
   low: float | None = None,
   high: float | None = None,
 ) -> Video:
-  """A map of a clip's tubelets over its frames: the higher, the more and the lighter.
+  """Overlays one value per tubelet on a clip's gray frames.
 
-  Every square is one tubelet, nothing is smoothed; what lies at `low` or beneath shows
-  the frame, in gray.
+  Higher values are lighter and more opaque; at `low` or below, only the frame shows.
+  Values are not interpolated: every square is one tubelet.
 
   Args:
     frames: of the clip.
-    values: one for each tubelet.
-    low, high: ends of the scale; None = the least and the greatest of the clip.
+    values: one per tubelet.
+    low, high: range of the colour scale; None = the minimum and maximum of `values`.
   """
   low = float(values.min()) if low is None else low
   high = float(values.max()) if high is None else high
   if any(n % m for n, m in zip(frames.shape[:3], values.shape, strict=True)):
-    raise DataError(f"values: {values.shape} is no grid of frames {frames.shape}")
-  share = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
-  for axis, (size, cells) in enumerate(zip(frames.shape, share.shape, strict=False)):
-    share = share.repeat(size // cells, axis)
+    raise DataError(f"values: {values.shape} does not divide frames {frames.shape}")
+  level = np.clip((values - low) / max(high - low, 1e-12), 0, 1).astype(np.float32)
+  for axis, (size, cells) in enumerate(zip(frames.shape, level.shape, strict=False)):
+    level = level.repeat(size // cells, axis)
   gray = frames.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32)
   steps = np.linspace(0, 1, len(_HEAT))
-  color = np.stack([np.interp(share, steps, c) for c in _HEAT.T], axis=-1)
-  cover = 0.75 * share[..., None]
+  color = np.stack([np.interp(level, steps, c) for c in _HEAT.T], axis=-1)
+  cover = 0.75 * level[..., None]
   return ((1 - cover) * gray[..., None] + cover * color + 0.5).astype(np.uint8)
 
 
-def strips(
-  rows: Sequence[tuple[str, Video]], title: str = "", most: int = 8, height: int = 90
+def frame_grid(
+  rows: Sequence[tuple[str, Video]],
+  title: str = "",
+  max_frames: int = 8,
+  height: int = 90,
 ) -> Image.Image:
-  """Clips beneath each other, each with its name at the left.
+  """Frames of clips, one clip per row with its label at the left.
 
   Args:
-    rows: (name, clip); a name's lines are parted by newlines. A clip may be a single
-      image, [1 h w 3].
-    title: above all of them.
-    most: frames of a clip that are drawn, evenly spaced.
+    rows: (label, clip); labels may have several lines. An image is a clip of one frame.
+    title: above the rows.
+    max_frames: frames drawn per clip, evenly spaced.
     height: of a row, pixels.
 
   Raises:
@@ -165,8 +167,8 @@ def strips(
     VtrError: matplotlib is missing.
   """
   if not rows:
-    raise DataError("strips: no row to draw; give one at least")
-  drawn = [canvas.strip(video, most) for _, video in rows]
+    raise DataError("frame_grid: no rows; give at least one")
+  drawn = [canvas.filmstrip(video, max_frames) for _, video in rows]
   sizes = [canvas.fit(strip, 1200, height) for strip in drawn]
   page = Page(0)
   lines = [name.split("\n") for name, _ in rows]
@@ -187,32 +189,32 @@ def strips(
 
 
 def image(draw: Callable, *args: Any, **kwargs: Any) -> Image.Image:
-  """The picture that `draw(path, ...)` of `figures` writes, instead of a file."""
+  """The image that `draw(path, ...)`, a function of plots.py, would write."""
   file = io.BytesIO()
   draw(file, *args, **kwargs)
   return Image.open(file)
 
 
 class Gif:
-  """Clips side by side that play for ever; notebooks show it where it is a result."""
+  """Clips side by side as a looping GIF, which notebooks display."""
 
   def __init__(self, clips: Sequence[Video], seconds: float = 0.25, zoom: int = 3):
-    """Draws it.
+    """Renders the GIF.
 
     Args:
-      clips: of the same number of frames and the same height.
-      seconds: that each frame stays.
-      zoom: pixels of the picture to one of a clip.
+      clips: of equal length and height.
+      seconds: per frame.
+      zoom: pixels of the GIF per pixel of a clip.
 
     Raises:
-      DataError: there is no clip, or they do not fit together.
+      DataError: there are no clips, or their length or height differs.
     """
     if not len(clips) or len({np.shape(clip)[:2] for clip in clips}) != 1:
       shapes = ", ".join(str(np.shape(clip)) for clip in clips) or "none"
-      raise DataError(f"clips: {shapes}; give clips of one length and height")
+      raise DataError(f"clips: {shapes}; give clips of equal length and height")
     gap = np.full((*np.shape(clips[0])[:2], 4, 3), 255, np.uint8)
-    beside = [part for clip in clips for part in (gap, clip)][1:]
-    frames = np.concatenate(beside, axis=2).repeat(zoom, 1).repeat(zoom, 2)
+    columns = [x for clip in clips for x in (gap, clip)][1:]
+    frames = np.concatenate(columns, axis=2).repeat(zoom, 1).repeat(zoom, 2)
     first, *rest = [Image.fromarray(frame) for frame in frames]
     file, duration = io.BytesIO(), int(1000 * seconds)
     first.save(

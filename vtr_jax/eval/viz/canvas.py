@@ -1,6 +1,6 @@
-"""What `figures` draws with: matplotlib without pyplot, and a page laid out in pixels.
+"""Drawing tools: matplotlib without pyplot, and a page laid out in pixels.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart.
+Colours are the colour-blind-safe palette of Okabe and Ito.
 """
 
 import importlib
@@ -26,7 +26,7 @@ _DPI = 100
 
 
 def matplotlib(module: str) -> Any:
-  """A module of matplotlib, imported only when a picture is asked for.
+  """Imports a module of matplotlib on first use.
 
   Raises:
     VtrError: matplotlib is not installed.
@@ -40,7 +40,7 @@ def matplotlib(module: str) -> Any:
 
 
 def figure(width: float, height: float, layout: str | None = "constrained") -> Any:
-  """An empty figure, in inches; without pyplot, so no state outlives it."""
+  """An empty figure, in inches; without pyplot, so there is no global state."""
   made = matplotlib("figure").Figure((width, height), _DPI, layout=layout)
   matplotlib("backends.backend_agg").FigureCanvasAgg(made)
   return made
@@ -52,12 +52,12 @@ def save(made: Any, path: Target) -> None:
 
 
 def outline(ax: Any, x: float, y: float, w: float, h: float, **style: Any) -> None:
-  """An empty rectangle."""
+  """Draws the outline of a rectangle."""
   ax.add_patch(matplotlib("patches").Rectangle((x, y), w, h, fill=False, **style))
 
 
-def dress(ax: Any, x: str, y: str, empty: bool = False) -> None:
-  """Names quiet axes, with a legend above if they hold curves."""
+def style_axes(ax: Any, x: str, y: str, empty: bool = False) -> None:
+  """Labels the axes in a plain style, with a legend above if there are curves."""
   ax.set_xlabel(x, color=FAINT)
   ax.set_ylabel(y, color=FAINT)
   ax.tick_params(colors=FAINT)
@@ -71,8 +71,8 @@ def dress(ax: Any, x: str, y: str, empty: bool = False) -> None:
     ax.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
 
 
-def strip(video: Video, most: int) -> UInt8[np.ndarray, "h s 3"]:
-  """At most `most` frames, evenly spaced, side by side with white gaps.
+def filmstrip(video: Video, max_frames: int) -> UInt8[np.ndarray, "h s 3"]:
+  """At most `max_frames` frames, evenly spaced, side by side with white gaps.
 
   Raises:
     DataError: `video` is not uint8 [t, h, w, 3].
@@ -84,20 +84,21 @@ def strip(video: Video, most: int) -> UInt8[np.ndarray, "h s 3"]:
     raise DataError(
       f"video: {video.dtype} {video.shape} cannot be drawn; give uint8 [t, h, w, 3]"
     )
-  chosen = np.linspace(0, len(video) - 1, min(most, len(video))).round().astype(int)
+  count = min(max_frames, len(video))
+  indices = np.linspace(0, len(video) - 1, count).round().astype(int)
   gap = max(1, video.shape[2] // 32)
   pad = ((0, 0), (0, 0), (0, gap), (0, 0))
-  return np.concatenate(np.pad(video[chosen], pad, constant_values=255), 1)[:, :-gap]
+  return np.concatenate(np.pad(video[indices], pad, constant_values=255), 1)[:, :-gap]
 
 
 def fit(image: np.ndarray, width: float, height: float) -> tuple[float, float]:
-  """Largest (width, height) in pixels, within these bounds, that keeps the shape."""
+  """Largest (width, height) within the bounds that keeps the aspect ratio."""
   scale = min(width / image.shape[1], height / image.shape[0])
   return image.shape[1] * scale, image.shape[0] * scale
 
 
 class Page:
-  """A white sheet laid out in pixels, from the top down; `y` is the next free row."""
+  """A white page laid out in pixels from the top; `y` is the next free row."""
 
   def __init__(self, width: float):
     self.width, self.y = width, 0.0
@@ -108,26 +109,28 @@ class Page:
   def write(
     self, x: float, y: float, text: str, size: float = 12, **style: Any
   ) -> None:
-    """Text from x on, its middle 10 pixels beneath row `self.y + y`."""
+    """Writes text at x, vertically centred 10 pixels below row `self.y + y`."""
     style = dict(color=INK, va="center_baseline", parse_math=False) | style
     self.axes.text(x, self.y + y + 10, text, fontsize=size, **style)
 
   def image(self, image: np.ndarray, x: float, y: float, w: float, h: float) -> None:
-    """An image in the rectangle that starts at x and at row `self.y + y`."""
+    """Draws an image with its top left corner at x and row `self.y + y`."""
     extent = (x, x + w, self.y + y + h, self.y + y)
     self.axes.imshow(image, extent=extent, aspect="auto")
 
   def measure(self, text: str, weight: str = "normal") -> float:
-    """Pixels that `text` takes at the usual size."""
+    """Width of `text` at the default size, pixels."""
     font = matplotlib("font_manager").FontProperties(size=12, weight=weight)
     renderer = self.figure.canvas.get_renderer()
     return renderer.get_text_width_height_descent(text, font, ismath=False)[0]
 
-  def wrap(self, widths: Sequence[float], gap: float, room: float) -> list[list[int]]:
-    """Items of these widths, in order, as the lines they fill; none is left out."""
+  def wrap(
+    self, widths: Sequence[float], gap: float, max_width: float
+  ) -> list[list[int]]:
+    """Breaks items of these widths into lines of indices."""
     lines, x = [[]], 0.0
     for i, width in enumerate(widths):
-      if lines[-1] and x + width > room:
+      if lines[-1] and x + width > max_width:
         lines.append([])
         x = 0.0
       lines[-1].append(i)
@@ -135,7 +138,7 @@ class Page:
     return lines
 
   def save(self, path: Target) -> None:
-    """Writes the page, cut at row `self.y`, as PNG."""
+    """Writes the page down to row `self.y` as PNG."""
     width, height = self.width + 2 * MARGIN, self.y + 2 * MARGIN
     self.figure.set_size_inches(width / _DPI, height / _DPI)
     self.axes.set_xlim(-MARGIN, width - MARGIN)

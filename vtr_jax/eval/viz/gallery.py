@@ -1,4 +1,4 @@
-"""What is found: the first clips of queries, and the neighbours of a clip."""
+"""Retrieval results: the top clips of queries, and the nearest neighbours of a clip."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,25 +20,25 @@ def gallery(
   queries: Sequence[int] | Int[np.ndarray, " q"],
   ties: metrics.Ties = "average",
 ) -> None:
-  """The first five clips of some queries, the right one framed.
+  """The top five clips of some queries; the correct one is framed.
 
   Args:
-    path: where the PNG goes.
-    texts: all of them.
+    path: of the PNG.
+    texts: all texts.
     sim: score of every text with every clip.
     owner: index of each text's clip.
-    clip: gives the clip of an index; asked once for each.
-    queries: which texts are shown.
-    ties: rank among equal scores, see scores/metrics.py; a half is rounded up.
+    clip: loads the clip of an index; called once per index.
+    queries: indices of the texts to show.
+    ties: rank among equal scores, see metrics.py; halves are rounded up.
   """
-  found = [np.argsort(-sim[q], kind="stable")[:5] for q in queries]
-  clips = {int(v): clip(int(v)) for row in found for v in row}
+  results = [np.argsort(-sim[q], kind="stable")[:5] for q in queries]
+  clips = {int(v): clip(int(v)) for row in results for v in row}
   ranks = metrics.text_to_video_ranks(sim, owner, ties)
   plots.retrievals(
     path,
     [texts[q] for q in queries],
-    [[clips[int(v)] for v in row] for row in found],
-    [sim[q, row].tolist() for q, row in zip(queries, found, strict=True)],
+    [[clips[int(v)] for v in row] for row in results],
+    [sim[q, row].tolist() for q, row in zip(queries, results, strict=True)],
     np.ceil(ranks[list(queries)]).astype(int).tolist(),
   )
 
@@ -60,16 +60,16 @@ def neighbours(
   query: int,
   count: int = 5,
 ) -> Image.Image:
-  """A clip, and those whose embeddings are nearest to its own.
+  """A clip and its nearest neighbours by cosine.
 
   Args:
-    video: embeddings of unit norm.
-    clip: gives the clip of an index.
-    query: index of the clip that is asked with.
-    count: of neighbours.
+    video: unit-norm embeddings.
+    clip: loads the clip of an index.
+    query: index of the clip.
+    count: number of neighbours.
   """
   cosines = video @ video[query]
   order = [int(i) for i in np.argsort(-cosines, kind="stable") if i != query][:count]
-  rows = [("this clip", clip(query))]
+  rows = [("query", clip(query))]
   rows += [(f"{n}.  {cosines[i]:.3f}", clip(i)) for n, i in enumerate(order, 1)]
-  return base.strips(rows)
+  return base.frame_grid(rows)

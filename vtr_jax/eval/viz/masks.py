@@ -21,11 +21,11 @@ GRAY = 128  # of masked tubelets
 
 
 class Reconstructed(NamedTuple):
-  """Masked clips and captions, reconstructed by a model."""
+  """Masked clips and captions, and their reconstructions by a model."""
 
-  masked: UInt8[np.ndarray, "b t h w 3"]  # masked tubelets gray
-  reconstructed: UInt8[np.ndarray, "b t h w 3"]  # predictions in their places
-  words: list[list[plots.Word]]  # without predictions if the model has none
+  masked: UInt8[np.ndarray, "b t h w 3"]  # masked tubelets are gray
+  reconstructed: UInt8[np.ndarray, "b t h w 3"]  # masked tubelets are predictions
+  words: list[list[plots.Word]]  # prediction is None if the model has none
 
 
 def masked(
@@ -33,7 +33,7 @@ def masked(
   mask_idx: Int32[np.ndarray, "b m"],
   clip: ClipSpec,
 ) -> UInt8[np.ndarray, "b t h w 3"]:
-  """Clips whose tubelets at `mask_idx` are gray."""
+  """Clips with the tubelets at `mask_idx` in gray."""
   return _put(video, mask_idx, np.array(GRAY, np.uint8), clip)
 
 
@@ -43,7 +43,7 @@ def filled(
   pixels: Float[np.ndarray, "b m p"],
   clip: ClipSpec,
 ) -> UInt8[np.ndarray, "b t h w 3"]:
-  """Clips with other pixels, RGB in [0, 1], at `mask_idx`."""
+  """Clips with the tubelets at `mask_idx` replaced by `pixels`, RGB in [0, 1]."""
   return _put(video, mask_idx, (255 * pixels + 0.5).astype(np.uint8), clip)
 
 
@@ -51,18 +51,19 @@ def words(
   tokenizer: Tokenizer,
   ids: Int32[np.ndarray, " l"],
   valid: np.ndarray,
-  hidden: np.ndarray,
-  guessed: Int32[np.ndarray, " l"] | None = None,
+  masked: np.ndarray,
+  predicted_ids: Int32[np.ndarray, " l"] | None = None,
 ) -> list[plots.Word]:
-  """(piece, masked, prediction) of each word; special tokens are left out."""
-  said, guess = base.spelled(tokenizer, ids), [None] * len(ids)
-  if guessed is not None:
+  """(token, masked, prediction) of each token; special tokens are omitted."""
+  tokens, predicted = base.token_strings(tokenizer, ids), [None] * len(ids)
+  if predicted_ids is not None:
     # The model's vocabulary may be larger than the tokenizer's.
-    known = np.where(guessed < tokenizer.vocab_size, guessed, tokenizer.unk_id)
-    guess = base.spelled(tokenizer, known)
+    in_vocab = predicted_ids < tokenizer.vocab_size
+    clipped = np.where(in_vocab, predicted_ids, tokenizer.unk_id)
+    predicted = base.token_strings(tokenizer, clipped)
   return [
-    (said[i], bool(hidden[i]), guess[i] if hidden[i] else None)
-    for i in base.spoken(tokenizer, ids, valid)
+    (tokens[i], bool(masked[i]), predicted[i] if masked[i] else None)
+    for i in base.word_positions(tokenizer, ids, valid)
   ]
 
 
@@ -76,24 +77,24 @@ def draw(
 def kinds(
   clip: Video, spec: ClipSpec, ratio: float = 0.6, seed: int = 0
 ) -> Image.Image:
-  """A clip under every kind of video mask.
+  """A clip under every type of video mask.
 
   Args:
-    clip: uint8 [t h w 3] of the size that `spec` tells.
-    spec: how it is cut into tubelets.
+    clip: uint8 [t h w 3], of the size of `spec`.
+    spec: frames, size and tubelets of the clip.
     ratio: fraction masked, [0, 1).
     seed: of the masks.
   """
   rows = [("clip", clip)]
   for kind in VIDEO_MASKS:
     mask = MaskSpec(kind, ratio, "replace", 0.0, False)
-    _, hidden = draw(mask, spec, seed)
-    share = f"{len(hidden)} of {spec.num_tubelets} masked"
-    rows.append((f"{kind}\n{share}", masked(clip[None], hidden[None], spec)[0]))
-  return base.strips(rows)
+    _, mask_idx = draw(mask, spec, seed)
+    label = f"{kind}\n{len(mask_idx)} of {spec.num_tubelets} masked"
+    rows.append((label, masked(clip[None], mask_idx[None], spec)[0]))
+  return base.frame_grid(rows)
 
 
-def seen(
+def masked_inputs(
   clips: UInt8[np.ndarray, "b t h w 3"],
   texts: Sequence[str],
   config: base.InputConfig,
@@ -101,10 +102,10 @@ def seen(
   tokenizer: Tokenizer,
   seed: int = 0,
 ) -> Reconstructed:
-  """Clips and texts as a training with this mask sees them; no reconstruction."""
-  batch = _hide(clips, texts, config, mask, tokenizer, seed)
-  hidden = masked(clips, batch["video_mask_idx"], config.clip)
-  return Reconstructed(hidden, hidden, _words(batch, None, tokenizer))
+  """Clips and texts masked as in training; no reconstruction."""
+  batch = _masked_batch(clips, texts, config, mask, tokenizer, seed)
+  video = masked(clips, batch["video_mask_idx"], config.clip)
+  return Reconstructed(video, video, _words(batch, None, tokenizer))
 
 
 def reconstruct(
@@ -114,18 +115,18 @@ def reconstruct(
   ratio: float | None = None,
   seed: int = 0,
 ) -> Reconstructed:
-  """Masks clips and texts by the model's kind of mask, and reconstructs them.
+  """Masks clips and texts as in the model's training, and reconstructs them.
 
   Args:
     model: see `base.Model`.
-    clips: uint8 [t h w 3] of the model's size.
-    texts: as many captions.
+    clips: uint8 [t h w 3], of the model's frames and size.
+    texts: one caption per clip.
     ratio: fraction of the tubelets masked, (0, 1); None = as in training.
     seed: of the masks.
 
   Raises:
     ConfigError: the model has no decoder, or this ratio masks nothing.
-    DataError: clips of another size, or not as many as texts.
+    DataError: a clip has another size, or the numbers of clips and texts differ.
   """
   mask = model.objective.mask
   if model.objective.reconstruct is None:
@@ -135,15 +136,15 @@ def reconstruct(
   grid = model.config.clip.grid
   require(mask.num_hidden(grid) > 0, f"ratio: {mask.video_ratio:g} masks nothing")
   if len(clips) != len(texts):
-    raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
+    raise DataError(f"texts: {len(texts)} for {len(clips)} clips; give one per clip")
   clips = base.clip_rows(model, clips)
-  batch = _hide(clips, texts, model.config, mask, model.tokenizer, seed)
-  pixels, guessed = base.on_devices(model, _reconstruct, batch)
+  batch = _masked_batch(clips, texts, model.config, mask, model.tokenizer, seed)
+  pixels, predicted = base.on_devices(model, _reconstruct, batch)
   idx, spec = batch["video_mask_idx"], model.config.clip
   return Reconstructed(
     masked(clips, idx, spec),
     filled(clips, idx, pixels, spec),
-    _words(batch, guessed, model.tokenizer),
+    _words(batch, predicted, model.tokenizer),
   )
 
 
@@ -151,24 +152,24 @@ def ratios(
   model: base.Model,
   clip: Video,
   text: str,
-  shares: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+  mask_ratios: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
   seed: int = 0,
 ) -> Image.Image:
-  """A clip, masked and reconstructed at several ratios, as in SimVTP's figures."""
+  """A clip, masked and reconstructed at several mask ratios, as in SimVTP's figures."""
   rows = [("clip", clip)]
-  for share in shares:
-    found = reconstruct(model, [clip], [text], share, seed)
-    rows.append((f"{share:.0%} masked", found.masked[0]))
-    rows.append(("reconstructed", found.reconstructed[0]))
-  return base.strips(rows, text, height=70)
+  for ratio in mask_ratios:
+    result = reconstruct(model, [clip], [text], ratio, seed)
+    rows.append((f"{ratio:.0%} masked", result.masked[0]))
+    rows.append(("reconstructed", result.reconstructed[0]))
+  return base.frame_grid(rows, text, height=70)
 
 
 def gif(
   model: base.Model, clip: Video, text: str, ratio: float | None = None, seed: int = 0
 ) -> base.Gif:
-  """A clip, masked and reconstructed, side by side."""
-  found = reconstruct(model, [clip], [text], ratio, seed)
-  return base.Gif([clip, found.masked[0], found.reconstructed[0]])
+  """The original, masked and reconstructed clip side by side."""
+  result = reconstruct(model, [clip], [text], ratio, seed)
+  return base.Gif([clip, result.masked[0], result.reconstructed[0]])
 
 
 def _reconstruct(objective: Objective) -> Callable:
@@ -184,7 +185,7 @@ def _put(
   return np.asarray(unpatchify(patches, clip))
 
 
-def _hide(
+def _masked_batch(
   clips: np.ndarray,
   texts: Sequence[str],
   config: base.InputConfig,
@@ -192,13 +193,13 @@ def _hide(
   tokenizer: Tokenizer,
   seed: int,
 ) -> dict[str, np.ndarray]:
-  """A batch of whole clips with masks drawn for each, as the loader draws them."""
+  """A batch of unmasked clips, with masks drawn as by the loader."""
   rows = []
-  for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
-    rng = np.random.default_rng((seed, number))
+  for index, (clip, text) in enumerate(zip(clips, texts, strict=True)):
+    rng = np.random.default_rng((seed, index))
     ids, valid = tokenizer.encode(text, config.text.max_length)
     keep_idx, mask_idx = masks.video_mask(mask, config.clip.grid, rng)
-    said, special = tokenizer.word_ids(ids), tokenizer.special_ids
+    word_ids, special = tokenizer.word_ids(ids), tokenizer.special_ids
     rows.append(
       dict(
         video=clip,
@@ -206,16 +207,16 @@ def _hide(
         video_mask_idx=mask_idx,
         text_ids=ids,
         text_valid=valid,
-        text_masked=masks.text_mask(mask, ids, valid, said, special, rng),
+        text_masked=masks.text_mask(mask, ids, valid, word_ids, special, rng),
       )
     )
   return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
 def _words(
-  batch: dict[str, np.ndarray], guessed: np.ndarray | None, tokenizer: Tokenizer
+  batch: dict[str, np.ndarray], predicted: np.ndarray | None, tokenizer: Tokenizer
 ) -> list[list[plots.Word]]:
   keys = ("text_ids", "text_valid", "text_masked")
-  guesses = [None] * len(batch["video"]) if guessed is None else guessed
-  columns = zip(*(batch[key] for key in keys), guesses, strict=True)
+  rows = [None] * len(batch["video"]) if predicted is None else predicted
+  columns = zip(*(batch[key] for key in keys), rows, strict=True)
   return [words(tokenizer, *row) for row in columns]

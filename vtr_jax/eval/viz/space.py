@@ -1,4 +1,4 @@
-"""The space of the embeddings, flattened to two dimensions."""
+"""Two-dimensional projections of the embedding space."""
 
 import importlib
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ from vtr_jax.core.errors import DataError, VtrError
 from vtr_jax.eval.viz import base, canvas
 from vtr_jax.eval.viz.canvas import FAINT, INK, Target
 
-_MARKS = "osD^vPX<>"
+_MARKERS = "osD^vPX<>"
 
 
 def pca(
   x: Float[np.ndarray, "n e"], count: int = 2
 ) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, " c"]]:
-  """(coordinates along the principal axes, shares of the variance of each).
+  """(coordinates along the principal axes, explained variance ratio of each).
 
-  Signs are such that the entry of each axis that is greatest in size is positive.
+  The entry of largest magnitude of each axis is positive.
 
   Raises:
     DataError: there are fewer rows or columns than axes.
   """
   x = np.asarray(x, np.float64)
   if x.ndim != 2 or min(x.shape) < count:
-    raise DataError(f"embeddings: {x.shape} have no {count} axes; give more of them")
+    raise DataError(f"embeddings: {x.shape} have fewer than {count} axes; give more")
   centred = x - x.mean(axis=0)
   _, sizes, axes = np.linalg.svd(centred, full_matrices=False)
   top = np.take_along_axis(axes, abs(axes).argmax(axis=1)[:, None], axis=1)
@@ -36,7 +36,7 @@ def pca(
 
 
 def umap(x: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, "n 2"]:
-  """Two dimensions that keep neighbours together, by cosine (arXiv 1802.03426).
+  """UMAP projection to two dimensions, by cosine (arXiv 1802.03426).
 
   Raises:
     VtrError: umap-learn is not installed.
@@ -44,7 +44,9 @@ def umap(x: Float[np.ndarray, "n e"], seed: int = 0) -> Float[np.ndarray, "n 2"]
   try:
     module = importlib.import_module("umap")
   except ImportError:
-    raise VtrError("umap: is not installed; pip install umap-learn, or 'pca'") from None
+    raise VtrError(
+      "umap: not installed; pip install umap-learn, or use 'pca'"
+    ) from None
   return module.UMAP(metric="cosine", random_state=seed).fit_transform(x)
 
 
@@ -56,19 +58,19 @@ def embedding_map(
   groups: Sequence[str] | None = None,
   how: str = "pca",
 ) -> None:
-  """Clips as filled marks, captions as hollow ones, a thin line from each to its clip.
+  """Scatter plot of clips (filled), captions (hollow), and lines between pairs.
 
   Args:
-    path: where the PNG goes.
+    path: of the PNG.
     video: embeddings of clips.
-    text: embeddings of captions, of the same width; None = clips alone.
+    text: embeddings of captions, of the same width; None = only clips.
     owner: index of each caption's clip; None = text i belongs to video i.
-    groups: of each clip; each gets its own colour and mark.
+    groups: group of each clip, shown by colour and marker.
     how: pca | umap.
 
   Raises:
     DataError: the arrays do not fit together.
-    VtrError: matplotlib is missing, or umap-learn where it is asked for.
+    VtrError: matplotlib or, for `how="umap"`, umap-learn is missing.
   """
   choose(how, ("pca", "umap"), "how")
   text = video[:0] if text is None else text
@@ -86,9 +88,9 @@ def embedding_map(
     )
   both = np.concatenate([video, text])
   if how == "pca":
-    points, share = pca(both)
+    points, ratios = pca(both)
     names = [
-      f"axis {i + 1}: {100 * s:.0f} % of the variance" for i, s in enumerate(share)
+      f"axis {i + 1}: {100 * s:.0f} % of the variance" for i, s in enumerate(ratios)
     ]
   else:
     points, names = umap(both), ["umap 1", "umap 2"]
@@ -98,19 +100,21 @@ def embedding_map(
   lines = canvas.matplotlib("collections").LineCollection
   pairs = np.stack([captions, clips[owner]], axis=1)
   ax.add_collection(lines(pairs, colors="#bbbbbb", linewidths=0.5, zorder=1))
-  known = sorted(set(groups))
-  for i, group in enumerate(known):
-    mine = np.array([g == group for g in groups])
-    style = dict(marker=_MARKS[i % len(_MARKS)], s=26, linewidths=0.9)
+  unique = sorted(set(groups))
+  for i, group in enumerate(unique):
+    members = np.array([g == group for g in groups])
+    style = dict(marker=_MARKERS[i % len(_MARKERS)], s=26, linewidths=0.9)
     color = canvas.CYCLE[i % len(canvas.CYCLE)]
-    ax.scatter(*clips[mine].T, c=color, label=group or "clip", **style)
-    ax.scatter(*captions[mine[owner]].T, facecolors="none", edgecolors=color, **style)
+    ax.scatter(*clips[members].T, c=color, label=group or "clip", **style)
+    ax.scatter(
+      *captions[members[owner]].T, facecolors="none", edgecolors=color, **style
+    )
   ax.set_title("filled: clips, hollow: captions" if len(text) else "clips", color=INK)
   ax.set_xlabel(names[0], color=FAINT)
   ax.set_ylabel(names[1], color=FAINT)
   ax.set(xticks=[], yticks=[])
   ax.spines[:].set_color("#dddddd")
-  if len(known) > 1:
+  if len(unique) > 1:
     legend = dict(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.legend(fontsize=9, **legend)
   canvas.save(made, path)
@@ -122,5 +126,5 @@ def picture(
   groups: Sequence[str] | None = None,
   how: str = "pca",
 ) -> Image.Image:
-  """`embedding_map` of clips, and of one caption for each, as an image."""
+  """`embedding_map` of clips and one caption per clip, as an image."""
   return base.image(embedding_map, video, text, None, groups, how)

@@ -1,7 +1,7 @@
-"""What each word means where: similarity of words and tubelets, as in MILES' figures.
+"""Token maps: cosine of each token with each tubelet, as in MILES' figures.
 
-A word, and a tubelet, is what the model would embed if its pooling saw that one alone;
-their cosine is the map (arXiv 2204.12408, figure 4, shows the like of verbs and nouns).
+A token or a tubelet is embedded as if it were the only input of the model's pooling
+(compare arXiv 2204.12408, figure 4, for verbs and nouns).
 """
 
 from collections.abc import Callable, Sequence
@@ -20,63 +20,65 @@ from vtr_jax.objectives.base import Objective, Params
 
 
 class WordMaps(NamedTuple):
-  """Cosines of one caption with the tubelets of one clip."""
+  """Cosines of a caption and its tokens with the tubelets of a clip."""
 
   words: list[str]
-  maps: Float[np.ndarray, "w t y x"]  # of each word
-  whole: Float[np.ndarray, "t y x"]  # of the caption's own embedding
+  maps: Float[np.ndarray, "w t y x"]  # of each token
+  caption: Float[np.ndarray, "t y x"]  # of the caption's embedding
 
 
 def word_maps(
   model: base.Model, clips: base.Clips, texts: Sequence[str]
 ) -> list[WordMaps]:
-  """Of texts[i] and clips[i].
+  """Token maps of each clips[i] and its caption texts[i].
 
   Args:
     model: see `base.Model`.
-    clips: uint8 [t h w 3] of the model's size.
-    texts: as many captions.
+    clips: uint8 [t h w 3], of the model's frames and size.
+    texts: one caption per clip.
 
   Raises:
-    ConfigError: the objective tells no embeddings of single words and tubelets.
-    DataError: clips of another size, or not as many as texts.
+    ConfigError: the objective has no `embed_tokens` and `embed_patches`.
+    DataError: a clip has another size, or the numbers of clips and texts differ.
   """
   if model.objective.embed_tokens is None or model.objective.embed_patches is None:
     raise ConfigError(
-      "word maps: this objective has no embed_tokens and embed_patches; give it both"
+      "token maps: this objective has no embed_tokens and embed_patches; add both"
     )
   if len(clips) != len(texts):
-    raise DataError(f"texts: {len(texts)} of {len(clips)} clips; give as many")
+    raise DataError(f"texts: {len(texts)} for {len(clips)} clips; give one per clip")
   batch = dict(video=base.clip_rows(model, clips)) | base.text_rows(model, texts)
-  maps, whole = base.on_devices(model, _cosines, batch)
-  found, grid = [], model.config.clip.grid
+  maps, captions = base.on_devices(model, _cosines, batch)
+  results, grid = [], model.config.clip.grid
   for i, (ids, valid) in enumerate(
     zip(batch["text_ids"], batch["text_valid"], strict=True)
   ):
-    real = base.spoken(model.tokenizer, ids, valid)
-    said = base.spelled(model.tokenizer, ids)
-    each = maps[i, real].reshape(-1, *grid)
-    found.append(WordMaps([said[k] for k in real], each, whole[i].reshape(grid)))
-  return found
+    positions = base.word_positions(model.tokenizer, ids, valid)
+    tokens = base.token_strings(model.tokenizer, ids)
+    token_maps = maps[i, positions].reshape(-1, *grid)
+    caption_map = captions[i].reshape(grid)
+    results.append(WordMaps([tokens[k] for k in positions], token_maps, caption_map))
+  return results
 
 
 def picture(model: base.Model, clip: Video, text: str) -> Image.Image:
-  """A clip, the map of its caption, and of each word; all words on one scale."""
-  (found,) = word_maps(model, [clip], [text])
-  return base.strips([("clip", clip), *rows(clip, found)], text, height=70)
+  """A clip, the map of its caption, and of each token; tokens share a colour scale."""
+  (cosines,) = word_maps(model, [clip], [text])
+  return base.frame_grid([("clip", clip), *rows(clip, cosines)], text, height=70)
 
 
-def rows(clip: Video, found: WordMaps) -> list[tuple[str, Video]]:
-  """What `base.strips` draws of a clip."""
-  strips = [(_name("caption", found.whole), base.heat(clip, found.whole))]
-  if found.words:
-    low, high = float(found.maps.min()), float(found.maps.max())
-    for word, each in zip(found.words, found.maps, strict=True):
-      strips.append((_name(word, each), base.heat(clip, each, low, high)))
-  return strips
+def rows(clip: Video, cosines: WordMaps) -> list[tuple[str, Video]]:
+  """Rows of `base.frame_grid` for one clip."""
+  caption = cosines.caption
+  labelled = [(_label("caption", caption), base.heatmap(clip, caption))]
+  if cosines.words:
+    low, high = float(cosines.maps.min()), float(cosines.maps.max())
+    for word, values in zip(cosines.words, cosines.maps, strict=True):
+      labelled.append((_label(word, values), base.heatmap(clip, values, low, high)))
+  return labelled
 
 
-def _name(word: str, values: np.ndarray) -> str:
+def _label(word: str, values: np.ndarray) -> str:
   return f"{word}\ncosine {values.min():.2f} to {values.max():.2f}"
 
 
@@ -86,12 +88,12 @@ def _cosines(objective: Objective) -> Callable[[Params, Batch], tuple]:
   assert embed_tokens is not None
 
   def cosines(params: Params, batch: Batch) -> tuple:
-    places = embed_patches(params, batch)
-    words = embed_tokens(params, batch)
-    whole = objective.embed_text(params, batch)
+    patches = embed_patches(params, batch)
+    tokens = embed_tokens(params, batch)
+    caption = objective.embed_text(params, batch)
     return (
-      jnp.einsum("ble,bne->bln", words, places),
-      jnp.einsum("be,bne->bn", whole, places),
+      jnp.einsum("ble,bne->bln", tokens, patches),
+      jnp.einsum("be,bne->bn", caption, patches),
     )
 
   return cosines
