@@ -39,6 +39,8 @@ def test_changes_replace_only_the_named_fields():
     ("msvd", ["windows=0"], "windows: 0 is below 1"),
     ("msvd", ["windows=two"], "expected int"),
     ("msvd", ["frames=-1"], "frames: -1 is negative"),
+    ("msvd", ["ties=averge"], r"protocol msvd\.ties: .*; did you mean 'average'"),
+    ("msvd", ["ties=3"], "ties: 3 is unknown"),
     ("msvd", ["ties"], "not field=value"),
     ("hmdb51", ["prompts=()"], "prompts: none"),
     ("hmdb51", ["prompts=('a person',)"], 'needs one "{}"'),
