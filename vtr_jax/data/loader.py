@@ -1,11 +1,11 @@
-"""Records to batches: one global order, whatever the number of hosts and workers.
+"""Records to batches, in one global order for any number of hosts and workers.
 
-Row r of global batch s is example g = s * batch_size + r of the shuffled split
-repeated for ever, and everything random about it comes from a generator made of
-(seed, g); the frames of its clips follow from s alone. A host takes its rows of it.
-So a stream can be continued at any step, on other machines, and brings the identical
-examples. With several data sets (`data.mixture`), s counts the batches of those whose
-turn it is, and whose turn it is follows from the step alone too.
+Row r of global batch s is example g = s * batch_size + r of the split, shuffled and
+repeated endlessly. All randomness of an example comes from a generator seeded by
+(seed, g); the number of frames of its clip follows from s. Each host takes its rows. So
+a stream can be resumed at any step, on other machines, with identical examples. With
+several data sets (`data.mixture`), the step determines which of them fill the batch,
+and s counts the batches of these.
 """
 
 import dataclasses

@@ -215,7 +215,7 @@ class Batches:
     if not self._workers and (stuck := deadline.look(_LOOK)):
       raise DataError(
         f"decoding {stuck[0]} did not end, and nothing ends a thread; repair or remove "
-        "it, or set config.data.num_workers=1, which leaves it out of the training"
+        "it, or set config.data.num_workers=1, which replaces it by another record"
       )
     if number == _PATIENCE:
       states = "; ".join(processes.children()) or "threads of this process make it"

@@ -96,9 +96,7 @@ class _Reader:
     if codec.width * codec.height > options.max_pixels:
       raise BadSample(f"{codec.width} x {codec.height} pixels, above --max_pixels")
     rate = float(stream.average_rate or stream.guessed_rate or 0)
-    self.rate = (
-      rate if 0 < rate <= 1000 else 25.0
-    )  # where the file has no plausible one
+    self.rate = rate if 0 < rate <= 1000 else 25.0  # 25 if the file's is implausible
     self.warnings: list[str] = []
     self._container, self._stream, self._options = container, stream, options
     self._deadline = deadline

@@ -21,9 +21,7 @@ from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, store, windows
 from vtr_jax.search import writer as writer_lib
 
-_COMMIT = (
-  30.0  # ours: seconds between two commits; SIGKILL loses the work since the last
-)
+_COMMIT = 30.0  # ours: seconds between commits; SIGKILL loses the work since the last
 
 
 class Report(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 
 SPLITS = ("train", "validation", "test", "novel")
 
-# RGB, easy to tell from each other and from the grey backgrounds.
+# RGB, well separated from each other and from the grey backgrounds.
 COLOURS = dict(
   red=(215, 30, 35),
   green=(30, 150, 50),

@@ -22,9 +22,8 @@ from numpy.typing import ArrayLike
 
 from vtr_jax.core.errors import BadSample, DataError
 
-_MERGES = (
-  49152 - 256 - 2
-)  # that CLIP's code reads; OpenAI's file has five times as many
+# Merges that CLIP's code reads; OpenAI's file has five times as many.
+_MERGES = 49152 - 256 - 2
 
 
 def read(path: str) -> bytes:
@@ -83,7 +82,7 @@ class _Vocabulary:
     """
     try:
       words = self._encode(caption)
-    except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # depends on library
+    except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # varies with library
       raise BadSample("caption with half a character") from e
     if not words:
       raise BadSample("empty caption")

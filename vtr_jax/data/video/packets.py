@@ -18,8 +18,8 @@ import numpy as np
 
 from vtr_jax.core.errors import BadSample
 
-# Codecs that leave out frames to which none refers when instructed to, packet by
-# packet. libdav1d reads it once, VP9 has no such frames.
+# Codecs that can skip, packet by packet, frames to which no other refers. libdav1d
+# reads the option only once, VP9 has no such frames.
 SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 
 # A container without times of display; those that come with its packets are made up.
@@ -60,7 +60,7 @@ class Run(NamedTuple):
   packets: list[av.Packet]  # in order of decoding, up to the last requested one
   times: list[int]  # of its frames, in order of display
   requested: dict[int, int]  # time -> number of the frame in the file
-  skip: bool  # leave out other frames that no other needs
+  skip: bool  # skip frames that are neither requested nor referred to
 
 
 class Surprise(Exception):

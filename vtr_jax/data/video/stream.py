@@ -33,8 +33,8 @@ class Timeline(NamedTuple):
   times: seconds since the first. duration: when the last one's time is over.
   shown: times in the file's own unit, None if they are unknown. decoded: of all
   packets, in their own order. starts: packets at which decoding may begin; the first
-  only, where that is not known. skip: frames that no other needs may be left out.
-  damaged: packets are cut or broken behind the last frame.
+  only, where that is not known. skip: frames to which no other refers may be skipped.
+  damaged: packets after the last frame are truncated or broken.
   """
 
   times: Float[np.ndarray, " t"]
