@@ -25,7 +25,7 @@ def test_paper_recipe():
   """The numbers of the authors' script, worked out by hand."""
   c = read(TrainConfig, simvtp.get_config("webvid2m").to_dict())
   assert c.clip.grid == (8, 14, 14)
-  assert c.mask.num_hidden(c.clip.grid) == 1408  # 176 of 196 in each of 8 slices
+  assert c.mask.num_masked(c.clip.grid) == 1408  # 176 of 196 in each of 8 slices
   assert c.steps == 200 * 2441
   assert c.optim.lr == pytest.approx(1.5e-4 * 1024 / 256)
 

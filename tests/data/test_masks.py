@@ -42,7 +42,7 @@ def test_video_mask_splits_every_tubelet(kind, ratio, grid):
   spec = make(kind, ratio)
   for seed in range(3):
     keep, hide = masks.video_mask(spec, grid, np.random.default_rng(seed))
-    assert len(hide) == spec.num_hidden(grid)
+    assert len(hide) == spec.num_masked(grid)
     assert keep.dtype == hide.dtype == np.int32
     assert len(keep) >= 1
     np.testing.assert_array_equal(np.sort([*keep, *hide]), np.arange(np.prod(grid)))
@@ -66,8 +66,8 @@ def test_as_many_but_other_places_in_every_slice(kind):
 
 
 def test_counts_are_the_papers():
-  assert make("tube", 0.9).num_hidden((8, 14, 14)) == 8 * 176  # SimVTP: int(176.4)
-  assert make("block_tube", 0.4).num_hidden((4, 14, 14)) == 4 * 78  # BEiT: 40 %
+  assert make("tube", 0.9).num_masked((8, 14, 14)) == 8 * 176  # SimVTP: int(176.4)
+  assert make("block_tube", 0.4).num_masked((4, 14, 14)) == 4 * 78  # BEiT: 40 %
 
 
 def test_random_does_not_follow_slices():

@@ -173,7 +173,7 @@ def test_token_maps_are_cosines(file, changes, first, tokenizer):
   if file is simvtp:
     patches = apply(lambda m, b: m.encoder(m.embed_visible(b["video"], None)))
   else:
-    patches = apply(lambda m, b: m.project_video(m.video_tokens(b).places))
+    patches = apply(lambda m, b: m.project_video(m.video_tokens(b).patches))
   norm = lambda x: np.linalg.norm(x, axis=-1, keepdims=True)
   expected = np.einsum("be,bne->bn", text, patches / norm(patches))
   caption_maps = np.stack([cosines.caption.reshape(-1) for cosines in maps])

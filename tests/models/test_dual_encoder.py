@@ -35,13 +35,13 @@ def dense_attention(params, x, allowed):
 @pytest.mark.parametrize("over", ["time", "space"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_divided_attention_sees_its_frame_or_its_place(over, masked):
-  """Against plain attention under a mask made of the tubelets' true places."""
+  """Against plain attention under a mask made from the tubelets' true positions."""
   mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False), (4, 2, 2)
   rng = np.random.default_rng(0)
   idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])
-  place = idx % 4 if over == "time" else idx // 4
+  group = idx % 4 if over == "time" else idx // 4
   allowed = np.ones((3, idx.shape[1] + 1, idx.shape[1] + 1), bool)
-  allowed[:, 1:, 1:] = place[:, :, None] == place[:, None, :]
+  allowed[:, 1:, 1:] = group[:, :, None] == group[:, None, :]
   x = jnp.asarray(rng.normal(size=(*allowed.shape[:2], 8)), "float32")
   inits = divided_attention.TIME_INITS["output"]
   layer = divided_attention.DividedAttention(2, COMPUTE, 4, over, inits)
@@ -90,13 +90,13 @@ def test_time_positions_of_other_lengths():
 
 
 def test_positions_that_start_as_sinusoids():
-  """Space and time together are the fixed table, up to a constant over all places."""
+  """Space plus time is the fixed table, up to a constant over all positions."""
   grid, width = (3, 2, 4), 20
-  space, time = video_tower.sinusoid_starts(grid, True)
-  places = np.asarray(space(jax.random.key(0), (9, width)))[1:]
-  slices = np.asarray(time(jax.random.key(0), (3, width)))
-  assert not slices[0].any()  # an image is where it was
+  space, time = video_tower.sinusoid_inits(grid, True)
+  patches = np.asarray(space(jax.random.key(0), (9, width)))[1:]
+  frames = np.asarray(time(jax.random.key(0), (3, width)))
+  assert not frames[0].any()  # an image keeps its positions
   table = patch_embed.space_time_positions(grid, width)
   np.testing.assert_allclose(
-    (slices[:, None] + places).reshape(-1, width), table, atol=1e-6
+    (frames[:, None] + patches).reshape(-1, width), table, atol=1e-6
   )

@@ -76,7 +76,7 @@ def test_flat_positions_by_hand():
 
 
 def test_space_time_positions_share_axes():
-  """Places of one row differ in the width columns alone; all places differ."""
+  """Positions in one row differ only in the columns of width; all positions differ."""
   table = video_lib.space_time_positions((2, 3, 3), 32)
   assert table.shape == (18, 32)
   assert len(np.unique(table.round(6), axis=0)) == 18
@@ -100,7 +100,7 @@ def test_embeddings_have_unit_length_and_ignore_padding():
 
 
 def test_hidden_tubelets_and_words_are_not_seen():
-  """Changing what is hidden changes only the terms that must predict it."""
+  """Changing masked input changes only the terms that predict it."""
   objective, params = make(contrast_text="masked")
   patches = np.array(batch_lib.patchify(BATCH["video"], CLIP.tubelet_size))
   np.put_along_axis(patches, BATCH["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
@@ -168,7 +168,7 @@ def test_negatives_are_never_the_own_video():
   valid = jnp.ones(8, bool).at[3].set(False)
   rows = []
   for seed in range(50):
-    rows.append(simvtp.draw_negatives(jax.random.key(seed), scores, valid))
+    rows.append(simvtp.sample_negatives(jax.random.key(seed), scores, valid))
   rows = np.stack(rows)
   assert not (rows == np.arange(8)).any()
   assert not (rows == 3).any()  # a replaced sample serves as no negative
@@ -178,7 +178,7 @@ def test_negatives_are_never_the_own_video():
 
 def test_hard_negatives_follow_the_scores():
   scores = jnp.zeros((6, 6)).at[:, 2].set(50.0)
-  got = simvtp.draw_negatives(jax.random.key(0), scores, jnp.ones(6, bool))
+  got = simvtp.sample_negatives(jax.random.key(0), scores, jnp.ones(6, bool))
   assert (np.delete(np.asarray(got), 2) == 2).all()
 
 

@@ -179,7 +179,7 @@ def test_frozen_outputs(frozen):
   model, params, batch, want = frozen
 
   text = batch["text_ids"], batch["text_valid"]
-  whole = lambda tokens: jnp.concatenate([tokens.cls, tokens.places], axis=1)
+  whole = lambda tokens: jnp.concatenate([tokens.cls, tokens.patches], axis=1)
 
   @jax.jit
   def outputs(params):

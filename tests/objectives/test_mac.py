@@ -1,4 +1,4 @@
-"""MAC: what is hidden, what is learned, and that the loop runs it."""
+"""MAC: masking, learning, and a run of the loop."""
 
 import dataclasses
 
@@ -217,7 +217,7 @@ def test_learned_temperature():
 @pytest.mark.parametrize(
   ("changes", "says"),
   [
-    (dict(attention="divided"), "config.mask.video: 'per_frame' hides other places"),
+    (dict(attention="divided"), "config.mask.video: 'per_frame' masks other patches"),
     (dict(attention="dividde"), "did you mean 'divided'?"),
     (dict(time_init="frozn"), "did you mean 'frozen'?"),
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),
@@ -232,7 +232,7 @@ def test_wrong_values(changes, says):
 def test_paper_recipe():
   c = read(TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
   assert c.clip.grid == (4, 14, 14)
-  assert c.mask.num_hidden(c.clip.grid) == 4 * 117  # 60 % of the 196 of each frame
+  assert c.mask.num_masked(c.clip.grid) == 4 * 117  # 60 % of the 196 of each frame
   params = jax.eval_shape(c.make_objective().init, jax.random.key(0), c.spec())
   count = lambda tree: sum(p.size for p in jax.tree.leaves(tree))
   # ViT-B/16 and DistilBERT without their heads and key biases.
@@ -242,7 +242,7 @@ def test_paper_recipe():
 
 @pytest.mark.nightly
 def test_the_loop_runs_it(data_dir, tmp_path):
-  """Masks of the loader, the sharded step, the evaluators; nothing else is told."""
+  """Masks of the loader, the sharded step and the evaluators, all from the config."""
   config = mac_config.get_config("smoke").to_dict()
   config |= dict(steps=2, evals=dict(test=config["evals"]["test"]))
   config["data"]["dir"] = str(data_dir)

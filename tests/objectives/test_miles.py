@@ -44,8 +44,8 @@ def test_the_snapshot_alone_sees_what_is_hidden(attention):
   assert abs(after.terms["features"] - before.terms["features"]) > 1e-3
 
 
-def test_a_hidden_place_keeps_its_position():
-  """Other hidden places with the same pixels give another embedding."""
+def test_a_masked_patch_keeps_its_position():
+  """Other masked patches with the same pixels change the embedding."""
   objective, params, snapshot, batch = make()
   grey = batch | dict(video=np.full_like(batch["video"], 128))
   swapped = dict(
@@ -57,20 +57,22 @@ def test_a_hidden_place_keeps_its_position():
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
-@pytest.mark.parametrize("hidden", ["mask_token", "drop"])
-def test_the_features_term_by_hand(distance, hidden):
-  objective, params, snapshot, batch = make(distance=distance, masked_tokens=hidden)
+@pytest.mark.parametrize("masked_tokens", ["mask_token", "drop"])
+def test_the_features_term_by_hand(distance, masked_tokens):
+  objective, params, snapshot, batch = make(
+    distance=distance, masked_tokens=masked_tokens
+  )
   batch["valid"][2] = False
   found = forward(objective, params, snapshot, batch).terms["features"]
   tower = lambda weights, *idx: objective.model.apply(
     {"params": params | weights}, method=lambda m: m.video_tower(batch["video"], *idx)
   )
   keep, mask = batch["video_keep_idx"], batch["video_mask_idx"]
-  whole = tower(snapshot).places
-  if hidden == "mask_token":
-    ours, theirs = gather(tower({}, None, mask).places, mask), gather(whole, mask)
+  whole = tower(snapshot).patches
+  if masked_tokens == "mask_token":
+    ours, theirs = gather(tower({}, None, mask).patches, mask), gather(whole, mask)
   else:
-    ours, theirs = tower({}, keep).places, gather(whole, keep)
+    ours, theirs = tower({}, keep).patches, gather(whole, keep)
   gap = np.abs(np.asarray(ours - theirs))
   each = dict(
     cosine=2 - 2 * (l2_normalize(ours) * l2_normalize(theirs)).sum(-1),
@@ -85,14 +87,14 @@ def test_nothing_flows_into_the_target():
   features = lambda p: objective.forward(p, snapshot, batch, jax.random.key(1)).terms[
     "features"
   ]
-  wanted = objective.model.apply(
-    {"params": params | snapshot}, batch, method="features"
+  target = objective.model.apply(
+    {"params": params | snapshot}, batch, method="target_features"
   )
 
   def constant(p):
     rngs = {"dropout": jax.random.key(1)}
     found = objective.model.apply({"params": p}, batch, rngs=rngs)[2]
-    return miles.distance("cosine", found, wanted).mean()
+    return miles.distance("cosine", found, target).mean()
 
   got, want = jax.jit(jax.grad(features))(params), jax.jit(jax.grad(constant))(params)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), got, want)

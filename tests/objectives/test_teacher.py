@@ -1,4 +1,4 @@
-"""The teacher: what it shadows, how it follows."""
+"""The teacher: which parameters it copies, and how it is updated."""
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +16,17 @@ def teacher(update="ema", decay=0.9, final_decay=0.9, update_every=3):
 
 
 def run(teacher, steps):
-  """The shadow in and after each step; parameters grow by 1 a step, from 1 and 2."""
-  shadow, during, after, params = teacher.pick(PARAMS), [], [], PARAMS
-  renew, follow = jax.jit(teacher.renew), jax.jit(teacher.follow, static_argnums=3)
+  """The teacher in and after each step; parameters grow by 1 a step, from 1 and 2."""
+  copy, during, after, params = teacher.pick(PARAMS), [], [], PARAMS
+  before_step = jax.jit(teacher.before_step)
+  after_step = jax.jit(teacher.after_step, static_argnums=3)
   for step in range(steps):
-    shadow = renew(shadow, params, step)
-    during.append(float(shadow["tower"]["kernel"][0]))
+    copy = before_step(copy, params, step)
+    during.append(float(copy["tower"]["kernel"][0]))
     params = jax.tree.map(lambda p: p + 1, params)
-    shadow = follow(shadow, params, step, steps)
-    after.append(float(shadow["tower"]["kernel"][0]))
-  assert shadow.keys() == {"tower"}
+    copy = after_step(copy, params, step, steps)
+    after.append(float(copy["tower"]["kernel"][0]))
+  assert copy.keys() == {"tower"}
   return during, after
 
 
@@ -37,8 +38,8 @@ def test_moving_average_by_hand():
 
 
 def test_the_decay_rises_along_half_a_cosine():
-  keep = teacher(decay=0.8, final_decay=1.0).keep
-  found = [float(keep(jnp.array(s), 100)) for s in (0, 25, 50, 75, 100)]
+  decay = teacher(decay=0.8, final_decay=1.0).decay
+  found = [float(decay(jnp.array(s), 100)) for s in (0, 25, 50, 75, 100)]
   half = np.sqrt(0.5)
   want = [0.8, 0.9 - 0.1 * half, 0.9, 0.9 + 0.1 * half, 1.0]
   np.testing.assert_allclose(found, want, rtol=1e-6)
@@ -52,10 +53,10 @@ def test_copies_are_exact_and_in_time():
 def test_what_it_never_forgets_and_never_keeps():
   """Bit for bit: no rounding where there is nothing to mix."""
   params = dict(tower=jnp.float32(0.1))
-  shadow = dict(tower=jnp.float32(1 / 3))
-  for decay, want in ((1.0, shadow), (0.0, params)):
-    found = teacher(decay=decay, final_decay=decay).follow(
-      shadow, params, jnp.int32(4), 10
+  copy = dict(tower=jnp.float32(1 / 3))
+  for decay, want in ((1.0, copy), (0.0, params)):
+    found = teacher(decay=decay, final_decay=decay).after_step(
+      copy, params, jnp.int32(4), 10
     )
     assert found["tower"] == want["tower"]
 

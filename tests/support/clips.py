@@ -14,11 +14,13 @@ import tensorflow_datasets as tfds
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.data import loader, sources
 from vtr_jax.data.tokenizers import base as tokenizers
+from vtr_jax.models.layers import Compute
 from vtr_jax.objectives.base import Objective
 
 CLIP = ClipSpec(4, 32, (2, 16, 16), (0.5,) * 3, (0.5,) * 3)
 TEXT = TextSpec(16, 64, 3)
 MASK = MaskSpec("tube", 0.5, "replace", 0.5, False)
+COMPUTE = Compute("float32", "xla", False, "none")
 WORDS = "a red blue green big small ball box moves left right up down slowly"
 
 
@@ -30,7 +32,7 @@ def objective(**functions) -> Objective:
 
   names = ("init", "forward", "embed_video", "embed_text")
   fields = dict.fromkeys(names, missing) | functions
-  return Objective(model=nn.Module(), mask=MASK, terms=(), **fields)
+  return Objective(model=nn.Module(), mask=MASK, compute=COMPUTE, terms=(), **fields)
 
 
 def mp4(

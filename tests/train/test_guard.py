@@ -105,7 +105,7 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
     assert numbers["skipped"] == (len(states) == 3)
   before, after = (s.replace(step=0) for s in states[1:3])
   if smoke["objective"].get("teacher", {}).get("update") == "copy":
-    before = before.replace(teacher=run.objective.shadowed(before.params))
+    before = before.replace(teacher=run.objective.teacher_params(before.params))
   jax.tree.map(np.testing.assert_array_equal, before, after)
   assert [int(s.step) for s in states] == [0, 1, 2, 3]
   moved = [

@@ -35,7 +35,7 @@ def case(module, **changes):
 def gradient(objective, weights, params, batch, parts):
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
   loss = Loss(objective, weights, DENSE, parts, mesh)
-  teacher = objective.shadowed(params)
+  teacher = objective.teacher_params(params)
   # A teacher that is not the parameters: else there is nothing to predict.
   teacher = jax.tree.map(lambda x: x * 0.9, teacher)
   with sharding.scope(mesh):

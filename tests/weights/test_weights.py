@@ -81,7 +81,7 @@ def given():
 def tokens_of(objective, params, given, frames=slice(None)):
   call = lambda m: m.video_tower(given["video"][:, frames])
   found = objective.model.apply({"params": params}, method=call)
-  return np.concatenate([found.cls, found.places], axis=1)
+  return np.concatenate([found.cls, found.patches], axis=1)
 
 
 def test_vit(given):
@@ -204,7 +204,7 @@ def test_videomae(given):
   def run(m):
     whole = m.encoder(m.embed_visible(given["video"], None))
     seen = m.encoder(m.embed_visible(given["video"], keep))
-    return whole, m.rebuild(seen, keep, hide)
+    return whole, m.pixel_decoder(seen, keep, hide)
 
   tokens, pixels = objective.model.apply({"params": params}, method=run)
   close(tokens, out["tokens"])

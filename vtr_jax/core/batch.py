@@ -5,34 +5,30 @@ k visible tubelets, m masked tubelets, l text length.
 """
 
 import dataclasses
-from typing import TypedDict, overload
+from collections.abc import Mapping
+from typing import overload
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int32, Num, UInt8
+from jaxtyping import Array, Num
 
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 
-
-class Batch(TypedDict, total=False):
-  """What the device sees. Evaluation batches leave out the masks.
-
-  Indices count tubelets in (time, height, width) order.
-  """
-
-  video: UInt8[Array, "b t h w c"]  # raw RGB; normalised on the device
-  video_visible: UInt8[Array, "b k p"]  # instead of video where MaskSpec.visible_only
-  video_keep_idx: Int32[Array, "b k"]  # sorted indices of visible tubelets
-  video_mask_idx: Int32[Array, "b m"]  # sorted indices of masked tubelets
-  text_ids: Int32[Array, "b l"]  # original ids, also of masked tokens
-  text_valid: Bool[Array, "b l"]  # True = a real token, False = padding
-  text_masked: Bool[Array, "b l"]  # True = masked
-  valid: Bool[Array, " b"]  # False = the row counts in no loss and no metric
-
+# What the device sees, by key; evaluation batches leave out the masks. Indices count
+# tubelets in (time, height, width) order.
+#   video           uint8 [b t h w c]  raw RGB; normalised on the device
+#   video_visible   uint8 [b k p]      instead of `video` where MaskSpec.visible_only
+#   video_keep_idx  int32 [b k]        sorted indices of visible tubelets
+#   video_mask_idx  int32 [b m]        sorted indices of masked tubelets
+#   text_ids        int32 [b l]        original ids, also of masked tokens
+#   text_valid      bool [b l]         True = a real token, False = padding
+#   text_masked     bool [b l]         True = masked
+#   valid           bool [b]           False = the row counts in no loss and no metric
+Batch = Mapping[str, AnyArray]
 
 # Keys that stay on the host. `record` [b] int64 is the index of the record that
-# was asked for; `problem` [b] str says why it was replaced, or is empty.
+# was requested; `problem` [b] str says why it was replaced, or is empty.
 HOST_KEYS = ("record", "problem")
 VIDEO_MASKS = ("tube", "per_frame", "random", "block", "block_tube")
 
@@ -110,9 +106,9 @@ class TextSpec:
 class MaskSpec:
   """What the loader masks. Counts are fixed, so shapes are static under jit.
 
-  video: "tube" masks the same patches in every time slice, "per_frame" as many in
-    every slice but other ones in each, "random" any tubelets; "block" and
-    "block_tube" are "per_frame" and "tube" with places that lie in rectangles.
+  video: "tube" masks the same patches in every time slice, "per_frame" the same
+    number in every slice but different ones, "random" any tubelets; "block" and
+    "block_tube" are "per_frame" and "tube" with patches that form rectangles.
   """
 
   video: str  # tube | per_frame | random | block | block_tube
@@ -132,7 +128,7 @@ class MaskSpec:
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
 
-  def num_hidden(self, grid: tuple[int, int, int]) -> int:
+  def num_masked(self, grid: tuple[int, int, int]) -> int:
     """Masked tubelets per clip; rounded down as in SimVTP, and one stays visible."""
     t, h, w = grid
     # Without the nudge, 0.7 * 10 = 6.999... would round down to 6.
@@ -144,8 +140,8 @@ def spec(
   clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a training batch, before any data exists."""
-  hidden = mask.num_hidden(clip.grid)
-  visible = clip.num_tubelets - hidden
+  masked = mask.num_masked(clip.grid)
+  visible = clip.num_tubelets - masked
   if mask.visible_only:
     shapes = dict(video_visible=((visible, clip.tubelet_dim), np.uint8))
   else:
@@ -154,7 +150,7 @@ def spec(
     )
   shapes |= dict(
     video_keep_idx=((visible,), np.int32),
-    video_mask_idx=((hidden,), np.int32),
+    video_mask_idx=((masked,), np.int32),
     text_ids=((text.max_length,), np.int32),
     text_valid=((text.max_length,), np.bool_),
     text_masked=((text.max_length,), np.bool_),
@@ -169,14 +165,14 @@ def spec(
 def fake(
   clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int, seed: int = 0
 ) -> dict[str, np.ndarray]:
-  """A random but lawful training batch, for benchmarks and contract tests."""
+  """A random but valid training batch, for benchmarks and contract tests."""
   rng = np.random.default_rng(seed)
   shapes = spec(clip, text, mask, batch_size)
   keep = shapes["video_keep_idx"].shape[1]
   order = rng.permuted(np.tile(np.arange(clip.num_tubelets), (batch_size, 1)), axis=1)
   lengths = rng.integers(2, text.max_length + 1, (batch_size, 1))
   text_valid = np.arange(text.max_length) < lengths
-  hidden = rng.random((batch_size, text.max_length)) < mask.text_ratio
+  masked = rng.random((batch_size, text.max_length)) < mask.text_ratio
   video = "video_visible" if mask.visible_only else "video"
   return dict(
     {video: rng.integers(0, 256, shapes[video].shape, np.uint8)},
@@ -184,7 +180,7 @@ def fake(
     video_mask_idx=np.sort(order[:, keep:]).astype(np.int32),
     text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
     text_valid=text_valid,
-    text_masked=hidden & text_valid & (np.arange(text.max_length) > 0),
+    text_masked=masked & text_valid & (np.arange(text.max_length) > 0),
     valid=np.ones(batch_size, np.bool_),
   )
 

@@ -30,9 +30,9 @@ def video_mask(
   """
   t, h, w = grid
   masked = np.zeros(grid, np.bool_)
-  count = spec.num_hidden(grid) // t  # in each slice; not read by "random"
+  count = spec.num_masked(grid) // t  # in each slice; not read by "random"
   if spec.video == "random":
-    masked.flat[rng.permutation(masked.size)[: spec.num_hidden(grid)]] = True
+    masked.flat[rng.permutation(masked.size)[: spec.num_masked(grid)]] = True
   elif spec.video == "tube":
     masked[:] = _scattered(h, w, count, rng)
   elif spec.video == "block_tube":

@@ -1,1 +1,1 @@
-"""Device side: pure linen modules. They return arrays, never losses."""
+"""Linen modules; they return arrays, never losses."""

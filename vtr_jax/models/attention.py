@@ -1,8 +1,8 @@
-"""Scaled dot-product attention, in the ways that `Compute.attention` names.
+"""Scaled dot-product attention, in the implementations of `Compute.attention`.
 
-"xla" is ours: autodiff of jax.nn.dot_product_attention keeps and moves several float32
+"xla" is ours: autodiff of jax.nn.dot_product_attention stores and moves several float32
 arrays of the size of the scores, this one only the probabilities, in the activations'
-dtype. "cudnn" is the fused kernel of NVIDIA GPUs, for bfloat16; "splash" that of TPUs.
+dtype. "cudnn" is the fused kernel for NVIDIA GPUs, in bfloat16; "splash" that for TPUs.
 """
 
 import functools
@@ -15,8 +15,8 @@ from vtr_jax.core.arrays import AnyArray
 
 IMPLEMENTATIONS = ("xla", "cudnn", "splash")
 
-# Products of bfloat16 accumulate in float32, as everywhere; said so, XLA's CPU back end
-# multiplies bfloat16 itself instead of converting both sides to float32 first.
+# Products of bfloat16 accumulate in float32, as everywhere. Requested explicitly, this
+# lets XLA's CPU back end multiply bfloat16 directly, without conversion to float32.
 einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
@@ -30,7 +30,7 @@ def attend(
 ) -> Float[Array, "b n h e"]:
   """softmax(query key / sqrt(e)) value, of each head.
 
-  Invalid keys are not seen; nor, if `causal`, are those behind the query's place.
+  Invalid keys are not attended to, nor are later ones than the query if `causal`.
   """
   if implementation == "xla":
     return _attend(query, key, value, valid, causal)
@@ -51,12 +51,12 @@ def _cudnn(
     return fused(query, key, value)
   if valid is None:
     valid = jnp.ones(key.shape[:2], bool)
-  # Its gradient wants even lengths, and the mask has a row for every query.
+  # Its gradient needs even lengths, and the mask a row for every query.
   even = lambda x: jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)] + [(0, 0)] * (x.ndim - 2))
-  long, *others = map(even, (query, key, value))
-  seen = even(valid)[:, None, None, :]
-  mask = jnp.broadcast_to(seen, (len(seen), 1, long.shape[1], seen.shape[3]))
-  return fused(long, *others, mask=mask)[:, : query.shape[1]]
+  padded = even(query)
+  mask = even(valid)[:, None, None, :]
+  mask = jnp.broadcast_to(mask, (len(mask), 1, padded.shape[1], mask.shape[3]))
+  return fused(padded, even(key), even(value), mask=mask)[:, : query.shape[1]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -83,11 +83,11 @@ def _forward(
 def _backward(
   causal: bool, saved: tuple[Array, ...], g: Array
 ) -> tuple[Array | None, ...]:
-  del causal  # the probabilities know it
+  del causal  # the probabilities are 0 there
   query, key, value, probs, out = saved
   to_value = einsum("bhnm,bnhe->bmhe", probs, g)
   to_probs = einsum("bnhe,bmhe->bhnm", g, value)
-  # The sum over keys of probs * to_probs, from far fewer values.
+  # Equals the sum over keys of probs * to_probs, from far fewer values.
   mean = einsum("bnhe,bnhe->bhn", g, out)[..., None]
   to_scores = (probs * (to_probs - mean)).astype(query.dtype)
   to_query = einsum("bhnm,bmhe->bnhe", to_scores, key) * query.shape[-1] ** -0.5

@@ -1,33 +1,28 @@
-"""Sizes and kinds of the towers: the config's section for a dual encoder."""
+"""Architecture and size of a dual encoder's towers."""
 
 import dataclasses
 
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.divided_attention import TIME_INITS
-from vtr_jax.models.layers import (
-  BlockConfig,
-  Compute,
-  TransformerConfig,
-)
+from vtr_jax.models.layers import VIT, BlockConfig, Compute, TransformerConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class ArchSpec:
-  """What the towers of one family of public weights do their own way."""
+  """How the towers of an architecture with public weights differ from ViT and BERT."""
 
-  kind: BlockConfig = dataclasses.field(
-    default_factory=BlockConfig
-  )  # of the blocks; text may differ
+  kind: BlockConfig = VIT  # of the blocks; text ones may also be causal
   class_token: bool = True  # of the video tower
   patch_bias: bool = True
   norm_input: bool = False  # a LayerNorm before the video blocks
-  norm_words: bool = True  # a LayerNorm after the text embedding
+  norm_text_embed: bool = True  # a LayerNorm after the text embedding
   causal_text: bool = False
-  text_at: str = "first"  # the token that `pool = "cls"` reads: first | last
-  attention_pool: bool = False  # `pool = "cls"` of a video: a probe asks all tokens
-  norm_pooled: bool = False  # the last LayerNorm behind the pooling, not before it
+  text_at: str = "first"  # token that `pool = "cls"` selects: first | last
+  attention_pool: bool = False  # `pool = "cls"` of a video, see pooling.py
+  norm_pooled: bool = False  # final LayerNorm after the pooling, not before it
   relu: bool = False  # before the text projection
-  projections: tuple[str, str] = ("linear", "linear")  # video, text: see `Projection`
+  # of video and text: linear | affine | none
+  projections: tuple[str, str] = ("linear", "linear")
   max_scale: float = 100.0  # of a learned 1 / temperature
 
 
@@ -38,7 +33,7 @@ _CLIP = ArchSpec(
   kind=BlockConfig(1e-5, "quick"),
   patch_bias=False,
   norm_input=True,
-  norm_words=False,
+  norm_text_embed=False,
   causal_text=True,
   text_at="last",
 )
@@ -51,7 +46,7 @@ ARCHS = dict(
   siglip=ArchSpec(
     kind=BlockConfig(1e-6, "tanh"),
     class_token=False,
-    norm_words=False,
+    norm_text_embed=False,
     text_at="last",
     attention_pool=True,
     projections=("none", "affine"),
@@ -63,7 +58,7 @@ ARCHS = dict(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-  """What every dual encoder reads from section `objective` of the config.
+  """Keys of section `objective` of the config that dual encoders share.
 
   Keyword-only, so that an objective's own `Config` may add keys without a default.
   """
@@ -72,25 +67,26 @@ class Config:
   video: TransformerConfig
   text: TransformerConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
-  projection: int = 256  # width of the embeddings that are compared; code: Frozen
-  attention: str  # between video tokens: divided | joint | frame
+  projection: int = 256  # width of the joint embedding space; code: Frozen
+  attention: str  # among video tokens: divided | joint | frame
   # frozen | output, divided only, see models/divided_attention.py; ours: "frozen" never
   # learns what to attend to in time
   time_init: str = "output"
-  # first values: frozen (0.02 normal, time 0) | space_time (sinusoid); or not learned:
-  # flat (sinusoid over the flat index, VideoMAE's); code: Frozen
+  # learned, initialised as frozen (normal of 0.02, time 0) | space_time (sinusoids); or
+  # fixed: flat (sinusoids over the flat index, VideoMAE's); code: Frozen
   pos_embed: str = "frozen"
-  masked_tokens: str  # drop | mask_token (a learned one in their place)
-  # time positions of more slices than were learned: zeros | linear; code: Frozen
+  masked_tokens: str  # drop | mask_token (replaced by a learned token)
+  # for clips longer than trained on: zeros | linear; code: Frozen
   time_pos_embed_resize: str = "zeros"
-  # what is projected: cls (the class token, or the family's own way) | mean (of all
-  # other tokens); paper: MAC; code: Frozen
+  # cls (the class token, or as `ArchSpec` says) | mean (of other tokens); paper: MAC;
+  # code: Frozen
   pool: str = "cls"
   # LayerNorm after each sum (post) | before each layer (pre); code: DistilBERT
   text_norm: str = "post"
   # after the text embedding and every MLP; pre: embedding only; code: DistilBERT
   text_dropout: float = 0.1
-  temperature: float = 0.05  # of the contrastive term, or its first value; code: Frozen
+  # of the contrastive term; initial value if learned; code: Frozen
+  temperature: float = 0.05
   learn_temperature: bool = False  # False = fixed; code: Frozen
 
   def __post_init__(self):
@@ -104,20 +100,20 @@ class Config:
     choose(self.time_pos_embed_resize, ("zeros", "linear"), "time_pos_embed_resize")
     require(self.projection > 0, f"projection: {self.projection} must be positive")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
-    least = 1 / self.parts.max_scale
+    minimum = 1 / self.parts.max_scale
     require(
-      not self.learn_temperature or self.temperature >= least,
-      f"temperature: {self.temperature} is below {least}, the least that is "
-      "learned; raise it, or set learn_temperature = False",
+      not self.learn_temperature or self.temperature >= minimum,
+      f"temperature: {self.temperature} is below {minimum}, the minimum of a "
+      "learned one; raise it, or set learn_temperature = False",
     )
-    self._check_family()
+    self._check_arch()
 
   @property
   def parts(self) -> ArchSpec:
     return ARCHS[self.arch]
 
-  def _check_family(self) -> None:
-    """Refuses what the family's towers cannot do."""
+  def _check_arch(self) -> None:
+    """Checks that the architecture supports the other keys."""
     parts, where = self.parts, f"arch {self.arch!r}"
     require(
       self.arch == "frozen" or self.text_norm == "pre",

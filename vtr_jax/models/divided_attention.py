@@ -1,10 +1,12 @@
 """Divided space-time attention as in Frozen in Time (arXiv 2104.00650).
 
-Tokens are [class token ; frame 0 ; frame 1 ; ...], all frames of one size: whole
-ones, or what the same mask leaves of each.
+Tokens are [class token ; frame 0 ; frame 1 ; ...], with the same patches of every
+frame: all of them, or those that one mask leaves visible. A frame is one time index of
+the grid of tubelets.
 """
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -15,10 +17,10 @@ from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import (
   BlockConfig,
   Compute,
-  Dense,
   Mlp,
   TransformerConfig,
   activation,
+  multi_head,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
 
@@ -31,42 +33,37 @@ TIME_INITS = dict(frozen=(_ZEROS, _ONES), output=(_XAVIER, _ZEROS))
 class DividedAttention(nn.Module):
   """Attention within a frame or along time (Frozen's VarAttention).
 
-  The class token attends to every token of the clip; another token attends to the
-  class token and to the tokens of its own frame (`over="space"`) or of its own
-  place in all frames (`over="time"`). Keys have no bias, see layers.Attention.
+  The class token attends to every token of the clip; a patch attends to the class
+  token and to the patches of its frame (`over="space"`) or to those at its position
+  in all frames (`over="time"`).
   """
 
   num_heads: int
   compute: Compute
-  slices: int  # the tokens after the first are `slices` equal frames, in order
-  over: str
-  inits: tuple  # of the kernels of (query, key, value), and of output
+  num_frames: int
+  over: str  # space | time
+  inits: tuple[Callable, Callable]  # of the kernels of (query, key, value); of output
 
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    b, n, d = x.shape
-    dense = functools.partial(Dense, d, dtype=self.compute.dtype)
-    heads = functools.partial(dense, ("embed", "heads"), kernel_init=self.inits[0])
-    split = lambda y: y.reshape(b, n, self.num_heads, d // self.num_heads)
-    query = split(heads(name="query")(x))
-    key = split(heads(use_bias=False, name="key")(x))
-    value = split(heads(name="value")(x))
-    self.sow("intermediates", "heads", (query, key))
+    heads, dtype = self.num_heads, self.compute.dtype
+    return multi_head(self, self._mix, x, x, heads, dtype, self.inits)
+
+  def _mix(self, query: Array, key: Array, value: Array) -> Float[Array, "b n h e"]:
+    mix = functools.partial(attend, implementation=self.compute.attention)
+    flat = lambda y: y.reshape(-1, *y.shape[2:])
     with jax.named_scope(f"attend_{self.over}"):
-      how = dict(implementation=self.compute.attention)
-      cls = attend(query[:, :1], key, value, **how)
+      cls = mix(query[:, :1], key, value)
       groups = self._group(query)
-      inputs = groups, self._with_cls(key), self._with_cls(value)
-      rest = attend(*(y.reshape(-1, *y.shape[2:]) for y in inputs), **how)
-      rest = rest.reshape(groups.shape)
+      keys, values = self._with_cls(key), self._with_cls(value)
+      patches = mix(flat(groups), flat(keys), flat(values)).reshape(groups.shape)
       if self.over == "time":
-        rest = rest.swapaxes(1, 2)
-    y = jnp.concatenate([cls.reshape(b, 1, d), rest.reshape(b, n - 1, d)], axis=1)
-    return dense(("heads", "embed"), kernel_init=self.inits[1], name="out")(y)
+        patches = patches.swapaxes(1, 2)
+      return jnp.concatenate([cls, patches.reshape(query[:, 1:].shape)], axis=1)
 
   def _group(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
-    """Groups of tokens that see each other, without the class token."""
-    y = y[:, 1:].reshape(y.shape[0], self.slices, -1, *y.shape[2:])
+    """Groups of patches that attend to each other."""
+    y = y[:, 1:].reshape(y.shape[0], self.num_frames, -1, *y.shape[2:])
     return y.swapaxes(1, 2) if self.over == "time" else y
 
   def _with_cls(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
@@ -78,18 +75,18 @@ class DividedAttention(nn.Module):
 class DividedBlock(nn.Module):
   """Pre-norm block of time attention, space attention and MLP (SpaceTimeBlock).
 
-  The space attention's result is added to the block's input, as in Frozen's code.
+  The output of space attention is added to the block's input, as in Frozen's code.
 
-  time_init: either way the time attention gives 0 at first, so that the model
-    starts as an image model. "frozen" is the code's: query, key and value 0,
-    output 1; the gradient of query and key is then exactly 0 for ever, and the
-    attention stays a mean over time. "output" sets only the output to 0 (ours).
+  time_init: both choices make the output of time attention 0 at initialisation, so
+    that the model starts as an image model. "frozen" (Frozen's code): query, key and
+    value kernels 0, output 1; the gradient of query and key is then exactly 0 for
+    ever, and the attention stays a mean over time. "output" (ours): output kernel 0.
   """
 
   size: TransformerConfig
   compute: Compute
   kind: BlockConfig
-  slices: int
+  num_frames: int
   time_init: str
 
   @nn.compact
@@ -99,7 +96,7 @@ class DividedBlock(nn.Module):
     dtype = self.compute.dtype
     norm = functools.partial(LayerNorm, self.kind.epsilon, dtype)
     attention = functools.partial(
-      DividedAttention, self.size.num_heads, self.compute, self.slices
+      DividedAttention, self.size.num_heads, self.compute, self.num_frames
     )
     time = attention("time", TIME_INITS[self.time_init], name="time_attention")
     after_time = x + time(norm(name="norm_time")(x))

@@ -1,7 +1,7 @@
-"""Dual encoder: a video tower and a text tower that meet in one space.
+"""Dual encoder: a video tower and a text tower with a joint embedding space.
 
-Frozen in Time's (arXiv 2104.00650) compares a clip and a caption by their class tokens,
-each through a linear layer; other families (towers.py) pool and project their own way.
+Frozen in Time (arXiv 2104.00650) compares linear projections of the class tokens of a
+clip and a caption; other architectures pool and project differently, see `ArchSpec`.
 """
 
 import math
@@ -18,13 +18,13 @@ from vtr_jax.models.config import Config
 from vtr_jax.models.layers import Dense, l2_normalize, logical
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.pooling import AttentionPool
-from vtr_jax.models.text_embed import hide_words
+from vtr_jax.models.text_embed import mask_text
 from vtr_jax.models.text_tower import TextTower
 from vtr_jax.models.video_tower import Tokens, VideoTower
 
 
 class DualEncoder(nn.Module):
-  """Both towers, their projections, and the temperature if it is learned."""
+  """Both towers, their projections, and a learned temperature."""
 
   clip: ClipSpec
   text: TextSpec
@@ -55,58 +55,57 @@ class DualEncoder(nn.Module):
       self.logit_scale = self.param("logit_scale", logical(init, ()), ())
 
   def video_tokens(self, batch: Batch) -> Tokens:
-    """The video tower's tokens of whole clips."""
+    """The video tower's tokens of unmasked clips."""
     return self.video_tower(batch["video"])
 
   def masked_tokens(self, batch: Batch) -> Tokens:
-    """The same of masked clips: the hidden tubelets are dropped, or blanked."""
+    """Tokens of masked clips: tubelets are dropped, or replaced by the mask token."""
     if "video_visible" in batch:
       return self.video_tower(batch["video_visible"], batch["video_keep_idx"])
-    drop = self.config.masked_tokens == "drop"
-    idx = batch["video_keep_idx" if drop else "video_mask_idx"]
-    return self.video_tower(batch["video"], **{"keep_idx" if drop else "mask_idx": idx})
+    if self.config.masked_tokens == "drop":
+      return self.video_tower(batch["video"], keep_idx=batch["video_keep_idx"])
+    return self.video_tower(batch["video"], mask_idx=batch["video_mask_idx"])
 
   def pool_video(self, tokens: Tokens) -> Float[Array, "b e"]:
     """Embeddings, not normalised.
 
-    Of frames that are encoded alone each is made an embedding of unit norm, as of an
-    image, and their mean is the clip's (CLIP4Clip's mean pooling, arXiv 2104.08860).
+    With attention within frames, the mean of the frames' unit-norm image embeddings
+    (CLIP4Clip's mean pooling, arXiv 2104.08860).
     """
     if self.config.attention != "frame":
       return self.project_video(self._pooled(tokens))
-    each = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
-    return each.reshape(-1, tokens.apart, each.shape[-1]).mean(axis=1)
+    frames = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
+    return _frame_mean(frames, tokens.num_frames)
 
   def video_features(
     self, batch: Batch
   ) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
-    """(what is projected, or its mean over frames; all tokens) of whole clips."""
+    """(pooled features before projection, all tokens) of unmasked clips."""
     tokens = self.video_tokens(batch)
     if self.config.attention == "frame":
-      each = self._pooled(self._frames(tokens))
-      pooled = each.reshape(-1, tokens.apart, each.shape[-1]).mean(axis=1)
+      pooled = _frame_mean(self._pooled(self._frames(tokens)), tokens.num_frames)
     else:
       pooled = self._pooled(tokens)
-    return pooled, jnp.concatenate([tokens.cls, tokens.places], axis=1)
+    return pooled, jnp.concatenate([tokens.cls, tokens.patches], axis=1)
 
   def _frames(self, tokens: Tokens) -> Tokens:
-    """Each frame, encoded alone, as a row of its own."""
-    rows, width = len(tokens.places) * tokens.apart, tokens.places.shape[-1]
+    """Each independently encoded frame as a row of the batch."""
+    rows, width = len(tokens.patches) * tokens.num_frames, tokens.patches.shape[-1]
     split = lambda y: y.reshape(rows, y.size // (rows * width), width)
-    return Tokens(split(tokens.cls), split(tokens.places))
+    return Tokens(split(tokens.cls), split(tokens.patches))
 
   def _pooled(self, tokens: Tokens) -> Float[Array, "b d"]:
-    """What is projected."""
+    """Pooled features, before projection."""
     if self.config.pool == "mean":
-      x = tokens.places.astype(jnp.float32).mean(axis=1)
+      x = tokens.patches.astype(jnp.float32).mean(axis=1)
     elif self.config.parts.attention_pool:
-      x = self.video_pool(tokens.places)
+      x = self.video_pool(tokens.patches)
     else:
       x = tokens.cls[:, 0]
     return self.video_norm(x) if self.config.parts.norm_pooled else x
 
   def project_video(self, x: Float[Array, "*b d"]) -> Float[Array, "*b e"]:
-    """Features of the video tower in the space of the embeddings."""
+    """Projects features of the video tower to the embedding space."""
     if self.config.parts.projections[0] == "none":
       return x.astype(jnp.float32)
     return self.video_proj(x)
@@ -114,37 +113,38 @@ class DualEncoder(nn.Module):
   def encode_text(
     self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
-    """Embeddings, not normalised."""
+    """Embeddings of captions, not normalised."""
     return self.pool_text(self.text_tower(ids, valid, train=train), valid)
 
   def pool_text(
     self, tokens: Float[Array, "b l d"], valid: Bool[AnyArray, "b l"]
   ) -> Float[Array, "b e"]:
-    """Embeddings of a caption's tokens, not normalised."""
+    """Embeddings of captions from their tokens, not normalised."""
     parts = self.config.parts
     if self.config.pool == "mean":
       words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
       x = words.sum(axis=1) / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
     elif parts.text_at == "last":
-      places = jnp.arange(valid.shape[1])[None]
-      last = jnp.where(valid, places, 0).max(axis=1)
+      positions = jnp.arange(valid.shape[1])[None]
+      last = jnp.where(valid, positions, 0).max(axis=1)
       x = jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]
     else:
       x = tokens[:, 0]
     if parts.norm_pooled:
       x = self.text_norm(x)
-    x = nn.relu(x) if parts.relu else x
-    return (
-      x.astype(jnp.float32) if parts.projections[1] == "none" else self.text_proj(x)
-    )
+    if parts.relu:
+      x = nn.relu(x)
+    if parts.projections[1] == "none":
+      return x.astype(jnp.float32)
+    return self.text_proj(x)
 
   def masked_text(self, batch: Batch) -> Float[Array, "b e"]:
     """Embeddings of masked captions, not normalised; with dropout."""
-    ids, valid = hide_words(batch, self.mask, self.text.mask_id)
+    ids, valid = mask_text(batch, self.mask, self.text.mask_id)
     return self.encode_text(ids, valid, train=True)
 
   def encode_video(self, batch: Batch) -> Float[Array, "b e"]:
-    """Embeddings of whole clips, not normalised."""
+    """Embeddings of unmasked clips, not normalised."""
     return self.pool_video(self.video_tokens(batch))
 
   def embed_video(self, batch: Batch) -> Float[Array, "b e"]:
@@ -155,49 +155,51 @@ class DualEncoder(nn.Module):
     return l2_normalize(self.encode_text(ids, valid, train=False))
 
   def embed_patches(self, batch: Batch) -> Float[Array, "b n e"]:
-    """What pooling makes of each tubelet of a whole clip alone, unit norm."""
-    tokens = self.video_tokens(batch).places
+    """Unit-norm embedding of each tubelet, pooled as a clip of one tubelet."""
+    tokens = self.video_tokens(batch).patches
     each = tokens.reshape(-1, 1, tokens.shape[-1])
-    return l2_normalize(self.pool_video(Tokens(each, each))).reshape(
-      *tokens.shape[:2], -1
-    )
+    embeddings = l2_normalize(self.pool_video(Tokens(each, each)))
+    return embeddings.reshape(*tokens.shape[:2], -1)
 
   def embed_tokens(self, batch: Batch) -> Float[Array, "b l e"]:
-    """The same of each token of a whole caption; padding's mean nothing."""
+    """Unit-norm embedding of each text token; those of padding are meaningless."""
     ids, valid = batch["text_ids"], batch["text_valid"]
     tokens = self.text_tower(ids, valid, train=False)
     each = tokens.reshape(-1, 1, tokens.shape[-1])
-    alone = jnp.ones(each.shape[:2], bool)
-    return l2_normalize(self.pool_text(each, alone)).reshape(*tokens.shape[:2], -1)
+    valid = jnp.ones(each.shape[:2], bool)
+    return l2_normalize(self.pool_text(each, valid)).reshape(*tokens.shape[:2], -1)
 
   def scale(self) -> Float[Array, ""] | float:
-    """1 / temperature; a learned one is at most the family's."""
+    """1 / temperature; a learned one is at most `ArchSpec.max_scale`."""
     if not self.config.learn_temperature:
       return 1 / self.config.temperature
-    # The gradient passes the bound, or a scale that once crossed it could not return.
+    # The gradient ignores the bound, or a scale above it could never decrease.
     bound = math.log(self.config.parts.max_scale)
     excess = jnp.maximum(self.logit_scale - bound, 0)
     return jnp.exp(self.logit_scale - jax.lax.stop_gradient(excess))
 
 
+def _frame_mean(frames: Float[Array, "b*t d"], num_frames: int) -> Float[Array, "b d"]:
+  return frames.reshape(-1, num_frames, frames.shape[-1]).mean(axis=1)
+
+
 def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
-  """Refuses masks that the video tower cannot have.
+  """Checks that the video tower can drop the masked tubelets.
 
   Raises:
-    ConfigError: divided attention and tubelets dropped that are not the same ones in
-      every time slice; attention within frames, and not as many in each; or visible
-      tubelets alone are sent and that is not enough.
+    ConfigError: divided attention, but other patches are masked in every frame; or
+      attention within frames, but a different number of them.
   """
   if config.attention == "frame" and config.masked_tokens == "drop":
     require(
-      not mask.num_hidden(clip.grid) or mask.video != "random",
+      not mask.num_masked(clip.grid) or mask.video != "random",
       "config.mask.video: 'random' leaves frames of different lengths, but each is "
       "encoded alone; set 'per_frame', or config.objective.attention = 'joint'",
     )
   if config.attention == "divided" and config.masked_tokens == "drop":
     require(
-      not mask.num_hidden(clip.grid) or mask.video in ("tube", "block_tube"),
-      f"config.mask.video: {mask.video!r} hides other places in every frame, but "
+      not mask.num_masked(clip.grid) or mask.video in ("tube", "block_tube"),
+      f"config.mask.video: {mask.video!r} masks other patches in every frame, but "
       "divided attention needs the same ones; set 'tube' or 'block_tube', or "
       "config.objective.attention = 'joint'",
     )

@@ -1,13 +1,14 @@
 """Transformer parts shared by every tower: Dense, Attention, Block, Transformer.
 
-Parameters are float32 and carry logical axis names (sharding.py maps them to the
-mesh); activations have `Compute.dtype`; softmax and normalisation are float32.
+Parameters are float32 and carry logical axis names (core/sharding.py maps them
+to the mesh); activations have `Compute.dtype`; softmax and normalisation are float32.
 Initialisation is VideoMAE's: Xavier-uniform kernels, zero biases.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +20,12 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
 from vtr_jax.models.norm_gelu import GELUS, LayerNorm
 
-logical = nn.with_logical_partitioning
+_XAVIER = nn.initializers.xavier_uniform()
+
+
+def logical(init: Callable[..., Array], axes: tuple[str, ...]) -> Callable[..., Any]:
+  """`init` with logical axis names. Any: `self.param` unboxes what this returns."""
+  return nn.with_logical_partitioning(init, axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +46,11 @@ class TransformerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BlockConfig:
-  """What the blocks of one family of models do their own way; ViT's if not said."""
+  """How the blocks of an architecture differ; the defaults are ViT's."""
 
   epsilon: float = 1e-6  # of every LayerNorm
-  gelu: str = "exact"  # exact | quick | tanh, see models/pointwise.py
-  causal: bool = False  # whether a token attends to no later one
+  gelu: str = "exact"  # exact | quick | tanh, see models/norm_gelu.py
+  causal: bool = False  # each token attends to itself and earlier ones
 
 
 VIT = BlockConfig()
@@ -53,7 +59,7 @@ _REMAT = dict(
   none=None,
   dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the rest is cheap
   full=jax.checkpoint_policies.nothing_saveable,
-  # Products wait in the host's memory; for back ends that have that kind.
+  # Products are kept in pinned host memory; for back ends that have it.
   offload=jax.checkpoint_policies.offload_dot_with_no_batch_dims(
     "device", "pinned_host"
   ),
@@ -62,12 +68,12 @@ _REMAT = dict(
 
 @dataclasses.dataclass(frozen=True)
 class Compute:
-  """How the same numbers are computed; no choice changes the parameters' meaning."""
+  """How the same function is computed; no choice changes the parameters' meaning."""
 
   # of activations: float32 | bfloat16; ours (the papers' code: float32)
   dtype: str = "bfloat16"
   attention: str = "xla"  # xla | cudnn | splash, see models/attention.py; ours
-  scan: bool = True  # one compiled block for all layers, stacked parameters; ours
+  scan: bool = True  # one compiled block for all layers; parameters stacked; ours
   # what the backward pass recomputes: none | dots | full | offload; ours
   remat: str = "none"
 
@@ -81,7 +87,7 @@ class Compute:
 def product(
   x: Float[Array, "*b i"], kernel: Float[Array, "i o"]
 ) -> Float[Array, "*b o"]:
-  """x @ kernel in x's dtype, float32 out; so are the products of its gradients."""
+  """x @ kernel in x's dtype, accumulated in float32, as are its gradients."""
   return einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
@@ -112,10 +118,10 @@ class Dense(nn.Module):
   axes: tuple[str, str]
   dtype: str
   use_bias: bool = True
-  kernel_init: Callable[..., Array] = nn.initializers.xavier_uniform()
+  kernel_init: Callable[..., Array] = _XAVIER
 
   @nn.compact
-  def __call__(self, x: Float[AnyArray, "*b i"]) -> Float[AnyArray, "*b o"]:
+  def __call__(self, x: Float[AnyArray, "*b i"]) -> Float[Array, "*b o"]:
     shape = (x.shape[-1], self.features)
     kernel = self.param("kernel", logical(self.kernel_init, self.axes), shape)
     if self.dtype == "bfloat16":
@@ -131,16 +137,50 @@ class Dense(nn.Module):
 
 
 def activation(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-  """Keeps activations split over the batch alone, whatever the parameters are."""
+  """Shards activations over the batch alone, however the parameters are sharded."""
   return nn.with_logical_constraint(x, ("batch", None, None))
 
 
-class Attention(nn.Module):
-  """Multi-head self-attention.
+def multi_head(
+  module: nn.Module,
+  mix: Callable[[Array, Array, Array], Array],
+  queries: Float[Array, "#b m d"],
+  memory: Float[Array, "b n d"],
+  num_heads: int,
+  dtype: str,
+  inits: tuple[Callable[..., Array], Callable[..., Array]] = (_XAVIER, _XAVIER),
+) -> Float[Array, "b m d"]:
+  """Multi-head attention of `queries` to `memory`, inside `module`'s compact method.
 
-  Keys have no bias: it would add one number to all scores of a query, and softmax
-  takes that away again. VideoMAE and SimVTP leave it out for the same reason.
+  Keys have no bias: it would add a constant to all scores of a query, which softmax
+  cancels. VideoMAE and SimVTP leave it out for the same reason.
+
+  Args:
+    module: owns the parameters `query`, `key`, `value` and `out`.
+    mix: (query, key, value), each [b, tokens, heads, width of a head], to the
+      attention's output of the query's shape.
+    queries: one row serves all rows of `memory`.
+    memory: tokens that are attended to.
+    num_heads: of equal width.
+    dtype: of activations.
+    inits: of the kernels of (query, key, value), and of output.
   """
+  width = memory.shape[-1]
+  dense = functools.partial(Dense, width, dtype=dtype)
+  project = functools.partial(dense, ("embed", "heads"), kernel_init=inits[0])
+  split = lambda y: y.reshape(*y.shape[:2], num_heads, width // num_heads)
+  query = split(project(name="query")(queries))
+  key = split(project(use_bias=False, name="key")(memory))
+  value = split(project(name="value")(memory))
+  query = jnp.broadcast_to(query, (memory.shape[0], *query.shape[1:]))
+  module.sow("intermediates", "heads", (query, key))  # read by figures alone
+  y = mix(query, key, value)
+  y = y.reshape(*y.shape[:2], width)
+  return dense(("heads", "embed"), kernel_init=inits[1], name="out")(y)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention."""
 
   num_heads: int
   compute: Compute
@@ -150,16 +190,11 @@ class Attention(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
   ) -> Float[Array, "b n d"]:
-    b, n, d = x.shape
-    dense = functools.partial(Dense, d, dtype=self.compute.dtype)
-    split = lambda y: y.reshape(b, n, self.num_heads, d // self.num_heads)
-    query = split(dense(("embed", "heads"), name="query")(x))
-    key = split(dense(("embed", "heads"), use_bias=False, name="key")(x))
-    value = split(dense(("embed", "heads"), name="value")(x))
-    self.sow("intermediates", "heads", (query, key))  # for pictures; else nothing
-    with jax.named_scope("attend"):
-      y = attend(query, key, value, valid, self.compute.attention, self.causal)
-    return dense(("heads", "embed"), name="out")(y.reshape(b, n, d))
+    def mix(query: Array, key: Array, value: Array) -> Array:
+      with jax.named_scope("attend"):
+        return attend(query, key, value, valid, self.compute.attention, self.causal)
+
+    return multi_head(self, mix, x, x, self.num_heads, self.compute.dtype)
 
 
 class Mlp(nn.Module):
@@ -206,26 +241,25 @@ def run_blocks(
   x: Float[Array, "b n d"],
   valid: Bool[AnyArray, "b n"] | None = None,
 ) -> Float[Array, "b n d"]:
-  """`depth` times `block(*fields)`, inside a compact method; scan, remat as chosen."""
+  """`depth` blocks `block(*fields)`, inside a compact method; see `Compute`."""
   if compute.remat != "none":
     block = nn.remat(block, policy=_REMAT[compute.remat], prevent_cse=not compute.scan)
   if compute.scan:
     step = nn.scan(
-      lambda layer, x, valid: (layer(x, valid), None),
+      lambda layer, x, _: (layer(x, valid), None),
       variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True, "dropout": True},
-      in_axes=nn.broadcast,
       length=depth,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return step(block(*fields, name="blocks"), x, valid)[0]
+    return step(block(*fields, name="blocks"), x, None)[0]
   for i in range(depth):
     x = block(*fields, name=f"block_{i}")(x, valid)
   return x
 
 
 class Transformer(nn.Module):
-  """`depth` blocks and a last LayerNorm, with optional scan and remat."""
+  """`depth` blocks and a final LayerNorm."""
 
   size: TransformerConfig
   compute: Compute
@@ -246,7 +280,7 @@ class Transformer(nn.Module):
 
 
 def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """Divides rows by their length (at least 1e-8, as in Frozen), in float32."""
+  """Divides vectors by their norm (at least 1e-8, as in Frozen), in float32."""
   x = x.astype(jnp.float32)
   # The square root's gradient at 0 is infinite; the bound goes inside.
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))

@@ -1,9 +1,9 @@
-"""GELU and LayerNorm that keep for their gradients what is small.
+"""GELU and LayerNorm that store little for their gradients.
 
-Automatic differentiation keeps several float32 arrays of the activations' size for each
-of them. These keep the input alone, in the activations' dtype, and (LayerNorm) two
-numbers a row; the rest is recomputed, in float32, where it is used. For bfloat16 that
-is a third of a block's memory and of the bytes that a scanned block moves.
+Autodiff stores several float32 arrays of the activations' size for each of them. These
+store only the input, in the activations' dtype, and (LayerNorm) mean and rate of each
+token; the rest is recomputed in float32. For bfloat16 this saves a third of a block's
+memory and of the bytes that a scanned block moves.
 """
 
 import functools
@@ -20,13 +20,13 @@ from vtr_jax.core.arrays import AnyArray
 
 @jax.custom_vjp
 def gelu(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-  """The exact one, in float32; x's dtype out."""
+  """Exact GELU, computed in float32; x's dtype out."""
   y = x.astype(jnp.float32)
-  return (y * _share(y)).astype(x.dtype)
+  return (y * _normal_cdf(y)).astype(x.dtype)
 
 
-def _share(y: Array) -> Array:
-  """The normal distribution's: what GELU lets through of y."""
+def _normal_cdf(y: Array) -> Array:
+  """Cumulative distribution function of the standard normal distribution."""
   # Not jax.nn.gelu: its erfc takes twice as long on CPU, three times in bfloat16.
   return 0.5 * (1 + jax.lax.erf(y * 0.5**0.5))
 
@@ -38,14 +38,14 @@ def _gelu_forward(x: Array) -> tuple[Array, Array]:
 def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
   y = x.astype(jnp.float32)
   density = jnp.exp(-0.5 * y * y) / math.sqrt(2 * math.pi)
-  return ((g.astype(jnp.float32) * (_share(y) + y * density)).astype(x.dtype),)
+  return ((g.astype(jnp.float32) * (_normal_cdf(y) + y * density)).astype(x.dtype),)
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-def _remade(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
-  """`activation` in float32, of which the input alone is kept."""
+def _recomputed(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
+  """`activation` in float32, which stores only its input for the gradient."""
 
   @jax.checkpoint
   def call(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
@@ -54,11 +54,11 @@ def _remade(activation: Callable[[Array], Array]) -> Callable[[Array], Array]:
   return call
 
 
-# quick: x sigmoid(1.702 x), OpenAI's CLIP; tanh: BERT's first code, SigLIP.
+# quick: x sigmoid(1.702 x), OpenAI's CLIP; tanh: Google's BERT code, SigLIP.
 GELUS = dict(
   exact=gelu,
-  quick=_remade(lambda x: x * jax.nn.sigmoid(1.702 * x)),
-  tanh=_remade(functools.partial(jax.nn.gelu, approximate=True)),
+  quick=_recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
+  tanh=_recomputed(functools.partial(jax.nn.gelu, approximate=True)),
 )
 
 
@@ -88,19 +88,21 @@ def _normalise_forward(x, scale, bias, epsilon, dtype) -> tuple[Array, tuple]:
 def _normalise_backward(epsilon, dtype, saved: tuple, g: Array) -> tuple:
   x, scale, mean, rate = saved
   g = g.astype(jnp.float32)
-  unit = (x.astype(jnp.float32) - mean) * rate
+  normalized = (x.astype(jnp.float32) - mean) * rate
   rows = tuple(range(x.ndim - 1))
-  pull = g * jax.lax.broadcast_to_rank(scale, g.ndim)
-  along = (pull * unit).mean(axis=-1, keepdims=True)
-  to_x = rate * (pull - pull.mean(axis=-1, keepdims=True) - unit * along)
-  return to_x.astype(x.dtype), (g * unit).sum(axis=rows), g.sum(axis=rows)
+  to_normalized = g * jax.lax.broadcast_to_rank(scale, g.ndim)
+  along = (to_normalized * normalized).mean(axis=-1, keepdims=True)
+  to_x = rate * (
+    to_normalized - to_normalized.mean(axis=-1, keepdims=True) - normalized * along
+  )
+  return to_x.astype(x.dtype), (g * normalized).sum(axis=rows), g.sum(axis=rows)
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class LayerNorm(nn.Module):
-  """flax's, with the gradient above. Parameters `scale` and `bias`, float32."""
+  """As flax's, with the gradient above; float32 parameters `scale` and `bias`."""
 
   epsilon: float
   dtype: str

@@ -1,4 +1,4 @@
-"""Video tubelets: picking, embedding, fixed space-time positions."""
+"""Video tubelets: selection, linear embedding, fixed space-time positions."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,15 +13,32 @@ from vtr_jax.models.layers import Dense
 def gather(
   x: Num[AnyArray, "b n d"], idx: Int32[AnyArray, "b k"]
 ) -> Num[Array, "b k d"]:
-  """Picks tokens by index; needs no communication when the batch is sharded."""
+  """Selects tokens by index; needs no communication when the batch is sharded."""
   return jnp.take_along_axis(x, idx[:, :, None], axis=1)
 
 
-def unit_pixels(pixels: Num[AnyArray, "..."]) -> Float[AnyArray, "..."]:
-  """RGB in [0, 1]; uint8 is divided by 255, floats are taken as they are."""
-  if pixels.dtype == jnp.uint8:
-    return pixels.astype(jnp.float32) / 255
-  return pixels.astype(jnp.float32)
+def unit_pixels(pixels: Num[AnyArray, "..."]) -> Float[Array, "..."]:
+  """RGB in [0, 1]: uint8 is divided by 255, floats are in that range already."""
+  floats = jnp.asarray(pixels, jnp.float32)
+  return floats / 255 if pixels.dtype == jnp.uint8 else floats
+
+
+def project_pixels(
+  patches: Num[AnyArray, "b k p"],
+  clip: ClipSpec,
+  width: int,
+  dtype: str,
+  use_bias: bool = True,
+) -> Float[Array, "b k d"]:
+  """Linear embedding `proj` of raw tubelets, inside a compact method.
+
+  A Conv3d with stride = kernel.
+  """
+  repeats = clip.tubelet_dim // 3
+  mean, std = np.tile(clip.mean, repeats), np.tile(clip.std, repeats)
+  mean, std = mean.astype("f")[None, None], std.astype("f")[None, None]
+  x = (unit_pixels(patches) - mean) / std
+  return Dense(width, ("pixels", "embed"), dtype, use_bias, name="proj")(x)
 
 
 def flat_positions(grid: tuple[int, int, int], width: int) -> Float[np.ndarray, "n d"]:
@@ -38,10 +55,10 @@ def flat_positions(grid: tuple[int, int, int], width: int) -> Float[np.ndarray, 
 def space_time_positions(
   grid: tuple[int, int, int], width: int
 ) -> Float[np.ndarray, "n d"]:
-  """A third of the columns each for time, height and width, sines then cosines.
+  """Sinusoids with a third of the columns each for time, height and width. Ours.
 
-  Wavelengths grow from 2 pi to 200 pi tubelets: grids are far shorter than the texts
-  that the usual 10000 was made for. Ours.
+  Wavelengths grow from 2 pi to 200 pi tubelets: the usual 10000 is for texts, which
+  are far longer than these grids.
   """
   cells = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1)
   rate = 100.0 ** (-np.arange(width // 6) / (width // 6))
@@ -56,7 +73,7 @@ POSITIONS = dict(flat=flat_positions, space_time=space_time_positions)
 
 
 class VideoEmbed(nn.Module):
-  """Linear embedding of tubelets plus positions; a Conv3d with stride = kernel."""
+  """Linear embedding of tubelets plus fixed positions."""
 
   clip: ClipSpec
   width: int
@@ -69,12 +86,8 @@ class VideoEmbed(nn.Module):
     patches: Num[AnyArray, "b k p"],
     idx: Int32[AnyArray, "b k"] | None = None,
   ) -> Float[Array, "b k d"]:
-    """`patches` are raw pixels; `idx` are their places, None = all in order."""
-    repeats = self.clip.tubelet_dim // 3
-    mean, std = np.tile(self.clip.mean, repeats), np.tile(self.clip.std, repeats)
-    mean, std = mean.astype("f")[None, None], std.astype("f")[None, None]
-    x = (unit_pixels(patches) - mean) / std
-    x = Dense(self.width, ("pixels", "embed"), self.dtype, name="proj")(x)
+    """`patches` are raw pixels at indices `idx`, None = all in order."""
+    x = project_pixels(patches, self.clip, self.width, self.dtype)
     table = POSITIONS[self.pos_embed](self.clip.grid, self.width)
     positions = jnp.asarray(table, self.dtype)
     return x + (positions[None, : x.shape[1]] if idx is None else positions[idx])

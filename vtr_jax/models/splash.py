@@ -1,7 +1,7 @@
-"""Attention by JAX's splash kernel for TPUs: scores never leave the chip's own memory.
+"""Attention by JAX's splash kernel for TPUs: scores stay in on-chip memory.
 
-Worth its padding for long clips alone: at 316 tokens, four frames of 224 with 60 %
-hidden, it moves as many bytes as `attention.attend` of "xla" (docs/performance.md).
+Its padding pays off for long clips only: at 316 tokens (four frames of 224 pixels, 60 %
+masked) it moves as many bytes as "xla" of `attention.attend` (docs/performance.md).
 """
 
 import jax
@@ -13,8 +13,8 @@ from jaxtyping import Array, Bool, Float
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.sharding import ROWS
 
-_TILE = 128  # the kernel's lengths are multiples of it
-_BLOCK = 512  # at most; the kernel's default
+_TILE = 128  # the kernel requires lengths that are multiples of it
+_BLOCK = 512  # maximum; the kernel's default
 
 
 def attend(
@@ -25,7 +25,7 @@ def attend(
   causal: bool = False,
   interpret: bool = False,
 ) -> Float[Array, "b n h e"]:
-  """As `attention.attend`; `interpret` runs the kernel where there is no TPU."""
+  """As `attention.attend`; `interpret` runs the kernel without a TPU."""
   if valid is None:
     valid = jnp.ones(key.shape[:2], bool)
 
@@ -35,7 +35,7 @@ def attend(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return local(query, key, value, valid)
-  # The compiler cannot split a kernel: each device runs it on its own rows and heads.
+  # The compiler cannot partition a kernel: each device runs it on its rows and heads.
   rows, heads = PartitionSpec(ROWS), PartitionSpec(ROWS, None, "tensor")
   return jax.shard_map(
     local,
@@ -48,27 +48,28 @@ def attend(
 def _one_device(query, key, value, valid, causal, interpret) -> Float[Array, "b n h e"]:
   length, heads, size = query.shape[1:]
   query = query * size**-0.5
-  query, key, value = (_filled(x).swapaxes(1, 2) for x in (query, key, value))
-  # Places that were filled up are queries without a meaning, and no keys.
+  query, key, value = (_pad(x).swapaxes(1, 2) for x in (query, key, value))
+  # Outputs of padding queries are cut off; padding keys are in another segment.
   segments = splash_attention.SegmentIds(
     jnp.ones((query.shape[0], query.shape[2]), jnp.int32),
-    _filled(valid).astype(jnp.int32),
+    _pad(valid).astype(jnp.int32),
   )
-  kind = splash_attention.CausalMask if causal else splash_attention.FullMask
-  seen = kind((query.shape[2], key.shape[2]))
+  mask = splash_attention.CausalMask if causal else splash_attention.FullMask
+  head_mask = mask((query.shape[2], key.shape[2]))
   kernel = splash_attention.make_splash_mha_single_device(
-    mask=splash_attention.MultiHeadMask([seen] * heads),
+    mask=splash_attention.MultiHeadMask([head_mask] * heads),
     block_sizes=_blocks(query.shape[2], key.shape[2]),
     interpret=interpret,
   )
   out = jax.vmap(kernel)(query, key, value, segments)
+  assert isinstance(out, jax.Array)  # a tuple only with save_residuals
   return out.swapaxes(1, 2)[:, :length]
 
 
-def _filled(x: AnyArray) -> Array:
-  """Zeros behind the tokens, axis 1, up to a multiple of the tile."""
-  more = (0, -x.shape[1] % _TILE)
-  return jnp.pad(x, [(0, 0), more] + [(0, 0)] * (x.ndim - 2))
+def _pad(x: AnyArray) -> Array:
+  """Zero-pads the tokens, axis 1, to a multiple of the tile."""
+  padding = (0, -x.shape[1] % _TILE)
+  return jnp.pad(x, [(0, 0), padding] + [(0, 0)] * (x.ndim - 2))
 
 
 def _blocks(queries: int, keys: int) -> splash_attention.BlockSizes:

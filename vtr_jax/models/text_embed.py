@@ -1,4 +1,4 @@
-"""Hidden words, and BERT's first layer (word + position, LayerNorm, dropout)."""
+"""Masked captions, and BERT's embedding layer."""
 
 import flax.linen as nn
 import jax
@@ -11,24 +11,24 @@ from vtr_jax.models.layers import activation, logical
 from vtr_jax.models.norm_gelu import LayerNorm
 
 
-def hide_words(
+def mask_text(
   batch: Batch, mask: MaskSpec, mask_id: int
 ) -> tuple[Int32[AnyArray, "b l"], Bool[AnyArray, "b l"]]:
-  """(ids, valid) of captions whose hidden words are replaced, or left out.
+  """(ids, valid) of captions whose masked tokens are replaced, or left out.
 
-  A word that is left out keeps its place, and no other word attends to it.
+  A token that is left out keeps its position, but no other token attends to it.
   """
-  ids, valid, hidden = batch["text_ids"], batch["text_valid"], batch["text_masked"]
+  ids, valid, masked = batch["text_ids"], batch["text_valid"], batch["text_masked"]
   if mask.text == "drop":
-    return ids, valid & ~hidden
-  return jnp.where(hidden, mask_id, ids), valid
+    return ids, valid & ~masked
+  return jnp.where(masked, mask_id, ids), valid
 
 
 class TextEmbed(nn.Module):
-  """Words and learned positions, normalised (epsilon 1e-12, as in BERT) or not.
+  """Word and learned position embeddings, LayerNorm (epsilon 1e-12), dropout.
 
-  BERT also adds its token-type-0 row to every token; that row belongs into the
-  position table here.
+  BERT also adds its token-type-0 embedding to every token; here it is part of the
+  position table.
   """
 
   text: TextSpec
@@ -50,10 +50,10 @@ class TextEmbed(nn.Module):
       logical(init, ("length", "embed")),
       (self.text.max_length, self.width),
     )
-    # Whole rows: a lookup in a table split by column would move every activation.
+    # Columns are not sharded: the lookup would then communicate every activation.
     words = nn.with_logical_constraint(words.astype(self.dtype), ("vocab", None))
     x = activation(jnp.take(words, ids, axis=0))
-    # As PyTorch's padding_idx: padding never trains its word row.
+    # As PyTorch's padding_idx: padding's word embedding gets no gradient.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
     x += positions[None, : ids.shape[1]].astype(self.dtype)
     if self.norm:

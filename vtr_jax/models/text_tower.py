@@ -27,7 +27,7 @@ class TextBlock(nn.Module):
 
   size: TransformerConfig
   compute: Compute
-  dropout: float  # DistilBERT also drops attention weights; left out here
+  dropout: float  # of the MLP; DistilBERT's attention dropout is left out
 
   @nn.compact
   def __call__(
@@ -42,7 +42,7 @@ class TextBlock(nn.Module):
 
 
 class TextTower(nn.Module):
-  """Tokens of a caption, encoded."""
+  """Encodes captions to one embedding per token."""
 
   text: TextSpec
   config: Config
@@ -53,7 +53,7 @@ class TextTower(nn.Module):
   ) -> Float[Array, "b l d"]:
     c, parts = self.config, self.config.parts
     rate = c.text_dropout if train else 0.0
-    dtype, norm = c.compute.dtype, parts.norm_words
+    dtype, norm = c.compute.dtype, parts.norm_text_embed
     embed = TextEmbed(self.text, c.text.width, rate, dtype, norm, name="embed")
     x = embed(ids, valid, train=train)
     if c.text_norm == "pre":

@@ -1,9 +1,9 @@
-"""What an objective is: a value that the step and the evaluators call.
+"""The interface of objectives, which the training step and the evaluators call.
 
-An objective is one file beside this one with four parts: a docstring that says
-which values are the paper's, a linen module, a forward function, and
-`build(config, clip, text, mask) -> Objective` with a dataclass `Config` for its
-section of the config. Nothing else needs to know of it.
+An objective is one file in this folder with four parts: a docstring that states which
+values are the paper's, a linen module, a forward function, and
+`build(config, clip, text, mask) -> Objective` with a dataclass `Config` for section
+`objective` of the config. No other file depends on it.
 """
 
 import dataclasses
@@ -20,64 +20,66 @@ from vtr_jax import objectives
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, complete, read
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.models.layers import Compute
 from vtr_jax.objectives.teacher import Teacher
 
 Params = Mapping[str, Any]
 
 
 class Forward(NamedTuple):
-  """What a training pass gives to the step, which makes the loss of it."""
+  """Output of a training pass, from which the step computes the loss."""
 
   video: Float[Array, "b e"]  # unit norm, for the contrastive term
-  text: Float[Array, "b e"]  # unit norm, text[i] belongs to video[i]
+  text: Float[Array, "b e"]  # unit norm, text[i] describes video[i]
   scale: Float[Array, ""] | float  # 1 / temperature
-  terms: dict[str, Float[Array, ""]]  # every other loss term, means over the batch
+  terms: dict[str, Float[Array, ""]]  # all other loss terms, means over the batch
 
 
 class Reconstruction(NamedTuple):
-  """What the model puts in the place of what was hidden, for pictures."""
+  """Predictions for masked tubelets and tokens."""
 
-  pixels: Float[Array, "b m p"]  # RGB in [0, 1] of the hidden tubelets
-  word_ids: Int32[Array, "b l"] | None  # the likeliest token at every place
+  pixels: Float[Array, "b m p"]  # RGB in [0, 1] of the masked tubelets
+  word_ids: Int32[Array, "b l"] | None  # most likely token at every position
 
 
 class VideoFeatures(NamedTuple):
-  """What the video tower makes of whole clips, before any projection, for probes."""
+  """Features of unmasked clips before any projection, for probes."""
 
-  pooled: Float[Array, "b d"]  # of each clip, as the model itself pools
-  tokens: Float[Array, "b n d"]  # that it pools from; a class token comes first
+  pooled: Float[Array, "b d"]  # pooled as for the embedding
+  tokens: Float[Array, "b n d"]  # all tokens; class tokens first
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """The step and the evaluators use these fields and nothing else."""
+  """The only fields that the step and the evaluators use."""
 
-  model: nn.Module  # a linen definition, no state
-  mask: MaskSpec  # what the loader hides
+  model: nn.Module
+  mask: MaskSpec  # how the loader masks
+  compute: Compute
   init: Callable[[jax.Array, Batch], Any]  # (key, batch) -> boxed params
   # (params, teacher's parameters or None, batch, key)
   forward: Callable[[Params, Params | None, Batch, jax.Array], Forward]
-  embed_video: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
-  embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # nothing hidden
+  embed_video: Callable[[Params, Batch], Float[Array, "b e"]]  # of unmasked clips
+  embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # of unmasked captions
   terms: tuple[str, ...]  # names in Forward.terms
-  # (params, batch) -> [b] how well video[i] and text[i] fit, for re-ranking
+  # matching score of video[i] and text[i], for re-ranking
   match: Callable[[Params, Batch], Float[Array, " b"]] | None = None
   reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
   # embed_video before normalisation, for means over several clips of one video
   encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
-  # [b n e], [b l e] unit norm, of each tubelet and of each word, for pictures
+  # unit-norm embeddings of each tubelet and of each text token, for figures
   embed_patches: Callable[[Params, Batch], Float[Array, "b n e"]] | None = None
   embed_tokens: Callable[[Params, Batch], Float[Array, "b l e"]] | None = None
   video_features: Callable[[Params, Batch], VideoFeatures] | None = None
-  teacher: Teacher | None = None  # what is shadowed, and how the shadow follows
+  teacher: Teacher | None = None
 
-  def shadowed(self, params: Any) -> Any:
-    """The part of `params`, or of a tree like it, that a teacher shadows, or None."""
+  def teacher_params(self, params: Any) -> Any:
+    """The teacher's part of `params` or a tree of its structure; None = no teacher."""
     return self.teacher.pick(params) if self.teacher else None
 
 
 def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
-  """(key, batch) -> boxed parameters, for models that are called with a batch."""
+  """(key, batch) -> boxed parameters, for models whose input is a batch."""
 
   def init(key: jax.Array, batch: Batch) -> Any:
     params, dropout = jax.random.split(key)
@@ -86,31 +88,47 @@ def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
   return init
 
 
+def apply(model: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
+  """`model.apply` without mutable collections, so that it returns the output alone."""
+  return model.apply({"params": params}, *args, **kwargs)
+
+
 def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:
   """(params, batch) -> `model.name(batch)`, for the functions of an Objective."""
-  return lambda params, batch: model.apply({"params": params}, batch, method=name)
+  return lambda params, batch: apply(model, params, batch, method=name)
 
 
 def features_of(model: nn.Module) -> Callable[[Params, Batch], VideoFeatures]:
-  """(params, batch) -> features, of a model whose `video_features` gives a pair."""
-  found = method(model, "video_features")
-  return lambda params, batch: VideoFeatures(*found(params, batch))
+  """(params, batch) -> features, for models whose `video_features` returns a pair."""
+  features = method(model, "video_features")
+  return lambda params, batch: VideoFeatures(*features(params, batch))
 
 
-# Files of this folder that are shared by objectives and are none themselves.
+# Files of this folder that are shared by objectives.
 _SHARED = {"base", "contrastive", "losses", "teacher"}
 
 
 def names() -> list[str]:
-  """Objectives that exist: the files of this folder, shared ones left out."""
-  found = [m.name for m in pkgutil.iter_modules(objectives.__path__)]
-  return sorted(set(found) - _SHARED)
+  """Names of all objectives: the files of this folder except shared ones."""
+  modules = {m.name for m in pkgutil.iter_modules(objectives.__path__)}
+  return sorted(modules - _SHARED)
 
 
 def build(
-  values: Mapping[str, Any], clip: ClipSpec, text: TextSpec, mask: MaskSpec
+  values: Mapping[str, Any],
+  clip: ClipSpec,
+  text: TextSpec,
+  mask: MaskSpec,
+  **compute: Any,
 ) -> Objective:
-  """Builds the objective that `values.name` names.
+  """Builds the objective of section `objective` of the config.
+
+  Args:
+    values: the section; its key `name` selects the objective.
+    clip: of the config, as `text` and `mask`.
+    text: max_length and vocabulary.
+    mask: how the loader masks.
+    **compute: fields of `Compute` to override.
 
   Raises:
     ConfigError: the name is unknown, or a key of its section is wrong.
@@ -122,6 +140,9 @@ def build(
   choose(name, names(), "config.objective.name")
   module = _module(name)
   config = read(module.Config, values, "config.objective")
+  if compute:
+    compute_config = dataclasses.replace(config.compute, **compute)
+    config = dataclasses.replace(config, compute=compute_config)
   return module.build(config, clip, text, mask)
 
 

@@ -1,13 +1,13 @@
-"""The contrastive loss over the global batch, in three forms that are equal.
+"""The contrastive loss over the global batch, in three equivalent forms.
 
-dense    all pairs' similarities at once; the compiler places the collectives.
+dense    the full matrix of similarities; the compiler places the collectives.
 chunked  `chunk` rows of that matrix at a time, recomputed for their gradient.
-ring     each device holds its own rows and sees the others' as they come round
-         (shard_map, ppermute): what is held is `chunk` rows by a device's share of the
-         columns, and no embedding but its own and a visitor's.
+ring     each device holds its embeddings and passes the other side's around a ring
+         (shard_map, ppermute); it holds `chunk` rows of similarities to one device's
+         candidates at a time.
 
 Losses: InfoNCE, the sum of both directions as Frozen's NormSoftmaxLoss; or SigLIP's
-pairwise sigmoid (arXiv 2303.15343), each pair a question of its own.
+pairwise sigmoid (arXiv 2303.15343), a binary classification of each pair.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.sharding import ROWS
 
-_MASKED = -1e9  # instead of a similarity that does not count
+_MASKED = -1e9  # logit of candidates that are not valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +32,8 @@ class ContrastConfig:
 
   loss: str = "info_nce"  # info_nce | sigmoid; paper: MAC, MILES, SimVTP
   form: str = "dense"  # dense | chunked | ring: same value, less memory; ours
-  chunk: int = 1024  # rows of similarities at once on a device; not dense; ours
-  # sigmoid: added to cosine / temperature; paper: SigLIP's first value, learned there
+  chunk: int = 1024  # rows of similarities at once on a device; not used by dense; ours
+  # sigmoid: added to cosine / temperature; paper: SigLIP's initial value, learned there
   bias: float = -10.0
 
   def __post_init__(self):
@@ -52,14 +52,14 @@ def contrast(
   scale: Float[Array, ""] | float,
   valid: Bool[AnyArray, " b"],
 ) -> Float[Array, ""]:
-  """The loss of the global batch; pairs lie on the diagonal.
+  """The loss of the global batch; positives are on the diagonal.
 
   Args:
-    config: which loss, and how it is computed.
+    config: loss and form.
     video: unit-norm embeddings.
     text: unit-norm embeddings; text[i] describes video[i].
     scale: 1 / temperature.
-    valid: rows that take part, as anchors and as negatives.
+    valid: examples that count, as anchors and as negatives.
   """
   video, text = (x.astype(jnp.float32) for x in (video, text))
   shift = config.bias if config.loss == "sigmoid" else 0.0
@@ -71,79 +71,83 @@ def contrast(
   return total / jnp.maximum(valid.sum(), 1)
 
 
-def _similarities(scale, shift, anchors, others) -> Float[Array, "a o"]:
-  """In full precision: rounded otherwise than `_over_anchors`, losses would be off."""
+def _logits(scale, shift, anchors, candidates) -> Float[Array, "a c"]:
+  """In full precision, as the positives in `_sum_losses`, or they would not cancel."""
   highest = jax.lax.Precision.HIGHEST
-  return scale * jnp.matmul(anchors, others.T, precision=highest) + shift
+  return scale * jnp.matmul(anchors, candidates.T, precision=highest) + shift
 
 
-def _over_anchors(rivals, scale, shift, anchors, others, valid) -> Float[Array, ""]:
-  """Sum of the losses; the matrix's diagonal is each device's from its own rows."""
-  positive = scale * (anchors * others).sum(axis=1) + shift
-  return jnp.where(valid, rivals - positive, 0).sum()
+def _sum_losses(reduced, scale, shift, anchors, candidates, valid) -> Float[Array, ""]:
+  """Sum over valid anchors of `reduced` minus the positive's logit."""
+  positive = scale * (anchors * candidates).sum(axis=1) + shift
+  return jnp.where(valid, reduced - positive, 0).sum()
 
 
-def _per_anchor(
-  loss: str, logits: Float[Array, "a o"], valid: Bool[AnyArray, " o"]
+def _reduce(
+  loss: str, logits: Float[Array, "a c"], valid: Bool[AnyArray, " c"]
 ) -> Float[Array, " a"]:
-  """What the rivals of each anchor amount to; `_join` puts parts of them together."""
+  """Each anchor's logits reduced over valid candidates; see `_merge`."""
   logits = jnp.where(valid[None, :], logits, _MASKED)
   if loss == "info_nce":
     return jax.nn.logsumexp(logits, axis=1)
   return jax.nn.softplus(logits).sum(axis=1)
 
 
-def _join(loss: str, left: Array, right: Array) -> Array:
+def _merge(loss: str, left: Array, right: Array) -> Array:
+  """`_reduce` over the candidates of both sides."""
   return jnp.logaddexp(left, right) if loss == "info_nce" else left + right
 
 
-def _dense(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
-  """Sum over valid anchors of their loss; so are the next two."""
-  logits = _similarities(scale, shift, anchors, others)
-  rivals = _per_anchor(config.loss, logits, valid)
-  return _over_anchors(rivals, scale, shift, anchors, others, valid)
+def _dense(config, scale, shift, anchors, candidates, valid) -> Float[Array, ""]:
+  """Sum of the losses of valid anchors, as `_chunked` and `_ring`."""
+  logits = _logits(scale, shift, anchors, candidates)
+  reduced = _reduce(config.loss, logits, valid)
+  return _sum_losses(reduced, scale, shift, anchors, candidates, valid)
 
 
-def _chunked(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
-  rivals = _rivals(config, scale, shift, anchors, others, valid)
-  return _over_anchors(rivals, scale, shift, anchors, others, valid)
+def _chunked(config, scale, shift, anchors, candidates, valid) -> Float[Array, ""]:
+  reduced = _reduce_chunks(config, scale, shift, anchors, candidates, valid)
+  return _sum_losses(reduced, scale, shift, anchors, candidates, valid)
 
 
-def _ring(config, scale, shift, anchors, others, valid) -> Float[Array, ""]:
+def _ring(config, scale, shift, anchors, candidates, valid) -> Float[Array, ""]:
   mesh = jax.sharding.get_abstract_mesh()
   count = math.prod(mesh.shape[axis] for axis in ROWS)
-  onward = [(i, (i + 1) % count) for i in range(count)]
+  to_next = [(i, (i + 1) % count) for i in range(count)]
 
-  def local(scale, shift, anchors, others, valid):
-    def turn(carry, _):
-      held, visitors, counts = carry
-      visitors, counts = jax.lax.ppermute((visitors, counts), ROWS, onward)
-      met = _rivals(config, scale, shift, anchors, visitors, counts)
-      return (_join(config.loss, held, met), visitors, counts), None
+  def local(scale, shift, anchors, candidates, valid):
+    def rotate(carry, _):
+      reduced, remote, remote_valid = carry
+      remote, remote_valid = jax.lax.ppermute((remote, remote_valid), ROWS, to_next)
+      more = _reduce_chunks(config, scale, shift, anchors, remote, remote_valid)
+      return (_merge(config.loss, reduced, more), remote, remote_valid), None
 
-    own = _rivals(config, scale, shift, anchors, others, valid)
-    (rivals, *_), _ = jax.lax.scan(turn, (own, others, valid), length=count - 1)
-    here = _over_anchors(rivals, scale, shift, anchors, others, valid)
-    return jax.lax.psum(here, ROWS)
+    own = _reduce_chunks(config, scale, shift, anchors, candidates, valid)
+    carry = (own, candidates, valid)
+    (reduced, *_), _ = jax.lax.scan(rotate, carry, length=count - 1)
+    total = _sum_losses(reduced, scale, shift, anchors, candidates, valid)
+    return jax.lax.psum(total, ROWS)
 
-  rows, whole = PartitionSpec(ROWS), PartitionSpec()
-  over = jax.shard_map(
-    local, in_specs=(whole, whole, rows, rows, rows), out_specs=whole, check_vma=False
+  rows, full = PartitionSpec(ROWS), PartitionSpec()
+  over_devices = jax.shard_map(
+    local, in_specs=(full, full, rows, rows, rows), out_specs=full, check_vma=False
   )
-  return over(scale, shift, anchors, others, valid)
+  return over_devices(scale, shift, anchors, candidates, valid)
 
 
-def _rivals(config, scale, shift, anchors, others, valid) -> Float[Array, " a"]:
-  """`_per_anchor` of `chunk` rows at once, recomputed for the gradient."""
+def _reduce_chunks(
+  config, scale, shift, anchors, candidates, valid
+) -> Float[Array, " a"]:
+  """`_reduce` for `chunk` anchors at a time, recomputed for the gradient."""
   rows = anchors.shape[0]
   chunk = min(config.chunk, rows)
 
   @jax.checkpoint
-  def part(anchors: Float[Array, "c e"]) -> Float[Array, " c"]:
-    logits = _similarities(scale, shift, anchors, others)
-    return _per_anchor(config.loss, logits, valid)
+  def reduce_chunk(anchors: Float[Array, "r e"]) -> Float[Array, " r"]:
+    logits = _logits(scale, shift, anchors, candidates)
+    return _reduce(config.loss, logits, valid)
 
-  # The last chunk is filled up with rows that are cut off again.
-  filled = jnp.pad(anchors, ((0, -rows % chunk), (0, 0)))
-  parts = filled.reshape(-1, chunk, anchors.shape[1])
-  return jax.lax.map(part, parts).reshape(-1)[:rows]
+  # The last chunk is padded; the padding's results are cut off.
+  padded = jnp.pad(anchors, ((0, -rows % chunk), (0, 0)))
+  chunks = padded.reshape(-1, chunk, anchors.shape[1])
+  return jax.lax.map(reduce_chunk, chunks).reshape(-1)[:rows]

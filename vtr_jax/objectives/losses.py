@@ -1,4 +1,4 @@
-"""Parts of losses: arrays to scalars. Rows with valid = False count nowhere."""
+"""Functions that losses are made of."""
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,11 @@ from vtr_jax.core.arrays import AnyArray
 def masked_mean(
   values: Float[Array, "..."], mask: Bool[AnyArray, "..."]
 ) -> Float[Array, ""]:
-  """Mean of `values` where `mask`; 0 when nothing counts. `mask` may lack last axes."""
+  """Mean of `values` where `mask`, 0 if nowhere; `mask` may lack trailing axes."""
   weight = jnp.broadcast_to(
     mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
   ).astype(jnp.float32)
-  # where, not a product: a row that does not count may hold anything, even NaN.
+  # where, not a product: masked values may be anything, even NaN.
   total = jnp.sum(jnp.where(weight > 0, values.astype(jnp.float32), 0))
   return total / jnp.maximum(jnp.sum(weight), 1)
 

@@ -1,17 +1,17 @@
-"""MAC: contrast of what is left of clip and caption (arXiv 2212.00986).
+"""MAC: contrastive learning from masked clips and captions (arXiv 2212.00986).
 
-Most tubelets are dropped before the video tower and some words hidden before the
-text tower; both towers' class tokens must still find each other. No reconstruction,
-so training costs about as much less as is dropped. Inference hides nothing.
+Most tubelets are dropped before the video tower and some tokens masked before the text
+tower; the loss contrasts the embeddings of both. Nothing is reconstructed, so the cost
+of training falls with the number of tubelets. Inference masks nothing.
 
-The paper's: two towers with class tokens, factored positions, tubelets dropped and
-not replaced, equally many in every frame and other ones in each, words replaced by
-the mask token, contrast alone. Its code's base is Frozen (models/dual.py), and from
-there: temperature 0.05, fixed, and the sum of both directions.
-Ours, for what the paper's public parts leave open: joint attention, since divided
-attention pairs the same place in all frames and needs tubes; a learned temperature
-by choice; the contrast runs over the global batch. Beyond the paper, by choice: a
-light decoder that reconstructs the masked pixels, next to the contrastive loss.
+The paper's: two towers with class tokens, separate space and time positions, tubelets
+dropped and not replaced (the same number in every frame, but different ones), tokens
+replaced by the mask token, the contrastive loss alone. Its code is based on Frozen
+(models/dual_encoder.py): fixed temperature 0.05, the sum of both directions.
+Ours, where the paper and its code leave it open: joint attention, since divided
+attention needs the same patches in all frames; optionally a learned temperature; the
+contrastive loss over the global batch. Beyond the paper, optional: a light decoder
+that reconstructs masked pixels, in addition to the contrastive loss.
 """
 
 import dataclasses
@@ -32,6 +32,7 @@ from vtr_jax.objectives.base import (
   Objective,
   Params,
   Reconstruction,
+  apply,
   features_of,
   initializer,
   method,
@@ -41,9 +42,9 @@ from vtr_jax.objectives.losses import masked_mean
 
 @dataclasses.dataclass(frozen=True)
 class Config(dual_encoder.Config):
-  """Section `objective` of the config: the dual encoder's, and a decoder."""
+  """Section `objective` of the config: a dual encoder and an optional decoder."""
 
-  # of masked pixels; None = contrast alone; paper: none
+  # of masked pixels; None = no reconstruction; paper: none
   decoder: TransformerConfig | None = None
   # per tubelet and colour: standardized | raw, read with a decoder; ours
   pixel_target: str = "standardized"
@@ -62,45 +63,48 @@ class MAC(dual_encoder.DualEncoder):
     super().setup()
     c = self.config
     if c.decoder is not None:
-      self.rebuild = pixel_decoder.PixelDecoder(
+      self.pixel_decoder = pixel_decoder.PixelDecoder(
         self.clip, c.decoder, c.compute, "space_time"
       )
-      nn.share_scope(self, self.rebuild)
+      nn.share_scope(self, self.pixel_decoder)
 
   def __call__(
     self, batch: Batch
   ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m p"] | None]:
-    """(video, text, hidden pixels) of the masked batch; not normalised."""
+    """(video embeddings, text embeddings, masked pixels) of the masked batch.
+
+    Embeddings are not normalised.
+    """
     tokens = self.masked_tokens(batch)
-    rebuilt = None if self.config.decoder is None else self.decode(tokens, batch)
-    return self.pool_video(tokens), self.masked_text(batch), rebuilt
+    pixels = None if self.config.decoder is None else self.decode(tokens, batch)
+    return self.pool_video(tokens), self.masked_text(batch), pixels
 
   def decode(self, tokens: Tokens, batch: Batch) -> Float[Array, "b m p"]:
-    keep_idx, visible = batch["video_keep_idx"], tokens.places
+    """Masked pixels, normalised as `pixel_decoder.targets`."""
+    keep_idx, visible = batch["video_keep_idx"], tokens.patches
     if self.config.masked_tokens == "mask_token":
       visible = gather(visible, keep_idx)
-    return self.rebuild(visible, keep_idx, batch["video_mask_idx"])
+    return self.pixel_decoder(visible, keep_idx, batch["video_mask_idx"])
 
   def reconstruct(self, batch: Batch) -> Reconstruction:
-    """Fills the hidden places of the video."""
-    rebuilt = self.decode(self.masked_tokens(batch), batch)
+    """Reconstructs the masked tubelets."""
+    pixels = self.decode(self.masked_tokens(batch), batch)
     kind = self.config.pixel_target
-    return Reconstruction(pixel_decoder.to_rgb(rebuilt, batch, kind, self.clip), None)
+    return Reconstruction(pixel_decoder.to_rgb(pixels, batch, kind, self.clip), None)
 
 
 def forward(
-  model: MAC, params: Params, teacher: None, batch: Batch, key: jax.Array
+  model: MAC, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
 ) -> Forward:
-  """Embeddings and terms of one masked batch; `key` is of the dropout."""
+  """Embeddings and loss terms of one masked batch; `key` is for dropout."""
   del teacher
-  variables = {"params": params}
-  video, text, rebuilt = model.apply(variables, batch, rngs={"dropout": key})
+  video, text, pixels = apply(model, params, batch, rngs={"dropout": key})
   terms = {}
-  if rebuilt is not None:
+  if pixels is not None:
     c = model.config
-    error = pixel_decoder.errors(rebuilt, batch, c.pixel_target, model.clip)
+    error = pixel_decoder.errors(pixels, batch, c.pixel_target, model.clip)
     terms["pixels"] = masked_mean(error, batch["valid"])
-  scale = model.apply(variables, method="scale")
+  scale = apply(model, params, method="scale")
   return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
 
 
@@ -108,7 +112,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   """Builds the objective.
 
   Raises:
-    ConfigError: see `dual.check_mask`.
+    ConfigError: see `dual_encoder.check_mask`.
   """
   dual_encoder.check_mask(config, clip, mask)
   decodes = config.decoder is not None
@@ -118,6 +122,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   return Objective(
     model=model,
     mask=mask,
+    compute=config.compute,
     init=initializer(model),
     forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),

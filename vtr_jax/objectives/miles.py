@@ -1,25 +1,26 @@
-"""MILES: a dual encoder that predicts its own snapshot's features (arXiv 2204.12408).
+"""MILES: a dual encoder that predicts a snapshot's features (arXiv 2204.12408).
 
-Blocks of the video are hidden, the same places in all frames, and stay in the input
-as a learned mask token. The class token of such a video must still find its text; and
-what the tower makes of the hidden places must be like what a snapshot of the tower,
-an older copy of itself, makes of them when it sees the whole video. The snapshot
-shadows the video tower alone and is not trained. Inference hides nothing.
+Blocks of patches, the same in all frames, are replaced by a learned mask token. The
+masked video is contrasted with its caption; and the tower's features at masked patches
+are regressed to those of a snapshot of the tower, an earlier copy of it, for the
+unmasked video. The snapshot is a teacher of the video tower and gets no gradient.
+Inference masks nothing.
 
-The paper's: Frozen's two towers with divided attention (models/dual.py), mask token,
-block masks shared over time, whole captions, contrast from the masked video, a
-stop-gradient target at the hidden places, temperature 0.05. Its training code is not
-public.
+The paper's: Frozen's two towers with divided attention (models/dual_encoder.py), mask
+token, block masks shared over time, unmasked captions, contrast with the masked video,
+a stop-gradient target at the masked patches, temperature 0.05. Its training code is
+not public.
 Ours, all by config: `distance` between features after the last LayerNorm, by default
-2 - 2 cos; the snapshot is an EMA or is copied every k steps;
-`masked_tokens = "drop"` leaves masked tubelets out and compares at the visible patches,
-where the snapshot sees the rest.
+2 - 2 cos; the snapshot is an EMA, or copied every k steps; `masked_tokens = "drop"`
+drops masked tubelets and compares features at visible patches, for which the snapshot
+sees the unmasked video.
 """
 
 import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
@@ -31,6 +32,7 @@ from vtr_jax.objectives.base import (
   Forward,
   Objective,
   Params,
+  apply,
   features_of,
   initializer,
   method,
@@ -38,14 +40,14 @@ from vtr_jax.objectives.base import (
 from vtr_jax.objectives.losses import masked_mean
 from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
-SHADOWED = ("video_tower",)
+TEACHER_PARAMS = ("video_tower",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(dual_encoder.Config):
-  """Section `objective` of the config: the dual encoder's, and the snapshot."""
+  """Section `objective` of the config: a dual encoder and its snapshot."""
 
-  # how the snapshot follows; ours: the paper only states that it is updated
+  # the snapshot; ours: the paper only states that it is updated
   teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
   distance: str = "cosine"  # cosine | mse; ours
 
@@ -55,65 +57,67 @@ class Config(dual_encoder.Config):
 
 
 class MILES(dual_encoder.DualEncoder):
-  """The dual encoder on masked clips; it has no head of its own."""
+  """The dual encoder on masked clips, without any further parameters."""
 
   config: Config
 
   def __call__(
     self, batch: Batch
   ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m f"]]:
-    """(video, text, features where they are compared) of the masked batch."""
-    tokens = self.masked_tokens(batch)
-    found = tokens.places
-    if self.config.masked_tokens == "mask_token":
-      found = gather(found, batch["video_mask_idx"])
-    return self.pool_video(tokens), self.masked_text(batch), found
+    """(video embeddings, text embeddings, features) of the masked batch.
 
-  def features(self, batch: Batch) -> Float[Array, "b m d"]:
-    """Features of the whole clip where they are compared."""
-    where = (
-      "video_mask_idx"
-      if self.config.masked_tokens == "mask_token"
-      else "video_keep_idx"
-    )
-    return gather(self.video_tokens(batch).places, batch[where])
+    Features are those of masked patches; of visible ones if masked ones are dropped.
+    """
+    tokens = self.masked_tokens(batch)
+    features = tokens.patches
+    if self.config.masked_tokens == "mask_token":
+      features = gather(features, batch["video_mask_idx"])
+    return self.pool_video(tokens), self.masked_text(batch), features
+
+  def target_features(self, batch: Batch) -> Float[Array, "b m d"]:
+    """Features of the unmasked clip at the same patches."""
+    masked = self.config.masked_tokens == "mask_token"
+    idx = batch["video_mask_idx" if masked else "video_keep_idx"]
+    return gather(self.video_tokens(batch).patches, idx)
 
 
 def forward(
-  model: MILES, params: Params, teacher: Params, batch: Batch, key: jax.Array
+  model: MILES, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
 ) -> Forward:
-  """Embeddings and the features' distance; `teacher` holds the snapshot."""
-  variables = {"params": params}
-  video, text, found = model.apply(variables, batch, rngs={"dropout": key})
+  """Embeddings and the distance of features; `teacher` holds the snapshot."""
+  assert teacher is not None, "MILES needs its snapshot"
+  video, text, features = apply(model, params, batch, rngs={"dropout": key})
   with jax.named_scope("snapshot"):
-    wanted = model.apply({"params": params | teacher}, batch, method="features")
-  error = distance(model.config.distance, found, jax.lax.stop_gradient(wanted))
-  scale = model.apply(variables, method="scale")
+    snapshot = {**params, **teacher}
+    target = apply(model, snapshot, batch, method="target_features")
+  error = distance(model.config.distance, features, jax.lax.stop_gradient(target))
+  scale = apply(model, params, method="scale")
   terms = dict(features=masked_mean(error, batch["valid"]))
   return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
 
 
 def distance(
-  kind: str, found: Float[Array, "b m d"], wanted: Float[Array, "b m d"]
+  kind: str, features: Float[Array, "b m d"], target: Float[Array, "b m d"]
 ) -> Float[Array, "b m"]:
-  """Distance of features, in float32: 2 - 2 cos, or a mean over their entries."""
+  """Distance of features, in float32: 2 - 2 cos, or the mean squared error."""
   if kind == "cosine":
-    return 2 - 2 * (l2_normalize(found) * l2_normalize(wanted)).sum(axis=-1)
-  found, wanted = found.astype("float32"), wanted.astype("float32")
-  return jax.numpy.square(found - wanted).mean(axis=-1)
+    return 2 - 2 * (l2_normalize(features) * l2_normalize(target)).sum(axis=-1)
+  features, target = features.astype(jnp.float32), target.astype(jnp.float32)
+  return jnp.square(features - target).mean(axis=-1)
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
   """Builds the objective.
 
   Raises:
-    ConfigError: see `dual.check_mask`.
+    ConfigError: see `dual_encoder.check_mask`.
   """
   dual_encoder.check_mask(config, clip, mask)
   model = MILES(clip, text, mask, config)
   return Objective(
     model=model,
     mask=mask,
+    compute=config.compute,
     init=initializer(model),
     forward=functools.partial(forward, model),
     embed_video=method(model, "embed_video"),
@@ -123,5 +127,5 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     embed_tokens=method(model, "embed_tokens"),
     video_features=features_of(model),
     terms=("features",),
-    teacher=Teacher(SHADOWED, config.teacher),
+    teacher=Teacher(TEACHER_PARAMS, config.teacher),
   )

@@ -1,4 +1,4 @@
-"""Copies of parameters that are not trained but updated from them: teacher and EMA.
+"""Teacher and EMA: copies of parameters that are updated from the trained ones.
 
 An objective's teacher copies some parameters; the EMA (`optim.ema_decay`) averages
 all of them, for evaluation.
@@ -16,12 +16,12 @@ from vtr_jax.core.config import choose, require
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-  """How a teacher follows; part of the section `objective` that has one."""
+  """How a teacher is updated: key `teacher` of section `objective`."""
 
   update: str = "ema"  # ema | copy; ours
-  # ema: share of itself that the teacher keeps in the first step; ours: BYOL's
+  # ema: decay in the first step; ours: BYOL's
   decay: float = 0.996
-  # ema: the same in the last step; half a cosine between them; ours: BYOL's
+  # ema: decay in the last step; half a cosine between them; ours: BYOL's
   final_decay: float = 1.0
   update_every: int = 1000  # copy: steps from one copy to the next; ours
 
@@ -37,58 +37,59 @@ class TeacherConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-  """Which parameters are shadowed, and how the shadow follows."""
+  """Which parameters have a teacher, and how it is updated."""
 
   names: tuple[str, ...]  # top-level groups of the parameters
   config: TeacherConfig
 
   def pick(self, params: Any) -> dict[str, Any]:
-    """The shadowed part of a tree of parameters, or of anything of that shape."""
+    """The teacher's part of a tree of parameters, or of anything of that structure."""
     return {name: params[name] for name in self.names}
 
-  def keep(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
-    """Share of itself that the teacher keeps in step number `step` of `steps`, from 0.
+  def decay(self, step: Int32[Array, ""], steps: int) -> Float[Array, ""]:
+    """Decay in step `step` of `steps`, from 0.
 
     The half cosine from `decay` to `final_decay` is BYOL's (arXiv 2006.07733, C.1).
     """
     c = self.config
-    left = (jnp.cos(jnp.pi * step / steps) + 1) / 2  # 1 at first, 0 at last
-    return c.final_decay + (c.decay - c.final_decay) * left
+    cosine = (jnp.cos(jnp.pi * step / steps) + 1) / 2  # 1 in the first step, then to 0
+    return c.final_decay + (c.decay - c.final_decay) * cosine
 
-  def renew(self, shadow: Any, params: Any, step: Int32[Array, ""]) -> dict[str, Any]:
-    """The shadow that step number `step` sees, which begins with `params`.
+  def before_step(
+    self, teacher: Any, params: Any, step: Int32[Array, ""]
+  ) -> dict[str, Any]:
+    """The teacher that step `step` uses; `params` are those before the step.
 
-    Copies are made here, so that none is lost with a step that is not applied.
+    Copies are made here, so that a step that is not applied loses none.
     """
     if self.config.update != "copy":
-      return shadow
+      return teacher
     due = step % self.config.update_every == 0
     choose = lambda old, new: jnp.where(due, new, old)
-    return jax.tree.map(choose, shadow, self.pick(params))
+    return jax.tree.map(choose, teacher, self.pick(params))
 
-  def follow(
-    self, shadow: Any, params: Any, step: Int32[Array, ""], steps: int
+  def after_step(
+    self, teacher: Any, params: Any, step: Int32[Array, ""], steps: int
   ) -> dict[str, Any]:
-    """The shadow after step number `step`, which left `params`."""
+    """The teacher after step `step`; `params` are those after the step."""
     if self.config.update != "ema":
-      return shadow
-    return follow(shadow, self.pick(params), self.keep(step, steps))
+      return teacher
+    return update_ema(teacher, self.pick(params), self.decay(step, steps))
 
 
-def follow(shadow: Any, params: Any, keep: Float[Array, ""]) -> Any:
-  """The shadow that keeps a share `keep` of itself and takes the rest of `params`."""
+def update_ema(ema: Any, params: Any, decay: Float[Array, ""]) -> Any:
+  """decay * ema + (1 - decay) * params, exact for a decay of 0 or 1."""
 
-  def mix(s: jax.Array, p: jax.Array) -> jax.Array:
-    # Exact at both ends: no rounding where there is nothing to mix.
-    return jnp.select([keep == 0, keep == 1], [p, s], p + keep * (s - p))
+  def mix(e: jax.Array, p: jax.Array) -> jax.Array:
+    return jnp.select([decay == 0, decay == 1], [p, e], p + decay * (e - p))
 
-  return jax.tree.map(mix, shadow, params)
+  return jax.tree.map(mix, ema, params)
 
 
-def mean_keep(ema: float, step: Int32[Array, ""]) -> Float[Array, ""]:
-  """Decay of the EMA in step number `step`, from 0.
+def warmup_decay(decay: float, step: Int32[Array, ""]) -> Float[Array, ""]:
+  """Decay of the EMA in step `step`, from 0.
 
-  At first less than `ema`, or a short run's mean would be what it began with: at most
-  (1 + step) / (10 + step), as TensorFlow's ExponentialMovingAverage.
+  At most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage: a short
+  run's EMA would otherwise stay close to the initial parameters.
   """
-  return jnp.minimum(ema, (1 + step) / (10 + step))
+  return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -69,8 +69,9 @@ class TrainConfig:
     mask = self.make_objective().mask
     return batch_lib.spec(self.clip, self.text, mask, self.batch_size)
 
-  def make_objective(self) -> objectives.Objective:
-    return objectives.build(self.objective, self.clip, self.text, self.mask)
+  def make_objective(self, **compute: Any) -> objectives.Objective:
+    """The objective; `compute` overrides fields of `Compute`."""
+    return objectives.build(self.objective, self.clip, self.text, self.mask, **compute)
 
   def parts(self) -> "Parts":
     """The parts of its training; raises ConfigError if it cannot be trained."""
@@ -82,13 +83,10 @@ class TrainConfig:
 
   def flops(self) -> float:
     """FLOPs of a step's loss and gradient, over all devices, without recomputation."""
-    plain = dict(self.objective)
-    if "compute" in plain:
-      # A jaxpr does not show what is inside an attention kernel.
-      plain["compute"] = {**plain["compute"], **dict(remat="none", attention="xla")}
-    objective = dataclasses.replace(self, objective=plain).make_objective()
+    # A jaxpr does not show what is inside an attention kernel.
+    objective = self.make_objective(remat="none", attention="xla")
     params = nn.unbox(state_lib.abstract_params(objective, self.spec()))
-    teacher, key = objective.shadowed(params), jax.random.key(0)
+    teacher, key = objective.teacher_params(params), jax.random.key(0)
     loss = Loss(objective, self.loss_weights)
     return flops.count_flops(loss.gradient, params, teacher, self.spec(), key)
 

@@ -72,7 +72,7 @@ class Loss:
   ) -> tuple[Float[Array, ""], Metrics]:
     """(weighted sum, metrics) of the full batch in one pass."""
     out = self.objective.forward(params, teacher, batch, key)
-    valid = batch["valid"]  # pyright: ignore[reportTypedDictNotRequiredAccess] (all have it)
+    valid = batch["valid"]
     vtc = self._vtc(out.video, out.text, out.scale, valid)
     terms = self._nonzero(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
     total = self._sum(terms)

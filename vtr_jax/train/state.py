@@ -69,7 +69,7 @@ def abstract(
     replicated,
     params,
     opt_state,
-    objective.shadowed(params),
+    objective.teacher_params(params),
     params if ema else None,
     replicated if history else None,
   )
@@ -135,6 +135,6 @@ def _initial(
 
 def with_params(state: TrainState, objective: Objective, params: Any) -> TrainState:
   """Replaces the parameters; re-initialises teacher and EMA as copies of them."""
-  teacher = jax.tree.map(jnp.copy, objective.shadowed(params))
+  teacher = jax.tree.map(jnp.copy, objective.teacher_params(params))
   ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
   return state.replace(params=params, teacher=teacher, ema_params=ema)

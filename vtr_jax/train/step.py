@@ -9,7 +9,7 @@ import optax
 
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import Batch
-from vtr_jax.objectives.teacher import follow, mean_keep
+from vtr_jax.objectives.teacher import update_ema, warmup_decay
 from vtr_jax.train import guard
 from vtr_jax.train.loss import Loss, Metrics
 from vtr_jax.train.state import TrainState
@@ -43,7 +43,7 @@ def make_train_step(
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     if objective.teacher:
-      teacher = objective.teacher.renew(state.teacher, state.params, state.step)
+      teacher = objective.teacher.before_step(state.teacher, state.params, state.step)
       state = state.replace(teacher=teacher)
     metrics, grads = loss.gradient(state.params, state.teacher, batch, key)
     with jax.named_scope("update"):
@@ -51,9 +51,9 @@ def make_train_step(
       params = optax.apply_updates(state.params, updates)
       teacher, ema = state.teacher, state.ema_params
       if objective.teacher:
-        teacher = objective.teacher.follow(teacher, params, state.step, steps)
+        teacher = objective.teacher.after_step(teacher, params, state.step, steps)
       if ema is not None:
-        ema = follow(ema, params, mean_keep(ema_decay, state.step))
+        ema = update_ema(ema, params, warmup_decay(ema_decay, state.step))
       new = TrainState(state.step, params, opt_state, teacher, ema, state.loss_history)
     # The barrier keeps XLA from sharing the squares with the optimiser's update, and so
     # from writing all of them to memory.

@@ -49,7 +49,7 @@ class Evaluator:
       flip=False,
       num_workers=0,
     )
-    if not context.objective.mask.num_hidden(context.clip.grid):
+    if not context.objective.mask.num_masked(context.clip.grid):
       raise ConfigError("evals: mask.video_ratio masks no tubelet; drop the section")
     self._data.open()  # an unknown split fails now, not after training
     self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)

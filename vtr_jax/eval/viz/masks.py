@@ -134,7 +134,7 @@ def reconstruct(
   if ratio is not None:
     mask = dataclasses.replace(mask, video_ratio=ratio)
   grid = model.config.clip.grid
-  require(mask.num_hidden(grid) > 0, f"ratio: {mask.video_ratio:g} masks nothing")
+  require(mask.num_masked(grid) > 0, f"ratio: {mask.video_ratio:g} masks nothing")
   if len(clips) != len(texts):
     raise DataError(f"texts: {len(texts)} for {len(clips)} clips; give one per clip")
   clips = base.clip_rows(model, clips)
