@@ -218,7 +218,7 @@ def _manifest(
       directory=str(checkpoint),
       step=model.step,
       objective=c.objective["name"],
-      dtype=c.objective.get("compute", {}).get("dtype"),
+      dtype=context.objective.compute.dtype,
     ),
     data=dict(
       name=context.data.name,

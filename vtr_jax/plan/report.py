@@ -56,7 +56,7 @@ class Plan:
       rows_a_device=c.batch_size / self.problem.row_devices,
       masked=c.mask.video_ratio,
       visible=self.problem.parts.spec["video_keep_idx"].shape[1],
-      compute=dict(c.objective["compute"]),
+      compute=dataclasses.asdict(self.problem.parts.objective.compute),
       micro_batches=c.micro_batches,
       fits=p.fits,
       **{f"{k}_gb": giga(v) for k, v in p.held.items()},

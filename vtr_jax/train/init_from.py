@@ -30,7 +30,6 @@ def start_from(
   state: TrainState,
   objective: Objective,
   mesh: Mesh,
-  time_pos_embed_resize: str = "zeros",
   allow: tuple[str, ...] = (),
 ) -> tuple[TrainState, list[Report]]:
   """The initial `state` with the parameters of `source`.
@@ -43,7 +42,6 @@ def start_from(
     state: the initial state.
     objective: of the config.
     mesh: of the run.
-    time_pos_embed_resize: zeros | linear, for more frames than the source's.
     allow: for public weights; see weights/match.py.
 
   Returns:
@@ -57,7 +55,7 @@ def start_from(
   if load.pieces(source):
     params, reports = _from_files(source, state.params, objective, allow)
   else:
-    params, reports = _from_run(source, state.params, mesh, time_pos_embed_resize), []
+    params, reports = _from_run(source, state.params, mesh, objective), []
   return with_params(state, objective, params), reports
 
 
@@ -74,7 +72,7 @@ def _from_files(
   return unflatten_dict(params, sep="/"), reports
 
 
-def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str) -> Any:
+def _from_run(source: str, initial: Any, mesh: Mesh, objective: Objective) -> Any:
   directory = pathlib.Path(source) / "checkpoints"
   stored = restore_params.param_shapes(directory)
   check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(initial, sep="/"))
@@ -90,9 +88,8 @@ def _from_run(source: str, initial: Any, mesh: Mesh, time_pos_embed_resize: str)
   def adapt(saved: jax.Array, target: jax.Array) -> jax.Array:
     if saved.shape == target.shape:
       return saved
-    return jax.device_put(
-      time_positions(saved, len(target), time_pos_embed_resize), target.sharding
-    )
+    resize = objective.model.config.time_pos_embed_resize
+    return jax.device_put(time_positions(saved, len(target), resize), target.sharding)
 
   return jax.tree.map(adapt, params, initial)
 

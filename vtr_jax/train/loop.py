@@ -280,7 +280,7 @@ def _finish(run: Run) -> dict[str, float]:
         step=done,
         results=metrics,
         protocols={name: e.protocol() for name, e in run.evals.items()},
-        dtype=run.config.objective.get("compute", {}).get("dtype"),
+        dtype=run.objective.compute.dtype,
         config=workdir.plain(to_dict(run.config)),
         provenance=workdir.provenance(),
       ),

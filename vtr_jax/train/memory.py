@@ -51,11 +51,11 @@ def advice(config: Any, mesh: Mesh) -> ConfigError:
     config: the run's TrainConfig.
     mesh: the run's.
   """
-  c, compute = config, config.objective.get("compute", {})
+  c, remat = config, config.make_objective().compute.remat
   rows = mesh.shape["data"] * mesh.shape["fsdp"]
   fits = lambda size, micro: size > 1 and size % (rows * micro) == 0
   ways = []
-  if compute.get("remat", "full") not in ("full", "offload"):
+  if remat not in ("full", "offload"):
     ways.append("config.objective.compute.remat=full stores only the inputs of blocks")
   if fits(c.batch_size, 2 * c.micro_batches):
     ways.append(

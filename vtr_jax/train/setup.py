@@ -147,10 +147,7 @@ def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list
   state, c = parts.init(mesh), parts.config
   if not c.init_from:
     return state, []
-  resize = c.objective.get("time_pos_embed_resize", "zeros")
-  return init_from.start_from(
-    c.init_from, state, parts.objective, mesh, resize, c.init_allow
-  )
+  return init_from.start_from(c.init_from, state, parts.objective, mesh, c.init_allow)
 
 
 def _size(state: TrainState, mesh: jax.sharding.Mesh) -> str:
