@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Most of the time of these tests is XLA's: it compiles to slower code four times
 # faster, and processes share what is compiled.
 os.environ |= dict(
-  XLA_FLAGS=os.environ.get("XLA_FLAGS", "--xla_backend_optimization_level=0"),
+  XLA_FLAGS="--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", ""),
   JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "xla"),
   JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS="0",
   JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES="0",
