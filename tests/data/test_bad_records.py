@@ -7,16 +7,15 @@ import os
 import pathlib
 import signal
 import subprocess
-import sys
 import threading
-import time
 import types
 
 import clips
 import numpy as np
 import pytest
 import training
-from conftest import ROOT
+from conftest import ROOT, program
+from endless import Endless, Stuck
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataBudgetError, DataError
@@ -104,29 +103,6 @@ def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch
     clips.config(tmp_path, decode_timeout=0.0)
 
 
-class Endless(bytes):
-  """A video that is never decoded; it waits, or keeps the processor busy."""
-
-  def __bool__(self):
-    while True:
-      time.sleep(60 if self.startswith(b"wait") else 0)
-
-
-class Stuck:
-  """A split with such records."""
-
-  def __init__(self, split, videos):
-    self._split, self._videos = split, videos
-    self.directory = split.directory
-
-  def __len__(self):
-    return len(self._split)
-
-  def __getitem__(self, index):
-    video = self._videos.get(index)
-    return self._split[index] | (dict(video=Endless(video)) if video else {})
-
-
 def stuck(monkeypatch, videos):
   """From now on, training reads these videos in place of its own."""
   opened = sources.open_split
@@ -195,37 +171,13 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
   assert "decoding clip5 has taken" in capsys.readouterr().err
 
 
-STUCK = """
-import json, sys
-sys.path[:0] = ["tests", "tests/support", "tests/train", "tests/data"]
-import test_bad_records as bad
-from vtr_jax.core import cli as command
-from vtr_jax.train import progress, loop as train
-from vtr_jax.data import sources
-
-config, directory = json.loads(sys.argv[1]), sys.argv.pop()
-sys.argv.pop()
-opened, add = sources.open_split, progress.Progress.add
-held = {}
-sources.open_split = lambda *where: bad.Stuck(opened(*where), held)
-
-def then_stuck(log, done, numbers):
-  add(log, done, numbers)
-  if done == 3:
-    held.update(dict.fromkeys(range(96), b"wait"))
-
-progress.Progress.add = then_stuck
-command.run(lambda: train.train_and_evaluate(config, directory))
-"""
-
-
 @pytest.mark.nightly
 def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
   config = training.bare(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   ended = subprocess.run(
-    [sys.executable, "-c", STUCK, json.dumps(config), str(tmp_path / "run")],
+    [*program("stick_in_decoding"), json.dumps(config), str(tmp_path / "run")],
     cwd=ROOT,
     capture_output=True,
     text=True,

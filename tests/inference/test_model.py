@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from training import trained_smoke
 
 import vtr_jax
 from configs import mac, simvtp
@@ -12,22 +13,12 @@ from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.video.decode import decode
 from vtr_jax.eval import protocols
 from vtr_jax.inference import embed_split
-from vtr_jax.train.loop import train_and_evaluate
-
-
-def trained(file, data_dir, place):
-  config = file.get_config("smoke").to_dict()
-  config["data"]["dir"] = str(data_dir)
-  config |= dict(steps=2, checkpoint_every=2, evals={})
-  config["optim"]["warmup_steps"] = 1
-  train_and_evaluate(config, place)
-  return str(place)
 
 
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
   """(model, our evaluation's embeddings, its records, its directory)."""
-  place = trained(mac, data_dir, tmp_path_factory.mktemp("run"))
+  place = trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run"))
   model = vtr_jax.load(place)
   found, _ = embed_split.embed(place, protocols.get("custom"))
   source = model.config.data.open("test")
@@ -91,7 +82,7 @@ def test_what_cannot_be_embedded_is_named(run, tmp_path):
 def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
   model, _, records, place = run
   assert model.id == vtr_jax.load(place).id
-  other = vtr_jax.load(trained(simvtp, data_dir, tmp_path))
+  other = vtr_jax.load(trained_smoke(simvtp, data_dir, tmp_path))
   assert model.id != other.id
   assert model.id.startswith("mac-smoke@2-")
   # And only a model with a matching head can be asked for it.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gradient_cases import normal, whole
 
 from vtr_jax.core import sharding
 from vtr_jax.models import splash
@@ -13,19 +14,6 @@ from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense
 
 VALID = np.arange(9) < np.array([[9], [4]])
-
-
-def normal(seed, *shape):
-  x = np.random.default_rng(seed).normal(size=shape)
-  return jnp.asarray(x, jnp.float32)
-
-
-def whole(fun, *inputs):
-  """Value and gradients, each as float32."""
-  value, back = jax.vjp(fun, *inputs)
-  # A gradient unlike ones, or softmax's own would vanish.
-  grads = back(jnp.asarray(normal(9, *value.shape), value.dtype))
-  return [np.asarray(x, np.float32) for x in jax.tree.leaves((value, grads))]
 
 
 @pytest.mark.parametrize("valid", [None, VALID])

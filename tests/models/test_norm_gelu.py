@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_attention import normal, whole
+from gradient_cases import normal, whole
 
 from vtr_jax.models.norm_gelu import LayerNorm, gelu
 

@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from test_formats import WEBVID, put, read, tar
+from format_cases import WEBVID, put, read, tar
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.prepare.formats import base, media, parse, pickles

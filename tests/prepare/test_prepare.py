@@ -1,9 +1,6 @@
 """Preparing a data set: whole or not there, the same by whatever way it was made."""
 
 import contextlib
-import csv
-import dataclasses
-import hashlib
 import json
 import multiprocessing
 import os
@@ -18,6 +15,7 @@ import clips
 import pytest
 from array_record.python import array_record_module
 from conftest import ROOT, run_main
+from prepare_cases import TEST, TRAIN, arguments, content, make, write_source
 
 from vtr_jax.core.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import sources
@@ -29,62 +27,16 @@ from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, Result
 from vtr_jax.prepare.place import Place
 
-TRAIN, TEST = 14, 4
-
-
-def write_source(folder, bad=()):
-  """A csv of tiny videos; `bad` are (name, bytes or None) beside the good ones."""
-  folder.mkdir()
-  rows = []
-  videos = [clips.mp4(frames=6, height=32, width=48, seed=i) for i in range(4)]
-  for i in range(TRAIN + TEST):
-    name = f"v{i:02d}.mp4"
-    (folder / name).write_bytes(videos[i % 4])
-    split = "train" if i < TRAIN else "test"
-    rows.append((name, f"a {'red' if i % 2 else 'blue'} ball moves {i}", split))
-  for name, data in bad:
-    rows.append((name, "a bad thing", "train"))
-    if data is not None:
-      (folder / name).write_bytes(data)
-  with (folder / "all.csv").open("w", newline="") as f:
-    csv.writer(f).writerows([("path", "caption", "split"), *rows])
-  return folder
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   return write_source(tmp_path_factory.mktemp("source") / "videos")
 
 
-def make(source, out, options=None, final=None, items=None, **how):
-  """Prepares `source` in this process, in shards of 4; returns the directory."""
-  request = base.Request(str(source))
-  items = items or base.open("csv", request)
-  place = Place(str(out), "mine")
-  run.prepare(
-    place,
-    items,
-    dict(format="csv") | dataclasses.asdict(request),
-    options or Options(short_side=32),
-    run.Run(**dict(workers=1) | how),
-    final or merge.Final(),
-    shard_size=4,
-    seed=0,
-  )
-  return place.directory
-
-
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
   """The data set, made without disturbance."""
   return make(source, tmp_path_factory.mktemp("whole"))
-
-
-def content(directory):
-  """Name and hash of every file."""
-  return {
-    p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in directory.iterdir()
-  }
 
 
 def manifest(directory):
@@ -153,18 +105,6 @@ def killed(source, out, ready):
       time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     return process.wait()
-
-
-def arguments(source, out):
-  return (
-    "--format=csv",
-    f"--source={source}",
-    f"--out={out}",
-    "--name=mine",
-    "--short_side=32",
-    "--shard_size=4",
-    "--workers=2",
-  )
 
 
 def test_killed_at_any_moment_and_run_again(source, whole, tmp_path):

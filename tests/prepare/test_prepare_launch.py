@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 from conftest import ROOT
-from test_prepare import arguments, content, whole, write_source  # noqa: F401
+from prepare_cases import arguments, content, make, write_source
 
 JOBS = 2
 
@@ -15,6 +15,12 @@ JOBS = 2
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
   return write_source(tmp_path_factory.mktemp("source") / "videos")
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+  """The data set, prepared by one process."""
+  return make(source, tmp_path_factory.mktemp("whole"))
 
 
 def finish(processes):
@@ -52,7 +58,7 @@ def task(number):
 @pytest.mark.skipif(
   not (ROOT / ".venv" / "bin" / "python").exists(), reason="the script needs .venv"
 )
-def test_slurm_array(source, whole, tmp_path):  # noqa: F811
+def test_slurm_array(source, whole, tmp_path):
   flags = [f for f in arguments(source, tmp_path) if not f.startswith("--workers")]
   finish([slurm(*flags, **task(i)) for i in range(JOBS)])
   finish([slurm("--merge", f"--out={tmp_path}", "--name=mine")])
@@ -62,7 +68,7 @@ def test_slurm_array(source, whole, tmp_path):  # noqa: F811
   assert gap.returncode == 2
 
 
-def test_kubernetes_job(source, whole, tmp_path):  # noqa: F811
+def test_kubernetes_job(source, whole, tmp_path):
   """Its own command line, with the places in capitals filled in."""
   job = yaml.safe_load((ROOT / "launch" / "prepare_array.yaml").read_text())["spec"]
   assert job["completionMode"] == "Indexed"

@@ -1,6 +1,5 @@
 """Whatever is in an annotation file, a config or a list: a result, or one line."""
 
-import contextlib
 import io
 import math
 import os
@@ -8,7 +7,7 @@ import os
 import fuzz
 import numpy as np
 import pytest
-from fuzz import Lines, written
+from fuzz import Lines, replaced, written
 from fuzz_formats import EXAMPLES, FOUND, UNCHANGED
 
 from vtr_jax.data.quarantine import Quarantine
@@ -181,14 +180,3 @@ def one_file(files):
     return name, fuzz.mutate(files[name], rng)
 
   return fuzz.from_random(make)
-
-
-@contextlib.contextmanager
-def replaced(path, data):
-  """The file has other bytes within it."""
-  before = path.read_bytes()
-  path.write_bytes(data)
-  try:
-    yield
-  finally:
-    path.write_bytes(before)

@@ -15,10 +15,10 @@ import pth
 import pytest
 import safetensors.numpy
 from array_record.python import array_record_module
+from fuzz import replaced
 from fuzz_formats import PICKLES
-from test_fuzz import replaced
-from test_store import HEADER, file
-from test_tokenizer_kinds import MAKE
+from index_cases import HEADER, file
+from tokenizer_cases import MAKE
 
 from vtr_jax.search import store
 from vtr_jax.search.writer import Writer

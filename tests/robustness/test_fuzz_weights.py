@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from test_weights import dual, family, shapes
+from weight_cases import dual, family, shapes
 
 from vtr_jax.weights import infer, match, registry, stacks
 

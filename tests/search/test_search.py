@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
-from test_model import trained
+from training import trained_smoke
 
 import vtr_jax
 from configs import simvtp
@@ -34,7 +34,7 @@ NAMES = (
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
   """(model, its directory, ten videos)."""
-  place = trained(simvtp, data_dir, tmp_path_factory.mktemp("run"))
+  place = trained_smoke(simvtp, data_dir, tmp_path_factory.mktemp("run"))
   model = vtr_jax.load(place)
   source = model.config.data.open("test")
   return model, place, [source[i]["video"] for i in range(10)]

@@ -4,18 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from index_cases import HEADER, file
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
-from vtr_jax.search.store import File, Header
+from vtr_jax.search.store import Header
 from vtr_jax.search.writer import Writer
 
-HEADER = Header("model@1-ab", "", 4, "/", 10.0, 0.0, False)
 RNG = np.random.default_rng(0)
-
-
-def file(path, **changes):
-  return File(path, 10, 20, f"digest of {path}", 0, 0)._replace(**changes)
 
 
 def clips(count):

@@ -162,3 +162,14 @@ def from_random(make):
   """Strategy of `make(rng)`: what a `Random` draws is far less alike."""
   seeds = st.integers(0, 2**48 - 1)
   return seeds.map(lambda seed: make(random.Random(seed)))
+
+
+@contextlib.contextmanager
+def replaced(path, data):
+  """The file has other bytes within it."""
+  before = path.read_bytes()
+  path.write_bytes(data)
+  try:
+    yield
+  finally:
+    path.write_bytes(before)

@@ -12,6 +12,7 @@ from conftest import ROOT, program
 
 from vtr_jax.data import sources
 from vtr_jax.train import writer
+from vtr_jax.train.loop import train_and_evaluate
 
 
 def start(config, workdir, **env):
@@ -95,3 +96,12 @@ def spoiled(data_dir, root, spoil, variant="tiny"):
   tokenizer = (ROOT / origin / "tokenizer.model").read_bytes()
   with open(os.path.join(directory, "tokenizer.model"), "wb") as f:
     f.write(tokenizer)
+
+
+def trained_smoke(file, data_dir, place):
+  config = file.get_config("smoke").to_dict()
+  config["data"]["dir"] = str(data_dir)
+  config |= dict(steps=2, checkpoint_every=2, evals={})
+  config["optim"]["warmup_steps"] = 1
+  train_and_evaluate(config, place)
+  return str(place)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import recipes
-from test_weights import HF, SIZE, close
+from weight_cases import HF, SIZE, close
 
 from configs import mac
 from vtr_jax import convert, export

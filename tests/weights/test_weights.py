@@ -10,6 +10,19 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from golden_cases import golden
+from weight_cases import (
+  COMPUTE,
+  HALF,
+  HF,
+  NOTHING,
+  SIZE,
+  TEXT,
+  clip_of,
+  close,
+  dual,
+  family,
+  shapes,
+)
 from weights import convert, draw
 
 from configs import mac, simvtp
@@ -23,48 +36,11 @@ from vtr_jax.objectives import simvtp as simvtp_objective
 from vtr_jax.train.config import TrainConfig
 from vtr_jax.weights import infer, match, registry, save, stacks
 
-HF = hf_cases
-SIZE = dict(width=HF.WIDTH, depth=HF.LAYERS, mlp_dim=HF.HIDDEN, num_heads=HF.HEADS)
-HALF = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False)
-COMPUTE = dict(dtype="float32", attention="xla", scan=False, remat="none")
-TEXT = TextSpec(HF.LENGTH, HF.WORDS, 3)
-
-
-def clip_of(frames, pt=1):
-  return ClipSpec(frames, HF.SIZE, (pt, HF.PATCH, HF.PATCH), **HALF)
-
-
-def dual(frames=1, **changes):
-  """A tiny dual encoder by MAC's config; the sizes are those of `hf_cases`."""
-  values = mac.webvid2m_cc3m()["objective"]
-  values |= dict(video=SIZE, text=SIZE, compute=COMPUTE, projection=12)
-  values |= dict(text_dropout=0.0) | changes
-  return objectives.build(values, clip_of(frames), TEXT, NOTHING)
-
-
-def family(name, frames=1, **changes):
-  return dual(
-    frames,
-    **dict(arch=name, text_norm="pre", learn_temperature=True, temperature=0.1),
-    **changes,
-  )
-
-
-def shapes(objective, model_clip):
-  spec = batch_lib.spec(model_clip, TEXT, NOTHING, 2)
-  boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
-  return nn.unbox(boxed)
-
 
 def converted(kind, state, objective, allow=()):
   """Parameters of `objective` from a state dict, random ones where it has none."""
   wanted = shapes(objective, objective.model.clip)
   return convert(kind, state, objective.model, wanted, allow)
-
-
-def close(ours, theirs):
-  np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
 
 
 @pytest.fixture(scope="module")
