@@ -104,7 +104,7 @@ def start(peers: Peers | None) -> None:
   """
   if peers is None:
     return
-  # It would catch SIGTERM, which is ours (stop.py), from here on.
+  # It would catch SIGTERM, which is ours (preemption.py), from here on.
   jax.config.update("jax_enable_preemption_service", False)
   options: dict[str, Any] = dict(
     initialization_timeout=int(peers.timeout),
