@@ -88,7 +88,7 @@ def on_eight_devices(name, *args):
   run = subprocess.run(
     [*program(name), *map(str, args)],
     cwd=ROOT,
-    env=os.environ | eight_devices(),
+    env=os.environ | eight_devices() | dict(PYTHONPATH=str(ROOT / "tests" / "support")),
     capture_output=True,
     text=True,
   )

@@ -205,17 +205,8 @@ def test_token_maps_require_embeddings_of_tokens(tokenizer):
 
 
 def test_three_clips_on_eight_devices_give_the_same_as_on_one():
-  code = """
-import sys
-sys.path[:0] = ["tests", "tests/support"]
-import viz_cases
-from configs import mac
-from vtr_jax.eval.viz import attention
-model = viz_cases.small_model(mac)
-joint = attention.attention(model, viz_cases.random_clips())["joint"]
-print(model.mesh.size, *joint.cls.flat)
-"""
-  count, *values = map(float, on_eight_devices(code)[-1].split())
+  printed = on_eight_devices("attention_on_devices")[-1]
+  count, *values = map(float, printed.split())
   assert count == 8
   joint = attention.attention(small_model(mac), random_clips())["joint"]
   np.testing.assert_allclose(values, joint.cls.ravel(), atol=1e-5)

@@ -5,8 +5,8 @@ import json
 
 import jax
 import numpy as np
+from contrastive_cases import case, gradients
 
-from tests.support.contrastive_cases import case, gradients
 from vtr_jax.core import sharding
 from vtr_jax.objectives.contrastive import ContrastConfig
 
