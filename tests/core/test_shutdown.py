@@ -52,7 +52,7 @@ def finish(process, *signals):
   return process.returncode, time.monotonic() - begin, said
 
 
-LINE = "Interrupted: run it again; what has been saved is whole\n"
+LINE = "Interrupted: run it again; saved files are complete\n"
 
 
 @pytest.mark.parametrize(

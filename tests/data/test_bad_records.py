@@ -217,7 +217,7 @@ def test_what_a_worker_waits_for(state, says, monkeypatch):
   monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])
   stat = f"7 (a) S (b c) {state} 1 7 7 0 -1"
   monkeypatch.setattr(pathlib.Path, "read_text", lambda path: stat)
-  (told,) = processes.children()
+  (told,) = processes.child_states()
   assert told.startswith("process 7 ")
   assert says in told
 

@@ -105,7 +105,7 @@ def test_ctrl_c_ends_it_at_once_in_one_line(phase, later, calm, tmp_path):
   process = start(config, tmp_path, phase)
   code, text = stop(process, phase, number=signal.SIGINT, later=later)
   assert code == 130
-  assert text == "Interrupted: run it again; what has been saved is whole\n"
+  assert text == "Interrupted: run it again; saved files are complete\n"
   if phase == "twice":
     assert params(tmp_path, 2)  # whole
 

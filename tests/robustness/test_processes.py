@@ -206,7 +206,7 @@ def test_rows_of_hosts_that_are_not_laid_out_in_turn():
   mesh = mesh_of([0, 1, 1, 0, 2, 2], 6, 1)
   loaded = np.arange(12)  # in the loaders' order: 4 rows a host
   mine = [sharding.host_rows(mesh, p) for p in range(3)]
-  shares = [list(loaded[m.share(12)]) for m in mine]
+  shares = [list(loaded[m.local_slice(12)]) for m in mine]
   assert [row for share in shares for row in share] == list(loaded)
   # Each host's rows, in turn, to its devices in the order of the mesh.
   queues = [list(share) for share in shares]
@@ -240,14 +240,16 @@ def test_a_missing_process_is_named_by_all():
   for code, text in finish(started, 30):
     assert code == 2
     (line,) = text.splitlines()
-    assert f"process 2 of 4 did not come to 127.0.0.1:{port} within 3 s" in line
+    assert f"process 2 of 4 did not connect to 127.0.0.1:{port} within 3 s" in line
     assert "it was not started" in line
     assert "firewall" in line
 
 
 def test_without_process_0_the_others_say_so():
   peers = distributed.Peers(f"127.0.0.1:{free_port()}", 2, 1, timeout=0.5)
-  with pytest.raises(distributed.DistributedError, match="process 0 of 2 did not come"):
+  with pytest.raises(
+    distributed.DistributedError, match="process 0 of 2 did not connect"
+  ):
     distributed.roll_call(peers)
 
 

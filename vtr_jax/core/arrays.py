@@ -1,4 +1,4 @@
-"""Arrays of either kind, for functions that take what is still on the host too."""
+"""The type of arrays on a device or on the host."""
 
 import jax
 import numpy as np

@@ -39,16 +39,16 @@ def start(
   """Parses the flags and calls `call(config, workdir)`; ends the process.
 
   Args:
-    call: the command's work.
-    config: the config file that is used if none is given.
-    hint: what to do if none is given, and `config` is None.
-    peers: whether several processes may share the work.
+    call: the command.
+    config: the default config file; None = the flag is required.
+    hint: ends the error message of a missing `--config`.
+    peers: whether several processes may run the command together.
     comments: see `run`.
   """
   if peers:
     define_peers()
   chosen = config_flags.DEFINE_config_file("config", config, lock_config=True)
-  place = flags.DEFINE_string(
+  workdir = flags.DEFINE_string(
     "workdir", "", "Checkpoints, metrics and figures; runs/<config.name> if empty."
   )
 
@@ -56,7 +56,7 @@ def start(
     values = load(chosen, hint)
     if peers:
       connect()
-    call(values, place.value or f"runs/{values.get('name', 'unnamed')}")
+    call(values, workdir.value or f"runs/{values.get('name', 'unnamed')}")
 
   run(work, comments=comments)
 
@@ -76,22 +76,22 @@ def run(
 
   def main(argv: list[str]) -> None:
     _quiet_libraries()
-    shutdown.see_to_ctrl_c()
+    shutdown.handle_ctrl_c()
     try:
       work(*argv[1:] if arguments else ())
       shutdown.check_output()
-      _leave_together(0)
-      shutdown.leave(0)
+      _exit_together(0)
+      shutdown.exit_now(0)
     except VtrError as e:
-      _leave(e)
+      _exit(e)
     except OSError as e:
-      if isinstance(e, BrokenPipeError) and shutdown.unread():
-        shutdown.leave(128 + signal.SIGPIPE)  # as if that signal had ended it
+      if isinstance(e, BrokenPipeError) and shutdown.output_is_closed():
+        shutdown.exit_now(128 + signal.SIGPIPE)  # as if SIGPIPE had ended it
       # A write that the disk rejects has no file name.
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
-      _leave(DataError(f"{where}: {e.strerror}; fix it and run it again"))
+      _exit(DataError(f"{where}: {e.strerror}; fix it and run it again"))
     except KeyboardInterrupt:
       shutdown.interrupted()
     except Exception:
@@ -104,27 +104,28 @@ def _crash() -> NoReturn:
   """Re-raises the error that is being handled: a bug in this package."""
   if not _several():
     raise
-  shutdown.tell(traceback.format_exc())
-  shutdown.leave(1)
+  shutdown.print_line(traceback.format_exc())
+  shutdown.exit_now(1)
 
 
 def _quiet_libraries() -> None:
   """Silences log lines that are routine, or duplicate an exception."""
-  absl_logging.set_verbosity(absl_logging.WARNING)  # they report every file they read
-  # Orbax logs what goes wrong four times, with its stack, and raises it too.
-  ours = lambda record: "orbax" not in record.pathname
-  absl_logging.get_absl_logger().addFilter(ours)
-  # Its tasks for a checkpoint's other arrays, when one cannot be read.
+  # Otherwise libraries log every file that they read.
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  # Orbax logs an error four times, with its stack, and raises it too.
+  keep = lambda record: "orbax" not in record.pathname
+  absl_logging.get_absl_logger().addFilter(keep)
+  # Orbax's tasks for the other arrays of a checkpoint, when one cannot be read.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-  plain = sys.unraisablehook
+  default = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
-    # Of TensorStore's threads, once for each array of a save that has failed; of those
-    # tasks, when they are thrown away.
+    # Errors in TensorStore's threads, one per array of a failed save, and in those
+    # tasks, when they are garbage-collected.
     code = getattr(unraisable.object, "cr_code", None)
-    of_orbax = code is not None and "orbax" in code.co_filename
-    if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
-      plain(unraisable)
+    is_orbax = code is not None and "orbax" in code.co_filename
+    if not is_orbax and str(unraisable.exc_value) != "Event loop is closed":
+      default(unraisable)
 
   sys.unraisablehook = hook
 
@@ -134,14 +135,16 @@ def define_peers() -> None:
   flags.DEFINE_string(
     "coordinator", "", "host:port of process 0, if there are several; or auto."
   )
-  flags.DEFINE_integer("num_processes", 0, "How many there are.")
-  flags.DEFINE_integer("process_id", -1, "Which one this is, from 0.")
-  flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for all at the start.")
-  flags.DEFINE_integer("heartbeat", 100, "Seconds without a sign of life that end all.")
+  flags.DEFINE_integer("num_processes", 0, "Number of processes.")
+  flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
+  flags.DEFINE_float("start_timeout", 300.0, "Seconds to wait for all processes.")
+  flags.DEFINE_integer(
+    "heartbeat", 100, "Seconds without a heartbeat of a process that end the run."
+  )
 
 
 def connect() -> None:
-  """Joins the other processes, if the flags or the environment name any."""
+  """Connects to the other processes, if the flags or the environment name any."""
   from vtr_jax.core import distributed  # starts JAX: after the flags
 
   values = flags.FLAGS
@@ -156,7 +159,7 @@ def connect() -> None:
 
 
 def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
-  """Parses the flags; an unknown key or a wrong value is one line."""
+  """Parses the flags; an unknown key or a wrong value ends with one line."""
   _let_configs_import(argv)
   if {"--help", "-help", "-h"} & set(argv):
     _help([text for text in argv if text not in ("--help", "-help", "-h")], comments)
@@ -165,19 +168,19 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   except KeyboardInterrupt:
     shutdown.interrupted()
   except Exception as e:  # ml_collections raises whatever the config file raises
-    today = [renames.argument(text) for text in argv]
-    if today != argv:
-      for old, new in zip(argv, today, strict=True):
+    current = [renames.argument(text) for text in argv]
+    if current != argv:
+      for old, new in zip(argv, current, strict=True):
         if old != new:
           before, after = (text.partition("=")[0] for text in (old, new))
           now = f"is called {after} now" if new else "no longer a key; leave it out"
-          shutdown.tell(f"{before}: {now}")
-      today = [text for text in today if text]
+          shutdown.print_line(f"{before}: {now}")
+      current = [text for text in current if text]
       flags.FLAGS.unparse_flags()
-      sys.argv = today  # where ml_collections looks for the config's keys
-      return _parse(today)
+      sys.argv = current  # where ml_collections looks for the config's keys
+      return _parse(current)
     error = ConfigError(f"command line: {_one_line(e)}")
-    _say(error)
+    _print_error(error)
     sys.exit(error.exit_code)
 
 
@@ -204,12 +207,12 @@ def _let_configs_import(argv: list[str]) -> None:
 
 def _config_files(argv: list[str]) -> list[str]:
   """Files of `--config=FILE:VARIANT` and `--config FILE:VARIANT`, without variants."""
-  found = []
+  files = []
   for text, after in zip(argv, [*argv[1:], ""], strict=True):
     name, equals, value = text.partition("=")
     if name in ("--config", "-config"):
-      found.append((value if equals else after).partition(":")[0])
-  return [path for path in found if path]
+      files.append((value if equals else after).partition(":")[0])
+  return [path for path in files if path]
 
 
 def load(chosen: flags.FlagHolder, hint: str) -> dict:
@@ -223,28 +226,28 @@ def load(chosen: flags.FlagHolder, hint: str) -> dict:
     raise ConfigError(f"--config: {_one_line(e)}") from e
   values, renamed = renames.upgrade(values)
   for line in renamed:
-    shutdown.tell(line)
+    shutdown.print_line(line)
   return values
 
 
-def _say(e: VtrError) -> None:
-  shutdown.tell(f"{type(e).__name__}: {e}")
+def _print_error(e: VtrError) -> None:
+  shutdown.print_line(f"{type(e).__name__}: {e}")
 
 
-def _leave(e: VtrError) -> NoReturn:
-  _say(e)
-  if isinstance(e, Preempted | DivergedError):  # all of them are
-    _leave_together(e.exit_code)
-  # Other processes of the run do not know. They end when they miss this one.
-  shutdown.leave(e.exit_code)
+def _exit(e: VtrError) -> NoReturn:
+  _print_error(e)
+  if isinstance(e, Preempted | DivergedError):  # raised by all processes
+    _exit_together(e.exit_code)
+  # The other processes of the run end when this one's heartbeat is missing.
+  shutdown.exit_now(e.exit_code)
 
 
-def _leave_together(code: int) -> None:
-  """With the other processes of the run, if there are any."""
+def _exit_together(code: int) -> None:
+  """Ends this process and the others of the run, if there are any."""
   if _several():
     from vtr_jax.core import distributed
 
-    distributed.leave(code)
+    distributed.exit_together(code)
 
 
 def _several() -> bool:

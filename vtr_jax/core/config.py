@@ -77,7 +77,7 @@ def keys(cls: type) -> dict[str, dataclasses.Field]:
 
 
 def section(kind: Any) -> type | None:
-  """The dataclass of an annotation `Section` or `Section | None`; None if another."""
+  """The dataclass in an annotation `Section` or `Section | None`; None without one."""
   for inner in (kind, *typing.get_args(kind)):
     if isinstance(inner, type) and dataclasses.is_dataclass(inner):
       return inner
@@ -117,7 +117,7 @@ def require(ok: bool, message: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-  """One clause that names the closest known names, or lists them all."""
+  """One clause with the closest known name, or with all of them."""
   known = sorted(str(k) for k in known)
   close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
   if close:
@@ -177,5 +177,5 @@ def _convert(kind: Any, value: Any, where: str, finite: bool) -> Any:
     got = f"{value!r} ({type(value).__name__})"
     raise ConfigError(f"{where}: expected {kind.__name__}, got {got}")
   if finite and kind is float and not math.isfinite(value):
-    raise ConfigError(f"{where}: {value} is no finite number")
+    raise ConfigError(f"{where}: {value} is not finite")
   return value

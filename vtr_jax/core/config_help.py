@@ -17,7 +17,7 @@ from vtr_jax.core.config import flatten, section
 def text(
   path: str, values: Mapping[str, Any], fields: Mapping[str, str] | None = None
 ) -> str:
-  """One line a key: flag, value, and the comment of the config file or of the field.
+  """One line per key: flag, value, and the comment of the config file or of the field.
 
   Args:
     path: of the config file, without variant.
@@ -44,15 +44,15 @@ def _note(key: str, notes: Mapping[str, str]) -> str:
 
 
 def field_comments(cls: type, prefix: str = "") -> dict[str, str]:
-  """Dotted key -> comment of its field: the lines above it, then that behind it."""
-  found: dict[str, str] = {}
+  """Dotted key -> comment of its field: the lines above it, then the one after it."""
+  notes: dict[str, str] = {}
   for base in reversed(cls.__mro__):
     if dataclasses.is_dataclass(base):
-      found |= {prefix + name: note for name, note in _own_comments(base)}
+      notes |= {prefix + name: note for name, note in _own_comments(base)}
   for name, kind in typing.get_type_hints(cls).items():
     if inner := section(kind):
-      found |= field_comments(inner, f"{prefix}{name}.")
-  return found
+      notes |= field_comments(inner, f"{prefix}{name}.")
+  return notes
 
 
 def _own_comments(cls: type) -> Iterator[tuple[str, str]]:
@@ -76,7 +76,7 @@ def comments(path: str) -> dict[str, str]:
   Where functions of a file set a key more than once, the first one's comment counts;
   files that it imports from the same folder (`common`, a base recipe) are read too.
   """
-  found: dict[str, str] = {}
+  notes: dict[str, str] = {}
   for source in (path, *_imported(path)):
     try:
       with open(source, encoding="utf-8") as f:
@@ -90,28 +90,28 @@ def comments(path: str) -> dict[str, str]:
         for key, line in _keys(node.value):
           _, mark, note = lines[line - 1].partition("  # ")
           if mark:
-            found.setdefault(key, note.strip())
-  return found
+            notes.setdefault(key, note.strip())
+  return notes
 
 
 def _keys(call: ast.Call, prefix: str = "") -> Iterator[tuple[str, int]]:
-  for word in call.keywords:
-    if word.arg is not None:
-      yield prefix + word.arg, word.lineno
-      if isinstance(word.value, ast.Call):
-        yield from _keys(word.value, f"{prefix}{word.arg}.")
+  for keyword in call.keywords:
+    if keyword.arg is not None:
+      yield prefix + keyword.arg, keyword.lineno
+      if isinstance(keyword.value, ast.Call):
+        yield from _keys(keyword.value, f"{prefix}{keyword.arg}.")
 
 
 def _imported(path: str) -> list[str]:
   """Files that the config has imported from its own folder, or from `configs`."""
-  own, found = pathlib.Path(path).resolve(), []
+  own, files = pathlib.Path(path).resolve(), []
   for name, module in list(sys.modules.items()):
     file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else ""
-    place = pathlib.Path(file or "").resolve()
+    source = pathlib.Path(file or "").resolve()
     if (
       file
-      and place != own
-      and (place.parent == own.parent or name.startswith("configs."))
+      and source != own
+      and (source.parent == own.parent or name.startswith("configs."))
     ):
-      found.append(str(place))
-  return found
+      files.append(str(source))
+  return files

@@ -1,7 +1,7 @@
 """Errors a user can cause or must act on, each with its documented exit code.
 
 A message is one line: the file or key, what is wrong, and what to do about it.
-`main` prints the line without a traceback and leaves with `exit_code`.
+`cli.run` prints the line without a traceback and exits with `exit_code`.
 """
 
 
@@ -11,7 +11,7 @@ def one_line(error: Exception | str) -> str:
 
 
 def printable(text: str) -> str:
-  """For people: control characters, and bytes that are not text, are escaped."""
+  """`text` with control characters, and bytes that are not text, escaped."""
   if text.isprintable():
     return text
   escape = lambda c: c if c.isprintable() else c.encode("unicode_escape").decode()
@@ -19,12 +19,12 @@ def printable(text: str) -> str:
 
 
 class VtrError(Exception):
-  """Base of every error that ends a command with one line and a code."""
+  """Base of every error that ends a command with one line and an exit code."""
 
   exit_code = 2
 
   def __str__(self) -> str:
-    # A file may have put anything into it; line ends are of those that list things.
+    # It may quote any file. Line ends stay: some messages are lists.
     return "\n".join(map(printable, super().__str__().split("\n")))
 
 
@@ -79,6 +79,6 @@ class CheckpointError(VtrError):
 
 
 class Preempted(VtrError):
-  """Asked to stop by a signal, after saving; the launcher should requeue."""
+  """Stopped by a signal, after saving; the launcher should requeue."""
 
   exit_code = 85

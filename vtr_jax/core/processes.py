@@ -1,4 +1,4 @@
-"""What several processes need that make data together. Imports nothing of weight."""
+"""Helpers for processes that prepare data together; fast to import."""
 
 import contextlib
 import errno
@@ -17,8 +17,12 @@ from multiprocessing import resource_tracker, shared_memory
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.shutdown import warn
 
-_TICK = 0.2  # seconds between two tries for a lock
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)  # such a file system
+_RETRY = 0.2  # seconds between attempts to acquire a lock
+_NO_LOCKS = (
+  errno.ENOLCK,
+  errno.EOPNOTSUPP,
+  errno.ENOSYS,
+)  # of file systems without locks
 
 
 def cores() -> int:
@@ -28,17 +32,17 @@ def cores() -> int:
   return os.cpu_count() or 1
 
 
-def end_with_parent(*leavings: str) -> None:
-  """Ends this process when its parent has been killed and could not say goodbye.
+def end_with_parent(*files: str) -> None:
+  """Ends this process when its parent has been killed.
 
   Args:
-    leavings: files of the parent, to be removed then.
+    files: of the parent, to be removed then.
   """
 
   def watch():
     if (parent := multiprocessing.parent_process()) is not None:
       parent.join()
-      for path in leavings:
+      for path in files:
         pathlib.Path(path).unlink(missing_ok=True)
       os._exit(1)
 
@@ -46,10 +50,11 @@ def end_with_parent(*leavings: str) -> None:
 
 
 def track_shared_memory() -> None:
-  """Has shared memory that this process makes removed whenever it is killed.
+  """Makes sure that shared memory of this process is removed if it is killed.
 
-  Python tells its resource tracker, which outlives us, just after making it: killed in
-  between, the memory stays for ever. From now on it is told before.
+  Python registers shared memory with its resource tracker, which outlives this process,
+  just after creating it: if it is killed in between, the memory is leaked. From now on
+  it is registered before.
   """
   make = shared_memory._make_filename  # pyright: ignore
 
@@ -70,25 +75,25 @@ _STATES = dict(
 )
 
 
-def children() -> list[str]:
-  """What each child of this process does, as far as the system tells it."""
-  found = []
+def child_states() -> list[str]:
+  """The state of each child of this process, if the system reports it."""
+  states = []
   for child in multiprocessing.active_children():
     try:
       stat = pathlib.Path(f"/proc/{child.pid}/stat").read_text()
     except OSError:  # another system, or it has just ended
       continue
     state = stat.rpartition(")")[2].split()[0].upper()
-    found.append(f"process {child.pid} {_STATES.get(state, f'is in state {state}')}")
-  return found
+    states.append(f"process {child.pid} {_STATES.get(state, f'is in state {state}')}")
+  return states
 
 
 @contextlib.contextmanager
 def hidden_main() -> Iterator[None]:
-  """Processes started meanwhile do not run the caller's script a second time.
+  """Keeps processes started within it from running the caller's script again.
 
-  They would import all that it imports, and start processes of their own if it lacks
-  the `__main__` guard.
+  They would import all of its modules, and start processes of their own if it lacks the
+  `__main__` guard.
   """
   main = sys.modules["__main__"]
   sys.modules["__main__"] = types.ModuleType("__main__")
@@ -100,35 +105,35 @@ def hidden_main() -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(
-  path: pathlib.Path, what: str, alone: bool = True, patience: float = math.inf
+  path: pathlib.Path, owner: str, exclusive: bool = True, timeout: float = math.inf
 ) -> Iterator[None]:
-  """Holds `path` for this process; the system frees it even after SIGKILL.
+  """Locks `path` for this process; the system releases it even after SIGKILL.
 
   Args:
-    path: a file, made if it is not there.
-    what: is waited for, as the message calls it.
-    alone: keep all others out, or only those who would be alone.
-    patience: seconds to wait for others.
+    path: a file, created if it is missing.
+    owner: what messages call the other process.
+    exclusive: whether the lock is exclusive or shared.
+    timeout: seconds to wait for it.
 
   Raises:
-    DataError: another has it all that time.
+    DataError: another process holds it longer than that.
   """
-  kind = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
-  begin, told = time.monotonic(), False
+  kind = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
+  start, warned = time.monotonic(), False
   with path.open("a+") as f:
     while True:
       try:
         fcntl.flock(f, kind)
         break
       except BlockingIOError:
-        if time.monotonic() - begin > patience:
+        if time.monotonic() - start > timeout:
           raise DataError(
-            f"{path}: another {what} holds it; wait for its end, or work elsewhere"
+            f"{path}: another {owner} holds it; wait for it to end, or work elsewhere"
           ) from None
-        if not told:
-          warn(f"{path}: waiting for another {what} to end")
-        told = True
-        time.sleep(_TICK)
+        if not warned:
+          warn(f"{path}: waiting for another {owner} to end")
+        warned = True
+        time.sleep(_RETRY)
       except OSError as e:
         if e.errno in _NO_LOCKS:
           break

@@ -26,7 +26,7 @@ KEYS = {
   "weights": "loss_weights",
   "contrast": "contrastive",
 }
-# Keys that are gone: the values that change nothing; () = any, it is derived now.
+# Removed keys: the values equal to today's behaviour; () = any, it is derived now.
 DROPPED = {
   "mask.send": (),
   "objective.residual": ("frozen",),
@@ -40,27 +40,27 @@ METRICS = {"loss/words": "loss/mlm"}
 def upgrade(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
   """A config with today's keys, and a line for each key that was renamed.
 
-  A key that is there under both names is left to `config.read`, which names the old
+  A key that is present under both names is left to `config.read`, which names the old
   one as unknown.
 
   Raises:
-    ConfigError: a key that is gone has a value that nothing replaces.
+    ConfigError: a removed key has a value that nothing replaces.
   """
-  found, lines = _copy(values), []
-  for key, values_left_out in DROPPED.items():
+  current, lines = _copy(values), []
+  for key, default_values in DROPPED.items():
     *path, name = key.split(".")
-    section = _section(found, path)
+    section = _section(current, path)
     if section is not None and name in section:
       value = section.pop(name)
-      if values_left_out and value not in values_left_out:
+      if default_values and value not in default_values:
         raise ConfigError(
           f"config.{key}: {value!r} was removed after 0.1.0; use that version for it, "
-          f"or leave the key out, which means {values_left_out[0]!r}"
+          f"or leave the key out, which means {default_values[0]!r}"
         )
       lines.append(f"config.{key}: no longer a key; leave it out")
   for old, new in KEYS.items():
     *path, key = old.split(".")
-    section = _section(found, path)
+    section = _section(current, path)
     if section is None or key not in section:
       continue
     name = new.rpartition(".")[2]
@@ -71,12 +71,12 @@ def upgrade(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
       _VALUES.get((new, value), value) if isinstance(value, str) else value
     )
     lines.append(f"config.{old}: is called config.{path_of(new)} now")
-  mixture = (_section(found, ["data"]) or {}).get("mixture", ())
+  mixture = (_section(current, ["data"]) or {}).get("mixture", ())
   for part in mixture if isinstance(mixture, list | tuple) else ():
     if isinstance(part, dict) and "frames" in part and "num_frames" not in part:
       part["num_frames"] = part.pop("frames")
       lines.append("config.data.mixture: frames is called num_frames now")
-  return found, lines
+  return current, lines
 
 
 def path_of(old: str) -> str:
@@ -87,7 +87,7 @@ def path_of(old: str) -> str:
 
 
 def argument(text: str) -> str:
-  """A command line's `--config.KEY=VALUE` with today's key; "" for one that is gone."""
+  """A command line's `--config.KEY=VALUE` with today's key; "" for a removed one."""
   name, equals, value = text.partition("=")
   dashes, dot, key = name.partition("config.")
   if dashes not in ("-", "--") or not dot:

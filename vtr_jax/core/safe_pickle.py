@@ -1,4 +1,4 @@
-"""What it takes to read a pickle, which is a program, without harm."""
+"""Helpers to read pickles, which are programs, safely."""
 
 import dataclasses
 import io
@@ -10,20 +10,20 @@ from typing import Any
 _MEMOS = ("PUT", "BINPUT", "LONG_BINPUT")
 
 
-class Refused(Exception):
+class UnsafePickle(Exception):
   """The pickle names or does something that is not on the list."""
 
 
-class Fixed:
-  """What a pickle may pass on, and not change."""
+class Immutable:
+  """A value that a pickle may pass on, but not change."""
 
   def __setstate__(self, state: Any) -> None:
-    raise Refused(f"it changes a {type(self).__name__}")
+    raise UnsafePickle(f"it changes a {type(self).__name__}")
 
 
 @dataclasses.dataclass(frozen=True)
-class Call(Fixed):
-  """A function that a pickle may call, and not change: BUILD sets what it can."""
+class Call(Immutable):
+  """A function that a pickle may call; BUILD cannot set its attributes."""
 
   function: Callable
 
@@ -34,10 +34,10 @@ class Call(Fixed):
 def check(program: bytes | memoryview) -> None:
   """Rejects a pickle that takes memory out of proportion to its length.
 
-  Python takes all that an instruction asks for before it looks what is there.
+  Python allocates the memory that an instruction names before it reads the data.
 
   Raises:
-    UnpicklingError: it does, or it is damaged.
+    UnpicklingError: it is rejected, or damaged.
   """
   codes: dict[str, Any] = pickletools.code2op  # pyright: ignore
   file = io.BytesIO(program)

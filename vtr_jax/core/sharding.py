@@ -42,9 +42,9 @@ RULES = (
 class MeshConfig:
   """Section `mesh` of the config: devices along each axis; one may be -1, the rest."""
 
-  data: int = -1  # copies of the parameters; ours: one on each device
-  fsdp: int = 1  # parts of the parameters, gathered when used; ours
-  tensor: int = 1  # parts of every product; ours
+  data: int = -1  # replicas of the parameters; ours: one on each device
+  fsdp: int = 1  # shards of the parameters, gathered when used; ours
+  tensor: int = 1  # shards of every matrix product; ours
 
   def __post_init__(self):
     sizes = [getattr(self, a) for a in AXES]
@@ -57,9 +57,9 @@ def make_mesh(
   # jax.Device is a class that JAX's stub declares as a variable.
   devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
 ) -> Mesh:
-  """Lays devices out as data x fsdp x tensor; None = all that are here.
+  """Lays devices out as data x fsdp x tensor; None = all of this run.
 
-  Several slices of TPUs, joined by a slower network, are parts of the data axis.
+  Several TPU slices, connected by a slower network, lie along the data axis.
 
   Raises:
     ConfigError: the sizes do not multiply to the number of devices.
@@ -68,7 +68,7 @@ def make_mesh(
   sizes = mesh_sizes(config, len(devices))
   tpu = devices[0].platform == "tpu"
   slices = len({getattr(d, "slice_index", 0) for d in devices}) if tpu else 1
-  split = dict(allow_split_physical_axes=True)  # as far as the torus' axes allow
+  split = dict(allow_split_physical_axes=True)  # where the torus allows it
   if slices > 1:
     require(
       sizes[0] % slices == 0,
@@ -84,14 +84,14 @@ def make_mesh(
 
 
 def mesh_sizes(config: MeshConfig, total: int) -> tuple[int, ...]:
-  """Devices along each axis, of `total`.
+  """Devices along each axis.
 
   Raises:
-    ConfigError: they do not multiply to it.
+    ConfigError: they do not multiply to `total`.
   """
   sizes = [getattr(config, a) for a in AXES]
-  known = math.prod(n for n in sizes if n != -1)
-  sizes = [total // known if n == -1 else n for n in sizes]
+  fixed = math.prod(n for n in sizes if n != -1)
+  sizes = [total // fixed if n == -1 else n for n in sizes]
   if math.prod(sizes) != total or 0 in sizes:
     raise ConfigError(
       f"config.mesh: {' x '.join(f'{a}={getattr(config, a)}' for a in AXES)} "
@@ -102,7 +102,7 @@ def mesh_sizes(config: MeshConfig, total: int) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def scope(mesh: Mesh) -> Iterator[None]:
-  """Within it, logical constraints hold; without it they are silently ignored."""
+  """A context in which logical constraints hold; outside they are silently ignored."""
   with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
     yield
 
@@ -110,9 +110,9 @@ def scope(mesh: Mesh) -> Iterator[None]:
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
   """Shardings for boxed (abstract) parameters, by their logical axes.
 
-  An axis that the mesh does not divide evenly stays whole on every device.
+  An axis that the mesh does not divide evenly is replicated.
   """
-  wanted = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+  targets = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
 
   def fit(array, sharding: NamedSharding) -> NamedSharding:
     spec = [
@@ -121,11 +121,11 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     ]
     return NamedSharding(mesh, PartitionSpec(*spec))
 
-  return jax.tree.map(fit, nn.unbox(boxed), wanted)
+  return jax.tree.map(fit, nn.unbox(boxed), targets)
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-  """Rows over data and fsdp; every other axis whole."""
+  """Rows sharded over data and fsdp; other axes replicated."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
@@ -135,26 +135,25 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 @dataclasses.dataclass(frozen=True)
 class HostRows:
-  """Which rows of a global batch this process loads, and where they come to lie.
+  """The rows of a global batch that this process loads, and their order on devices.
 
-  Loaders give host h the h-th part of a batch. On the devices a host's rows lie where
-  its devices do, and TPUs are not laid out host by host: a global array has the
-  loaders' blocks in another order.
+  Host h loads the h-th block of a batch. Its rows are on its own devices, and a TPU
+  mesh is not ordered by host: a global array has the blocks in another order.
   """
 
   host: int  # of `count`; processes that load the same examples are one host
   count: int
   blocks: tuple[int, ...]  # index in the global array of the loaders' i-th block
 
-  def share(self, rows: int) -> slice:
+  def local_slice(self, rows: int) -> slice:
     """This host's part of a batch, in the loaders' order."""
-    part = rows // self.count
-    return slice(self.host * part, (self.host + 1) * part)
+    local = rows // self.count
+    return slice(self.host * local, (self.host + 1) * local)
 
-  def in_order(self, found: np.ndarray) -> np.ndarray:
+  def in_order(self, rows: np.ndarray) -> np.ndarray:
     """Rows of a global array in the loaders' order."""
-    parts = found.reshape(len(self.blocks), -1, *found.shape[1:])
-    return parts[list(self.blocks)].reshape(found.shape)
+    blocks = rows.reshape(len(self.blocks), -1, *rows.shape[1:])
+    return blocks[list(self.blocks)].reshape(rows.shape)
 
 
 @functools.cache  # called at every step
@@ -162,25 +161,25 @@ def host_rows(mesh: Mesh, process: int | None = None) -> HostRows:
   """The rows of a process; None = this one.
 
   Raises:
-    ConfigError: a process has rows of others' and rows of its own.
+    ConfigError: a process shares some of its rows with others, but not all.
   """
   process = jax.process_index() if process is None else process
   devices = mesh.devices.reshape(_mesh_size(mesh, ROWS), -1)
   owners = [frozenset(d.process_index for d in same_rows) for same_rows in devices]
   hosts = list(dict.fromkeys(owners))
-  alone = sum(map(len, hosts)) == len(frozenset().union(*hosts))
+  disjoint = sum(map(len, hosts)) == len(frozenset().union(*hosts))
   require(
-    alone and len({owners.count(h) for h in hosts}) == 1,
+    disjoint and len({owners.count(h) for h in hosts}) == 1,
     f"config.mesh.tensor: groups of {mesh.shape['tensor']} devices lie across the "
     "processes unevenly; use a divisor of a process's devices, or a multiple",
   )
-  (mine,) = (i for i, h in enumerate(hosts) if process in h)
+  (host,) = (i for i, h in enumerate(hosts) if process in h)
   blocks = [i for h in hosts for i, owner in enumerate(owners) if owner == h]
-  return HostRows(mine, len(hosts), tuple(blocks))
+  return HostRows(host, len(hosts), tuple(blocks))
 
 
 def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """Makes one global array of every host's rows."""
+  """Makes global arrays of the rows of all hosts."""
   sharding, hosts = batch_sharding(mesh), host_rows(mesh).count
 
   def put(value: np.ndarray) -> jax.Array:
@@ -191,20 +190,20 @@ def put_batch(local: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
   return {key: put(value) for key, value in local.items()}
 
 
-def split_rows(batch: Any, parts: int, mesh: Mesh) -> Any:
-  """Arrays [b ...] to [parts, b / parts, ...], each part spread over all devices.
+def split_rows(batch: Any, count: int, mesh: Mesh) -> Any:
+  """Arrays [b ...] to [count, b / count, ...] microbatches, sharded over all devices.
 
-  Every device cuts the rows that it has, so nothing moves. Rows change their order;
-  `merge_rows` gives it back.
+  Every device splits its own rows, so nothing is communicated. The order of rows
+  changes; `merge_rows` restores it.
   """
   devices = _mesh_size(mesh, ROWS)
-  place = NamedSharding(mesh, PartitionSpec(None, ROWS))
+  layout = NamedSharding(mesh, PartitionSpec(None, ROWS))
 
   def split(x: jax.Array) -> jax.Array:
-    rows = x.shape[0] // parts
-    y = x.reshape(devices, parts, rows // devices, *x.shape[1:]).swapaxes(0, 1)
-    y = y.reshape(parts, rows, *x.shape[1:])
-    return jax.lax.with_sharding_constraint(y, place)
+    rows = x.shape[0] // count
+    y = x.reshape(devices, count, rows // devices, *x.shape[1:]).swapaxes(0, 1)
+    y = y.reshape(count, rows, *x.shape[1:])
+    return jax.lax.with_sharding_constraint(y, layout)
 
   return jax.tree.map(split, batch)
 
@@ -214,9 +213,9 @@ def merge_rows(batch: Any, mesh: Mesh) -> Any:
   devices = _mesh_size(mesh, ROWS)
 
   def merge(x: jax.Array) -> jax.Array:
-    parts, rows = x.shape[:2]
-    y = x.reshape(parts, devices, rows // devices, *x.shape[2:]).swapaxes(0, 1)
-    y = y.reshape(parts * rows, *x.shape[2:])
+    count, rows = x.shape[:2]
+    y = x.reshape(count, devices, rows // devices, *x.shape[2:]).swapaxes(0, 1)
+    y = y.reshape(count * rows, *x.shape[2:])
     return jax.lax.with_sharding_constraint(y, batch_sharding(mesh))
 
   return jax.tree.map(merge, batch)
@@ -226,10 +225,10 @@ def check_batch_size(
   batch_size: int, mesh: Mesh | AbstractMesh, key: str, micro_batches: int = 1
 ) -> None:
   """Rejects a batch size that does not divide; names the two nearest that do."""
-  parts = _mesh_size(mesh, ROWS) * micro_batches
-  if batch_size <= 0 or batch_size % parts:
-    low = batch_size // parts * parts
-    near = f"{low} or {low + parts}" if low > 0 else str(parts)
+  divisor = _mesh_size(mesh, ROWS) * micro_batches
+  if batch_size <= 0 or batch_size % divisor:
+    low = batch_size // divisor * divisor
+    near = f"{low} or {low + divisor}" if low > 0 else str(divisor)
     over = f"data x fsdp = {_mesh_size(mesh, ROWS)} devices"
     if micro_batches > 1:
       over += f" and micro_batches = {micro_batches}"
@@ -243,7 +242,7 @@ def _mesh_size(mesh: Mesh | AbstractMesh, axis: str | tuple[str, ...] | None) ->
 
 
 class OnDevices:
-  """An objective's function over batches; every host gets every row."""
+  """An objective's function on global batches; every host gets all rows."""
 
   def __init__(self, function: Any, mesh: Mesh):
     self._mesh, self._hosts = mesh, host_rows(mesh)

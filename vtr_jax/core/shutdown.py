@@ -1,7 +1,7 @@
-"""How a command's process ends: one line, a code, at once; and lines before that.
+"""Ends a command's process at once, with one line and an exit code.
 
-Not as Python ends one: it would wait for the other processes of a run, and for a thread
-that is stuck in a decoder; a compilation that Ctrl-C has left continues meanwhile, and
+Python's own exit would wait for the other processes of a run, and for a thread that is
+stuck in a decoder; meanwhile a compilation that Ctrl-C interrupted continues, and
 crashes; threads of TensorStore print pages.
 """
 
@@ -17,55 +17,55 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 _GRACE = 3.0  # seconds from Ctrl-C until the process is ended from outside; ours
-_PATIENCE = 1.0  # seconds that output which nobody reads may take; ours
-_INTERRUPTED = 130  # as shells have it
-_given_up = False  # standard output
+_OUTPUT_TIMEOUT = 1.0  # seconds for output that nobody reads; ours
+_INTERRUPTED = 130  # as in shells
+_output_failed = False
 
 
-def tell(text: str) -> None:
-  """A line on standard error, if it can be written."""
-  if sys.stderr:  # None where it is closed: print would take the other one
-    _briefly(lambda: print(text, file=sys.stderr, flush=True))
+def print_line(text: str) -> None:
+  """Prints a line to standard error, if it can be written."""
+  if sys.stderr:  # None if it is closed: print would use standard output
+    _with_timeout(lambda: print(text, file=sys.stderr, flush=True))
 
 
 def warn(text: str) -> None:
-  """The same of something that a person should know of; nothing ends."""
-  tell(f"WARNING: {text}")
+  """Prints a warning to standard error, if it can be written."""
+  print_line(f"WARNING: {text}")
 
 
-def leave(code: int) -> NoReturn:
-  """Ends the process; what was printed is written, if it can be."""
+def exit_now(code: int) -> NoReturn:
+  """Ends the process after flushing the output, if it can be written."""
   flush()
   os._exit(code)
 
 
 def flush() -> None:
-  """Writes what was printed, if it can be."""
+  """Flushes standard output and error, if they can be written."""
   for stream in (sys.stdout, sys.stderr):
     if stream:
-      _briefly(stream.flush)
+      _with_timeout(stream.flush)
 
 
-def give_up_output() -> None:
-  """Notes that standard output has failed, was reported, and is not an error."""
-  global _given_up
-  _given_up = True
+def ignore_output() -> None:
+  """Makes `check_output` ignore failures of standard output, which were reported."""
+  global _output_failed
+  _output_failed = True
 
 
 def check_output() -> None:
-  """Raises OSError if what was printed cannot be written: a disk is full, say."""
-  if sys.stdout and not _given_up:
+  """Flushes standard output; raises OSError if that fails, as on a full disk."""
+  if sys.stdout and not _output_failed:
     sys.stdout.flush()
 
 
 def interrupted() -> NoReturn:
   """Ends the process as Ctrl-C does; nothing more is saved."""
-  tell("Interrupted: run it again; what has been saved is whole")
-  leave(_INTERRUPTED)
+  print_line("Interrupted: run it again; saved files are complete")
+  exit_now(_INTERRUPTED)
 
 
-def unread() -> bool:
-  """Whether whoever read standard output has gone, as `| head` does."""
+def output_is_closed() -> bool:
+  """Whether the reader of standard output has exited, as after `| head`."""
   try:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
@@ -75,12 +75,12 @@ def unread() -> bool:
     return False
 
 
-def see_to_ctrl_c() -> None:
+def handle_ctrl_c() -> None:
   """From now on Ctrl-C ends the process, within `_GRACE` seconds.
 
-  Its exception alone may not: JAX's compiler can swallow it, Python does in a finalizer
-  or a callback, and a thread that is just beginning to wait for a lock does not see it
-  until the lock is there.
+  KeyboardInterrupt alone may not: JAX's compiler can swallow it, Python does in a
+  finalizer or a callback, and a thread that starts to wait for a lock gets it only
+  after it has acquired the lock.
   """
   if threading.current_thread() is not threading.main_thread():
     return
@@ -92,21 +92,21 @@ def see_to_ctrl_c() -> None:
 
   if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, handle)
-  plain = sys.unraisablehook
+  default = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
     if isinstance(unraisable.exc_value, KeyboardInterrupt):
       interrupted()
-    plain(unraisable)
+    default(unraisable)
 
   sys.unraisablehook = hook
-  ours, other_end = socket.socketpair()
-  other_end.setblocking(False)
-  signal.set_wakeup_fd(other_end.fileno())
+  receiver, sender = socket.socketpair()
+  sender.setblocking(False)
+  signal.set_wakeup_fd(sender.fileno())
 
   def watch() -> None:
-    with other_end:
-      while number := ours.recv(1):
+    with sender:
+      while number := receiver.recv(1):
         if number[0] == signal.SIGINT:
           time.sleep(_GRACE)
           interrupted()
@@ -114,14 +114,14 @@ def see_to_ctrl_c() -> None:
   threading.Thread(target=watch, daemon=True).start()
 
 
-def _briefly(write: Callable[[], object]) -> None:
-  """In a thread: a pipe that nobody reads would hold it for ever."""
+def _with_timeout(write: Callable[[], object]) -> None:
+  """Writes in a thread: a pipe that nobody reads would block forever."""
 
   def work() -> None:
-    with contextlib.suppress(OSError, ValueError):  # it is full, or closed
+    with contextlib.suppress(OSError, ValueError):  # full, or closed
       write()
 
   thread = threading.Thread(target=work, daemon=True)
-  with contextlib.suppress(RuntimeError):  # no thread can be had any more
+  with contextlib.suppress(RuntimeError):  # no more threads can be started
     thread.start()
-    thread.join(_PATIENCE)
+    thread.join(_OUTPUT_TIMEOUT)

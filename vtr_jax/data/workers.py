@@ -218,7 +218,7 @@ class Batches:
         "it, or set config.data.num_workers=1, which replaces it by another record"
       )
     if number == _PATIENCE:
-      states = "; ".join(processes.children()) or "threads of this process make it"
+      states = "; ".join(processes.child_states()) or "threads of this process make it"
       warn(f"no batch for {_PATIENCE * _LOOK:.0f} s: {states}")
 
   def _start(self) -> None:

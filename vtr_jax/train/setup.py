@@ -31,7 +31,7 @@ from vtr_jax.train.state import TrainState
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.registry import SOURCES
 
-_PATIENCE = 120.0  # seconds; NFS frees the lock of a host that has died after 90
+_LOCK_TIMEOUT = 120.0  # seconds; NFS frees the lock of a host that has died after 90
 
 
 @dataclasses.dataclass
@@ -190,7 +190,7 @@ def _workdir(
   if jax.process_index() == 0:
     if held is not None:
       lock = workdir.make(directory) / "lock"
-      held.enter_context(processes.locked(lock, "run", patience=_PATIENCE))
+      held.enter_context(processes.locked(lock, "run", timeout=_LOCK_TIMEOUT))
     workdir.prepare(directory, workdir.plain(values))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")

@@ -101,7 +101,7 @@ class Writer:
     for name, log in {"metrics.jsonl": self._lines, **self._others}.items():
       self._close(name, log)
     if _OUTPUT in self._warned:
-      shutdown.give_up_output()
+      shutdown.ignore_output()
 
   def _close(self, name: str, log: Any) -> None:
     if log and (name not in self._warned or log is self._lines):

@@ -73,7 +73,7 @@ def _torch(path: pathlib.Path) -> Arrays:
     with zipfile.ZipFile(path) as archive, open(path, "rb") as f:
       mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
       arrays = _tensors(pickles.load(_Members(archive, mapped)))
-  except pickles.Refused as e:
+  except pickles.UnsafePickle as e:
     raise WeightsError(f"{path}: rejected: {e}; {_RESAVE}") from None
   except (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, KeyError) as e:
     raise WeightsError(f"{path}: damaged ({one_line(e)}); copy it again") from e

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from vtr_jax.core import safe_pickle
-from vtr_jax.core.safe_pickle import Call, Fixed, Refused
+from vtr_jax.core.safe_pickle import Call, Immutable, UnsafePickle
 
 _MAX_BYTES = 256 << 20  # of a pickle (ours; real ones have kilobytes)
 _DTYPES = dict(
@@ -55,17 +55,17 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tensor(Fixed):
+class Tensor(Immutable):
   array: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
-class _Type(Fixed):
+class _Type(Immutable):
   dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class _Storage(Fixed):
+class _Storage(Immutable):
   values: np.ndarray  # [n]
 
 
@@ -81,7 +81,7 @@ def load(files: Files) -> Any:
   """The object in data.pkl; its `Tensor`s are views of the files.
 
   Raises:
-    Refused: it names anything that is not allowed.
+    UnsafePickle: it names anything that is not allowed.
     KeyError: a file is missing. pickle.UnpicklingError, ValueError, TypeError,
       EOFError: it is damaged.
   """
@@ -108,13 +108,13 @@ class _Reader(pickle.Unpickler):
       return _Type(np.dtype(_DTYPES[dtype[1]]))
     if _PLACEHOLDERS.fullmatch(full):
       return Record
-    raise Refused(f"it names {full}, which is not part of weights")
+    raise UnsafePickle(f"it names {full}, which is not part of weights")
 
   def persistent_load(self, pid: Any) -> _Storage:
     """The values of tensors; `pid` is ("storage", type, key, device, count)."""
     kind, type_, key, _, count = pid
     if kind != "storage" or not isinstance(type_, _Type):
-      raise Refused(f"it names a {kind!r}, which is not a tensor")
+      raise UnsafePickle(f"it names a {kind!r}, which is not a tensor")
     data, dtype = self._files[f"data/{key}"], type_.dtype
     if not 0 <= count * dtype.itemsize <= len(data):
       raise EOFError(f"data/{key} has {len(data)} bytes, not {count * dtype.itemsize}")

@@ -216,7 +216,7 @@ class Matcher:
     """Batches of pairs; of each, this host's rows."""
     c = self._context
     ids, valid = encode_all(c.tokenizer, self._texts, c.text.max_length)
-    rows = sharding.host_rows(c.mesh).share(c.batch_size)
+    rows = sharding.host_rows(c.mesh).local_slice(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
       c.check()
       # The last batch is padded with pair 0, which `OnDevices.rows` drops.

@@ -74,7 +74,7 @@ class Evaluator:
         if problems := [p for p in batch["problem"] if p]:
           raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
         pixels, tokens = self._reconstruct(params, batch)
-        local = hosts.share(c.batch_size)
+        local = hosts.local_slice(c.batch_size)
         local_sums = self._sums(batch, pixels[local], tokens[local])
         # Each host has its own rows; all report the same metrics.
         gathered = multihost_utils.process_allgather(local_sums)

@@ -71,7 +71,7 @@ def on_devices(
   """
   rows, mesh = len(next(iter(batch.values()))), model.mesh
   padded = -(-rows // mesh.size) * mesh.size
-  local = sharding.host_rows(mesh).share(padded)
+  local = sharding.host_rows(mesh).local_slice(padded)
   # Padding repeats the last row.
   indices = np.minimum(np.arange(padded), rows - 1)[local]
   function = _compiled(make, model.objective, *options, mesh)

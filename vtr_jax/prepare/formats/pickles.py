@@ -10,7 +10,7 @@ import numpy as np
 
 from vtr_jax.core import safe_pickle
 from vtr_jax.core.errors import DataError, one_line
-from vtr_jax.core.safe_pickle import Call, Refused
+from vtr_jax.core.safe_pickle import Call, UnsafePickle
 from vtr_jax.prepare.formats import parse
 
 
@@ -32,7 +32,7 @@ def load(path: str, allowed: bool) -> Any:
     return _Plain(io.BytesIO(program), encoding="utf-8").load()
   except OSError as e:
     raise parse.unreadable(path, e) from e
-  except Refused as e:
+  except UnsafePickle as e:
     raise DataError(f"{path}: refused: {one_line(e)}, not plain data") from e
   except Exception as e:  # a damaged pickle raises nearly anything
     raise DataError(f"{path}: not a pickle ({one_line(e)}); {parse.LOOK}") from e
@@ -41,7 +41,7 @@ def load(path: str, allowed: bool) -> Any:
 def _dtype(kind: Any, *_: Any) -> np.dtype:
   dtype = np.dtype(kind, copy=True)  # the state, which follows, sets its byte order
   if dtype.kind not in "biufSU":
-    raise Refused(f"it has an array of {dtype}")
+    raise UnsafePickle(f"it has an array of {dtype}")
   return dtype
 
 
@@ -73,5 +73,5 @@ class _Plain(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     known = self._KNOWN.get(module, {})
     if name not in known:
-      raise Refused(f"it asks for {module}.{name}")
+      raise UnsafePickle(f"it asks for {module}.{name}")
     return known[name]
