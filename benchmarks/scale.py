@@ -18,7 +18,7 @@ from absl import app, flags
 from configs import mac, miles, simvtp
 from vtr_jax.core.config import read
 from vtr_jax.plan import chips
-from vtr_jax.plan.__main__ import at, plan
+from vtr_jax.plan.__main__ import plan, with_video_ratio
 from vtr_jax.train.config import TrainConfig
 
 # Same total number of clips; MILES' batch of 800 does not divide over 256 chips.
@@ -49,7 +49,7 @@ def work() -> Iterator[tuple[str, TrainConfig, str]]:
       yield f"{name} {topology}", recipe(name), topology
   for ratio in MASKS:
     name = "mac.py:webvid2m_cc3m"
-    yield f"{ratio:.0%} {MASKED}", at(recipe(name), ratio), MASKED
+    yield f"{ratio:.0%} {MASKED}", with_video_ratio(recipe(name), ratio), MASKED
 
 
 def line(cells: list) -> str:

@@ -167,7 +167,7 @@ def test_a_refusal_tells_how_much_was_asked_for(message, wanted):
 
 
 def test_another_refusal_is_an_error():
-  with pytest.raises(ConfigError, match="refuses this step: INTERNAL: no"):
+  with pytest.raises(ConfigError, match="rejects this step: INTERNAL: no"):
     compiled.out_of_memory("INTERNAL: no\nsuch thing")
 
 
@@ -218,7 +218,7 @@ def test_the_bound_is_of_the_slowest_resource():
   [
     ("v9:2x2", 1, "known: v4"),
     ("v5:2x2", 1, "did you mean 'v5"),
-    ("v5e", 1, "no chip and layout; known: v4"),
+    ("v5e", 1, "not a chip and layout; known: v4"),
     ("v5e:2x2x2", 1, "v5e has 2 axes, as v5e:4x4"),
     ("v4:2x2", 1, "v4 has 3 axes"),
     ("v5e:2x2", 0, "--slices: 0"),
@@ -306,7 +306,7 @@ def test_more_masked_costs_less():
   target = chips.find("v6e:2x2", compiler=False)
   config = config_of(mac, "webvid2m_cc3m", batch_size=64)
   plans = [
-    command.plan(command.at(config, share), target, search=False)
+    command.plan(command.with_video_ratio(config, share), target, search=False)
     for share in (0.0, 0.6, 0.9)
   ]
   for key in ("tflop", "moved_gb", "peak_gb"):

@@ -1,1 +1,1 @@
-"""Plans a training for chips that are not here: python -m vtr_jax.plan."""
+"""Plans a training for chips that are not attached: python -m vtr_jax.plan."""

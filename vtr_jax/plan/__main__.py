@@ -1,4 +1,4 @@
-"""Plans memory and time of a training for chips that are not at hand.
+"""Plans memory and time of a training for chips that are not attached.
 
   python -m vtr_jax.plan --config=configs/simvtp.py:webvid2m --topology=v5e:16x16
   ... --slices=2 --price=1.2 --json=plan.json     two slices, dollars, a file
@@ -36,13 +36,15 @@ def plan(
   """Memory and time of `config` on `target`.
 
   Args:
+    config: of the training.
+    target: the devices.
     price: of a chip for an hour.
     search: whether to search for the largest batch that fits.
   """
-  way = estimate if target.devices is None else compiled
+  planner = estimate if target.devices is None else compiled
   step = problem.make(config, target)
   if not search:
-    return Plan(step, target, way.costs(step, target), None, price)
+    return Plan(step, target, planner.costs(step, target), None, price)
   smallest = step.row_devices * config.micro_batches
   if smallest == 1:  # contrastive training needs two examples
     smallest = config.batch_size if config.batch_size % 2 else 2
@@ -50,24 +52,24 @@ def plan(
   def costs_of(n: int) -> costs.Costs:
     """Costs of n times the smallest batch."""
     larger = dataclasses.replace(config, batch_size=n * smallest)
-    return way.costs(problem.make(larger, target), target)
+    return planner.costs(problem.make(larger, target), target)
 
   requested, likely = config.batch_size // smallest, 0
-  if way is compiled and target.chip.memory:
+  if planner is compiled and target.chip.memory:
     likely = min(costs.guess(requested, estimate.costs(step, target)), 1 << 10)
   # Compiling takes a core: the likely largest batch is compiled in parallel.
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     jobs = {n: pool.submit(costs_of, n) for n in {requested, likely} if n}
     tried = {n: job.result() for n, job in jobs.items()}
-  found = tried[requested]
-  best = costs.largest(costs_of, tried) if found.limit else None
+  step_costs = tried[requested]
+  best = costs.largest(costs_of, tried) if step_costs.limit else None
   rows = best and best[0] * smallest // step.row_devices
-  return Plan(step, target, found, rows, price)
+  return Plan(step, target, step_costs, rows, price)
 
 
-def at(config: TrainConfig, masked: float) -> TrainConfig:
+def with_video_ratio(config: TrainConfig, ratio: float) -> TrainConfig:
   """The config with another fraction of the video masked."""
-  mask = dataclasses.replace(config.mask, video_ratio=masked)
+  mask = dataclasses.replace(config.mask, video_ratio=ratio)
   return dataclasses.replace(config, mask=mask)
 
 
@@ -88,21 +90,23 @@ def main(values: flags.FlagValues, config: TrainConfig) -> None:
   if values.batch_size:
     config = dataclasses.replace(config, batch_size=values.batch_size)
   if values.topology != "local":
-    # Where libtpu is installed, JAX would look for a TPU.
+    # If libtpu is installed, JAX would look for a TPU.
     jax.config.update("jax_platforms", "cpu")
   target = chips.find(values.topology, values.slices, not values.estimate)
   fractions = percent(values.masked) or [config.mask.video_ratio]
   plans = []
   for fraction in fractions:
-    made = plan(at(config, fraction), target, values.price or None, values.search)
-    plans.append(made)
+    planned = plan(
+      with_video_ratio(config, fraction), target, values.price or None, values.search
+    )
+    plans.append(planned)
     if fraction == fractions[0]:
-      print(made.text() + "\n", flush=True)
+      print(planned.text() + "\n", flush=True)
   if len(plans) > 1:
     print(table(plans))
   if values.json:
-    made = [p.metrics() for p in plans]
-    pathlib.Path(values.json).write_text(json.dumps(made, indent=1) + "\n")
+    rows = [p.metrics() for p in plans]
+    pathlib.Path(values.json).write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def start() -> None:

@@ -1,8 +1,8 @@
 """The chips that a plan can be made for, and their layouts.
 
-Peaks, memory and bandwidth a chip are the makers' (cloud.google.com/tpu/docs, each
-version's page, read 2025; NVIDIA's data sheets). What JAX calls a device is a chip, but
-half of one on 7x.
+Peaks, memory and bandwidth of a chip are the manufacturers' (cloud.google.com/tpu/docs,
+each version's page, read 2025; NVIDIA's data sheets). A device of JAX is a chip, but
+half a chip on 7x.
 """
 
 import dataclasses
@@ -22,19 +22,19 @@ GIB = 2.0**30
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device, as JAX counts them; None = not known."""
+  """One device, as JAX counts them; None = unknown."""
 
   kind: str  # `device_kind`
   memory: float | None  # bytes
   bandwidth: float | None  # bytes/s
   peak: float | None  # dense bfloat16 products, FLOP/s
-  per_chip: int = 1  # devices on what is rented as a chip
+  per_chip: int = 1  # devices per chip
   axes: int = 2  # of a slice
   options: tuple[tuple[str, Any], ...] = ()  # of get_topology_desc
 
 
 def _tpu(kind: str, gib: float, bandwidth: float, per_chip: int = 1, **more) -> Chip:
-  peak = flops.PEAKS[kind]  # of a device already
+  peak = flops.PEAKS[kind]  # per device
   return Chip(kind, gib * GIB / per_chip, bandwidth / per_chip, peak, per_chip, **more)
 
 
@@ -57,17 +57,17 @@ KNOWN = "v4:2x2x1, v5e:16x16, v5p:4x4x8, v6e:16x16, 7x:4x4x4 (any size), local"
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """What a plan is made for."""
+  """The devices that a plan is made for."""
 
   name: str  # v5e:16x16 | local
   slices: int
   count: int  # devices
   chip: Chip
-  devices: tuple[Any, ...] | None  # None: no compiler for them is here
+  devices: tuple[Any, ...] | None  # None: no compiler for them is installed
 
   @property
   def chips(self) -> float:
-    """As they are rented."""
+    """Number of chips, as they are rented."""
     return self.count / self.chip.per_chip
 
   @property
@@ -80,23 +80,24 @@ def find(name: str, slices: int = 1, compiler: bool = True) -> Target:
   """The target that `--topology` names.
 
   Args:
-    slices: how many such slices, joined by the data centre's network.
-    compiler: False = plan by arithmetic alone, whatever is installed.
+    name: a chip and the layout of a slice, or local.
+    slices: number of slices, connected by the data centre's network.
+    compiler: False = estimate by arithmetic, even if a compiler is installed.
 
   Raises:
     ConfigError: no such chip or layout.
   """
   require(slices > 0, f"--slices: {slices} must be positive")
   if name == "local":
-    require(slices == 1, f"--slices: {slices}, but a machine is one; leave it out")
+    require(slices == 1, f"--slices: {slices}, but local is one slice; leave it out")
     return _local()
-  found = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
-  if not found:
-    raise ConfigError(f"--topology: {name!r} is no chip and layout; known: {KNOWN}")
-  family, layout = found[1].removeprefix("tpu"), found[2]
+  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
+  if not match:
+    raise ConfigError(f"--topology: {name!r} is not a chip and layout; known: {KNOWN}")
+  family, layout = match[1].removeprefix("tpu"), match[2]
   if family not in TPUS:
     raise ConfigError(
-      f"--topology: {name!r} is no known chip, {nearest(family, TPUS)}; known: {KNOWN}"
+      f"--topology: {name!r}: unknown chip, {nearest(family, TPUS)}; known: {KNOWN}"
     )
   chip, sizes = TPUS[family], [int(n) for n in layout.split("x")]
   if len(sizes) != chip.axes or 0 in sizes:
@@ -120,10 +121,10 @@ def compiler_version() -> str | None:
 
 
 def _described(name: str, family: str, layout: str, slices: int) -> tuple | None:
-  """Devices that are not here, as libtpu describes them."""
+  """Devices of a topology, as libtpu describes them; none need be attached."""
   if compiler_version() is None:
     return None
-  # libtpu looks for a TPU, for Google's metadata and for a lock, and complains.
+  # Otherwise libtpu warns about a missing TPU, Google's metadata and its lock.
   quiet = dict(
     TPU_SKIP_MDS_QUERY="1",
     TPU_ACCELERATOR_TYPE="v5litepod-4",
@@ -146,9 +147,9 @@ def _described(name: str, family: str, layout: str, slices: int) -> tuple | None
     described = topologies.get_topology_desc(
       platform="tpu", topology_name=f"{library}:{layout}", **options
     )
-  except Exception as e:  # of libtpu, of many types
+  except Exception as e:  # libtpu raises many types
     raise ConfigError(
-      f"--topology: {name!r} is refused by libtpu ({one_line(e)}); known: {KNOWN}"
+      f"--topology: {name!r} is rejected by libtpu ({one_line(e)}); known: {KNOWN}"
     ) from None
   return tuple(described.devices)
 
@@ -158,9 +159,9 @@ def _local() -> Target:
   first = devices[0]
   stats = first.memory_stats() or {}
   gib, bandwidth = _GPUS.get(first.device_kind, (None, None))
-  known = [c for c in TPUS.values() if c.kind == first.device_kind]
+  listed = [c for c in TPUS.values() if c.kind == first.device_kind]
   memory = stats.get("bytes_limit") or (gib and gib * GIB)
   chip = Chip(first.device_kind, memory, bandwidth, flops.PEAKS.get(first.device_kind))
-  if known:
-    chip = dataclasses.replace(known[0], memory=memory or known[0].memory)
+  if listed:
+    chip = dataclasses.replace(listed[0], memory=memory or listed[0].memory)
   return Target("local", 1, len(devices), chip, tuple(devices))

@@ -21,37 +21,38 @@ COLLECTIVES = (
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One kind of exchange between devices, all of a step's together."""
+  """All collectives of one kind and network in a step."""
 
   kind: str
   network: str  # ici (within a slice) | dcn (across slices)
-  count: int  # a step
-  size: float  # bytes a device gives or gets, the larger, a step
+  count: int  # per step
+  size: float  # bytes that a device sends or receives per step, the larger
 
 
 def collectives(module: Module, slice_of: list[int]) -> list[Collective]:
-  """All exchanges of a step, by kind and network, the largest first.
+  """All collectives of a step, by kind and network, the largest first.
 
   Args:
-    slice_of: which slice each device lies in, in the order of the mesh.
+    module: the compiled step.
+    slice_of: slice of each device, in the order of the mesh.
   """
-  found = {}
+  totals = {}
   for computation, i, times in executed(module):
     kind = i.opcode.removesuffix("-start")
-    given = sum(size(computation.instructions[n].shape) for n in i.operands)
+    sent = sum(size(computation.instructions[n].shape) for n in i.operands)
     if kind in COLLECTIVES:
-      got = size(i.shape) if kind == i.opcode else size(i.shape) - given
+      received = size(i.shape) if kind == i.opcode else size(i.shape) - sent
       network = "dcn" if _across(i, slice_of) else "ici"
     elif i.opcode == "send" and (across := _MEGASCALE.search(i.attributes)):
-      # A program is one slice's; what crosses is handed to the hosts.
-      kind, network, got = across[1].lower().replace("_", "-"), "dcn", 0.0
+      # A program is that of one slice; the hosts send data to other slices.
+      kind, network, received = across[1].lower().replace("_", "-"), "dcn", 0.0
     else:
       continue
     key = kind, network
-    count, total = found.get(key, (0, 0.0))
-    found[key] = count + times, total + times * max(given, got)
-  made = [Collective(*key, *value) for key, value in found.items()]
-  return sorted(made, key=lambda c: -c.size)
+    count, total = totals.get(key, (0, 0.0))
+    totals[key] = count + times, total + times * max(sent, received)
+  result = [Collective(*key, *value) for key, value in totals.items()]
+  return sorted(result, key=lambda c: -c.size)
 
 
 def _across(i: Instruction, slice_of: list[int]) -> bool:
@@ -62,7 +63,7 @@ def _across(i: Instruction, slice_of: list[int]) -> bool:
 
 
 def groups(attributes: str, devices: int) -> list[list[int]]:
-  """Devices that exchange with each other, in any of the notations of HLO."""
+  """Groups of devices that communicate, from any of HLO's notations."""
   if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes):
     return [list(map(int, p)) for p in re.findall(r"(\d+),(\d+)", pairs[1])]
   if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", attributes):
@@ -71,19 +72,21 @@ def groups(attributes: str, devices: int) -> list[list[int]]:
   if iota := re.search(
     r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
   ):
-    return _reshaped(*(_numbers(x) for x in iota.groups()))
+    return _reshaped(*(_integers(x) for x in iota.groups()))
   if axes := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes):
     return _of_mesh(axes[1], axes[2])
-  return [list(range(devices))]  # none named: all of them
+  return [list(range(devices))]  # none listed: one group of all devices
 
 
-def _reshaped(shape: list[int], dims: list[int], turned: list[int]) -> list[list[int]]:
+def _reshaped(
+  shape: list[int], dims: list[int], permutation: list[int]
+) -> list[list[int]]:
   ids = np.arange(math.prod(dims)).reshape(dims)
-  return ids.transpose(turned or range(len(dims))).reshape(shape).tolist()
+  return ids.transpose(permutation or range(len(dims))).reshape(shape).tolist()
 
 
 def _of_mesh(mesh: str, over: str) -> list[list[int]]:
-  """mesh['a'=4,'b'=2] {'b'}: groups along b, one for each place on a."""
+  """mesh['a'=4,'b'=2] {'b'}: groups along b, one for each index on a."""
   sizes = {name: int(n) for name, n in re.findall(r"'([\w]+)'=(\d+)", mesh)}
   names = re.findall(r"'(\w+)'", over)
   order = [n for n in sizes if n not in names] + names
@@ -92,5 +95,5 @@ def _of_mesh(mesh: str, over: str) -> list[list[int]]:
   return ids.reshape(-1, math.prod(sizes[n] for n in names)).tolist()
 
 
-def _numbers(text: str | None) -> list[int]:
+def _integers(text: str | None) -> list[int]:
   return [int(n) for n in text.split(",")] if text else []

@@ -1,4 +1,4 @@
-"""Plans by compiling the real step for chips that need not be here."""
+"""Plans by compiling the training step for chips that need not be attached."""
 
 import re
 
@@ -23,13 +23,13 @@ def costs(problem: Problem, target: Target) -> Costs:
     ConfigError: the compiler rejects the step for a reason other than memory.
   """
   traced = problem.trace()
-  work = flops.jaxpr_flops(traced.jaxpr.jaxpr) / problem.mesh.size
+  step_flops = flops.jaxpr_flops(traced.jaxpr.jaxpr) / problem.mesh.size
   held = problem.held()
   try:
     compiled = traced.lower().compile()
   except jax.errors.JaxRuntimeError as e:
     needed, limit = out_of_memory(str(e))
-    return Costs("compiled", False, held, needed, limit, work)
+    return Costs("compiled", False, held, needed, limit, step_flops)
   memory, limit = compiled.memory_analysis(), target.chip.memory
   assert memory is not None  # None only where a backend has no analysis
   temporary = float(memory.temp_size_in_bytes)
@@ -39,7 +39,7 @@ def costs(problem: Problem, target: Target) -> Costs:
   module = hlo.parse(compiled.as_text() or "")
   slices = target.slice_of
   order = [slices[d.id] for d in problem.devices.devices.flat]
-  # The TPU compiler has checked its own limit.
+  # The TPU compiler checks the limit itself.
   fits = problem.devices.devices.flat[0].platform == "tpu" or not limit or peak <= limit
   return Costs(
     how="compiled",
@@ -47,7 +47,7 @@ def costs(problem: Problem, target: Target) -> Costs:
     held=held,
     peak=peak,
     limit=limit,
-    flops=work,
+    flops=step_flops,
     temporary=temporary,
     code=float(memory.generated_code_size_in_bytes),
     bytes=moved(compiled.cost_analysis() or {}, module),
@@ -56,9 +56,9 @@ def costs(problem: Problem, target: Target) -> Costs:
 
 
 def moved(analysis: dict[str, float], module: hlo.Module) -> float | None:
-  """Bytes a step reads and writes: the compiler's count, its loops as they run.
+  """Bytes a step reads and writes: the compiler's count, corrected for loops.
 
-  Its `optimal_seconds` is not used: it has come back negative.
+  Its `optimal_seconds` is not used: it may be negative.
   """
   once = hlo.traffic(module, loops=False)
   count = analysis.get("bytes accessed", 0.0)
@@ -66,12 +66,12 @@ def moved(analysis: dict[str, float], module: hlo.Module) -> float | None:
 
 
 def out_of_memory(message: str) -> tuple[float, float | None]:
-  """(bytes needed, bytes there) from XLA's refusal of a program that is too large.
+  """(bytes required, bytes available) from XLA's error for a program that is too large.
 
   Raises:
-    ConfigError: the message describes something else.
+    ConfigError: it is another error.
   """
   amounts = [float(n) * _UNITS[u] for n, u in _AMOUNT.findall(message)]
   if "RESOURCE_EXHAUSTED" not in message or not amounts:
-    raise ConfigError(f"the compiler refuses this step: {one_line(Exception(message))}")
+    raise ConfigError(f"the compiler rejects this step: {one_line(Exception(message))}")
   return amounts[0], amounts[1] if len(amounts) > 1 else None

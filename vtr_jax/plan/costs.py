@@ -1,4 +1,4 @@
-"""What a step takes of a device, and what follows from it."""
+"""Memory, FLOPs and traffic of a step on a device, and the bounds that follow."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from vtr_jax.plan.collectives import Collective
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-  """Of one step, a device; bytes and FLOPs. None = not known."""
+  """Costs of one step on one device, in bytes and FLOPs; None = unknown."""
 
   how: str  # compiled | arithmetic
   fits: bool
-  held: dict[str, float]  # by kind, through the whole step
-  peak: float  # most at once; what was asked for, if it does not fit
+  held: dict[str, float]  # by kind, throughout the step
+  peak: float  # maximum; the memory required, if it does not fit
   limit: float | None  # of the device
   flops: float
   temporary: float | None = None
@@ -24,31 +24,31 @@ class Costs:
 
   def times(self, chip: Chip) -> dict[str, float]:
     """Seconds that each resource needs at its peak."""
-    found = {}
+    seconds = {}
     if chip.peak:
-      found["products"] = self.flops / chip.peak
+      seconds["products"] = self.flops / chip.peak
     if chip.bandwidth and self.bytes:
-      found["memory"] = self.bytes / chip.bandwidth
-    return found
+      seconds["memory"] = self.bytes / chip.bandwidth
+    return seconds
 
   def bound(self, chip: Chip) -> tuple[float, str] | None:
-    """(seconds, which resource) of the slowest; a bound, not a promise."""
+    """(seconds, name) of the slowest resource; a lower bound."""
     times = self.times(chip)
     return max(((t, name) for name, t in times.items()), default=None)
 
 
 def largest(
-  costs_of: Callable[[int], Costs], tried: dict[int, Costs], most: int = 1 << 10
+  costs_of: Callable[[int], Costs], tried: dict[int, Costs], limit: int = 1 << 10
 ) -> tuple[int, Costs] | None:
   """The largest power-of-two multiple of a batch that fits, by few compilations.
 
-  From the best that is known it goes up to the first refusal, or down to the first that
-  fits; what does not fit is refused within seconds.
+  It starts from a guess, then doubles until a batch does not fit, or halves until one
+  fits; the compiler rejects what does not fit within seconds.
 
   Args:
-    costs_of: of a multiple of the smallest batch.
-    tried: what is known already, one or more.
-    most: where growing ends; ours: no more than a thousand rows a device.
+    costs_of: costs of a multiple of the smallest batch.
+    tried: costs of the multiples that were tried already, one or more.
+    limit: the largest multiple; ours: a thousand examples per device.
   """
   tried = dict(tried)
 
@@ -57,29 +57,30 @@ def largest(
       tried[count] = costs_of(count)
     return tried[count].fits
 
-  good = [n for n, c in tried.items() if c.fits]
-  known = max(good) if good else min(tried)
-  count = min(guess(known, tried[known]), most)
-  # A known one that fits is where to begin, if the guess from it is not better.
-  powers = [n for n in good if n == _power(n)]
+  fitting = [n for n, c in tried.items() if c.fits]
+  start = max(fitting) if fitting else min(tried)
+  count = min(guess(start, tried[start]), limit)
+  # If the guess is not better, start from the largest that is known to fit.
+  powers = [n for n in fitting if n == _power(n)]
   if powers and not (count > max(powers) and fits(count)):
     count = max(powers)
   while count > 1 and not fits(count):
     count //= 2
   if not fits(count):
     return None
-  while 2 * count <= most and fits(2 * count):
+  while 2 * count <= limit and fits(2 * count):
     count *= 2
   return count, tried[count]
 
 
 def guess(count: int, costs: Costs) -> int:
-  """The power of two that should just fit: but for what is held, all grows evenly."""
+  """The largest power of two expected to fit: temporaries grow with the batch."""
   held = sum(costs.held.values())
-  grows = costs.peak - (held if costs.fits else 0)  # a refusal reports temporaries
-  if not costs.limit or grows <= 0:
+  # Out of memory, the compiler reports temporaries alone.
+  temporary = costs.peak - (held if costs.fits else 0)
+  if not costs.limit or temporary <= 0:
     return _power(count)
-  return _power(int(count * max(costs.limit - held, 0) / grows))
+  return _power(int(count * max(costs.limit - held, 0) / temporary))
 
 
 def _power(count: int) -> int:

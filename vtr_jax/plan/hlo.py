@@ -1,8 +1,8 @@
-"""What a compiled program moves, read from its HLO text, loops counted as they run.
+"""Bytes that a compiled program reads and writes, from its HLO text.
 
-XLA's own count of bytes takes the body of a loop once. `traffic` counts by the same
-rules (what a fusion reads of its operands and writes), with and without the loops'
-lengths: the ratio of both corrects the compiler's number.
+XLA's own count includes the body of a loop once. `traffic` counts by the same rules
+(the slices of operands that a fusion reads, and its outputs), with and without the trip
+counts of loops: the ratio of both corrects the compiler's count.
 """
 
 import dataclasses
@@ -60,12 +60,12 @@ class Computation:
 
   @functools.cached_property
   def users(self) -> dict[str, list[Instruction]]:
-    """Who reads each instruction."""
-    found = {name: [] for name in self.instructions}
+    """Instructions that read each instruction."""
+    users = {name: [] for name in self.instructions}
     for instruction in self.instructions.values():
       for name in set(instruction.operands):
-        found[name].append(instruction)
-    return found
+        users[name].append(instruction)
+    return users
 
 
 @dataclasses.dataclass
@@ -84,15 +84,15 @@ def parse(text: str) -> Module:
         entry = header[2] if header[1] else entry
     elif line.startswith("}"):
       current = None
-    elif found := _INSTRUCTION.match(line):
-      shape, rest = _cut_shape(line[found.end() :])
+    elif match := _INSTRUCTION.match(line):
+      shape, rest = _cut_shape(line[match.end() :])
       opcode, _, rest = rest.partition("(")
       inside, attributes = _cut_parenthesis(rest)
       names = tuple(re.findall(r"%([\w.\-]+)", inside))
       if opcode.strip() in ("constant", "parameter"):
         names, attributes = (), inside  # a constant's value
-      current.instructions[found[2]] = Instruction(
-        found[2], opcode.strip(), shape, names, attributes, bool(found[1])
+      current.instructions[match[2]] = Instruction(
+        match[2], opcode.strip(), shape, names, attributes, bool(match[1])
       )
   return Module(computations, entry)
 
@@ -106,26 +106,27 @@ def _cut_shape(text: str) -> tuple[str, str]:
 
 
 def _cut_parenthesis(text: str) -> tuple[str, str]:
-  """Of a text after "(": what is inside of it, and what follows ")"."""
+  """The parts before and after the ")" that closes the text's "(", which is cut off."""
   depth = 1
-  for at, sign in enumerate(text):
-    depth += (sign == "(") - (sign == ")")
+  for i, character in enumerate(text):
+    depth += (character == "(") - (character == ")")
     if not depth:
-      return text[:at], text[at + 1 :]
+      return text[:i], text[i + 1 :]
   return text, ""
 
 
 def _called(instruction: Instruction, key: str) -> list[str]:
   """Computations that an attribute names."""
-  found = re.search(key + r"=(\{[^}]*\}|%?[\w.\-]+)", instruction.attributes)
-  return re.findall(r"[\w.\-]+", found[1]) if found else []
+  match = re.search(key + r"=(\{[^}]*\}|%?[\w.\-]+)", instruction.attributes)
+  return re.findall(r"[\w.\-]+", match[1]) if match else []
 
 
 def executed(module: Module, loops: bool = True) -> Iterator[tuple]:
-  """(computation, instruction, how often it runs); fusions are one instruction.
+  """(computation, instruction, number of executions); a fusion is one instruction.
 
   Args:
-    loops: count a loop's body as often as it runs, not once.
+    module: a program.
+    loops: whether to count the iterations of loops, or their bodies once.
   """
 
   def walk(name: str, times: int) -> Iterator[tuple]:
@@ -145,7 +146,7 @@ def executed(module: Module, loops: bool = True) -> Iterator[tuple]:
 
 
 def trip_count(module: Module, loop: Instruction) -> int:
-  """How often a `while` runs; 1 if the text does not tell."""
+  """Iterations of a `while`; 1 if unknown."""
   if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
     return int(known[1])
   bounds = set()
@@ -158,34 +159,35 @@ def trip_count(module: Module, loop: Instruction) -> int:
 
 def arrays(shape: str) -> list[tuple[float, str]]:
   """(bytes, layout) of each array in a shape."""
-  found = []
+  sizes = []
   for kind, dims, layout in _ARRAY.findall(shape):
     bits = re.search(r"\d+", kind)
     each = _BYTES.get(kind, int(bits[0]) / 8 if bits else 0)
     if kind.startswith("f8"):
       each = 1
-    found.append((each * math.prod(int(d) for d in dims.split(",") if d), layout))
-  return found
+    sizes.append((each * math.prod(int(d) for d in dims.split(",") if d), layout))
+  return sizes
 
 
 def size(shape: str, fast: bool = True) -> float:
   """Bytes of a shape.
 
   Args:
-    fast: count arrays in the chip's own fast memory (VMEM, space 1) too.
+    shape: as in HLO.
+    fast: whether to count arrays in the chip's fast memory (VMEM, space 1).
   """
   return sum(n for n, layout in arrays(shape) if fast or "S(1)" not in layout)
 
 
 def traffic(module: Module, loops: bool = True, fast: bool = True) -> float:
   """Bytes that a run reads and writes; see `executed` and `size`."""
-  seen = {}
+  each = {}
   total = 0.0
   for computation, instruction, times in executed(module, loops):
     key = id(instruction)
-    if key not in seen:
-      seen[key] = _moved(module, computation, instruction, fast)
-    total += times * seen[key]
+    if key not in each:
+      each[key] = _moved(module, computation, instruction, fast)
+    total += times * each[key]
   return total
 
 
@@ -195,12 +197,12 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
     return 0.0
   if i.opcode == "custom-call" and _BOOKKEEPING.search(i.attributes):
     return 0.0
-  if i.opcode == "copy-start":  # its shape: (there, here, context)
+  if i.opcode == "copy-start":  # its shape: (target, source, context)
     return size(i.shape, fast)
   if i.opcode == "fusion":
     (name,) = _called(i, "calls")
     return _fused(module, module.computations[name], inside, i, fast)
-  if i.opcode == "slice-start":  # (there, here, context); a part of there
+  if i.opcode == "slice-start":  # (sources, slices, context)
     return 2 * sum(n for n, _ in arrays(i.shape)[len(i.operands) : -1])
   if i.opcode in ("dynamic-slice", "slice", "gather"):
     source, part = of(i.operands[0]), size(i.shape, fast)
@@ -213,69 +215,72 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
 def _fused(
   module: Module, body: Computation, inside: Computation, call: Instruction, fast: bool
 ) -> float:
-  """A fusion reads what its slices take, and updates in place what it updates."""
-  places = [i for i in body.instructions.values() if i.opcode == "parameter"]
+  """Bytes of a fusion: it reads slices of its operands, and may update in place."""
+  parameters = [i for i in body.instructions.values() if i.opcode == "parameter"]
   read = 0.0
-  for place in places:
-    operand = inside.instructions[call.operands[int(place.attributes)]]
-    # Space and layout are those of the operand outside.
-    share = _share_read(module, body, place)
-    read += share * size(operand.shape, fast)
+  for parameter in parameters:
+    operand = inside.instructions[call.operands[int(parameter.attributes)]]
+    # Memory space and layout are those of the operand.
+    fraction = _fraction_read(module, body, parameter)
+    read += fraction * size(operand.shape, fast)
   root = body.root
   roots = [body.instructions[n] for n in root.operands]
   roots = roots if root.opcode == "tuple" else [root]
-  kept = lambda layout: not fast and "S(1)" in layout
-  written = [0.0 if kept(layout) else n for n, layout in arrays(call.shape)]
+  ignored = lambda layout: not fast and "S(1)" in layout
+  sizes = [0.0 if ignored(layout) else n for n, layout in arrays(call.shape)]
   total = read
-  for made, whole in zip(roots, written, strict=False):
-    total += whole * _share_written(module, body, made)
+  for output, full in zip(roots, sizes, strict=False):
+    total += full * _fraction_written(module, body, output)
   return total
 
 
 def _through(body: Computation, name: str) -> list[tuple[Instruction, str]]:
-  """(user, its operand) of a value, past mere changes of its shape."""
-  found = []
+  """(user, its operand) of a value, looking through bitcasts and reshapes."""
+  users = []
   for user in body.users[name]:
     if user.opcode in ("bitcast", "reshape"):
-      found += _through(body, user.name)
+      users += _through(body, user.name)
     else:
-      found.append((user, name))
-  return found
+      users.append((user, name))
+  return users
 
 
-def _share_read(module: Module, body: Computation, place: Instruction) -> float:
-  """Part of a parameter that is read; 1 unless all its users take slices of it."""
-  whole = size(place.shape)
-  if not whole:
+def _fraction_read(module: Module, body: Computation, parameter: Instruction) -> float:
+  """Fraction of a parameter that is read; 1 unless all its users slice it."""
+  full = size(parameter.shape)
+  if not full:
     return 0.0
-  share = 0.0
-  for user, name in _through(body, place.name):
+  fraction = 0.0
+  for user, name in _through(body, parameter.name):
     if user.opcode in ("dynamic-slice", "slice", "gather"):
-      share += size(user.shape) / whole
-    elif user.opcode == "fusion":  # fusions lie within fusions
+      fraction += size(user.shape) / full
+    elif user.opcode == "fusion":  # fusions are nested
       (inner,) = _called(user, "calls")
       for index in (i for i, n in enumerate(user.operands) if n == name):
-        share += _share_read(module, *_parameter(module, inner, index))
+        fraction += _fraction_read(module, *_parameter(module, inner, index))
     elif user.opcode != "dynamic-update-slice" or user.operands[0] != name:
       return 1.0
-    # Else what is updated in place, which need not be read.
-  return min(share, 1.0)
+    # Else it is updated in place, and need not be read.
+  return min(fraction, 1.0)
 
 
 def _parameter(module: Module, name: str, index: int) -> tuple:
   body = module.computations[name]
-  places = (i for i in body.instructions.values() if i.opcode == "parameter")
-  return body, next(p for p in places if int(p.attributes) == index)
+  parameters = (i for i in body.instructions.values() if i.opcode == "parameter")
+  return body, next(p for p in parameters if int(p.attributes) == index)
 
 
-def _share_written(module: Module, body: Computation, made: Instruction) -> float:
-  while made.opcode in ("bitcast", "reshape", "copy"):
-    made = body.instructions[made.operands[0]]
-  if made.opcode == "fusion":
-    inner = module.computations[_called(made, "calls")[0]]
+def _fraction_written(module: Module, body: Computation, output: Instruction) -> float:
+  """Fraction of a fusion's output that is written; below 1 for updates in place."""
+  while output.opcode in ("bitcast", "reshape", "copy"):
+    output = body.instructions[output.operands[0]]
+  if output.opcode == "fusion":
+    inner = module.computations[_called(output, "calls")[0]]
     return (
-      1.0 if inner.root.opcode == "tuple" else _share_written(module, inner, inner.root)
+      1.0
+      if inner.root.opcode == "tuple"
+      else _fraction_written(module, inner, inner.root)
     )
-  if made.opcode != "dynamic-update-slice":
+  if output.opcode != "dynamic-update-slice":
     return 1.0
-  return size(body.instructions[made.operands[1]].shape) / max(size(made.shape), 1)
+  return size(body.instructions[output.operands[1]].shape) / max(size(output.shape), 1)

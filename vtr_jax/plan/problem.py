@@ -1,4 +1,4 @@
-"""A config's training step as shapes: what is held, what is traced, no array made."""
+"""A config's training step as shapes: its memory and its trace, without any array."""
 
 import dataclasses
 import math
@@ -36,7 +36,7 @@ class Problem:
     return self.mesh
 
   def trace(self) -> jax.stages.Traced:
-    """The real step of training; its mesh must be of devices."""
+    """The trace of the training step; the mesh must be of devices."""
     shapes, _ = self.parts.abstract(self.mesh)
     train = self.parts.train_step(self.devices)
     with sharding.scope(self.devices):
@@ -87,6 +87,6 @@ def make(config: TrainConfig, target: Target) -> Problem:
 
 
 def on_one(problem: Problem) -> Problem:
-  """The same step for one CPU, where it can be traced for any target."""
+  """The same step on one CPU, where it can be traced for any target."""
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices("cpu")[:1])
   return dataclasses.replace(problem, mesh=mesh)

@@ -8,8 +8,8 @@ from vtr_jax.plan.costs import Costs
 from vtr_jax.plan.problem import Problem
 
 _LABELS = dict(
-  compiled="compiled for these chips; times are bounds at their peaks, not promises",
-  arithmetic="ESTIMATE by arithmetic alone, no compiler for these chips is installed: "
+  compiled="compiled for these chips; times are lower bounds at their peaks",
+  arithmetic="ESTIMATE by arithmetic, no compiler for these chips is installed: "
   "pip install 'vtr_jax[plan]'",
 )
 COLUMNS = (
@@ -33,43 +33,43 @@ class Plan:
   problem: Problem
   target: Target
   costs: Costs
-  largest: int | None  # examples a device that fit; None: not searched, or none
+  largest: int | None  # max examples per device; None: not searched, or none fits
   price: float | None  # of a chip for an hour
 
   def metrics(self) -> dict[str, Any]:
     """All metrics of the plan, flat; None = unknown."""
-    c, p, t = self.problem.config, self.costs, self.target
-    bound = p.bound(t.chip)
+    c, costs, target = self.problem.config, self.costs, self.target
+    bound = costs.bound(target.chip)
     seconds, by = bound or (None, None)
-    hours = seconds and c.steps * seconds / 3600 * t.chips
+    hours = seconds and c.steps * seconds / 3600 * target.chips
     giga = lambda n: None if n is None else n / 1e9
     return dict(
       config=c.name,
-      topology=t.name,
-      slices=t.slices,
-      chips=t.chips,
-      devices=t.count,
-      kind=t.chip.kind,
+      topology=target.name,
+      slices=target.slices,
+      chips=target.chips,
+      devices=target.count,
+      kind=target.chip.kind,
       mesh=dict(self.problem.mesh.shape),
-      how=p.how,
+      how=costs.how,
       rows=c.batch_size,
       rows_a_device=c.batch_size / self.problem.row_devices,
       masked=c.mask.video_ratio,
       visible=self.problem.parts.spec["video_keep_idx"].shape[1],
       compute=dataclasses.asdict(self.problem.parts.objective.compute),
       micro_batches=c.micro_batches,
-      fits=p.fits,
-      **{f"{k}_gb": giga(v) for k, v in p.held.items()},
-      temporaries_gb=giga(p.temporary),
-      code_gb=giga(p.code),
-      peak_gb=giga(p.peak),
-      limit_gb=giga(p.limit),
-      tflop=p.flops / 1e12,
-      moved_gb=giga(p.bytes),
-      ms={k: 1e3 * v for k, v in p.times(t.chip).items()},
+      fits=costs.fits,
+      **{f"{k}_gb": giga(v) for k, v in costs.held.items()},
+      temporaries_gb=giga(costs.temporary),
+      code_gb=giga(costs.code),
+      peak_gb=giga(costs.peak),
+      limit_gb=giga(costs.limit),
+      tflop=costs.flops / 1e12,
+      moved_gb=giga(costs.bytes),
+      ms={k: 1e3 * v for k, v in costs.times(target.chip).items()},
       bound_ms=seconds and 1e3 * seconds,
       by=by,
-      collectives=[dataclasses.asdict(x) for x in p.collectives],
+      collectives=[dataclasses.asdict(x) for x in costs.collectives],
       steps=c.steps,
       chip_hours=hours,
       days=seconds and c.steps * seconds / 86400,
@@ -79,49 +79,49 @@ class Plan:
 
   def text(self) -> str:
     """Report for a terminal."""
-    n = self.metrics()
-    mesh = " x ".join(f"{a}={size}" for a, size in n["mesh"].items())
-    over = f" x {n['slices']} slices" if n["slices"] > 1 else ""
-    compute = ", ".join(f"{k}={v}" for k, v in n["compute"].items())
+    m = self.metrics()
+    mesh = " x ".join(f"{a}={size}" for a, size in m["mesh"].items())
+    slices = f" x {m['slices']} slices" if m["slices"] > 1 else ""
+    compute = ", ".join(f"{k}={v}" for k, v in m["compute"].items())
     lines = [
-      f"{n['config']} on {n['topology']}{over}: {n['chips']:.0f} {n['kind']}, {mesh}",
-      _LABELS[n["how"]],
-      f"{n['rows']:,} examples a step, {n['rows_a_device']:g} a device; "
-      f"{n['masked']:.0%} masked, {n['visible']:,} tubelets visible",
-      f"{compute}, micro_batches={n['micro_batches']}",
+      f"{m['config']} on {m['topology']}{slices}: {m['chips']:.0f} {m['kind']}, {mesh}",
+      _LABELS[m["how"]],
+      f"{m['rows']:,} examples a step, {m['rows_a_device']:g} a device; "
+      f"{m['masked']:.0%} masked, {m['visible']:,} tubelets visible",
+      f"{compute}, micro_batches={m['micro_batches']}",
       "",
-      *self._memory(n),
+      *self._memory(m),
       "",
-      *self._time(n),
+      *self._time(m),
     ]
     return "\n".join(lines)
 
-  def _memory(self, n: dict[str, Any]) -> list[str]:
+  def _memory(self, m: dict[str, Any]) -> list[str]:
     kinds = (*self.costs.held, "temporaries", "code")
-    rows = [(k, n[f"{k}_gb"]) for k in kinds]
+    rows = [(k, m[f"{k}_gb"]) for k in kinds]
     lines = [f"  {k:12} {_gb(v)}" for k, v in rows if v is not None]
-    there = "" if n["limit_gb"] is None else f" of {n['limit_gb']:.1f}"
-    verdict = "fits" if n["fits"] else "DOES NOT FIT"
-    lines.append(f"  {'peak' if n['fits'] else 'needed':12} {_gb(n['peak_gb'])}")
-    found = "" if n["largest"] is None else f"; {n['largest']} examples a device fit"
-    return [f"memory a device, GB{there}: {verdict}{found}", *lines]
+    limit = "" if m["limit_gb"] is None else f" of {m['limit_gb']:.1f}"
+    verdict = "fits" if m["fits"] else "DOES NOT FIT"
+    lines.append(f"  {'peak' if m['fits'] else 'needed':12} {_gb(m['peak_gb'])}")
+    largest = "" if m["largest"] is None else f"; {m['largest']} examples a device fit"
+    return [f"memory a device, GB{limit}: {verdict}{largest}", *lines]
 
-  def _time(self, n: dict[str, Any]) -> list[str]:
-    lines = [f"a step, each device: {n['tflop']:.3f} TFLOP of products"]
-    if n["moved_gb"] is not None:
-      lines[0] += f", {n['moved_gb']:.1f} GB read and written"
+  def _time(self, m: dict[str, Any]) -> list[str]:
+    lines = [f"a step, each device: {m['tflop']:.3f} TFLOP of products"]
+    if m["moved_gb"] is not None:
+      lines[0] += f", {m['moved_gb']:.1f} GB read and written"
     for c in self.costs.collectives:
       lines.append(
         f"  {c.kind:20} {c.network.upper()}  {c.count:4} times {c.size / 1e6:12,.3f} MB"
       )
-    if n["bound_ms"] is None:
-      return [*lines, f"no peak FLOP/s of {n['kind']} is known: no bound of the time"]
-    each = ", ".join(f"{k} {v:.1f}" for k, v in n["ms"].items())
-    lines.append(f"at least {n['bound_ms']:.1f} ms (bound by {n['by']}; {each})")
-    cost = "" if not n["cost"] else f", {n['cost']:,.0f} at {self.price:g} an hour"
+    if m["bound_ms"] is None:
+      return [*lines, f"no peak FLOP/s of {m['kind']} is known: no bound of the time"]
+    each = ", ".join(f"{k} {v:.1f}" for k, v in m["ms"].items())
+    lines.append(f"at least {m['bound_ms']:.1f} ms (bound by {m['by']}; {each})")
+    cost = "" if not m["cost"] else f", {m['cost']:,.0f} at {self.price:g} an hour"
     lines.append(
-      f"{n['steps']:,} steps at that bound: {n['chip_hours']:,.1f} chip-hours, "
-      f"{n['days']:.2f} days{cost}"
+      f"{m['steps']:,} steps at that bound: {m['chip_hours']:,.1f} chip-hours, "
+      f"{m['days']:.2f} days{cost}"
     )
     return lines
 
