@@ -1,5 +1,8 @@
 """What the README promises: notebooks run, commands and links exist."""
 
+import ast
+import importlib
+import importlib.util
 import json
 import os
 import re
@@ -17,6 +20,23 @@ def long(path):
   """All but the first that a user opens take a while."""
   marks = () if path.stem in ("quickstart", "masks") else pytest.mark.nightly
   return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebook_imports_what_exists(path):
+  """By day too, when only one notebook runs."""
+  cells = json.loads(path.read_text())["cells"]
+  code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+  code = re.sub(r"^[%!].*$", "", code, flags=re.M)
+  imports = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.ImportFrom)]
+  for node in imports:
+    if node.module.split(".")[0] in ("vtr_jax", "configs"):
+      module = importlib.import_module(node.module)
+      for name in node.names:
+        found = hasattr(module, name.name)
+        assert found or importlib.util.find_spec(f"{node.module}.{name.name}"), (
+          name.name
+        )
 
 
 @pytest.mark.parametrize("path", [long(path) for path in NOTEBOOKS])
