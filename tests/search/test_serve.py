@@ -126,8 +126,8 @@ def test_info(server):
     (b"\xff", 400, "not JSON"),
     (b"[" * 100_000, 400, "not JSON"),
     (b"[]", 400, "not a JSON object"),
-    (dict(), 400, "say what you look for"),
-    (dict(text="  "), 400, "say what you look for"),
+    (dict(), 400, "empty query"),
+    (dict(text="  "), 400, "empty query"),
     (dict(text=7), 400, "text: must be str"),
     (dict(text="a", top=True), 400, "top: must be int"),
     (dict(text="a", top=10**9), 400, "top: must be 1 to 500"),
@@ -140,7 +140,7 @@ def test_info(server):
     (dict(like=[0, -1]), 400, "like: must be [index, row]"),
     (dict(like=[0, 99]), 404, "no such clip"),
     (dict(like=[7, 0]), 404, "no such clip"),
-    (dict(like=[0, 0], clip="another"), 410, "the index has become another one"),
+    (dict(like=[0, 0], clip="another"), 410, "the index has changed"),
     (dict(text="refuse"), 400, "text 0: is refused; ask otherwise"),
     (b" " * (handler._MAX_BODY + 1), 413, "too large: 16 MiB at most"),
   ],
@@ -232,8 +232,8 @@ def test_media_whole_and_in_parts(server, folder):
 
 
 def test_an_empty_file_has_no_range():
-  assert delivery.answer({"Range": "bytes=0-"}, 0, '"t"', 0).status == 416
-  assert delivery.answer({}, 0, '"t"', 0).status == 200
+  assert delivery.file_response({"Range": "bytes=0-"}, 0, '"t"', 0).status == 416
+  assert delivery.file_response({}, 0, '"t"', 0).status == 200
 
 
 def test_a_connection_is_used_again(server):
@@ -328,7 +328,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
         (200, b"mine"),
         (404, b"pipe.mp4: no longer a file"),
         (404, b"folder.mp4: no longer a file"),
-        (404, b"gone.mp4: gone since it was indexed"),
+        (404, b"gone.mp4: removed since it was indexed"),
       ]
     ):
       got, _, data = fetch(server, f"/media/0/{2 * i}")
@@ -450,7 +450,7 @@ def test_many_at_once(server, folder):
 
 
 def test_slow_clients_are_let_go(folder, monkeypatch):
-  monkeypatch.setattr(handler, "_PATIENCE", 0.6)
+  monkeypatch.setattr(handler, "_REQUEST_TIMEOUT", 0.6)
   with page.served(page.searcher(folder, NAMES)) as server:
     line = socket.create_connection(("127.0.0.1", server.port), timeout=20)
     ended = False

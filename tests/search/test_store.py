@@ -169,7 +169,7 @@ def test_damage_is_one_line(place, name, how):
     cut = dict(shorter=data[:-3], empty=b"", flipped=data)[how]
     path.write_bytes(cut)
   missing = how == "gone"
-  words = "not an index" if name == "manifest.json" else "is gone"
+  words = "not an index" if name == "manifest.json" else "is missing"
   with pytest.raises(DataError, match=words if missing else "damaged") as e:
     store.open(place)
   assert str(place) in str(e.value)

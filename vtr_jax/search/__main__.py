@@ -6,7 +6,7 @@
   python -m vtr_jax.search query INDEX --clip=film.mp4@12.5
   python -m vtr_jax.search serve INDEX
 
-The same `index` again brings an index up to date. See docs/search.md.
+The same `index` command again updates an index. See docs/search.md.
 """
 
 import dataclasses
@@ -120,7 +120,7 @@ def _indexes(names: str) -> list[str]:
 
 
 def _clip() -> tuple[str, float, float]:
-  """FILE@SECOND as path, start and an end that is not known yet."""
+  """FILE@SECOND as path, start, and the start again as a provisional end."""
   path, at, second = _CLIP.value.rpartition("@")
   try:
     start = float(second)

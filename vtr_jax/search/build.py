@@ -6,20 +6,18 @@ several files. A file is added to the index when all its clips are embedded.
 
 import dataclasses
 import os
-import queue
-import threading
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from vtr_jax.core import processes
-from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, store, windows
 from vtr_jax.search import writer as writer_lib
+from vtr_jax.search.decoders import Decoders, Item
 
 _COMMIT = 30.0  # ours: seconds between commits; SIGKILL loses the work since the last
 
@@ -67,14 +65,14 @@ def build(
     checkpoint: the model's run, which queries load.
     options: how videos are cut; None = windows of 10 s.
     threads: number of decoding threads; 0 = one per core.
-    progress: whether to show a bar with the time that is left.
+    progress: whether to show a bar with the remaining time.
 
   Raises:
     DataError: no video or image in the folder; the index is being written by another
       process, is damaged, or has another model or other options.
   """
   root = os.path.abspath(folder)
-  found, left_out = files.walk(root)
+  entries, left_out = files.walk(root)
   header = store.Header(
     model=model.id,
     checkpoint=os.path.abspath(checkpoint) if checkpoint else "",
@@ -84,22 +82,7 @@ def build(
   )
   with writer_lib.Writer(out, header) as writer:
     run = _Run(writer, model, options or windows.Options())
-    return run(found, left_out, threads or processes.cores(), progress)
-
-
-class _Item(NamedTuple):
-  """Output of a decoding thread: a clip, or the end of a file.
-
-  number: index of the file. seconds: CPU time. digest: of the content, at the end.
-  error: why decoding ended early. transient: the error may not occur again.
-  """
-
-  number: int
-  seconds: float
-  clip: windows.Clip | None = None
-  digest: str = ""
-  error: str = ""
-  transient: bool = False
+    return run(entries, left_out, threads or processes.cores(), progress)
 
 
 @dataclasses.dataclass
@@ -110,7 +93,7 @@ class _Work:
   times: list[tuple[float, float]] = dataclasses.field(default_factory=list)
   clips: int = 0  # decoded so far
   counted: int = 0  # bytes added to the progress bar
-  end: _Item | None = None
+  end: Item | None = None
 
 
 class _Run:
@@ -130,59 +113,62 @@ class _Run:
 
   def __call__(
     self,
-    found: list[files.Found],
+    entries: list[files.Entry],
     left_out: list[tuple[str, str]],
     threads: int,
     progress: bool,
   ) -> Report:
     writer = self._writer
-    same = {each.path for each in found if self._same(each)}
-    self._owned = {self._before[path].row for path in same if self._before[path].clips}
-    todo = [each for each in found if each.path not in same]
-    gone = self._before.keys() - {each.path for each in found}
+    kept = {entry.path for entry in entries if self._unchanged(entry)}
+    self._owned = {self._before[path].row for path in kept if self._before[path].clips}
+    todo = [entry for entry in entries if entry.path not in kept]
+    missing = self._before.keys() - {entry.path for entry in entries}
     # Files in a folder that cannot be read now are kept.
-    closed = tuple(f"{name}/" for name, _ in left_out)
-    gone = {path for path in gone if not path.startswith(closed)}
-    sizes = {each.size for each in todo}
-    for path in sorted(gone):
-      # A file of the size of a new one may be the same one under another name.
+    unreadable_folders = tuple(f"{name}/" for name, _ in left_out)
+    missing = {path for path in missing if not path.startswith(unreadable_folders)}
+    sizes = {entry.size for entry in todo}
+    for path in sorted(missing):
+      # A new file of the same size may be this file, renamed.
       if self._before[path].size not in sizes:
         writer.drop(path)
     self._embed(todo, threads, progress)
-    for path in sorted(gone & writer.files.keys()):
+    for path in sorted(missing & writer.files.keys()):
       writer.drop(path)
     writer.compact()
     unreadable = [(f.path, f.error) for f in writer.files.values() if f.error]
     unreadable = sorted(unreadable + self._transient + left_out)
-    files.write_list(writer.place / "unreadable.jsonl", unreadable)
+    files.write_list(writer.directory / "unreadable.jsonl", unreadable)
     return Report(
-      kept=len(same),
+      kept=len(kept),
       embedded=self._embedded,
       moved=self._moved,
-      dropped=len(gone - self._renamed),
+      dropped=len(missing - self._renamed),
       unreadable=unreadable,
       clips=sum(f.clips for f in writer.files.values()),
       decoding=self._decoding,
       embedding=self._embedding,
     )
 
-  def _same(self, found: files.Found) -> bool:
-    before = self._before.get(found.path)
-    return before is not None and before[:3] == found
+  def _unchanged(self, entry: files.Entry) -> bool:
+    before = self._before.get(entry.path)
+    return before is not None and before[:3] == entry
 
-  def _embed(self, todo: list[files.Found], threads: int, progress: bool) -> None:
+  def _embed(self, todo: list[files.Entry], threads: int, progress: bool) -> None:
     """Embeds new and changed files and adds them to the index."""
     works: dict[int, _Work] = {}
-    batch: list[_Item] = []
+    batch: list[Item] = []
     size, committed = self._model.config.eval_batch_size, time.monotonic()
     bar = Bar(
-      total=sum(each.size for each in todo),
+      total=sum(entry.size for entry in todo),
       desc=f"indexing {len(todo)} files",
       unit="B",
       unit_scale=True,
       disable=not (progress and todo),
     )
-    with bar, _Decoders(self, todo, threads) as items:
+    decoders = Decoders(
+      self._writer.header.root, todo, self._known, self._options, self._model, threads
+    )
+    with bar, decoders as items:
       for item in items:
         self._decoding += item.seconds
         work = works.setdefault(item.number, _Work())
@@ -203,7 +189,7 @@ class _Run:
       self._flush(batch, works)
       self._settle(todo, works, bar)
 
-  def _flush(self, batch: list[_Item], works: dict[int, _Work]) -> None:
+  def _flush(self, batch: list[Item], works: dict[int, _Work]) -> None:
     """Embeds a batch."""
     if not batch:
       return
@@ -220,7 +206,7 @@ class _Run:
     batch.clear()
     self._embedding += time.monotonic() - start
 
-  def _settle(self, todo: list[files.Found], works: dict[int, _Work], bar: Bar) -> None:
+  def _settle(self, todo: list[files.Entry], works: dict[int, _Work], bar: Bar) -> None:
     """Adds the files whose clips are all embedded."""
     for number, work in list(works.items()):
       if work.end is not None and work.clips == len(work.vectors):
@@ -229,12 +215,12 @@ class _Run:
         bar.set_postfix_str(f"{self._embedded + self._moved} done", refresh=False)
         del works[number]
 
-  def _add(self, found: files.Found, work: _Work, end: _Item) -> None:
-    file = store.File(*found, digest=end.digest, row=0, clips=0, error=end.error)
+  def _add(self, entry: files.Entry, work: _Work, end: Item) -> None:
+    file = store.File(*entry, digest=end.digest, row=0, clips=0, error=end.error)
     if end.transient:
-      self._transient.append((found.path, end.error))
-      if found.path in self._writer.files:
-        self._writer.drop(found.path)
+      self._transient.append((entry.path, end.error))
+      if entry.path in self._writer.files:
+        self._writer.drop(entry.path)
       return
     known = self._known.get(end.digest)
     if known is None:
@@ -248,75 +234,5 @@ class _Run:
       self._owned.add(known.row)
       self._renamed.add(known.path)
       self._writer.note(file._replace(row=known.row, clips=known.clips))
-    else:  # a copy: the first keeps its rows
+    else:  # a copy: the first file keeps its rows
       self._writer.add(file, *self._writer.rows(known))
-
-  def decode(self, number: int, found: files.Found) -> Iterator[_Item]:
-    """The clips of a file, unless its content is known, and its end; thread-safe."""
-    path = os.path.join(self._writer.header.root, *found.path.split("/"))
-    last, digest, error, transient = time.thread_time(), "", "", False
-
-    def spent() -> float:
-      nonlocal last
-      before, last = last, time.thread_time()
-      return last - before
-
-    try:
-      digest = files.digest(path)
-      if digest not in self._known:
-        for clip in windows.clips(path, self._options, self._model):
-          yield _Item(number, spent(), clip)
-    except BadSample as e:
-      error = str(e)
-    except OSError as e:
-      error, transient = e.strerror or one_line(e), True
-    except Exception as e:  # one unusual file among many must not end the run
-      error = f"{type(e).__name__}: {one_line(e)}"
-    yield _Item(number, spent(), None, digest, error, transient)
-
-
-class _Decoders:
-  """Threads that decode files; iterates over their items as they arrive."""
-
-  def __init__(self, run: _Run, todo: list[files.Found], threads: int):
-    self._run, self._jobs = run, iter(enumerate(todo))
-    self._todo, self._lock = len(todo), threading.Lock()
-    # Fills one batch while another is embedded.
-    self._items = queue.Queue(2 * run._model.config.eval_batch_size)
-    self._stop = threading.Event()
-    self._threads = [
-      threading.Thread(target=self._work, daemon=True) for _ in range(threads)
-    ]
-
-  def __enter__(self) -> Iterator[_Item]:
-    for thread in self._threads:
-      thread.start()
-    return self._all()
-
-  def __exit__(self, *error) -> None:
-    self._stop.set()
-    for thread in self._threads:
-      thread.join()
-
-  def _all(self) -> Iterator[_Item]:
-    left = self._todo
-    while left:
-      item = self._items.get()
-      left -= item.clip is None
-      yield item
-
-  def _work(self) -> None:
-    while not self._stop.is_set():
-      with self._lock:
-        job = next(self._jobs, None)
-      if job is None:
-        return
-      for item in self._run.decode(*job):
-        while not self._stop.is_set():
-          try:
-            self._items.put(item, timeout=0.1)
-            break
-          except queue.Full:
-            continue
-        if self._stop.is_set():
-          return

@@ -1,4 +1,4 @@
-"""The files of a folder: which there are, what is in them, and how they are called."""
+"""Lists the videos and images of a folder, and computes digests of their content."""
 
 import hashlib
 import json
@@ -14,34 +14,34 @@ ENDINGS = media.VIDEO + media.IMAGE
 _PIECE = 2**20  # bytes read at once
 
 
-class Found(NamedTuple):
-  """A video or image, by its ending; see store.File."""
+class Entry(NamedTuple):
+  """A video or image of a folder, by its ending; see store.File."""
 
   path: str  # below the folder, with /
   size: int
   mtime_ns: int
 
 
-def walk(root: str) -> tuple[list[Found], list[tuple[str, str]]]:
-  """Files in `root` and its folders, sorted; and those that are left out, with reasons.
+def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
+  """Files in `root` and its subfolders, sorted; (path, reason) of those left out.
 
   Links are followed where they stay in the folder.
 
   Raises:
-    DataError: no directory, or no video or image in it.
+    DataError: there is no such folder, or no video or image in it.
   """
   if not os.path.isdir(root):
     raise DataError(f"{root}: no such folder; give the one that holds the videos")
-  inside, found, left_out, others = os.path.realpath(root), [], [], 0
-  paths, closed = _paths(root)
-  left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in closed]
+  top, entries, left_out, others = os.path.realpath(root), [], [], 0
+  paths, unreadable = _paths(root)
+  left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in unreadable]
   for path in paths:
     name = os.path.relpath(path, root).replace(os.sep, "/")
     if not name.lower().endswith(ENDINGS):
       others += 1
       continue
     real = os.path.realpath(path)
-    if os.path.commonpath([inside, real]) != inside:
+    if os.path.commonpath([top, real]) != top:
       left_out.append((name, "leads out of the folder"))
       continue
     try:
@@ -49,32 +49,34 @@ def walk(root: str) -> tuple[list[Found], list[tuple[str, str]]]:
     except OSError as e:
       left_out.append((name, e.strerror or "cannot be read"))
       continue
-    if os.path.isfile(path):  # no pipe, which would be waited for
-      found.append(Found(name, stat.st_size, stat.st_mtime_ns))
-  if not found:
+    if os.path.isfile(path):  # not a pipe, which would block
+      entries.append(Entry(name, stat.st_size, stat.st_mtime_ns))
+  if not entries:
     raise DataError(
       f"{root}: no video or image among its files ({others} others, {len(left_out)} "
-      f"that cannot be read); endings that are known: {' '.join(ENDINGS)}"
+      f"that cannot be read); known endings: {' '.join(ENDINGS)}"
     )
-  return sorted(found), left_out
+  return sorted(entries), left_out
 
 
 def _paths(root: str) -> tuple[list[str], list[OSError]]:
   """(all files, folders that cannot be read).
 
-  Folders that were met before, under another name, are passed over.
+  A folder that is reached again through a link is skipped.
   """
-  seen, paths, closed = set(), [], []
-  inside = os.path.realpath(root)
-  for folder, folders, names in os.walk(root, onerror=closed.append, followlinks=True):
+  seen, paths, unreadable = set(), [], []
+  top = os.path.realpath(root)
+  for folder, folders, names in os.walk(
+    root, onerror=unreadable.append, followlinks=True
+  ):
     real = os.path.realpath(folder)
-    if real in seen or os.path.commonpath([inside, real]) != inside:
+    if real in seen or os.path.commonpath([top, real]) != top:
       folders.clear()
       continue
     seen.add(real)
     folders.sort()
     paths += [os.path.join(folder, name) for name in names]
-  return paths, closed
+  return paths, unreadable
 
 
 def digest(path: str) -> str:
@@ -83,11 +85,11 @@ def digest(path: str) -> str:
   Raises:
     OSError: it cannot be read.
   """
-  found = hashlib.blake2b(digest_size=16)
+  content = hashlib.blake2b(digest_size=16)
   with open(path, "rb") as f:
     while piece := f.read(_PIECE):
-      found.update(piece)
-  return found.hexdigest()
+      content.update(piece)
+  return content.hexdigest()
 
 
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:

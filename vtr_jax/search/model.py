@@ -1,4 +1,4 @@
-"""The model that `vtr_jax.load` returns: it also searches."""
+"""The model that `vtr_jax.load` returns, with `search`."""
 
 import os
 from typing import Any

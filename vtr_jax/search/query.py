@@ -1,4 +1,4 @@
-"""The parameters of a search, checked once."""
+"""The parameters of a search, validated."""
 
 import dataclasses
 import os
@@ -11,14 +11,13 @@ class Query:
   """A query by exactly one of text, image, clip and like.
 
   Attributes:
-    text: as a caption; tokens beyond the model's length are cut off.
+    text: as a caption; tokens beyond the model's length are truncated.
     image: a file, or the bytes of one. An indexed image or clip is itself a hit.
     clip: of any video: path, start and end in seconds.
     like: a clip of an index: `index` and `row` of a Hit.
     top: number of hits.
-    rerank: the best so many, or `top` if that is more, are ranked again by the matching
-      head, which reads text and clip together; 0 = none. Files that are gone are left
-      out.
+    rerank: number of best hits, at least `top`, that the matching head ranks again,
+      which reads text and clip together; 0 = none. Missing files are left out.
     folder: prefix of the path below the indexed folder; "cats/" is a folder.
 
   Raises:

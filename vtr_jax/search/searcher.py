@@ -1,4 +1,4 @@
-"""Queries of one or several indexes: by text, by an image, by another clip."""
+"""Searches one or several indexes by text, by an image, or by another clip."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from vtr_jax.search.query import Query
 class Hit(NamedTuple):
   """A clip of a result.
 
-  score: cosine with the query; log-odds of the matching head if ranked again by it.
+  score: cosine with the query; with `rerank`, log-odds of the matching head.
   path: of its file, absolute. name: path below the indexed folder, with /.
   start, end: seconds. index, row: its position, as `Query.like` takes it.
   """
@@ -50,11 +50,11 @@ class Searcher:
     """
     require(bool(indexes), "index: none; name one or more")
     self.model = model
-    self.indexes = [store.open(place) for place in indexes]
+    self.indexes = [store.open(directory) for directory in indexes]
     for index in self.indexes:
       if index.header.model != model.id or index.header.dim != model.dim:
         raise DataError(
-          f"{index.place}: was made with the model {index.header.model}, not with "
+          f"{index.directory}: was made with the model {index.header.model}, not with "
           f"{model.id}; give that one's --checkpoint, or index again into another --out"
         )
     self._rows = [topk.Rows(index.vectors) for index in self.indexes]
@@ -87,11 +87,11 @@ class Searcher:
     if query.rerank and not self.model.has_match_head:
       raise ConfigError(f"rerank: {self.model.name} has no matching head; use 0")
     vector, count = self._embed(query), max(query.top, query.rerank)
-    found = [
+    results = [
       rows.top(vector[None], count, self._allowed(index, query.folder))
       for rows, index in zip(self._rows, self.indexes, strict=True)
     ]
-    scores, numbers, rows = topk.best(found, count)
+    scores, numbers, rows = topk.best(results, count)
     triples = zip(scores[0], numbers[0], rows[0], strict=True)
     hits = [self._hit(float(s), int(i), int(r)) for s, i, r in triples]
     if query.rerank:
@@ -128,8 +128,8 @@ class Searcher:
 
   def _rerank(self, text: str, hits: list[Hit]) -> list[Hit]:
     """Hits ordered by the log-odds of the matching head."""
-    found = zip(hits, parallel_map(self._frames, ((hit,) for hit in hits)), strict=True)
-    pairs = [(hit, frames) for hit, frames in found if frames is not None]
+    clips = zip(hits, parallel_map(self._frames, ((hit,) for hit in hits)), strict=True)
+    pairs = [(hit, frames) for hit, frames in clips if frames is not None]
     scores = self.model.match_logits(
       [text] * len(pairs), (frames for _, frames in pairs)
     )

@@ -1,14 +1,14 @@
 """The index of a folder on disk: vectors and times of clips, a journal of files.
 
   manifest.json     header, committed size of each file, checksums
-  vectors-N.f16     float16 [rows dim], unit norm, one clip a row
-  times-N.f64       float64 [rows 2], start and end of each, seconds
+  vectors-N.f16     float16 [rows dim], unit norm, one row per clip
+  times-N.f64       float64 [rows 2], start and end of each clip, seconds
   files-N.jsonl     journal of the files; a later line replaces an earlier one
-  lock              held by the one process that writes
+  lock              held by the process that writes
 
-The three are append-only; bytes beyond the manifest's sizes are ignored. A killed
+Numbered files are append-only; bytes beyond the manifest's sizes are ignored. A killed
 writer (writer.py) leaves the index of its last `commit`, and readers need no lock. Rows
-that no file owns are dead; when most are, all files are rewritten under the next N.
+that no file owns are dead; if most are, the files are rewritten with the next N.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 
 FORMAT = 1
-# Ours: half of float32's bytes are read in half of the time, and no first hit of the
-# demo changes; with bfloat16 some do. docs/search.md has the figures.
+# Ours: half the bytes of float32 take half the time to read, and no first hit of the
+# demo changes; with bfloat16 some do. docs/search.md has the measurements.
 VECTOR = np.dtype("<f2")
 TIME = np.dtype("<f8")
 _BLOCK = 2**24  # bytes read at a time
@@ -40,7 +40,7 @@ _BLOCK = 2**24  # bytes read at a time
 class Header:
   """Model and options of an index."""
 
-  model: str  # Model.id
+  model: str  # LoadedModel.id
   checkpoint: str  # directory of the run when the index was made
   dim: int  # width of the vectors
   root: str  # absolute path of the folder
@@ -56,10 +56,10 @@ class File(NamedTuple):
   path: str  # below the folder, with /
   size: int  # bytes
   mtime_ns: int
-  digest: str  # of its content
-  row: int  # the first
+  digest: str  # of the content
+  row: int  # of the first clip
   clips: int  # number of rows; 0 if it cannot be read
-  error: str = ""  # why there are none, or not all
+  error: str = ""  # why clips are missing; "" = none are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class _Manifest:
   rows: int
   clips: int
   files: int
-  sizes: dict[str, int]  # bytes that count, by kind of file
+  sizes: dict[str, int]  # committed bytes, by kind of file
   checksums: dict[str, int]
 
   def __post_init__(self):
@@ -87,20 +87,20 @@ class _Manifest:
 class Index:
   """A snapshot of an index when opened; later commits are not visible."""
 
-  def __init__(self, place: pathlib.Path, manifest: dict[str, Any]):
-    self.place, self.generation = place, manifest["generation"]
+  def __init__(self, directory: pathlib.Path, manifest: dict[str, Any]):
+    self.directory, self.generation = directory, manifest["generation"]
     self.header = Header(**manifest["header"])
     self.rows: int = manifest["rows"]
-    self.files = _replay(place, manifest)
-    self.vectors = _map(place, manifest, "vectors", VECTOR, self.header.dim)
-    self.times = _map(place, manifest, "times", TIME, 2)
+    self.files = _replay(directory, manifest)
+    self.vectors = _map(directory, manifest, "vectors", VECTOR, self.header.dim)
+    self.times = _map(directory, manifest, "times", TIME, 2)
     self.live = self.under("")
     owners = [file for file in self.files.values() if file.clips]
     self._owners = sorted(owners, key=lambda file: file.row)
-    for one, other in itertools.pairwise(self._owners):
-      if one.row + one.clips > other.row:
-        why = f"{one.path!r} and {other.path!r} have the same clips"
-        raise damaged(file_path(place, "files", self.generation), why)
+    for left, right in itertools.pairwise(self._owners):
+      if left.row + left.clips > right.row:
+        why = f"{left.path!r} and {right.path!r} have the same clips"
+        raise damaged(file_path(directory, "files", self.generation), why)
     self._first = np.array([file.row for file in self._owners], np.int64)
 
   def under(self, folder: str) -> Bool[np.ndarray, " n"]:
@@ -115,10 +115,10 @@ class Index:
     """The file of a row.
 
     Raises:
-      DataError: there is no such row, or its file is gone.
+      DataError: there is no such row, or it is dead.
     """
     if not (0 <= row < self.rows and self.live[row]):
-      raise DataError(f"{self.place}: no clip has number {row}; repeat the query")
+      raise DataError(f"{self.directory}: no clip has number {row}; repeat the query")
     return self._owners[int(np.searchsorted(self._first, row, "right")) - 1]
 
   def path(self, file: File) -> str:
@@ -126,42 +126,44 @@ class Index:
     return os.path.join(self.header.root, *file.path.split("/"))
 
 
-def open(place: str | os.PathLike) -> Index:
+def open(directory: str | os.PathLike) -> Index:
   """Opens an index for reading; a writer may run meanwhile.
 
   Raises:
     DataError: there is none, or it is damaged.
   """
-  place = pathlib.Path(place)
+  directory = pathlib.Path(directory)
   for _ in range(10):
     try:
-      return Index(place, _require_manifest(place))
+      return Index(directory, _require_manifest(directory))
     except FileNotFoundError as e:
-      # A writer may have compacted it meanwhile.
+      # A writer may have compacted the index meanwhile.
       missing = e.filename
-  raise DataError(f"{missing}: is gone; delete {place} and index the folder again")
+  raise DataError(
+    f"{missing}: is missing; delete {directory} and index the folder again"
+  )
 
 
-def header(place: str | os.PathLike) -> Header:
+def header(directory: str | os.PathLike) -> Header:
   """The header of an index; its vectors are not read.
 
   Raises:
     DataError: there is none, or its manifest is damaged.
   """
-  return Header(**_require_manifest(pathlib.Path(place))["header"])
+  return Header(**_require_manifest(pathlib.Path(directory))["header"])
 
 
 KINDS = dict(vectors="f16", times="f64", files="jsonl")
 INDEX_FILE = re.compile("|".join(rf"{kind}-\d+\.{end}" for kind, end in KINDS.items()))
 
 
-def file_path(place: pathlib.Path, kind: str, generation: int) -> pathlib.Path:
-  return place / f"{kind}-{generation}.{KINDS[kind]}"
+def file_path(directory: pathlib.Path, kind: str, generation: int) -> pathlib.Path:
+  return directory / f"{kind}-{generation}.{KINDS[kind]}"
 
 
-def read_manifest(place: pathlib.Path) -> dict[str, Any] | None:
+def read_manifest(directory: pathlib.Path) -> dict[str, Any] | None:
   """The manifest, or None where there is none."""
-  path = place / "manifest.json"
+  path = directory / "manifest.json"
   try:
     text = path.read_text()
   except (FileNotFoundError, NotADirectoryError):
@@ -184,11 +186,11 @@ def read_manifest(place: pathlib.Path) -> dict[str, Any] | None:
     raise damaged(path, one_line(e)) from e
 
 
-def _require_manifest(place: pathlib.Path) -> dict[str, Any]:
-  if (manifest := read_manifest(place)) is None:
+def _require_manifest(directory: pathlib.Path) -> dict[str, Any]:
+  if (manifest := read_manifest(directory)) is None:
     raise DataError(
-      f"{place}: not an index; create one with python -m vtr_jax.search index FOLDER "
-      f"--out={place}"
+      f"{directory}: not an index; create one with python -m vtr_jax.search index "
+      f"FOLDER --out={directory}"
     )
   return manifest
 
@@ -198,11 +200,15 @@ def checksum(manifest: dict[str, Any]) -> int:
 
 
 def _map(
-  place: pathlib.Path, manifest: dict[str, Any], kind: str, dtype: np.dtype, width: int
+  directory: pathlib.Path,
+  manifest: dict[str, Any],
+  kind: str,
+  dtype: np.dtype,
+  width: int,
 ) -> np.ndarray:
   """Memory map of the committed rows, after one pass to check their checksum."""
   path, shape = (
-    file_path(place, kind, manifest["generation"]),
+    file_path(directory, kind, manifest["generation"]),
     (manifest["rows"], width),
   )
   if not shape[0]:
@@ -229,15 +235,15 @@ def _pieces(path: pathlib.Path, size: int) -> Iterator[bytes]:
       yield piece
 
 
-def _replay(place: pathlib.Path, manifest: dict[str, Any]) -> dict[str, File]:
+def _replay(directory: pathlib.Path, manifest: dict[str, Any]) -> dict[str, File]:
   """Files by path, in the order in which they were added."""
   size = manifest["sizes"]["files"]
-  path, files = file_path(place, "files", manifest["generation"]), {}
+  path, files = file_path(directory, "files", manifest["generation"]), {}
   _verify(path, manifest, "files", size)
   with path.open("rb") as f:
     data = f.read(size)
   if data and not data.endswith(b"\n"):
-    raise damaged(path, "its last line has no end")
+    raise damaged(path, "its last line is incomplete")
   for number, line in enumerate(data.splitlines(), 1):
     try:
       _take(files, io.loads(line), manifest["rows"])

@@ -19,7 +19,7 @@ from vtr_jax.inference.model import LoadedModel
 # FFmpeg's scdet (libavfilter/vf_scdet.c, its default threshold), on small gray frames.
 _CUT = 10.0  # percent of the range of brightness
 _SMALL = (36, 64)  # ours: height and width
-_MIN_SHOT = 1.0  # ours: seconds; a shorter shot is merged into the one before
+_MIN_SHOT = 1.0  # ours: seconds; a shorter shot is merged into the previous one
 # Ours: bytes; a smaller file that is one clip is decoded at once, as in evaluation,
 # which recovers the most frames of a damaged file.
 _MAX_SINGLE = 2**28
@@ -49,12 +49,12 @@ class Options:
 
 
 class Clip(NamedTuple):
-  """A part of a file, in seconds, and its frames as input of the model."""
+  """A clip of a file: times in seconds, and its frames as input of the model."""
 
   start: float
   end: float  # 0 for an image
   frames: UInt8[np.ndarray, "t s s 3"]
-  fraction: float  # of the file up to the end of the clip
+  fraction: float  # of the file before the end of the clip
 
 
 def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]:
@@ -66,7 +66,7 @@ def cut(start: float, end: float, options: Options) -> list[tuple[float, float]]
   window, step = options.window, options.window - options.overlap
   full = max(0, math.floor((end - start - 1.5 * window) / step + 1e-9) + 1)
   starts = [start + i * step for i in range(full + 1)]
-  return [*((begin, begin + window) for begin in starts[:-1]), (starts[-1], end)]
+  return [*((first, first + window) for first in starts[:-1]), (starts[-1], end)]
 
 
 def shown(
@@ -74,17 +74,18 @@ def shown(
 ) -> list[tuple[float, float]]:
   """The windows of `cut` that contain the start of a frame.
 
-  The others show no new frame, and a file whose timestamps jump by years has billions.
+  Other windows show no new frame, and a file whose timestamps jump by years would have
+  billions of them.
   """
   step = options.window - options.overlap
   times = times[(times >= start) & (times < end)]
   if (end - start) / step <= len(times) + 2:
     parts = cut(start, end, options)
   else:
-    begins = start + np.unique(np.floor((times - start) / step)) * step
-    parts = [(float(b), min(float(b) + options.window, end)) for b in begins]
+    starts = start + np.unique(np.floor((times - start) / step)) * step
+    parts = [(float(s), min(float(s) + options.window, end)) for s in starts]
   first, last = (np.searchsorted(times, edge) for edge in np.transpose(parts))
-  return [part for part, some in zip(parts, last > first, strict=True) if some]
+  return [part for part, ok in zip(parts, last > first, strict=True) if ok]
 
 
 def clips(
@@ -93,35 +94,35 @@ def clips(
   """All clips of a file in order, one at a time.
 
   Raises:
-    BadSample: the file cannot be decoded, or only the clips yielded so far.
+    BadSample: the file, or the rest of it, cannot be decoded.
     OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
-    line = _timeline(file, model)
-    if len(line.times) == 1:
+    timeline = _timeline(file, model)
+    if len(timeline.times) == 1:
       parts = [(0.0, 0.0)]
     elif options.shots:
-      edges = [0.0, *_shots(file, line, model), line.duration]
-      pairs = itertools.pairwise(edges)
-      parts = [part for pair in pairs for part in shown(*pair, options, line.times)]
+      boundaries = [0.0, *_shots(file, timeline, model), timeline.duration]
+      pairs = itertools.pairwise(boundaries)
+      parts = [part for pair in pairs for part in shown(*pair, options, timeline.times)]
     else:
-      parts = shown(0.0, line.duration, options, line.times)
-    yield from _read(file, line, parts, model)
+      parts = shown(0.0, timeline.duration, options, timeline.times)
+    yield from _read(file, timeline, parts, model)
 
 
 def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) -> Clip:
-  """The part of a file from `start` to `end`, in seconds.
+  """The clip of a file from `start` to `end`, in seconds.
 
   Raises:
-    BadSample: the part cannot be decoded, or the file ends before it.
+    BadSample: the clip cannot be decoded, or the file ends before it.
     OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
-    line = _timeline(file, model)
-    if not 0 <= start <= line.duration:
-      raise BadSample(f"has {line.duration:.2f} s, none at {start:g} s")
-    end = min(end, line.duration) if len(line.times) > 1 else 0.0
-    for part in _read(file, line, [(start, end)], model):
+    timeline = _timeline(file, model)
+    if not 0 <= start <= timeline.duration:
+      raise BadSample(f"has {timeline.duration:.2f} s, none at {start:g} s")
+    end = min(end, timeline.duration) if len(timeline.times) > 1 else 0.0
+    for part in _read(file, timeline, [(start, end)], model):
       return part
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
@@ -134,13 +135,13 @@ def _timeline(file: BinaryIO, model: LoadedModel) -> stream.Timeline:
 
 def _read(
   file: BinaryIO,
-  line: stream.Timeline,
+  timeline: stream.Timeline,
   parts: list[tuple[float, float]],
   model: LoadedModel,
 ) -> Iterator[Clip]:
   size, deadline = model.config.clip.image_size, model.config.data.decode_timeout
   start, end = parts[0]
-  single = start == 0 and (end >= line.duration or len(line.times) == 1)
+  single = start == 0 and (end >= timeline.duration or len(timeline.times) == 1)
   if single and os.fstat(file.fileno()).st_size <= _MAX_SINGLE:
     file.seek(0)
     yield Clip(start, end, model.clip(file.read()), 1.0)
@@ -149,51 +150,53 @@ def _read(
   def view(height: int, width: int) -> View:
     return resize_view(height, width, size)
 
-  numbers = [_numbers(line, *part, model) for part in parts]
-  decoded = stream.clips(file, line, numbers, view, deadline)
+  numbers = [_frame_numbers(timeline, *part, model) for part in parts]
+  decoded = stream.clips(file, timeline, numbers, view, deadline)
   for part, frames in zip(parts, decoded, strict=False):
-    yield Clip(*part, frames, min(part[1] / line.duration, 1.0))
+    yield Clip(*part, frames, min(part[1] / timeline.duration, 1.0))
 
 
-def _numbers(
-  line: stream.Timeline, start: float, end: float, model: LoadedModel
+def _frame_numbers(
+  timeline: stream.Timeline, start: float, end: float, model: LoadedModel
 ) -> Int[np.ndarray, " t"]:
-  """Frame numbers of the centred clip of the part from `start` to `end`."""
-  # Times are sums of fractions: a frame at the boundary belongs to the second part.
-  first, stop = np.searchsorted(line.times, (start - 1e-6, end - 1e-6))
+  """Numbers of the frames that the model sees of a clip from `start` to `end`."""
+  # Times are sums of fractions: a frame at the boundary belongs to the second clip.
+  first, stop = np.searchsorted(timeline.times, (start - 1e-6, end - 1e-6))
   if stop <= first:  # no frame starts here: the previous one is still shown
     first = max(int(first) - 1, 0)
     stop = first + 1
   return first + model.indices(int(stop - first))
 
 
-def _shots(file: BinaryIO, line: stream.Timeline, model: LoadedModel) -> list[float]:
+def _shots(
+  file: BinaryIO, timeline: stream.Timeline, model: LoadedModel
+) -> list[float]:
   """Times, in seconds, at which a new shot starts."""
-  seconds = model.config.data.decode_timeout * (1 + len(line.times) / 1000)
-  pictures = stream.small(file, *_SMALL, seconds)
-  return changes(pictures, line.times)
+  seconds = model.config.data.decode_timeout * (1 + len(timeline.times) / 1000)
+  frames = stream.small(file, *_SMALL, seconds)
+  return changes(frames, timeline.times)
 
 
-def changes(pictures: Iterator[UInt8[np.ndarray, "h w"]], times: np.ndarray) -> list:
+def changes(frames: Iterator[UInt8[np.ndarray, "h w"]], times: np.ndarray) -> list:
   """Times of shot boundaries, in seconds, as detected by FFmpeg's scdet.
 
   The score is the mean difference of two frames, or its absolute change from the
   previous one if that is smaller, as for steady motion and flashes.
 
   Args:
-    pictures: gray frames in order.
+    frames: gray frames in order.
     times: seconds of each frame.
   """
-  edges, before, last = [], None, 0.0
-  for time, picture in zip(times, pictures, strict=False):
-    now = picture.astype(np.float32)
-    if before is not None:
-      difference = float(np.abs(now - before).mean()) * 100 / 256
+  boundaries, previous, last = [], None, 0.0
+  for time, frame in zip(times, frames, strict=False):
+    current = frame.astype(np.float32)
+    if previous is not None:
+      difference = float(np.abs(current - previous).mean()) * 100 / 256
       score, last = min(difference, abs(difference - last)), difference
-      edge = edges[-1] if edges else 0.0
-      if score >= _CUT and time - edge >= _MIN_SHOT:
-        edges.append(float(time))
-    before = now
-  while edges and times[-1] - edges[-1] < _MIN_SHOT:
-    edges.pop()
-  return edges
+      shot_start = boundaries[-1] if boundaries else 0.0
+      if score >= _CUT and time - shot_start >= _MIN_SHOT:
+        boundaries.append(float(time))
+    previous = current
+  while boundaries and times[-1] - boundaries[-1] < _MIN_SHOT:
+    boundaries.pop()
+  return boundaries

@@ -1,7 +1,7 @@
 """Writes an index: one process at a time, each commit complete or absent.
 
-The files grow at their ends; `commit` replaces the manifest, which makes additions part
-of the index. A killed writer leaves the index of its last commit.
+Files are appended to; `commit` replaces the manifest, which makes additions part of the
+index. A killed writer leaves the index of its last commit.
 """
 
 import contextlib
@@ -24,23 +24,23 @@ from vtr_jax.search import store
 
 
 class Writer:
-  """Extends or creates an index; one writer at a time. Used as a `with`.
+  """Extends or creates an index; one writer at a time. A context manager.
 
-  Readers see nothing before `commit`, which the end of the `with` calls too.
+  Readers see no additions before `commit`, which the end of the context calls too.
   """
 
-  def __init__(self, place: str | os.PathLike, header: store.Header):
+  def __init__(self, directory: str | os.PathLike, header: store.Header):
     """Locks the directory and opens its index; `header` must match the index's.
 
     Raises:
       DataError: another process writes to it, its header differs, it is damaged, or
         the directory holds something else.
     """
-    self.place, self.header = pathlib.Path(place), header
+    self.directory, self.header = pathlib.Path(directory), header
     self._complete = True  # False within an `add`
-    self._lock = _acquire_lock(self.place)
+    self._lock = _acquire_lock(self.directory)
     try:
-      self._begin()
+      self._open()
     except BaseException:
       self._lock.close()
       raise
@@ -62,7 +62,7 @@ class Writer:
     vectors: Float[np.ndarray, "n e"],
     times: Float[np.ndarray, "n 2"],
   ) -> None:
-    """A new file, or new content of a known one; its `row` and `clips` are set here."""
+    """Adds a file, or new content of one; its `row` and `clips` are set here."""
     self._complete = False
     self._put("vectors", np.ascontiguousarray(vectors, store.VECTOR).tobytes())
     self._put("times", np.ascontiguousarray(times, store.TIME).tobytes())
@@ -71,23 +71,23 @@ class Writer:
     self._complete = True
 
   def note(self, file: store.File) -> None:
-    """A file whose rows are there already, or that has none."""
+    """Adds a file whose rows exist already, or that has none."""
     complete, self._complete = self._complete, False
     self.files[file.path] = file
     self._journal(list(file))
     self._complete = complete
 
   def drop(self, path: str) -> None:
-    """A file that is gone."""
+    """Removes a file."""
     complete, self._complete = self._complete, False
     del self.files[path]
     self._journal([path])
     self._complete = complete
 
   def rows(self, file: store.File) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors and times of a file that was committed."""
-    part = slice(file.row, file.row + file.clips)
-    return self._before.vectors[part], self._before.times[part]
+    """Vectors and times of a committed file."""
+    rows = slice(file.row, file.row + file.clips)
+    return self._committed.vectors[rows], self._committed.times[rows]
 
   def commit(self) -> None:
     """Makes all additions part of the index."""
@@ -99,7 +99,7 @@ class Writer:
         os.fsync(out.fileno())
       manifest = self._state()
       manifest |= dict(check=store.checksum(manifest))
-      io.write_json(self.place / "manifest.json", manifest)
+      io.write_json(self.directory / "manifest.json", manifest)
     self._changed = False
 
   def compact(self) -> None:
@@ -107,7 +107,7 @@ class Writer:
     self.commit()
     if 2 * sum(file.clips for file in self.files.values()) >= self._rows:
       return
-    self._before = store.open(self.place)
+    self._committed = store.open(self.directory)
     old = [*self._out]
     self._close()
     self._generation += 1
@@ -120,44 +120,44 @@ class Writer:
     self._complete = True
     self.commit()
     for kind in old:
-      store.file_path(self.place, kind, self._generation - 1).unlink()
+      store.file_path(self.directory, kind, self._generation - 1).unlink()
 
-  def _begin(self) -> None:
+  def _open(self) -> None:
     """Opens the files of the index after their last committed byte."""
-    manifest = store.read_manifest(self.place)
+    manifest = store.read_manifest(self.directory)
     if manifest is None:
       self.files, self._generation = {}, 1
       self._new_generation()
-      self._before = store.open(self.place)
+      self._committed = store.open(self.directory)
       return
     try:
-      self._before = store.Index(self.place, manifest)
+      self._committed = store.Index(self.directory, manifest)
     except FileNotFoundError as e:
-      raise store.damaged(pathlib.Path(e.filename), "it is gone") from e
-    _check_header(self.place, self._before.header, self.header)
-    self.files = dict(self._before.files)
+      raise store.damaged(pathlib.Path(e.filename), "missing") from e
+    _check_header(self.directory, self._committed.header, self.header)
+    self.files = dict(self._committed.files)
     self._generation, self._rows = manifest["generation"], manifest["rows"]
     self._sums, self._sizes = dict(manifest["checksums"]), dict(manifest["sizes"])
-    self._changed = self._before.header != self.header
+    self._changed = self._committed.header != self.header
     self._out = {}
     for kind, size in self._sizes.items():
-      out = store.file_path(self.place, kind, self._generation).open("r+b")
+      out = store.file_path(self.directory, kind, self._generation).open("r+b")
       out.truncate(size)  # leftovers of a killed writer
       out.seek(size)
       self._out[kind] = out
     current = {
-      store.file_path(self.place, k, self._generation).name for k in store.KINDS
+      store.file_path(self.directory, k, self._generation).name for k in store.KINDS
     }
-    for path in self.place.iterdir():
+    for path in self.directory.iterdir():
       if store.INDEX_FILE.fullmatch(path.name) and path.name not in current:
         path.unlink()  # of a killed or finished `compact`
 
   def _new_generation(self) -> None:
-    """An empty generation."""
+    """Starts an empty generation."""
     self._rows, self._sums = 0, dict.fromkeys(store.KINDS, 0)
     self._sizes, self._changed = dict.fromkeys(store.KINDS, 0), True
     self._out = {
-      k: store.file_path(self.place, k, self._generation).open("w+b")
+      k: store.file_path(self.directory, k, self._generation).open("w+b")
       for k in store.KINDS
     }
     if self._generation == 1:
@@ -178,8 +178,8 @@ class Writer:
     except OSError as e:
       self._complete = False
       raise DataError(
-        f"{self.place}: cannot be written ({e.strerror}); fix that and run it again: "
-        "it resumes from the last commit"
+        f"{self.directory}: cannot be written ({e.strerror}); fix that and run it "
+        "again: it resumes from the last commit"
       ) from e
 
   def _journal(self, entry: list) -> None:
@@ -199,41 +199,43 @@ class Writer:
 
   def _close(self) -> None:
     for out in self._out.values():
-      # `commit` has flushed what counts.
+      # `commit` has flushed the committed bytes.
       with contextlib.suppress(OSError):
         out.close()
 
 
-def _acquire_lock(place: pathlib.Path) -> BinaryIO:
+def _acquire_lock(directory: pathlib.Path) -> BinaryIO:
   """Locks out other writers until closed; the kernel closes it after SIGKILL."""
-  if place.exists() and not (place / "manifest.json").exists():
+  if directory.exists() and not (directory / "manifest.json").exists():
     expected = re.compile(r"lock|\.manifest\.json\..*\.tmp")
-    unexpected = place.is_file() or [
+    unexpected = directory.is_file() or [
       p.name
-      for p in place.iterdir()
+      for p in directory.iterdir()
       if not (expected.fullmatch(p.name) or store.INDEX_FILE.fullmatch(p.name))
     ]
     if unexpected:
-      raise DataError(f"{place}: is not an index; choose another --out")
-  place.mkdir(parents=True, exist_ok=True)
-  lock = (place / "lock").open("ab")
+      raise DataError(f"{directory}: is not an index; choose another --out")
+  directory.mkdir(parents=True, exist_ok=True)
+  lock = (directory / "lock").open("ab")
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError as e:
     lock.close()
     raise DataError(
-      f"{place}: another process is writing to it; wait for it to end"
+      f"{directory}: another process is writing to it; wait for it to end"
     ) from e
   return lock
 
 
-def _check_header(place: pathlib.Path, before: store.Header, now: store.Header) -> None:
+def _check_header(
+  directory: pathlib.Path, before: store.Header, now: store.Header
+) -> None:
   """Raises DataError if the headers differ; the checkpoint may have moved."""
   for key in ("model", "dim", "root", "window", "overlap", "shots"):
-    was, given = getattr(before, key), getattr(now, key)
-    moved = key == "root" and not os.path.isdir(was)
-    if was != given and not moved:
+    old, new = getattr(before, key), getattr(now, key)
+    moved = key == "root" and not os.path.isdir(old)
+    if old != new and not moved:
       raise DataError(
-        f"{place}: was made with another {key} ({was}, now {given}); use the same, or "
-        "choose another --out"
+        f"{directory}: was made with another {key} ({old}, now {new}); use the same, "
+        "or choose another --out"
       )

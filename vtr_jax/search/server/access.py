@@ -1,4 +1,4 @@
-"""Who may ask: this machine, or whoever knows the token."""
+"""Access to the server: from this machine, or with the token."""
 
 import hmac
 import ipaddress
@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 
 from vtr_jax.core.config import require
-from vtr_jax.search.server.delivery import Refused
+from vtr_jax.search.server.delivery import HTTPError
 
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -21,19 +21,18 @@ def is_local(host: str) -> bool:
 
 
 class Access:
-  """Decides about a request by its headers alone.
+  """Grants or denies access to a request by its headers.
 
-  Without a token, only this machine can connect, but pages of others could make its
-  browser do so: by a name of theirs that leads here (DNS rebinding), or by a link or
-  a picture. The first shows in `Host`, the second in `Sec-Fetch-Site`.
+  Without a token, only this machine can connect, but pages of other sites could make
+  its browser do so: by a host name of theirs with this address (DNS rebinding), or by a
+  link or an image. `Host` reveals the first, `Sec-Fetch-Site` the second.
 
   Args:
     host: that the server is bound to.
-    token: what a request must bring; "" asks for none on this machine, and elsewhere
-      makes one.
+    token: that requests must carry; "" = none if `host` is local, else a random one.
 
   Raises:
-    ConfigError: a token is too short, or has signs that an address cannot hold.
+    ConfigError: the token is too short, or has characters that a URL cannot hold.
   """
 
   def __init__(self, host: str, token: str = ""):
@@ -44,28 +43,28 @@ class Access:
     self.token = token or ("" if is_local(host) else secrets.token_urlsafe(24))
     self._names = {*_LOCAL_NAMES, host, f"[{host}]"}
 
-  def check(self, headers: Mapping[str, str], cookie: str, entering: bool) -> None:
-    """Raises Refused unless the request may be answered.
+  def check(self, headers: Mapping[str, str], cookie: str, opens_page: bool) -> None:
+    """Raises HTTPError unless access is granted.
 
     Args:
       headers: of the request.
-      cookie: name of the one that holds the token.
-      entering: whether the request opens the page, and may come from elsewhere.
+      cookie: name of the cookie with the token.
+      opens_page: whether the request opens the page, which links of others may do.
     """
     if not self.token:
       host = re.sub(r":[0-9]*$", "", headers.get("Host", ""))
       if host.lower() not in self._names:
-        raise Refused(
+        raise HTTPError(
           403, "this page is for its own machine; serve with --token to open it"
         )
-    elsewhere = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
-    if elsewhere and not entering:
-      raise Refused(403, "another page asked for this")
-    if self.token and not self.knows(_cookies(headers).get(cookie, "")):
-      raise Refused(401, "open the address with the token that `serve` has printed")
+    cross_site = headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
+    if cross_site and not opens_page:
+      raise HTTPError(403, "requested by another page")
+    if self.token and not self.accepts(_cookies(headers).get(cookie, "")):
+      raise HTTPError(401, "open the address with the token that `serve` printed")
 
-  def knows(self, token: str) -> bool:
-    """Compares in a time that tells nothing."""
+  def accepts(self, token: str) -> bool:
+    """Whether the token is right; compares in constant time."""
     return hmac.compare_digest(token.encode(), self.token.encode())
 
 

@@ -15,11 +15,11 @@ from absl import logging
 
 from vtr_jax.core.errors import BadSample, VtrError, one_line, printable
 from vtr_jax.search.server import delivery, media, messages
-from vtr_jax.search.server.delivery import Refused
+from vtr_jax.search.server.delivery import HTTPError
 
-# All ours.
+# Ours.
 _IDLE = 30.0  # seconds that a client may neither send nor receive
-_PATIENCE = 60.0  # seconds until a request must be complete
+_REQUEST_TIMEOUT = 60.0  # seconds until a request must be complete
 _MAX_BODY = 16 * 2**20
 _MAX_DRAINED = 2**28  # bytes read of a body that is too large
 
@@ -33,7 +33,7 @@ _HEADERS = {
   "Referrer-Policy": "no-referrer",
   "Cross-Origin-Resource-Policy": "same-origin",
   "Cross-Origin-Opener-Policy": "same-origin",
-  # Revalidated each time; the answer is mostly "not modified".
+  # Revalidated each time; the response is mostly "not modified".
   "Cache-Control": "private, no-cache",
 }
 
@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
     self.rfile = io.BufferedReader(self._reader)
 
   def handle_one_request(self) -> None:
-    self._reader.until(_PATIENCE)
+    self._reader.until(_REQUEST_TIMEOUT)
     self._headers_sent = False
     super().handle_one_request()
 
@@ -64,10 +64,10 @@ class Handler(BaseHTTPRequestHandler):
       self.wfile.flush()
     except (ConnectionError, TimeoutError):
       self.close_connection = True
-    except Refused as e:
-      self._refuse(e.status, str(e), **e.headers)
+    except HTTPError as e:
+      self._error(e.status, str(e), **e.headers)
     except VtrError as e:
-      self._refuse(400, str(e))
+      self._error(400, str(e))
     except Exception as e:  # the next request must still be answered
       where = e.__traceback__
       while where and where.tb_next:
@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
       line = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else ""
       path = self.path.split("?")[0]  # the query may contain the token
       logging.error("%a: %s: %s (%s)", path, type(e).__name__, one_line(e), line)
-      self._refuse(500, "internal error; see the server's log")
+      self._error(500, "internal error; see the server's log")
 
   do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
@@ -83,16 +83,16 @@ class Handler(BaseHTTPRequestHandler):
     length = self.headers.get("Content-Length", "0")
     encoded = "Transfer-Encoding" in self.headers  # would contradict Content-Length
     if self.command != "POST" and (length != "0" or encoded):
-      raise Refused(400, f"a {self.command} has no body")
+      raise HTTPError(400, f"a {self.command} has no body")
     if encoded:
-      raise Refused(411, "a body needs a Content-Length; encodings are not supported")
+      raise HTTPError(411, "a body needs a Content-Length; encodings are not supported")
     if not (length.isascii() and length.isdigit()):
-      raise Refused(400, "the Content-Length is not a valid number")
+      raise HTTPError(400, "the Content-Length is not a valid number")
     try:
       url = urllib.parse.urlsplit(self.path)
       query = dict(urllib.parse.parse_qsl(url.query, max_num_fields=10))
     except ValueError:
-      raise Refused(400, "this address cannot be read") from None
+      raise HTTPError(400, "this address cannot be read") from None
     if self._log_in(url.path, query):
       return
     if url.path == "/api/search":
@@ -108,10 +108,10 @@ class Handler(BaseHTTPRequestHandler):
       r"/(poster|media|preview)/([0-9]{1,6})/([0-9]{1,12})", url.path
     )
     if not match:
-      raise Refused(404, "no such page")
+      raise HTTPError(404, "no such page")
     hit = self.server.library.hit(int(match[2]), int(match[3]), query.get("clip", ""))
     with self.server.library.open(hit) as file:
-      self._picture(match[1], hit, file)
+      self._media(match[1], hit, file)
 
   def _log_in(self, path: str, query: dict[str, str]) -> bool:
     """Checks access; answers a valid token with a cookie and a redirect to /.
@@ -120,35 +120,35 @@ class Handler(BaseHTTPRequestHandler):
       Whether the request is answered.
 
     Raises:
-      Refused: the client has no access.
+      HTTPError: the client has no access.
     """
-    access, entering = self.server.access, self.command == "GET" and path == "/"
-    given = query.get("token", "")
-    if entering and access.token and given and access.knows(given):
-      cookie = f"{self.server.cookie}={given}; Path=/; HttpOnly; SameSite=Lax"
+    access, opens_page = self.server.access, self.command == "GET" and path == "/"
+    token = query.get("token", "")
+    if opens_page and access.token and token and access.accepts(token):
+      cookie = f"{self.server.cookie}={token}; Path=/; HttpOnly; SameSite=Lax"
       self._head(303, {"Location": "/", "Set-Cookie": cookie, "Content-Length": "0"})
       return True
-    access.check(self.headers, self.server.cookie, entering)
+    access.check(self.headers, self.server.cookie, opens_page)
     return False
 
   def _only(self, *methods: str) -> None:
     if self.command not in methods:
-      raise Refused(405, f"use {methods[0]}", Allow=", ".join(methods))
+      raise HTTPError(405, f"use {methods[0]}", Allow=", ".join(methods))
 
   def _search(self) -> messages.Search:
     """The search in the request's body."""
     if self.headers.get_content_type() != "application/json":
-      raise Refused(415, "send application/json")
+      raise HTTPError(415, "send application/json")
     try:
       length = int(self.headers["Content-Length"])
     except (TypeError, ValueError):
-      raise Refused(411, "send a Content-Length") from None
+      raise HTTPError(411, "send a Content-Length") from None
     if not 0 <= length <= _MAX_BODY:
       # Drained, or the client would see a broken connection instead of the response.
       left = min(max(length, 0), _MAX_DRAINED)
       while left > 0 and (part := self.rfile.read1(min(left, 2**16))):
         left -= len(part)
-      raise Refused(
+      raise HTTPError(
         413, f"too large: {_MAX_BODY >> 20} MiB at most; send a smaller image"
       )
     body = self.rfile.read(length)
@@ -156,30 +156,32 @@ class Handler(BaseHTTPRequestHandler):
       raise ConnectionError("hung up")
     return messages.parsed(body)
 
-  def _picture(self, what: str, hit: Any, file: BinaryIO) -> None:
+  def _media(self, kind: str, hit: Any, file: BinaryIO) -> None:
     """Responds with a clip's file, its poster or its preview."""
     version = media.version(file)
     size, changed = version[-2], version[-1]
-    if what == "media":
-      kind, tag = delivery.media_type(hit.path), delivery.etag(*version)
-      return self._file(file, size, kind, tag, changed / 1e9)
+    if kind == "media":
+      media_type, tag = delivery.media_type(hit.path), delivery.etag(*version)
+      return self._file(file, size, media_type, tag, changed / 1e9)
     try:
-      if what == "poster":
-        kind, data = "image/jpeg", media.poster(file, (hit.start + hit.end) / 2)
+      if kind == "poster":
+        media_type, data = "image/jpeg", media.poster(file, (hit.start + hit.end) / 2)
       else:
-        kind, data = "video/mp4", media.preview(file, hit.start, hit.end)
+        media_type, data = "video/mp4", media.preview(file, hit.start, hit.end)
     except BadSample as e:
-      raise Refused(404, f"{printable(hit.name)}: {e}") from e
-    tag = delivery.etag(what, *version, messages.key_of(hit))
-    self._file(io.BytesIO(data), len(data), kind, tag, changed / 1e9)
+      raise HTTPError(404, f"{printable(hit.name)}: {e}") from e
+    tag = delivery.etag(kind, *version, messages.key_of(hit))
+    self._file(io.BytesIO(data), len(data), media_type, tag, changed / 1e9)
 
   def _file(self, file: Any, size: int, kind: str, tag: str, changed: float) -> None:
-    answer = delivery.answer(self.headers, size, tag, changed, self.command == "GET")
-    self._head(answer.status, answer.headers | {"Content-Type": kind})
-    if self.command == "GET" and answer.count:
+    response = delivery.file_response(
+      self.headers, size, tag, changed, self.command == "GET"
+    )
+    self._head(response.status, response.headers | {"Content-Type": kind})
+    if self.command == "GET" and response.count:
       self.wfile.flush()
-      sent = self.connection.sendfile(file, answer.start, answer.count)
-      if sent != answer.count:  # truncated meanwhile: the client must not wait
+      sent = self.connection.sendfile(file, response.start, response.count)
+      if sent != response.count:  # truncated meanwhile: the client must not wait
         self.close_connection = True
 
   def _json(self, value: dict[str, Any]) -> None:
@@ -189,7 +191,7 @@ class Handler(BaseHTTPRequestHandler):
     if self.command != "HEAD":
       self.wfile.write(data)
 
-  def _refuse(self, status: int, reason: str, **headers: str) -> None:
+  def _error(self, status: int, reason: str, **headers: str) -> None:
     if self._headers_sent:
       self.close_connection = True
       return
@@ -211,16 +213,16 @@ class Handler(BaseHTTPRequestHandler):
     self.end_headers()
 
   def send_error(self, code: int, message: str | None = None, explain=None) -> None:
-    """Errors of the base class (not HTTP, too long) get the same response as ours."""
+    """Errors of the base class (not HTTP, too long) get the same response."""
     del explain
-    self._refuse(code, message or HTTPStatus(code).phrase)
+    self._error(code, message or HTTPStatus(code).phrase)
 
   def log_message(self, format: str, *args: Any) -> None:
     pass  # requests are not logged; they may contain the token
 
 
 class _DeadlineReader(io.RawIOBase):
-  """Reads a socket with a deadline for the request besides the timeout per read."""
+  """Reads a socket with a deadline for the request and a timeout per read."""
 
   def __init__(self, connection: socket.socket):
     self._socket, self._end = connection, 0.0

@@ -1,4 +1,4 @@
-"""What a browser is shown of a clip: a picture, and a part that it can play."""
+"""Media of a clip for browsers: a poster, and a preview that every browser plays."""
 
 import collections
 import io
@@ -15,51 +15,51 @@ from vtr_jax.data.video.decode import decode
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
 
-# All ours. What is damaged is shown as far as it goes: it could be indexed.
+# Ours. Of a damaged video, the readable part is shown: it may be indexed.
 _POSTER = Options(short_side=240, crf=18, needed=1)
 _PREVIEW = Options(short_side=480, crf=24, gop=48, needed=1)
 _PREVIEW_SECONDS = 30.0
 _QUALITY = 82  # of a JPEG
-_SECONDS = 20.0  # of CPU time; later ones wait meanwhile
-_KEPT_BYTES = 64 * 2**20
+_SECONDS = 20.0  # of CPU time
+_CACHE_BYTES = 64 * 2**20
 
 _decoders = threading.BoundedSemaphore(processes.cores())
 
 
 class _Cache:
-  """Results that were asked for last, up to a number of bytes."""
+  """The most recently used results, up to a number of bytes."""
 
-  def __init__(self, room: int):
-    self._room, self._lock = room, threading.Lock()
-    self._kept: collections.OrderedDict[Hashable, bytes] = collections.OrderedDict()
+  def __init__(self, size: int):
+    self._free, self._lock = size, threading.Lock()
+    self._entries: collections.OrderedDict[Hashable, bytes] = collections.OrderedDict()
 
   def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
     with self._lock:
-      if key in self._kept:
-        self._kept.move_to_end(key)
-        return self._kept[key]
+      if key in self._entries:
+        self._entries.move_to_end(key)
+        return self._entries[key]
     with _decoders:
-      made = make()
+      data = make()
     with self._lock:
-      self._room -= len(made) - len(self._kept.pop(key, b""))
-      self._kept[key] = made
-      while self._room < 0:
-        self._room += len(self._kept.popitem(last=False)[1])
-    return made
+      self._free -= len(data) - len(self._entries.pop(key, b""))
+      self._entries[key] = data
+      while self._free < 0:
+        self._free += len(self._entries.popitem(last=False)[1])
+    return data
 
 
-_cache = _Cache(_KEPT_BYTES)
+_cache = _Cache(_CACHE_BYTES)
 
 
 def poster(file: BinaryIO, second: float) -> bytes:
-  """What a video shows at `second`, or at its start if that is beyond it, as JPEG.
+  """The frame at `second`, or the first one if the video is shorter, as JPEG.
 
   Raises:
     BadSample: nothing can be decoded.
   """
 
   def at(second: float) -> bytes:
-    # A video of one frame: it is sought, turned and scaled as in every other use.
+    # Of a video of one frame, so that seeking, rotation and scaling are the same.
     return video.encode(file, _POSTER, second, second + 1e-3, _SECONDS).data
 
   def make() -> bytes:
@@ -92,6 +92,6 @@ def preview(file: BinaryIO, start: float, end: float) -> bytes:
 
 
 def version(file: BinaryIO) -> tuple[int, ...]:
-  """Numbers that are other ones when a file was changed or replaced."""
+  """Numbers that differ if a file was changed or replaced."""
   stat = os.fstat(file.fileno())
   return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

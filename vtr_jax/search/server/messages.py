@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.search.query import Query
-from vtr_jax.search.server.delivery import Refused
+from vtr_jax.search.server.delivery import HTTPError
 
-# All ours.
-_MAX_TEXT = 20_000  # characters; models read some 60 tokens of them
+# Ours.
+_MAX_TEXT = 20_000  # characters; models read about 60 tokens
 _MAX_TOP = 500
-TOP = 24  # hits if the page does not name a number
+TOP = 24  # default number of hits
 
 
 class Search(NamedTuple):
   """The object that /api/search takes, parsed; unknown keys are rejected.
 
-  query: of the keys text, image (base64), like ([index, row] of a clip), top, rerank
+  query: from the keys text, image (base64), like ([index, row] of a clip), top, rerank
   and folder. clip: key of the clip that `like` means (`key_of`); "" trusts the row.
   """
 
@@ -27,43 +27,43 @@ class Search(NamedTuple):
 
 
 def parsed(body: bytes) -> Search:
-  """The search of a request body; raises Refused."""
+  """The search of a request body; raises HTTPError."""
   try:
     fields = json.loads(body)
   except (ValueError, RecursionError):
-    raise Refused(400, "not JSON") from None
+    raise HTTPError(400, "not JSON") from None
   if not isinstance(fields, dict):
-    raise Refused(400, "not a JSON object")
+    raise HTTPError(400, "not a JSON object")
   kinds = dict(text=str, image=str, like=list, clip=str, folder=str)
   kinds |= dict(top=int, rerank=int)
   for key, value in fields.items():
     if key not in kinds:
-      raise Refused(400, f"unknown key {key[:40]!a}")
+      raise HTTPError(400, f"unknown key {key[:40]!a}")
     if type(value) is not kinds[key]:
-      raise Refused(400, f"{key}: must be {kinds[key].__name__}")
+      raise HTTPError(400, f"{key}: must be {kinds[key].__name__}")
   if len(fields.get("text", "")) > _MAX_TEXT:
-    raise Refused(400, f"text too long; at most {_MAX_TEXT:,} characters")
+    raise HTTPError(400, f"text too long; at most {_MAX_TEXT:,} characters")
   for key, lowest in (("top", 1), ("rerank", 0)):
     if not lowest <= fields.get(key, lowest) <= _MAX_TOP:
-      raise Refused(400, f"{key}: must be {lowest} to {_MAX_TOP}")
+      raise HTTPError(400, f"{key}: must be {lowest} to {_MAX_TOP}")
   if "like" in fields:
     like = fields["like"]
     if [type(number) for number in like] != [int, int] or min(like) < 0:
-      raise Refused(400, "like: must be [index, row]")
+      raise HTTPError(400, "like: must be [index, row]")
     fields["like"] = tuple(like)
   if "image" in fields:
     try:
       fields["image"] = base64.b64decode(fields["image"], validate=True)
     except ValueError:
-      raise Refused(400, "image: not base64") from None
+      raise HTTPError(400, "image: not base64") from None
   if not (fields.get("text", "").strip() or fields.get("image") or fields.get("like")):
-    raise Refused(400, "say what you look for")
+    raise HTTPError(400, "empty query; give text, an image or a clip")
   clip = fields.pop("clip", "")
   parameters: dict[str, Any] = dict(top=TOP) | fields
   try:
     return Search(Query(**parameters), clip)
   except ConfigError as e:
-    raise Refused(400, str(e)) from e
+    raise HTTPError(400, str(e)) from e
 
 
 def hit_json(hit: Any) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""The page: a searcher behind HTTP, on the standard library's server alone.
+"""Serves the search page, with the standard library's HTTP server.
 
   /  /app.js  /style.css  /icon.svg     the page
   /api/info                             model, number of clips, folders, some clips
-  /api/search                           POST: a JSON object, see api.py
+  /api/search                           POST: a JSON object, see messages.py
   /poster/INDEX/ROW                     JPEG of a clip's middle
   /media/INDEX/ROW                      the file a clip is part of; ranges
-  /preview/INDEX/ROW                    the clip as H.264, for what no browser plays
+  /preview/INDEX/ROW                    the clip as H.264, if the browser needs it
 
-No request names a file: clips are asked for by their place in an index, and `?clip=`
-says which one was meant, should the index have become another one.
+No request names a file: clips are requested by their row in an index, and `?clip=`
+has their key, in case the index has changed.
 """
 
 import contextlib
@@ -53,13 +53,13 @@ def main(
 def serve(
   searcher: Searcher, host: str = "127.0.0.1", port: int = 8000, token: str = ""
 ) -> None:
-  """The same of a searcher.
+  """Serves the page of a searcher until SIGINT or SIGTERM; prints the address.
 
   Args:
-    searcher: model and indexes; what is written to these later is found too.
-    host: name or address to bind to. Any but this machine's own needs a token.
-    port: to bind to; 0 takes a free one.
-    token: that a browser must bring once, in the address; "" makes one if needed.
+    searcher: model and indexes; later commits to these are searched too.
+    host: name or address to bind to. Any but a local one needs a token.
+    port: to bind to; 0 = a free one.
+    token: that a browser must pass once, in the address; "" = a random one if needed.
 
   Raises:
     ConfigError: the address cannot be bound, or the token cannot be used.
@@ -67,7 +67,7 @@ def serve(
   server = Server(searcher, host, port, token)
   with contextlib.suppress(KeyboardInterrupt), server:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.set_wakeup_fd(-1)  # the end takes what it takes: nothing cuts it short
+    signal.set_wakeup_fd(-1)  # the exit is not limited by core.shutdown's grace period
     info = server.library.info()
     print(
       f"{info['clips']:,} clips of {info['videos']:,} files: {server.url}  "
@@ -77,17 +77,17 @@ def serve(
     try:
       server.serve_forever()
     finally:
-      server.library.settle()
+      server.library.finish()
 
 
 class Server(ThreadingHTTPServer):
-  """One thread a connection; `serve_forever` and `shutdown` as in its base."""
+  """One thread per connection; `serve_forever` and `shutdown` as in its base class."""
 
   request_queue_size = _MAX_CLIENTS
 
   def __init__(self, searcher: Searcher, host: str, port: int, token: str = ""):
     self.access, self.page = Access(host, token), _read_page()
-    self._room = threading.BoundedSemaphore(_MAX_CLIENTS)
+    self._slots = threading.BoundedSemaphore(_MAX_CLIENTS)
     self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
       super().__init__((host, port), Handler)
@@ -108,12 +108,12 @@ class Server(ThreadingHTTPServer):
 
   @property
   def cookie(self) -> str:
-    """Cookies are for all ports of a host; two servers must not share one."""
+    """Name of the cookie, by port: cookies are shared by all ports of a host."""
     return f"vtr_search_{self.port}"
 
   @property
   def url(self) -> str:
-    """Where the page is, with the token if it needs one."""
+    """Address of the page, with the token if it needs one."""
     host = str(self.server_address[0])
     if host in ("0.0.0.0", "::"):
       host = socket.gethostname()
@@ -122,13 +122,13 @@ class Server(ThreadingHTTPServer):
     return f"http://{name}:{self.port}/{query}"
 
   def server_bind(self) -> None:
-    # The base would ask the network for this machine's full name.
+    # The base class would look up this machine's full name in the network.
     socketserver.TCPServer.server_bind(self)
     self.server_name, self.server_port = str(self.server_address[0]), self.port
 
   def process_request(self, request: Any, client_address: Any) -> None:
-    # In a burst, some are about to leave; whoever does not is not waited for long.
-    if self._room.acquire(timeout=1.0):
+    # In a burst, some connections are about to close.
+    if self._slots.acquire(timeout=1.0):
       super().process_request(request, client_address)
     else:
       self.shutdown_request(request)
@@ -137,14 +137,14 @@ class Server(ThreadingHTTPServer):
     try:
       super().process_request_thread(request, client_address)
     finally:
-      self._room.release()
+      self._slots.release()
 
   def handle_error(self, request: Any, client_address: Any) -> None:
-    pass  # clients that hang up; what fails in an answer is reported by the handler
+    pass  # clients that hang up; the handler logs other errors
 
 
 def _read_page() -> dict[str, tuple[bytes, str, str]]:
-  """Path -> (bytes, type, ETag) of the files that make the page."""
+  """Path -> (bytes, type, ETag) of the files of the page."""
   folder, page = importlib.resources.files("vtr_jax.search.server") / "page", {}
   for path, (name, kind) in _PAGE.items():
     data = (folder / name).read_bytes()

@@ -1,24 +1,24 @@
 // The page of `python -m vtr_jax.search serve`: no library, no build step, no network
-// but its own server. What is searched for stands in the address, behind #.
+// but its own server. The query is in the address, after #.
 
 const $ = (id) => document.getElementById(id);
 const body = document.body, grid = $("grid"), player = $("player");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-let hits = [];        // as the server told them
-let shown = [];       // those above the least score
-let picture = null;   // {data, url} of a search by a picture
-let likeName = "";    // of the clip that others are to be like, if it was on the page
-let request = null;   // AbortController of the search that runs
-let open = -1;        // which of `shown` the player shows
-let touched = false;  // whether the last press was a finger's
+let hits = [];        // from the server
+let shown = [];       // hits above the minimum score
+let picture = null;   // {data, url} of a search by an image
+let likeName = "";    // of the clip of a `like` search, if it was on the page
+let request = null;   // AbortController of the running search
+let open = -1;        // index in `shown` of the clip in the player
+let touched = false;  // whether the last press was by touch
 
 const url = (what, hit) => `/${what}/${hit.index}/${hit.row}?clip=${hit.clip}`;
 const clock = (time, digits) => {
   const s = Number(time.toFixed(digits));
   return `${Math.floor(s / 60)}:${(s % 60).toFixed(digits).padStart(digits ? 4 : 2, "0")}`;
 };
-const still = (hit) => !hit.end; // a picture
+const still = (hit) => !hit.end; // an image
 const range = (hit) => {
   if (still(hit)) return "picture";
   const digits = Math.round(hit.start) === Math.round(hit.end) ? 1 : 0;
@@ -26,7 +26,7 @@ const range = (hit) => {
 };
 const number = (x) => x.toLocaleString("en");
 
-// ---- what is asked -------------------------------------------------------------------
+// ---- queries -------------------------------------------------------------------------
 
 function wanted() {
   const hash = new URLSearchParams(location.hash.slice(1));
@@ -112,11 +112,11 @@ async function smaller(file) {
     canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
     return await new Promise((done) => canvas.toBlob((b) => done(b || file), "image/jpeg", 0.92));
   } catch {
-    return file; // the server may know the format, or says that it does not
+    return file; // the server may know the format, or reports an error
   }
 }
 
-// ---- what is found -------------------------------------------------------------------
+// ---- hits ----------------------------------------------------------------------------
 
 async function call(path, asked, signal) {
   let answer;
@@ -266,8 +266,8 @@ function tile(hit, i, share) {
 
 // ---- playing -------------------------------------------------------------------------
 
-// A video of the moment: the file itself, or what the server makes of it where the
-// browser cannot play the file. `loops` says whether it stays between start and end.
+// A video of a clip: the file itself, or the server's preview if the browser cannot play
+// the file. `loops`: whether it repeats from start to end.
 function moment(hit, loops, failed) {
   const video = document.createElement("video");
   let from = hit.start, to = hit.end, made = false;
@@ -280,7 +280,7 @@ function moment(hit, loops, failed) {
   video.playsInline = video.autoplay = true;
   video.onerror = other;
   video.onloadedmetadata = () => {
-    if (!video.videoWidth) return other(); // it can play the sound alone
+    if (!video.videoWidth) return other(); // only the sound can be played
     if (from) video.currentTime = from;
   };
   video.onended = () => {
@@ -299,7 +299,7 @@ function moment(hit, loops, failed) {
   return video;
 }
 
-// A video that is only taken from the page goes on loading.
+// A video that is only removed from the page continues to load.
 function end(video) {
   video.onerror = null;
   video.pause();
