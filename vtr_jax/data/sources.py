@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -41,6 +41,7 @@ class Annotation(NamedTuple):
   label: str
 
 
+@runtime_checkable
 class Records(Protocol):
   """Random access to records: a `Split`, or several joined."""
 
