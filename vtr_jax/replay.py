@@ -57,9 +57,9 @@ def replay(path: pathlib.Path) -> None:
   if bad:
     print(f"embeddings are not finite for {len(bad)} of {len(finite)} records:")
     print("\n".join(f"  {printable(name)}" for name in bad))
-  wrong = [k for k, v in metrics.items() if not math.isfinite(v)]
-  if wrong:
-    raise DivergedError(f"{path}: not finite here either: {', '.join(wrong)}")
+  not_finite = [k for k, v in metrics.items() if not math.isfinite(v)]
+  if not_finite:
+    raise DivergedError(f"{path}: not finite here either: {', '.join(not_finite)}")
   spike = dump.numbers.get("spike", 0.0)
   if all(map(math.isfinite, dump.numbers.values())):
     print(f"all is finite, as in the run: it was a spike of {spike:.3g} deviations")
@@ -68,7 +68,7 @@ def replay(path: pathlib.Path) -> None:
 
 
 def _parts(dump: bad_step.Dump, path: pathlib.Path) -> Parts:
-  """The training of the dump's config; raises ConfigError if it does not match."""
+  """The parts of the dump's training; raises ConfigError if its config does not fit."""
   try:
     values = workdir.upgraded(dump.config) | dict(evals={})
     c = config.read(TrainConfig, values)
@@ -108,9 +108,9 @@ def _finite(loss: Loss, params, teacher, batch, key) -> jax.Array:
 
 
 def _side_by_side(
-  here: Mapping[str, float], there: Mapping[str, float]
+  replayed: Mapping[str, float], stored: Mapping[str, float]
 ) -> Iterable[tuple[str, float, float]]:
-  return ((k, v, there.get(k, math.nan)) for k, v in here.items())
+  return ((k, v, stored.get(k, math.nan)) for k, v in replayed.items())
 
 
 def _table(head: tuple[str, str, str], rows: Iterable[tuple]) -> None:

@@ -1,7 +1,7 @@
 """Many short trainings, one table: python -m vtr_jax.study --config=configs/study.py.
 
 Every row of every table is trained once with each seed; finished rows are skipped, an
-interrupted one resumes. Two processes may share the work by --config.seeds. Tables name
+interrupted one resumes. Two processes can split the work by --config.seeds. Tables name
 config files next to the study's own. Written into --workdir: the rows' runs, study.md,
 study.png.
 """
@@ -37,7 +37,7 @@ class Row:
   """One way to train."""
 
   name: str
-  changes: dict[str, Any]  # of the table's config, nested alike
+  changes: dict[str, Any]  # of the table's config, with the same nesting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Table:
   """Rows to compare; the first is the baseline."""
 
   title: str
-  config: str  # file next to the study's config, and variant, as "mac:demo"
+  config: str  # file next to the study's config, and variant: "mac:demo"
   changes: dict[str, Any]  # of that config, for every row
   rows: tuple[Row, ...]
 
@@ -57,8 +57,8 @@ class StudyConfig:
   name: str  # of the study
   data_dir: str  # of all prepared data sets
   seeds: tuple[int, ...]  # of parameters, order and masks; a run for each
-  evals: dict[str, Any]  # of every row, instead of those of its config
-  shown: str  # the one whose text-to-video metrics are shown
+  evals: dict[str, Any]  # of every row, instead of its config's
+  shown: str  # name of the evaluation whose text-to-video metrics are shown
   tables: tuple[Table, ...]  # of rows to compare
 
   def __post_init__(self):
@@ -74,15 +74,15 @@ class Result:
   """Results of one row with one seed."""
 
   numbers: dict[str, float]  # METRICS of the evaluation that is shown
-  ms: float  # median time of a step, evaluation and waiting for data included
-  gflop: float  # of a step, counted before compilation
+  ms: float  # median time per step, including evaluation and waiting for data
+  gflop: float  # per step, counted before compilation
 
 
 def run(study: StudyConfig, configs: pathlib.Path, directory: pathlib.Path) -> None:
   """Trains the rows that are missing; rewrites the tables after each.
 
   Args:
-    study: its config.
+    study: the config.
     configs: folder of the config files that tables name.
     directory: for the rows' runs, tables and figure.
   """
@@ -116,7 +116,7 @@ def row_config(
   """The row's config.
 
   Raises:
-    ConfigError: there is no such file, or a change is of an unknown key.
+    ConfigError: there is no such file, or a changed key is unknown.
   """
   file, _, variant = table.config.partition(":")
   path = configs / f"{file}.py"

@@ -95,7 +95,7 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
 
 
 def test_two_runs_in_one_place_are_refused(quick, tmp_path, monkeypatch, capfd):
-  monkeypatch.setattr(setup, "_PATIENCE", 0.5)
+  monkeypatch.setattr(setup, "_LOCK_TIMEOUT", 0.5)
   refused = []
 
   def another(run):

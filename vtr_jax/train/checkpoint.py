@@ -106,9 +106,9 @@ class Checkpoints:
     for step in sorted(steps, reverse=True):
       state, meta, cause = _read(self._directory / str(step), target)
       # Checksums are computed by all processes, so all of them must get here.
-      if ok := _everywhere(not cause):
+      if ok := _all_processes(not cause):
         cause = _compare(state, meta)
-        ok = _everywhere(not cause)
+        ok = _all_processes(not cause)
       if ok:
         warnings, self.newest = self._set_aside(causes, step), step
         return dataclasses.replace(like, **fields(state)), meta, warnings
@@ -128,7 +128,7 @@ class Checkpoints:
       cure = "without --strict_restore the run resumes from the previous one"
     raise CheckpointError(f"{where}: cannot be restored ({causes[step]}); {cure}")
 
-  def _set_aside(self, causes: dict[int, str], good: int) -> list[str]:
+  def _set_aside(self, causes: dict[int, str], restored: int) -> list[str]:
     """Moves damaged checkpoints to the folder "damaged"; returns a line for each."""
     folder, lines = self._directory.parent / "damaged", []
     for step, cause in causes.items():
@@ -140,10 +140,10 @@ class Checkpoints:
         (self._directory / str(step)).rename(aside)
       lines.append(
         f"{self._directory / str(step)}: cannot be restored ({cause}); moved to "
-        f"{aside}; the run resumes from step {good}"
+        f"{aside}; the run resumes from step {restored}"
       )
     if causes:
-      _everywhere(True)
+      _all_processes(True)
       self._manager.reload()
     return lines
 
@@ -228,7 +228,7 @@ def _crc(meta: dict[str, Any]) -> int:
   return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
 
 
-def _everywhere(ok: bool) -> bool:
+def _all_processes(ok: bool) -> bool:
   """Whether `ok` holds in all processes."""
   if jax.process_count() == 1:
     return ok

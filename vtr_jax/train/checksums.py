@@ -22,7 +22,7 @@ def tree_checksums(tree: Any) -> jax.Array:
 
 
 def host_checksum(x: np.ndarray) -> int:
-  """The same of one array, by numpy."""
+  """The checksum of one array, by NumPy."""
   bits = np.ascontiguousarray(x).reshape(-1).view(f"uint{8 * x.dtype.itemsize}")
   return int(bits.sum(dtype=np.uint64)) % 2**32
 

@@ -1,4 +1,4 @@
-"""The full config, and what follows from it alone: no data, device or directory."""
+"""The full config, and the parts built from it without data, device or directory."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -94,19 +94,19 @@ class TrainConfig:
 def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
   """The complete config: the dataclasses' defaults for keys that `values` lacks."""
   full = complete(TrainConfig, values)
-  rooms = dict(objective=objectives.with_defaults, evals=evaluators.with_defaults)
-  return full | {key: fill(full[key]) for key, fill in rooms.items() if key in full}
+  fill_in = dict(objective=objectives.with_defaults, evals=evaluators.with_defaults)
+  return full | {key: fill(full[key]) for key, fill in fill_in.items() if key in full}
 
 
 def comments(values: Mapping[str, Any]) -> dict[str, str]:
-  """Dotted key of that config -> comment of the dataclass field that reads it."""
+  """Dotted key of a config -> comment of the dataclass field that reads it."""
   sections = {"objective.": objectives.config_class(values.get("objective"))}
   for name, section in dict(values.get("evals", {})).items():
     sections[f"evals.{name}."] = evaluators.config_class(section)
-  found = config_help.field_comments(TrainConfig)
+  notes = config_help.field_comments(TrainConfig)
   for prefix, cls in sections.items():
-    found |= config_help.field_comments(cls, prefix) if cls else {}
-  return found
+    notes |= config_help.field_comments(cls, prefix) if cls else {}
+  return notes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 On the device, a step whose loss or gradient is not finite leaves the state unchanged
 except for the step counter. So does a spike, if the config says so. Nothing has to be
-undone, and no later step waits for a verdict.
+undone, and no later step waits for the check.
 
 On the host, where metrics arrive a few steps later, `Guard` counts skipped steps. Above
-the budget the loop rolls back to a checkpoint before the first of them (loop.py).
+the budget the loop rolls back to a checkpoint before the first of them (roll_back.py).
 """
 
 import dataclasses

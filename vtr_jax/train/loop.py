@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,15 +23,14 @@ from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import loader
 from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval.viz import plots
-from vtr_jax.train import bad_step, memory, setup, terms, workdir, writer
-from vtr_jax.train import state as state_lib
+from vtr_jax.train import memory, setup, terms, workdir, writer
 from vtr_jax.train.checkpoint import CheckpointPolicy
 from vtr_jax.train.guard import RollBack
 from vtr_jax.train.profiler import MonitorOptions
 from vtr_jax.train.progress import FIRST_STEPS, Progress
+from vtr_jax.train.roll_back import cure, next_skip_may_end, roll_back
 from vtr_jax.train.setup import Run
 
-_CURE = "Fix the data, or try a lower config.optim.lr in another --workdir"
 # A step's metrics are fetched when this many later steps have been dispatched, so that
 # fetching never makes the device wait.
 _DELAY = 2
@@ -55,11 +54,11 @@ def train_and_evaluate(
     Metrics of the last evaluation, with keys such as "test/t2v/R@1".
 
   Raises:
-    VtrError: in one line, with the fix; see errors.py.
+    VtrError: its message is one line, with the fix; see core/errors.py.
   """
-  with StopSignal() as stop, contextlib.ExitStack() as held:
+  with StopSignal() as stop, contextlib.ExitStack() as locks:
     with stop.during("free"):
-      run = setup.build(config, directory, monitor, stop, policy, held)
+      run = setup.build(config, directory, monitor, stop, policy, locks)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
     try:
       budget = run.config.data.max_bad_fraction
@@ -68,7 +67,7 @@ def train_and_evaluate(
         try:
           _train(run, quarantine)
         except RollBack as e:
-          _roll_back(run, e)
+          roll_back(run, e)
       return _finish(run)
     finally:
       run.profile.close()
@@ -134,7 +133,7 @@ def _steps(
   due = lambda done: [
     n for n, e in run.evals.items() if e.every and done % e.every == 0
   ]
-  if start:  # the run may have ended after this step's checkpoint, before these
+  if start:  # the run may have ended between this checkpoint and its evaluations
     _evaluate(run, start, due(start))
   for done in range(start + 1, c.steps + 1):
     first = done == start + 1
@@ -154,7 +153,7 @@ def _steps(
     log.add(done, metrics)
     early = done <= start + FIRST_STEPS
     try:
-      _take_metrics(run, log, 0 if early or _next_may_end(run) else _DELAY)
+      _take_metrics(run, log, 0 if early or next_skip_may_end(run) else _DELAY)
     except RollBack as e:
       e.batch, e.records, e.history = global_batch, local["record"], before
       raise
@@ -180,65 +179,6 @@ def _take_metrics(run: Run, log: Progress, delay: int = 0) -> None:
     log.log(step, metrics)
 
 
-def _next_may_end(run: Run) -> bool:
-  """Whether the next skipped step may end the run; its dump needs the state before it.
-
-  So it is after a roll-back, until a later checkpoint is written with no skipped step
-  in the guard's window.
-  """
-  to = run.guard.rolled_to
-  return to is not None and (run.checkpoints.newest <= to or run.guard.has_skipped)
-
-
-def _roll_back(run: Run, e: RollBack) -> None:
-  """Restores the checkpoint before the first skipped step; skips data up to the last.
-
-  If that checkpoint is no longer kept, the oldest one: skipped steps changed none.
-
-  Raises:
-    DivergedError: that was tried before; the step is dumped.
-  """
-  run.checkpoints.wait()
-  to = run.checkpoints.before(e.first) or 0
-  if to == run.guard.rolled_to:
-    where = bad_step.write(run, e)
-    raise DivergedError(
-      f"{e}, again after rolling back to step {to}; the step is in {where}: inspect it "
-      f"with python -m vtr_jax.replay {where}. {_cure(run)}"
-    )
-  next_batch = e.last + run.batch_offset
-  shardings = jax.tree.map(lambda x: x.sharding, run.state)
-  like = state_lib.with_shardings(run.state, shardings)
-  run.state = cast(Any, None)  # free its memory before the next one is allocated
-  meta: dict[str, Any] = {}
-  warnings: list[str] = []
-  if to:
-    run.state, meta, warnings = run.checkpoints.restore(like, to)
-  else:
-    run.state, _ = run.init_state()
-  to = int(run.state.step)
-  run.checkpoints.drop_after(to)
-  run.train_seconds = meta.get("trained", 0.0)
-  run.batch_offset = next_batch - to
-  run.partial_line = meta.get("line", {})
-  run.guard.roll_back(to)
-  run.writer.rewind(to)
-  for warning in warnings:
-    run.writer.warn(to, warning)
-  where = f"checkpoint {to}" if to else "the start"
-  run.writer.warn(
-    e.last,
-    f"{e}: rolled back to {where}; resuming with the data after step {e.last}",
-  )
-
-
-def _cure(run: Run) -> str:
-  saved = run.checkpoints.latest_step() is not None
-  return _CURE + (
-    ", from the start or with --config.init_from=THIS_RUN" if saved else ""
-  )
-
-
 def _save(run: Run, log: Progress, done: int) -> None:
   """Starts writing the state after step `done`, once its metrics are checked."""
   _take_metrics(run, log)
@@ -249,20 +189,20 @@ def _evaluate(
   run: Run, done: int, names: Iterable[str]
 ) -> tuple[dict[str, float], float]:
   """Runs the named evaluators; returns their metrics and the seconds taken."""
-  begin, metrics = time.monotonic(), {}
+  start, metrics = time.monotonic(), {}
   for name in names:
     with run.stop.during("wait"):
       try:
         result = run.evals[name].run(run.state.eval_params)
       except NotFiniteError as e:
         raise DivergedError(
-          f"evaluation {name} after step {done}: {e}. {_cure(run)}"
+          f"evaluation {name} after step {done}: {e}. {cure(run)}"
         ) from e
     metrics |= {f"{name}/{key}": value for key, value in result.items()}
     run.writer.log(f"after step {done}: {run.evals[name].report()}")
   if metrics:
     run.writer.scalars(done, metrics)
-  return metrics, time.monotonic() - begin
+  return metrics, time.monotonic() - start
 
 
 def _finish(run: Run) -> dict[str, float]:

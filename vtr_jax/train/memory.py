@@ -9,7 +9,7 @@ from vtr_jax.core.errors import ConfigError
 
 
 def report(jitted: Any, *args: Any) -> str:
-  """One line: bytes of a device that `jitted(*args)` needs, by the compiler's count.
+  """One line: device memory that `jitted(*args)` needs, by the compiler's count.
 
   Compiles it; the next call uses the compiled program.
   """

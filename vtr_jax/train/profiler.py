@@ -39,13 +39,13 @@ class Profile:
 
   def __init__(self, steps: tuple[int, int], directory: pathlib.Path):
     self._first, self._last = steps
-    self._directory, self._started, self._running = directory, False, False
+    self._directory, self._has_traced, self._running = directory, False, False
 
   @contextlib.contextmanager
   def step(self, number: int):
     """Around a training step."""
-    if number == self._first and not self._started:  # not again after a roll-back
-      self._started = True
+    if number == self._first and not self._has_traced:  # not again after a roll-back
+      self._has_traced = True
       self._directory.mkdir(parents=True, exist_ok=True)
       jax.profiler.start_trace(str(self._directory))
       self._running = True

@@ -20,7 +20,7 @@ from vtr_jax.train.setup import Run
 FIRST_STEPS = 3
 _STARVED = 0.2  # fraction of time without a batch that raises a warning; ours
 _WARN_EVERY = 600.0  # min seconds between two of these warnings
-_LONG = 5.0  # min seconds between two lines for that fraction to mean anything; ours
+_LONG = 5.0  # min seconds between two lines for that fraction to be meaningful; ours
 
 
 class Progress:
@@ -40,29 +40,29 @@ class Progress:
   def __init__(self, run: Run, start: int):
     self._run, self._pending = run, collections.deque[tuple[int, Metrics]]()
     self._flops, self._train_seconds = run.config.flops(), run.train_seconds
-    # Over the steps since the last line; an earlier process may have begun these sums.
+    # Over the steps since the last line, including those of an earlier process.
     stored = run.partial_line.get("sums", {})
     self._averages: dict[str, clu.metrics.Average] = {
       str(renames.METRICS.get(k, k)): _average(*pair) for k, pair in stored.items()
     }
     self._skipped = run.partial_line.get("skipped", 0)
     self._start, self._last = start, start
-    self._begin, self._waited = time.monotonic(), 0.0
+    self._line_start, self._waited = time.monotonic(), 0.0
     self._last_warning = -_WARN_EVERY
 
   def timed_next(self, batches: loader.Batches) -> dict[str, np.ndarray]:
-    begin = time.monotonic()
+    start = time.monotonic()
     local = next(batches)
-    self._waited += time.monotonic() - begin
+    self._waited += time.monotonic() - start
     return local
 
   def pause(self, seconds: float) -> None:
     """Excludes time that was not spent on training from the rates."""
-    self._begin += seconds
+    self._line_start += seconds
 
   def train_seconds(self) -> float:
     """Seconds of training up to the newest step, over all starts of this run."""
-    return self._train_seconds + (time.monotonic() - self._begin)
+    return self._train_seconds + (time.monotonic() - self._line_start)
 
   def partial_line(self) -> dict[str, Any]:
     """Sums for the next line, exact, for a checkpoint."""
@@ -88,8 +88,8 @@ class Progress:
       new = _average(value, 1.0)
       average = self._averages.get(key)
       self._averages[key] = average.merge(new) if average else new
-    if step == self._start + 1:  # which compiles: rates begin with the second step
-      self._begin, self._waited, self._last = time.monotonic(), 0.0, step
+    if step == self._start + 1:  # compiles: rates are measured from the second step
+      self._line_start, self._waited, self._last = time.monotonic(), 0.0, step
     c = self._run.config
     if step % c.log_every == 0 or step == c.steps:
       self._write(step)
@@ -97,7 +97,7 @@ class Progress:
       self._run.writer.log(self._line(step, {} if skipped else kept))
 
   def _write(self, step: int) -> None:
-    c, elapsed = self._run.config, time.monotonic() - self._begin
+    c, elapsed = self._run.config, time.monotonic() - self._line_start
     averages = self._averages.items()
     metrics: dict[str, float] = {k: float(v.compute()) for k, v in averages}
     line = self._line(step, metrics)
@@ -122,7 +122,7 @@ class Progress:
       self._warn(step, metrics["data_wait"])
     self._run.writer.scalars(step, metrics)
     self._averages, self._skipped = {}, 0
-    self._last, self._begin, self._waited = step, time.monotonic(), 0.0
+    self._last, self._line_start, self._waited = step, time.monotonic(), 0.0
 
   def _line(self, step: int, metrics: dict[str, float]) -> str:
     """Total loss, its terms, learning rate."""

@@ -67,11 +67,11 @@ def build(
   monitor: MonitorOptions = MonitorOptions(),  # noqa: B008 (frozen)
   stop: StopSignal | None = None,
   policy: CheckpointPolicy = CheckpointPolicy(),  # noqa: B008 (frozen)
-  held: contextlib.ExitStack | None = None,
+  locks: contextlib.ExitStack | None = None,
 ) -> Run:
   """Checks all that can be checked, cheapest first, then builds the run.
 
-  If `held` is given, no other run can be built in `directory` until it is closed.
+  If `locks` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
   values = with_defaults(values)
@@ -84,7 +84,7 @@ def build(
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  path = _workdir(directory, values, held)
+  path = _workdir(directory, values, locks)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
   tokenizer = _tokenizer(config, data, path)
@@ -106,10 +106,10 @@ def build(
   else:
     state, reports = init_state()
     warnings += optim.short_warmup(config.optim, config.steps)
-  main = jax.process_index() == 0
-  if main:
+  is_main = jax.process_index() == 0
+  if is_main:
     _describe(state, reports, path)
-  out = writer.Writer(path, int(state.step), main, monitor.wandb, values)
+  out = writer.Writer(path, int(state.step), is_main, monitor.wandb, values)
   for line in renamed:
     out.log(line)
   for report in reports:
@@ -184,13 +184,13 @@ def _check_run(directory: str) -> None:
 def _workdir(
   directory: str | pathlib.Path,
   values: Mapping[str, Any],
-  held: contextlib.ExitStack | None,
+  locks: contextlib.ExitStack | None,
 ) -> pathlib.Path:
   """The directory, prepared by process 0; the others wait for it."""
   if jax.process_index() == 0:
-    if held is not None:
+    if locks is not None:
       lock = workdir.make(directory) / "lock"
-      held.enter_context(processes.locked(lock, "run", timeout=_LOCK_TIMEOUT))
+      locks.enter_context(processes.locked(lock, "run", timeout=_LOCK_TIMEOUT))
     workdir.prepare(directory, workdir.plain(values))
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")
@@ -206,19 +206,19 @@ def _data_directory(config: TrainConfig) -> str:
     return sources.find(config.data.dir, config.data.name)
   except DataError as e:
     raise DataError(
-      f"{e} (the demo, --config=configs/simvtp.py, makes its own data)"
+      f"{e} (the demo, --config=configs/simvtp.py, generates its own data)"
     ) from None
 
 
 def _check_data(
-  before: str, now: str, data: str, policy: CheckpointPolicy
+  stored: str, current: str, data: str, policy: CheckpointPolicy
 ) -> list[str]:
   """Raises CheckpointError, or warns, if the data differs from the checkpoint's."""
-  if before == now:
+  if stored == current:
     return []
-  text = f"{data}: not the data of the run (fingerprint {now}, was {before})"
+  text = f"{data}: not the data of the run (fingerprint {current}, was {stored})"
   if policy.allow_data_change:
-    return [f"{text}; from here on the order of the records differs"]
+    return [f"{text}; the order of the records differs from now on"]
   raise CheckpointError(
     f"{text}; restore it, use another --workdir, or add --allow_data_change"
   )

@@ -24,7 +24,7 @@ def make_train_step(
   ema_decay: float = 0.0,
   limit: float = math.inf,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
-  """The jitted step; it donates the state that it is given.
+  """The jitted step; it donates its input state.
 
   Randomness on the device is a function of (seed, state.step) alone.
 

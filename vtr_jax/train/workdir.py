@@ -51,13 +51,13 @@ def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
   """
   workdir = make(path)
   stored = workdir / "config.json"
-  now = flatten(upgraded(plain(config)))
+  current = flatten(upgraded(plain(config)))
   try:
     # Without a checkpoint nothing is lost: a failed start may be replaced.
     has_run = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
-    before = flatten(upgraded(io.mapping(stored.read_bytes()))) if has_run else now
-    _check_unchanged(workdir, before, now)
-    if not has_run or before != now:  # its time stamp is the run's start
+    before = flatten(upgraded(io.mapping(stored.read_bytes()))) if has_run else current
+    _check_unchanged(workdir, before, current)
+    if not has_run or before != current:  # its time stamp is the run's start
       write_json(stored, plain(config))
   except OSError as e:
     raise _unwritable(workdir, e) from e
@@ -118,13 +118,13 @@ def provenance() -> dict[str, Any]:
   return dict(git_revision=revision, python=platform.python_version(), **versions)
 
 
-def _check_unchanged(workdir: pathlib.Path, before: dict, now: dict) -> None:
-  keys = sorted(set(before) | set(now))
+def _check_unchanged(workdir: pathlib.Path, before: dict, current: dict) -> None:
+  keys = sorted(set(before) | set(current))
   show = lambda values, key: repr(values.get(key, "absent"))
   changed = [
-    f"{printable(key)}: {show(before, key)} there, {show(now, key)} now"
+    f"{printable(key)}: {show(before, key)} there, {show(current, key)} now"
     for key in keys
-    if before.get(key) != now.get(key) and not key.startswith(FREE_KEYS)
+    if before.get(key) != current.get(key) and not key.startswith(FREE_KEYS)
   ]
   if changed:
     raise ConfigError(

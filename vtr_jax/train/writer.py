@@ -1,8 +1,8 @@
 """Metrics to metrics.jsonl, to TensorBoard if tensorboardX is installed, and to Weights
 & Biases on request; log lines to standard output.
 
-None of them ends a run: a failing one is reported once and not used again. Only the
-file is tried again each time, since space may become free on a full disk.
+No failure of these ends a run: it is reported once, and that output is not used again.
+Only the file is tried again each time, since space may become free on a full disk.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class Writer:
       start_step: step of the checkpoint that the run resumes from; 0 = none.
       active: whether anything is written.
       project: of Weights & Biases, which gets all metrics too; "" = none.
-      config: the run's, shown there.
+      config: the run's, shown by Weights & Biases.
 
     Raises:
       ConfigError: the package wandb is missing.
@@ -52,8 +52,8 @@ class Writer:
     self._others: dict[str, Any] = {}
     if project:
       package, name = _wandb(project), "Weights & Biases"
-      made = lambda: _Wandb(package, project, workdir, config)
-      self._others[name] = self._try(name, made)
+      start = lambda: _Wandb(package, project, workdir, config)
+      self._others[name] = self._try(name, start)
     self.rewind(start_step)
 
   def rewind(self, step: int) -> None:
@@ -207,7 +207,7 @@ def _wandb(project: str) -> Any:
 
 
 class _Wandb:
-  """A run there; the same one when this run is resumed."""
+  """A run of Weights & Biases; the same one when this run is resumed."""
 
   def __init__(
     self, wandb: Any, project: str, workdir: pathlib.Path, config: Mapping | None
