@@ -5,7 +5,7 @@ One image is a video of one frame. See packets.py for how little is decoded.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import av
@@ -19,6 +19,7 @@ from vtr_jax.data.video import packets as packets_lib
 from vtr_jax.data.video.packets import Deadline, Surprise
 
 SAMPLINGS = ("segments", "contiguous")
+Indices = Sequence[int] | Int[np.ndarray, " n"]  # sorted frame numbers
 
 # Containers that need no other file. Without the list, a text that names a URL
 # (an HLS playlist) would be opened and followed.
@@ -34,7 +35,7 @@ _MAX_BYTES = 2**34
 
 def decode(
   data: bytes,
-  indices: Iterable[int] | Callable[[int], Iterable[int]] | None = None,
+  indices: Indices | Callable[[int], Indices] | None = None,
   view: Callable[[int, int], View] | None = None,
   needed: int = 1,
   seconds: float = float("inf"),
