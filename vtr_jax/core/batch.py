@@ -28,7 +28,7 @@ from vtr_jax.core.config import choose, require
 Batch = Mapping[str, AnyArray]
 
 # Keys that stay on the host. `record` [b] int64 is the index of the record that
-# was requested; `problem` [b] str says why it was replaced, or is empty.
+# was requested; `problem` [b] str is the reason if it was replaced, else empty.
 HOST_KEYS = ("record", "problem")
 VIDEO_MASKS = ("tube", "per_frame", "random", "block", "block_tube")
 

@@ -53,4 +53,4 @@ def check(program: bytes | memoryview) -> None:
     except ValueError as e:
       raise pickle.UnpicklingError(str(e)) from e
     if step.name in _MEMOS and not 0 <= int(value) < len(program):
-      raise pickle.UnpicklingError(f"{len(program)} bytes ask for {value} places")
+      raise pickle.UnpicklingError(f"memo entry {value} in {len(program)} bytes")

@@ -69,8 +69,8 @@ def output_is_closed() -> bool:
   try:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    gone = select.POLLERR | select.POLLHUP
-    return any(event & gone for _, event in poll.poll(0))
+    closed = select.POLLERR | select.POLLHUP
+    return any(event & closed for _, event in poll.poll(0))
   except (OSError, ValueError, AttributeError):  # not a file, or closed
     return False
 

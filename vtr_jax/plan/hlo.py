@@ -147,8 +147,8 @@ def executed(module: Module, loops: bool = True) -> Iterator[tuple]:
 
 def trip_count(module: Module, loop: Instruction) -> int:
   """Iterations of a `while`; 1 if unknown."""
-  if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
-    return int(known[1])
+  if match := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
+    return int(match[1])
   bounds = set()
   for name in _called(loop, "condition"):
     for i in module.computations[name].instructions.values():

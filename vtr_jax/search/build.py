@@ -222,17 +222,17 @@ class _Run:
       if entry.path in self._writer.files:
         self._writer.drop(entry.path)
       return
-    known = self._known.get(end.digest)
-    if known is None:
+    indexed = self._known.get(end.digest)
+    if indexed is None:
       self._embedded += bool(work.vectors)
       vectors = np.stack(work.vectors) if work.vectors else np.zeros((0, 1))
       self._writer.add(file, vectors, np.reshape(work.times, (-1, 2)))
       return
     self._moved += 1
-    file = file._replace(error=known.error)
-    if known.row not in self._owned or not known.clips:
-      self._owned.add(known.row)
-      self._renamed.add(known.path)
-      self._writer.note(file._replace(row=known.row, clips=known.clips))
+    file = file._replace(error=indexed.error)
+    if indexed.row not in self._owned or not indexed.clips:
+      self._owned.add(indexed.row)
+      self._renamed.add(indexed.path)
+      self._writer.note(file._replace(row=indexed.row, clips=indexed.clips))
     else:  # a copy: the first file keeps its rows
-      self._writer.add(file, *self._writer.rows(known))
+      self._writer.add(file, *self._writer.rows(indexed))

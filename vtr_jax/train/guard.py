@@ -1,7 +1,7 @@
 """The guard: harmful steps are skipped and counted; too many cause a roll-back.
 
 On the device, a step whose loss or gradient is not finite leaves the state unchanged
-except for the step counter. So does a spike, if the config says so. Nothing has to be
+except for the step counter. So does a spike, if so configured. Nothing has to be
 undone, and no later step waits for the check.
 
 On the host, where metrics arrive a few steps later, `Guard` counts skipped steps. Above
