@@ -18,7 +18,7 @@ from configs.finetune_retrieval import DATASETS
 # Long captions and videos: words and frames; code.
 _LONG = ("didemo", "activitynet")
 # Captions of the training split: the code's epoch is one of sentences, not of videos.
-# From the data sets' papers; those with one caption a clip have as many as clips.
+# From the data sets' papers; with one caption per clip, both counts are equal.
 _SENTENCES = dict(
   msrvtt=180_000,
   msvd=48_774,
@@ -38,7 +38,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
   c.clip.tubelet_size = (1, 32, 32)  # code: ViT-B/32
   long = variant in _LONG
-  # Code: frames at 1 per second; ours takes as many, evenly.
+  # Code: frames at 1 per second; ours: the same number, evenly spaced.
   c.clip.num_frames = 1 if data["frames"] == 1 else 64 if long else 12
   c.text.max_length = 64 if long else 32  # code
   c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is masked

@@ -138,14 +138,14 @@ def motion_recognition(split: str, single: bool, **changes) -> dict:
 
 def _motions(others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
   """What follows "a red circle" in captions of each label; `others` by turns."""
-  told, turn = {label: [] for label in scene.LABELS}, itertools.cycle(others)
+  phrases_of, turn = {label: [] for label in scene.LABELS}, itertools.cycle(others)
   bar, star = scene.Thing("red", "bar"), scene.Thing("blue", "star")
 
   def say(kind: str, actions: tuple[str, ...], *phrases: str) -> None:
     things = (bar,) if kind == "steps" else (bar, star)
     meaning = scene.Meaning(kind, things, actions)
     if scene.is_valid(meaning):
-      told[scene.label_of(meaning)] += phrases
+      phrases_of[scene.label_of(meaning)] += phrases
 
   for a, b in itertools.product(scene.ACTIONS, repeat=2):
     (_, a1, a2), (_, b1, _) = (
@@ -160,4 +160,4 @@ def _motions(others: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     say("steps", (action,), *(inflect(phrase, 1) for phrase in phrases))
     say("same", (action,), *(f"and {other} both {phrases[0]}" for other in others))
   say("cross", (), *(f"and {o} {c}" for o in others for c in CROSSINGS))
-  return {label: tuple(phrases) for label, phrases in told.items()}
+  return {label: tuple(phrases) for label, phrases in phrases_of.items()}

@@ -20,9 +20,9 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-# Training clips (images), frames, epochs. frames: Frozen 4; paragraphs tell more than 4
-# frames show (CLIP4Clip: 64 at 1 fps; 8 is ours). epochs: ours (Frozen stops early,
-# CLIP4Clip 5). Captions have as many tokens as the run that this one starts from.
+# Training clips (images), frames, epochs. frames: Frozen 4; paragraphs describe more
+# than 4 frames show (CLIP4Clip: 64 at 1 fps; 8 is ours). epochs: ours (Frozen stops
+# early, CLIP4Clip 5). `max_length` is that of the pre-trained run.
 DATASETS = dict(
   msrvtt=dict(clips=9000, frames=4, epochs=10),  # 1k-A, 9k
   msvd=dict(clips=1200, frames=4, epochs=20),

@@ -41,7 +41,7 @@ def webvid2m_cc3m() -> dict:
     batch_size=1024,  # ours
     clip=dict(num_frames=4),  # paper
     mask=dict(
-      video="per_frame",  # paper: figure; as many in every frame, other ones in each
+      video="per_frame",  # paper: figure; equal numbers, drawn for each frame
       video_ratio=0.6,  # weak: 60 % of the computation saved
       text_ratio=0.15,  # weak
     ),
@@ -109,8 +109,8 @@ def demo() -> dict:
   c = webvid2m_cc3m()
   c |= dict(steps=1500, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=300, checkpoint_keep=2)
-  # A short run learns motion faster from milder masks, and a caption of eight words
-  # that lacks its colour fits eight times as many clips: docs/study.md has the others.
+  # A short run learns motion faster at a low mask ratio, and a caption of eight words
+  # without its colour matches eight times more clips; docs/study.md has other ratios.
   c["mask"] |= dict(video_ratio=0.25, text_ratio=0.0)
   for section, values in common.SHAPES.items():
     c[section] = c.get(section, {}) | values
@@ -130,8 +130,8 @@ def flickr8k() -> dict:
   """Photographs and their captions, from scratch on a laptop; all of it ours.
 
   Made by `vtr_jax.prepare --format=flickr8k --short_side=128 --vocab_size=4096`. An
-  image is a clip of one frame. So few pairs are learned by heart before they are
-  understood: crops, mirrors and what is hidden hold that back.
+  image is a clip of one frame. So few pairs are memorised before the model
+  generalises: crops, mirroring and masks delay that.
   """
   c = demo()
   c |= dict(steps=1000, checkpoint_every=250)

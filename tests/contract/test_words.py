@@ -24,6 +24,10 @@ WORDS = {
   r"\brebuilds?\b|\brebuilt\b": "reconstruct",
   r"\btold (by|of|in)\b|\btells of\b": "reported, described",
   r"\bput up with\b": "tolerated",
+  r"\btheirs\b": "stored, expected, the other's",
+  r"\bbeside\b": "next to, alongside",
+  r"\balike\b": "the same, equal",
+  r"\b(is|are|be) hidden\b|\bhidden (video|text|tubes|tokens|patches)\b": "masked",
   r"\bthe house\b": "the architecture",
   r"\bis no (file|name|number|run|path|video|image|JSON|string|checkpoint)\b": (
     "is not a valid ..."

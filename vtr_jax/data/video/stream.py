@@ -91,11 +91,11 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
     last = float(np.median(np.diff(times))) if len(times) > 1 else 1 / rate
     reordered = decoded != sorted(decoded)
     timeless = container.format.name == packets_lib.TIMELESS
-    hidden = codec.has_b_frames and (timeless or not reordered)
+    unordered = codec.has_b_frames and (timeless or not reordered)
     starts = packets_lib.clean_starts(np.array(decoded), keys) if keys else [0]
     skip = reordered and codec.name in packets_lib.SKIPPING
     large = int(np.diff([*starts, len(decoded)]).max()) > _GROUP
-    group_times = None if hidden or damaged or large else shown
+    group_times = None if unordered or damaged or large else shown
     duration = round(float(times[-1]) + last, 6)
     return Timeline(times, duration, group_times, decoded, starts, skip, damaged)
 

@@ -2,7 +2,7 @@
 
 Captions are read from the first of captions.jsonl ({"id", "captions"} a line),
 captions_msvd.json ({id: captions}), raw-captions.json and raw-captions.pkl ({id:
-lists of tokens}; CLIP4Clip) beside the lists, else beside the videos.
+lists of tokens}; CLIP4Clip) next to the lists, else next to the videos.
 """
 
 import dataclasses
@@ -32,8 +32,8 @@ def read(request: Request) -> Iterator[Item]:
 
 
 def _captions(request: Request) -> dict[str, tuple[str, ...]]:
-  beside = dataclasses.replace(request, annotations="")
-  path = parse.optional(request, *_CAPTIONS) or parse.optional(beside, *_CAPTIONS)
+  videos = dataclasses.replace(request, annotations="")
+  path = parse.optional(request, *_CAPTIONS) or parse.optional(videos, *_CAPTIONS)
   path = path or parse.required(request, *_CAPTIONS)
   if path.endswith(".jsonl"):
     return dict(_json_lines(path))

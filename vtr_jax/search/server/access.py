@@ -24,7 +24,7 @@ class Access:
   """Grants or denies access to a request by its headers.
 
   Without a token, only this machine can connect, but pages of other sites could make
-  its browser do so: by a host name of theirs with this address (DNS rebinding), or by a
+  its browser do so: by their own host name with this address (DNS rebinding), or by a
   link or an image. `Host` reveals the first, `Sec-Fetch-Site` the second.
 
   Args:
