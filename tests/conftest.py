@@ -33,10 +33,19 @@ import jax  # noqa: E402
 from configs import mac, simvtp  # noqa: E402
 from vtr_jax.data.moving_shapes import build as moving_shapes  # noqa: E402
 
-# Nor is an axis that one side lacks broadcast silently. (Strict dtype promotion would
-# reject optax's and Flax's own arithmetic.)
-if TYPECHECK:
-  jax.config.update("jax_numpy_rank_promotion", "raise")
+# No array gains an axis implicitly.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def strict_dtypes(request):
+  """No array of a model or an objective changes its dtype implicitly.
+
+  Elsewhere it may: optax's own arithmetic needs that.
+  """
+  strict = request.path.parent.name in ("models", "objectives")
+  with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def _backward(
   to_probs = einsum("bnhe,bmhe->bhnm", g, value)
   # Equals the sum over keys of probs * to_probs, from far fewer values.
   mean = einsum("bnhe,bnhe->bhn", g, out)[..., None]
-  to_scores = (probs * (to_probs - mean)).astype(query.dtype)
+  to_scores = (probs.astype(mean.dtype) * (to_probs - mean)).astype(query.dtype)
   to_query = einsum("bhnm,bmhe->bnhe", to_scores, key) * query.shape[-1] ** -0.5
   to_key = einsum("bhnm,bnhe->bmhe", to_scores, query)
   return *(y.astype(query.dtype) for y in (to_query, to_key, to_value)), None

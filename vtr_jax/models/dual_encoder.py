@@ -123,7 +123,8 @@ class DualEncoder(nn.Module):
     parts = self.config.parts
     if self.config.pool == "mean":
       words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
-      x = words.sum(axis=1) / jnp.maximum(valid.sum(axis=1, keepdims=True), 1)
+      count = valid.sum(axis=1, keepdims=True, dtype=jnp.float32)
+      x = words.sum(axis=1) / jnp.maximum(count, 1)
     elif parts.text_at == "last":
       positions = jnp.arange(valid.shape[1])[None]
       last = jnp.where(valid, positions, 0).max(axis=1)

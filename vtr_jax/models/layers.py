@@ -127,7 +127,8 @@ class Dense(nn.Module):
     if self.dtype == "bfloat16":
       y = product(x.astype(self.dtype), kernel)
     else:
-      y = (x.reshape(-1, shape[0]) @ kernel).reshape(*x.shape[:-1], self.features)
+      y = x.astype(kernel.dtype).reshape(-1, shape[0]) @ kernel
+      y = y.reshape(*x.shape[:-1], self.features)
     if self.use_bias:
       axis = "norm" if self.axes[1] == "embed" else self.axes[1]
       init = logical(nn.initializers.zeros_init(), (axis,))

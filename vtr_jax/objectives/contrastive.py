@@ -68,7 +68,7 @@ def contrast(
   total = one_way(text, video, valid)
   if config.loss == "info_nce":
     total += one_way(video, text, valid)
-  return total / jnp.maximum(valid.sum(), 1)
+  return total / jnp.maximum(valid.sum(dtype=jnp.float32), 1)
 
 
 def _logits(scale, shift, anchors, candidates) -> Float[Array, "a c"]:

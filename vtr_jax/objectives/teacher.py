@@ -52,7 +52,8 @@ class Teacher:
     The half cosine from `decay` to `final_decay` is BYOL's (arXiv 2006.07733, C.1).
     """
     c = self.config
-    cosine = (jnp.cos(jnp.pi * step / steps) + 1) / 2  # 1 in the first step, then to 0
+    progress = step.astype(jnp.float32) / steps
+    cosine = (jnp.cos(jnp.pi * progress) + 1) / 2  # 1 in the first step, then to 0
     return c.final_decay + (c.decay - c.final_decay) * cosine
 
   def before_step(

@@ -99,7 +99,7 @@ def _deviations(
 
 def anisotropy(x: Float[Array, "b e"], valid: Bool[AnyArray, " b"]) -> Float[Array, ""]:
   """Mean cosine of two different valid rows of unit norm; 1 = all are equal."""
-  count = valid.sum()
+  count = valid.sum(dtype=jnp.float32)
   total = jnp.where(valid[:, None], x, 0).astype(jnp.float32).sum(axis=0)
   return ((total**2).sum() - count) / jnp.maximum(count * (count - 1), 1)
 
