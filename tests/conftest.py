@@ -9,8 +9,8 @@ import time
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# Most of the time of these tests is XLA's: it compiles to slower code four times
-# faster, and processes share what is compiled.
+# Most of the time of these tests is XLA's compilation: without optimisation it is four
+# times faster, and processes share compiled programs.
 os.environ |= dict(
   XLA_FLAGS="--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", ""),
   JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "xla"),
@@ -69,8 +69,8 @@ def smoke(data_dir):
 
 
 @pytest.fixture
-def quick(data_dir):
-  """MAC's, which is the quickest to compile."""
+def mac_smoke(data_dir):
+  """MAC's smoke config, the fastest to compile, on the session's data."""
   return _smoke(mac, data_dir)
 
 
@@ -93,7 +93,7 @@ def program(name):
 
 
 def on_eight_devices(name, *args):
-  """Runs a program where JAX sees eight devices: the lines that it printed."""
+  """Runs a program where JAX sees eight devices; returns the lines that it printed."""
   run = subprocess.run(
     [*program(name), *map(str, args)],
     cwd=ROOT,
@@ -106,15 +106,15 @@ def on_eight_devices(name, *args):
 
 
 def run_main(*args, module="vtr_jax.main", **env):
-  """Runs a command in a process of its own; returns it, text captured."""
+  """Runs a command in a process of its own; returns the process, output captured."""
   command = [sys.executable, "-m", module, *map(str, args)]
   return subprocess.run(
     command, cwd=ROOT, env=os.environ | env, capture_output=True, text=True
   )
 
 
-def own_memory(folder):
-  """(environment whose shared memory has names of its own, their beginning)."""
+def private_shared_memory(folder):
+  """(environment in which names of shared memory get a random prefix, the prefix)."""
   prefix = f"t{secrets.token_hex(2)}"
   (folder / "own").mkdir()
   (folder / "own" / "sitecustomize.py").write_text(
@@ -124,8 +124,8 @@ def own_memory(folder):
   return dict(PYTHONPATH=str(folder / "own")), prefix
 
 
-def memory_left(prefix):
-  """Such memory that is still there when Python has had time to tidy up."""
+def leftover_shared_memory(prefix):
+  """Shared memory with this prefix that is left after Python had time to clean up."""
   until = time.monotonic() + 10
   find = lambda: list(pathlib.Path("/dev/shm").glob(f"{prefix}*"))
   while find() and time.monotonic() < until:
@@ -134,7 +134,7 @@ def memory_left(prefix):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-  """Of a nightly run: what its tests have counted and measured (record_property)."""
+  """Prints what the tests of a nightly run have measured by record_property."""
   reports = terminalreporter.stats.get("passed", [])
   found = [
     pair

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import training
 from conftest import ROOT, program
-from endless import Endless, Stuck
+from endless import HangingSplit, HangingVideo
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataBudgetError, DataError
@@ -107,7 +107,7 @@ def stuck(monkeypatch, videos):
   """From now on, training reads these videos in place of its own."""
   opened = sources.open_split
   monkeypatch.setattr(
-    sources, "open_split", lambda *where: Stuck(opened(*where), videos)
+    sources, "open_split", lambda *where: HangingSplit(opened(*where), videos)
   )
 
 
@@ -155,7 +155,7 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
   """In training without processes, and in evaluation, which leaves none out."""
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
   free = threading.Event()
-  monkeypatch.setattr(Endless, "__bool__", lambda self: free.wait() or False)
+  monkeypatch.setattr(HangingVideo, "__bool__", lambda self: free.wait() or False)
   stuck(monkeypatch, {5: b"wait"})
   data = clips.config(tmp_path, decode_timeout=0.2)
   with pytest.raises(
@@ -174,7 +174,7 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
 @pytest.mark.nightly
 def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   """Also Python waits for such threads, without end."""
-  config = training.bare(smoke, steps=500, checkpoint_every=500)
+  config = training.without_evals(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   ended = subprocess.run(
     [*program("stick_in_decoding"), json.dumps(config), str(tmp_path / "run")],

@@ -13,7 +13,7 @@ from pathlib import Path
 import clips
 import numpy as np
 import pytest
-from conftest import ROOT, memory_left, own_memory
+from conftest import ROOT, leftover_shared_memory, private_shared_memory
 
 from vtr_jax.core.batch import HOST_KEYS, spec
 from vtr_jax.core.errors import ConfigError, DataError
@@ -334,7 +334,7 @@ def gone(pid, seconds=10.0):
   "ends", [(ENDS[0], ENDS[-1]), pytest.param(ENDS, marks=pytest.mark.nightly)]
 )
 def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends):
-  (own, prefix), script = own_memory(tmp_path), root / "script.py"
+  (own, prefix), script = private_shared_memory(tmp_path), root / "script.py"
   paths = [str(ROOT / p) for p in (".", "tests", "tests/support")]
   script.write_text(SCRIPT.format(paths=paths, root=str(root)))
   (root / "tmp").mkdir(exist_ok=True)
@@ -352,5 +352,5 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends)
   assert [parent.returncode for parent in parents] == [code for *_, code in ends]
   assert errors[0] == ""
   assert all(gone(worker) for worker in workers)
-  assert not memory_left(prefix)
+  assert not leftover_shared_memory(prefix)
   assert not list((root / "tmp").glob("vtr_*"))

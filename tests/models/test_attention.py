@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gradient_cases import normal, whole
+from gradient_cases import normal, value_and_gradients
 
 from vtr_jax.core import sharding
 from vtr_jax.models import splash
@@ -21,12 +21,12 @@ VALID = np.arange(9) < np.array([[9], [4]])
 def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
   inputs = [normal(0, 2, 7, 3, 8), normal(1, 2, 9, 3, 8), normal(2, 2, 9, 3, 8)]
   mask = None if valid is None else valid[:, None, None, :]
-  exact = whole(
+  exact = value_and_gradients(
     lambda *x: jax.nn.dot_product_attention(*x, mask=mask, implementation="xla"),
     *inputs,
   )
   rough = [jnp.asarray(x, dtype) for x in inputs]
-  ours = whole(jax.jit(lambda *x: attend(*x, valid)), *rough)
+  ours = value_and_gradients(jax.jit(lambda *x: attend(*x, valid)), *rough)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=close * np.abs(b).max(), rtol=0)
 
@@ -36,12 +36,12 @@ def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
 def test_the_kernel_for_tpus(valid, mesh):
   """Lengths that its tiles do not divide; interpreted, as there is no TPU here."""
   inputs = [normal(i, 2, n, 2, 64) for i, n in enumerate((130, 150, 150))]
-  exact = whole(jax.jit(lambda *x: attend(*x, valid)), *inputs)
+  exact = value_and_gradients(jax.jit(lambda *x: attend(*x, valid)), *inputs)
   kernel = jax.jit(lambda *x: splash.attend(*x, valid, interpret=True))
   if mesh:
     mesh = sharding.make_mesh(sharding.MeshConfig(*mesh))
   with sharding.scope(mesh) if mesh else contextlib.nullcontext():
-    ours = whole(kernel, *inputs)
+    ours = value_and_gradients(kernel, *inputs)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max(), rtol=0)
 
@@ -65,8 +65,8 @@ def test_what_cudnn_is_asked_for(length, valid, causal, monkeypatch):
   monkeypatch.setattr(jax.nn, "dot_product_attention", strict)
   inputs = [normal(i, 2, length, 3, 8) for i in range(3)]
   valid = None if valid is None else valid[:, :length]
-  exact = whole(lambda *x: attend(*x, valid, "xla", causal), *inputs)
-  ours = whole(lambda *x: attend(*x, valid, "cudnn", causal), *inputs)
+  exact = value_and_gradients(lambda *x: attend(*x, valid, "xla", causal), *inputs)
+  ours = value_and_gradients(lambda *x: attend(*x, valid, "cudnn", causal), *inputs)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=0)
 
@@ -78,8 +78,12 @@ def test_what_cudnn_is_asked_for(length, valid, causal, monkeypatch):
 def test_the_kernel_for_gpus(length, valid, causal):
   inputs = [jnp.asarray(normal(i, 2, length, 3, 64), "bfloat16") for i in range(3)]
   valid = None if valid is None else valid[:, :length]
-  exact = whole(jax.jit(lambda *x: attend(*x, valid, "xla", causal)), *inputs)
-  ours = whole(jax.jit(lambda *x: attend(*x, valid, "cudnn", causal)), *inputs)
+  exact = value_and_gradients(
+    jax.jit(lambda *x: attend(*x, valid, "xla", causal)), *inputs
+  )
+  ours = value_and_gradients(
+    jax.jit(lambda *x: attend(*x, valid, "cudnn", causal)), *inputs
+  )
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=3e-2 * np.abs(b).max(), rtol=0)
 
@@ -91,8 +95,10 @@ def test_what_is_not_valid_has_no_say():
     normal(2, 2, 9, 3, 8),
   )
   junk = np.where(VALID[:, :, None, None], 0, 1e4).astype(np.float32)
-  clean = whole(lambda *x: attend(*x, VALID), query, key, value)
-  dirty = whole(lambda *x: attend(*x, VALID), query, key + junk, value + junk)
+  clean = value_and_gradients(lambda *x: attend(*x, VALID), query, key, value)
+  dirty = value_and_gradients(
+    lambda *x: attend(*x, VALID), query, key + junk, value + junk
+  )
   np.testing.assert_array_equal(clean[0], dirty[0])
   for grad in clean[2:]:
     assert not grad[~VALID].any()
@@ -107,7 +113,7 @@ def test_bfloat16_layers_are_the_float32_ones_but_for_rounding(shape):
   )
   params = exact.init(jax.random.key(0), x)
   pairs = (
-    whole(lambda p, x, layer=layer: layer.apply(p, x), params, x)
+    value_and_gradients(lambda p, x, layer=layer: layer.apply(p, x), params, x)
     for layer in (exact, rough)
   )
   for a, b in zip(*pairs, strict=True):

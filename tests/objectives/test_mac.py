@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from dual_cases import CLIP, PER_FRAME, TUBE, blanked
+from dual_cases import CLIP, PER_FRAME, TUBE, with_masked_pixels_changed
 from weights import draw
 
 from configs import mac as mac_config
@@ -49,7 +49,7 @@ def test_what_is_hidden_is_not_seen(attention, mask):
     return out.video, out.text, *whole
 
   ids = np.where(batch["text_masked"], 9, batch["text_ids"])
-  other = blanked(batch) | dict(text_ids=ids)
+  other = with_masked_pixels_changed(batch) | dict(text_ids=ids)
   video, text, whole_video, whole_text = before = encode(batch)
   after = encode(other)
   np.testing.assert_allclose(after[0], video, atol=1e-6)

@@ -5,7 +5,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-from dual_cases import CLIP, PER_FRAME, TEXT, blanked, make_batch
+from dual_cases import CLIP, PER_FRAME, TEXT, make_batch, with_masked_pixels_changed
 from weights import draw
 
 from configs import miles as miles_config
@@ -38,7 +38,7 @@ def forward(objective, params, snapshot, batch):
 def test_the_snapshot_alone_sees_what_is_hidden(attention):
   objective, params, snapshot, batch = make(attention=attention)
   before = forward(objective, params, snapshot, batch)
-  after = forward(objective, params, snapshot, blanked(batch))
+  after = forward(objective, params, snapshot, with_masked_pixels_changed(batch))
   np.testing.assert_allclose(after.video, before.video, atol=1e-6)
   np.testing.assert_allclose(after.text, before.text, atol=1e-6)
   assert abs(after.terms["features"] - before.terms["features"]) > 1e-3

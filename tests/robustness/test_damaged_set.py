@@ -9,7 +9,7 @@ import damage
 import numpy as np
 import pytest
 from conftest import run_main
-from training import assert_same, bare, params
+from training import assert_same, params, without_evals
 
 from vtr_jax.data import sources
 from vtr_jax.data.video import decode
@@ -69,7 +69,7 @@ def unprepared(files, tmp_path_factory):
 def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
   """One for one, with and without processes that load; and the same in both."""
   clips.train_pieces(tmp_path / "words.model")
-  config = bare(smoke, steps=math.ceil(len(files) / 16), checkpoint_every=100)
+  config = without_evals(smoke, steps=math.ceil(len(files) / 16), checkpoint_every=100)
   config["tokenizer"] = str(tmp_path / "words.model")
   config["data"] |= dict(name=clips.NAME, dir=str(unprepared), max_bad_fraction=0.06)
   for name, workers in (("one", 0), ("two", 1)):

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import ROOT, program
-from training import bare, losses, params
+from training import losses, params, without_evals
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
     command = ["unshare", "--map-root-user", "--mount", *command]
     if subprocess.run([*command[:3], "true"], capture_output=True).returncode:
       pytest.skip("this system lets nobody mount")
-  config = bare(smoke, steps=40, checkpoint_keep=3)
+  config = without_evals(smoke, steps=40, checkpoint_keep=3)
   process = subprocess.run(
     [*command, json.dumps(config), what, str(tmp_path / "run")],
     cwd=ROOT,

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import release
-from conftest import ROOT, memory_left, own_memory, program
+from conftest import ROOT, leftover_shared_memory, private_shared_memory, program
 from training import assert_same, losses, params
 
 from configs import common
@@ -93,7 +93,7 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
   config = config_of(data_dir)
   calm = tmp_path / "calm"
   train_and_evaluate(config, calm)
-  own, prefix = own_memory(tmp_path)
+  own, prefix = private_shared_memory(tmp_path)
   rng = np.random.default_rng(0)
   survived, runs, torn = collections.Counter(), 0, 0
   while survived.total() < KILLS:
@@ -121,7 +121,7 @@ def test_killed_anywhere(data_dir, tmp_path, record_property):
     names = {p.name for p in (workdir / "checkpoints").iterdir()}
     assert names == {p.name for p in (calm / "checkpoints").iterdir()}
   assert torn > 0  # of the checkpoints that were being written
-  assert not memory_left(prefix)
+  assert not leftover_shared_memory(prefix)
   assert not left_behind(tmp_path)
   told = ", ".join(f"{phase} {n}" for phase, n in sorted(survived.items()))
   record_property("kills survived", f"{survived.total()} of {survived.total()}: {told}")

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import ROOT, program
-from training import assert_same, bare, losses, params
+from training import assert_same, losses, params, without_evals
 
 from vtr_jax.train.loop import train_and_evaluate
 
@@ -25,7 +25,7 @@ def calm(data_dir, tmp_path_factory):
   values = simvtp.get_config("smoke").to_dict()
   values["data"]["dir"] = str(data_dir)
   evals = {"validation": values["evals"]["validation"] | dict(every=4)}
-  config = bare(values, steps=8) | dict(evals=json.loads(json.dumps(evals)))
+  config = without_evals(values, steps=8) | dict(evals=json.loads(json.dumps(evals)))
   workdir = tmp_path_factory.mktemp("calm")
   train_and_evaluate(config, workdir)
   return config, workdir

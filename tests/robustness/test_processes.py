@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT, program, run_main
-from training import bare, losses
+from training import losses, without_evals
 
 from configs import miles, simvtp
 from vtr_jax.core import distributed, sharding
@@ -60,7 +60,7 @@ def wait_for(process, line):
 def config(data_dir):
   values = miles.get_config("smoke").to_dict()
   values["data"]["dir"] = str(data_dir)
-  return bare(values, steps=12, checkpoint_every=4)
+  return without_evals(values, steps=12, checkpoint_every=4)
 
 
 @pytest.fixture(scope="module")

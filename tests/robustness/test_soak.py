@@ -7,7 +7,7 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import ROOT, program
-from training import bare
+from training import without_evals
 
 pytestmark = pytest.mark.nightly
 
@@ -51,7 +51,7 @@ def test_thousands_of_decodes(record_property):
 def test_hundreds_of_steps(smoke, tmp_path, saves, limit, record_property):
   """Of the run and of its loader's process."""
   evals = dict(validation=smoke["evals"]["validation"] | dict(every=saves))
-  config = bare(smoke, steps=800, log_every=10, checkpoint_every=saves)
+  config = without_evals(smoke, steps=800, log_every=10, checkpoint_every=saves)
   config["evals"] = json.loads(json.dumps(evals))
   config["data"]["num_workers"] = 1
   found = lines("report_memory", json.dumps(config), tmp_path / "run")

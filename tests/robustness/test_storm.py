@@ -11,7 +11,7 @@ import signal
 import numpy as np
 import pytest
 from conftest import eight_devices
-from training import assert_same, loader_of, losses, params, spoiled, start
+from training import assert_same, loader_pid, losses, params, start, write_damaged_data
 
 from configs import mac
 from vtr_jax.data.moving_shapes import build as moving_shapes
@@ -47,7 +47,7 @@ def one_fault(process, rng):
       if wait == 0:
         wait = -1  # once
         if kind == "killed loader":
-          os.kill(loader_of(process.pid), signal.SIGKILL)
+          os.kill(loader_pid(process.pid), signal.SIGKILL)
         else:
           process.send_signal(getattr(signal, kind))
     lines.append("")
@@ -83,7 +83,7 @@ def storm(config, workdir, seed, devices=lambda rng: 1):
 @pytest.mark.timeout(3600)
 def test_a_storm_of_faults(tmp_path, record_property):
   moving_shapes.build(tmp_path / "data", "full", progress=False)
-  spoiled(tmp_path / "data", tmp_path, SPOILT, "full")
+  write_damaged_data(tmp_path / "data", tmp_path, SPOILT, "full")
   config = config_of(tmp_path)
   calm, wild, moved = (tmp_path / name for name in ("calm", "wild", "moved"))
   code, text = to_the_end(start(config, calm, **on(1)))

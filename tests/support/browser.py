@@ -1,4 +1,4 @@
-"""Headless Chromium by chromedriver's WebDriver: no package of Python is needed."""
+"""Headless Chromium through chromedriver's WebDriver, without a Python package."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ KEYS = dict(
 
 
 def missing() -> str:
-  """What is not installed; "" if all is."""
+  """The program that is not installed, "" if all are."""
   if not (shutil.which("chromium") or shutil.which("google-chrome")):
     return "neither chromium nor google-chrome is installed"
   return "" if shutil.which("chromedriver") else "chromedriver is not installed"
@@ -44,7 +44,7 @@ class Browser:
     self._call("POST", "/url", dict(url=url))
 
   def run(self, script: str, *args):
-    """What a function's body returns; a promise is waited for."""
+    """Runs the body of a JavaScript function; returns its value, promises awaited."""
     return self._call("POST", "/execute/sync", dict(script=script, args=list(args)))
 
   def wait(self, script: str, *args, seconds: float = 30.0):
@@ -56,13 +56,13 @@ class Browser:
     return found
 
   def press(self, *keys: str) -> None:
-    """Keys of `KEYS`, or text, to what has the focus."""
+    """Sends keys of `KEYS`, or text, to the focused element."""
     text = "".join(KEYS.get(key, key) for key in keys)
     strokes = [dict(type=t, value=c) for c in text for t in ("keyDown", "keyUp")]
     self._act(dict(type="key", id="keys", actions=strokes))
 
   def point(self, selector: str, press: bool = False, kind: str = "mouse") -> None:
-    """Moves a pointer to the middle of an element, and presses it there."""
+    """Moves a pointer to the middle of an element; clicks if `press`."""
     x, y = self.run(
       "const e = document.querySelector(arguments[0]);"
       "e.scrollIntoView({block: 'nearest'}); const r = e.getBoundingClientRect();"
@@ -76,18 +76,18 @@ class Browser:
     self._act(named | dict(actions=steps))
 
   def attach(self, selector: str, path: str) -> None:
-    """Chooses a file in an element that takes one."""
+    """Chooses a file in a file input."""
     using = dict(using="css selector", value=selector)
     (element,) = self._call("POST", "/element", using).values()
     self._call("POST", f"/element/{element}/value", dict(text=path))
 
   def devtools(self, command: str, **params):
-    """A command of the DevTools protocol."""
+    """Runs a command of the DevTools protocol."""
     body = dict(cmd=command, params=params)
     return self._call("POST", "/goog/cdp/execute", body)
 
   def screenshot(self) -> bytes:
-    """A PNG of what is to be seen."""
+    """A PNG of the visible part of the page."""
     return base64.b64decode(self._call("GET", "/screenshot"))
 
   def console(self) -> list[str]:
@@ -146,7 +146,7 @@ def started(width: int = 1280, height: int = 900):
 
 
 def resize(browser: Browser, width: int, height: int, phone: bool = False) -> None:
-  """The size of the page, in its own pixels; `phone` for one that is touched."""
+  """Sets the size of the page in CSS pixels; a `phone` has a touch screen."""
   browser.devtools(
     "Emulation.setDeviceMetricsOverride",
     width=width,
@@ -158,6 +158,6 @@ def resize(browser: Browser, width: int, height: int, phone: bool = False) -> No
 
 
 def scheme(browser: Browser, name: str) -> None:
-  """What the visitor prefers: light | dark."""
+  """Sets the preferred colour scheme: light | dark."""
   feature = dict(name="prefers-color-scheme", value=name)
   browser.devtools("Emulation.setEmulatedMedia", features=[feature])

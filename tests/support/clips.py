@@ -25,7 +25,7 @@ WORDS = "a red blue green big small ball box moves left right up down slowly"
 
 
 def objective(**functions) -> Objective:
-  """An objective that can do nothing but `functions`."""
+  """An objective that implements only `functions`."""
 
   def missing(*_):
     raise NotImplementedError
@@ -63,7 +63,7 @@ def mp4(
 
 
 def level(frame: int) -> int:
-  """Brightness of the right half of a frame of `mp4`, which tells its number."""
+  """Brightness of the right half of frame `frame` of `mp4`; it identifies the frame."""
   return 40 + 8 * (frame % 24)
 
 
@@ -125,7 +125,7 @@ NAME = "clips"  # what TFDS calls the data set of `prepare`
 
 
 def tokenizer(folder: Path) -> tokenizers.SentencePiece:
-  """A SentencePiece model of about 40 pieces, trained in a moment."""
+  """A tiny SentencePiece model of about 40 pieces, trained on the spot."""
   return tokenizers.SentencePiece(str(train_pieces(folder / "tokenizer.model")))
 
 
@@ -182,7 +182,7 @@ def take(root, tokenizer, count, *, data=None, batch_size=8, seed=0, **kwargs):
 
 
 def assert_same(left, right):
-  """Asserts that two lists of batches are equal to the last bit."""
+  """Asserts that two lists of batches are bitwise equal."""
   assert len(left) == len(right)
   for a, b in zip(left, right, strict=True):
     assert a.keys() == b.keys()

@@ -1,4 +1,4 @@
-"""Videos with much to tell in every frame, and ways to damage them."""
+"""Videos with distinct frames, and damaged versions of them."""
 
 import io
 from fractions import Fraction
@@ -29,7 +29,7 @@ def noise(height=64, width=80, seed=0):
 
 
 def textured(**options):
-  """24 frames of a picture with much to tell, that moves."""
+  """24 frames of a detailed image that moves."""
   small = Image.fromarray(noise(20, 40)).resize((320, 160), Image.Resampling.BICUBIC)
   wide = np.asarray(small)
   frames = [(40 * i, wide[:, 4 * i : 4 * i + 192]) for i in range(24)]
@@ -37,10 +37,10 @@ def textured(**options):
 
 
 def damaged(at=0.5):
-  """Name of a damage -> the file that has it.
+  """Name of a kind of damage -> the damaged file.
 
   Args:
-    at: share of the file before the damage, of those that begin well.
+    at: fraction of the file before the damage, for `pieces_cut` and `flipped`.
   """
   whole, pieces = textured(), textured(movflags="frag_keyframe")
   flipped, place = bytearray(whole), int(at * len(whole))

@@ -1,4 +1,4 @@
-"""Sizes, masks and batches of the tests of dual encoders, and their real trees."""
+"""Sizes, masks, batches and objectives for the tests of dual encoders."""
 
 import flax.linen as nn
 import jax
@@ -17,7 +17,7 @@ PER_FRAME = MaskSpec("per_frame", 0.5, "replace", 0.4, False)
 
 
 def make_batch(mask, rows=6):
-  """Random clips and texts, masks as the loader draws them."""
+  """Random clips and texts with masks sampled as in the loader."""
   rng = np.random.default_rng(0)
   drawn = [masks.video_mask(mask, CLIP.grid, rng) for _ in range(rows)]
   keep, hide = (np.stack(idx) for idx in zip(*drawn, strict=True))
@@ -25,17 +25,17 @@ def make_batch(mask, rows=6):
   return fake | dict(video_keep_idx=keep, video_mask_idx=hide)
 
 
-def blanked(batch):
-  """The batch with other pixels at the hidden places."""
+def with_masked_pixels_changed(batch):
+  """The batch with other pixels in the masked patches."""
   patches = np.array(patchify(batch["video"], CLIP.tubelet_size))
   np.put_along_axis(patches, batch["video_mask_idx"][:, :, None], np.uint8(7), axis=1)
   return batch | dict(video=unpatchify(patches, CLIP))
 
 
 def make(values, mask, depth=1):
-  """(objective, parameters, batch), no parameter at a special value.
+  """(objective, random parameters, batch).
 
-  Values are drawn with NumPy: compiling the initialisation would take longer.
+  Parameters are sampled with NumPy: compiling the initialisation would take longer.
   """
   for tower in ("video", "text"):
     values[tower]["depth"] = depth

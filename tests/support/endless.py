@@ -1,18 +1,18 @@
-"""Records whose videos are never decoded."""
+"""Records whose decoding hangs."""
 
 import time
 
 
-class Endless(bytes):
-  """A video that is never decoded; it waits, or keeps the processor busy."""
+class HangingVideo(bytes):
+  """A video whose decoding hangs: `b"wait"` sleeps, `b"spin"` keeps the CPU busy."""
 
   def __bool__(self):
     while True:
       time.sleep(60 if self.startswith(b"wait") else 0)
 
 
-class Stuck:
-  """A split with such records."""
+class HangingSplit:
+  """A split in which `videos` (index -> b"wait" | b"spin") replace some videos."""
 
   def __init__(self, split, videos):
     self._split, self._videos = split, videos
@@ -23,4 +23,4 @@ class Stuck:
 
   def __getitem__(self, index):
     video = self._videos.get(index)
-    return self._split[index] | (dict(video=Endless(video)) if video else {})
+    return self._split[index] | (dict(video=HangingVideo(video)) if video else {})

@@ -9,7 +9,7 @@ from vtr_jax.prepare.formats.base import Request
 
 
 def put(folder, files):
-  """Writes {name: text, bytes or what becomes JSON} under `folder`."""
+  """Writes {name: text, bytes or a JSON value} under `folder`."""
   for name, content in files.items():
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)

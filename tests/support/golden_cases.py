@@ -1,4 +1,4 @@
-"""Saved cases of the reference codes: inputs, weights and the outputs they gave."""
+"""Saved cases of the reference codes: inputs, weights and outputs."""
 
 import json
 import os

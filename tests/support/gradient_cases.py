@@ -10,7 +10,7 @@ def normal(seed, *shape):
   return jnp.asarray(x, jnp.float32)
 
 
-def whole(fun, *inputs):
+def value_and_gradients(fun, *inputs):
   """Value and gradients, each as float32."""
   value, back = jax.vjp(fun, *inputs)
   # A gradient unlike ones, or softmax's own would vanish.

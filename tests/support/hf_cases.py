@@ -25,7 +25,7 @@ _TEXT = _TOWER | dict(vocab_size=WORDS, max_position_embeddings=LENGTH)
 
 
 def inputs() -> dict[str, np.ndarray]:
-  """RGB in [0, 1] [b t c h w], ids with the highest last, and what is no padding."""
+  """(RGB in [0, 1] [b t c h w], ids that end with the highest id, valid tokens)."""
   rng = np.random.default_rng(0)
   ids = rng.integers(5, WORDS - 1, (3, LENGTH))
   valid = np.arange(LENGTH) < np.array([[LENGTH], [4], [6]])
@@ -49,7 +49,7 @@ def case(name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 
 
 def check_loads(name: str, state: dict[str, np.ndarray], unused: set[str]) -> None:
-  """That the public model takes a state dict, with nothing missing but `unused`."""
+  """Asserts that the public model loads a state dict; only `unused` may be missing."""
   import torch
 
   model, _ = CASES[name]()
@@ -165,7 +165,7 @@ def _siglip():
 
 
 def _openai(quick=True):
-  """OpenAI's model.py, put together from PyTorch's own parts; or open_clip's."""
+  """OpenAI's model.py, or open_clip's, rewritten with PyTorch's own modules."""
   import torch
   from torch import nn
 

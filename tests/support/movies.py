@@ -60,7 +60,7 @@ KINDS = dict(
 
 
 def picture(frame: int, height: int = 48, width: int = 64) -> np.ndarray:
-  """Noise that wanders, and a square that tells the number of the frame."""
+  """Moving noise, and a square that identifies the frame."""
   noise = np.random.default_rng(0).integers(0, 256, (height // 4, width // 4, 3))
   big = np.kron(noise, np.ones((4, 4, 1))).astype(np.uint8)
   image = np.roll(big, (2 * frame, 3 * frame), (0, 1))

@@ -21,7 +21,7 @@ MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, has_match_head=Tr
 
 
 class Searcher:
-  """Scores a clip by how many of the words its name has; else by its row."""
+  """Scores a clip by how many words of the query its name has, then by its row."""
 
   def __init__(self, model, places):
     self.model, self.indexes = model, [store.open(place) for place in places]
@@ -53,7 +53,7 @@ class Searcher:
 
 
 def index(folder, names, out, windows=((0.0, 5.0), (4.0, 6.0))):
-  """Writes or changes an index: of each video two clips, of each image one."""
+  """Writes or updates an index: two clips per video, one per image."""
   header = store.Header(MODEL.id, "", MODEL.dim, str(folder), 5.0, 1.0, False)
   with Writer(out, header) as writer:
     for name in writer.files.keys() - set(names):
@@ -66,14 +66,14 @@ def index(folder, names, out, windows=((0.0, 5.0), (4.0, 6.0))):
 
 
 def searcher(folder, names):
-  """Of an index beside the folder."""
+  """A searcher of an index next to the folder."""
   out = folder.parent / f"{folder.name}-index"
   index(folder, names, out)
   return Searcher(MODEL, [out])
 
 
 def video(seed: int) -> bytes:
-  """Ten seconds that a browser plays."""
+  """A video of ten seconds that a browser can play."""
   return clips.mp4(SECONDS * FPS, fps=FPS, seed=seed, movflags="faststart")
 
 

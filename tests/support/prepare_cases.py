@@ -1,4 +1,4 @@
-"""Small sources and data sets made of them."""
+"""Small sources, and data sets prepared from them."""
 
 import csv
 import dataclasses
@@ -18,7 +18,7 @@ TEST = 4
 
 
 def write_source(folder, bad=()):
-  """A csv of tiny videos; `bad` are (name, bytes or None) beside the good ones."""
+  """Tiny videos and a csv; `bad` are (name, content or None for a missing file)."""
   folder.mkdir()
   rows = []
   videos = [clips.mp4(frames=6, height=32, width=48, seed=i) for i in range(4)]

@@ -1,4 +1,4 @@
-"""Writes files as PyTorch does, without PyTorch: a pickle and raw numbers in a zip."""
+"""Writes PyTorch's file format without PyTorch: a pickle and raw arrays in a zip."""
 
 import pathlib
 import struct
@@ -11,14 +11,14 @@ _STORAGES = dict(float32="Float", float16="Half", int64="Long")
 
 
 class Global:
-  """What a pickle names, and may call with `args`."""
+  """A global that a pickle names, and calls if there are `args`."""
 
   def __init__(self, module: str, name: str, *args: Any):
     self.module, self.name, self.args = module, name, args
 
 
 def write(path: pathlib.Path, value: Any, compress: bool = False) -> None:
-  """`value` of dicts, tuples, strings, ints, None, arrays and Globals."""
+  """Writes `value`: dicts, tuples, strings, ints, None, arrays and Globals."""
   numbers: list[np.ndarray] = []
   program = b"\x80\x02" + _emit(value, numbers) + b"."
   kind = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED

@@ -1,6 +1,6 @@
 """Writes vtr_jax/weights/recipes.json: the configs that `convert` starts from.
 
-An installed package has no configs/, so it carries the resolved values of those that
+An installed package has no configs/, so it contains the resolved values of those that
 public weights need.
 
   PYTHONPATH=. python tests/support/recipes.py

@@ -1,4 +1,4 @@
-"""What transformers 5 makes of hard captions; writes tests/golden/tokenizers.json.
+"""Token ids by transformers 5 of hard captions; writes tests/golden/tokenizers.json.
 
   pip install transformers sentencepiece protobuf
   python tests/support/reference_tokenizers.py ../shared/data/vocab
@@ -68,7 +68,7 @@ HARD = (
 
 
 def captions() -> list[str]:
-  """About 10,000 characters: the above, and their words thrown together."""
+  """About 10,000 characters: the captions above, and random mixes of their words."""
   rng = random.Random(0)
   words = [w for line in HARD for w in line.split(" ") if w and len(w) < 60]
   found = [*HARD]
@@ -81,7 +81,7 @@ def captions() -> list[str]:
 
 
 def reference(folder: pathlib.Path) -> dict[str, dict]:
-  """By kind: whole captions, and the same cut to each of `LENGTHS`, as ids."""
+  """By kind: ids of full captions, and of captions truncated to each of `LENGTHS`."""
   texts, found = captions(), {}
   for kind, tokenizer in _tokenizers(folder).items():
     call = lambda text, tokenizer=tokenizer, **kwargs: tokenizer(

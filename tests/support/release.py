@@ -1,4 +1,4 @@
-"""A run so small that it is kept: each release adds one, and all later ones read it.
+"""A tiny run that is kept: each release adds one, and all later releases read it.
 
 python tests/support/release.py tests/golden/releases/VERSION
 """
@@ -25,7 +25,7 @@ from vtr_jax.train.loop import train_and_evaluate  # noqa: E402
 
 
 def config() -> dict:
-  """MILES, with a teacher, a running mean, a history and two optimisers' states."""
+  """MILES, with a teacher, an EMA, a loss history and two optimisers' states."""
   c = miles.get_config("smoke").to_dict()
   tower = dict(width=16, depth=1, mlp_dim=32, num_heads=2)
   c |= dict(steps=3, checkpoint_every=3, checkpoint_keep=1, evals={}, name="release")
@@ -37,7 +37,7 @@ def config() -> dict:
 
 
 def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
-  """Of a batch that is the same everywhere, by the run's newest checkpoint."""
+  """Embeddings of a fixed batch by the run's newest checkpoint."""
   model = load_lib.load(run, text=False)
   c, o = model.config, model.objective
   given = batch.fake(c.clip, c.text, c.mask, 4)
@@ -48,8 +48,8 @@ def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def next_step(run: pathlib.Path, values: dict) -> dict[str, np.ndarray]:
-  """The numbers of one more step of the run on such a batch."""
-  # Clips that are embedded change now and then; what is read here does not.
+  """The metrics of one more step of the run on a fixed batch."""
+  # The embedded data set changes now and then; the batch used here does not.
   made = setup.build(values, run, policy=CheckpointPolicy(allow_data_change=True))
   c = made.config
   given = batch.fake(c.clip, c.text, c.mask, c.batch_size)
@@ -63,13 +63,13 @@ def make(place: pathlib.Path) -> None:
   values, run = config(), pathlib.Path("run")
   place = place.absolute()
   with tempfile.TemporaryDirectory() as root, contextlib.chdir(root):
-    values["data"]["dir"] = "data"  # config and meta name no machine's
+    values["data"]["dir"] = "data"  # no path of this machine in config and meta
     train_and_evaluate(values, run)
     place.mkdir(parents=True)
     shutil.copy(run / "config.json", place)
     shutil.copytree(run / "checkpoints", place / "checkpoints")
     for path in place.rglob("commit_success.txt"):
-      path.write_text("done\n")  # it has the whole path
+      path.write_text("done\n")  # it contains the absolute path
     found = embeddings(place) | next_step(run, values)
     np.savez(place / "expected.npz", **found)
 

@@ -12,7 +12,7 @@ checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 @contextlib.contextmanager
 def unchecked() -> Iterator[None]:
-  """For input of a wrong shape or type, when our own message about it is tested."""
+  """A scope for input of a wrong shape or type, to test our own message about it."""
   before = jaxtyping.config.jaxtyping_disable
   jaxtyping.config.update("jaxtyping_disable", True)
   try:

@@ -1,4 +1,4 @@
-"""Draws docs/search_page.png: the page over clips of the data set that a run is from.
+"""Draws docs/search_page.png: the page with clips of the data set of a run.
 
 PYTHONPATH=. python tests/support/screenshot.py runs/mac-demo docs/search_page.png
 """
@@ -40,7 +40,7 @@ def main(run: str, out: str) -> None:
 
 
 def _searcher(run: str, place: pathlib.Path) -> tuple[Searcher, str]:
-  """An index of clips in folders, and what to look for."""
+  """(searcher of an index of clips in folders, query)."""
   model = vtr_jax.load(run)
   source = model.config.data.open("test")
   records = [source[i] for i in range(min(_CLIPS, len(source)))]

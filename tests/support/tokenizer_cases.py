@@ -25,7 +25,7 @@ def write(path, content):
 
 
 def trained_model(folder, **options):
-  """A SentencePiece model with the special pieces that `options` say."""
+  """A SentencePiece model with the special pieces of `options`."""
   model = io.BytesIO()
   sentencepiece.SentencePieceTrainer.Train(
     sentence_iterator=iter([clips.WORDS, "a ball, (a box) is here"] * 20),

@@ -28,13 +28,13 @@ def start(config, workdir, **env):
 
 
 def finish(process):
-  """(exit code, what it printed)."""
+  """(exit code, output)."""
   text, _ = process.communicate(timeout=240)
   return process.returncode, text
 
 
 def params(workdir, step):
-  """All arrays of a checkpoint, flat."""
+  """Path -> array of everything in a checkpoint's state."""
   path = workdir / "checkpoints" / str(step) / "state"
   with ocp.StandardCheckpointer() as reader:
     tree = reader.restore(path.absolute())
@@ -64,14 +64,14 @@ def assert_same(ours, theirs):
     np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
-def bare(smoke, **changes):
-  """No evaluation, a log line every step."""
+def without_evals(smoke, **changes):
+  """The config without evaluations, logging every step and saving every two."""
   config = smoke | dict(evals={}, log_every=1, checkpoint_every=2) | changes
   return json.loads(json.dumps(config))
 
 
-def loader_of(pid):
-  """The child that makes batches; the other one tracks shared memory."""
+def loader_pid(pid):
+  """The id of a run's loader process; its other child tracks shared memory."""
   children = []
   for file in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
     children += file.read_text().split()
@@ -83,8 +83,8 @@ def loader_of(pid):
   return found
 
 
-def spoiled(data_dir, root, spoil, variant="tiny"):
-  """moving_shapes, some training videos replaced: {index: bytes}."""
+def write_damaged_data(data_dir, root, spoil, variant="tiny"):
+  """Writes moving_shapes with the training videos `spoil` {index: bytes} replaced."""
   origin = sources.find(str(data_dir), f"moving_shapes/{variant}")
   splits = {}
   for name in ("train", "validation", "test", "novel"):

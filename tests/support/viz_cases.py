@@ -27,7 +27,7 @@ Model = collections.namedtuple("Model", "config objective params tokenizer mesh"
 
 
 def small_model(file, tokenizer=None, clip=CLIP, **changes):
-  """A model of depth 2 with drawn parameters, of a config file's smoke variant."""
+  """A model of depth 2 with random parameters, of a config file's smoke variant."""
   values = file.get_config("smoke").objective.to_dict()
   compute = changes.pop("compute", {})
   values |= changes

@@ -54,5 +54,5 @@ def shapes(objective, model_clip):
   return nn.unbox(boxed)
 
 
-def close(ours, theirs):
+def assert_close(ours, theirs):
   np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)

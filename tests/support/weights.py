@@ -1,4 +1,4 @@
-"""Weights for tests: random ones, and those of public codes in our trees."""
+"""Weights for tests: random ones, and public ones converted to our parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from vtr_jax.weights import match, registry, stacks
 
 
 def draw(shapes, seed=1):
-  """Random parameters; scales of norms around 1."""
+  """Random parameters; scales of norms are around 1."""
   rng = np.random.default_rng(seed)
 
   def leaf(path, x):
@@ -22,7 +22,7 @@ def draw(shapes, seed=1):
 def convert(kind, state, model, wanted, allow=()):
   """(parameters in the shapes `wanted`, report) from a state dict of a public code.
 
-  What it does not give is drawn; time positions are 0, as they start.
+  Parameters that it lacks are random; time positions are 0, as at initialisation.
   """
   flat = flatten_dict(wanted, sep="/")
   found, report = match.match(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import release
 from conftest import ROOT, program
-from training import assert_same, bare, losses, params
+from training import assert_same, losses, params, without_evals
 
 from configs import mac
 from vtr_jax.core.errors import CheckpointError
@@ -26,7 +26,7 @@ def calm(data_dir, tmp_path_factory):
   """(config, a run of eight steps with the checkpoints 4, 6 and 8)."""
   config = mac.get_config("smoke").to_dict()
   config["data"]["dir"] = str(data_dir)
-  config = bare(config, steps=8, checkpoint_keep=3)
+  config = without_evals(config, steps=8, checkpoint_keep=3)
   workdir = tmp_path_factory.mktemp("calm")
   train_and_evaluate(config, workdir)
   return config, workdir

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from conftest import on_eight_devices
-from training import bare
+from training import without_evals
 
 from configs import miles
 
@@ -16,7 +16,7 @@ def test_a_checkpoint_of_eight_is_restored_on_one_two_four_and_eight(
   """Parameters, optimiser, running mean and teacher; the data go on from the step."""
   values = miles.get_config("smoke").to_dict()
   values["data"]["dir"] = str(data_dir)
-  config = bare(values) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
+  config = without_evals(values) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
   config["optim"]["ema_decay"] = 0.5
   found = on_eight_devices("restore_on_meshes", json.dumps(config), tmp_path / "run")
   shown = [line.split() for line in found if line[0].isdigit()]
@@ -26,7 +26,9 @@ def test_a_checkpoint_of_eight_is_restored_on_one_two_four_and_eight(
 
 @pytest.mark.nightly
 def test_ranks_do_not_depend_on_the_number_of_devices(smoke, tmp_path):
-  found = on_eight_devices("rank_on_meshes", json.dumps(bare(smoke)), tmp_path / "run")
+  found = on_eight_devices(
+    "rank_on_meshes", json.dumps(without_evals(smoke)), tmp_path / "run"
+  )
   shown = [line.split()[1:] for line in found if line.startswith("ranks")]
   assert [line[:2] for line in shown] == [[n, "True"] for n in "148"]
   assert all(int(line[2]) > 50 and float(line[3]) > 20 for line in shown)

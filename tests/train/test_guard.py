@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import eight_devices, run_main
-from training import assert_same, bare, flat, losses, params
+from training import assert_same, flat, losses, params, without_evals
 
 from configs import mac, miles
 from vtr_jax import replay
@@ -55,7 +55,7 @@ def batches_of(config, tmp_path, count):
 @pytest.fixture
 def spoil(monkeypatch, smoke, tmp_path):
   """Makes batches of some numbers give a value that is not theirs."""
-  _, batches = batches_of(bare(smoke), tmp_path / "look", 12)
+  _, batches = batches_of(without_evals(smoke), tmp_path / "look", 12)
   plain = Loss.gradient
 
   def with_damage(numbers, factor=jnp.nan, patch=monkeypatch):
@@ -93,7 +93,7 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
 
   A teacher that is copied is what the step began with.
   """
-  config = bare(smoke)
+  config = without_evals(smoke)
   config["optim"] |= dict(ema_decay=0.9, moments="bfloat16")
   spoil([1])
   run, batches = batches_of(config, tmp_path / "run", 3)
@@ -119,7 +119,7 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
 
 def test_few_bad_steps_are_passed_over(smoke, tmp_path, spoil):
   spoil([2, 4])
-  train_and_evaluate(bare(smoke, steps=8), tmp_path / "run")
+  train_and_evaluate(without_evals(smoke, steps=8), tmp_path / "run")
   assert sorted(losses(tmp_path / "run")) == [1, 2, 4, 6, 7, 8]
   told = incidents(tmp_path / "run")
   assert [t.split(":")[0] for t in told] == [
@@ -132,7 +132,7 @@ def test_few_bad_steps_are_passed_over(smoke, tmp_path, spoil):
 
 def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
   """Then all is as in a run from that checkpoint that never had that data."""
-  config = bare(smoke, steps=8) | dict(checkpoint_keep=9)
+  config = without_evals(smoke, steps=8) | dict(checkpoint_keep=9)
   config["guard"] |= dict(budget=1)
   spoil([4, 6])  # of steps 5 and 7
   workdir = tmp_path / "run"
@@ -160,7 +160,7 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
 @pytest.mark.nightly
 def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, spoil):
   """Bad steps are in none of them: nothing is begun again."""
-  config = bare(smoke, steps=10) | dict(checkpoint_keep=2)
+  config = without_evals(smoke, steps=10) | dict(checkpoint_keep=2)
   config["guard"] |= dict(budget=1)
   spoil([2, 8])  # of steps 3 and 9: 6 and 8 are kept then
   train_and_evaluate(config, tmp_path)
@@ -174,7 +174,7 @@ def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, sp
 @pytest.mark.nightly
 def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
   """Before the next checkpoint nothing tells of it: all of it happens once more."""
-  config = bare(smoke, steps=8)
+  config = without_evals(smoke, steps=8)
   config["guard"] |= dict(budget=1)
   spoil([4, 6])
   train_and_evaluate(config, tmp_path / "calm")
@@ -202,7 +202,7 @@ DAMAGE = [
 
 def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys):
   """The dump gives the same numbers again, and finite ones where the cause is gone."""
-  config = bare(smoke, steps=8)
+  config = without_evals(smoke, steps=8)
   config["guard"] |= dict(budget=0)
   with pytest.MonkeyPatch.context() as patch:
     spoil(range(3, 12), patch=patch)
@@ -240,7 +240,7 @@ def test_the_dump_of_a_spike_is_the_step_as_it_was(
 ):
   """With the history before it, and the teacher that it saw; on some of 8 devices."""
   module = importlib.import_module(f"configs.{objective}")
-  config = bare(module.get_config("smoke").to_dict(), steps=12, batch_size=12)
+  config = without_evals(module.get_config("smoke").to_dict(), steps=12, batch_size=12)
   config["data"]["dir"], config["micro_batches"] = str(data_dir), 3
   config["guard"] |= dict(spike=1e-3, on_spike="roll_back", window=3, budget=0)
   if objective == "miles":  # due in every step
@@ -303,7 +303,7 @@ def test_a_dump_that_is_none(tmp_path):
   ],
 )
 def test_spikes(action, smoke, tmp_path, spoil):
-  config = bare(smoke, steps=10)
+  config = without_evals(smoke, steps=10)
   config["guard"] |= dict(spike=20.0, on_spike=action, window=5, budget=0)
   spoil([7], factor=1e3)
   workdir = tmp_path / "run"
@@ -358,7 +358,7 @@ def test_anisotropy_by_hand():
 
 def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path, monkeypatch):
   """Told once, not in every line."""
-  config = bare(smoke, steps=4)
+  config = without_evals(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[[".*", 0.0]])  # so it stays as it is
   train_and_evaluate(config, tmp_path / "usual")
   assert not (tmp_path / "usual" / "incidents.jsonl").exists()

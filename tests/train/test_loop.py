@@ -15,14 +15,14 @@ import pytest
 from conftest import ROOT, eight_devices, on_eight_devices, run_main
 from training import (
   assert_same,
-  bare,
   finish,
   flat,
-  loader_of,
+  loader_pid,
   losses,
   params,
-  spoiled,
   start,
+  without_evals,
+  write_damaged_data,
 )
 
 from vtr_jax.core import sharding
@@ -94,19 +94,19 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
   assert "log_every" not in str(e.value)
 
 
-def test_two_runs_in_one_place_are_refused(quick, tmp_path, monkeypatch, capfd):
+def test_two_runs_in_one_place_are_refused(mac_smoke, tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(setup, "_LOCK_TIMEOUT", 0.5)
   refused = []
 
   def another(run):
     with pytest.raises(DataError, match="lock: another run holds it") as e:
-      train_and_evaluate(quick | dict(steps=4), tmp_path)
+      train_and_evaluate(mac_smoke | dict(steps=4), tmp_path)
     refused.append(e)
     return {}
 
   monkeypatch.setattr(loop, "_finish", another)
   for _ in range(2):  # it is free again behind the first
-    train_and_evaluate(bare(quick, steps=3), tmp_path)
+    train_and_evaluate(without_evals(mac_smoke, steps=3), tmp_path)
   assert len(refused) == 2
   assert f"{tmp_path}/lock: waiting for another run to end" in capfd.readouterr().err
   assert json.loads((tmp_path / "config.json").read_text())["steps"] == 3
@@ -143,9 +143,9 @@ def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
 
 
 @pytest.mark.nightly
-def test_killed_and_resumed_is_bitwise_the_same(quick, tmp_path):
+def test_killed_and_resumed_is_bitwise_the_same(mac_smoke, tmp_path):
   """SIGKILL at a random moment after the first step; test_kill.py has all moments."""
-  config = bare(quick, steps=14)
+  config = without_evals(mac_smoke, steps=14)
   train_and_evaluate(config, tmp_path / "calm")
   rng, wild = np.random.default_rng(), tmp_path / "wild"
   process, line = start(config, wild), ""
@@ -163,7 +163,7 @@ def test_killed_and_resumed_is_bitwise_the_same(quick, tmp_path):
 
 @pytest.mark.nightly
 def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
-  config = bare(smoke, steps=5000, checkpoint_every=5000)
+  config = without_evals(smoke, steps=5000, checkpoint_every=5000)
   process = start(config, tmp_path / "run")
   while not process.stdout.readline().startswith("step 3/"):
     assert process.poll() is None
@@ -175,15 +175,15 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
   assert int(saved.name) >= 3
 
 
-def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
+def test_a_killed_loader_ends_the_run_after_a_checkpoint(mac_smoke, tmp_path):
   """As the system does it to the process with the most memory."""
-  config = bare(quick, steps=40, checkpoint_every=100)
+  config = without_evals(mac_smoke, steps=40, checkpoint_every=100)
   train_and_evaluate(config, tmp_path / "calm")
   config["data"]["num_workers"] = 1
   process = start(config, tmp_path / "run")
   while not process.stdout.readline().startswith("step 2/"):
     assert process.poll() is None
-  os.kill(loader_of(process.pid), signal.SIGKILL)
+  os.kill(loader_pid(process.pid), signal.SIGKILL)
   code, text = finish(process)
   assert code == 2, text
   assert "a loader process was killed" in text
@@ -198,7 +198,7 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(quick, tmp_path):
 
 @pytest.mark.nightly
 def test_eight_devices_give_the_same_losses(smoke, tmp_path):
-  config = bare(smoke, steps=4)
+  config = without_evals(smoke, steps=4)
   train_and_evaluate(config, tmp_path / "one")
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
   code, text = finish(start(config, tmp_path / "eight", **eight_devices()))
@@ -211,7 +211,7 @@ def test_eight_devices_give_the_same_losses(smoke, tmp_path):
 
 
 def test_kernels_are_really_sharded(smoke, tmp_path):
-  config = bare(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
+  config = without_evals(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
   found = on_eight_devices("print_shards", json.dumps(config), tmp_path / "run")
   assert set(found[1:]) == {
     "up (32, 128) (16, 64)",
@@ -228,7 +228,7 @@ def test_kernels_are_really_sharded(smoke, tmp_path):
 @pytest.mark.nightly
 def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
   """To the last bit, and their optimiser has no state; the rest learns."""
-  config = bare(smoke, steps=4)
+  config = without_evals(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[["^word", 0.0], [".*", 1.0]])
   run = setup.build(config, tmp_path)
   before = dict(flat(jax.tree.map(np.asarray, run.state.params)))
@@ -245,7 +245,7 @@ def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
 
 
 def test_a_step_compiles_once(smoke, tmp_path):
-  run = setup.build(bare(smoke), tmp_path / "run")
+  run = setup.build(without_evals(smoke), tmp_path / "run")
   batches = loader.train_batches(
     run.config.data,
     run.config.clip,
@@ -268,12 +268,12 @@ def test_a_step_compiles_once(smoke, tmp_path):
     run.writer.close()
 
 
-def test_damaged_records_count_in_no_loss(quick, data_dir, tmp_path, monkeypatch):
+def test_damaged_records_count_in_no_loss(mac_smoke, data_dir, tmp_path, monkeypatch):
   """Same parameters as a run on whole records in which these rows do not count."""
   spoil = {3: b"", 40: b"<html>not found</html>", 77: b"\0" * 4000}
   for name, damage in (("hurt", spoil), ("whole", {})):
-    spoiled(data_dir, tmp_path / name, damage)
-  config = bare(quick, steps=6)
+    write_damaged_data(data_dir, tmp_path / name, damage)
+  config = without_evals(mac_smoke, steps=6)
   config["data"] |= dict(name="clips", max_bad_fraction=0.1)
   config["data"]["dir"] = str(tmp_path / "hurt")
   train_and_evaluate(config, tmp_path / "run-hurt")
@@ -302,18 +302,18 @@ def test_damaged_records_count_in_no_loss(quick, data_dir, tmp_path, monkeypatch
 
 @pytest.mark.nightly
 def test_too_many_damaged_records(smoke, data_dir, tmp_path):
-  spoiled(data_dir, tmp_path, dict.fromkeys(range(0, 96, 4), b"gone"))
-  config = bare(smoke, steps=100)
+  write_damaged_data(data_dir, tmp_path, dict.fromkeys(range(0, 96, 4), b"gone"))
+  config = without_evals(smoke, steps=100)
   config["data"] |= dict(name="clips", dir=str(tmp_path))
   with pytest.raises(DataBudgetError, match=r"quarantine\.jsonl") as e:
     train_and_evaluate(config, tmp_path / "run")
   assert e.value.exit_code == 3
 
 
-def test_other_data_than_the_checkpoint_saw(quick, data_dir, tmp_path):
+def test_other_data_than_the_checkpoint_saw(mac_smoke, data_dir, tmp_path):
   for name, damage in (("one", {}), ("two", {5: b"other"})):
-    spoiled(data_dir, tmp_path / name, damage)
-  config = bare(quick)
+    write_damaged_data(data_dir, tmp_path / name, damage)
+  config = without_evals(mac_smoke)
   config["data"] |= dict(name="clips", dir=str(tmp_path / "one"))
   train_and_evaluate(config, tmp_path / "run")
   config["data"]["dir"] = str(tmp_path / "two")

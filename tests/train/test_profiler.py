@@ -7,7 +7,7 @@ import types
 import jax
 import jax.numpy as jnp
 import pytest
-from training import bare
+from training import without_evals
 
 from configs import mac
 from vtr_jax.core.config import read
@@ -22,7 +22,7 @@ from vtr_jax.train.profiler import MonitorOptions
 @pytest.mark.nightly
 def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(flops.PEAKS, "cpu", 1e9)
-  config = bare(smoke, steps=6)
+  config = without_evals(smoke, steps=6)
   stopping = loop.Progress.add
 
   def stop_at_4(log, done, numbers):
@@ -59,7 +59,7 @@ def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, ca
 
   monkeypatch.setattr(loader.Batches, "__next__", slow)
   monkeypatch.setattr(progress, "_LONG", 0.0)
-  train_and_evaluate(bare(smoke, steps=6), tmp_path)
+  train_and_evaluate(without_evals(smoke, steps=6), tmp_path)
   said = capsys.readouterr().out.splitlines()
   (warning,) = (line for line in said if line.startswith("WARNING"))
   assert "waiting for data; raise config.data.num_workers" in warning
@@ -83,7 +83,9 @@ def test_what_is_computed_twice_counts_once(smoke):
 
 @pytest.mark.nightly
 def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
-  train_and_evaluate(bare(smoke, steps=4), tmp_path, MonitorOptions(profile="2:3"))
+  train_and_evaluate(
+    without_evals(smoke, steps=4), tmp_path, MonitorOptions(profile="2:3")
+  )
   (trace,) = (tmp_path / "profile").rglob("*.xplane.pb")
   assert trace.stat().st_size > 1000
   assert (tmp_path / "profile" / "memory-0.prof").stat().st_size > 100
@@ -107,7 +109,9 @@ def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
   fake = types.SimpleNamespace(init=lambda **kwargs: made.append(kwargs) or run)
   monkeypatch.setitem(sys.modules, "wandb", fake)
   for _ in range(2):
-    train_and_evaluate(bare(smoke, steps=3), tmp_path, MonitorOptions(wandb="mine"))
+    train_and_evaluate(
+      without_evals(smoke, steps=3), tmp_path, MonitorOptions(wandb="mine")
+    )
   assert [m["project"] for m in made] == ["mine", "mine"]
   assert made[0]["id"] == made[1]["id"]
   assert made[0]["config"]["batch_size"] == smoke["batch_size"]
@@ -119,7 +123,7 @@ def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
 def test_wandb_is_missing(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(ConfigError, match=r"--wandb=mine: .*pip install wandb"):
-    train_and_evaluate(bare(smoke), tmp_path, MonitorOptions(wandb="mine"))
+    train_and_evaluate(without_evals(smoke), tmp_path, MonitorOptions(wandb="mine"))
 
 
 # --- Memory -----------------------------------------------------------------------
@@ -134,7 +138,7 @@ def test_memory_is_told_before_the_first_step():
 def test_out_of_memory_tells_what_helps(smoke, tmp_path, monkeypatch):
   """The error is real: no host has so much."""
   full = lambda *_: jnp.zeros((1 << 50,)).sum()
-  config = bare(smoke, micro_batches=2, batch_size=16)
+  config = without_evals(smoke, micro_batches=2, batch_size=16)
   build = setup.build
 
   def small(*args):

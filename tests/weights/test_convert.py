@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import recipes
-from weight_cases import HF, SIZE, close
+from weight_cases import HF, SIZE, assert_close
 
 from configs import mac
 from vtr_jax import convert, export
@@ -112,7 +112,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
   out = hf_cases.case("clip")[1]
   embed = jax.jit(model.objective.embed_video)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
-  close(embed(model.params, dict(video=video)), mean)
+  assert_close(embed(model.params, dict(video=video)), mean)
   with pytest.raises(ConfigError, match="not empty"):
     convert.convert("clip", str(path), str(to), values, str(pieces))
   export.export(str(to), str(tmp_path / "out.safetensors"), "hf_clip")

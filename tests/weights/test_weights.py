@@ -17,8 +17,8 @@ from weight_cases import (
   NOTHING,
   SIZE,
   TEXT,
+  assert_close,
   clip_of,
-  close,
   dual,
   family,
   shapes,
@@ -64,7 +64,7 @@ def test_vit(given):
   state, out = hf_cases.case("vit")
   objective = dual()
   params, report = converted("vit", state, objective)
-  close(tokens_of(objective, params, given, slice(1)), out["tokens"])
+  assert_close(tokens_of(objective, params, given, slice(1)), out["tokens"])
   # The pooler is ignored by name, and reported.
   unused = {line.key for line in report.lines if line.status == "unused"}
   assert unused == {"pooler.dense.weight", "pooler.dense.bias"}
@@ -87,7 +87,7 @@ def test_vit_as_older_files_spell_it(given):
     old["vit." + key.replace("layers.", "encoder.layer.")] = x
   objective = dual()
   params, report = converted("vit", old, objective)
-  close(tokens_of(objective, params, given, slice(1)), out["tokens"])
+  assert_close(tokens_of(objective, params, given, slice(1)), out["tokens"])
   renamed = [x for x in report.lines if any("renamed" in n for n in x.notes)]
   assert len(renamed) == len(old)
 
@@ -100,7 +100,7 @@ def test_text_towers(kind, given):
   ids, valid = given["text_ids"], given["text_valid"]
   call = lambda m: m.text_tower(ids, valid, train=False)
   ours = objective.model.apply({"params": params}, method=call)
-  close(np.asarray(ours)[valid], out["tokens"][valid])
+  assert_close(np.asarray(ours)[valid], out["tokens"][valid])
 
 
 def test_two_files_make_one_model(given):
@@ -110,11 +110,11 @@ def test_two_files_make_one_model(given):
   params, _ = converted("vit", vit[0], objective)
   text, _ = converted("distilbert", words[0], objective)
   params["text_tower"] = text["text_tower"]
-  close(tokens_of(objective, params, given, slice(1)), vit[1]["tokens"])
+  assert_close(tokens_of(objective, params, given, slice(1)), vit[1]["tokens"])
   ids, valid = given["text_ids"], given["text_valid"]
   call = lambda m: m.text_tower(ids, valid, train=False)
   ours = objective.model.apply({"params": params}, method=call)
-  close(np.asarray(ours)[valid], words[1]["tokens"][valid])
+  assert_close(np.asarray(ours)[valid], words[1]["tokens"][valid])
 
 
 @pytest.mark.parametrize("kind", ["clip", "openai"])
@@ -126,13 +126,13 @@ def test_clip(kind, given):
   run = jax.jit(lambda p: (image.embed_video(p, first), image.embed_text(p, given)))
   first = dict(video=given["video"][:, :1])
   video, text = run(params)
-  close(video, l2_normalize(out["image"][:, 0]))
-  close(text, l2_normalize(out["text"]))
+  assert_close(video, l2_normalize(out["image"][:, 0]))
+  assert_close(text, l2_normalize(out["text"]))
   assert params["logit_scale"] == state["logit_scale"]
   clips = family("clip", HF.FRAMES, attention="frame")
   params, _ = converted("clip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
-  close(jax.jit(clips.embed_video)(params, given), mean)
+  assert_close(jax.jit(clips.embed_video)(params, given), mean)
 
 
 def test_open_clip_has_another_gelu(given):
@@ -144,8 +144,8 @@ def test_open_clip_has_another_gelu(given):
   named["attn_mask"] = np.zeros((HF.LENGTH, HF.LENGTH), "f")
   params, _ = converted("open_clip", named, exact)
   first = dict(video=given["video"][:, :1])
-  close(exact.embed_video(params, first), l2_normalize(out["image"][:, 0]))
-  close(exact.embed_text(params, given), l2_normalize(out["text"]))
+  assert_close(exact.embed_video(params, first), l2_normalize(out["image"][:, 0]))
+  assert_close(exact.embed_text(params, given), l2_normalize(out["text"]))
 
 
 def test_siglip(given):
@@ -153,14 +153,14 @@ def test_siglip(given):
   image = family("siglip", projection=HF.WIDTH)
   params, report = converted("siglip", state, image)
   first = dict(video=given["video"][:, :1])
-  close(image.embed_video(params, first), l2_normalize(out["image"][:, 0]))
+  assert_close(image.embed_video(params, first), l2_normalize(out["image"][:, 0]))
   whole = given | dict(text_valid=np.ones_like(given["text_valid"]))
-  close(image.embed_text(params, whole), l2_normalize(out["text"]))
+  assert_close(image.embed_text(params, whole), l2_normalize(out["text"]))
   assert [x.key for x in report.lines if x.status == "unused"] == ["logit_bias"]
   clips = family("siglip", HF.FRAMES, attention="frame", projection=HF.WIDTH)
   params, _ = converted("siglip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
-  close(jax.jit(clips.embed_video)(params, given), mean)
+  assert_close(jax.jit(clips.embed_video)(params, given), mean)
 
 
 def small_simvtp():
@@ -183,8 +183,8 @@ def test_videomae(given):
     return whole, m.pixel_decoder(seen, keep, hide)
 
   tokens, pixels = objective.model.apply({"params": params}, method=run)
-  close(tokens, out["tokens"])
-  close(pixels, out["pixels"])
+  assert_close(tokens, out["tokens"])
+  assert_close(pixels, out["pixels"])
   assert {p.split("/")[0] for p in report.initialised} == {
     "text_embed",
     "word_head",
@@ -273,8 +273,10 @@ def test_simvtp_after_fine_tuning():
   )
   video, caption = before.apply({"params": whole}, method=embed)
   found = objective.embed_video(params, batch), objective.embed_text(params, batch)
-  close(found[0], by_hand(params["video_tower"], video, None, 1))
-  close(found[1], by_hand(params["text_tower"]["transformer"], caption, valid, 2))
+  assert_close(found[0], by_hand(params["video_tower"], video, None, 1))
+  assert_close(
+    found[1], by_hand(params["text_tower"]["transformer"], caption, valid, 2)
+  )
 
 
 def simvtp_config(encoder, decoder):

@@ -1,4 +1,4 @@
-"""Decodes thousands of good and damaged files; prints the memory that is held."""
+"""Decodes thousands of good and damaged files; prints the resident memory."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from vtr_jax.data import crops
 from vtr_jax.data.video import decode as video
 from vtr_jax.data.video import stream
 
-# Each of these prints some megabytes of complaints.
+# Each file would print megabytes of warnings.
 av.logging.set_level(av.logging.PANIC)
 spread = lambda n: video.frame_indices(n, 8, "segments", 1, None)
 view = lambda h, w: crops.resize_view(h, w, 32)

@@ -1,4 +1,4 @@
-"""Trains; before the second save the disk gets full or read-only."""
+"""Trains; before the second save the disk becomes full or read-only."""
 
 import json
 import resource
@@ -14,18 +14,18 @@ config, what = json.loads(sys.argv.pop(1)), sys.argv.pop(1)
 
 
 def full():
-  # No file can grow beyond what a line of numbers takes.
+  # No file can grow beyond what metrics.jsonl takes.
   hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
   resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, hard))
 
 
 def read_only():
-  place = sys.argv[1]
-  subprocess.run(["mount", "--bind", place, place], check=True)
-  subprocess.run(["mount", "-o", "remount,bind,ro", place], check=True)
+  workdir = sys.argv[1]
+  subprocess.run(["mount", "--bind", workdir, workdir], check=True)
+  subprocess.run(["mount", "-o", "remount,bind,ro", workdir], check=True)
 
 
-def spoiled(*args, **kwargs):
+def save_with_fault(*args, **kwargs):
   saved.append(args)
   if len(saved) == 2:
     args[0].wait()
@@ -33,5 +33,5 @@ def spoiled(*args, **kwargs):
   return save(*args, **kwargs)
 
 
-Checkpoints.save = spoiled
+Checkpoints.save = save_with_fault
 command.run(lambda: train.train_and_evaluate(config, sys.argv[1]), arguments=False)

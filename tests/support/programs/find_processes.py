@@ -1,4 +1,4 @@
-"""Waits for the other three processes: a port and the number of this process."""
+"""Waits for the other three of four processes; arguments: port, process id."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Trains; prints when the run has come to a phase, and holds it there."""
+"""Trains; prints when the run reaches a phase, and pauses it there."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ from vtr_jax.train.checkpoint import Checkpoints
 config, directory, phase = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
 
 
-def held(call, seconds, at, after=False):
+def pausing(call, seconds, at, after=False):
   calls = []
 
   def instead(*args, **kwargs):
@@ -23,28 +23,28 @@ def held(call, seconds, at, after=False):
       result = call(*args, **kwargs)
     if len(calls) == at:
       print("now", phase, flush=True)
-      threading.Event().wait(seconds)  # handlers run, and it goes on
+      threading.Event().wait(seconds)  # signal handlers run, then it continues
     return result if after else call(*args, **kwargs)
 
   return instead
 
 
 if phase == "build":
-  experiment.workdir.prepare = held(experiment.workdir.prepare, 200, 1)
+  experiment.workdir.prepare = pausing(experiment.workdir.prepare, 200, 1)
 if phase == "begin":
-  loader.train_batches = held(loader.train_batches, 1, 1)
+  loader.train_batches = pausing(loader.train_batches, 1, 1)
 if phase in ("compile", "xla"):
-  memory.report = held(memory.report, 200 if phase == "compile" else 0, 1)
+  memory.report = pausing(memory.report, 200 if phase == "compile" else 0, 1)
 if phase == "wait":
-  progress.Progress.timed_next = held(progress.Progress.timed_next, 200, 4)
+  progress.Progress.timed_next = pausing(progress.Progress.timed_next, 200, 4)
 if phase == "save":
-  Checkpoints.save = held(Checkpoints.save, 1, 2, after=True)
+  Checkpoints.save = pausing(Checkpoints.save, 1, 2, after=True)
 if phase in ("step", "twice"):
   seconds = 200 if phase == "twice" else 1
-  progress.Progress.add = held(progress.Progress.add, seconds, 4)
+  progress.Progress.add = pausing(progress.Progress.add, seconds, 4)
 if phase == "evaluation":
   from vtr_jax.eval.evaluators.retrieval import Evaluator
 
-  Evaluator.run = held(Evaluator.run, 200, 1)
+  Evaluator.run = pausing(Evaluator.run, 200, 1)
 
 command.run(lambda: train.train_and_evaluate(config, directory))

@@ -18,12 +18,12 @@ for _ in range(c.steps):
   state, numbers = run.train_step(state, on_device)
   losses.append({k: float(v) for k, v in numbers.items()})
 norms = {}
-whole = batch.fake(c.clip, c.text, c.mask, 16)
-whole = sharding.put_batch(whole, run.mesh)
+full_batch = batch.fake(c.clip, c.text, c.mask, 16)
+full_batch = sharding.put_batch(full_batch, run.mesh)
 with sharding.scope(run.mesh):
   for side in ("video", "text"):
     embed = jax.jit(getattr(run.objective, "embed_" + side))
-    norms[side] = np.linalg.norm(embed(state.params, whole), axis=1).tolist()
+    norms[side] = np.linalg.norm(embed(state.params, full_batch), axis=1).tolist()
 leaves = jax.tree_util.tree_leaves_with_path
 layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
 print(

@@ -15,7 +15,7 @@ run = experiment.build(json.loads(sys.argv[1]), sys.argv[2])
 c, ranks = run.config, []
 for n in (1, 4, 8):
   mesh = sharding.make_mesh(sharding.MeshConfig(n, 1, 1), jax.devices()[:n])
-  rows = 8  # of 32 clips, so that devices get other rows together
+  rows = 8  # of 32 clips, so that each mesh groups the rows differently
   context = base.Context(
     run.objective, c.clip, c.text, c.data, run.tokenizer, mesh, rows, lambda: None
   )

@@ -1,4 +1,4 @@
-"""Trains; prints the memory of the run and of its loader's process."""
+"""Trains; prints the resident memory of the run and of its loader's process."""
 
 import json
 import multiprocessing
@@ -15,12 +15,12 @@ def rss(pid):
   return int(open(f"/proc/{pid}/statm").read().split()[1]) * page
 
 
-def told(log, done, numbers):
+def add_and_print(log, done, numbers):
   add(log, done, numbers)
   if done % 10 == 0:
     (worker,) = multiprocessing.active_children()
     print("rss", done, rss("self"), rss(worker.pid), flush=True)
 
 
-progress.Progress.add = told
+progress.Progress.add = add_and_print
 train.train_and_evaluate(json.loads(sys.argv[1]), sys.argv[2])

@@ -1,4 +1,4 @@
-"""Trains; prints when the run comes to each phase."""
+"""Trains; prints each phase when the run reaches it."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from vtr_jax.train import setup as experiment
 from vtr_jax.train.checkpoint import Checkpoints
 
 
-def told(owner, name, phase, after=False):
+def printing(owner, name, phase, after=False):
   call = getattr(owner, name)
 
   def instead(*args, **kwargs):
@@ -25,14 +25,15 @@ def told(owner, name, phase, after=False):
   setattr(owner, name, instead)
 
 
-told(experiment.workdir, "prepare", "build")
-told(Checkpoints, "restore", "restore")
-told(memory, "report", "compile")
-told(progress.Progress, "timed_next", "wait")
-told(progress.Progress, "add", "step")
-told(Checkpoints, "save", "save")
-told(Checkpoints, "save", "write", after=True)  # in the background; then old ones go
-told(Evaluator, "run", "evaluation")
-told(train, "_finish", "finish")
+printing(experiment.workdir, "prepare", "build")
+printing(Checkpoints, "restore", "restore")
+printing(memory, "report", "compile")
+printing(progress.Progress, "timed_next", "wait")
+printing(progress.Progress, "add", "step")
+printing(Checkpoints, "save", "save")
+# Written in the background; then old checkpoints are deleted.
+printing(Checkpoints, "save", "write", after=True)
+printing(Evaluator, "run", "evaluation")
+printing(train, "_finish", "finish")
 config, directory = json.loads(sys.argv[1]), sys.argv[2]
 command.run(lambda: train.train_and_evaluate(config, directory))

@@ -1,9 +1,9 @@
-"""Trains; after step 3, decoding never ends."""
+"""Trains; after step 3, decoding hangs."""
 
 import json
 import sys
 
-from tests.support.endless import Stuck
+from tests.support.endless import HangingSplit
 from vtr_jax.core import cli
 from vtr_jax.data import sources
 from vtr_jax.train import loop, progress
@@ -12,12 +12,12 @@ config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 opened, add, videos = sources.open_split, progress.Progress.add, {}
 
 
-def then_stick(log, done, metrics):
+def add_then_hang(log, done, metrics):
   add(log, done, metrics)
   if done == 3:
     videos.update(dict.fromkeys(range(96), b"wait"))
 
 
-sources.open_split = lambda *where: Stuck(opened(*where), videos)
-progress.Progress.add = then_stick
+sources.open_split = lambda *where: HangingSplit(opened(*where), videos)
+progress.Progress.add = add_then_hang
 cli.run(lambda: loop.train_and_evaluate(config, workdir))
