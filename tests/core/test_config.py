@@ -1,4 +1,4 @@
-"""Configs: what is wrong is named before any work, with the nearest right name."""
+"""Configs: mistakes are named before any work, with the nearest valid name."""
 
 import copy
 import math
@@ -16,12 +16,12 @@ VARIANTS = ("demo", "smoke", "webvid2m")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_variants_are_read(variant):
+def test_every_variant_is_a_valid_config(variant):
   config = simvtp.get_config(variant)
   assert read(TrainConfig, config.to_dict()).name == f"simvtp-{variant}"
 
 
-def test_paper_recipe():
+def test_the_paper_recipe_has_the_numbers_of_the_paper():
   """The numbers of the authors' script, worked out by hand."""
   c = read(TrainConfig, simvtp.get_config("webvid2m").to_dict())
   assert c.clip.grid == (8, 14, 14)
@@ -31,7 +31,7 @@ def test_paper_recipe():
 
 
 @pytest.mark.parametrize(
-  ("path", "value", "says"),
+  ("path", "value", "message"),
   [
     ("optim.lrr", 1.0, "config.optim.lrr: unknown key; did you mean 'lr'?"),
     ("stepz", 1, "config.stepz: unknown key; did you mean 'steps'?"),
@@ -61,7 +61,9 @@ def test_paper_recipe():
     ("mesh.tensor", 3, "does not multiply to the 1 devices"),
   ],
 )
-def test_wrong_values(smoke, tmp_path, path, value, says):
+def test_invalid_values_are_rejected_before_the_run_directory_is_made(
+  smoke, tmp_path, path, value, message
+):
   config = copy.deepcopy(smoke)
   *sections, key = path.split(".")
   section = config
@@ -70,18 +72,18 @@ def test_wrong_values(smoke, tmp_path, path, value, says):
   section[key] = value
   with pytest.raises(ConfigError) as e:
     setup.build(config, tmp_path / "run")
-  assert says in str(e.value)
-  assert not (tmp_path / "run").exists()  # refused before anything was made
+  assert message in str(e.value)
+  assert not (tmp_path / "run").exists()  # rejected before anything was made
 
 
-def test_missing_key(smoke):
+def test_a_missing_key_is_named(smoke):
   del smoke["optim"]["lr"]
   with pytest.raises(ConfigError, match=r"config\.optim\.lr: missing"):
     read(TrainConfig, smoke)
 
 
 def test_a_key_with_a_default_may_be_left_out(smoke):
-  """In every kind of section; what was left out is in the complete config again."""
+  """In every kind of section; the complete config has the defaults filled in."""
   brief = copy.deepcopy(smoke)
   del brief["guard"], brief["optim"]["b1"], brief["objective"]["compute"]["remat"]
   del brief["evals"]["validation"]["ties"]
@@ -89,7 +91,7 @@ def test_a_key_with_a_default_may_be_left_out(smoke):
   assert read(TrainConfig, brief).optim.b1 == 0.9
 
 
-def test_a_run_that_is_older_than_a_key_resumes_with_its_default(smoke, tmp_path):
+def test_an_older_run_resumes_with_the_defaults_of_newer_keys(smoke, tmp_path):
   (tmp_path / "checkpoints" / "1").mkdir(parents=True)
   old = copy.deepcopy(smoke)
   del old["optim"]["b1"]
@@ -101,14 +103,14 @@ def test_a_run_that_is_older_than_a_key_resumes_with_its_default(smoke, tmp_path
   workdir.prepare(tmp_path, smoke)
 
 
-def test_what_is_unknown_is_left_to_the_reader():
+def test_defaults_leave_unknown_keys_for_the_reader_to_reject():
   strange = dict(objective=dict(name="none"), evals=dict(a=3, b=dict(kind=[])), clip=1)
   full = with_defaults(strange)
   assert {key: full[key] for key in strange} == strange
 
 
 @pytest.mark.parametrize(
-  ("flags", "says"),
+  ("flags", "message"),
   [
     (["--config=configs/simvtp.py", "--config.optim.lrr=1"], 'Did you mean "lr"'),
     (
@@ -123,10 +125,12 @@ def test_what_is_unknown_is_left_to_the_reader():
     (["--config=configs/simvtp.py:smoke", "--workdir=/proc/nowhere"], "--workdir"),
   ],
 )
-def test_command_line(flags, says, tmp_path):
+def test_mistakes_on_the_command_line_are_one_line_with_exit_code_2(
+  flags, message, tmp_path
+):
   """One line on stderr, exit code 2, no traceback."""
   run = run_main(*(f.format(tmp_path) for f in flags))
   assert run.returncode == 2, run.stderr
-  assert says in run.stderr
+  assert message in run.stderr
   assert "Traceback" not in run.stderr
   assert len(run.stderr.strip().splitlines()) == 1

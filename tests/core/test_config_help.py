@@ -38,14 +38,14 @@ def test_every_key_has_a_comment(file):
   assert not [line for line in lines if "  # " not in line]
 
 
-def test_the_comment_of_a_field():
+def test_comments_of_dataclass_fields_are_found():
   @dataclasses.dataclass(frozen=True)
   class Inner:
     first: int  # one
 
   @dataclasses.dataclass(frozen=True)
   class Outer(Inner):
-    bare: int
+    uncommented: int
     # above, and
     # longer
     second: int = 2
@@ -59,8 +59,8 @@ def test_the_comment_of_a_field():
   }
 
 
-def test_a_config_file_of_the_users_own_folder(tmp_path):
-  """It imports a file beside it, whose comments are shown; `--config FILE` works."""
+def test_help_works_for_a_config_outside_the_project(tmp_path):
+  """It imports a file next to it, whose comments are shown; `--config FILE` works."""
   folder = tmp_path / "mine"
   folder.mkdir()
   (folder / "base.py").write_text(

@@ -7,7 +7,7 @@ import pytest
 from vtr_jax.core import io
 
 
-def test_the_file_is_replaced(tmp_path):
+def test_atomic_write_replaces_the_file(tmp_path):
   path = tmp_path / "a.txt"
   io.atomic_write(path, "old")
   io.atomic_write(str(path), b"new")
@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypat
   assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
+def test_json_that_cannot_be_serialised_leaves_the_old_file(tmp_path):
   path = tmp_path / "a.json"
   io.write_json(path, {"a": 1})
   with pytest.raises(TypeError):

@@ -14,7 +14,7 @@ class Clock:
     return self.now
 
 
-def test_a_log_gets_a_plain_line_every_ten_seconds(monkeypatch, capsys):
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds(monkeypatch, capsys):
   clock = Clock()
   monkeypatch.setattr(tqdm.std, "time", clock)
   with Bar(total=100, desc="rendering", unit="clip") as bar:

@@ -1,4 +1,4 @@
-"""Config keys of 0.1.0 are read under their names of today, and each is reported."""
+"""Config keys of 0.1.0 are read under their current names, and each is reported."""
 
 import subprocess
 
@@ -18,7 +18,7 @@ def parse(*arguments: str) -> subprocess.CompletedProcess:
   )
 
 
-def test_a_config_of_0_1_0_gets_the_names_of_today():
+def test_a_config_of_0_1_0_gets_the_current_key_names():
   old = dict(
     clip=dict(frames=4, size=32, tubelet=(2, 16, 16), mean=(0.5,)),
     text=dict(length=16),
@@ -54,13 +54,13 @@ def test_a_config_of_0_1_0_gets_the_names_of_today():
   assert len(lines) == 16
 
 
-def test_the_config_that_is_upgraded_stays_as_it_was():
+def test_upgrading_does_not_modify_the_old_config():
   old = dict(clip=dict(size=32), data=dict(mix=[dict(frames=1)]))
   renames.upgrade(old)
   assert old == dict(clip=dict(size=32), data=dict(mix=[dict(frames=1)]))
 
 
-def test_a_config_of_today_is_left_alone():
+def test_a_current_config_is_unchanged():
   today = dict(clip=dict(image_size=32), objective=dict(masked_tokens="drop"))
   assert renames.upgrade(today) == (today, [])
 
@@ -78,19 +78,19 @@ def test_entries_of_a_mixture_are_upgraded():
 
 
 @pytest.mark.parametrize(("old", "new"), [("drop", "drop"), ("blank", "mask_token")])
-def test_values_of_masked_tokens(old, new):
+def test_objective_hidden_becomes_masked_tokens(old, new):
   config, _ = renames.upgrade(dict(objective=dict(hidden=old)))
   assert config == dict(objective=dict(masked_tokens=new))
 
 
-def test_mask_send_is_dropped_with_a_line():
+def test_mask_send_is_dropped_with_a_message():
   new, lines = renames.upgrade(dict(mask=dict(send="visible", video="tube")))
   assert new == dict(mask=dict(video="tube"))
   (line,) = lines
   assert line.startswith("config.mask.send: no longer a key")
 
 
-def test_a_key_under_both_names_stays_for_the_reader_to_reject():
+def test_a_key_under_both_names_is_left_for_the_reader_to_reject():
   both = dict(clip=dict(size=32, image_size=64))
   assert renames.upgrade(both) == (both, [])
 
@@ -110,11 +110,11 @@ def test_a_key_under_both_names_stays_for_the_reader_to_reject():
     ("clip.size=3", "clip.size=3"),
   ],
 )
-def test_an_argument_of_the_command_line(old, new):
+def test_command_line_arguments_get_the_current_key_names(old, new):
   assert renames.argument(old) == new
 
 
-def test_the_command_line_takes_an_old_key_and_reports_the_new_one():
+def test_the_command_line_accepts_an_old_key_and_reports_the_new_one():
   done = parse("--config.steps=3", "--config.clip.size=48", "--config.contrast.chunk=7")
   assert done.returncode == 0, done.stderr
   assert done.stdout.split() == ["48", "7"]
@@ -122,7 +122,7 @@ def test_the_command_line_takes_an_old_key_and_reports_the_new_one():
   assert "--config.contrast.chunk: is called --config.contrastive" in done.stderr
 
 
-def test_a_key_of_neither_version_is_rejected_with_the_nearest_name():
+def test_an_unknown_key_is_rejected_with_the_nearest_name():
   done = parse("--config.clip.image_sise=48")
   assert done.returncode == 2
   assert "ConfigError: command line" in done.stderr
@@ -132,13 +132,13 @@ def test_a_key_of_neither_version_is_rejected_with_the_nearest_name():
 
 
 @pytest.mark.parametrize(
-  ("key", "kept", "gone"),
+  ("key", "kept", "removed"),
   [("residual", "frozen", "timesformer"), ("target", "tower", "projected")],
 )
-def test_a_removed_key_is_accepted_where_it_changes_nothing(key, kept, gone):
+def test_a_removed_key_is_accepted_where_it_changes_nothing(key, kept, removed):
   new, (line,) = renames.upgrade(dict(objective={key: kept}))
   assert new == dict(objective={})
   assert line.startswith(f"config.objective.{key}: no longer a key")
   assert renames.argument(f"--config.objective.{key}={kept}") == ""
-  with pytest.raises(ConfigError, match=f"objective.{key}: '{gone}' was removed"):
-    renames.upgrade(dict(objective={key: gone}))
+  with pytest.raises(ConfigError, match=f"objective.{key}: '{removed}' was removed"):
+    renames.upgrade(dict(objective={key: removed}))

@@ -1,4 +1,4 @@
-"""The mesh and the rules; real sharded runs are in test_loop.py."""
+"""Meshes and divisibility of the batch; real sharded runs are in test_loop.py."""
 
 import numpy as np
 import pytest
@@ -11,31 +11,31 @@ MESH = AbstractMesh((2, 2, 2), sharding.AXES)
 
 
 @pytest.mark.parametrize(
-  ("size", "near"), [(6, "use 4 or 8"), (3, "use 4"), (130, "use 128 or 132")]
+  ("size", "suggestion"), [(6, "use 4 or 8"), (3, "use 4"), (130, "use 128 or 132")]
 )
-def test_a_batch_that_does_not_divide_names_its_neighbours(size, near):
+def test_an_indivisible_batch_size_names_the_nearest_valid_ones(size, suggestion):
   with pytest.raises(ConfigError) as e:
     sharding.check_batch_size(size, MESH, "config.batch_size")
   assert str(e.value).startswith("config.batch_size: ")
-  assert str(e.value).endswith(near)
+  assert str(e.value).endswith(suggestion)
 
 
-def test_a_batch_that_divides_passes():
+def test_a_divisible_batch_size_is_accepted():
   sharding.check_batch_size(8, MESH, "config.batch_size")
 
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (-2, 1, 1), (-1, -1, 1)])
-def test_impossible_meshes(sizes):
+def test_invalid_mesh_sizes_are_rejected(sizes):
   with pytest.raises(ConfigError):
     sharding.MeshConfig(*sizes)
 
 
-def test_the_rest_of_the_devices():
+def test_an_axis_of_minus_1_gets_the_remaining_devices():
   mesh = sharding.make_mesh(sharding.MeshConfig(1, -1, 1))
   assert dict(mesh.shape) == dict(data=1, fsdp=1, tensor=1)
 
 
-def test_put_batch_keeps_rows():
+def test_put_batch_keeps_the_order_of_rows():
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
   rows = np.arange(12).reshape(4, 3)
   (array,) = sharding.put_batch(dict(x=rows), mesh).values()

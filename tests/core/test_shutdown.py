@@ -1,4 +1,4 @@
-"""How a command ends: its code, one line, and output that nobody takes."""
+"""How a command ends: exit code, one line, and output that cannot be written."""
 
 import os
 import shlex
@@ -10,14 +10,14 @@ import time
 import pytest
 from conftest import ROOT
 
-HOLD = 200  # seconds that the work would go on: twice the wait for its end
+HOLD = 200  # seconds that the work would last: twice the wait for its end
 
 
 def start(work, run=True, **files):
-  """A command that does `work`, lines of Python, and says when it has begun.
+  """A command that runs `work`, lines of Python that print "begun" by `begun()`.
 
   Returns:
-    Its process; its words if it is not to be run.
+    Its process; its arguments if not `run`.
   """
   code = "\n".join(
     [
@@ -32,7 +32,7 @@ def start(work, run=True, **files):
   )
   if not run:
     return [sys.executable, "-c", code]
-  # Otherwise nothing is ever left to be written at the end.
+  # Unbuffered, nothing would be left to be written at exit.
   env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
   files = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | files
   return subprocess.Popen(
@@ -48,24 +48,24 @@ def finish(process, *signals):
     begin = time.monotonic()
   for number in signals:
     process.send_signal(number)
-  _, said = process.communicate(timeout=HOLD / 2)
-  return process.returncode, time.monotonic() - begin, said
+  _, errors = process.communicate(timeout=HOLD / 2)
+  return process.returncode, time.monotonic() - begin, errors
 
 
 LINE = "Interrupted: run it again; saved files are complete\n"
 
 
 @pytest.mark.parametrize(
-  ("work", "least"),
+  ("work", "min_seconds"),
   [
     ("begun()\ntime.sleep(200)", 0),
-    # Python prints what a finalizer raises, and goes on.
+    # Python prints what a finalizer raises, and continues.
     (
       "class Late:\n  def __del__(self):\n    begun()\n    time.sleep(200)\n"
       "Late()\ntime.sleep(200)",
       0,
     ),
-    # Whoever swallows it is ended from outside.
+    # Code that swallows the interrupt is killed by the watchdog.
     (
       "for number in range(9):\n  try:\n    if not number:\n      begun()\n"
       "    time.sleep(200)\n  except KeyboardInterrupt:\n    pass",
@@ -74,15 +74,15 @@ LINE = "Interrupted: run it again; saved files are complete\n"
   ],
   ids=["plain", "finalizer", "swallowed"],
 )
-def test_ctrl_c_is_one_line_at_once(work, least):
-  grace = "" if least else "ending._GRACE = 60\n"  # they end by themselves
-  code, seconds, said = finish(start(grace + work), signal.SIGINT)
-  assert (code, said) == (130, LINE)
-  assert seconds >= least
+def test_ctrl_c_ends_the_command_at_once_with_one_line(work, min_seconds):
+  grace = "" if min_seconds else "ending._GRACE = 60\n"  # they end by themselves
+  code, seconds, errors = finish(start(grace + work), signal.SIGINT)
+  assert (code, errors) == (130, LINE)
+  assert seconds >= min_seconds
 
 
-def test_ctrl_c_where_nobody_reads_the_output():
-  """A pager that waits, say: the pipe is full, and a print in it for ever."""
+def test_ctrl_c_ends_the_command_while_its_output_pipe_is_full():
+  """A pager that waits, for example: print blocks for ever."""
   process = start("begun()\nwhile True:\n  print(1000 * 'x', flush=True)")
   assert process.stderr.readline() == "begun\n"
   time.sleep(0.5)
@@ -91,19 +91,19 @@ def test_ctrl_c_where_nobody_reads_the_output():
   assert process.communicate()[1] == LINE
 
 
-def test_ctrl_c_that_comes_twice_at_once():
-  """From the terminal and from a wrapper."""
+def test_two_ctrl_c_in_a_row_end_the_command_like_one():
+  """One from the terminal and one from a wrapper script."""
   for _ in range(5):
     process = start("begun()\ntime.sleep(200)")
     assert finish(process, signal.SIGINT, signal.SIGINT)[::2] == (130, LINE)
 
 
-def test_a_full_disk_is_seen_at_the_end():
+def test_output_to_a_full_disk_is_an_error_at_exit():
   with open("/dev/full", "w") as full:
-    code, _, said = finish(start("print('x')", stdout=full))
+    code, _, errors = finish(start("print('x')", stdout=full))
   assert code == 2
-  assert said.startswith("DataError: a file that is being written: No space left")
-  assert said.count("\n") == 1
+  assert errors.startswith("DataError: a file that is being written: No space left")
+  assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_full_disk_is_seen_at_the_end():
     ("ending.interrupted()", 130),
   ],
 )
-def test_the_code_stays_where_nothing_can_be_said(work, expected):
+def test_the_exit_code_is_kept_if_stderr_cannot_be_written(work, expected):
   with open("/dev/full", "w") as full:
     process = start(f"print('x')\n{work}", stdout=full, stderr=full)
     assert finish(process)[0] == expected
@@ -128,20 +128,20 @@ def test_the_code_stays_where_nothing_can_be_said(work, expected):
     ("ending.interrupted()", "2>&-", 130),
   ],
 )
-def test_output_that_is_closed(work, closed, expected):
+def test_the_exit_code_is_kept_if_output_is_closed(work, closed, expected):
   command = shlex.join(start(work, run=False))
   ended = subprocess.run(["bash", "-c", f"{command} {closed}"], cwd=ROOT)
   assert ended.returncode == expected
 
 
-def test_a_reader_that_has_gone():
+def test_a_reader_that_closes_the_pipe_ends_the_command_by_sigpipe():
   process = start("while True:\n  print('x')")
   process.stdout.readline()
   process.stdout.close()
   assert finish(process)[::2] == (128 + signal.SIGPIPE, "")
 
 
-def test_another_pipe_that_is_broken_is_no_such_end():
-  code, _, said = finish(start("raise BrokenPipeError(32, 'Broken pipe')"))
+def test_a_broken_pipe_of_the_work_itself_is_an_error():
+  code, _, errors = finish(start("raise BrokenPipeError(32, 'Broken pipe')"))
   assert code == 1
-  assert "BrokenPipeError" in said.splitlines()[-1]
+  assert "BrokenPipeError" in errors.splitlines()[-1]
