@@ -1,4 +1,4 @@
-"""Unusable records: replaced one for one, listed, counted, and stopped at."""
+"""Unusable records: replaced one for one, listed, counted; too many end the run."""
 
 import itertools
 import json
@@ -68,14 +68,14 @@ def test_bad_records_are_replaced_one_for_one(damaged, tokenizer):
   )
 
 
-def test_substitutes_differ(damaged, tokenizer):
+def test_bad_records_get_varied_substitutes(damaged, tokenizer):
   batches = clips.take(damaged, tokenizer, 6, batch_size=20)
   used = {tokenizer.decode(i) for b in batches for i in b["text_ids"][~b["valid"]]}
   assert len(used) > 5
 
 
 class Clock(threading.local):
-  """A second of a thread goes by between two looks of it."""
+  """A thread's CPU clock that advances by a second at every call."""
 
   def __init__(self):
     self._ticks = itertools.count()
@@ -84,7 +84,7 @@ class Clock(threading.local):
     return float(next(self._ticks))
 
 
-def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch):
+def test_a_record_over_the_decode_timeout_is_replaced(tmp_path, tokenizer, monkeypatch):
   rows = [*clips.records(7, frames=10), clips.record("long", clips.mp4(200))]
   clips.prepare(tmp_path, dict(train=rows))
   free = clips.take(tmp_path, tokenizer, 3)
@@ -103,8 +103,8 @@ def test_a_record_over_its_deadline_is_replaced(tmp_path, tokenizer, monkeypatch
     clips.config(tmp_path, decode_timeout=0.0)
 
 
-def stuck(monkeypatch, videos):
-  """From now on, training reads these videos in place of its own."""
+def hang_on(monkeypatch, videos):
+  """From now on, decoding hangs at these records: {index: how}, see `Endless`."""
   opened = sources.open_split
   monkeypatch.setattr(
     sources, "open_split", lambda *where: HangingSplit(opened(*where), videos)
@@ -112,21 +112,21 @@ def stuck(monkeypatch, videos):
 
 
 @pytest.fixture(scope="module")
-def root_of_good(tmp_path_factory):
+def good_root(tmp_path_factory):
   root = tmp_path_factory.mktemp("good")
   clips.prepare(root, dict(train=clips.records(8, frames=10)))
   return root
 
 
-def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
+def test_a_record_whose_decoding_hangs_is_replaced_and_so_is_its_worker(
   tmp_path, tokenizer, monkeypatch
 ):
   clips.prepare(tmp_path, dict(train=clips.records(16, frames=10)))
   data = clips.config(tmp_path, num_workers=1, decode_timeout=0.3)
   free = clips.take(tmp_path, tokenizer, 4, data=data)
-  stuck(monkeypatch, {3: b"wait", 11: b"spin"})
-  held = clips.take(tmp_path, tokenizer, 4, data=data)
-  for one, other in zip(held, free, strict=True):
+  hang_on(monkeypatch, {3: b"wait", 11: b"spin"})
+  replaced = clips.take(tmp_path, tokenizer, 4, data=data)
+  for one, other in zip(replaced, free, strict=True):
     np.testing.assert_array_equal(one["record"], other["record"])
     bad = np.isin(one["record"], (3, 11))
     for record, problem in zip(one["record"][bad], one["problem"][bad], strict=True):
@@ -134,14 +134,14 @@ def test_a_record_that_never_ends_is_replaced_and_so_is_its_worker(
     np.testing.assert_array_equal(one["valid"], ~bad)
     for key in one:
       np.testing.assert_array_equal(one[key][~bad], other[key][~bad], err_msg=key)
-  assert sum((~batch["valid"]).sum() for batch in held) == 4
-  clips.assert_same(clips.take(tmp_path, tokenizer, 4, data=data), held)
+  assert sum((~batch["valid"]).sum() for batch in replaced) == 4
+  clips.assert_same(clips.take(tmp_path, tokenizer, 4, data=data), replaced)
   assert not multiprocessing.active_children()
 
 
-def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch):
+def test_three_hanging_records_in_a_row_are_an_error(tmp_path, tokenizer, monkeypatch):
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
-  stuck(monkeypatch, dict.fromkeys(range(8), b"wait"))
+  hang_on(monkeypatch, dict.fromkeys(range(8), b"wait"))
   data = clips.config(tmp_path, num_workers=1, decode_timeout=0.2)
   message = r"decoding clip\d, clip\d, clip\d did not end, one after the other"
   with pytest.raises(DataError, match=message):
@@ -149,14 +149,14 @@ def test_a_data_set_that_never_ends_is_given_up(tmp_path, tokenizer, monkeypatch
   assert not multiprocessing.active_children()
 
 
-def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
+def test_a_hanging_decoding_thread_is_an_error_that_names_the_record(
   tmp_path, tokenizer, monkeypatch, capsys
 ):
-  """In training without processes, and in evaluation, which leaves none out."""
+  """In training without worker processes, and in evaluation, which skips no record."""
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
   free = threading.Event()
   monkeypatch.setattr(HangingVideo, "__bool__", lambda self: free.wait() or False)
-  stuck(monkeypatch, {5: b"wait"})
+  hang_on(monkeypatch, {5: b"wait"})
   data = clips.config(tmp_path, decode_timeout=0.2)
   with pytest.raises(
     DataError, match=r"decoding clip5 did not end.*data\.num_workers=1"
@@ -172,8 +172,8 @@ def test_a_thread_that_never_ends_is_named_and_so_ends_the_run(
 
 
 @pytest.mark.nightly
-def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
-  """Also Python waits for such threads, without end."""
+def test_a_run_with_a_hanging_decoding_thread_saves_and_exits(smoke, tmp_path):
+  """Python itself would wait for such threads for ever at exit."""
   config = training.without_evals(smoke, steps=500, checkpoint_every=500)
   config["data"] |= dict(num_workers=0, decode_timeout=1.0)
   ended = subprocess.run(
@@ -188,11 +188,9 @@ def test_a_run_whose_thread_is_stuck_saves_and_ends(smoke, tmp_path):
   assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
-def test_workers_that_do_nothing_are_told_of(
-  root_of_good, tokenizer, capfd, monkeypatch
-):
-  """As one that was stopped, or that waits for a disk."""
-  data = clips.config(root_of_good, num_workers=1)
+def test_stopped_workers_are_reported(good_root, tokenizer, capfd, monkeypatch):
+  """Such as one that was stopped by a signal, or that waits for a disk."""
+  data = clips.config(good_root, num_workers=1)
   with loader.train_batches(
     data, clips.CLIP, clips.TEXT, clips.MASK, tokenizer, batch_size=8, seed=0
   ) as batches:
@@ -203,26 +201,26 @@ def test_workers_that_do_nothing_are_told_of(
     monkeypatch.setattr(workers, "_LOOK", 0.05)
     for _ in range(6):  # more than are there already
       next(batches)
-  said = capfd.readouterr().err
-  assert f"no batch for 1 s: process {worker.pid} is stopped, by a signal" in said
+  errors = capfd.readouterr().err
+  assert f"no batch for 1 s: process {worker.pid} is stopped, by a signal" in errors
 
 
 @pytest.mark.parametrize(
-  ("state", "says"),
+  ("state", "message"),
   [("D", "waits for a disk or the network"), ("t", "is stopped"), ("W", "in state W")],
 )
-def test_what_a_worker_waits_for(state, says, monkeypatch):
-  """As the system tells it, behind a name that may have brackets and spaces."""
+def test_child_states_name_what_a_worker_waits_for(state, message, monkeypatch):
+  """Read from /proc, where it follows a name that may have brackets and spaces."""
   worker = types.SimpleNamespace(pid=7)
   monkeypatch.setattr(multiprocessing, "active_children", lambda: [worker])
   stat = f"7 (a) S (b c) {state} 1 7 7 0 -1"
   monkeypatch.setattr(pathlib.Path, "read_text", lambda path: stat)
-  (told,) = processes.child_states()
-  assert told.startswith("process 7 ")
-  assert says in told
+  (state_line,) = processes.child_states()
+  assert state_line.startswith("process 7 ")
+  assert message in state_line
 
 
-def test_worker_error_keeps_its_type_and_message(tmp_path, tokenizer):
+def test_an_error_in_a_worker_keeps_its_type_and_message(tmp_path, tokenizer):
   clips.prepare(tmp_path, dict(train=[clips.record(f"c{i}", b"") for i in range(5)]))
   data = clips.config(tmp_path, num_workers=1)
   message = r"10 records in a row cannot be used, the first is c\d: empty file"
@@ -274,7 +272,7 @@ def test_quarantine_stops_when_too_many_are_bad(tmp_path):
   assert e.value.exit_code == 3
 
 
-def test_quarantine_allows_what_is_within_the_budget(tmp_path):
+def test_quarantine_allows_bad_records_within_the_budget(tmp_path):
   path = str(tmp_path / "quarantine.jsonl")
   quarantine = Quarantine(path, budget=0.1, min_samples=10)
   for step in range(20):
@@ -282,8 +280,8 @@ def test_quarantine_allows_what_is_within_the_budget(tmp_path):
   assert quarantine.bad == 20
 
 
-def test_quarantine_stops_at_once_when_all_goes_wrong_late(tmp_path):
-  """A share that a long run would bear for hours: a file server that fails, say."""
+def test_quarantine_stops_soon_if_records_begin_to_fail_late_in_a_run(tmp_path):
+  """A failing file server: the fraction over the whole run stays small for hours."""
   path = str(tmp_path / "quarantine.jsonl")
   quarantine = Quarantine(path, budget=0.01, min_samples=100)
   for step in range(1000):

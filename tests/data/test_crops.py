@@ -1,4 +1,4 @@
-"""Which part of the frames is shown: inside, central, as often as promised."""
+"""Crops of frames: inside the frame, central, and distributed as documented."""
 
 import numpy as np
 import pytest
@@ -20,13 +20,13 @@ def test_views_lie_inside_the_frame(crop, shape):
     assert 0 <= view.left <= view.width - 64
 
 
-def test_resize_is_plain_for_square_and_central_for_others():
+def test_resize_takes_the_central_square():
   assert crops.resize_view(96, 96, 64) == crops.View(64, 64, 0, 0, 64)
   assert crops.resize_view(100, 200, 50) == crops.View(50, 100, 0, 25, 50)
   assert crops.resize_view(300, 100, 50) == crops.View(150, 50, 50, 0, 50)
 
 
-def test_multi_scale_has_thirteen_places_and_the_given_scales():
+def test_multi_scale_has_thirteen_positions_and_the_given_scales():
   rng = np.random.default_rng(0)
   draw = lambda: crops.random_view(160, 160, 80, "multi_scale", (1.0, 0.5), False, rng)
   views = [draw() for _ in range(600)]

@@ -1,4 +1,4 @@
-"""The frame curriculum: which clips are how long, on every host and restart."""
+"""The frame curriculum: how long clips are at each step, on every host and restart."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def stream(root, staged, tokenizer):
     (((0, (4,)), (5, (1, 2, 4))), {4: 4, 5: 1, 6: 2, 7: 4, 8: 1}),
   ],
 )
-def test_frames_of_a_step(tmp_path, curriculum, frames):
+def test_the_number_of_frames_follows_the_stages(tmp_path, curriculum, frames):
   data = clips.config(tmp_path, curriculum=curriculum)
   assert {step: data.frames_at(clips.CLIP, step) for step in frames} == frames
   assert data.frame_counts(clips.CLIP) == tuple(sorted(set(frames.values())))
@@ -61,8 +61,10 @@ def test_clips_and_masks_have_the_frames_of_their_step(stream):
     assert (np.sort(indices) == np.arange(clip.num_tubelets)).all()
 
 
-def test_a_curriculum_changes_no_order_and_no_whole_clip(root, tokenizer, stream):
-  """A batch of clip.num_frames is the one that a run without a curriculum gets."""
+def test_a_curriculum_keeps_the_record_order_and_the_full_length_batches(
+  root, tokenizer, stream
+):
+  """Batches of clip.num_frames are those of a run without a curriculum."""
   plain = clips.take(root, tokenizer, len(FRAMES))
   for one, other, frames in zip(stream, plain, FRAMES, strict=True):
     np.testing.assert_array_equal(one["record"], other["record"])
@@ -76,7 +78,7 @@ def test_restart_continues_the_stream(root, staged, tokenizer, stream, start):
   clips.assert_same(rest, stream[start : start + 2])
 
 
-def test_two_hosts_share_the_same_batches(root, staged, tokenizer, stream):
+def test_two_hosts_split_the_batches_of_one(root, staged, tokenizer, stream):
   hosts = [
     clips.take(root, tokenizer, 5, data=staged, host=host, num_hosts=2)
     for host in range(2)
@@ -88,7 +90,7 @@ def test_two_hosts_share_the_same_batches(root, staged, tokenizer, stream):
   clips.assert_same(joined, stream[:5])
 
 
-def test_workers_bring_the_same_batches(root, tokenizer, stream):
+def test_worker_processes_give_the_same_batches(root, tokenizer, stream):
   data = clips.config(root, curriculum=STAGES, num_workers=2)
   clips.assert_same(
     clips.take(root, tokenizer, 5, data=data, start_step=1), stream[1:6]
@@ -102,8 +104,8 @@ def decodable(data):
     return 0
 
 
-def test_a_damaged_video_serves_the_steps_that_need_little_of_it(tmp_path, tokenizer):
-  """Three frames are left: enough for clips of two, not for those of four."""
+def test_a_truncated_video_is_used_for_clips_that_are_short_enough(tmp_path, tokenizer):
+  """Three frames are left: enough for clips of two frames, not of four."""
   whole = clips.mp4(movflags="faststart")
   start = whole.index(b"mdat")
   ends = range(start, len(whole), 20)
@@ -116,7 +118,7 @@ def test_a_damaged_video_serves_the_steps_that_need_little_of_it(tmp_path, token
   assert long["problem"][long["record"] == 0].item().startswith("cut: only 3 frames")
 
 
-def test_evaluation_sees_whole_clips(root, staged):
+def test_evaluation_uses_full_length_clips(root, staged):
   source = sources.open_split(sources.find(str(root), clips.NAME), "train")
   with loader.eval_videos(source, staged, clips.CLIP, 4) as batches:
     assert next(batches)["video"].shape[1] == clips.CLIP.num_frames
@@ -132,7 +134,7 @@ def test_evaluation_sees_whole_clips(root, staged):
     (((0, (4,)), (8, (4, 0))), r"frames \(4, 0\) from step 8"),
   ],
 )
-def test_stages_are_checked(tmp_path, curriculum, message):
+def test_invalid_stages_are_rejected(tmp_path, curriculum, message):
   with pytest.raises(ConfigError, match=message):
     clips.config(tmp_path, curriculum=curriculum)
 
@@ -155,8 +157,8 @@ def test_stages_must_fit_the_clip(tmp_path, tokenizer, frames, message):
     clips.take(tmp_path, tokenizer, 1, data=data)
 
 
-def test_a_stored_config_is_read(tmp_path):
-  """JSON has lists only."""
+def test_a_curriculum_is_read_from_json(tmp_path):
+  """JSON has lists, not tuples."""
   values = dataclasses.asdict(clips.config(tmp_path)) | dict(
     curriculum=[[0, [1]], [1000, [2, 4]]]
   )

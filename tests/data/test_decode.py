@@ -23,7 +23,7 @@ def levels(frames):
 # --- Frames and sizes -------------------------------------------------------------
 
 
-def test_wanted_frames_are_the_frames_of_that_number():
+def test_frames_are_selected_by_number():
   every = decode.decode(GOOD)
   assert every.shape == (24, 96, 96, 3)
   assert every.dtype == np.uint8
@@ -47,7 +47,7 @@ def test_an_error_of_the_caller_is_not_a_bad_sample():
     decode.decode(GOOD, wrong)
 
 
-def test_view_resizes_cuts_and_flips():
+def test_a_view_resizes_crops_and_flips():
   whole = decode.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 0, 0, 64))
   cut = decode.decode(GOOD, [5], lambda h, w: crops.View(64, 64, 8, 40, 16))
   np.testing.assert_array_equal(cut, whole[:, 8:24, 40:56])
@@ -57,7 +57,7 @@ def test_view_resizes_cuts_and_flips():
 
 
 @pytest.mark.parametrize("pix_fmt", ["gray", "yuv422p", "yuv444p", "yuv420p10le"])
-def test_pixel_formats(pix_fmt):
+def test_all_pixel_formats_decode_to_the_same_brightness(pix_fmt):
   frames = decode.decode(clips.mp4(9, pix_fmt=pix_fmt))
   assert frames.shape == (9, 96, 96, 3)
   # The encoder takes gray for full range and does not say so: hence the 10.
@@ -68,14 +68,14 @@ def test_pixel_formats(pix_fmt):
   ("height", "width", "pix_fmt"),
   [(97, 131, "yuv444p"), (98, 130, "yuv420p"), (16, 300, "yuv420p"), (2, 2, "gray")],
 )
-def test_odd_sizes(height, width, pix_fmt):
+def test_odd_sizes_are_decoded_and_resized(height, width, pix_fmt):
   data = clips.mp4(5, height, width, pix_fmt=pix_fmt)
   assert decode.decode(data).shape == (5, height, width, 3)
   view = lambda h, w: crops.resize_view(h, w, 64)
   assert decode.decode(data, None, view).shape == (5, 64, 64, 3)
 
 
-def test_videos_filmed_on_their_side_are_turned():
+def test_rotated_videos_are_turned_upright():
   data = bytearray(clips.mp4(2, 64, 96))
   at = data.index(b"tkhd") + 4 + 40
   data[at : at + 36] = struct.pack(
@@ -111,14 +111,14 @@ def test_videos_filmed_on_their_side_are_turned():
     (clips.mp4(0), "no "),  # "no video stream", or "no frame" of an empty one
   ],
 )
-def test_unusable_files(data, reason):
+def test_unusable_files_are_bad_samples(data, reason):
   with pytest.raises(BadSample, match=reason) as e:
     decode.decode(data)
   assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("data", [FAST, FRAGMENTED], ids=["faststart", "fragmented"])
-def test_cut_in_the_middle_serves_if_enough_is_left(data):
+def test_a_truncated_file_is_used_if_enough_frames_are_left(data):
   """The header still promises all frames, or none at all (fragmented)."""
   start = data.index(b"mdat")
   cut = data[: start + (len(data) - start) * 7 // 10]
@@ -131,7 +131,7 @@ def test_cut_in_the_middle_serves_if_enough_is_left(data):
     decode.decode(cut, spread, needed=len(frames) + 1)
 
 
-def test_damage_inside_is_found_and_frames_before_it_are_good():
+def test_frames_before_damaged_data_are_unchanged():
   data = bytearray(FRAGMENTED)
   middle = data.rindex(b"mdat") + 8
   data[middle : middle + 400] = bytes(400)
@@ -146,7 +146,7 @@ def test_damage_inside_is_found_and_frames_before_it_are_good():
 
 @pytest.mark.parametrize("sampling", decode.SAMPLINGS)
 @pytest.mark.parametrize("clip_frames", [1, 4, 8, 16])
-def test_frame_indices_of_every_length(sampling, clip_frames):
+def test_frame_indices_are_sorted_and_valid_for_every_length(sampling, clip_frames):
   for num_frames in range(1, 41):
     for stride in (1, 4):
       for seed in (None, 0, 1, 2):
@@ -162,7 +162,7 @@ def test_frame_indices_of_every_length(sampling, clip_frames):
           assert (np.diff(index) == stride).all()
 
 
-def test_segments_take_the_middle_or_any_frame_of_each_part():
+def test_segments_take_the_middle_or_a_random_frame_of_each_segment():
   middle = decode.frame_indices(24, 8, "segments", 1, None)
   np.testing.assert_array_equal(middle, np.arange(8) * 3 + 1)
   rng = np.random.default_rng(0)

@@ -16,7 +16,7 @@ def root(tmp_path_factory):
 
 
 def _odd_records():
-  """What is unusual, but fine."""
+  """Unusual, but valid records."""
   return [
     clips.record("one frame", clips.mp4(1)),
     clips.record("odd", clips.mp4(5, 97, 131, pix_fmt="yuv444p"), ["a", "b ball"]),
@@ -31,7 +31,7 @@ def open_test(root):
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2, 4])
-def test_eval_has_every_record_once_and_equal_steps(root, num_hosts):
+def test_eval_has_every_record_once_and_equal_steps_on_all_hosts(root, num_hosts):
   source, data = open_test(root), clips.config(root)
   hosts = [
     list(loader.eval_videos(source, data, clips.CLIP, 4, host=h, num_hosts=num_hosts))
@@ -50,7 +50,7 @@ def test_eval_has_every_record_once_and_equal_steps(root, num_hosts):
   assert not video[5:].any()
 
 
-def test_eval_of_fewer_records_than_hosts(tmp_path):
+def test_eval_pads_if_there_are_fewer_records_than_hosts(tmp_path):
   clips.prepare(tmp_path, dict(test=[clips.record("only", clips.mp4(4))]))
   source, data = open_test(tmp_path), clips.config(tmp_path)
   for host in range(4):
@@ -67,7 +67,7 @@ def test_eval_is_deterministic_and_ignores_augmentations(root):
   )
 
 
-def test_eval_refuses_a_bad_record(tmp_path):
+def test_eval_rejects_a_bad_record(tmp_path):
   rows = [clips.record("a"), clips.record("b", b""), clips.record("c", captions=[])]
   clips.prepare(tmp_path, dict(test=rows))
   source = open_test(tmp_path)
@@ -78,7 +78,7 @@ def test_eval_refuses_a_bad_record(tmp_path):
     loader.captions(source)
 
 
-def test_captions_name_their_records_and_decode_nothing(root, monkeypatch):
+def test_captions_are_read_with_their_owners_without_decoding(root, monkeypatch):
   monkeypatch.setattr("vtr_jax.data.video.decode", None)
   texts, owner = loader.captions(open_test(root))
   assert texts == [
@@ -95,7 +95,7 @@ def test_captions_name_their_records_and_decode_nothing(root, monkeypatch):
 
 
 @pytest.mark.parametrize("num_hosts", [1, 2])
-def test_eval_texts(root, tokenizer, num_hosts):
+def test_eval_texts_are_all_captions_in_order(root, tokenizer, num_hosts):
   source = open_test(root)
   hosts = [
     list(
@@ -114,7 +114,7 @@ def test_eval_texts(root, tokenizer, num_hosts):
   assert [tokenizer.decode(i) for i in ids[valid]] == texts
 
 
-def test_eval_texts_of_plain_texts(tokenizer):
+def test_eval_texts_accept_a_list_of_strings(tokenizer):
   (batch,) = loader.eval_texts(["a ball", "a red box"], clips.TEXT, tokenizer, 2)
   assert batch["text_ids"].shape == batch["text_valid"].shape == (2, 16)
   np.testing.assert_array_equal(batch["record"], [0, 1])

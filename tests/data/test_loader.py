@@ -23,8 +23,8 @@ from vtr_jax.data.tokenizers import base as tokenizers
 SIZE = 22  # records; not a multiple of any batch below
 
 
-class Probe(tokenizers.SentencePiece):
-  """A tokenizer that looks at the process it works in."""
+class CheckingTokenizer(tokenizers.SentencePiece):
+  """A tokenizer that checks that worker processes import and use no accelerator."""
 
   def encode(self, caption, length):
     if multiprocessing.parent_process() is not None:
@@ -45,7 +45,7 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tokenizer(root):
-  return Probe(str(root / "tokenizer.model"))
+  return CheckingTokenizer(str(root / "tokenizer.model"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def stream(root, tokenizer):
 # --- Order ------------------------------------------------------------------------
 
 
-def test_batches_are_as_promised(stream):
+def test_batches_match_the_spec(stream):
   shapes = spec(clips.CLIP, clips.TEXT, clips.MASK, 8)
   for batch in stream:
     assert set(batch) == {*shapes, *HOST_KEYS}
@@ -80,36 +80,36 @@ def test_every_epoch_has_each_record_once_in_a_new_order(stream):
   assert (epochs[0] != np.arange(SIZE)).any()
 
 
-def test_one_record_differs_from_epoch_to_epoch(stream):
-  """Caption, frames, crop and masks are drawn again."""
+def test_a_record_is_augmented_differently_in_each_epoch(stream):
+  """Caption, frames, crop and masks are sampled again."""
   rows = {k: np.concatenate([b[k] for b in stream]) for k in stream[0]}
   first, second = np.flatnonzero(rows["record"] == 5)[:2]
   for key in ("video", "text_masked", "video_keep_idx"):
     assert (rows[key][first] != rows[key][second]).any(), key
 
 
-def test_whole_words_are_hidden_in_the_stream(root, tokenizer, stream, monkeypatch):
-  """Of 16 tokens, most are single letters; without the option words fall apart."""
+def test_whole_word_masking_masks_no_word_in_part(root, tokenizer, stream, monkeypatch):
+  """Most of the 16 tokens are letters; without the option, words are masked in part."""
   monkeypatch.setattr(clips, "MASK", dataclasses.replace(clips.MASK, whole_word=True))
   whole = clips.take(root, tokenizer, 8)
-  assert torn_words(tokenizer, whole) == 0
-  assert torn_words(tokenizer, stream) > 20
+  assert partly_masked_words(tokenizer, whole) == 0
+  assert partly_masked_words(tokenizer, stream) > 20
   assert sum(b["text_masked"].sum() for b in whole) > 20
   for key in ("video", "text_ids", "video_keep_idx"):
     np.testing.assert_array_equal(whole[7][key], stream[7][key])
 
 
-def torn_words(tokenizer, batches):
-  """Words of which some pieces are hidden, and others not."""
-  torn = 0
+def partly_masked_words(tokenizer, batches):
+  """Number of words of which some pieces are masked, and others not."""
+  total = 0
   for batch in batches:
-    for ids, hidden in zip(batch["text_ids"], batch["text_masked"], strict=True):
+    for ids, masked in zip(batch["text_ids"], batch["text_masked"], strict=True):
       words = tokenizer.word_ids(ids)
-      torn += len(set(words[hidden]) & set(words[~hidden]))
-  return torn
+      total += len(set(words[masked]) & set(words[~masked]))
+  return total
 
 
-def test_captions_of_a_record_are_all_used(root, tokenizer):
+def test_all_captions_of_a_record_are_used(root, tokenizer):
   batches = clips.take(root, tokenizer, 12)
   used = {
     tokenizer.decode(ids)
@@ -121,7 +121,7 @@ def test_captions_of_a_record_are_all_used(root, tokenizer):
   assert used == set(captions)
 
 
-def test_seed_changes_order_and_seeds_are_no_shifted_copies(root, tokenizer, stream):
+def test_seeds_give_different_orders_not_shifted_ones(root, tokenizer, stream):
   other = clips.take(root, tokenizer, 3, seed=1)
   order = np.concatenate([b["record"] for b in stream])
   assert (np.concatenate([b["record"] for b in other])[:SIZE] != order[:SIZE]).any()
@@ -138,14 +138,14 @@ def test_restart_continues_the_stream(root, tokenizer, stream, step):
   )
 
 
-def test_a_far_step_starts_at_once(root, tokenizer):
+def test_starting_at_a_late_step_computes_no_earlier_batch(root, tokenizer):
   began = time.process_time()  # of the CPU: no step before it is made
   clips.take(root, tokenizer, 1, start_step=10**9)
   assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("num_hosts", [2, 4])
-def test_hosts_share_the_same_batches(root, tokenizer, stream, num_hosts):
+def test_hosts_split_the_batches_of_one(root, tokenizer, stream, num_hosts):
   hosts = [
     clips.take(root, tokenizer, 3, host=host, num_hosts=num_hosts)
     for host in range(num_hosts)
@@ -157,8 +157,8 @@ def test_hosts_share_the_same_batches(root, tokenizer, stream, num_hosts):
   clips.assert_same(joined, stream[:3])
 
 
-def test_fewer_records_than_hosts_times_workers(tmp_path, tokenizer):
-  """Records are drawn by number, whatever shards they are in: no host goes without."""
+def test_hosts_may_outnumber_the_records(tmp_path, tokenizer):
+  """Records are assigned by index, not by shard: every host has some."""
   clips.prepare(tmp_path, dict(train=clips.records(3, frames=4)))
   alone = clips.take(tmp_path, tokenizer, 2)
   hosts = [
@@ -173,13 +173,13 @@ def test_fewer_records_than_hosts_times_workers(tmp_path, tokenizer):
   clips.assert_same(joined, alone)
 
 
-def test_uneven_hosts_are_refused(root, tokenizer):
+def test_a_batch_size_that_the_hosts_do_not_divide_is_rejected(root, tokenizer):
   with pytest.raises(ConfigError, match=r"batch_size: 8 .* 3 hosts; use 6 or 9"):
     clips.take(root, tokenizer, 1, num_hosts=3)
 
 
 def shared_memory(rows):
-  """Segments of the size of such a batch's videos; other programs have other sizes."""
+  """Names of shared memory of the size of a batch's videos, which is peculiar to it."""
   size = rows * clips.CLIP.num_frames * clips.CLIP.image_size**2 * 3
   return {p.name for p in Path("/dev/shm").iterdir() if _size(p) == size}
 
@@ -191,7 +191,9 @@ def _size(path):
     return 0
 
 
-def test_workers_bring_the_same_batches_and_leave_nothing(root, tokenizer):
+def test_worker_processes_give_the_same_batches_and_leave_no_shared_memory(
+  root, tokenizer
+):
   rows = 7  # no other test has batches of 7, so other processes' are not counted
   before = shared_memory(rows)
   two = clips.config(root, num_workers=2)
@@ -217,12 +219,12 @@ def test_workers_bring_the_same_batches_and_leave_nothing(root, tokenizer):
     (dict(max_bad_fraction=2.0), "max_bad_fraction: 2.0"),
   ],
 )
-def test_config_is_checked(root, changes, message):
+def test_invalid_data_configs_are_rejected(root, changes, message):
   with pytest.raises(ConfigError, match=message):
     clips.config(root, **changes)
 
 
-def test_tokenizer_must_fit_the_model(root, tokenizer):
+def test_a_vocab_size_below_the_tokenizer_s_is_rejected(root, tokenizer):
   with pytest.raises(DataError, match="set vocab_size"):
     loader.train_batches(
       clips.config(root),
@@ -261,8 +263,8 @@ if __name__ == "__main__":
 """
 
 
-def test_a_worker_killed_while_it_makes_memory_leaves_none(tmp_path):
-  """In the moment when the memory is there, and Python has told nobody of it."""
+def test_a_worker_killed_while_it_creates_shared_memory_leaves_none(tmp_path):
+  """Killed when the memory exists, and Python's resource tracker lacks it still."""
   script = tmp_path / "script.py"
   script.write_text(KILLED.format(root=str(Path(__file__).parents[2])))
   command = [sys.executable, str(script)]
@@ -316,7 +318,7 @@ def run_script(path, own):
   )
 
 
-def gone(pid, seconds=10.0):
+def has_ended(pid, seconds=10.0):
   """Whether the process ends in time."""
   until = time.monotonic() + seconds
   while time.monotonic() < until:
@@ -333,7 +335,9 @@ def gone(pid, seconds=10.0):
 @pytest.mark.parametrize(
   "ends", [(ENDS[0], ENDS[-1]), pytest.param(ENDS, marks=pytest.mark.nightly)]
 )
-def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends):
+def test_however_a_script_ends_no_worker_and_no_shared_memory_is_left(
+  root, tmp_path, ends
+):
   (own, prefix), script = private_shared_memory(tmp_path), root / "script.py"
   paths = [str(ROOT / p) for p in (".", "tests", "tests/support")]
   script.write_text(SCRIPT.format(paths=paths, root=str(root)))
@@ -342,7 +346,7 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends)
   workers = [int(parent.stdout.readline()) for parent in parents]
   for number in (signal.SIGTERM, signal.SIGINT):  # as a launcher does to a whole group
     os.kill(workers[0], number)
-  assert not gone(workers[0], 0.5)
+  assert not has_ended(workers[0], 0.5)
   for parent, (what, number, _) in zip(parents, ends, strict=True):
     parent.stdin.write(what + "\n")
     parent.stdin.flush()
@@ -351,6 +355,6 @@ def test_whatever_ends_it_no_process_and_no_memory_is_left(root, tmp_path, ends)
   errors = [parent.communicate(timeout=60)[1] for parent in parents]
   assert [parent.returncode for parent in parents] == [code for *_, code in ends]
   assert errors[0] == ""
-  assert all(gone(worker) for worker in workers)
+  assert all(has_ended(worker) for worker in workers)
   assert not leftover_shared_memory(prefix)
   assert not list((root / "tmp").glob("vtr_*"))

@@ -1,4 +1,4 @@
-"""Masks: counts, cover, determinism; at awkward sizes too."""
+"""Masks: counts, coverage, determinism; at awkward sizes too."""
 
 import numpy as np
 import pytest
@@ -26,10 +26,10 @@ def make(video="tube", video_ratio=0.0, text_ratio=0.0, whole_word=False):
 
 
 def draw(spec, grid, rng):
-  """The hidden places as [t, h, w] bool."""
-  hidden = np.zeros(grid, bool)
-  hidden.flat[masks.video_mask(spec, grid, rng)[1]] = True
-  return hidden
+  """The video mask, bool [t h w]."""
+  masked = np.zeros(grid, bool)
+  masked.flat[masks.video_mask(spec, grid, rng)[1]] = True
+  return masked
 
 
 # --- Video ------------------------------------------------------------------------
@@ -38,7 +38,7 @@ def draw(spec, grid, rng):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_video_mask_splits_every_tubelet(kind, ratio, grid):
+def test_every_tubelet_is_either_masked_or_visible(kind, ratio, grid):
   spec = make(kind, ratio)
   for seed in range(3):
     keep, hide = masks.video_mask(spec, grid, np.random.default_rng(seed))
@@ -53,52 +53,52 @@ def test_video_mask_splits_every_tubelet(kind, ratio, grid):
 @pytest.mark.parametrize("kind", ["tube", "block_tube"])
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("grid", GRIDS)
-def test_tubes_hide_the_same_places_in_every_slice(kind, ratio, grid):
-  hidden = draw(make(kind, ratio), grid, np.random.default_rng(0))
-  assert (hidden == hidden[0]).all()
+def test_tube_masks_mask_the_same_patches_at_every_time(kind, ratio, grid):
+  masked = draw(make(kind, ratio), grid, np.random.default_rng(0))
+  assert (masked == masked[0]).all()
 
 
 @pytest.mark.parametrize("kind", ["per_frame", "block"])
-def test_as_many_but_other_places_in_every_slice(kind):
-  hidden = draw(make(kind, 0.6), (4, 14, 14), np.random.default_rng(0))
-  assert hidden.sum((1, 2)).tolist() == [117] * 4  # int(0.6 * 196) in each slice
-  assert len({places.tobytes() for places in hidden}) == 4
+def test_per_frame_masks_mask_equally_many_but_other_patches_at_every_time(kind):
+  masked = draw(make(kind, 0.6), (4, 14, 14), np.random.default_rng(0))
+  assert masked.sum((1, 2)).tolist() == [117] * 4  # int(0.6 * 196) in each slice
+  assert len({places.tobytes() for places in masked}) == 4
 
 
-def test_counts_are_the_papers():
+def test_masked_counts_are_those_of_the_papers():
   assert make("tube", 0.9).num_masked((8, 14, 14)) == 8 * 176  # SimVTP: int(176.4)
   assert make("block_tube", 0.4).num_masked((4, 14, 14)) == 4 * 78  # BEiT: 40 %
 
 
-def test_random_does_not_follow_slices():
-  hidden = draw(make("random", 0.5), (8, 14, 14), np.random.default_rng(0))
-  assert len(set(hidden.sum((1, 2)))) > 1
+def test_random_masks_mask_unequally_many_patches_at_each_time():
+  masked = draw(make("random", 0.5), (8, 14, 14), np.random.default_rng(0))
+  assert len(set(masked.sum((1, 2)))) > 1
 
 
-def hidden_neighbours(hidden):
-  """Hidden places above, below, left and right of a hidden one, on average."""
-  around = np.pad(hidden, 1).astype(int)
+def masked_neighbours(masked):
+  """Mean number of masked patches above, below, left and right of a masked one."""
+  around = np.pad(masked, 1).astype(int)
   near = around[:-2, 1:-1] + around[2:, 1:-1] + around[1:-1, :-2] + around[1:-1, 2:]
-  return near[hidden].mean()
+  return near[masked].mean()
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(14, 0.25), (14, 0.5), (7, 0.4), (4, 0.5)])
 @pytest.mark.parametrize("kind", ["block", "block_tube"])
-def test_blocks_are_blocky(size, ratio, kind):
-  """Scattered places have 4 x ratio hidden neighbours, fewer at the edges."""
+def test_block_masks_are_contiguous(size, ratio, kind):
+  """Independent patches would have 4 x ratio masked neighbours, fewer at the edges."""
   rng = np.random.default_rng(0)
   grid = (1, size, size)
-  drawn = [hidden_neighbours(draw(make(kind, ratio), grid, rng)[0]) for _ in range(200)]
+  drawn = [masked_neighbours(draw(make(kind, ratio), grid, rng)[0]) for _ in range(200)]
   assert np.mean(drawn) > 4 * ratio + (1.0 if size > 4 else 0.1)
 
 
-def test_one_block_is_a_rectangle_of_a_fair_shape():
+def test_a_block_is_a_rectangle_of_bounded_aspect_ratio():
   """BEiT: at least 16 patches, 1 : 3.3 at most; 12 of them end within a row."""
   rng, shapes = np.random.default_rng(0), set()
   for _ in range(200):
-    hidden = draw(make("block", 12 / 196), (1, 14, 14), rng)[0]
-    rows, columns = np.nonzero(hidden)
-    box = hidden[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    masked = draw(make("block", 12 / 196), (1, 14, 14), rng)[0]
+    rows, columns = np.nonzero(masked)
+    box = masked[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
     assert box.ravel()[:12].all()
     shapes.add(box.shape)
   heights, widths = zip(*shapes, strict=True)
@@ -107,7 +107,7 @@ def test_one_block_is_a_rectangle_of_a_fair_shape():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_video_mask_is_drawn_from_the_generator(kind):
+def test_the_video_mask_depends_on_the_generator_alone(kind):
   spec, grid = make(kind, 0.5), (2, 6, 6)
   first = lambda seed: draw(spec, grid, np.random.default_rng(seed))
   np.testing.assert_array_equal(first(3), first(3))
@@ -117,8 +117,8 @@ def test_video_mask_is_drawn_from_the_generator(kind):
 @pytest.mark.parametrize(
   ("kind", "atol"), [("tube", 0.06), ("random", 0.06), ("block_tube", 0.35)]
 )
-def test_every_place_is_hidden_and_seen(kind, atol):
-  """Each half of the time; blocks reach the corners less often than the middle."""
+def test_every_patch_is_masked_half_of_the_time(kind, atol):
+  """At ratio 0.5; blocks reach the corners less often than the middle."""
   rng = np.random.default_rng(0)
   drawn = [draw(make(kind, 0.5), (2, 4, 4), rng) for _ in range(2000)]
   np.testing.assert_allclose(np.mean(drawn, 0), 0.5, atol=atol)
@@ -132,42 +132,42 @@ VALID = np.arange(8) < 6
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
-def test_text_mask_hides_only_real_words(whole_word):
+def test_special_tokens_and_padding_are_never_masked(whole_word):
   spec = make(text_ratio=1.0, whole_word=whole_word)
   words = np.array([0, 1, 1, 1, 2, 3, 3, 3])  # the worst: specials within words
-  hidden = masks.text_mask(spec, IDS, VALID, words, SPECIAL, np.random.default_rng(0))
-  assert hidden.dtype == np.bool_
-  np.testing.assert_array_equal(hidden, [0, 1, 0, 1, 1, 0, 0, 0])
+  masked = masks.text_mask(spec, IDS, VALID, words, SPECIAL, np.random.default_rng(0))
+  assert masked.dtype == np.bool_
+  np.testing.assert_array_equal(masked, [0, 1, 0, 1, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize("whole_word", [False, True])
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.75, 1.0])
-def test_text_mask_ratio(ratio, whole_word):
+def test_the_text_mask_has_the_given_ratio(ratio, whole_word):
   ids = np.full(20_000, 9, np.int32)
   rng = np.random.default_rng(0)
   spec = make(text_ratio=ratio, whole_word=whole_word)
-  hidden = masks.text_mask(spec, ids, ids > 0, np.arange(20_000) // 2, (0,), rng)
-  assert hidden.mean() == pytest.approx(ratio, abs=0.015)
+  masked = masks.text_mask(spec, ids, ids > 0, np.arange(20_000) // 2, (0,), rng)
+  assert masked.mean() == pytest.approx(ratio, abs=0.015)
   if ratio in (0, 1):
-    assert (hidden == bool(ratio)).all()
+    assert (masked == bool(ratio)).all()
 
 
-def test_whole_words_are_hidden_or_seen():
+def test_whole_word_masking_masks_no_word_in_part():
   ids, words = np.full(600, 9, np.int32), np.arange(600) // 3
 
-  def hidden_pieces(whole_word):
+  def masked_pieces(whole_word):
     spec, rng = make(text_ratio=0.5, whole_word=whole_word), np.random.default_rng(0)
-    hidden = masks.text_mask(spec, ids, ids > 0, words, (0,), rng)
-    return set(hidden.reshape(200, 3).sum(1))
+    masked = masks.text_mask(spec, ids, ids > 0, words, (0,), rng)
+    return set(masked.reshape(200, 3).sum(1))
 
-  assert hidden_pieces(True) == {0, 3}
-  assert hidden_pieces(False) == {0, 1, 2, 3}
+  assert masked_pieces(True) == {0, 3}
+  assert masked_pieces(False) == {0, 1, 2, 3}
 
 
-def test_single_tokens_do_not_depend_on_words():
-  """Streams of runs that do not hide whole words stay as they are."""
+def test_token_masking_ignores_word_boundaries():
+  """Data streams of runs without whole-word masking stay bitwise identical."""
   ids = np.full(64, 9, np.int32)
-  hidden = masks.text_mask(
+  masked = masks.text_mask(
     make(text_ratio=0.4),
     ids,
     ids > 0,
@@ -176,4 +176,4 @@ def test_single_tokens_do_not_depend_on_words():
     np.random.default_rng(7),
   )
   want = np.random.default_rng(7).random(64) < 0.4
-  np.testing.assert_array_equal(hidden, want)
+  np.testing.assert_array_equal(masked, want)

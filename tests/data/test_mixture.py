@@ -1,4 +1,4 @@
-"""Several data sets in one stream: whose turn, which records, on every host."""
+"""Mixtures of data sets: which data set and records at each step, on every host."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def mixed(root, *parts, **changes):
 
 @pytest.fixture(scope="module")
 def shared(root):
-  """Two of four frames that share a batch 3:1, and one of two by turns with them."""
+  """Two data sets of 4 frames share batches 3:1; one of 2 frames has its own steps."""
   # 0 stands for the clip's own, which is 4.
   return mixed(root, ("videos", 3, 0), ("images", 1.0, 2), ("more", 1.0, 4))
 
@@ -59,14 +59,14 @@ def stream(root, shared, tokenizer):
     ((0.2, 0.8), "bbabbbbabb"),
   ],
 )
-def test_turns(weights, turns):
+def test_turns_alternate_by_weight(weights, turns):
   found = [mixture.Turns(weights)(i) for i in range(10)]
   assert "".join("abc"[who] for who, _ in found) == turns
   for i, (who, before) in enumerate(found):
     assert before == sum(other == who for other, _ in found[:i])
 
 
-def test_turns_keep_to_the_weights_for_ever():
+def test_turns_never_drift_from_the_weights():
   weights = (0.1, 2, 0.7, 5)
   turns = mixture.Turns(weights)
   had = np.zeros(4, int)
@@ -83,8 +83,8 @@ def test_turns_keep_to_the_weights_for_ever():
 # --- Streams ----------------------------------------------------------------------
 
 
-def parts_of(batch):
-  """Which of `LENGTHS` each row is from, when they are mixed in that order."""
+def data_set_of_rows(batch):
+  """Index into `LENGTHS` of the data set that each row is from."""
   return np.searchsorted(np.cumsum([*LENGTHS.values()]), batch["record"], "right")
 
 
@@ -95,13 +95,13 @@ def test_images_and_videos_alternate_by_step(root, tokenizer):
     clip = dataclasses.replace(clips.CLIP, num_frames=frames)
     for key, shape in spec(clip, clips.TEXT, clips.MASK, 8).items():
       assert (batch[key].shape, batch[key].dtype) == (shape.shape, shape.dtype), key
-    assert set(parts_of(batch)) == {step % 2}
+    assert set(data_set_of_rows(batch)) == {step % 2}
     assert batch["valid"].all()
 
 
-def test_those_of_one_shape_share_every_batch_by_weight(stream):
+def test_data_sets_of_one_shape_share_every_batch_by_weight(stream):
   for step, batch in enumerate(stream):
-    count = np.bincount(parts_of(batch), minlength=3)
+    count = np.bincount(data_set_of_rows(batch), minlength=3)
     if step in (2, 7):
       assert batch["video"].shape[1] == 2
       assert count.tolist() == [0, 8, 0]
@@ -110,7 +110,7 @@ def test_those_of_one_shape_share_every_batch_by_weight(stream):
       assert count.tolist() == [6, 0, 2]
 
 
-def test_each_has_its_records_once_an_epoch(stream):
+def test_each_data_set_has_its_records_once_per_epoch(stream):
   rows = np.concatenate([b["record"] for b in stream])
   starts = np.cumsum([0, *LENGTHS.values()])
   for number, length in enumerate(LENGTHS.values()):
@@ -129,7 +129,7 @@ def test_restart_continues_the_stream(root, shared, tokenizer, stream, start):
 
 
 @pytest.mark.parametrize("num_hosts", [2, 4])
-def test_one_hosts_view_of_many(root, shared, tokenizer, stream, num_hosts):
+def test_hosts_split_the_batches_of_one(root, shared, tokenizer, stream, num_hosts):
   hosts = [
     clips.take(root, tokenizer, 6, data=shared, host=host, num_hosts=num_hosts)
     for host in range(num_hosts)
@@ -140,14 +140,14 @@ def test_one_hosts_view_of_many(root, shared, tokenizer, stream, num_hosts):
       clips.assert_same([mine], [{k: v[rows] for k, v in whole.items()}])
 
 
-def test_workers_bring_the_same_batches(root, shared, tokenizer, stream):
+def test_worker_processes_give_the_same_batches(root, shared, tokenizer, stream):
   data = dataclasses.replace(shared, num_workers=2)
   clips.assert_same(
     clips.take(root, tokenizer, 4, data=data, start_step=3), stream[3:7]
   )
 
 
-def test_a_curriculum_rules_those_without_frames_of_their_own(root, tokenizer):
+def test_a_curriculum_applies_to_data_sets_without_num_frames(root, tokenizer):
   parts = ("videos", 1, 0), ("images", 1, 2)
   data = mixed(root, *parts, curriculum=((0, (2,)), (4, (4,))))
   batches = clips.take(root, tokenizer, 8, data=data)
@@ -158,7 +158,7 @@ def test_a_curriculum_rules_those_without_frames_of_their_own(root, tokenizer):
   clips.assert_same(batches[4:], plain[4:])
 
 
-def test_problems_name_the_data_set(tmp_path, tokenizer):
+def test_problems_of_records_name_the_data_set(tmp_path, tokenizer):
   rows = [*clips.records(3, frames=10), clips.record("torn", b"")]
   clips.prepare(tmp_path / "a", dict(train=rows))
   clips.prepare(tmp_path / "b", dict(train=clips.records(4, frames=10)))
@@ -173,7 +173,7 @@ def test_problems_name_the_data_set(tmp_path, tokenizer):
 # --- Configuration ----------------------------------------------------------------
 
 
-def test_fingerprint_is_of_all_that_is_trained_on(root, shared):
+def test_the_fingerprint_covers_every_data_set_of_the_mixture(root, shared):
   alone = clips.config(root, name="videos")
   directory = sources.find(str(root), "videos")
   assert alone.fingerprint() == sources.fingerprint(directory, "train")
@@ -185,7 +185,7 @@ def test_fingerprint_is_of_all_that_is_trained_on(root, shared):
   assert all(len(f) == 16 for f in found)
 
 
-def test_a_stored_config_is_read(shared):
+def test_a_mixture_is_read_from_json(shared):
   values = json.loads(json.dumps(dataclasses.asdict(shared)))
   assert read(DataConfig, values) == shared
   values["mixture"][1]["wieght"] = 2
@@ -204,7 +204,7 @@ def test_a_stored_config_is_read(shared):
     (("videos", 1, 8), r"data\.mixture: 8 frames are more than clip\.num_frames = 4"),
   ],
 )
-def test_parts_are_checked(tmp_path, tokenizer, part, message):
+def test_invalid_mixture_entries_are_rejected(tmp_path, tokenizer, part, message):
   with pytest.raises(ConfigError, match=message):
     clips.take(tmp_path, tokenizer, 1, data=mixed(tmp_path, part))
 

@@ -1,4 +1,4 @@
-"""The embedded data set: what its clips mean, show and say, and how it is built."""
+"""The embedded data set: meanings, rendering and captions of clips, and its build."""
 
 import collections
 import errno
@@ -43,7 +43,7 @@ def tiny(tmp_path_factory):
 # What the clips mean.
 
 
-def test_split_sizes_and_prefixes():
+def test_splits_have_their_sizes_and_stable_prefixes():
   sizes = {split: len(drawn) for split, drawn in MEANINGS.items()}
   assert sizes == dict(train=8000, validation=500, test=1000, novel=1000)
   for split, drawn in MEANINGS.items():
@@ -52,9 +52,9 @@ def test_split_sizes_and_prefixes():
 
 
 def best_r1(meanings, confused):
-  """R@1, percent, of a model that cannot tell a meaning from those it is confused with.
+  """Expected R@1, percent, of a model that confuses meanings and is perfect otherwise.
 
-  It is perfect otherwise: of a group of n such clips, it guesses one.
+  In a group of n clips that it confuses, it guesses one.
   """
   groups = {m: {m} for m in meanings}
   for m in meanings:
@@ -76,7 +76,7 @@ def test_a_bag_of_frames_has_the_bound_that_the_docs_state():
 
 
 @pytest.mark.parametrize("split", ["validation", "test", "novel"])
-def test_meanings_to_be_told_apart_are_distinct(split):
+def test_meanings_within_a_split_are_distinct(split):
   assert len(set(MEANINGS[split])) == len(MEANINGS[split])
 
 
@@ -101,7 +101,7 @@ def test_novel_combinations_occur_in_no_other_split():
   )
 
 
-def test_many_test_clips_differ_from_others_in_order_alone():
+def test_many_test_clips_differ_only_in_temporal_order():
   found = set(MEANINGS["test"])
   swapped = sum(scene.swapped(m) in found for m in found)
   played_back = sum(scene.backward(m) in found - {m} for m in found)
@@ -120,7 +120,7 @@ def test_labels_cover_every_clip_and_are_balanced():
 
 
 def parse(caption: str) -> scene.Meaning:
-  """Reads a caption back, from its words and what they are; refuses any other."""
+  """The meaning of a caption; an error for a caption that the grammar does not make."""
   kinds = {phrase: a for a, some in captions.PHRASES.items() for phrase in some}
   kinds |= {phrase: "cross" for phrase in captions.CROSSINGS}
   said = {}
@@ -159,7 +159,7 @@ def parse(caption: str) -> scene.Meaning:
 
 
 @pytest.mark.parametrize("split", scene.SPLITS)
-def test_a_caption_has_one_meaning_and_good_form(split):
+def test_every_caption_parses_to_its_meaning(split):
   for i, meaning in enumerate(MEANINGS[split][:500]):
     texts = captions.captions(meaning, np.random.default_rng(i))
     assert len(set(texts)) == 2
@@ -179,7 +179,7 @@ def test_the_vocabulary_is_varied_and_small():
   assert {"climbs", "hoop", "later", "vanishing", "swap", "watch"} <= words
 
 
-def test_the_same_words_in_another_order_mean_another_thing():
+def test_word_order_changes_the_meaning():
   assert parse("a red bar moves up after moving left") != parse(
     "a red bar moves left after moving up"
   )
@@ -189,7 +189,7 @@ def test_the_same_words_in_another_order_mean_another_thing():
 
 
 def shown(frames: np.ndarray) -> np.ndarray:
-  """In which frames something red is seen: bool [t]."""
+  """In which frames a red object is visible: bool [t]."""
   frames = frames.astype(int)
   return ((frames[..., 0] - frames[..., 1]) > 90).sum(axis=(1, 2)) > 40
 
@@ -245,7 +245,7 @@ def test_moves_are_large_and_stay_in_the_picture():
 
 
 @pytest.mark.parametrize("phase", [0, 1, 2])
-def test_eight_frames_show_blinking_appearing_and_vanishing(phase):
+def test_eight_frames_distinguish_blinking_appearing_and_vanishing(phase):
   def sampled(*actions):
     seen = shown(render.render(steps(*actions), np.random.default_rng(0)))
     return list(seen[phase::3])
@@ -262,7 +262,7 @@ def test_eight_frames_show_blinking_appearing_and_vanishing(phase):
   assert not sampled("disappear")[5]
 
 
-def test_two_things_at_once_hardly_cover_each_other():
+def test_simultaneous_objects_rarely_overlap():
   covered = 0
   both = [m for m in MEANINGS["train"] if m.kind in ("same", "while", "cross")][:100]
   for i, meaning in enumerate(both):
@@ -278,11 +278,11 @@ def read_all(directory, split):
   return list(tfds.builder_from_directory(directory).as_data_source(split))
 
 
-def sums_of(directory):
+def checksums_of(directory):
   return json.loads((directory / moving_shapes.CHECKSUM).read_text())
 
 
-def test_records_are_what_the_checksums_say(tiny):
+def test_records_match_the_checksums(tiny):
   for split, count in moving_shapes.CONFIGS["tiny"].counts.items():
     records, texts_sum = hashlib.sha256(), hashlib.sha256()
     clips = read_all(tiny, split)
@@ -296,7 +296,7 @@ def test_records_are_what_the_checksums_say(tiny):
       texts_sum.update(texts)
       records.update(json.dumps([name, label]).encode() + clip["video"] + texts)
     expected = dict(records=records.hexdigest(), captions=texts_sum.hexdigest())
-    assert sums_of(tiny)[split] == expected
+    assert checksums_of(tiny)[split] == expected
 
 
 def test_every_video_decodes_close_to_what_was_rendered(tiny):
@@ -311,7 +311,7 @@ def test_every_video_decodes_close_to_what_was_rendered(tiny):
         assert np.abs(np.array(frames, int) - raw).mean() < 6
 
 
-def test_tokenizer(tiny):
+def test_the_tokenizer_encodes_every_caption_without_unknown_pieces(tiny):
   tokenizer = sentencepiece.SentencePieceProcessor(
     model_file=str(tiny / moving_shapes.TOKENIZER)
   )
@@ -342,7 +342,7 @@ def test_tokenizer_of_all_captions_has_a_piece_for_every_word():
   assert len(split) <= 5, split
 
 
-def test_killed_build_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch):
+def test_a_killed_build_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   # A script without the `__main__` guard, as users write them.
   script = tmp_path / "script.py"
   script.write_text(
@@ -373,11 +373,11 @@ def test_killed_build_goes_on_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   )
   directory = moving_shapes.build(tmp_path, "tiny", workers=1, progress=False)
   assert len(rendered) == 10 - whole
-  assert sums_of(directory) == sums_of(tiny)
+  assert checksums_of(directory) == checksums_of(tiny)
   assert not parts.exists()
 
 
-def test_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, capfd):
+def test_a_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, capfd):
   directory = tmp_path / "moving_shapes" / "tiny" / "1.0.0"
   shutil.copytree(tiny, directory)
   before = directory.stat().st_mtime_ns
@@ -395,8 +395,8 @@ def test_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, cap
   assert directory.stat().st_mtime_ns == before
 
 
-def test_locks_on_a_file_system_that_has_none(tmp_path, monkeypatch):
-  """Some of networks: there is no way to keep others out."""
+def test_file_systems_without_locks_are_tolerated(tmp_path, monkeypatch):
+  """As some network file systems are: other processes cannot be excluded there."""
 
   def refuse(code):
     def flock(*_):
@@ -415,13 +415,13 @@ def test_locks_on_a_file_system_that_has_none(tmp_path, monkeypatch):
     pass
 
 
-def test_built_set_is_found_without_being_touched(tiny, capfd, monkeypatch):
+def test_an_existing_data_set_is_left_untouched(tiny, capfd, monkeypatch):
   monkeypatch.setattr(moving_shapes, "_build", None)
   assert moving_shapes.build(tiny.parents[2], "tiny") == tiny
   assert capfd.readouterr() == ("", "")
 
 
-def test_bad_places_are_refused_in_one_line(tmp_path):
+def test_unusable_directories_are_rejected_with_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match=r"file: cannot build .*choose another") as e:
     moving_shapes.build(tmp_path / "file", "tiny")
@@ -433,7 +433,7 @@ def test_bad_places_are_refused_in_one_line(tmp_path):
     moving_shapes.build(tmp_path, "tinny")
 
 
-def test_rendering_processes_stay_light():
+def test_rendering_processes_do_not_import_jax():
   code = (
     "import sys, vtr_jax.data.moving_shapes.pool;"
     "print({'jax', 'tensorflow_datasets'} & set(sys.modules));"

@@ -1,4 +1,4 @@
-"""Decoding less than everything: the same frames, to the last bit."""
+"""Decoding only what is needed: bitwise the same frames."""
 
 import io
 import os
@@ -41,8 +41,8 @@ FOUND = {
 }
 
 
-def in_order(data):
-  """Every frame, by the library alone, from the first packet to the last."""
+def decode_sequentially(data):
+  """Every frame, by PyAV alone, from the first packet to the last."""
   reformatter = VideoReformatter()
   with av.open(io.BytesIO(data)) as container:
     return np.stack(
@@ -53,31 +53,31 @@ def in_order(data):
     )
 
 
-def some(count, seed):
-  """Frame numbers: the first, the last, then one to eight of any."""
+def random_selection(count, seed):
+  """Frame numbers: the first (seed 0), the last (1), else one to eight random ones."""
   rng = np.random.default_rng(seed)
   if seed < 2:
     return [seed * (count - 1)]
   return np.sort(rng.integers(0, count, rng.integers(1, 9)))
 
 
-def runs_of(data, wanted):
+def runs_of(data, selected):
   with decode.opened(data) as container:
     stream = container.streams.video[0]
     found, _ = packets.read(container, stream, packets.Deadline(9))
-    return packets.runs(stream, found, wanted)
+    return packets.runs(stream, found, selected)
 
 
 @pytest.mark.parametrize("kind", movies.KINDS)
-def test_wanted_frames_are_those_of_decoding_in_order(kind):
+def test_selected_frames_equal_those_of_sequential_decoding(kind):
   data = movies.movie(kind)
-  every = in_order(data)
+  every = decode_sequentially(data)
   assert len(every) == movies.FRAMES
   np.testing.assert_array_equal(decode.decode(data), every)
   for seed in range(10):
-    wanted = some(len(every), seed)
+    selected = random_selection(len(every), seed)
     np.testing.assert_array_equal(
-      decode.decode(data, wanted), every[wanted], err_msg=str(wanted)
+      decode.decode(data, selected), every[selected], err_msg=str(selected)
     )
 
 
@@ -91,14 +91,14 @@ def test_wanted_frames_are_those_of_decoding_in_order(kind):
     ("all_intra", [1, 1, 1]),
   ],
 )
-def test_only_needed_groups_are_decoded(kind, lengths):
+def test_only_groups_with_selected_frames_are_decoded(kind, lengths):
   runs = runs_of(movies.movie(kind), [0, 24, 26])
   assert len(runs) == len(lengths)
   for run, length in zip(runs, lengths, strict=True):
     assert len(run.packets) == (length or len(run.packets)) <= 6
 
 
-def test_frames_that_no_other_needs_are_left_out():
+def test_unselected_non_reference_frames_are_not_decoded():
   data, decoded = movies.movie("b_frames"), []
   (run,) = runs_of(data, [11])
   with decode.opened(data) as container:
@@ -112,14 +112,14 @@ def test_frames_that_no_other_needs_are_left_out():
 
 
 @pytest.mark.parametrize("kind", ["avi", "avi_mpeg4_b", "no_container"])
-def test_made_up_times_are_not_relied_on(kind):
+def test_files_with_invented_timestamps_are_decoded_sequentially(kind):
   assert runs_of(movies.movie(kind), [5, 30]) == []
 
 
-def test_damage_beside_the_wanted_frames_does_not_touch_them():
-  """In order, everything after it would be lost."""
+def test_damage_between_the_selected_frames_does_not_change_them():
+  """Sequential decoding would lose everything after it."""
   good = movies.movie("all_intra")
-  every = in_order(good)
+  every = decode_sequentially(good)
   with decode.opened(good) as container:
     packet = list(container.demux(video=0))[20]
   data = bytearray(good)
@@ -136,11 +136,11 @@ def test_damage_beside_the_wanted_frames_does_not_touch_them():
 
 
 @pytest.mark.parametrize("kind", ["b_frames", "faststart", "fragmented", "ts", "vp9"])
-def test_cut_files_give_the_frames_before_the_cut(kind):
+def test_truncated_files_give_the_frames_before_the_cut(kind):
   good = movies.movie(kind)
-  every, used = in_order(good), 0
-  for share in (0.95, 0.8, 0.6, 0.4):
-    cut = good[: int(len(good) * share)]
+  every, used = decode_sequentially(good), 0
+  for fraction in (0.95, 0.8, 0.6, 0.4):
+    cut = good[: int(len(good) * fraction)]
     try:
       frames = decode.decode(cut)
     except BadSample:
@@ -148,8 +148,8 @@ def test_cut_files_give_the_frames_before_the_cut(kind):
     used += 1
     # The last one may be torn.
     np.testing.assert_array_equal(frames[:-1], every[: len(frames) - 1])
-    wanted = some(len(frames), 7)
-    np.testing.assert_array_equal(decode.decode(cut, wanted), frames[wanted])
+    selected = random_selection(len(frames), 7)
+    np.testing.assert_array_equal(decode.decode(cut, selected), frames[selected])
   assert used >= 2 or kind == "b_frames"  # its index is at the end
 
 
@@ -158,17 +158,17 @@ def test_cut_files_give_the_frames_before_the_cut(kind):
 
 @pytest.mark.skipif(not ORIGINALS.is_dir(), reason=f"needs {ORIGINALS}")
 @pytest.mark.parametrize("name", FOUND)
-def test_originals(name):
+def test_real_files_equal_sequential_decoding(name):
   data = (ORIGINALS / name).read_bytes()
   count, seconds = FOUND[name]
   times = decode.frame_times(data)
   assert len(times) == count
   assert (np.diff(times) > 0).all()
   np.testing.assert_allclose(times[[0, -1]], [0, seconds], atol=1e-6)
-  every = in_order(data)
+  every = decode_sequentially(data)
   assert len(every) == count
   for seed in range(4):
-    wanted = some(count, seed)
-    np.testing.assert_array_equal(decode.decode(data, wanted), every[wanted])
+    selected = random_selection(count, seed)
+    np.testing.assert_array_equal(decode.decode(data, selected), every[selected])
   with pytest.raises(BadSample, match=f"only {count} frames"):
     decode.decode(data, [count + 5], needed=count + 6)

@@ -1,4 +1,4 @@
-"""Prepared data sets: opening them, naming what is wrong with them."""
+"""Prepared data sets: opening them, and errors that name what is damaged."""
 
 import pickle
 import shutil
@@ -30,7 +30,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def copy(prepared, tmp_path):
-  """A data set of one's own, to damage."""
+  """A copy of the data set, to damage."""
   return Path(shutil.copytree(prepared, tmp_path / "clips" / "1.0.0"))
 
 
@@ -48,14 +48,14 @@ def test_annotations_are_the_records_without_videos(prepared):
     assert annotation._asdict() | dict(video=VIDEO) == record
 
 
-def test_a_part_of_a_split(prepared):
+def test_a_slice_of_a_split_has_its_records(prepared):
   split = sources.open_split(prepared, "train[4:10]")
   assert [split[i]["id"] for i in range(len(split))] == [
     f"clip{i}" for i in range(4, 10)
   ]
 
 
-def test_survives_pickling(prepared):
+def test_a_split_survives_pickling(prepared):
   split = sources.open_split(prepared, "test")
   split[0]  # a reader is open
   assert pickle.loads(pickle.dumps(split))[4] == split[4]
@@ -84,7 +84,7 @@ def test_fingerprint_changes_with_the_records(prepared, copy, tmp_path):
   assert sources.fingerprint(more, "train") != train
 
 
-def test_missing_directory_and_split(prepared, tmp_path):
+def test_a_missing_directory_or_split_is_named(prepared, tmp_path):
   with pytest.raises(DataError, match="nowhere: no such directory; correct"):
     sources.open_split(tmp_path / "nowhere", "train")
   with pytest.raises(DataError, match=r": no dataset_info\.json"):
@@ -99,7 +99,7 @@ def test_missing_directory_and_split(prepared, tmp_path):
     sources.open_split(prepared, "train[a")
 
 
-def test_damaged_description(copy):
+def test_a_damaged_dataset_info_is_reported(copy):
   (copy / "dataset_info.json").write_text('{"name": "clips", ')
   with pytest.raises(DataError, match="is damaged") as e:
     sources.open_split(copy, "train")
@@ -107,7 +107,7 @@ def test_damaged_description(copy):
 
 
 @pytest.mark.parametrize("left", [0, 100, 0.5, 0.99])
-def test_cut_shard(copy, left):
+def test_a_truncated_shard_is_reported(copy, left):
   (shard,) = copy.glob("*train*")
   data = shard.read_bytes()
   shard.write_bytes(data[: left if left > 1 else int(left * len(data))])
@@ -116,14 +116,14 @@ def test_cut_shard(copy, left):
   assert len(sources.open_split(copy, "test")) == 5
 
 
-def test_missing_shard(copy):
+def test_a_missing_shard_is_reported(copy):
   (shard,) = copy.glob("*train*")
   shard.unlink()
   with pytest.raises(DataError, match="00001: shard is missing"):
     sources.open_split(copy, "train")
 
 
-def test_another_schema(tmp_path):
+def test_another_schema_is_rejected(tmp_path):
   features = dict(sources.features())
   del features["label"]
   other = tfds.features.FeaturesDict(features)
@@ -142,7 +142,7 @@ def test_another_schema(tmp_path):
     sources.open_split(directory, "train")
 
 
-def test_text_that_is_not_utf8_spoils_only_its_record(tmp_path):
+def test_invalid_utf8_makes_only_its_own_record_bad(tmp_path):
   bad = clips.record("b", VIDEO) | dict(captions=[b"gr\xfcn"])
   directory = clips.prepare(tmp_path, dict(train=[*rows(1), bad]))
   split = sources.open_split(directory, "train")
@@ -155,7 +155,7 @@ def test_text_that_is_not_utf8_spoils_only_its_record(tmp_path):
     list(sources.annotations(split))
 
 
-def test_damaged_block_spoils_only_its_records(tmp_path):
+def test_a_damaged_block_makes_only_its_own_records_bad(tmp_path):
   noise = np.random.default_rng(0)
   many = [clips.record(f"clip{i}", noise.bytes(50_000)) for i in range(8)]
   directory = clips.prepare(tmp_path, dict(train=many))

@@ -33,27 +33,27 @@ def test_frames_are_those_of_decode(kind):
     np.testing.assert_array_equal(clip, frames[numbers])
 
 
-def test_one_frame():
+def test_a_single_frame_may_be_repeated():
   data = movies.movie("gif", frames=1)
   (clip,) = read(data, [[0, 0]])
   np.testing.assert_array_equal(clip, decode.decode(data, [0, 0]))
 
 
-def test_only_wanted_groups_are_decoded_and_held(monkeypatch):
-  held, run = [], packets.decode_run
+def test_only_groups_with_selected_frames_are_decoded(monkeypatch):
+  decoded, run = [], packets.decode_run
   monkeypatch.setattr(
     packets,
     "decode_run",
     lambda codec, group, deadline: (
-      held.append(len(group.packets)) or run(codec, group, deadline)
+      decoded.append(len(group.packets)) or run(codec, group, deadline)
     ),
   )
   read(movies.movie("b_frames"), [[1], [38]])  # groups of 12 pictures
-  assert len(held) == 2
-  assert max(held) <= 12
+  assert len(decoded) == 2
+  assert max(decoded) <= 12
 
 
-def test_a_file_of_one_large_group_is_not_held(monkeypatch):
+def test_a_file_of_one_large_group_is_decoded_without_holding_it(monkeypatch):
   data, wanted = movies.movie("open_gop"), [[2, 20], [30, 35]]
   before = read(data, wanted)
   monkeypatch.setattr(stream, "_GROUP", 10)
@@ -62,8 +62,8 @@ def test_a_file_of_one_large_group_is_not_held(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["flipped", "pieces_cut"])
-def test_clips_before_the_damage_come(kind):
-  """None of them torn, and then the error: what is whole is not lost."""
+def test_clips_before_the_damage_are_returned(kind):
+  """Complete and unchanged; then the error comes."""
   data = damage.damaged(0.6)[kind]
   whole = decode.decode(damage.textured())
   file, found = io.BytesIO(data), []
@@ -75,7 +75,7 @@ def test_clips_before_the_damage_come(kind):
   np.testing.assert_array_equal(found, whole[: len(found)])
 
 
-def test_small_pictures_and_time():
+def test_small_has_every_frame_and_a_deadline():
   data = movies.movie("b_frames")
   pictures = list(stream.small(io.BytesIO(data), 9, 16))
   assert len(pictures) == movies.FRAMES
@@ -85,7 +85,7 @@ def test_small_pictures_and_time():
 
 
 class Clock:
-  """A second of the processor goes by between two looks at it."""
+  """A CPU clock that advances by a second at every call."""
 
   def __init__(self):
     self.now = 0.0
@@ -97,7 +97,7 @@ class Clock:
 
 @pytest.mark.parametrize("kind", ["b_frames", "open_gop"])
 def test_every_clip_has_one_deadline_however_many_frames_it_has(kind, monkeypatch):
-  """By groups and in order; what came before it is not lost, and not counted."""
+  """Decoded by groups or sequentially; earlier clips are kept, and not counted."""
   data = movies.movie(kind)
   file = io.BytesIO(data)
   if kind == "open_gop":
@@ -116,7 +116,7 @@ def test_every_clip_has_one_deadline_however_many_frames_it_has(kind, monkeypatc
   assert len(found) == len(every)
 
 
-def test_more_packets_than_any_video_has_are_refused(monkeypatch):
+def test_more_packets_than_the_limit_are_rejected(monkeypatch):
   monkeypatch.setattr(stream, "_MAX_PACKETS", 20)
   with pytest.raises(BadSample, match="more than 20 frames"):
     stream.timeline(io.BytesIO(movies.movie("b_frames")))

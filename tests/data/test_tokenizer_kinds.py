@@ -1,4 +1,4 @@
-"""Public vocabularies: ids as transformers has them, and what files are refused.
+"""Public vocabularies: the ids of transformers, and which files are rejected.
 
 Real files are looked for in VTR_SHARED_DIR, or in ../shared beside the repository.
 """
@@ -62,7 +62,7 @@ def golden():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_transformers(golden, kind):
-  """Whole, padded, cut, of a copy; nothing left is a bad sample."""
+  """Full, padded and truncated, by a pickled copy; empty captions are bad samples."""
   tokenizer = pickle.loads(pickle.dumps(tokenizers.load(str(real(kind)))))
   assert type(tokenizer) is KINDS[kind]
   empty = 0
@@ -82,8 +82,8 @@ def test_ids_are_those_of_transformers(golden, kind):
   assert 4 <= empty < 20
 
 
-def test_the_stored_ids_are_what_transformers_says(golden):
-  """Also that it cuts captions as `test_ids_are_those_of_transformers` supposes."""
+def test_the_golden_ids_equal_those_of_the_installed_transformers(golden):
+  """It also truncates as `test_ids_are_those_of_transformers` assumes."""
   pytest.importorskip("transformers", "5", reason="needs transformers 5")
   for kind in KINDS:
     real(kind)
@@ -96,16 +96,16 @@ def test_the_stored_ids_are_what_transformers_says(golden):
         assert cut == ([*whole[: length - 1], whole[-1]] if long else whole)
 
 
-def test_hf_merges_are_openais(tmp_path):
+def test_hf_merges_give_the_same_ids_as_openai_s_file(tmp_path):
   path = tmp_path / "merges.txt"
   lines = gzip.decompress(real("clip").read_bytes()).decode().split("\n")
   path.write_text("\n".join(["#version: 0.2", *lines[1:48895], ""]))
-  ours, openais = tokenizers.load(str(path)), tokenizers.load(str(real("clip")))
-  assert ours.vocab_size == openais.vocab_size == 49409
-  assert ours.mask_id == openais.mask_id == 49408
-  assert ours.pieces(range(49409)) == openais.pieces(range(49409))
+  ours, openai = tokenizers.load(str(path)), tokenizers.load(str(real("clip")))
+  assert ours.vocab_size == openai.vocab_size == 49409
+  assert ours.mask_id == openai.mask_id == 49408
+  assert ours.pieces(range(49409)) == openai.pieces(range(49409))
   for caption in reference.HARD[:20]:
-    np.testing.assert_array_equal(ours.encode(caption, 77), openais.encode(caption, 77))
+    np.testing.assert_array_equal(ours.encode(caption, 77), openai.encode(caption, 77))
 
 
 @pytest.mark.parametrize(
@@ -149,16 +149,16 @@ def test_special_ids_of_the_real_files(kind, mask_id, size, special):
     ),
   ],
 )
-def test_words_of_the_real_files(kind, words, decoded):
+def test_word_ids_of_the_real_files(kind, words, decoded):
   tokenizer = tokenizers.load(str(real(kind)))
   length = 14 if kind == "siglip" else 24  # its padding is valid
-  found, ids = words_of(tokenizer, "Don't juggle 2 pineapples. It's 5€", length)
+  found, ids = pieces_by_word(tokenizer, "Don't juggle 2 pineapples. It's 5€", length)
   assert found == words.split()
   assert tokenizer.decode(ids).strip() == decoded
 
 
-def words_of(tokenizer, caption, length):
-  """Pieces joined to words as `word_ids` has them, of what is valid; and all ids."""
+def pieces_by_word(tokenizer, caption, length):
+  """(valid pieces, joined by "+" if `word_ids` puts them in one word; all ids)."""
   ids, valid = tokenizer.encode(caption, length)
   joined = {}
   words = tokenizer.word_ids(ids)
@@ -183,8 +183,8 @@ def small(kind, tmp_path):
   return tokenizers.load(MAKE[kind](tmp_path))
 
 
-def test_content_says_of_what_kind_a_file_is(kind, tmp_path):
-  """Whatever its name; text also where it is packed or has Windows' ends of lines."""
+def test_the_kind_of_a_file_is_detected_from_its_content(kind, tmp_path):
+  """Whatever its name; text may be gzipped or have Windows line endings."""
   path = pathlib.Path(MAKE[kind](tmp_path))
   other = path.rename(tmp_path / "tokenizer.model")
   assert type(tokenizers.load(str(other))) is KINDS[kind]
@@ -200,7 +200,7 @@ def test_content_says_of_what_kind_a_file_is(kind, tmp_path):
     )
 
 
-def test_our_own_models_are_what_they_were(tmp_path):
+def test_our_own_sentencepiece_models_load_as_sentencepiece(tmp_path):
   path = str(clips.train_pieces(tmp_path / "m.model"))
   loaded = tokenizers.load(path)
   assert type(loaded) is tokenizers.SentencePiece
@@ -219,7 +219,9 @@ def test_our_own_models_are_what_they_were(tmp_path):
     ("siglip", [], ["</s>"], "</s>"),
   ],
 )
-def test_captions_are_framed_cut_and_padded(small, kind, before, after, pads):
+def test_captions_get_special_tokens_truncation_and_padding(
+  small, kind, before, after, pads
+):
   caption = "a red ball a red ball"
   ids, valid = small.encode(caption, 60)
   assert ids.dtype == np.int32
@@ -237,18 +239,18 @@ def test_captions_are_framed_cut_and_padded(small, kind, before, after, pads):
     assert cut.tolist() == [*ids[: length - 1], ids[first - 1]]
 
 
-def test_nothing_left_of_a_caption_is_a_bad_sample(small):
+def test_an_empty_caption_is_a_bad_sample(small):
   for caption in ("", " \t\n", "\u3000"):
     with pytest.raises(BadSample, match="empty caption"):
       small.encode(caption, 8)
 
 
-def test_siglip_without_words_is_a_bad_sample(tmp_path):
+def test_a_siglip_caption_of_punctuation_alone_is_a_bad_sample(tmp_path):
   with pytest.raises(BadSample, match="empty caption"):
     tokenizers.load(t5(tmp_path)).encode("?!", 8)
 
 
-def test_captions_cannot_spell_special_tokens(small):
+def test_captions_cannot_contain_special_tokens(small):
   for piece in small.pieces(small.special_ids):
     ids, _ = small.encode(f"a {piece} a", 40)
     framed, _ = small.encode("a", 40)
@@ -256,8 +258,8 @@ def test_captions_cannot_spell_special_tokens(small):
       assert (ids == i).sum() <= (framed == i).sum(), piece
 
 
-def test_clips_padding_is_also_an_exclamation_mark(tmp_path):
-  """So that it is none of the special ids, and decoding stops at the end token."""
+def test_clip_s_padding_id_is_also_the_exclamation_mark(tmp_path):
+  """So it is not one of the special ids, and decoding stops at the end token."""
   tokenizer = tokenizers.load(clip(tmp_path, MERGES + "! !</w>\n"))
   start, end, _ = tokenizer.special_ids
   ids, valid = tokenizer.encode("a !!", 6)
@@ -294,15 +296,15 @@ def test_a_mask_token_is_added_where_there_is_none(small, kind, tmp_path):
     ("clip", "don't ?!", "<|startoftext|> d+o+n</w> '+t</w> ?+!</w>"),
   ],
 )
-def test_words(small, kind, caption, words):
-  found, _ = words_of(small, caption, 30)
+def test_word_ids_group_the_pieces_of_a_word(small, kind, caption, words):
+  found, _ = pieces_by_word(small, caption, 30)
   end = ["<|endoftext|>"] if kind == "clip" else []
   assert found == words.split() + end
 
 
-def test_a_cut_word_does_not_join_the_end_token(tmp_path):
+def test_a_truncated_word_does_not_join_the_end_token(tmp_path):
   tokenizer = tokenizers.load(clip(tmp_path))
-  found, _ = words_of(tokenizer, "move", 3)
+  found, _ = pieces_by_word(tokenizer, "move", 3)
   assert found == ["<|startoftext|>", "mov", "<|endoftext|>"]
 
 
@@ -319,7 +321,7 @@ def test_a_vocabulary_with_capitals_keeps_case_and_accents(tmp_path):
     assert tokenizer.pieces(ids[valid])[1:-1] == want
 
 
-def test_albert_puts_in_lower_case_and_siglip_also_strips_marks(tmp_path):
+def test_albert_lowercases_and_siglip_also_strips_punctuation(tmp_path):
   albert_, siglip = tokenizers.load(albert(tmp_path)), tokenizers.load(t5(tmp_path))
   for tokenizer in (albert_, siglip):
     np.testing.assert_array_equal(
@@ -335,14 +337,14 @@ def test_albert_puts_in_lower_case_and_siglip_also_strips_marks(tmp_path):
   assert {",", "(", ")"} <= {p.lstrip("▁") for p in albert_.pieces(ids[valid])}
 
 
-def test_clip_mends_neither_entities_nor_mojibake(tmp_path):
-  """As HF's; OpenAI's code would make & of it."""
+def test_clip_fixes_neither_html_entities_nor_mojibake(tmp_path):
+  """Like HF; OpenAI's code would turn &amp; into &."""
   tokenizer = tokenizers.load(clip(tmp_path))
   ids, _ = tokenizer.encode("a &amp; b", 20)
   assert tokenizer.decode(ids) == "a & amp ; b"
 
 
-def test_copies_are_the_same_without_the_file(small, tmp_path):
+def test_tokenizers_survive_pickling_without_their_file(small, tmp_path):
   data = pickle.dumps(small)
   for path in tmp_path.iterdir():
     path.unlink()
@@ -356,8 +358,8 @@ def test_copies_are_the_same_without_the_file(small, tmp_path):
   assert copy.decode(ids) == small.decode(ids)
 
 
-def test_workers_get_a_copy_and_nobody_warns(tmp_path):
-  """Forked after use, which the tokenizers package may warn of, and spawned."""
+def test_forked_and_spawned_workers_encode_without_a_warning(tmp_path):
+  """Forking after use makes the tokenizers package warn by default."""
   code = """
 import multiprocessing, sys
 from vtr_jax.data.tokenizers import base as text
@@ -382,8 +384,8 @@ if __name__ == "__main__":
   assert (run.returncode, run.stderr) == (0, "")
 
 
-def test_a_run_keeps_the_file_and_can_be_opened(smoke, tmp_path):
-  """Packed merges stay packed, under the name that every run's tokenizer has."""
+def test_a_run_keeps_a_copy_of_its_vocabulary_and_loads_it(smoke, tmp_path):
+  """Gzipped merges stay gzipped, under the name tokenizer.model."""
   path = write(tmp_path / "bpe.txt.gz", gzip.compress(MERGES.encode()))
   tokenizer = tokenizers.load(path)
   smoke |= dict(steps=2, evals={}, tokenizer=path)
@@ -419,7 +421,7 @@ def test_a_run_keeps_the_file_and_can_be_opened(smoke, tmp_path):
     ("#version: 0.2\n", "no merge ends a word"),
   ],
 )
-def test_unusable_files(tmp_path, content, message):
+def test_unusable_vocabulary_files_are_rejected(tmp_path, content, message):
   if isinstance(content, str):
     content = content.replace(" ", "\n") if content.startswith("[") else content
   with pytest.raises(DataError, match=message) as caught:
@@ -428,7 +430,7 @@ def test_unusable_files(tmp_path, content, message):
   assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file(tmp_path):
+def test_unreadable_paths_are_rejected(tmp_path):
   with pytest.raises(DataError, match=r"cannot read the tokenizer .Is a directory"):
     tokenizers.load(str(tmp_path))
   with pytest.raises(DataError, match=r"cannot read the tokenizer .No such file"):
@@ -443,20 +445,22 @@ def test_what_is_no_file(tmp_path):
     (dict(pad_id=3, control_symbols=["<cls>"]), "no piece <mask>; train it with"),
   ],
 )
-def test_sentencepiece_models_of_another_layout(tmp_path, options, message):
+def test_sentencepiece_models_with_other_special_ids_are_rejected(
+  tmp_path, options, message
+):
   with pytest.raises(DataError, match=message) as caught:
     tokenizers.load(trained_model(tmp_path, **options))
   assert "spiece.model: " in str(caught.value)
 
 
-def test_a_cut_model(tmp_path):
+def test_a_truncated_model_is_rejected(tmp_path):
   path = pathlib.Path(albert(tmp_path))
   with pytest.raises(DataError, match=r"spiece\.model: "):
     tokenizers.load(write(path, path.read_bytes()[:300]))
 
 
 @pytest.mark.parametrize("kind", ["bert", "clip"])
-def test_the_package_is_asked_for_by_name(kind, tmp_path, monkeypatch):
+def test_a_missing_tokenizers_package_is_named(kind, tmp_path, monkeypatch):
   path = MAKE[kind](tmp_path)
   monkeypatch.setitem(sys.modules, "tokenizers", None)
   with pytest.raises(DataError, match="pip install 'tokenizers'"):

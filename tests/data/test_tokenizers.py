@@ -1,4 +1,4 @@
-"""The tokenizer: its ids, its limits, and what it says about bad files."""
+"""The SentencePiece tokenizer: ids, truncation, word ids, and errors of bad files."""
 
 import pickle
 
@@ -19,7 +19,7 @@ def tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
-  """A tokenizer as the demo's: a piece for each word that it knows, and letters."""
+  """A tokenizer like the demo's: a piece for each known word, and letters."""
   captions = ["a box moves left, we see it", "it moves, a box", "see a box we left"]
   path = tmp_path_factory.mktemp("embedded") / "tokenizer.model"
   path.write_bytes(moving_shapes.train_tokenizer(captions * 10))
@@ -38,7 +38,7 @@ def test_encode_starts_with_cls_and_pads(tokenizer):
   assert "".join(tokenizer.pieces(ids[1:count])) == "▁a▁red▁ball"
 
 
-def test_long_caption_loses_its_end(tokenizer):
+def test_a_long_caption_is_truncated(tokenizer):
   whole, _ = tokenizer.encode(clips.WORDS, 60)
   ids, valid = tokenizer.encode(clips.WORDS, 5)
   assert valid.all()
@@ -53,7 +53,7 @@ def test_unknown_letters_are_unk_and_never_special_pieces(tokenizer):
 
 
 def numbered_words(tokenizer, caption, length=24):
-  """The words of a caption as `word_ids` has them, and every id's number."""
+  """(words of a caption by `word_ids`, the word id of every token)."""
   ids, valid = tokenizer.encode(caption, length)
   words, pieces = tokenizer.word_ids(ids), tokenizer.pieces(ids)
   joined = {n: "" for n in words[valid]}
@@ -95,7 +95,7 @@ def test_a_word_without_a_leading_space_is_not_part_of_cls(tokenizer):
 
 
 @pytest.mark.parametrize("caption", ["", "  ", "\n\t"])
-def test_empty_caption_is_bad(tokenizer, caption):
+def test_an_empty_caption_is_a_bad_sample(tokenizer, caption):
   with pytest.raises(BadSample, match="empty caption"):
     tokenizer.encode(caption, 8)
 
@@ -107,7 +107,7 @@ def test_special_ids_come_from_the_model(tmp_path):
   assert tokenizer.encode("a ball", 8)[0][0] == 4
 
 
-def test_survives_pickling_without_its_file(tmp_path):
+def test_a_tokenizer_survives_pickling_without_its_file(tmp_path):
   tokenizer = clips.tokenizer(tmp_path)
   data = pickle.dumps(tokenizer)
   (tmp_path / "tokenizer.model").unlink()
@@ -125,7 +125,7 @@ def test_survives_pickling_without_its_file(tmp_path):
     (b"<html>404</html>", "not a SentencePiece model"),
   ],
 )
-def test_unusable_model_files(tmp_path, content, message):
+def test_unusable_model_files_are_rejected(tmp_path, content, message):
   path = tmp_path / "bad.model"
   if content is not None:
     path.write_bytes(content)
@@ -134,20 +134,20 @@ def test_unusable_model_files(tmp_path, content, message):
   assert "bad.model" in str(e.value)
 
 
-def test_cut_model_file(tmp_path):
+def test_a_truncated_model_file_is_rejected(tmp_path):
   path = clips.train_pieces(tmp_path / "cut.model")
   path.write_bytes(path.read_bytes()[:300])
   with pytest.raises(DataError, match=r"cut\.model"):
     tokenizers.SentencePiece(str(path))
 
 
-def test_model_without_a_piece(tmp_path):
+def test_a_model_without_a_special_piece_is_rejected(tmp_path):
   path = clips.train_pieces(tmp_path / "m.model", ("<cls>",))
   with pytest.raises(DataError, match="no piece <mask>"):
     tokenizers.SentencePiece(str(path))
 
 
-def test_check_compares_with_the_model(tokenizer):
+def test_check_rejects_another_vocab_size_or_mask_id(tokenizer):
   size = tokenizer.vocab_size
   tokenizers.check(tokenizer, TextSpec(8, size, tokenizer.mask_id))
   with pytest.raises(DataError, match=f"set vocab_size to {size}"):
