@@ -1,4 +1,4 @@
-"""Every importer on small files made here: what each line becomes."""
+"""Every importer on small files written by the tests: the items that lines become."""
 
 import pickle
 import tarfile
@@ -20,7 +20,7 @@ def row(name, split, path, *captions, label="", start=None, end=None):
 WEBVID_IDX = "videoid,name,page_idx,page_dir,duration,contentUrl\n"
 
 
-def test_webvid_in_both_orders_of_columns(tmp_path):
+def test_webvid_reads_both_orders_of_columns(tmp_path):
   put(
     tmp_path,
     {
@@ -85,7 +85,7 @@ def msrvtt(folder, chosen):
 
 
 @pytest.mark.parametrize("number", [1, np.int64(1)])
-def test_msrvtt_1ka_takes_the_chosen_caption(tmp_path, number):
+def test_msrvtt_1ka_takes_the_caption_of_jsfusion(tmp_path, number):
   msrvtt(tmp_path, pickle.dumps({"video0": number}))
   with pytest.raises(DataError, match=r"\.pkl: is a pickle.*run code.*--allow_pickle"):
     read("msrvtt", tmp_path)
@@ -102,13 +102,13 @@ def test_msrvtt_1ka_takes_the_chosen_caption(tmp_path, number):
   ]
 
 
-def test_msrvtt_refuses_a_choice_that_is_not_there(tmp_path):
+def test_msrvtt_rejects_a_chosen_caption_that_does_not_exist(tmp_path):
   msrvtt(tmp_path, pickle.dumps({"video0": 2}))
   with pytest.raises(DataError, match=r"val_list_jsfusion.txt:1: .*below 2.*got 2"):
     read("msrvtt", tmp_path, allow_pickle=True)
 
 
-def test_msrvtt_of_clip4clip(tmp_path):
+def test_msrvtt_reads_the_files_of_clip4clip(tmp_path):
   sentences = [{"video_id": "video3", "caption": c} for c in ("x", "y")]
   put(
     tmp_path,
@@ -145,7 +145,7 @@ TOKENS = {"a_1_2": [["a", "cat"], ["one", "cat"]], "b_3_4": [["a", "dog"]]}
     ),
   ],
 )
-def test_msvd(tmp_path, file, content):
+def test_msvd_reads_lists_and_captions(tmp_path, file, content):
   source = put(tmp_path / "source", {"YouTubeClips/b_3_4.avi": ""})
   lists = {"train_list.txt": "a_1_2\r\n\r\n", "test_list.txt": "b_3_4"}
   put(tmp_path / "lists", lists | {file: content})
@@ -231,7 +231,7 @@ def test_youcook2_is_one_item_a_segment(tmp_path):
   ]
 
 
-def test_flickr30k_drops_the_path_among_the_captions(tmp_path):
+def test_flickr30k_ignores_the_path_among_the_captions(tmp_path):
   put(
     tmp_path,
     {
@@ -254,7 +254,7 @@ def test_flickr30k_drops_the_path_among_the_captions(tmp_path):
     ("captions.csv", 'image,caption\n1.jpg,"a dog, wet"\n1.jpg,a cat\n2.jpg,a man\n'),
   ],
 )
-def test_flickr8k(tmp_path, file, text):
+def test_flickr8k_reads_captions_and_split_lists(tmp_path, file, text):
   lists = {"Flickr_8k.trainImages.txt": "1.jpg\n", "Flickr_8k.devImages.txt": "2.jpg"}
   put(tmp_path, lists | {file: text, "Images/2.jpg": ""})
   one = row("1", "train", "1.jpg", "a dog, wet", "a cat")
@@ -263,7 +263,7 @@ def test_flickr8k(tmp_path, file, text):
   assert read("flickr8k", tmp_path, variant="subset") == [two]
 
 
-def test_karpathys_splits(tmp_path):
+def test_karpathy_splits_are_read(tmp_path):
   images = [
     dict(filepath="val2014", filename=f"{n}.jpg", split=s, sentences=[{"raw": n}])
     for n, s in (("a", "restval"), ("b", "val"), ("c", "test"))
@@ -298,7 +298,7 @@ def test_ucf101_labels_are_classes(tmp_path):
     read("ucf101", tmp_path, variant="2")
 
 
-def test_hmdb51_leaves_out_zeros(tmp_path):
+def test_hmdb51_skips_clips_marked_0(tmp_path):
   lines = "a b.avi 1 \nc.avi 0 \nd.avi 2 \n"
   put(tmp_path, {"ride_bike_test_split3.txt": lines, "ride_bike/d.mp4": ""})
   assert read("hmdb51", tmp_path, variant="3") == [
@@ -307,7 +307,7 @@ def test_hmdb51_leaves_out_zeros(tmp_path):
   ]
 
 
-def test_kinetics_takes_the_clip_or_its_part(tmp_path):
+def test_kinetics_uses_a_trimmed_clip_or_a_segment_of_the_video(tmp_path):
   head = "label,youtube_id,time_start,time_end,split,is_cc\n"
   rows = '"air drumming",-3B,59,69,val,0\nyoga,--x,3,13,train,0\nyoga,zzz,3,13,train,0'
   media = {"-3B_000059_000069.mp4": "", "full/--x.mkv": ""}
@@ -323,7 +323,7 @@ def test_kinetics_takes_the_clip_or_its_part(tmp_path):
   ]
 
 
-def test_something_something(tmp_path):
+def test_something_something_labels_are_templates(tmp_path):
   one = dict(id="7", label="moving a cup up", template="Moving [something] up")
   put(
     tmp_path,
@@ -339,7 +339,7 @@ def test_something_something(tmp_path):
   ]
 
 
-def test_videomae_lists_and_label_maps(tmp_path):
+def test_videomae_lists_and_label_maps_are_read(tmp_path):
   source = put(tmp_path / "source", {"a b/1.mp4": ""})
   lists = {
     "train.csv": f"{source}/a b/1.mp4 1\nc.mp4 0 -1\n",
@@ -362,7 +362,7 @@ def test_videomae_lists_and_label_maps(tmp_path):
     got()
 
 
-def test_simvtp_and_umt(tmp_path):
+def test_simvtp_and_umt_annotations_are_read(tmp_path):
   put(tmp_path, {"train.json": {"a/1.mp4": "one", "2.avi": ["x", "y"]}})
   assert read("simvtp", tmp_path) == [
     row("a/1.mp4", "train", "a/1.mp4", "one"),
@@ -382,7 +382,7 @@ def test_simvtp_and_umt(tmp_path):
     read("umt", tmp_path, split="test", annotations=tmp_path / "mine_train.json")
 
 
-def test_mcq(tmp_path):
+def test_mcq_tables_are_read(tmp_path):
   head = "caption\tpath\tnoun\tverb\n"
   put(
     tmp_path,
@@ -401,7 +401,7 @@ def test_mcq(tmp_path):
   assert read("mcq", tmp_path, variant="cc3m") == want
 
 
-def test_plain_csv(tmp_path):
+def test_a_plain_csv_is_read(tmp_path):
   put(
     tmp_path,
     {
@@ -417,7 +417,7 @@ def test_plain_csv(tmp_path):
   ]
 
 
-def test_a_part_of_a_csv_is_one_however_its_times_are_written(tmp_path):
+def test_equal_segments_of_a_csv_are_merged_however_times_are_written(tmp_path):
   rows = "a.mp4,x,0,1,train \na.mp4,y,0.0, 1.0,train\nb.mp4,z, ,,dev \n"
   put(tmp_path, {"my.csv": "path,caption,start,end,split\n" + rows})
   assert read("csv", tmp_path) == [
@@ -426,7 +426,7 @@ def test_a_part_of_a_csv_is_one_however_its_times_are_written(tmp_path):
   ]
 
 
-def test_folder_with_side_files(tmp_path):
+def test_a_folder_with_sidecar_files_is_read(tmp_path):
   files = {"1.mp4": "", "1.txt": "one\n\ntwo\n", "note.md": "", "val/2.MP4": ""}
   files |= {"val/2.json": {"caption": "three"}, "x y/3.png": "", "x y/test.gif": ""}
   put(tmp_path, files)
@@ -478,14 +478,14 @@ def test_open_selects_the_split_and_fills_the_variant(tmp_path):
     read("webvids", tmp_path)
 
 
-def test_order_depends_on_names_alone(tmp_path):
+def test_the_order_of_a_folder_depends_on_names_alone(tmp_path):
   for name in ("b", "a", "c"):
     put(tmp_path, {f"{name}/{name}.mp4": "", f"{name}.mp4": ""})
   want = ["a.mp4", "b.mp4", "c.mp4", "a/a.mp4", "b/b.mp4", "c/c.mp4"]
   assert [r[0] for r in read("folder", tmp_path)] == want
 
 
-def test_a_file_of_another_folder_is_another_file(tmp_path):
+def test_files_of_one_name_in_different_folders_are_distinguished(tmp_path):
   names = ("train/1.mp4", "test/1.mp4", "c/2.mp4")
   files = {"train/1.mp4": "", "deep/c/2.webm": "", "d/2.mp4": ""}
   put(tmp_path, files | {"test.json": {name: "one" for name in names}})
@@ -493,7 +493,7 @@ def test_a_file_of_another_folder_is_another_file(tmp_path):
   assert found == dict(zip(names, (*names[:2], "deep/c/2.webm"), strict=True))
 
 
-def test_an_exact_path_needs_no_other_file_to_be_removed(tmp_path):
+def test_a_path_that_names_its_folder_is_not_ambiguous(tmp_path):
   put(tmp_path, {"a/x.MP4": "", "b/x.mp4": "", "test.json": {"a/x": "one"}})
   assert read("simvtp", tmp_path)[0][2] == "a/x.MP4"
   put(tmp_path, {"a/x.avi": ""})
@@ -501,7 +501,7 @@ def test_an_exact_path_needs_no_other_file_to_be_removed(tmp_path):
     read("simvtp", tmp_path)
 
 
-def test_an_empty_caption_behind_a_tab_comes_through(tmp_path):
+def test_an_empty_caption_after_a_tab_is_accepted(tmp_path):
   put(
     tmp_path,
     {

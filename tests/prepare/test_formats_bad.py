@@ -1,4 +1,4 @@
-"""Annotation files with something wrong: one line says where, what and the cure."""
+"""Malformed annotation files: one line names the place, the mistake and the cure."""
 
 import json
 import pickle
@@ -13,8 +13,8 @@ from vtr_jax.prepare.formats import base, media, parse, pickles
 from vtr_jax.prepare.formats.base import Request
 
 
-def refusal(name, source, **kwargs):
-  """The one line with which a data set is refused."""
+def error_line(name, source, **kwargs):
+  """The one-line message with which a data set is rejected."""
   with pytest.raises(DataError) as caught:
     base.open(name, Request(str(source), **kwargs))
   line = str(caught.value)
@@ -58,74 +58,74 @@ BAD = {  # format: file, content, what the line says
 }
 
 
-def test_every_format_has_a_bad_file():
+def test_every_format_is_tested_with_a_bad_file():
   assert sorted(BAD) == base.kinds()
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_wrong_file_is_told(tmp_path, name):
-  file, content, says = BAD[name]
+def test_a_malformed_file_is_reported_with_line_and_cure(tmp_path, name):
+  file, content, message = BAD[name]
   others = {
     "folder": {"a.mp4": ""},
     "msvd": {LIST: "a"},
     "msrvtt_clip4clip": {"MSRVTT_data.json": {"sentences": []}},
   }.get(name, {})
   put(tmp_path, others | {file: content})
-  line = refusal(name, tmp_path)
+  line = error_line(name, tmp_path)
   assert str(tmp_path / file) in line
-  assert says in line
+  assert message in line
   assert line.count(";") >= 1  # the cure
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_an_empty_directory_is_told(tmp_path, name):
-  assert str(tmp_path) in refusal(name, tmp_path)
-  assert "missing" in refusal(name, tmp_path / "missing")
+def test_an_empty_or_missing_directory_is_reported(tmp_path, name):
+  assert str(tmp_path) in error_line(name, tmp_path)
+  assert "missing" in error_line(name, tmp_path / "missing")
 
 
-def test_an_annotation_file_that_is_not_there(tmp_path):
-  line = refusal("csv", tmp_path, annotations=str(tmp_path / "none.csv"))
+def test_a_missing_annotation_file_is_reported(tmp_path):
+  line = error_line("csv", tmp_path, annotations=str(tmp_path / "none.csv"))
   assert (
     line == f"{tmp_path}/none.csv: no such file or directory; correct --annotations"
   )
 
 
 @pytest.mark.parametrize("name", ["../up.mp4", "/etc/passwd", "a/../../b.mp4", "a\0"])
-def test_no_path_leads_out_of_the_source(tmp_path, name):
+def test_a_path_outside_the_source_is_rejected(tmp_path, name):
   put(tmp_path / "in", {"train.json": {name: "x"}})
-  line = refusal("simvtp", tmp_path / "in")
+  line = error_line("simvtp", tmp_path / "in")
   assert "train.json" in line
   assert f"{name!r} leads out of --source" in line
 
 
-def test_a_path_may_turn_back_within_the_source(tmp_path):
+def test_dot_dot_within_the_source_is_accepted(tmp_path):
   assert media.inside(str(tmp_path), "a/../b.mp4", "") == f"{tmp_path}/a/../b.mp4"
   assert media.inside(str(tmp_path), f"{tmp_path}/b.mp4", "") == f"{tmp_path}/b.mp4"
   with pytest.raises(DataError, match="leads out"):
     media.inside(str(tmp_path / "a"), f"{tmp_path}/ab/c.mp4", "")
 
 
-def test_traversal_by_an_id_and_by_a_folder(tmp_path):
+def test_path_traversal_by_an_id_or_a_folder_is_rejected(tmp_path):
   put(tmp_path, {LIST: "../x\n", "captions.jsonl": '{"id": "../x", "captions": []}'})
-  assert "train_list.txt:1: path '../x'" in refusal("msvd", tmp_path)
+  assert "train_list.txt:1: path '../x'" in error_line("msvd", tmp_path)
   put(tmp_path, {"results_2M_val.csv": WEBVID + "7,u,d,../..,x\n"})
-  assert "results_2M_val.csv:2: path '../../7.mp4'" in refusal("webvid", tmp_path)
+  assert "results_2M_val.csv:2: path '../../7.mp4'" in error_line("webvid", tmp_path)
 
 
 def test_an_id_that_occurs_twice_names_both_places(tmp_path):
   rows = "7,u,d,p,x\n8,u,d,p,y\n7,u,d,q,z\n"
   put(tmp_path, {"results_2M_train.csv": WEBVID + rows})
-  line = refusal("webvid", tmp_path)
+  line = error_line("webvid", tmp_path)
   assert "id '7' occurs twice: item 1 (train, " in line
   assert "p/7.mp4), and item 3 (train, " in line
   put(tmp_path, {LIST: "a\nb\na\n", "captions.jsonl": ""})
-  line = refusal("msvd", tmp_path)
+  line = error_line("msvd", tmp_path)
   assert f"{LIST}:3: id 'a' is also at {tmp_path / LIST}:1" in line
 
 
-def test_a_key_that_stands_twice_in_json(tmp_path):
+def test_a_duplicate_key_in_json_is_rejected(tmp_path):
   put(tmp_path, {"train.json": '{"a.mp4": "x", "b.mp4": "y", "a.mp4": "z"}'})
-  assert "key 'a.mp4' occurs twice" in refusal("simvtp", tmp_path)
+  assert "key 'a.mp4' occurs twice" in error_line("simvtp", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +137,22 @@ def test_a_key_that_stands_twice_in_json(tmp_path):
     ("folder", "a.txt", b"one\n"),
   ],
 )
-def test_text_that_is_not_utf8(tmp_path, name, file, head):
+def test_text_that_is_not_utf8_is_reported_with_its_line(tmp_path, name, file, head):
   put(tmp_path, {"a.mp4": "", file: head + "a.mp4,Hügel\n".encode("latin-1")})
-  assert f"{tmp_path / file}:2: not UTF-8 (byte 8 of" in refusal(name, tmp_path)
+  assert f"{tmp_path / file}:2: not UTF-8 (byte 8 of" in error_line(name, tmp_path)
 
 
-def test_a_quote_that_is_never_closed(tmp_path):
+def test_an_unclosed_quote_is_reported_with_its_line(tmp_path):
   text = 'path,caption\na.mp4,"x\ny"\nb.mp4,"z\n' + "c.mp4,x\n" * 3
   put(tmp_path, {"a.csv": text})
-  assert "a.csv:4: unexpected end of data; fix the quotes" in refusal("csv", tmp_path)
+  assert "a.csv:4: unexpected end of data; fix the quotes" in error_line(
+    "csv", tmp_path
+  )
 
 
-def test_json_that_is_nested_without_end(tmp_path):
+def test_deeply_nested_json_is_rejected(tmp_path):
   put(tmp_path, {"train.json": "[" * 100_000})
-  assert "nested too deeply" in refusal("simvtp", tmp_path)
+  assert "nested too deeply" in error_line("simvtp", tmp_path)
 
 
 class Evil:
@@ -170,7 +172,7 @@ def test_a_pickle_cannot_run_code(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_a_pickle_of_plain_data(tmp_path, protocol):
+def test_a_pickle_of_plain_data_is_read(tmp_path, protocol):
   data = {"a": [("x", 1.5, None), {2}], "b": np.arange(3), "c": np.float32(2)}
   path = tmp_path / "a.pkl"
   path.write_bytes(pickle.dumps(data, protocol=protocol))
@@ -218,50 +220,50 @@ TARS = {
 
 
 @pytest.mark.parametrize("kind", TARS)
-def test_a_tar_that_is_refused(tmp_path, kind):
-  members, says = TARS[kind]
+def test_tars_with_unsafe_or_ambiguous_members_are_rejected(tmp_path, kind):
+  members, message = TARS[kind]
   path = tar(tmp_path / "a.tar", members)
-  line = refusal("webdataset", tmp_path)
+  line = error_line("webdataset", tmp_path)
   assert path in line
-  assert says in line
+  assert message in line
 
 
-def test_a_tar_that_is_cut_or_compressed(tmp_path):
+def test_a_truncated_or_compressed_tar_is_rejected(tmp_path):
   path = tmp_path / "a.tar"
   tar(path, [("a.mp4", b"x" * 5000)])
   whole = path.read_bytes()
   path.write_bytes(whole[:3000])
-  assert "cut short" in refusal("webdataset", tmp_path)
+  assert "cut short" in error_line("webdataset", tmp_path)
   tar(path, [("a.txt", b"x" * 5000)])
   path.write_bytes(path.read_bytes()[:3000])
-  assert "cut short" in refusal("webdataset", tmp_path)
+  assert "cut short" in error_line("webdataset", tmp_path)
   with tarfile.open(path, "w:gz") as out:
     out.addfile(tarfile.TarInfo("a.mp4"))
-  assert "compressed" in refusal("webdataset", tmp_path)
+  assert "compressed" in error_line("webdataset", tmp_path)
 
 
-def test_two_files_of_one_name(tmp_path):
+def test_two_files_of_one_name_are_ambiguous_unless_the_folder_is_given(tmp_path):
   put(tmp_path, {"a/x.mp4": "", "b/x.avi": "", "test.json": {"x": "one"}})
-  line = refusal("simvtp", tmp_path)
+  line = error_line("simvtp", tmp_path)
   assert f"'x' may be {tmp_path}/a/x.mp4 or {tmp_path}/b/x.avi; remove one" in line
   put(tmp_path, {"test.json": {"b/x.avi": "one"}})
   assert read("simvtp", tmp_path)[0][2] == "b/x.avi"
 
 
-def test_split_names():
+def test_splits_are_found_in_file_names():
   names = ("train_list", "results_2M_val", "dev", "Validation_GCC-1.1", "testlist01")
   want = ["train", "validation", "validation", "validation", ""]
   assert [parse.split_of(f"train/{n}.txt") for n in names] == want
 
 
-def test_a_large_csv_is_read_line_by_line(tmp_path):
-  """Line numbers stay right behind fields that hold line ends."""
+def test_line_numbers_of_a_large_csv_are_correct(tmp_path):
+  """Also after fields that contain line breaks."""
   rows = "".join(f'{i}.mp4,"one\n{i}"\n' for i in range(1000))
   put(tmp_path, {"a.csv": "path,caption\n" + rows + "x.mp4,y,z\n"})
-  assert "a.csv:2002: expected 2 fields" in refusal("csv", tmp_path)
+  assert "a.csv:2002: expected 2 fields" in error_line("csv", tmp_path)
 
 
-def test_json_line_numbers(tmp_path):
+def test_a_syntax_error_in_json_is_reported_with_its_line(tmp_path):
   text = json.dumps({"a.mp4": "x", "b.mp4": "y"}, indent=1).replace('"y"', "y")
   put(tmp_path, {"train.json": text})
-  assert "train.json:3: not JSON" in refusal("simvtp", tmp_path)
+  assert "train.json:3: not JSON" in error_line("simvtp", tmp_path)

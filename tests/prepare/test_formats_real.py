@@ -1,4 +1,4 @@
-"""Every importer on the annotation files that are really about, where they lie.
+"""Every importer on the real, public annotation files, where they are available.
 
 VTR_SHARED_DIR names their directory; ../shared beside the repository is tried too.
 Counts are those of the papers and of the reference loaders.
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def read(tmp_path):
-  """Reads real annotations for media that are not there."""
+  """Reads real annotations without the media that they name."""
 
   def call(name, annotations, source=tmp_path, **kwargs):
     return base.open(name, Request(str(source), str(REAL / annotations), **kwargs))
@@ -54,7 +54,7 @@ def get(items, name):
   return item
 
 
-def test_webvid(read, tmp_path):
+def test_the_real_webvid_has_its_counts(read, tmp_path):
   items = read("webvid", "webvid")
   assert splits(items) == {"validation": 9}
   item = get(items, "1020335461")
@@ -65,7 +65,7 @@ def test_webvid(read, tmp_path):
 
 
 @pytest.mark.parametrize(("variant", "count"), [("9k", 9000), ("7k", 7010)])
-def test_msrvtt_of_clip4clip(read, tmp_path, variant, count):
+def test_the_real_msrvtt_of_clip4clip_has_its_counts(read, tmp_path, variant, count):
   items = read("msrvtt_clip4clip", "msrvtt", split="test", variant=variant)
   assert (splits(items), captions(items)) == ({"test": 1000}, {"test": 1000})
   want = ("a person is connecting something to system",)
@@ -98,7 +98,7 @@ def frozen_msrvtt(tmp_path):
   return tmp_path, sentences
 
 
-def test_msrvtt_of_frozen(read, frozen_msrvtt):
+def test_the_real_msrvtt_of_frozen_has_its_counts(read, frozen_msrvtt):
   where, sentences = frozen_msrvtt
   items = read("msrvtt", where, allow_pickle=True)
   assert splits(items) == {"train": 9000, "test": 1000}
@@ -113,7 +113,7 @@ def test_msrvtt_of_frozen(read, frozen_msrvtt):
 
 
 @pytest.mark.parametrize("lists", ["msvd", "ce_splits/msvd"])
-def test_msvd(read, tmp_path, lists):
+def test_the_real_msvd_has_its_counts(read, tmp_path, lists):
   # The lists of collaborative-experts end without a line end.
   if lists != "msvd":
     (tmp_path / "captions_msvd.json").symlink_to(REAL / "msvd" / "captions_msvd.json")
@@ -122,7 +122,7 @@ def test_msvd(read, tmp_path, lists):
   assert captions(items) == {"train": 48774, "validation": 4290, "test": 27763}
 
 
-def test_msvd98(read):
+def test_the_real_msvd98_has_its_counts(read):
   items = read("msvd", "ce_splits/msvd", DATA / "msvd98", variant="subset")
   assert splits(items) == {"train": 57, "validation": 6, "test": 35}
   assert sum(captions(items).values()) == 3425
@@ -134,7 +134,7 @@ def test_msvd98(read):
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_didemo(read, tmp_path, listed):
+def test_the_real_didemo_has_its_counts(read, tmp_path, listed):
   for split in ("val", "test"):
     name = f"{split}_data.json"
     (tmp_path / name).symlink_to(REAL / "didemo" / name)
@@ -149,7 +149,7 @@ def test_didemo(read, tmp_path, listed):
   assert words == (25 if listed else 40)
 
 
-def test_activitynet(read):
+def test_the_real_activitynet_has_its_counts(read):
   items = read("activitynet", "activitynet")
   assert splits(items) == captions(items) == {"train": 10009, "test": 4917}
   assert get(items, "v_QOlSCBRmfWY").captions == (
@@ -161,7 +161,7 @@ def test_activitynet(read):
   assert splits(items) == {"test": 4885}
 
 
-def test_youcook2(read):
+def test_the_real_youcook2_has_its_counts(read):
   items = read("youcook2", "youcook2")
   assert splits(items) == {"train": 10337, "validation": 3492}
   assert len({item.media.path for item in items}) == 1790
@@ -171,17 +171,17 @@ def test_youcook2(read):
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_flickr30k(read, split):
+def test_the_real_flickr30k_has_its_counts(read, split):
   items = read("flickr30k", "flickr30k", split=split)
   assert (len(items), captions(items)) == (1000, {split: 5000})
 
 
-def test_flickr30k_train_needs_the_captions(read):
+def test_flickr30k_train_requires_the_captions(read):
   with pytest.raises(DataError, match=r"holds no results_20130124\.token"):
     read("flickr30k", "flickr30k", split="train")
 
 
-def test_karpathy(read):
+def test_the_real_karpathy_splits_have_their_counts(read):
   items = read("coco_karpathy", "coco")
   assert splits(items) == {"test": 5000}
   # Ten images have a sixth caption.
@@ -190,7 +190,7 @@ def test_karpathy(read):
   assert splits(items) == captions(items) == {"test": 1000}
 
 
-def test_flickr8k(read):
+def test_the_real_flickr8k_has_its_counts(read):
   items = read("flickr8k", DATA / "flickr8k_224", DATA / "flickr8k_224")
   assert splits(items) == {"train": 6000, "validation": 1000, "test": 1000}
   assert {len(item.captions) for item in items} == {5}
@@ -206,7 +206,7 @@ UCF = {"1": (9537, 3783), "2": (9586, 3734), "3": (9624, 3696)}
 
 
 @pytest.mark.parametrize("variant", UCF)
-def test_ucf101(read, variant):
+def test_the_real_ucf101_has_its_counts(read, variant):
   items = read("ucf101", "ucf101_splits", variant=variant)
   train, test = UCF[variant]
   assert splits(items) == {"train": train, "test": test}
@@ -215,7 +215,7 @@ def test_ucf101(read, variant):
 
 
 @pytest.mark.parametrize("variant", ["1", "2", "3"])
-def test_hmdb51(read, variant):
+def test_the_real_hmdb51_has_its_counts(read, variant):
   items = read("hmdb51", "hmdb51_splits", variant=variant)
   assert splits(items) == {"train": 3570, "test": 1530}
   counts = collections.Counter((item.label, item.split) for item in items)
@@ -235,7 +235,7 @@ def test_hmdb51(read, variant):
     ("jester_label_map", 27),
   ],
 )
-def test_label_maps(read, tmp_path, name, classes):
+def test_the_real_label_maps_are_read(read, tmp_path, name, classes):
   (tmp_path / f"{name}.txt").symlink_to(REAL / "label_maps" / f"{name}.txt")
   lines = "".join(f"{i}.mp4 {i}\n" for i in range(classes))
   (tmp_path / "train.csv").write_text(lines)
@@ -253,12 +253,12 @@ def test_label_maps(read, tmp_path, name, classes):
     ("msvd/msvd_caption_test.json", 670, 27763),
   ],
 )
-def test_umt(read, file, videos, texts):
+def test_the_real_umt_annotations_are_read(read, file, videos, texts):
   items = read("umt", file, split="test")
   assert (splits(items), captions(items)) == ({"test": videos}, {"test": texts})
 
 
-def test_webdataset():
+def test_the_real_webdataset_is_read():
   source = DATA / "cc12m_wds32"
   items = base.open("webdataset", Request(str(source)))
   assert splits(items) == captions(items) == {"train": 32}
@@ -269,7 +269,7 @@ def test_webdataset():
     assert (data[:3], data[-2:]) == (b"\xff\xd8\xff", b"\xff\xd9")  # a whole JPEG
 
 
-def test_folder():
+def test_the_real_folder_is_read():
   items = base.open("folder", Request(str(DATA / "originals_sample")))
   assert len(items) == 18
 
@@ -285,6 +285,6 @@ def test_folder():
     ("csv", "msrvtt/MSRVTT_train.9k.csv", "csv:1: expected columns path, caption"),
   ],
 )
-def test_a_real_file_of_another_format(read, name, file, says):
+def test_a_real_file_of_another_format_is_rejected(read, name, file, says):
   with pytest.raises(DataError, match=says):
     read(name, file)

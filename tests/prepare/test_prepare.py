@@ -1,4 +1,4 @@
-"""Preparing a data set: whole or not there, the same by whatever way it was made."""
+"""Preparing a data set: complete or absent, and the same bytes however it was made."""
 
 import contextlib
 import json
@@ -34,8 +34,8 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(source, tmp_path_factory):
-  """The data set, made without disturbance."""
+def prepared(source, tmp_path_factory):
+  """The data set, prepared without interruption."""
   return make(source, tmp_path_factory.mktemp("whole"))
 
 
@@ -43,14 +43,14 @@ def manifest(directory):
   return json.loads((directory / "manifest.json").read_text())
 
 
-def test_records_can_be_read(source, whole):
-  root, name = whole.parents[1], "mine"
-  assert sources.find(str(root), name) == str(whole)
-  train = sources.open_split(str(whole), "train")
+def test_prepared_records_can_be_read(source, prepared):
+  root, name = prepared.parents[1], "mine"
+  assert sources.find(str(root), name) == str(prepared)
+  train = sources.open_split(str(prepared), "train")
   ids = [train[i]["id"] for i in range(len(train))]
   assert ids != sorted(ids)
   assert sorted(ids) == [f"v{i:02d}.mp4" for i in range(TRAIN)]
-  test = sources.open_split(str(whole), "test")
+  test = sources.open_split(str(prepared), "test")
   records = [test[i] for i in range(len(test))]
   assert [r["id"] for r in records] == [f"v{i}.mp4" for i in range(TRAIN, TRAIN + TEST)]
   assert records[0]["captions"] == [f"a blue ball moves {TRAIN}"]
@@ -58,22 +58,22 @@ def test_records_can_be_read(source, whole):
   assert decode(records[0]["video"]).shape == (6, 32, 48, 3)
 
 
-def test_manifest_and_tokenizer(whole):
-  told = manifest(whole)
-  assert told["splits"]["train"]["records"] == TRAIN
-  assert told["splits"]["train"]["frames"] == 6 * TRAIN
-  assert told["splits"]["train"]["shards"] == 4
-  assert told["splits"]["test"]["records"] == TEST
-  assert told["refused"] == told["warned"] == []
-  sums = json.loads((whole / "checksum.json").read_text())
-  assert told["splits"]["test"]["checksum"] == sums["test"]["records"]
-  pieces = SentencePiece(str(whole / "tokenizer.model"))
+def test_the_manifest_and_the_tokenizer_are_complete(prepared):
+  described = manifest(prepared)
+  assert described["splits"]["train"]["records"] == TRAIN
+  assert described["splits"]["train"]["frames"] == 6 * TRAIN
+  assert described["splits"]["train"]["shards"] == 4
+  assert described["splits"]["test"]["records"] == TEST
+  assert described["refused"] == described["warned"] == []
+  sums = json.loads((prepared / "checksum.json").read_text())
+  assert described["splits"]["test"]["checksum"] == sums["test"]["records"]
+  pieces = SentencePiece(str(prepared / "tokenizer.model"))
   assert (pieces.pad_id, pieces.unk_id, pieces.cls_id, pieces.mask_id) == (0, 1, 2, 3)
   ids, valid = pieces.encode("a purple ball", 16)
   assert pieces.unk_id not in ids[valid]
 
 
-def test_three_jobs_make_what_one_makes(source, whole, tmp_path):
+def test_three_jobs_give_the_same_bytes_as_one(source, prepared, tmp_path):
   for job in (2, 0):
     make(source, tmp_path, job=job, jobs=3)
   place = Place(str(tmp_path), "mine")
@@ -81,11 +81,11 @@ def test_three_jobs_make_what_one_makes(source, whole, tmp_path):
     merge.merge(place, merge.Final())
   make(source, tmp_path, job=1, jobs=3)
   merge.merge(place, merge.Final())
-  assert content(place.directory) == content(whole)
+  assert content(place.directory) == content(prepared)
   assert not place.work.exists()
 
 
-def test_merge_sees_a_shard_that_was_cut(source, tmp_path):
+def test_merge_detects_a_truncated_shard(source, tmp_path):
   make(source, tmp_path, job=0, jobs=2)
   make(source, tmp_path, job=1, jobs=2)
   place = Place(str(tmp_path), "mine")
@@ -107,8 +107,8 @@ def killed(source, out, ready):
     return process.wait()
 
 
-def test_killed_at_any_moment_and_run_again(source, whole, tmp_path):
-  """What was done before a kill is kept; the result is that of an undisturbed run."""
+def test_a_killed_preparation_resumes_to_the_same_bytes(source, prepared, tmp_path):
+  """Shards finished before a kill are kept; the result is that of one full run."""
   work = tmp_path / "mine" / ".unfinished-1.0.0"
   moments = [
     lambda: list(work.glob("train-*/0*")),
@@ -125,10 +125,10 @@ def test_killed_at_any_moment_and_run_again(source, whole, tmp_path):
   again = run_main(*arguments(source, tmp_path), module="vtr_jax.prepare")
   assert again.returncode == 0, again.stderr
   assert "train 14, test 4; refused 0" in again.stderr
-  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
+  assert content(tmp_path / "mine" / "1.0.0") == content(prepared)
 
 
-def test_done_items_are_not_done_again_and_torn_ones_are(source, tmp_path):
+def test_only_incomplete_items_are_repeated(source, tmp_path):
   place = Place(str(tmp_path), "mine")
   (place.work / "test-00000").mkdir(parents=True)
   good, torn = (place.work / "test-00000" / f"0000{i}" for i in range(2))
@@ -139,8 +139,8 @@ def test_done_items_are_not_done_again_and_torn_ones_are(source, tmp_path):
   assert [len(decode(test[i]["video"])) for i in range(4)] == [3, 6, 6, 6]
 
 
-def test_hung_and_killed_items_are_refused_alone(source, tmp_path):
-  """A pipe that nobody writes to hangs its reader; another's process is killed."""
+def test_items_that_hang_or_kill_their_worker_are_refused_alone(source, tmp_path):
+  """A pipe that nobody writes to hangs its reader; another's reader is killed."""
   items = base.open("csv", base.Request(str(source)))[TRAIN:]
   pipes = [tmp_path / "hung.mp4", tmp_path / "killed.mp4"]
   for path in pipes:
@@ -185,8 +185,8 @@ BAD = (
 )
 
 
-def test_exactly_the_bad_are_refused(tmp_path):
-  """Above the budget nothing is lost: a larger one goes on from there."""
+def test_exactly_the_bad_items_are_refused_within_the_budget(tmp_path):
+  """Above the budget, no work is lost: with a larger budget it continues."""
   source = write_source(tmp_path / "videos", [bad[:2] for bad in BAD])
   with pytest.raises(DataBudgetError, match=r"4 of 22 items are refused.*bad_budget"):
     make(source, tmp_path, final=merge.Final(bad_budget=0.1))
@@ -207,15 +207,17 @@ def test_exactly_the_bad_are_refused(tmp_path):
   ) | dict(checksum="")
 
 
-def test_missing_files_end_the_run_before_the_work(source, tmp_path):
+def test_missing_files_end_the_run_before_any_work(source, tmp_path):
   items = base.open("csv", base.Request(str(source)))
   gone = [i._replace(media=base.Media(str(tmp_path / i.id))) for i in items]
   with pytest.raises(DataBudgetError, match=r"18 of 18 items are unfit.*no such file"):
     make(source, tmp_path, items=gone)
 
 
-def test_items_without_captions(source, tmp_path):
-  """Refused, but for those that carry a label; empty captions say nothing."""
+def test_items_without_captions_are_refused_unless_labelled_or_allowed(
+  source, tmp_path
+):
+  """Empty captions count as none."""
   items = base.open("csv", base.Request(str(source)))
   items[0] = items[0]._replace(captions=())
   items[1] = items[1]._replace(captions=(" ", ""))
@@ -228,13 +230,13 @@ def test_items_without_captions(source, tmp_path):
   assert manifest(made)["splits"]["train"]["captions"] == TRAIN - 3
 
 
-def test_copied_bytes_are_the_file_s(source, tmp_path):
+def test_copy_keeps_the_bytes_of_the_files(source, tmp_path):
   test = sources.open_split(str(make(source, tmp_path, Options(copy=True))), "test")
   for i in range(TEST):
     assert test[i]["video"] == (source / test[i]["id"]).read_bytes()
 
 
-def test_other_options_are_refused(source, tmp_path):
+def test_resuming_with_other_options_is_rejected(source, tmp_path):
   make(source, tmp_path, job=0, jobs=9)
   with pytest.raises(DataError, match=r"another options .short_side 32, now 64"):
     make(source, tmp_path, Options(short_side=64))
@@ -243,7 +245,7 @@ def test_other_options_are_refused(source, tmp_path):
     make(source, tmp_path, items=fewer)
 
 
-def test_a_vocabulary_of_ones_own_is_copied(source, tmp_path):
+def test_a_given_vocabulary_is_copied(source, tmp_path):
   path = tmp_path / "vocab.txt"
   path.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nred\n")
   made = make(source, tmp_path / "out", final=merge.Final(tokenizer=str(path)))
@@ -251,7 +253,7 @@ def test_a_vocabulary_of_ones_own_is_copied(source, tmp_path):
   assert manifest(made)["tokenizer_pieces"] == 7
 
 
-def test_a_vocabulary_of_no_use_is_refused_before_any_work(source, tmp_path):
+def test_an_unusable_vocabulary_is_rejected_before_any_work(source, tmp_path):
   path = tmp_path / "vocab.txt"
   path.write_text("[PAD]\n[UNK]\n[CLS]\n")
   with pytest.raises(DataError, match=r"vocab\.txt: the vocabulary has no \[SEP\]"):
@@ -259,13 +261,13 @@ def test_a_vocabulary_of_no_use_is_refused_before_any_work(source, tmp_path):
   assert not [*tmp_path.rglob("*.array_record")]
 
 
-def test_another_tokenizer_is_refused(source, tmp_path):
+def test_resuming_with_another_tokenizer_is_rejected(source, tmp_path):
   made = make(source, tmp_path)
   place, other = Place(str(tmp_path), "mine"), merge.Final(vocab_size=100)
-  told = r"another tokenizer .vocab_size 8000, now 100"
-  with pytest.raises(DataError, match=told):
+  message = r"another tokenizer .vocab_size 8000, now 100"
+  with pytest.raises(DataError, match=message):
     make(source, tmp_path, final=other)
-  with pytest.raises(DataError, match=told):
+  with pytest.raises(DataError, match=message):
     merge.merge(place, other)
   with pytest.raises(
     DataError, match=r"another tokenizer .vocab_size 8000, now None; "
@@ -278,8 +280,8 @@ def test_another_tokenizer_is_refused(source, tmp_path):
 @pytest.mark.parametrize(
   "text", ['{"options": {', "[]", "\udcff", '{"options": {"x": 1}}']
 )
-def test_a_damaged_manifest_is_told(source, whole, tmp_path, text):
-  shutil.copytree(whole.parent, tmp_path / "mine")
+def test_a_damaged_manifest_is_reported(source, prepared, tmp_path, text):
+  shutil.copytree(prepared.parent, tmp_path / "mine")
   path = tmp_path / "mine" / "1.0.0" / "manifest.json"
   path.write_bytes(text.encode(errors="surrogateescape"))
   with pytest.raises(DataError, match=r"manifest.json: damaged"):
@@ -312,7 +314,7 @@ def test_check_names_each_bad_record(source, tmp_path, capsys):
 
 
 def rewritten(path, change):
-  """Writes a shard again, whole and in order, with `change(number, record)` in it."""
+  """Rewrites a valid shard, with every record replaced by `change(number, record)`."""
   reader = array_record_module.ArrayRecordReader(str(path))
   records = [reader.read([i])[0] for i in range(reader.num_records())]
   reader.close()
@@ -323,7 +325,7 @@ def rewritten(path, change):
 
 
 def silently_damaged(data):
-  """The video, with bytes of one picture flipped so that it is decoded all the same."""
+  """The video with a bit flipped so that it decodes without error, but differently."""
   good = decode(data)
   for at in range(len(data) - 40, len(data) // 2, -1):
     bad = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
@@ -334,8 +336,8 @@ def silently_damaged(data):
   raise AssertionError("the decoder notices everything")
 
 
-def test_check_lists_exactly_what_was_changed_in_silence(source, tmp_path, capsys):
-  """Shards and records are whole, and all decodes: only the sums tell."""
+def test_check_lists_exactly_the_silently_changed_records(source, tmp_path, capsys):
+  """Shards are valid and all videos decode: only the checksums differ."""
   made = make(source, tmp_path, Options(copy=True))
   videos = {n: (source / f"v{n}.mp4").read_bytes() for n in (14, 16)}
   swap = {
@@ -357,7 +359,7 @@ def test_check_lists_exactly_what_was_changed_in_silence(source, tmp_path, capsy
   ]
 
 
-def test_check_of_data_from_elsewhere(data_dir):
+def test_check_accepts_data_sets_made_without_prepare(data_dir):
   check(str(data_dir / "moving_shapes" / "tiny" / "1.0.0"))
   with pytest.raises(DataError, match="no prepared data set"):
     check(str(data_dir))
@@ -371,7 +373,9 @@ def test_check_of_data_from_elsewhere(data_dir):
     (("--format=csv", "--source=x", "--crf=99"), 2, "ConfigError: crf: 99"),
   ],
 )
-def test_command_line(flags, code, line, tmp_path):
+def test_mistakes_on_the_command_line_are_one_line_with_exit_code_2(
+  flags, code, line, tmp_path
+):
   ran = run_main(*flags, f"--out={tmp_path}", module="vtr_jax.prepare")
   assert ran.returncode == code
   assert ran.stderr.startswith(line)
@@ -379,6 +383,6 @@ def test_command_line(flags, code, line, tmp_path):
 
 
 @pytest.mark.parametrize("shard", ["3/3", "1", "a/b", "-1/2"])
-def test_jobs_that_cannot_be(shard):
+def test_invalid_job_numbers_are_rejected(shard):
   with pytest.raises((ConfigError, DataError), match="must be i/n"):
     run.Run(0, 1.0, *run.parse_job(shard))

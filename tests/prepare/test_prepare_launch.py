@@ -18,7 +18,7 @@ def source(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(source, tmp_path_factory):
+def prepared(source, tmp_path_factory):
   """The data set, prepared by one process."""
   return make(source, tmp_path_factory.mktemp("whole"))
 
@@ -29,7 +29,7 @@ def finish(processes):
     assert process.returncode == 0, out + errors
 
 
-def begin(command, **env):
+def start(command, **env):
   return subprocess.Popen(
     command,
     cwd=ROOT,
@@ -42,11 +42,11 @@ def begin(command, **env):
 
 def slurm(*flags, **env):
   env |= dict(SLURM_SUBMIT_DIR=str(ROOT), SLURM_CPUS_PER_TASK="1")
-  return begin(["bash", "launch/prepare_array.sh", *flags], **env)
+  return start(["bash", "launch/prepare_array.sh", *flags], **env)
 
 
-def task(number):
-  """What Slurm tells a task of an array."""
+def task_env(number):
+  """The variables that Slurm sets for a task of an array."""
   return dict(
     SLURM_ARRAY_TASK_ID=str(number),
     SLURM_ARRAY_TASK_COUNT=str(JOBS),
@@ -58,18 +58,18 @@ def task(number):
 @pytest.mark.skipif(
   not (ROOT / ".venv" / "bin" / "python").exists(), reason="the script needs .venv"
 )
-def test_slurm_array(source, whole, tmp_path):
+def test_a_slurm_array_prepares_the_same_bytes(source, prepared, tmp_path):
   flags = [f for f in arguments(source, tmp_path) if not f.startswith("--workers")]
-  finish([slurm(*flags, **task(i)) for i in range(JOBS)])
+  finish([slurm(*flags, **task_env(i)) for i in range(JOBS)])
   finish([slurm("--merge", f"--out={tmp_path}", "--name=mine")])
-  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
-  gap = slurm(*flags, **task(1) | dict(SLURM_ARRAY_TASK_MIN="1"))
+  assert content(tmp_path / "mine" / "1.0.0") == content(prepared)
+  gap = slurm(*flags, **task_env(1) | dict(SLURM_ARRAY_TASK_MIN="1"))
   assert "use --array=0-N" in gap.communicate()[1]
   assert gap.returncode == 2
 
 
-def test_kubernetes_job(source, whole, tmp_path):
-  """Its own command line, with the places in capitals filled in."""
+def test_a_kubernetes_job_prepares_the_same_bytes(source, prepared, tmp_path):
+  """The command line of the file, with its placeholders filled in."""
   job = yaml.safe_load((ROOT / "launch" / "prepare_array.yaml").read_text())["spec"]
   assert job["completionMode"] == "Indexed"
   (container,) = job["template"]["spec"]["containers"]
@@ -83,10 +83,10 @@ def test_kubernetes_job(source, whole, tmp_path):
   line = line.replace("exec python", f"exec {sys.executable}")
   finish(
     [
-      begin([*container["command"], line], JOB_COMPLETION_INDEX=str(i))
+      start([*container["command"], line], JOB_COMPLETION_INDEX=str(i))
       for i in range(JOBS)
     ]
   )
   merge = ["-m", "vtr_jax.prepare", "--merge", f"--out={tmp_path}", "--name=mine"]
-  finish([begin([sys.executable, *merge])])
-  assert content(tmp_path / "mine" / "1.0.0") == content(whole)
+  finish([start([sys.executable, *merge])])
+  assert content(tmp_path / "mine" / "1.0.0") == content(prepared)

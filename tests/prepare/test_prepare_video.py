@@ -23,7 +23,7 @@ def times(data):
   return [round(float(f.time), 3) for f in frames], [f.key_frame for f in frames]
 
 
-def test_frames_and_times_are_kept_where_the_rate_varies():
+def test_frames_and_times_of_a_variable_rate_are_kept():
   at = [0, 40, 80, 500, 540, 1500]
   data = damage.written([(t, np.full((64, 64, 3), 20 + t // 10, np.uint8)) for t in at])
   result = video.encode(data, Options())
@@ -33,8 +33,8 @@ def test_frames_and_times_are_kept_where_the_rate_varies():
   np.testing.assert_allclose(shown, [20 + t // 10 for t in at], atol=3)
 
 
-def test_constant_rate_repeats_and_drops():
-  """At 4 a second, what is shown at 0, 0.25, 0.5 ... s."""
+def test_a_constant_rate_repeats_and_drops_frames():
+  """At 4 frames per second: those shown at 0, 0.25, 0.5 ... s."""
   at = {0: 40, 100: 80, 300: 120, 1000: 200}
   data = damage.written([(t, np.full((64, 64, 3), v, np.uint8)) for t, v in at.items()])
   result = video.encode(data, Options(fps=4))
@@ -46,8 +46,8 @@ def test_constant_rate_repeats_and_drops():
 @pytest.mark.parametrize(
   ("start", "end", "frames"), [(1, 2, 8), (0.9, 1, 1), (2, 9, 8)]
 )
-def test_part(start, end, frames):
-  """8 frames a second: a part begins with what is shown at its start."""
+def test_a_segment_begins_with_the_frame_shown_at_its_start(start, end, frames):
+  """At 8 frames per second."""
   data = clips.mp4(frames=24, fps=8)
   part = decode(video.encode(data, Options(crf=10), start, end).data)
   whole = decode(data)
@@ -57,8 +57,8 @@ def test_part(start, end, frames):
   np.testing.assert_allclose(part[:, 10, -10].astype(int), expected, atol=4)
 
 
-def test_part_far_behind_the_start():
-  """Found by seeking, with the same frames as by decoding."""
+def test_a_late_segment_found_by_seeking_has_the_same_frames():
+  """As a segment that starts earlier, which is found without seeking."""
   data = clips.mp4(frames=120, fps=4)
   near = decode(video.encode(data, Options(crf=10), 9.0, 16.0).data)
   far = decode(video.encode(data, Options(crf=10), 13.0, 16.0).data)
@@ -67,8 +67,8 @@ def test_part_far_behind_the_start():
 
 
 @pytest.mark.parametrize("kind", sorted(movies.KINDS))
-def test_part_of_any_container_is_what_decoding_from_the_start_gives(kind, monkeypatch):
-  """Transport and program streams, AVI and fragments seek to other places."""
+def test_a_segment_of_any_container_equals_decoding_from_the_start(kind, monkeypatch):
+  """Seeking is inexact in transport and program streams, AVI and fragmented files."""
   if kind == "no_container":
     pytest.skip("is no video to prepare")
   data = movies.movie(kind)
@@ -85,19 +85,19 @@ def test_part_of_any_container_is_what_decoding_from_the_start_gives(kind, monke
     np.testing.assert_allclose(sought[1], plain[1], atol=2)
 
 
-def test_part_behind_the_end_is_refused():
+def test_a_segment_after_the_end_is_rejected():
   with pytest.raises(BadSample, match="no frame from 5 s to 6 s"):
     video.encode(clips.mp4(frames=24, fps=8), Options(), 5, 6)
 
 
 @pytest.mark.parametrize(("gop", "keys"), [(1, 24), (8, 3), (250, 1)])
-def test_distance_of_key_frames(gop, keys):
-  """The original's own key frames, every sixth, do not stay."""
+def test_key_frames_have_the_requested_distance(gop, keys):
+  """Those of the original, every sixth frame, are not kept."""
   result = video.encode(damage.textured(), Options(gop=gop))
   assert sum(times(result.data)[1]) == keys
 
 
-def test_all_intra_is_made_to_be_read_fast():
+def test_all_intra_videos_use_fast_decoding_settings():
   """x264 writes its settings into the stream."""
   fast, small = (
     video.encode(damage.textured(), Options(gop=gop)).data for gop in (1, 16)
@@ -107,7 +107,7 @@ def test_all_intra_is_made_to_be_read_fast():
   assert b"cabac=1" in small
 
 
-def test_short_side_is_even_and_never_enlarged():
+def test_the_short_side_is_even_and_never_enlarged():
   data = clips.mp4(height=90, width=150)
   small = video.encode(data, Options(short_side=33))
   assert (small.width, small.height) == (54, 32) or small.height == 34
@@ -115,9 +115,9 @@ def test_short_side_is_even_and_never_enlarged():
   assert video.encode(data, Options(short_side=200)).height == 90
 
 
-def test_turned_upright():
-  """A quarter turn in the file: the result needs none, and looks the same."""
-  data = turned(clips.mp4(height=64, width=96))
+def test_a_rotated_video_is_turned_upright():
+  """The result has no rotation flag, and looks the same."""
+  data = rotated(clips.mp4(height=64, width=96))
   whole = decode(data)
   assert whole.shape[1:3] == (96, 64)
   result = video.encode(data, Options(crf=10))
@@ -128,7 +128,7 @@ def test_turned_upright():
   assert np.abs(difference).mean() < 3
 
 
-def turned(data):
+def rotated(data):
   """The mp4 with a matrix that turns it by a quarter (ISO 14496-12, tkhd)."""
   upright = b"\0\1\0\0" + 12 * b"\0" + b"\0\1\0\0" + 12 * b"\0" + b"\x40\0\0\0"
   quarter = 4 * b"\0" + b"\0\1\0\0" + 4 * b"\0" + b"\xff\xff\0\0"
@@ -138,7 +138,7 @@ def turned(data):
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv444p", "yuv420p10le", "yuvj420p", "gray"])
-def test_odd_pixels_look_the_same(pix_fmt):
+def test_other_pixel_formats_look_the_same_after_encoding(pix_fmt):
   data = clips.mp4(pix_fmt=pix_fmt)
   result = video.encode(data, Options(crf=10))
   with av.open(io.BytesIO(result.data)) as container:
@@ -146,7 +146,7 @@ def test_odd_pixels_look_the_same(pix_fmt):
   assert np.abs(decode(result.data).astype(int) - decode(data)).mean() < 3
 
 
-def test_gif_is_a_video():
+def test_a_gif_is_a_video():
   frames = [np.full((40, 60), 60 * i, np.uint8) for i in range(4)]
   first, *rest = [Image.fromarray(f) for f in frames]
   file = io.BytesIO()
@@ -165,8 +165,8 @@ def test_copy_keeps_the_bytes():
 
 
 @pytest.mark.parametrize("short_side", [32, 256])
-def test_same_bytes_every_time(short_side):
-  # What lies around in memory must not count, nor where: each time it is other.
+def test_encoding_is_deterministic(short_side):
+  # Contents and addresses of memory, other each time, must not matter.
   data, held, results = movies.movie("b_frames"), [], set()
   rng = np.random.default_rng(0)
   for _ in range(12):
@@ -178,13 +178,13 @@ def test_same_bytes_every_time(short_side):
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("kind", damage.damaged())
 def test_damaged_files_are_refused(kind, copy):
-  with pytest.raises(BadSample) as told:
+  with pytest.raises(BadSample) as caught:
     video.encode(damage.damaged()[kind], Options(copy=copy))
-  assert "\n" not in str(told.value)
+  assert "\n" not in str(caught.value)
 
 
-def test_damaged_file_is_cut_short_on_request():
-  """Good frames stay, in their places; too few are refused all the same."""
+def test_a_damaged_file_is_truncated_on_request():
+  """Good frames keep their times; if there are too few, it is rejected."""
   data = damage.damaged()["pieces_cut"]
   result = video.encode(data, Options(needed=6, crf=10))
   assert 6 <= result.frames < 24
@@ -193,7 +193,7 @@ def test_damaged_file_is_cut_short_on_request():
     video.encode(data, Options(needed=24))
 
 
-def test_limits():
+def test_limits_of_pixels_and_seconds_are_enforced():
   data = clips.mp4(frames=24, fps=8, height=64, width=64)
   with pytest.raises(BadSample, match="64 x 64 pixels"):
     video.encode(data, Options(max_pixels=64 * 63))
@@ -202,11 +202,11 @@ def test_limits():
   assert video.encode(data, Options(max_seconds=2), 0, 2).frames == 16
 
 
-def test_blank_frames_are_told():
+def test_blank_frames_are_reported():
   data = damage.written([(40 * i, np.full((64, 64, 3), 7, np.uint8)) for i in range(5)])
   for copy in (False, True):
-    (told,) = video.encode(data, Options(copy=copy)).warnings
-    assert told == "blank: 5 of 5 frames have nearly equal pixels"
+    (warning,) = video.encode(data, Options(copy=copy)).warnings
+    assert warning == "blank: 5 of 5 frames have nearly equal pixels"
   assert not video.encode(damage.textured(), Options()).warnings
 
 
@@ -219,7 +219,7 @@ def picture(kind, size=(80, 60), **options):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_image_becomes_a_small_jpeg(kind):
+def test_an_image_becomes_a_small_jpeg(kind):
   data = picture(kind)
   assert image.is_image(data)
   result = image.encode(data, Options(short_side=30))
@@ -229,14 +229,14 @@ def test_image_becomes_a_small_jpeg(kind):
   assert np.abs(np.asarray(small).astype(int) - np.asarray(reference)).mean() < 6
 
 
-def test_image_is_turned_upright():
+def test_a_rotated_image_is_turned_upright():
   exif = Image.Exif()
   exif[0x0112] = 6
   result = image.encode(picture("JPEG", exif=exif), Options())
   assert (result.width, result.height) == (60, 80)
 
 
-def test_image_copied_or_refused():
+def test_an_image_is_copied_or_rejected():
   data = picture("PNG")
   assert image.encode(data, Options(copy=True)).data == data
   with pytest.raises(BadSample, match="WEBP cannot be copied"):
