@@ -1,4 +1,4 @@
-"""Our attention against JAX's own, value and gradients."""
+"""Our attention compared with JAX's own: values and gradients."""
 
 import contextlib
 
@@ -18,7 +18,7 @@ VALID = np.arange(9) < np.array([[9], [4]])
 
 @pytest.mark.parametrize("valid", [None, VALID])
 @pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-5), ("bfloat16", 3e-2)])
-def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
+def test_attention_and_its_gradients_equal_those_of_jax_nn(valid, dtype, close):
   inputs = [normal(0, 2, 7, 3, 8), normal(1, 2, 9, 3, 8), normal(2, 2, 9, 3, 8)]
   mask = None if valid is None else valid[:, None, None, :]
   exact = value_and_gradients(
@@ -33,8 +33,8 @@ def test_attention_and_its_gradients_are_jax_nns(valid, dtype, close):
 
 @pytest.mark.parametrize("mesh", [None, (1, 1, 1)])
 @pytest.mark.parametrize("valid", [None, np.arange(150) < np.array([[150], [70]])])
-def test_the_kernel_for_tpus(valid, mesh):
-  """Lengths that its tiles do not divide; interpreted, as there is no TPU here."""
+def test_the_tpu_kernel_equals_plain_attention(valid, mesh):
+  """At lengths that its tiles do not divide; interpreted, so that no TPU is needed."""
   inputs = [normal(i, 2, n, 2, 64) for i, n in enumerate((130, 150, 150))]
   exact = value_and_gradients(jax.jit(lambda *x: attend(*x, valid)), *inputs)
   kernel = jax.jit(lambda *x: splash.attend(*x, valid, interpret=True))
@@ -49,8 +49,8 @@ def test_the_kernel_for_tpus(valid, mesh):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("valid", [None, VALID])
 @pytest.mark.parametrize("length", [8, 9])
-def test_what_cudnn_is_asked_for(length, valid, causal, monkeypatch):
-  """Even lengths and a whole mask, or its gradient is refused; the same comes out."""
+def test_cudnn_gets_even_lengths_and_full_masks(length, valid, causal, monkeypatch):
+  """cuDNN has no gradient otherwise; the result is that of plain attention."""
   plain = jax.nn.dot_product_attention
 
   def strict(query, key, value, mask=None, *, is_causal, implementation):
@@ -75,7 +75,7 @@ def test_what_cudnn_is_asked_for(length, valid, causal, monkeypatch):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("valid", [None, VALID])
 @pytest.mark.parametrize("length", [8, 9])
-def test_the_kernel_for_gpus(length, valid, causal):
+def test_the_gpu_kernel_equals_plain_attention(length, valid, causal):
   inputs = [jnp.asarray(normal(i, 2, length, 3, 64), "bfloat16") for i in range(3)]
   valid = None if valid is None else valid[:, :length]
   exact = value_and_gradients(
@@ -88,7 +88,7 @@ def test_the_kernel_for_gpus(length, valid, causal):
     np.testing.assert_allclose(a, b, atol=3e-2 * np.abs(b).max(), rtol=0)
 
 
-def test_what_is_not_valid_has_no_say():
+def test_invalid_keys_do_not_affect_values_or_gradients():
   query, key, value = (
     normal(0, 2, 7, 3, 8),
     normal(1, 2, 9, 3, 8),
@@ -106,7 +106,7 @@ def test_what_is_not_valid_has_no_say():
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5), (2, 2, 3, 5)])
-def test_bfloat16_layers_are_the_float32_ones_but_for_rounding(shape):
+def test_bfloat16_layers_equal_float32_layers_up_to_rounding(shape):
   x = normal(0, *shape)
   exact, rough = (
     Dense(4, ("embed", "mlp"), dtype) for dtype in ("float32", "bfloat16")

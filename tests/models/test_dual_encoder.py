@@ -1,4 +1,4 @@
-"""The dual encoder's parts: who sees whom, first values, clips of other lengths."""
+"""Parts of the dual encoder: attention patterns, initial values, other clip lengths."""
 
 import flax.linen as nn
 import jax
@@ -16,12 +16,12 @@ SIZE, COMPUTE = TransformerConfig(8, 1, 16, 2), Compute("float32", "xla", False,
 
 
 def random_params(layer, x):
-  """Parameters of a layer, none at a special first value."""
+  """Random parameters of a layer, none at its initial value."""
   return draw(nn.unbox(jax.eval_shape(layer.init, jax.random.key(0), x))["params"])
 
 
 def dense_attention(params, x, allowed):
-  """Attention over all pairs of tokens, those not `allowed` [b n n] left out."""
+  """Plain attention over the `allowed` [b n n] pairs of tokens."""
   linear = lambda p, x: x @ p["kernel"] + p.get("bias", np.zeros(1))[None, None]
   split = lambda y: y.reshape(*y.shape[:2], SIZE.num_heads, -1)
   q, k, v = (split(linear(params[n], x)) for n in ("query", "key", "value"))
@@ -34,8 +34,8 @@ def dense_attention(params, x, allowed):
 
 @pytest.mark.parametrize("over", ["time", "space"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_divided_attention_sees_its_frame_or_its_place(over, masked):
-  """Against plain attention under a mask made from the tubelets' true positions."""
+def test_divided_attention_attends_within_its_frame_or_its_position(over, masked):
+  """Compared with plain attention, masked by the tubelets' true positions."""
   mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False), (4, 2, 2)
   rng = np.random.default_rng(0)
   idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])
@@ -51,8 +51,8 @@ def test_divided_attention_sees_its_frame_or_its_place(over, masked):
 
 
 @pytest.mark.parametrize("time_init", ["frozen", "output"])
-def test_time_attention_starts_at_zero(time_init):
-  """And with Frozen's own start, query and key have no gradient, ever."""
+def test_time_attention_is_zero_at_initialisation(time_init):
+  """With Frozen's initialisation, query and key never have a gradient."""
   block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, time_init)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8)), "float32")
   inits = divided_attention.TIME_INITS[time_init]
@@ -69,8 +69,8 @@ def test_time_attention_starts_at_zero(time_init):
     assert gradient.any() == (time_init == "output"), name
 
 
-def test_residual():
-  """Frozen's: without space attention and MLP, nothing of the time part is left."""
+def test_a_divided_block_without_space_attention_and_mlp_is_the_identity():
+  """With space attention and MLP at zero, the output is the input: no time part."""
   block = divided_attention.DividedBlock(SIZE, COMPUTE, VIT, 4, "output")
   x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 8)), "float32")
   params = random_params(block, x)
@@ -80,7 +80,7 @@ def test_residual():
   assert change < 1e-6
 
 
-def test_time_positions_of_other_lengths():
+def test_time_positions_are_resized_to_other_lengths():
   learned = jnp.array([[0.0, 4.0], [2.0, 8.0]])
   fit = lambda *args: np.asarray(video_tower.time_positions(learned, *args))
   np.testing.assert_array_equal(fit(1, "linear"), [[0, 4]])
@@ -89,7 +89,7 @@ def test_time_positions_of_other_lengths():
   np.testing.assert_allclose(fit(4, "linear"), want, rtol=1e-6)
 
 
-def test_positions_that_start_as_sinusoids():
+def test_sinusoidal_initial_positions_equal_the_fixed_table():
   """Space plus time is the fixed table, up to a constant over all positions."""
   grid, width = (3, 2, 4), 20
   space, time = video_tower.sinusoid_inits(grid, True)

@@ -1,4 +1,4 @@
-"""Models and objectives: invariants that hold whatever the weights are."""
+"""Models and objectives: invariants that hold for any weights."""
 
 import dataclasses
 import functools
@@ -57,7 +57,7 @@ def gradient(objective, params):
   return loss_of(objective)(params, BATCH)[1]
 
 
-def test_patchify_is_undone():
+def test_unpatchify_inverts_patchify():
   video = BATCH["video"]
   patches = batch_lib.patchify(video, CLIP.tubelet_size)
   assert patches.shape == (6, CLIP.num_tubelets, CLIP.tubelet_dim)
@@ -75,7 +75,7 @@ def test_flat_positions_by_hand():
   np.testing.assert_allclose(table[5], want, rtol=1e-6)
 
 
-def test_space_time_positions_share_axes():
+def test_space_time_positions_encode_each_axis_in_its_own_columns():
   """Positions in one row differ only in the columns of width; all positions differ."""
   table = video_lib.space_time_positions((2, 3, 3), 32)
   assert table.shape == (18, 32)
@@ -99,7 +99,7 @@ def test_embeddings_have_unit_length_and_ignore_padding():
   np.testing.assert_allclose(embed_text(params, short)[rows], text[rows], atol=1e-6)
 
 
-def test_hidden_tubelets_and_words_are_not_seen():
+def test_masked_tubelets_and_tokens_affect_only_the_terms_that_predict_them():
   """Changing masked input changes only the terms that predict it."""
   objective, params = make(contrast_text="masked")
   patches = np.array(batch_lib.patchify(BATCH["video"], CLIP.tubelet_size))
@@ -114,7 +114,7 @@ def test_hidden_tubelets_and_words_are_not_seen():
   assert abs(after["loss/mlm"] - before["loss/mlm"]) > 1e-3
 
 
-def test_whole_text_in_the_contrast():
+def test_contrast_text_whole_ignores_the_text_mask():
   objective, params = make(contrast_text="whole")
   blind = BATCH | dict(text_masked=np.zeros_like(BATCH["text_masked"]))
   _, masked = terms(objective, params)
@@ -127,7 +127,7 @@ def test_whole_text_in_the_contrast():
   [dict(compute__remat=way) for way in ("full", "dots", "offload")],
   ids=lambda change: change["compute__remat"],
 )
-def test_remat_changes_nothing(change):
+def test_remat_gives_the_same_gradients(change):
   plain, params = make()
   other, _ = make(**change)
   jax.tree.map(
@@ -138,7 +138,7 @@ def test_remat_changes_nothing(change):
 
 
 @pytest.mark.nightly
-def test_scan_computes_the_same():
+def test_scan_gives_the_same_loss():
   plain, params = make(encoder__depth=2, decoder__depth=2)
   scanned, _ = make(encoder__depth=2, decoder__depth=2, compute__scan=True)
 
@@ -153,7 +153,7 @@ def test_scan_computes_the_same():
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
-def test_bfloat16_is_close_and_keeps_float32_parameters():
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
   exact, params = make()
   rough, rough_params = make(compute__dtype="bfloat16")
   assert {p.dtype for p in jax.tree.leaves(rough_params)} == {jnp.dtype("float32")}
@@ -163,7 +163,7 @@ def test_bfloat16_is_close_and_keeps_float32_parameters():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def test_negatives_are_never_the_own_video():
+def test_negatives_are_never_the_matching_or_an_invalid_video():
   scores = jnp.asarray(np.eye(8) * 100, jnp.float32)  # own pairs look best
   valid = jnp.ones(8, bool).at[3].set(False)
   rows = []
@@ -183,7 +183,7 @@ def test_hard_negatives_follow_the_scores():
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
-def test_any_share_of_hidden_video(ratio):
+def test_the_loss_is_finite_at_any_mask_ratio(ratio):
   mask = dataclasses.replace(MASK, video_ratio=ratio)
   objective, params = make(mask)
   total, _ = terms(objective, params, batch_lib.fake(CLIP, TEXT, mask, 4))
@@ -200,7 +200,7 @@ def test_every_parameter_has_logical_axes():
     assert len(leaf.names) == leaf.value.ndim, path
 
 
-def test_match_prefers_nothing_before_training_but_differs_by_pair():
+def test_match_scores_differ_between_pairs():
   objective, params = make()
   match = jax.jit(objective.match)
   scores = match(params, BATCH)

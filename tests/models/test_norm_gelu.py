@@ -1,4 +1,4 @@
-"""Our GELU and LayerNorm against JAX's and flax's: value, gradients, what is kept."""
+"""Our GELU and LayerNorm compared with JAX's and flax's: values, gradients, memory."""
 
 import flax.linen as nn
 import jax
@@ -18,14 +18,14 @@ def assert_close(ours, exact, dtype):
 
 
 @pytest.mark.parametrize("dtype", CLOSE)
-def test_gelu_is_the_exact_one(dtype):
+def test_gelu_equals_the_exact_gelu(dtype):
   x = 3 * normal(0, 4, 5, 16)
   exact = value_and_gradients(lambda x: jax.nn.gelu(x, approximate=False), x)
   ours = value_and_gradients(jax.jit(gelu), jnp.asarray(x, dtype))
   assert_close(ours, exact, dtype)
 
 
-def test_gelu_far_from_zero():
+def test_gelu_is_exact_far_from_zero():
   far = jnp.array([-1e4, -40.0, 40.0, 1e4])
   value, grad = (
     value_and_gradients(gelu, far)[0],
@@ -37,7 +37,7 @@ def test_gelu_far_from_zero():
 
 @pytest.mark.parametrize("dtype", CLOSE)
 @pytest.mark.parametrize("epsilon", [1e-6, 1e-12])
-def test_layer_norm_is_flax_s(dtype, epsilon):
+def test_layer_norm_equals_that_of_flax(dtype, epsilon):
   x = 2 * normal(0, 4, 5, 16) + 1
   params = dict(scale=normal(1, 16), bias=normal(2, 16))
   apply = lambda module: lambda p, x: module.apply(dict(params=p), x)
@@ -48,7 +48,7 @@ def test_layer_norm_is_flax_s(dtype, epsilon):
   assert_close(ours, exact, dtype)
 
 
-def test_its_parameters_are_flax_s():
+def test_layer_norm_parameters_equal_those_of_flax():
   x = normal(0, 2, 8)
   made = LayerNorm(1e-6, "float32").init(jax.random.key(0), x)["params"]
   theirs = nn.LayerNorm().init(jax.random.key(0), x)["params"]
@@ -56,7 +56,7 @@ def test_its_parameters_are_flax_s():
   assert nn.get_partition_spec(made)["scale"] == jax.sharding.PartitionSpec("norm")
 
 
-def test_no_float32_of_the_activations_size_is_kept():
+def test_no_float32_activations_are_saved_for_the_backward_pass():
   x = jnp.zeros((4, 5, 16), "bfloat16")
   norm = LayerNorm(1e-6, "bfloat16")
   params = nn.unbox(norm.init(jax.random.key(0), x))
