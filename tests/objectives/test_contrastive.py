@@ -1,4 +1,4 @@
-"""The contrastive loss: by hand, by brute force, and in all its forms alike."""
+"""The contrastive loss: by hand, by brute force, and equal in all its forms."""
 
 import json
 
@@ -18,7 +18,7 @@ def brute_info_nce(video, text, scale):
   return way(sim) + way(sim.T)
 
 
-def test_two_pairs_by_hand():
+def test_info_nce_of_two_pairs_by_hand():
   # Perfectly aligned, orthogonal pairs: each row is softmax((s, 0)).
   eye = jnp.eye(2)
   want = 2 * np.log(1 + np.exp(-3.0))
@@ -34,8 +34,8 @@ def test_info_nce_equals_brute_force():
 
 
 @pytest.mark.parametrize("junk", [0.0, 1e6, np.nan])
-def test_rows_that_do_not_count(junk):
-  """Value and gradient are those of the batch without the row."""
+def test_invalid_rows_do_not_affect_value_or_gradient(junk):
+  """The value is that of the batch without the row, whose gradient is zero."""
   rng = np.random.default_rng(1)
   video, text = l2_normalize(rng, 6), l2_normalize(rng, 6)
   valid = np.array([True, True, False, True, True, True])
@@ -55,7 +55,7 @@ def brute_sigmoid(video, text, scale, bias):
 
 
 def test_sigmoid_equals_brute_force():
-  """Each pair a question of its own; the sum over videos, the mean over texts."""
+  """Binary cross-entropy of every pair: summed over videos, averaged over texts."""
   rng = np.random.default_rng(0)
   video, text = l2_normalize(rng, 7), l2_normalize(rng, 7)
   config = ContrastConfig("sigmoid", "dense", 1, bias=-3.0)
@@ -67,7 +67,7 @@ def test_sigmoid_equals_brute_force():
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
 @pytest.mark.parametrize(("rows", "chunk"), [(7, 3), (8, 4), (8, 100), (5, 1)])
-def test_chunks_change_nothing(loss, rows, chunk):
+def test_the_chunked_loss_equals_the_dense_one(loss, rows, chunk):
   dense = gradients(ContrastConfig(loss, "dense", 1, -4.0), *case(rows))
   parts = gradients(ContrastConfig(loss, "chunked", chunk, -4.0), *case(rows))
   jax.tree.map(
@@ -76,7 +76,7 @@ def test_chunks_change_nothing(loss, rows, chunk):
 
 
 @pytest.mark.nightly
-def test_the_ring_on_eight_devices():
-  """Same values and gradients on every mesh, and an eighth of the memory or less."""
+def test_the_ring_loss_on_eight_devices_equals_the_dense_one():
+  """Values and gradients on every mesh; it takes at most an eighth of the memory."""
   sizes = json.loads(on_eight_devices("contrast_on_meshes")[-1])
   assert sizes["ring"] < sizes["dense"] / 8

@@ -1,4 +1,4 @@
-"""Our numbers against those of the reference code, weights and masks given.
+"""Our outputs compared with those of the reference code, for its weights and masks.
 
 The cases lie in tests/golden; VTR_GOLDEN_DIR names another directory of the same
 layout, for fresh cases.
@@ -64,18 +64,18 @@ def case():
     pixel_target="standardized",
     pos_embed="flat",
   )
-  hidden = arrays["in/video_mask"]
+  masked = arrays["in/video_mask"]
   index = lambda mask: np.stack([np.flatnonzero(row) for row in mask]).astype("i4")
   labels = arrays["in/text_labels"]
   is_hidden = labels != -100
   batch = dict(
     video=arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2),
-    video_keep_idx=index(~hidden),
-    video_mask_idx=index(hidden),
+    video_keep_idx=index(~masked),
+    video_mask_idx=index(masked),
     text_ids=arrays["in/text_ids"].astype("i4"),
     text_valid=arrays["in/attention_mask"].astype(bool),
     text_masked=is_hidden,
-    valid=np.ones(len(hidden), bool),
+    valid=np.ones(len(masked), bool),
   )
   replaced = np.where(is_hidden, text["mask_id"], arrays["in/text_ids"])
   np.testing.assert_array_equal(replaced, arrays["in/text_ids_masked"])
@@ -89,14 +89,14 @@ def case():
   return model, params, batch, negatives, arrays
 
 
-def test_simvtp_outputs(case):
+def test_simvtp_outputs_equal_the_reference_code(case):
   model, params, batch, negatives, want = case
   key = jax.random.key(0)
   apply = jax.jit(lambda p, b: model.apply({"params": p}, b, key, negatives))
   out = apply(params, batch)
   patches = patchify(batch["video"], model.clip.tubelet_size)
-  hidden = patch_embed.gather(patches, batch["video_mask_idx"])
-  targets, _, _ = pixel_decoder.targets(hidden, "standardized", model.clip)
+  masked = patch_embed.gather(patches, batch["video_mask_idx"])
+  targets, _, _ = pixel_decoder.targets(masked, "standardized", model.clip)
   assert_close(out.joint, want["out/joint_tokens"], "joint")
   assert_close(out.pixels, want["out/pixels_at_masked"], "pixels")
   assert_close(targets.reshape(out.pixels.shape), want["out/pixel_targets"], "targets")
@@ -106,7 +106,7 @@ def test_simvtp_outputs(case):
   assert_close(out.video, want["out/video_mean"], "video")
 
 
-def test_simvtp_losses_and_gradients(case):
+def test_simvtp_losses_and_gradients_equal_the_reference_code(case):
   model, params, batch, negatives, want = case
 
   def losses(params):
@@ -143,10 +143,10 @@ def frozen():
   state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
   c = meta["config"]
   text, width, patch = c["text"], c["embed_dim"], c["patch_size"]
-  hidden = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
+  masked = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
   config = dual_encoder.Config(
     arch="frozen",
-    video=TransformerConfig(width, c["depth"], hidden, c["num_heads"]),
+    video=TransformerConfig(width, c["depth"], masked, c["num_heads"]),
     text=TransformerConfig(text["dim"], text["layers"], text["hidden"], text["heads"]),
     compute=Compute("float32", "xla", False, "none"),
     projection=c["proj"],
@@ -175,7 +175,7 @@ def frozen():
   return model, params, batch, arrays
 
 
-def test_frozen_outputs(frozen):
+def test_frozen_outputs_equal_the_reference_code(frozen):
   model, params, batch, want = frozen
 
   text = batch["text_ids"], batch["text_valid"]
@@ -203,7 +203,7 @@ def test_frozen_outputs(frozen):
   assert_close(similarity, want["out/sim_t2v"], "similarity")
 
 
-def test_frozen_loss_and_gradients(frozen):
+def test_frozen_loss_and_gradients_equal_the_reference_code(frozen):
   model, params, batch, want = frozen
 
   def pair(model):
@@ -234,8 +234,8 @@ def test_frozen_loss_and_gradients(frozen):
 
 
 @pytest.mark.parametrize("layout", ["frozen", "simvtp"])
-def test_weights_go_out_as_they_came(layout, frozen, case):
-  """Under the authors' names; but for key biases and token types, which are 0."""
+def test_exported_reference_weights_equal_the_imported_ones(layout, frozen, case):
+  """Under the authors' names; but key biases and token types are exported as 0."""
   model, params, *_, arrays = frozen if layout == "frozen" else case
   flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
   made, left = save.save(layout, model, flat)

@@ -6,7 +6,7 @@ import numpy as np
 from vtr_jax.objectives import losses
 
 
-def test_masked_mean():
+def test_masked_mean_ignores_invalid_rows():
   values = jnp.array([[1.0, 2.0], [np.nan, 5.0], [3.0, 6.0]])
   rows = jnp.array([True, False, True])
   np.testing.assert_allclose(losses.masked_mean(values, rows), 3.0)

@@ -38,7 +38,7 @@ def forward(objective, params, batch, seed=1):
 
 
 @BOTH
-def test_what_is_hidden_is_not_seen(attention, mask):
+def test_masked_tubelets_and_tokens_do_not_affect_training_embeddings(attention, mask):
   objective, params, batch = make(mask, attention=attention)
 
   @jax.jit
@@ -54,7 +54,7 @@ def test_what_is_hidden_is_not_seen(attention, mask):
   after = encode(other)
   np.testing.assert_allclose(after[0], video, atol=1e-6)
   np.testing.assert_allclose(after[1], text, atol=1e-6)
-  # Inference sees everything.
+  # Inference masks nothing.
   for x, other in zip(before[2:], after[2:], strict=True):
     assert abs(x - other).max() > 1e-3
   assert abs(whole_video - video).max() > 1e-3
@@ -63,8 +63,8 @@ def test_what_is_hidden_is_not_seen(attention, mask):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
 
 
-def test_visible_tubelets_alone_are_enough():
-  """Cut on the host, they give the same step as whole clips; no other pixel is sent."""
+def test_visible_tubelets_alone_give_the_same_embeddings():
+  """Selected on the host, so that no masked pixel is sent to the device."""
   objective, params, batch = make()
   sent = dataclasses.replace(PER_FRAME, visible_only=True)
   other, _, _ = make(sent)
@@ -76,8 +76,8 @@ def test_visible_tubelets_alone_are_enough():
   np.testing.assert_allclose(got.video, want.video, atol=1e-6)
 
 
-def test_the_loader_cuts_what_is_sent(data_dir):
-  """The same tubelets as of the whole clips that it would have sent."""
+def test_the_loader_selects_the_visible_tubelets(data_dir):
+  """They equal those of the full clips that it sends without `visible_only`."""
   config = read(TrainConfig, mac_config.get_config("smoke").to_dict())
   data = dataclasses.replace(config.data, dir=str(data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
@@ -97,7 +97,7 @@ def test_the_loader_cuts_what_is_sent(data_dir):
 
 
 @BOTH
-def test_hidden_tubelets_cost_nothing(attention, mask):
+def test_masked_tubelets_cost_no_flops(attention, mask):
   objective, params, batch = make(mask, attention=attention)
 
   def flops(keep_idx):
@@ -110,7 +110,7 @@ def test_hidden_tubelets_cost_nothing(attention, mask):
 
 @pytest.mark.parametrize("text_norm", ["post", "pre"])
 @pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_padding_is_not_seen(text_norm, pool):
+def test_padding_does_not_affect_text_embeddings(text_norm, pool):
   objective, params, batch = make(text_norm=text_norm, pool=pool)
   junk = np.where(batch["text_valid"], batch["text_ids"], 17)
   assert (junk != batch["text_ids"]).any()
@@ -122,7 +122,7 @@ def test_padding_is_not_seen(text_norm, pool):
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])
 def test_an_image_is_a_one_frame_video(attention):
-  """The model of 4 frames reads it as a model of 1 frame with the same weights."""
+  """A model of 4 frames embeds it like a model of 1 frame with the same weights."""
   objective, params, batch = make(TUBE, attention=attention)
   image = batch["video"][:, :1]
   clip = ClipSpec(1, CLIP.image_size, CLIP.tubelet_size, CLIP.mean, CLIP.std)
@@ -144,8 +144,8 @@ def test_an_image_is_a_one_frame_video(attention):
   assert abs(got - whole).max() > 1e-3
 
 
-def test_scan_and_remat_compute_the_same():
-  """Both towers, divided attention: the loss, and its slope in one direction."""
+def test_scan_and_remat_give_the_same_loss_and_gradient():
+  """Both towers, divided attention; the gradient is checked in one direction."""
   changes = dict(mask=TUBE, depth=2, attention="divided")
   plain, params, batch = make(**changes)
   other, _, _ = make(**changes, compute=dict(scan=True, remat="full"))
@@ -186,7 +186,7 @@ def test_text_dropout_follows_the_key():
   np.testing.assert_array_equal(one.video, two.video)
 
 
-def test_bfloat16_is_close_and_keeps_float32_parameters():
+def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
   exact, params, batch = make(TUBE, attention="divided")
   rough, own, _ = make(TUBE, attention="divided", compute=dict(dtype="bfloat16"))
   assert {p.dtype for p in jax.tree.leaves(own)} == {np.dtype("float32")}
@@ -196,8 +196,8 @@ def test_bfloat16_is_close_and_keeps_float32_parameters():
   np.testing.assert_allclose(got.text, want.text, atol=0.05)
 
 
-def test_learned_temperature():
-  """Starts at 1 / temperature; above the bound it still has a gradient back."""
+def test_the_learned_temperature_is_bounded_and_keeps_its_gradient():
+  """It starts at 1 / temperature; above the bound the gradient still leads back."""
   objective, params, _ = make(learn_temperature=True)
   first = objective.model.clone().init(jax.random.key(0), method="scale")
   assert np.exp(nn.unbox(first)["params"]["logit_scale"]) == pytest.approx(20)
@@ -215,7 +215,7 @@ def test_learned_temperature():
 
 
 @pytest.mark.parametrize(
-  ("changes", "says"),
+  ("changes", "message"),
   [
     (dict(attention="divided"), "config.mask.video: 'per_frame' masks other patches"),
     (dict(attention="dividde"), "did you mean 'divided'?"),
@@ -223,13 +223,13 @@ def test_learned_temperature():
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),
   ],
 )
-def test_wrong_values(changes, says):
+def test_invalid_configs_are_rejected(changes, message):
   with pytest.raises(ConfigError) as e:
     make(**changes)
-  assert says in str(e.value)
+  assert message in str(e.value)
 
 
-def test_paper_recipe():
+def test_the_paper_recipe_has_the_paper_s_mask_and_parameter_counts():
   c = read(TrainConfig, mac_config.get_config("webvid2m_cc3m").to_dict())
   assert c.clip.grid == (4, 14, 14)
   assert c.mask.num_masked(c.clip.grid) == 4 * 117  # 60 % of the 196 of each frame
@@ -241,8 +241,8 @@ def test_paper_recipe():
 
 
 @pytest.mark.nightly
-def test_the_loop_runs_it(data_dir, tmp_path):
-  """Masks of the loader, the sharded step and the evaluators, all from the config."""
+def test_mac_trains_and_evaluates_in_the_training_loop(data_dir, tmp_path):
+  """With the masks of the loader, the sharded step and the evaluators of the config."""
   config = mac_config.get_config("smoke").to_dict()
   config |= dict(steps=2, evals=dict(test=config["evals"]["test"]))
   config["data"]["dir"] = str(data_dir)

@@ -1,4 +1,4 @@
-"""MILES: what the tower sees, what it is compared with, how the snapshot moves."""
+"""MILES: what the tower sees, what it is compared with, how the teacher is updated."""
 
 import dual_cases
 import flax.linen as nn
@@ -24,21 +24,21 @@ BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False)
 
 
 def make(mask=BLOCK, **changes):
-  """(objective, parameters, snapshot, batch) at the smoke size, all drawn."""
+  """(objective, parameters, teacher, batch) at the smoke size, all random."""
   values = miles_config.get_config("smoke").objective.to_dict() | changes
   objective, params, batch = dual_cases.make(values, mask)
   return objective, params, draw(objective.teacher.pick(params), seed=2), batch
 
 
-def forward(objective, params, snapshot, batch):
-  return jax.jit(objective.forward)(params, snapshot, batch, jax.random.key(1))
+def forward(objective, params, teacher, batch):
+  return jax.jit(objective.forward)(params, teacher, batch, jax.random.key(1))
 
 
 @pytest.mark.parametrize("attention", ["joint", "divided"])
-def test_the_snapshot_alone_sees_what_is_hidden(attention):
-  objective, params, snapshot, batch = make(attention=attention)
-  before = forward(objective, params, snapshot, batch)
-  after = forward(objective, params, snapshot, with_masked_pixels_changed(batch))
+def test_masked_patches_affect_only_the_teacher(attention):
+  objective, params, teacher, batch = make(attention=attention)
+  before = forward(objective, params, teacher, batch)
+  after = forward(objective, params, teacher, with_masked_pixels_changed(batch))
   np.testing.assert_allclose(after.video, before.video, atol=1e-6)
   np.testing.assert_allclose(after.text, before.text, atol=1e-6)
   assert abs(after.terms["features"] - before.terms["features"]) > 1e-3
@@ -46,29 +46,29 @@ def test_the_snapshot_alone_sees_what_is_hidden(attention):
 
 def test_a_masked_patch_keeps_its_position():
   """Other masked patches with the same pixels change the embedding."""
-  objective, params, snapshot, batch = make()
+  objective, params, teacher, batch = make()
   grey = batch | dict(video=np.full_like(batch["video"], 128))
   swapped = dict(
     video_keep_idx=batch["video_mask_idx"], video_mask_idx=batch["video_keep_idx"]
   )
-  one = forward(objective, params, snapshot, grey).video
-  other = forward(objective, params, snapshot, grey | swapped).video
+  one = forward(objective, params, teacher, grey).video
+  other = forward(objective, params, teacher, grey | swapped).video
   assert abs(one - other).max() > 1e-3
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
 @pytest.mark.parametrize("masked_tokens", ["mask_token", "drop"])
 def test_the_features_term_by_hand(distance, masked_tokens):
-  objective, params, snapshot, batch = make(
+  objective, params, teacher, batch = make(
     distance=distance, masked_tokens=masked_tokens
   )
   batch["valid"][2] = False
-  found = forward(objective, params, snapshot, batch).terms["features"]
+  found = forward(objective, params, teacher, batch).terms["features"]
   tower = lambda weights, *idx: objective.model.apply(
     {"params": params | weights}, method=lambda m: m.video_tower(batch["video"], *idx)
   )
   keep, mask = batch["video_keep_idx"], batch["video_mask_idx"]
-  whole = tower(snapshot).patches
+  whole = tower(teacher).patches
   if masked_tokens == "mask_token":
     ours, theirs = gather(tower({}, None, mask).patches, mask), gather(whole, mask)
   else:
@@ -81,14 +81,14 @@ def test_the_features_term_by_hand(distance, masked_tokens):
   np.testing.assert_allclose(found, each[batch["valid"]].mean(), rtol=1e-4)
 
 
-def test_nothing_flows_into_the_target():
-  """Only through the masked tower: the gradient is that of a constant target."""
-  objective, params, snapshot, batch = make()
-  features = lambda p: objective.forward(p, snapshot, batch, jax.random.key(1)).terms[
+def test_no_gradient_flows_into_the_target():
+  """The gradient is that of a constant target."""
+  objective, params, teacher, batch = make()
+  features = lambda p: objective.forward(p, teacher, batch, jax.random.key(1)).terms[
     "features"
   ]
   target = objective.model.apply(
-    {"params": params | snapshot}, batch, method="target_features"
+    {"params": params | teacher}, batch, method="target_features"
   )
 
   def constant(p):
@@ -101,13 +101,13 @@ def test_nothing_flows_into_the_target():
   assert abs(got["video_tower"]["mask_token"]).max() > 1e-4
 
 
-def test_nothing_hidden_gives_nothing_to_predict():
-  objective, params, snapshot, batch = make(NOTHING)
-  assert forward(objective, params, snapshot, batch).terms["features"] == 0
+def test_without_masked_patches_the_features_term_is_zero():
+  objective, params, teacher, batch = make(NOTHING)
+  assert forward(objective, params, teacher, batch).terms["features"] == 0
 
 
-def test_the_step_moves_the_snapshot():
-  """After it: decay times the old one and the rest of the new tower, at 0.996."""
+def test_the_train_step_updates_the_teacher():
+  """With the updated parameters: 0.996 teacher + 0.004 parameters."""
   objective, _, _, _ = make()
   spec = batch_lib.spec(CLIP, TEXT, BLOCK, 6)
   c = miles_config.get_config("smoke").optim.to_dict() | dict(lr=0.01, warmup_steps=0)
@@ -136,24 +136,24 @@ def test_the_step_moves_the_snapshot():
   assert jax.tree.leaves(moved).count(True) > 10
 
 
-def test_without_the_term_the_snapshot_is_not_run():
-  objective, params, snapshot, batch = make()
+def test_without_the_features_term_the_teacher_is_not_computed():
+  objective, params, teacher, batch = make()
 
   def flops(**weights):
     total = Loss(objective, weights).total
-    loss = lambda p: total(p, snapshot, batch, jax.random.key(0))[0]
+    loss = lambda p: total(p, teacher, batch, jax.random.key(0))[0]
     compiled = jax.jit(jax.grad(loss)).lower(params).compile()
     return compiled.cost_analysis()["flops"]
 
   assert flops(vtc=1.0, features=0.0) < 0.9 * flops(vtc=1.0, features=1.0)
 
 
-def test_wrong_values():
+def test_invalid_configs_are_rejected():
   with pytest.raises(ConfigError, match=r"teacher\.update: 'copi' is unknown"):
     make(teacher=dict(update="copi", decay=0.9, final_decay=1.0, update_every=1))
   with pytest.raises(ConfigError, match="did you mean 'cosine'"):
     make(distance="cosin")
   with pytest.raises(ConfigError, match="needs the same ones"):
     make(PER_FRAME, masked_tokens="drop", attention="divided")
-  # Blanked tubelets stay where they are, so any mask will do.
+  # Masked tubelets keep their positions here, so any mask is valid.
   make(PER_FRAME, masked_tokens="mask_token", attention="divided")

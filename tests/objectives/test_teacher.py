@@ -16,7 +16,7 @@ def teacher(update="ema", decay=0.9, final_decay=0.9, update_every=3):
 
 
 def run(teacher, steps):
-  """The teacher in and after each step; parameters grow by 1 a step, from 1 and 2."""
+  """(teacher during, teacher after) each step; parameters grow by 1 per step."""
   copy, during, after, params = teacher.pick(PARAMS), [], [], PARAMS
   before_step = jax.jit(teacher.before_step)
   after_step = jax.jit(teacher.after_step, static_argnums=3)
@@ -30,7 +30,7 @@ def run(teacher, steps):
   return during, after
 
 
-def test_moving_average_by_hand():
+def test_the_moving_average_by_hand():
   # 0.9 * 1 + 0.1 * 2 = 1.1;  0.9 * 1.1 + 0.1 * 3 = 1.29
   during, after = run(teacher(), 2)
   np.testing.assert_allclose(during, [1, 1.1], rtol=1e-6)
@@ -45,13 +45,13 @@ def test_the_decay_rises_along_half_a_cosine():
   np.testing.assert_allclose(found, want, rtol=1e-6)
 
 
-def test_copies_are_exact_and_in_time():
+def test_update_copy_copies_the_parameters_every_update_every_steps():
   during, after = run(teacher("copy"), 7)
   assert during == after == [1, 1, 1, 4, 4, 4, 7]
 
 
-def test_what_it_never_forgets_and_never_keeps():
-  """Bit for bit: no rounding where there is nothing to mix."""
+def test_decay_1_keeps_the_teacher_and_decay_0_copies_the_parameters():
+  """Bitwise: there is no rounding if there is nothing to mix."""
   params = dict(tower=jnp.float32(0.1))
   copy = dict(tower=jnp.float32(1 / 3))
   for decay, want in ((1.0, copy), (0.0, params)):
@@ -62,7 +62,7 @@ def test_what_it_never_forgets_and_never_keeps():
 
 
 @pytest.mark.parametrize(
-  ("changes", "says"),
+  ("changes", "message"),
   [
     (dict(update="emma"), "update: 'emma' is unknown; did you mean 'ema'?"),
     (dict(decay=1.5), "decay: 1.5 not in"),
@@ -70,6 +70,6 @@ def test_what_it_never_forgets_and_never_keeps():
     (dict(update_every=0), "update_every: 0 must be positive"),
   ],
 )
-def test_wrong_values(changes, says):
-  with pytest.raises(ConfigError, match=says):
+def test_invalid_teacher_configs_are_rejected(changes, message):
+  with pytest.raises(ConfigError, match=message):
     teacher(**changes)
