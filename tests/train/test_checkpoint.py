@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, mixed up or old: which one a run resumes from."""
+"""Damaged, mixed-up and older checkpoints: which one a run resumes from."""
 
 import json
 import pathlib
@@ -22,20 +22,20 @@ RELEASES = sorted((ROOT / "tests" / "golden" / "releases").iterdir())
 
 
 @pytest.fixture(scope="module")
-def calm(data_dir, tmp_path_factory):
+def reference_run(data_dir, tmp_path_factory):
   """(config, a run of eight steps with the checkpoints 4, 6 and 8)."""
   config = mac.get_config("smoke").to_dict()
   config["data"]["dir"] = str(data_dir)
   config = without_evals(config, steps=8, checkpoint_keep=3)
-  workdir = tmp_path_factory.mktemp("calm")
+  workdir = tmp_path_factory.mktemp("reference")
   train_and_evaluate(config, workdir)
   return config, workdir
 
 
-def go_on(config, workdir, **care):
-  """In its own process: TensorStore's threads grumble on after an error."""
+def resume(config, workdir, **policy):
+  """Resumes in a process of its own: TensorStore's threads log on after an error."""
   return subprocess.run(
-    [*program("train"), json.dumps(config), str(workdir), json.dumps(care)],
+    [*program("train"), json.dumps(config), str(workdir), json.dumps(policy)],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -43,13 +43,13 @@ def go_on(config, workdir, **care):
 
 
 def files(workdir, step):
-  """The files of a checkpoint's arrays, the longest first."""
+  """The files of a checkpoint's arrays, the largest first."""
   found = (workdir / "checkpoints" / str(step) / "state").rglob("d/*")
   return sorted(found, key=lambda p: -p.stat().st_size)
 
 
 def flip(workdir, step):
-  """One bit of one file."""
+  """Flips one bit of one file."""
   path = files(workdir, step)[0]
   data = bytearray(path.read_bytes())
   data[len(data) // 2] ^= 0x10
@@ -61,20 +61,20 @@ def cut(workdir, step):
     path.write_bytes(path.read_bytes()[:-50])
 
 
-def lose(workdir, step):
+def delete_arrays(workdir, step):
   files(workdir, step)[0].unlink()
 
 
-def lose_manifest(workdir, step):
+def delete_manifest(workdir, step):
   (workdir / "checkpoints" / str(step) / "state" / "_METADATA").unlink()
 
 
-def lose_meta(workdir, step):
+def delete_meta(workdir, step):
   shutil.rmtree(workdir / "checkpoints" / str(step) / "meta")
 
 
 def flip_meta(workdir, step):
-  """The number of the next batch, say: still JSON."""
+  """Changes the number of the next batch; the file is valid JSON still."""
   path = workdir / "checkpoints" / str(step) / "meta" / "metadata"
   text = path.read_text()
   assert f'"next_batch": {step}' in text
@@ -82,20 +82,20 @@ def flip_meta(workdir, step):
 
 
 def mix(workdir, step):
-  """The arrays of the step before, as an interrupted copy may leave them."""
+  """Puts in the arrays of an older step, as an interrupted copy may leave them."""
   place = workdir / "checkpoints"
   shutil.rmtree(place / str(step) / "state")
   shutil.copytree(place / str(step - 2) / "state", place / str(step) / "state")
 
 
-def test_the_newest_that_is_whole_is_used(calm, tmp_path):
-  config, origin = calm
-  damages = (flip, cut, lose, lose_manifest, lose_meta, flip_meta, mix)
+def test_a_run_resumes_from_the_newest_undamaged_checkpoint(reference_run, tmp_path):
+  config, origin = reference_run
+  damages = (flip, cut, delete_arrays, delete_manifest, delete_meta, flip_meta, mix)
   places = [tmp_path / damage.__name__ for damage in damages]
   for damage, place in zip(damages, places, strict=True):
     shutil.copytree(origin, place)
     damage(place, 8)
-  # In its own process: TensorStore's threads grumble on after an error.
+  # In a process of its own: TensorStore's threads log on after an error.
   run = subprocess.run(
     [*program("restore"), json.dumps(config), *map(str, places)],
     cwd=ROOT,
@@ -113,12 +113,14 @@ def test_the_newest_that_is_whole_is_used(calm, tmp_path):
     assert (place / "damaged" / "8-1").is_dir()
 
 
-def test_the_end_is_the_same_and_nothing_is_in_the_way(calm, tmp_path):
-  config, origin = calm
+def test_a_run_resumed_from_an_older_checkpoint_ends_bitwise_the_same(
+  reference_run, tmp_path
+):
+  config, origin = reference_run
   workdir = tmp_path / "run"
   shutil.copytree(origin, workdir)
-  lose(workdir, 8)
-  run = go_on(config, workdir)
+  delete_arrays(workdir, 8)
+  run = resume(config, workdir)
   assert run.returncode == 0, run.stderr
   assert not run.stderr  # Orbax has a page for each array that is not there
   assert "training from step 6 to 8" in run.stdout
@@ -126,12 +128,12 @@ def test_the_end_is_the_same_and_nothing_is_in_the_way(calm, tmp_path):
   assert losses(workdir) == losses(origin)
 
 
-def test_strict_restore_refuses(calm, tmp_path):
-  config, origin = calm
+def test_strict_restore_rejects_a_damaged_newest_checkpoint(reference_run, tmp_path):
+  config, origin = reference_run
   workdir = tmp_path / "run"
   shutil.copytree(origin, workdir)
-  lose(workdir, 8)
-  run = go_on(config, workdir, strict_restore=True)
+  delete_arrays(workdir, 8)
+  run = resume(config, workdir, strict_restore=True)
   assert run.returncode == 5
   (line,) = run.stderr.splitlines()
   assert line.startswith("CheckpointError: ")
@@ -140,22 +142,22 @@ def test_strict_restore_refuses(calm, tmp_path):
   assert (workdir / "checkpoints" / "8").is_dir()
 
 
-def test_none_is_whole(calm, tmp_path):
-  """Then nothing is moved: it may be the reader that is wrong."""
-  config, origin = calm
+def test_if_every_checkpoint_is_damaged_none_is_moved(reference_run, tmp_path):
+  """The reader may be at fault, rather than the files."""
+  config, origin = reference_run
   workdir = tmp_path / "run"
   shutil.copytree(origin, workdir)
   for step in (4, 6, 8):
-    lose(workdir, step)
-  run = go_on(config, workdir)
+    delete_arrays(workdir, step)
+  run = resume(config, workdir)
   assert run.returncode == 5
   assert f"{workdir}/checkpoints/8: cannot be restored (" in run.stderr
   assert not (workdir / "damaged").exists()
   assert {"4", "6", "8"} <= {p.name for p in (workdir / "checkpoints").iterdir()}
 
 
-def test_what_is_written_is_read_again(tmp_path, monkeypatch):
-  """A disk that writes something else is told of at once."""
+def test_verify_saves_detects_a_disk_that_wrote_something_else(tmp_path, monkeypatch):
+  """With `verify_saves`, each checkpoint is read again after it is written."""
   state = dict(params=dict(x=jax.numpy.arange(3.0), y=jax.numpy.ones(5)))
   other = dict(params=dict(x=jax.numpy.arange(3.0), y=jax.numpy.zeros(5)))
   wait = Checkpoints.wait
@@ -182,8 +184,8 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
   kept.close()
 
 
-def test_sums_see_every_bit():
-  """The same on host and device, for each dtype; and another for one flipped bit."""
+def test_checksums_change_with_every_bit():
+  """They are equal on host and device, for each dtype."""
   rng = np.random.default_rng(0)
   arrays = [rng.normal(size=(5, 3)).astype(np.float32), np.int32(-3)]
   arrays += [jax.numpy.asarray(arrays[0], jax.numpy.bfloat16), np.float32([np.nan])]
@@ -195,16 +197,16 @@ def test_sums_see_every_bit():
   assert checksums.host_checksum(flipped) != sums[0]
 
 
-def test_sums_are_those_of_any_mesh(calm):
+def test_stored_checksums_do_not_depend_on_the_mesh(reference_run):
   """See also test_meshes.py: there the state itself moves between meshes."""
-  _, origin = calm
+  _, origin = reference_run
   meta = json.loads((origin / "checkpoints/8/meta/metadata").read_text())
   saved = params(origin, 8)
   assert len(meta["sums"]) == len(saved)
   assert sorted(meta["sums"]) == sorted(map(checksums.host_checksum, saved.values()))
 
 
-def test_later_ones_are_dropped(tmp_path):
+def test_drop_after_deletes_later_checkpoints(tmp_path):
   kept = Checkpoints(tmp_path / "run", 5)
   assert kept.before(6) is None
   state = dict(params=dict(x=jax.numpy.arange(3.0)))
@@ -220,7 +222,7 @@ def test_later_ones_are_dropped(tmp_path):
 
 @pytest.mark.parametrize("place", RELEASES, ids=lambda p: p.name)
 def test_checkpoints_of_all_releases_are_read(place, data_dir, tmp_path):
-  """With teacher, running mean, history and both optimisers, and used for a step."""
+  """With teacher, EMA, loss history and both optimisers; then trained for a step."""
   shutil.copytree(place, tmp_path / "run")
   expected = dict(np.load(place / "expected.npz"))
   values = json.loads((place / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Other numbers of devices: the same state to the last bit, and the same ranks."""
+"""Other numbers of devices: bitwise the same restored state, and the same ranks."""
 
 import json
 
@@ -10,10 +10,8 @@ from configs import miles
 
 
 @pytest.mark.nightly
-def test_a_checkpoint_of_eight_is_restored_on_one_two_four_and_eight(
-  data_dir, tmp_path
-):
-  """Parameters, optimiser, running mean and teacher; the data go on from the step."""
+def test_a_checkpoint_of_8_devices_is_restored_on_1_2_4_and_8(data_dir, tmp_path):
+  """Parameters, optimiser state, EMA and teacher."""
   values = miles.get_config("smoke").to_dict()
   values["data"]["dir"] = str(data_dir)
   config = without_evals(values) | dict(mesh=dict(data=2, fsdp=2, tensor=2))

@@ -50,36 +50,36 @@ def stored(place, step):
 same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_it_is_the_mean_of_what_was_learned(data_dir, tmp_path):
-  """Step by step against NumPy; a short run's first mean is soon forgotten."""
+def test_the_ema_is_the_moving_average_of_the_parameters(data_dir, tmp_path):
+  """Step by step against NumPy, with the smaller decay of the first steps."""
   run = build(config(data_dir, micro_batches=2, optim=dict(ema_decay=0.15)), tmp_path)
   c, state = run.config, run.state
   fake = sharding.put_batch(batch.fake(c.clip, c.text, c.mask, c.batch_size), run.mesh)
   host = lambda tree: np.asarray(tree["video_proj"]["kernel"], np.float64)
-  wanted = host(state.params)
-  np.testing.assert_array_equal(host(state.ema_params), wanted)
+  expected = host(state.params)
+  np.testing.assert_array_equal(host(state.ema_params), expected)
   for keep in (1 / 10, 0.15, 0.15):  # then 2 / 11, 3 / 12
     state, _ = run.train_step(state, fake)
-    wanted = keep * wanted + (1 - keep) * host(state.params)
-    np.testing.assert_allclose(host(state.ema_params), wanted, rtol=1e-4, atol=1e-6)
-  assert np.abs(host(state.params) - wanted).max() > 1e-4
+    expected = keep * expected + (1 - keep) * host(state.params)
+    np.testing.assert_allclose(host(state.ema_params), expected, rtol=1e-4, atol=1e-6)
+  assert np.abs(host(state.params) - expected).max() > 1e-4
 
 
 @pytest.mark.nightly
-def test_killed_and_resumed_it_is_bitwise_the_same(data_dir, tmp_path):
-  """With a teacher beside it."""
+def test_the_ema_of_a_resumed_run_is_bitwise_the_same(data_dir, tmp_path):
+  """In a run that has a teacher too."""
   c = config(data_dir, miles)
   train_and_evaluate(c, tmp_path)
-  calm = stored(tmp_path, 4)
+  reference = stored(tmp_path, 4)
   shutil.rmtree(tmp_path / "checkpoints" / "4")
   train_and_evaluate(c, tmp_path)
-  same(stored(tmp_path, 4), calm)
+  same(stored(tmp_path, 4), reference)
   with pytest.raises(ConfigError, match=r"optim.ema_decay: 0.3 there, 0.0 now"):
     train_and_evaluate(config(data_dir, miles, optim=dict(ema_decay=0.0)), tmp_path)
 
 
 @pytest.mark.nightly
-def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
+def test_the_ema_is_what_is_evaluated_loaded_and_used_by_init_from(data_dir, tmp_path):
   evals = dict(test=common.retrieval("test"))
   source = tmp_path / "a"
   numbers = train_and_evaluate(config(data_dir, evals=evals), source)
@@ -92,7 +92,7 @@ def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
   request = evaluate.Request("custom", {}, checkpoint=str(source))
   own = {k.removeprefix("test/"): v for k, v in numbers.items()}
   assert evaluate.evaluate(request) == pytest.approx(own)
-  # A run that starts from it, with a mean of its own or without.
+  # A run that starts from it, with an EMA of its own or without.
   for ema in (0.0, 0.9):
     changes = dict(init_from=str(source), seed=7, optim=dict(ema_decay=ema))
     fresh = build(config(data_dir, **changes), tmp_path / f"b{ema}").state
@@ -102,12 +102,14 @@ def test_it_is_evaluated_loaded_and_started_from(data_dir, tmp_path):
 
 
 @pytest.mark.nightly
-def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
-  """The checkpoint has no trace of it, and an older run's config still fits."""
+def test_without_an_ema_checkpoints_and_older_configs_have_no_trace_of_it(
+  data_dir, tmp_path
+):
+  """An older run's config, which has no such key, is accepted."""
   c = config(data_dir, optim=dict(ema_decay=0.0))
   train_and_evaluate(c, tmp_path)
   assert set(stored(tmp_path, 4)) == {"step", "params", "opt_state", "teacher"}
-  calm = stored(tmp_path, 4)
+  reference = stored(tmp_path, 4)
   shutil.rmtree(tmp_path / "checkpoints" / "4")
   older = json.loads((tmp_path / "config.json").read_text())
   for key in ("ema_decay", "layer_decay"):
@@ -116,12 +118,12 @@ def test_without_it_a_run_is_as_before_there_was_any(data_dir, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps(older))
   same(load_lib.load(tmp_path).params, stored(tmp_path, 2)["params"])
   train_and_evaluate(c, tmp_path)
-  same(stored(tmp_path, 4), calm)
+  same(stored(tmp_path, 4), reference)
 
 
 @pytest.mark.nightly
-def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
-  """And is the same as on one device, within rounding."""
+def test_the_ema_is_sharded_like_the_parameters(data_dir, tmp_path):
+  """Its values equal those of one device, within rounding."""
   c = config(data_dir, simvtp, steps=2)
   train_and_evaluate(c, tmp_path / "one")
   c["mesh"] = dict(data=2, fsdp=2, tensor=2)
@@ -132,7 +134,7 @@ def test_it_lies_on_a_mesh_as_the_parameters_do(data_dir, tmp_path):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), one, eight)
 
 
-def test_a_plan_counts_its_bytes():
+def test_a_plan_counts_the_bytes_of_the_ema():
   target = chips.find("v5e:2x2", compiler=False)
   for ema in (0.0, EMA):
     values = mac.get_config("smoke").to_dict()

@@ -14,11 +14,11 @@ ONCE = 2 * 3 * 4 * 5  # a multiplication and an addition for each term
 SQUARE = jax.ShapeDtypeStruct((4, 4), jnp.float32)
 
 
-def test_a_product():
+def test_flops_of_a_matrix_product():
   assert flops.count_flops(jnp.matmul, A, B) == ONCE
 
 
-def test_batched_products_and_several_contracted_axes():
+def test_flops_of_batched_products_and_several_contracted_axes():
   x = jax.ShapeDtypeStruct((2, 3, 4), jnp.float32)
   y = jax.ShapeDtypeStruct((2, 4, 5), jnp.float32)
   assert (
@@ -28,16 +28,16 @@ def test_batched_products_and_several_contracted_axes():
   assert flops.count_flops(both, x) == 2 * 2 * 3 * 4
 
 
-def test_what_is_no_product_counts_nothing():
+def test_operations_other_than_products_count_nothing():
   assert flops.count_flops(lambda x: jnp.tanh(x).sum() + x.max(), A) == 0
 
 
-def test_the_gradient_is_two_more():
+def test_a_gradient_counts_two_more_products():
   loss = lambda a, b: jnp.square(a @ b).sum()
   assert flops.count_flops(jax.grad(loss, (0, 1)), A, B) == 3 * ONCE
 
 
-def test_what_is_made_again_counts_again():
+def test_recomputed_products_count_again():
   layer = lambda x, w: jnp.tanh(x @ w)
   twice = lambda f: lambda x, w: f(f(x, w), w).sum()
   plain = flops.count_flops(jax.grad(twice(layer)), SQUARE, SQUARE)
@@ -57,14 +57,14 @@ def test_a_loop_counts_as_often_as_it_runs():
   )
 
 
-def test_of_two_branches_the_dearer():
+def test_a_conditional_counts_its_most_expensive_branch():
   def either(x):
     return jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
 
   assert flops.count_flops(either, SQUARE) == 2 * 2 * 4**3
 
 
-def test_a_device_s_own_work_counts_for_all_devices():
+def test_products_inside_shard_map_count_for_all_devices():
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
   whole = PartitionSpec()
   local = jax.shard_map(
@@ -73,7 +73,7 @@ def test_a_device_s_own_work_counts_for_all_devices():
   assert flops.count_flops(local, SQUARE) == 2 * 4**3
 
 
-def test_products_with_a_backward_pass_of_their_own():
+def test_products_with_a_custom_vjp_are_counted():
   @jax.custom_vjp
   def product(a, b):
     return a @ b

@@ -1,4 +1,4 @@
-"""Steps that are not finite, spikes and collapse: what they do to a run."""
+"""Non-finite steps, spikes and collapse: skipped, rolled back, dumped or reported."""
 
 import importlib
 import json
@@ -27,7 +27,7 @@ NIGHTLY = pytest.mark.nightly
 
 @pytest.fixture
 def smoke(data_dir, request):
-  """MAC's, which is the quickest to compile; or MILES', named by how it follows."""
+  """MAC's smoke config, the fastest to compile; or MILES', by its `teacher.update`."""
   follow = getattr(request, "param", "")
   config = (miles if follow else mac).get_config("smoke").to_dict()
   if follow:
@@ -36,8 +36,8 @@ def smoke(data_dir, request):
   return config
 
 
-def batches_of(config, tmp_path, count):
-  """The run's parts, and its first batches on the device."""
+def first_batches(config, tmp_path, count):
+  """(run, its first `count` batches on the device)."""
   run = setup.build(config, tmp_path)
   c, found = run.config, []
   with loader.train_batches(
@@ -54,8 +54,8 @@ def batches_of(config, tmp_path, count):
 
 @pytest.fixture
 def spoil(monkeypatch, smoke, tmp_path):
-  """Makes batches of some numbers give a value that is not theirs."""
-  _, batches = batches_of(without_evals(smoke), tmp_path / "look", 12)
+  """Multiplies loss and gradient of the batches of these numbers by `factor`."""
+  _, batches = first_batches(without_evals(smoke), tmp_path / "look", 12)
   plain = Loss.gradient
 
   def with_damage(numbers, factor=jnp.nan, patch=monkeypatch):
@@ -65,16 +65,18 @@ def spoil(monkeypatch, smoke, tmp_path):
     def gradient(self, params, teacher, batch, key):
       metrics, grads = plain(self, params, teacher, batch, key)
       hit = (marks == batch["text_ids"].sum()).any()
-      hurt = lambda x: jnp.where(hit, x * factor, x)
-      metrics = {k: hurt(v) if k.startswith("loss") else v for k, v in metrics.items()}
-      return metrics, jax.tree.map(hurt, grads)
+      damage = lambda x: jnp.where(hit, x * factor, x)
+      metrics = {
+        k: damage(v) if k.startswith("loss") else v for k, v in metrics.items()
+      }
+      return metrics, jax.tree.map(damage, grads)
 
     patch.setattr(Loss, "gradient", gradient)
 
   return with_damage
 
 
-def dump_of(place):
+def read_dump(place):
   return json.loads((place / "dump.json").read_text())
 
 
@@ -88,15 +90,15 @@ def incidents(workdir):
   ["", pytest.param("ema", marks=NIGHTLY), pytest.param("copy", marks=NIGHTLY)],
   indirect=True,
 )
-def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
-  """All of the state, optimiser and running mean too, but for the step's number.
+def test_a_step_that_is_not_finite_does_not_change_the_state(smoke, tmp_path, spoil):
+  """All but the step's number: optimiser state and EMA too.
 
-  A teacher that is copied is what the step began with.
+  A teacher that is a copy of the parameters is still updated before the step.
   """
   config = without_evals(smoke)
   config["optim"] |= dict(ema_decay=0.9, moments="bfloat16")
   spoil([1])
-  run, batches = batches_of(config, tmp_path / "run", 3)
+  run, batches = first_batches(config, tmp_path / "run", 3)
   states = [run.state]
   for batch in batches:
     copy = jax.tree.map(jnp.copy, states[-1])
@@ -117,21 +119,21 @@ def test_a_step_that_is_not_finite_changes_nothing(smoke, tmp_path, spoil):
   assert any(moved)
 
 
-def test_few_bad_steps_are_passed_over(smoke, tmp_path, spoil):
+def test_a_few_bad_steps_are_skipped(smoke, tmp_path, spoil):
   spoil([2, 4])
   train_and_evaluate(without_evals(smoke, steps=8), tmp_path / "run")
   assert sorted(losses(tmp_path / "run")) == [1, 2, 4, 6, 7, 8]
-  told = incidents(tmp_path / "run")
-  assert [t.split(":")[0] for t in told] == [
+  reported = incidents(tmp_path / "run")
+  assert [t.split(":")[0] for t in reported] == [
     "step 3 is skipped",
     "step 5 is skipped",
   ]
-  assert "loss/total = nan, grad_norm = nan" in told[0]
-  assert "(2 in 100 steps, guard.budget is 3)" in told[1]
+  assert "loss/total = nan, grad_norm = nan" in reported[0]
+  assert "(2 in 100 steps, guard.budget is 3)" in reported[1]
 
 
-def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
-  """Then all is as in a run from that checkpoint that never had that data."""
+def test_too_many_bad_steps_roll_back_and_skip_their_data(smoke, tmp_path, spoil):
+  """The result is that of a run from the checkpoint that never had that data."""
   config = without_evals(smoke, steps=8) | dict(checkpoint_keep=9)
   config["guard"] |= dict(budget=1)
   spoil([4, 6])  # of steps 5 and 7
@@ -148,7 +150,7 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
   shutil.copytree(workdir, tmp_path / "again")
   for later in (6, 8):
     shutil.rmtree(tmp_path / "again" / "checkpoints" / str(later))
-  run, batches = batches_of(config, tmp_path / "again", 11)
+  run, batches = first_batches(config, tmp_path / "again", 11)
   state = run.state
   for batch in batches[7:]:
     state, _ = run.train_step(state, batch)
@@ -158,8 +160,10 @@ def test_too_many_go_back_and_pass_the_data_over(smoke, tmp_path, spoil):
 
 
 @pytest.mark.nightly
-def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, spoil):
-  """Bad steps are in none of them: nothing is begun again."""
+def test_a_roll_back_uses_the_oldest_checkpoint_if_none_is_old_enough(
+  smoke, tmp_path, spoil
+):
+  """Checkpoints contain no bad step, so any is valid; training never restarts."""
   config = without_evals(smoke, steps=10) | dict(checkpoint_keep=2)
   config["guard"] |= dict(budget=1)
   spoil([2, 8])  # of steps 3 and 9: 6 and 8 are kept then
@@ -172,20 +176,22 @@ def test_where_no_checkpoint_is_old_enough_the_oldest_serves(smoke, tmp_path, sp
 
 
 @pytest.mark.nightly
-def test_a_killed_roll_back_is_done_again(smoke, tmp_path, spoil):
-  """Before the next checkpoint nothing tells of it: all of it happens once more."""
+def test_a_roll_back_that_was_killed_is_repeated_bitwise_the_same(
+  smoke, tmp_path, spoil
+):
+  """It is first recorded in the next checkpoint; killed before that, it is repeated."""
   config = without_evals(smoke, steps=8)
   config["guard"] |= dict(budget=1)
   spoil([4, 6])
-  train_and_evaluate(config, tmp_path / "calm")
-  for step_left in (4, 6):  # what a kill leaves, before and behind that checkpoint
+  train_and_evaluate(config, tmp_path / "reference")
+  for step_left in (4, 6):  # what a kill leaves, before and after that checkpoint
     workdir = tmp_path / f"killed-{step_left}"
     train_and_evaluate(config | dict(checkpoint_keep=9), workdir)
     for later in (s for s in (6, 8) if s > step_left):
       shutil.rmtree(workdir / "checkpoints" / str(later))
     train_and_evaluate(config | dict(checkpoint_keep=9), workdir)
-    assert_same(params(workdir, 8), params(tmp_path / "calm", 8))
-    assert losses(workdir) == losses(tmp_path / "calm")
+    assert_same(params(workdir, 8), params(tmp_path / "reference", 8))
+    assert losses(workdir) == losses(tmp_path / "reference")
 
 
 DAMAGE = [
@@ -200,8 +206,10 @@ DAMAGE = [
 ]
 
 
-def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys):
-  """The dump gives the same numbers again, and finite ones where the cause is gone."""
+def test_a_second_roll_back_ends_the_run_with_a_dump_of_the_step(
+  smoke, tmp_path, spoil, capsys
+):
+  """Its replay gives the same metrics, and finite ones once the cause is removed."""
   config = without_evals(smoke, steps=8)
   config["guard"] |= dict(budget=0)
   with pytest.MonkeyPatch.context() as patch:
@@ -213,10 +221,10 @@ def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys
     assert f"again after rolling back to step 2; the step is in {place}" in str(e.value)
     with pytest.raises(DivergedError, match="not finite here either: grad_norm, loss/"):
       replay.replay(place)
-  told = dump_of(place)
-  assert len(told["records"]) == config["batch_size"]
-  assert all(name.startswith("train-") for name in told["records"])
-  assert np.isnan(told["numbers"]["loss/total"])
+  dump = read_dump(place)
+  assert len(dump["records"]) == config["batch_size"]
+  assert all(name.startswith("train-") for name in dump["records"])
+  assert np.isnan(dump["numbers"]["loss/total"])
   capsys.readouterr()
   replay.replay(place)
   lines = capsys.readouterr().out.splitlines()
@@ -224,21 +232,21 @@ def test_a_second_time_ends_the_run_with_the_step(smoke, tmp_path, spoil, capsys
   # Nothing but the losses was spoiled: the rest is as it was, to the last digit.
   (line,) = (line for line in lines if line.startswith("anisotropy/video"))
   assert line.split()[1] == line.split()[2]
-  for change, says in DAMAGE:  # one line that names the dump
-    told = dump_of(place)
-    change(told)
+  for change, message in DAMAGE:  # one line that names the dump
+    dump = read_dump(place)
+    change(dump)
     shutil.copytree(place, damaged := tmp_path / "damaged", dirs_exist_ok=True)
-    (damaged / "dump.json").write_text(json.dumps(told))
-    with pytest.raises(VtrError, match=rf"^{damaged}[^\n]*{says}"):
+    (damaged / "dump.json").write_text(json.dumps(dump))
+    with pytest.raises(VtrError, match=rf"^{damaged}[^\n]*{message}"):
       replay.replay(damaged)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("objective", ["mac", "miles"])
-def test_the_dump_of_a_spike_is_the_step_as_it_was(
+def test_the_dump_of_a_spike_replays_the_step_bitwise(
   objective, data_dir, tmp_path, capsys
 ):
-  """With the history before it, and the teacher that it saw; on some of 8 devices."""
+  """With the loss history and the teacher of that step; also with 8 devices visible."""
   module = importlib.import_module(f"configs.{objective}")
   config = without_evals(module.get_config("smoke").to_dict(), steps=12, batch_size=12)
   config["data"]["dir"], config["micro_batches"] = str(data_dir), 3
@@ -263,8 +271,8 @@ def test_the_dump_of_a_spike_is_the_step_as_it_was(
   assert "12 records, 4 device(s)" in eight.stdout
 
 
-def test_an_evaluation_of_what_has_diverged(data_dir, tmp_path):
-  """Its error is the training's, with the training's exit code."""
+def test_an_evaluation_of_a_diverged_run_raises_diverged_error(data_dir, tmp_path):
+  """With the exit code of a diverged training."""
   config = mac.get_config("smoke").to_dict()
   config["data"]["dir"] = str(data_dir)
   config["optim"] |= dict(lr=1e30, clip_norm=0.0)
@@ -274,8 +282,8 @@ def test_an_evaluation_of_what_has_diverged(data_dir, tmp_path):
 
 
 @pytest.mark.nightly
-def test_a_rate_that_is_too_high(data_dir, tmp_path):
-  """By the commands: what the run ends with, and what the replay does."""
+def test_a_diverging_run_and_its_replay_exit_with_code_4(data_dir, tmp_path):
+  """By the commands, at a learning rate that is too high."""
   flags = ["--config=configs/simvtp.py:smoke", f"--workdir={tmp_path / 'run'}"]
   flags += [f"--config.data.dir={data_dir}", "--config.optim.lr=1e30"]
   flags += ["--config.evals.validation.every=0"]
@@ -289,7 +297,7 @@ def test_a_rate_that_is_too_high(data_dir, tmp_path):
   assert "embeddings are not finite for 16 of 16 records" in again.stdout
 
 
-def test_a_dump_that_is_none(tmp_path):
+def test_replay_rejects_a_directory_that_is_not_a_dump(tmp_path):
   with pytest.raises(CheckpointError, match="not a dump of a step"):
     replay.replay(tmp_path)
 
@@ -302,21 +310,23 @@ def test_a_dump_that_is_none(tmp_path):
     pytest.param("warn", marks=NIGHTLY),
   ],
 )
-def test_spikes(action, smoke, tmp_path, spoil):
+def test_a_spike_is_reported_and_on_spike_decides_what_follows(
+  action, smoke, tmp_path, spoil
+):
   config = without_evals(smoke, steps=10)
   config["guard"] |= dict(spike=20.0, on_spike=action, window=5, budget=0)
   spoil([7], factor=1e3)
   workdir = tmp_path / "run"
   train_and_evaluate(config, workdir)
-  (told,) = incidents(workdir)
-  assert told.startswith("step 8")
-  assert "spike of" in told
+  (reported,) = incidents(workdir)
+  assert reported.startswith("step 8")
+  assert "spike of" in reported
   assert (8 in losses(workdir)) == (action != "skip")
-  assert ("is skipped" in told) == (action != "warn")
-  assert ("rolled back to checkpoint 6" in told) == (action == "roll_back")
+  assert ("is skipped" in reported) == (action != "warn")
+  assert ("rolled back to checkpoint 6" in reported) == (action == "roll_back")
 
 
-def test_deviations_by_hand():
+def test_the_spike_score_by_hand():
   rng = np.random.default_rng(0)
   recent = rng.normal(5, 1, (2, 31)).astype(np.float32)
   numbers = {"loss/total": jnp.float32(9.0), "grad_norm": jnp.float32(8.0)}
@@ -334,7 +344,7 @@ def test_deviations_by_hand():
   np.testing.assert_array_equal(after, recent)
 
 
-def test_no_spike_before_there_is_a_history():
+def test_there_is_no_spike_before_the_history_is_full():
   history = guard.new_history(3)
   for loss in (1.0, 1e9, 1.0):
     numbers = {"loss/total": jnp.float32(loss), "grad_norm": jnp.float32(1.0)}
@@ -356,8 +366,8 @@ def test_anisotropy_by_hand():
   assert guard.anisotropy(same, jnp.ones(4, bool)) == pytest.approx(1)
 
 
-def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path, monkeypatch):
-  """Told once, not in every line."""
+def test_a_collapsed_encoder_is_reported_once(smoke, tmp_path, monkeypatch):
+  """Its mean cosine is above `guard.collapse`; an untrained one's is not."""
   config = without_evals(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[[".*", 0.0]])  # so it stays as it is
   train_and_evaluate(config, tmp_path / "usual")
@@ -372,5 +382,5 @@ def test_an_encoder_that_gives_one_embedding_is_an_alarm(smoke, tmp_path, monkey
 
   monkeypatch.setattr(Parts, "init", collapsed)
   train_and_evaluate(config, tmp_path / "collapsed")
-  (told,) = incidents(tmp_path / "collapsed")
-  assert "mean cosine of different ones is video 1.0000, above guard.coll" in told
+  (reported,) = incidents(tmp_path / "collapsed")
+  assert "mean cosine of different ones is video 1.0000, above guard.coll" in reported

@@ -13,7 +13,7 @@ from vtr_jax.train import restore_params, setup
 from vtr_jax.train.loop import train_and_evaluate
 
 
-def values(file, data_dir, **changes):
+def config_values(file, data_dir, **changes):
   c = file.get_config("smoke").to_dict()
   c["data"]["dir"] = str(data_dir)
   c |= dict(evals={}, steps=2, checkpoint_every=2)
@@ -27,11 +27,11 @@ def values(file, data_dir, **changes):
 def pretrained(data_dir, tmp_path_factory):
   """Directory of a MAC run; parameters: those of its checkpoint."""
   place = tmp_path_factory.mktemp("mac")
-  train_and_evaluate(values(mac, data_dir), place)
+  train_and_evaluate(config_values(mac, data_dir), place)
   return place
 
 
-def fresh(config, place):
+def build(config, place):
   run = setup.build(config, place)
   run.writer.close()
   run.checkpoints.close()
@@ -46,23 +46,23 @@ def stored(place, like):
 
 
 def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_path):
-  config = values(mac, data_dir, init_from=str(pretrained), seed=7)
-  run = fresh(config, tmp_path)
+  config = config_values(mac, data_dir, init_from=str(pretrained), seed=7)
+  run = build(config, tmp_path)
   found, step = stored(pretrained, run.state.params)
   assert step == 2
   assert int(run.state.step) == 0
   jax.tree.map(np.testing.assert_array_equal, run.state.params, found)
-  # Moments are fresh, and what it learned with is beside it.
+  # Moments are zero, and the tokenizer of that run is copied.
   assert not any(np.any(m) for m in jax.tree.leaves(run.state.opt_state))
   copy = (tmp_path / "tokenizer.model").read_bytes()
   assert copy == (pretrained / "tokenizer.model").read_bytes()
 
 
-def test_it_then_goes_on_from_its_own_checkpoint(pretrained, data_dir, tmp_path):
-  config = values(mac, data_dir, init_from=str(pretrained), steps=3)
+def test_it_then_resumes_from_its_own_checkpoint(pretrained, data_dir, tmp_path):
+  config = config_values(mac, data_dir, init_from=str(pretrained), steps=3)
   config["checkpoint_every"] = 1
   train_and_evaluate(config, tmp_path)
-  run = fresh(config, tmp_path)
+  run = build(config, tmp_path)
   assert int(run.state.step) == 3
   found, _ = stored(pretrained, run.state.params)
   same = jax.tree.map(lambda a, b: np.array_equal(a, b), run.state.params, found)
@@ -70,16 +70,18 @@ def test_it_then_goes_on_from_its_own_checkpoint(pretrained, data_dir, tmp_path)
 
 
 @pytest.mark.parametrize("time_pos_embed_resize", ["zeros", "linear"])
-def test_more_frames_find_time_positions(
+def test_time_positions_are_extended_for_more_frames(
   pretrained, data_dir, tmp_path, time_pos_embed_resize
 ):
-  config = values(mac, data_dir, init_from=str(pretrained), clip=dict(num_frames=8))
+  config = config_values(
+    mac, data_dir, init_from=str(pretrained), clip=dict(num_frames=8)
+  )
   config["objective"]["time_pos_embed_resize"] = time_pos_embed_resize
   time = np.asarray(
-    fresh(config, tmp_path).state.params["video_tower"]["time_positions"]
+    build(config, tmp_path).state.params["video_tower"]["time_positions"]
   )
-  before = values(mac, data_dir, init_from=str(pretrained))
-  short = fresh(before, tmp_path / "short").state.params["video_tower"]
+  before = config_values(mac, data_dir, init_from=str(pretrained))
+  short = build(before, tmp_path / "short").state.params["video_tower"]
   learned = np.asarray(short["time_positions"])
   assert (learned.shape[0], time.shape[0]) == (2, 4)
   if time_pos_embed_resize == "zeros":
@@ -90,20 +92,20 @@ def test_more_frames_find_time_positions(
 
 
 @pytest.mark.nightly
-def test_a_teacher_starts_as_the_parameters_that_came(data_dir, tmp_path):
-  train_and_evaluate(values(miles, data_dir), tmp_path / "a")
-  config = values(miles, data_dir, init_from=str(tmp_path / "a"), seed=7)
-  state = fresh(config, tmp_path / "b").state
+def test_a_teacher_starts_as_a_copy_of_the_initial_parameters(data_dir, tmp_path):
+  train_and_evaluate(config_values(miles, data_dir), tmp_path / "a")
+  config = config_values(miles, data_dir, init_from=str(tmp_path / "a"), seed=7)
+  state = build(config, tmp_path / "b").state
   teacher, own = state.teacher["video_tower"], state.params["video_tower"]
   jax.tree.map(np.testing.assert_array_equal, teacher, own)
 
 
-def test_what_does_not_fit_is_named(pretrained, data_dir, tmp_path):
-  config = values(mac, data_dir, init_from=str(pretrained))
+def test_parameters_that_do_not_fit_are_named(pretrained, data_dir, tmp_path):
+  config = config_values(mac, data_dir, init_from=str(pretrained))
   config["objective"]["text"] |= dict(depth=2)
   config["objective"]["projection"] = 64
   with pytest.raises(ConfigError) as caught:
-    fresh(config, tmp_path)
+    build(config, tmp_path)
   assert "config.init_from: " in str(caught.value)
   assert "text_tower/transformer/block_1/mlp/up/kernel is missing" in str(caught.value)
   assert "video_proj/kernel is (32, 256), not (32, 64)" in str(caught.value)
@@ -111,7 +113,7 @@ def test_what_does_not_fit_is_named(pretrained, data_dir, tmp_path):
   config["init_from"] = str(tmp_path / "nothing")
   config["tokenizer"] = str(pretrained / "tokenizer.model")
   with pytest.raises(CheckpointError, match="no checkpoint; train first"):
-    fresh(config, tmp_path)
+    build(config, tmp_path)
 
 
 def embed(run, video):
@@ -126,11 +128,13 @@ def embed(run, video):
   [(mac, "joint"), (miles, "divided")],
 )
 @pytest.mark.nightly
-def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_path):
-  """Each run starts where the last one ended: what that could embed, it embeds so."""
+def test_runs_of_1_then_4_then_16_frames_keep_the_embeddings_of_shorter_clips(
+  module, attention, data_dir, tmp_path
+):
+  """Each run starts from the last one, and first embeds its clips bitwise equally."""
   mask = dict(video="block_tube")
   clip = lambda frames: dict(num_frames=frames, tubelet_size=(1, 16, 16))
-  config = lambda frames, source: values(
+  config = lambda frames, source: config_values(
     module,
     data_dir,
     init_from=source and str(tmp_path / source),
@@ -143,7 +147,7 @@ def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_pat
   stages, before = ((1, ""), (4, "1"), (16, "4")), None
   for frames, source in stages:
     place = tmp_path / str(frames)
-    start = fresh(config(frames, source), tmp_path / f"start{frames}")
+    start = build(config(frames, source), tmp_path / f"start{frames}")
     assert start.state.params["video_tower"]["time_positions"].shape[0] == frames
     if source:
       seen = clips[:, : int(source)]
@@ -155,7 +159,7 @@ def test_a_chain_of_1_then_4_then_16_frames(module, attention, data_dir, tmp_pat
       assert (still * before).sum(axis=1).min() > 0.95
       assert (still @ before.T)[~np.eye(4, dtype=bool)].max() < 0.9
     train_and_evaluate(config(frames, source), place)
-    end = fresh(config(frames, source), place)
+    end = build(config(frames, source), place)
     before = embed(end, clips[:, :frames])
     # It has learned from there: all places in time, and what they are added to.
     old, new = start.state.params["video_tower"], end.state.params["video_tower"]

@@ -1,4 +1,4 @@
-"""The real loop at the smallest size: its products, and what interrupts it."""
+"""The training loop at the smallest size: its outputs, interruptions and sharding."""
 
 import importlib.metadata
 import json
@@ -36,7 +36,7 @@ from vtr_jax.train.loop import train_and_evaluate
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
-  """A whole smoke run by the command line: (workdir, what it printed)."""
+  """A complete smoke run by the command line: (workdir, output)."""
   workdir = tmp_path_factory.mktemp("runs") / "new" / "smoke"
   flags = ["--config=configs/simvtp.py:smoke", f"--workdir={workdir}"]
   run = run_main(*flags, f"--config.data.dir={data_dir}")
@@ -44,7 +44,7 @@ def finished(data_dir, tmp_path_factory):
   return workdir, run.stdout
 
 
-def test_a_run_leaves_all_it_promises(finished):
+def test_a_run_writes_all_documented_outputs(finished):
   workdir, printed = finished
   results = json.loads((workdir / "results.json").read_text())
   assert set(results) == {
@@ -84,7 +84,7 @@ def test_the_same_command_again_only_evaluates(finished, smoke):
   ]
 
 
-def test_another_config_in_the_same_place_is_refused(finished, smoke):
+def test_another_config_in_the_same_workdir_is_rejected(finished, smoke):
   workdir, _ = finished
   smoke["optim"]["lr"] = 0.5
   smoke["log_every"] = 1  # may change
@@ -94,7 +94,9 @@ def test_another_config_in_the_same_place_is_refused(finished, smoke):
   assert "log_every" not in str(e.value)
 
 
-def test_two_runs_in_one_place_are_refused(mac_smoke, tmp_path, monkeypatch, capfd):
+def test_a_second_run_in_the_same_workdir_is_rejected(
+  mac_smoke, tmp_path, monkeypatch, capfd
+):
   monkeypatch.setattr(setup, "_LOCK_TIMEOUT", 0.5)
   refused = []
 
@@ -105,7 +107,7 @@ def test_two_runs_in_one_place_are_refused(mac_smoke, tmp_path, monkeypatch, cap
     return {}
 
   monkeypatch.setattr(loop, "_finish", another)
-  for _ in range(2):  # it is free again behind the first
+  for _ in range(2):  # the lock is free again after the first
     train_and_evaluate(without_evals(mac_smoke, steps=3), tmp_path)
   assert len(refused) == 2
   assert f"{tmp_path}/lock: waiting for another run to end" in capfd.readouterr().err
@@ -121,8 +123,10 @@ def test_two_runs_in_one_place_are_refused(mac_smoke, tmp_path, monkeypatch, cap
     (False, ("--coordinator=127.0.0.1:0", "--num_processes=1", "--process_id=0")),
   ],
 )
-def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
-  """A full disk below `> log`, and `| head`; the run comes to its end."""
+def test_a_run_finishes_if_its_output_cannot_be_written(
+  stop, more, finished, data_dir, tmp_path
+):
+  """As with `> log` on a full disk, and with `| head`."""
   command = [sys.executable, "-m", "vtr_jax.main", f"--workdir={tmp_path}"]
   command += ["--config=configs/simvtp.py:smoke", f"--config.data.dir={data_dir}"]
   with socket.create_server(("127.0.0.1", 0)) as free:
@@ -135,9 +139,9 @@ def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
     )
     if stop:
       run.stdout.close()
-    _, said = run.communicate(timeout=240)
-  assert run.returncode == 0, said
-  assert said.count("standard output: cannot be written") == 1
+    _, errors = run.communicate(timeout=240)
+  assert run.returncode == 0, errors
+  assert errors.count("standard output: cannot be written") == 1
   results = lambda place: json.loads((place / "results.json").read_text())["results"]
   assert results(tmp_path) == results(finished[0])
 
@@ -146,19 +150,19 @@ def test_nobody_reads_what_it_prints(stop, more, finished, data_dir, tmp_path):
 def test_killed_and_resumed_is_bitwise_the_same(mac_smoke, tmp_path):
   """SIGKILL at a random moment after the first step; test_kill.py has all moments."""
   config = without_evals(mac_smoke, steps=14)
-  train_and_evaluate(config, tmp_path / "calm")
-  rng, wild = np.random.default_rng(), tmp_path / "wild"
-  process, line = start(config, wild), ""
+  train_and_evaluate(config, tmp_path / "reference")
+  rng, killed = np.random.default_rng(), tmp_path / "killed"
+  process, line = start(config, killed), ""
   while not line.startswith("step ") and process.poll() is None:
     line = process.stdout.readline()
   time.sleep(rng.uniform(0, 0.4))
   process.send_signal(signal.SIGKILL)
   process.wait()
   process.stdout.close()
-  code, text = finish(start(config, wild))
+  code, text = finish(start(config, killed))
   assert code == 0, text
-  assert_same(params(wild, 14), params(tmp_path / "calm", 14))
-  assert losses(wild) == losses(tmp_path / "calm")
+  assert_same(params(killed, 14), params(tmp_path / "reference", 14))
+  assert losses(killed) == losses(tmp_path / "reference")
 
 
 @pytest.mark.nightly
@@ -176,9 +180,9 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
 
 
 def test_a_killed_loader_ends_the_run_after_a_checkpoint(mac_smoke, tmp_path):
-  """As the system does it to the process with the most memory."""
+  """As the kernel kills the process with the most memory."""
   config = without_evals(mac_smoke, steps=40, checkpoint_every=100)
-  train_and_evaluate(config, tmp_path / "calm")
+  train_and_evaluate(config, tmp_path / "reference")
   config["data"]["num_workers"] = 1
   process = start(config, tmp_path / "run")
   while not process.stdout.readline().startswith("step 2/"):
@@ -192,12 +196,12 @@ def test_a_killed_loader_ends_the_run_after_a_checkpoint(mac_smoke, tmp_path):
   assert 2 <= int(saved.name) < 40
   code, text = finish(start(config, tmp_path / "run"))
   assert code == 0, text
-  assert losses(tmp_path / "run") == losses(tmp_path / "calm")
-  assert_same(params(tmp_path / "run", 40), params(tmp_path / "calm", 40))
+  assert losses(tmp_path / "run") == losses(tmp_path / "reference")
+  assert_same(params(tmp_path / "run", 40), params(tmp_path / "reference", 40))
 
 
 @pytest.mark.nightly
-def test_eight_devices_give_the_same_losses(smoke, tmp_path):
+def test_a_2x2x2_mesh_gives_the_same_losses_as_one_device(smoke, tmp_path):
   config = without_evals(smoke, steps=4)
   train_and_evaluate(config, tmp_path / "one")
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
@@ -210,7 +214,7 @@ def test_eight_devices_give_the_same_losses(smoke, tmp_path):
     assert eight[step] == pytest.approx(value, rel=2e-4), step
 
 
-def test_kernels_are_really_sharded(smoke, tmp_path):
+def test_kernels_and_optimiser_states_are_sharded(smoke, tmp_path):
   config = without_evals(smoke) | dict(mesh=dict(data=2, fsdp=2, tensor=2))
   found = on_eight_devices("print_shards", json.dumps(config), tmp_path / "run")
   assert set(found[1:]) == {
@@ -226,8 +230,8 @@ def test_kernels_are_really_sharded(smoke, tmp_path):
 
 
 @pytest.mark.nightly
-def test_frozen_parameters_stay_as_they_were(smoke, tmp_path):
-  """To the last bit, and their optimiser has no state; the rest learns."""
+def test_frozen_parameters_stay_bitwise_the_same(smoke, tmp_path):
+  """They have no optimiser state; all other parameters are trained."""
   config = without_evals(smoke, steps=4)
   config["optim"] |= dict(lr_rules=[["^word", 0.0], [".*", 1.0]])
   run = setup.build(config, tmp_path)
@@ -268,15 +272,17 @@ def test_a_step_compiles_once(smoke, tmp_path):
     run.writer.close()
 
 
-def test_damaged_records_count_in_no_loss(mac_smoke, data_dir, tmp_path, monkeypatch):
-  """Same parameters as a run on whole records in which these rows do not count."""
+def test_damaged_records_do_not_contribute_to_the_loss(
+  mac_smoke, data_dir, tmp_path, monkeypatch
+):
+  """Parameters equal those of a run on undamaged data with these rows invalid."""
   spoil = {3: b"", 40: b"<html>not found</html>", 77: b"\0" * 4000}
-  for name, damage in (("hurt", spoil), ("whole", {})):
+  for name, damage in (("damaged", spoil), ("undamaged", {})):
     write_damaged_data(data_dir, tmp_path / name, damage)
   config = without_evals(mac_smoke, steps=6)
   config["data"] |= dict(name="clips", max_bad_fraction=0.1)
-  config["data"]["dir"] = str(tmp_path / "hurt")
-  train_and_evaluate(config, tmp_path / "run-hurt")
+  config["data"]["dir"] = str(tmp_path / "damaged")
+  train_and_evaluate(config, tmp_path / "run-damaged")
 
   plain = loader.train_batches
 
@@ -292,16 +298,18 @@ def test_damaged_records_count_in_no_loss(mac_smoke, data_dir, tmp_path, monkeyp
 
     return Masked()
 
-  config["data"]["dir"] = str(tmp_path / "whole")
+  config["data"]["dir"] = str(tmp_path / "undamaged")
   monkeypatch.setattr(loader, "train_batches", masked)
-  train_and_evaluate(config, tmp_path / "run-whole")
-  assert_same(params(tmp_path / "run-hurt", 6), params(tmp_path / "run-whole", 6))
-  lines = (tmp_path / "run-hurt" / "quarantine.jsonl").read_text().splitlines()
+  train_and_evaluate(config, tmp_path / "run-undamaged")
+  assert_same(
+    params(tmp_path / "run-damaged", 6), params(tmp_path / "run-undamaged", 6)
+  )
+  lines = (tmp_path / "run-damaged" / "quarantine.jsonl").read_text().splitlines()
   assert {json.loads(line)["record"] for line in lines} == set(spoil)
 
 
 @pytest.mark.nightly
-def test_too_many_damaged_records(smoke, data_dir, tmp_path):
+def test_too_many_damaged_records_end_the_run_with_code_3(smoke, data_dir, tmp_path):
   write_damaged_data(data_dir, tmp_path, dict.fromkeys(range(0, 96, 4), b"gone"))
   config = without_evals(smoke, steps=100)
   config["data"] |= dict(name="clips", dir=str(tmp_path))
@@ -310,7 +318,7 @@ def test_too_many_damaged_records(smoke, data_dir, tmp_path):
   assert e.value.exit_code == 3
 
 
-def test_other_data_than_the_checkpoint_saw(mac_smoke, data_dir, tmp_path):
+def test_resuming_with_other_data_is_rejected(mac_smoke, data_dir, tmp_path):
   for name, damage in (("one", {}), ("two", {5: b"other"})):
     write_damaged_data(data_dir, tmp_path / name, damage)
   config = without_evals(mac_smoke)

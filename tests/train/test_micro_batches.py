@@ -1,4 +1,4 @@
-"""A batch embedded in parts: the contrastive gradient of the whole, in less memory."""
+"""Microbatches: the contrastive gradient of the full batch, in less memory."""
 
 import functools
 
@@ -43,8 +43,8 @@ def gradient(objective, weights, params, batch, parts):
     return run(params, teacher, batch, jax.random.key(3))
 
 
-def assert_close(got, want):
-  for path, value in jax.tree_util.tree_leaves_with_path(want):
+def assert_close(got, expected):
+  for path, value in jax.tree_util.tree_leaves_with_path(expected):
     name = jax.tree_util.keystr(path)
     found = dict(jax.tree_util.tree_leaves_with_path(got))[path]
     scale = np.abs(value).max() + 1e-8
@@ -59,24 +59,24 @@ def assert_close(got, want):
     pytest.param(miles, dict(pool="cls"), marks=pytest.mark.nightly),
   ],
 )
-def test_parts_change_nothing(module, changes):
-  """Also where one part has more rows that count than another."""
+def test_microbatches_give_the_same_loss_and_gradient(module, changes):
+  """Also if microbatches have unequal numbers of valid rows."""
   objective, weights, params, batch = case(module, **changes)
   for valid in (np.ones(ROWS, bool), np.arange(ROWS) != 5):
     some = batch | dict(valid=valid)
-    whole = gradient(objective, weights, params, some, 1)
+    full = gradient(objective, weights, params, some, 1)
     parts = gradient(objective, weights, params, some, PARTS)
-    assert_close(parts, whole)
+    assert_close(parts, full)
 
 
 @pytest.mark.nightly
-def test_parts_of_simvtp():
-  """The contrast is that of the whole batch; the other terms are means over parts."""
+def test_microbatches_of_simvtp_average_the_terms_but_not_the_contrastive_loss():
+  """The contrastive loss is that of the full batch; other terms are averaged."""
   objective, weights, params, batch = case(simvtp)
   alone = dict.fromkeys(weights, 0.0) | dict(vtc=1.0)
-  whole = gradient(objective, alone, params, batch, 1)
+  full = gradient(objective, alone, params, batch, 1)
   parts = gradient(objective, alone, params, batch, PARTS)
-  assert_close(parts, whole)
+  assert_close(parts, full)
   numbers, grads = gradient(objective, weights, params, batch, PARTS)
 
   def by_hand(params):
@@ -95,6 +95,6 @@ def test_parts_of_simvtp():
       total += sum(weights[k] * v for k, v in out.terms.items()) / PARTS
     return total
 
-  total, want = jax.jit(jax.value_and_grad(by_hand))(params)
+  total, expected = jax.jit(jax.value_and_grad(by_hand))(params)
   np.testing.assert_allclose(numbers["loss/total"], total, rtol=1e-5)
-  assert_close(grads, want)
+  assert_close(grads, expected)

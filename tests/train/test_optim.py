@@ -52,7 +52,7 @@ def step(config, grads, params=PARAMS):
   return optax.apply_updates(params, updates)
 
 
-def test_schedule():
+def test_the_schedule_warms_up_and_decays():
   rate = optim.schedule(config(), 100)
   got = [float(rate(s)) for s in (0, 2, 4, 52, 100)]
   np.testing.assert_allclose(got, [0, 0.05, 0.1, 0.055, 0.01], rtol=1e-5)
@@ -60,7 +60,7 @@ def test_schedule():
   np.testing.assert_allclose([float(flat(s)) for s in (2, 4, 99)], [0.05, 0.1, 0.1])
 
 
-def test_first_step_is_adamw():
+def test_the_first_step_is_that_of_adamw():
   """Adam's first update is the gradient's sign; decay is added to it."""
   grads = dict(
     encoder=dict(kernel=jnp.full((2, 2), 3.0), bias=jnp.full(2, -2.0)),
@@ -73,7 +73,7 @@ def test_first_step_is_adamw():
   np.testing.assert_allclose(new["encoder"]["bias"], 1 + 0.1, rtol=1e-5)
 
 
-def test_frozen_parameters_stay_and_count_in_no_norm():
+def test_frozen_parameters_stay_and_do_not_count_in_the_clipped_norm():
   grads = dict(
     encoder=dict(kernel=jnp.full((2, 2), 1e9), bias=jnp.full(2, 1e9)),
     head=dict(kernel=jnp.full(2, 1e-6)),
@@ -88,7 +88,7 @@ def test_frozen_parameters_stay_and_count_in_no_norm():
   assert (new["head"]["kernel"] < 0.85).all()
 
 
-def test_layer_rate():
+def test_lr_rules_scale_the_learning_rate():
   grads = dict(
     encoder=dict(kernel=jnp.ones((2, 2)), bias=jnp.ones(2)),
     head=dict(kernel=jnp.ones(2)),
@@ -100,21 +100,21 @@ def test_layer_rate():
 
 
 @pytest.mark.parametrize(
-  ("rules", "says"),
+  ("rules", "message"),
   [
     ((("^encoder/", 1.0),), "no rule covers head/kernel"),
     ((("^encodr/", 1.0), (".*", 1.0)), "'^encodr/' matches no parameter"),
   ],
 )
-def test_rules_must_cover_and_match(rules, says):
+def test_rules_must_cover_and_match(rules, message):
   with pytest.raises(ConfigError) as e:
     optim.make(config(lr_rules=rules), 100, PARAMS)
-  assert says in str(e.value)
+  assert message in str(e.value)
   assert "config.optim.lr_rules" in str(e.value)
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 10), (10, 4), (3, 5, 8)])
-def test_orthogonal_has_the_singular_vectors_and_no_small_values(shape):
+def test_orthogonal_keeps_singular_vectors_and_sets_singular_values_near_1(shape):
   x = np.random.default_rng(0).normal(size=shape).astype("f")
   y = np.asarray(muon.orthogonal(jnp.array(x)))
   u, _, vt = np.linalg.svd(x, full_matrices=False)
@@ -126,7 +126,7 @@ def test_orthogonal_has_the_singular_vectors_and_no_small_values(shape):
   assert np.abs(rest).max() < 0.05
 
 
-def test_muon_updates_what_it_is_told_to_and_adam_the_rest():
+def test_muon_updates_the_matching_parameters_and_adam_the_rest():
   rng = np.random.default_rng(0)
   params = dict(
     block=dict(kernel=jnp.ones((4, 6)), bias=jnp.ones(6)), head=jnp.ones((4, 6))
@@ -145,8 +145,8 @@ def test_muon_updates_what_it_is_told_to_and_adam_the_rest():
   assert 0.1 * 0.15 < rms < 0.1 * 0.25
 
 
-def test_moments_of_half_the_bytes_hardly_change_the_steps():
-  """Ten of them; what is kept is the mean alone, squares stay as they are."""
+def test_bfloat16_moments_hardly_change_the_steps():
+  """Over ten steps; only first moments are bfloat16, second moments stay float32."""
   params = dict(block=dict(kernel=jnp.ones((4, 6))), head=jnp.ones((4, 6)))
 
   def end(moments):
@@ -168,7 +168,7 @@ def test_moments_of_half_the_bytes_hardly_change_the_steps():
     np.testing.assert_allclose(a, b, atol=0.07 * np.abs(a - 1).max())
 
 
-def test_muon_of_what_is_frozen_or_no_matrix():
+def test_muon_leaves_frozen_parameters_and_rejects_non_matrices():
   rules = (("^encoder/", 0.0), (".*", 1.0))
   grads = jax.tree.map(jnp.ones_like, PARAMS)
   new = step(config(muon="encoder/kernel", lr_rules=rules), grads)
@@ -179,8 +179,8 @@ def test_muon_of_what_is_frozen_or_no_matrix():
     step(config(muon="krnel"), grads)
 
 
-def test_warmup_longer_than_training():
-  """It is shortened, with a warning: a run of one step is not an error."""
+def test_a_warmup_longer_than_training_is_shortened():
+  """With a warning rather than an error, so that a run of one step works."""
   long = config(warmup_steps=100)
   rate = optim.schedule(long, 100)
   assert int(np.argmax([rate(i) for i in range(100)])) == 10
@@ -248,7 +248,7 @@ SIMVTP_TABLE = {
 
 
 @pytest.mark.parametrize("text_norm", ["pre", "post"])
-def test_layer_decay_of_two_towers(text_norm):
+def test_layer_decay_halves_the_rate_per_layer_of_two_towers(text_norm):
   changes = DUAL | dict(
     text_norm=text_norm, decoder=MU | dict(depth=2), learn_temperature=True
   )
@@ -265,14 +265,14 @@ def test_layer_decay_of_two_towers(text_norm):
   assert hidden["video_tower"]["mask_token"] == 1 / 8
 
 
-def test_layer_decay_of_one_encoder_for_both():
+def test_layer_decay_halves_the_rate_per_layer_of_one_shared_encoder():
   size = MU | dict(depth=2)
   params = towers("simvtp", False, encoder=size, decoder=size)
   found = by_path(optim.by_layer(params, 0.5))
   assert {k: found[k] for k in SIMVTP_TABLE} == SIMVTP_TABLE
 
 
-def test_layer_decay_needs_layers():
+def test_layer_decay_requires_layers():
   with pytest.raises(ConfigError, match="layer_decay: there are no blocks"):
     optim.make(config(layer_decay=0.5), 100, PARAMS)
   with pytest.raises(ConfigError, match=r"layer_decay: 0.0 not in \(0, 1\]"):
@@ -295,7 +295,7 @@ def stack(params):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("pattern", ["", r"block.*kernel$"])
-def test_stacked_blocks_are_updated_as_single_ones(pattern):
+def test_stacked_blocks_are_updated_like_single_ones(pattern):
   """With AdamW and with Muon; each slice has its own rate, and rules multiply."""
   rng = np.random.default_rng(0)
   shapes = towers("mac", False, **DUAL)
@@ -340,7 +340,7 @@ def shapes_of(tree):
 @pytest.mark.parametrize("tower", ["video_tower", "text_tower"])
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_rule_freezes_a_whole_tower(tower, scan):
-  """Also with layer decay: nothing of it moves, and all of the rest does."""
+  """Also with layer decay; all other parameters are trained."""
   params = jax.tree.map(lambda s: jnp.ones(s.shape), towers("mac", scan, **DUAL))
   rules = ((f"^{tower}/", 0.0), (".*", 1.0))
   c = config(schedule="constant", warmup_steps=0, lr_rules=rules, layer_decay=0.7)

@@ -1,4 +1,4 @@
-"""What a run tells of its speed, its memory and its steps."""
+"""What a run reports of its speed, memory and steps."""
 
 import sys
 import time
@@ -20,7 +20,9 @@ from vtr_jax.train.profiler import MonitorOptions
 
 
 @pytest.mark.nightly
-def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
+def test_throughput_mfu_and_goodput_are_logged_over_two_starts(
+  smoke, tmp_path, monkeypatch
+):
   monkeypatch.setitem(flops.PEAKS, "cpu", 1e9)
   config = without_evals(smoke, steps=6)
   stopping = loop.Progress.add
@@ -34,23 +36,23 @@ def test_speed_and_goodput_over_two_starts(smoke, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     train_and_evaluate(config, tmp_path)
   monkeypatch.setattr(loop.Progress, "add", stopping)
-  time.sleep(2)  # no machine was to be had
+  time.sleep(2)  # waiting for a machine, for example
   train_and_evaluate(config, tmp_path)
   records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}
-  asked = read(TrainConfig, config).flops()
+  model_flops = read(TrainConfig, config).flops()
   for step in (2, 6):
-    told = records[step]
-    assert told["tflops_per_device"] == pytest.approx(
-      told["clips_per_second_per_device"] / config["batch_size"] * asked / 1e12
+    record = records[step]
+    assert record["tflops_per_device"] == pytest.approx(
+      record["clips_per_second_per_device"] / config["batch_size"] * model_flops / 1e12
     )
-    assert told["mfu"] == pytest.approx(told["tflops_per_device"] * 1e12 / 1e9)
-    assert 0 < told["goodput"] < 1
+    assert record["mfu"] == pytest.approx(record["tflops_per_device"] * 1e12 / 1e9)
+    assert 0 < record["goodput"] < 1
   # Both starts compiled, and between them nothing happened.
   spent = lambda step: records[step]["goodput"]
   assert spent(6) < 0.5
 
 
-def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, capsys):
+def test_a_run_that_waits_for_data_warns_once(smoke, tmp_path, monkeypatch, capsys):
   quick = loader.Batches.__next__
 
   def slow(batches):
@@ -60,29 +62,29 @@ def test_a_run_that_waits_for_data_says_so_once(smoke, tmp_path, monkeypatch, ca
   monkeypatch.setattr(loader.Batches, "__next__", slow)
   monkeypatch.setattr(progress, "_LONG", 0.0)
   train_and_evaluate(without_evals(smoke, steps=6), tmp_path)
-  said = capsys.readouterr().out.splitlines()
-  (warning,) = (line for line in said if line.startswith("WARNING"))
+  output = capsys.readouterr().out.splitlines()
+  (warning,) = (line for line in output if line.startswith("WARNING"))
   assert "waiting for data; raise config.data.num_workers" in warning
-  shown = [line for line in said if "waiting for data" in line and "step " in line]
+  shown = [line for line in output if "waiting for data" in line and "step " in line]
   assert len(shown) == 5  # all but the first, which compiles
   records = {r["step"]: r for r in writer.read(tmp_path / "metrics.jsonl")}
   assert max(r["data_wait"] for r in records.values() if "data_wait" in r) > 0.2
 
 
-def test_what_is_computed_twice_counts_once(smoke):
-  asked = lambda config: read(TrainConfig, config).flops()
-  plain = asked(smoke)
+def test_model_flops_exclude_recomputation_and_masked_tubelets(smoke):
+  model_flops = lambda config: read(TrainConfig, config).flops()
+  plain = model_flops(smoke)
   smoke["objective"]["compute"]["remat"] = "full"
   smoke["micro_batches"] = 2
-  assert asked(smoke) == plain
+  assert model_flops(smoke) == plain
   config = mac.get_config("smoke").to_dict()
-  hidden = asked(config)
+  hidden = model_flops(config)
   config["mask"]["video_ratio"] = 0.0
-  assert asked(config) > 1.1 * hidden
+  assert model_flops(config) > 1.1 * hidden
 
 
 @pytest.mark.nightly
-def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
+def test_a_profile_of_the_given_steps_is_written(smoke, tmp_path, capsys):
   train_and_evaluate(
     without_evals(smoke, steps=4), tmp_path, MonitorOptions(profile="2:3")
   )
@@ -93,14 +95,14 @@ def test_a_profile_of_some_steps(smoke, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("steps", ["3", "5:4", "0:2", "a:b", "1:" + 5000 * "9"])
-def test_a_profile_of_no_steps(steps):
+def test_an_invalid_range_of_profiled_steps_is_rejected(steps):
   with pytest.raises(ConfigError, match="must be FIRST:LAST"):
     MonitorOptions(profile=steps)
 
 
 @pytest.mark.nightly
-def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
-  """The same run there when it is continued; the package itself needs an account."""
+def test_metrics_are_logged_to_wandb(smoke, tmp_path, monkeypatch):
+  """A resumed run has the same id; a fake package, as the real one needs an account."""
   made, logged = [], []
   run = types.SimpleNamespace(
     log=lambda values, step: logged.append((step, values)),
@@ -120,7 +122,7 @@ def test_numbers_go_to_wandb_too(smoke, tmp_path, monkeypatch):
   assert (step, values["loss/total"] > 0) == (2, True)
 
 
-def test_wandb_is_missing(smoke, tmp_path, monkeypatch):
+def test_a_missing_wandb_package_is_named(smoke, tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(ConfigError, match=r"--wandb=mine: .*pip install wandb"):
     train_and_evaluate(without_evals(smoke), tmp_path, MonitorOptions(wandb="mine"))
@@ -129,14 +131,14 @@ def test_wandb_is_missing(smoke, tmp_path, monkeypatch):
 # --- Memory -----------------------------------------------------------------------
 
 
-def test_memory_is_told_before_the_first_step():
+def test_the_memory_of_a_step_is_reported_before_the_first_step():
   square = jax.jit(lambda x: x @ x)
   line = memory.report(square, jax.ShapeDtypeStruct((1000, 1000), jnp.float32))
   assert line.startswith("a step takes 8 MB of a device's memory: 8 MB state and batch")
 
 
-def test_out_of_memory_tells_what_helps(smoke, tmp_path, monkeypatch):
-  """The error is real: no host has so much."""
+def test_out_of_memory_errors_list_remedies_in_order(smoke, tmp_path, monkeypatch):
+  """The error is real: the step allocates more than any host has."""
   full = lambda *_: jnp.zeros((1 << 50,)).sum()
   config = without_evals(smoke, micro_batches=2, batch_size=16)
   build = setup.build
@@ -151,9 +153,9 @@ def test_out_of_memory_tells_what_helps(smoke, tmp_path, monkeypatch):
   monkeypatch.setattr(setup, "build", small)
   with pytest.raises(ConfigError, match="out of memory") as e:
     train_and_evaluate(config, tmp_path)
-  said = str(e.value)
+  output = str(e.value)
   ways = ["compute.remat=full", "micro_batches=4", "batch_size=8", "video_ratio"]
-  places = [said.index(way) for way in ways]
+  places = [output.index(way) for way in ways]
   assert places == sorted(places)
-  assert "fsdp" not in said  # one device
-  assert "ring" not in said  # 16 x 16 similarities
+  assert "fsdp" not in output  # one device
+  assert "ring" not in output  # 16 x 16 similarities

@@ -10,7 +10,7 @@ from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.train import workdir, writer
 
 
-def test_steps_that_were_lost_are_written_once(tmp_path):
+def test_steps_repeated_after_a_kill_are_logged_once(tmp_path):
   """A run that saved step 4, wrote 6, was killed, and does 5 and 6 again."""
   first = writer.Writer(tmp_path, 0)
   for step in (2, 4, 6):
@@ -31,7 +31,7 @@ def test_steps_that_were_lost_are_written_once(tmp_path):
   ]
 
 
-def test_without_tensorboardx(tmp_path, monkeypatch):
+def test_metrics_are_logged_without_tensorboardx(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   out = writer.Writer(tmp_path, 0)
   out.scalars(1, {"a": 1.0})
@@ -40,8 +40,8 @@ def test_without_tensorboardx(tmp_path, monkeypatch):
   assert writer.read(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 1.0}]
 
 
-def board_of(directory):
-  """(step, name, number) of all events."""
+def tensorboard_events(directory):
+  """(step, name, value) of all events."""
   from tensorboardX.proto.event_pb2 import Event
 
   found = []
@@ -55,17 +55,17 @@ def board_of(directory):
   return found
 
 
-def test_tensorboard_has_the_numbers(tmp_path):
+def test_tensorboard_has_the_metrics(tmp_path):
   out = writer.Writer(tmp_path, 0)
   out.scalars(1, {"loss/total": 0.5, "lr": 1.0})
   out.scalars(2, {"loss/total": 0.25})
   out.close()
   events = [(1, "loss/total", 0.5), (1, "lr", 1.0), (2, "loss/total", 0.25)]
-  assert board_of(tmp_path) == events
+  assert tensorboard_events(tmp_path) == events
 
 
-def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
-  """One that raises, and a disk that is full for TensorBoard alone; each told once."""
+def test_a_logger_that_fails_does_not_end_the_run(tmp_path, monkeypatch, capsys):
+  """One raises, another's disk is full; each is reported once."""
 
   def fail(*_, **__):
     raise ConnectionError("no network")
@@ -80,13 +80,17 @@ def test_a_log_that_fails_ends_nothing(tmp_path, monkeypatch, capsys):
       out.scalars(step, {"loss/total": float(step)})
     out.close()
   assert len(writer.read(tmp_path / "metrics.jsonl")) == 30
-  told = sorted(capsys.readouterr().err.splitlines())
-  assert len(told) == 2
-  assert "TensorBoard: cannot be written ([Errno 28] No space left on dev" in told[0]
-  assert "Weights & Biases: cannot be written (no network)" in told[1]
+  warnings = sorted(capsys.readouterr().err.splitlines())
+  assert len(warnings) == 2
+  assert (
+    "TensorBoard: cannot be written ([Errno 28] No space left on dev" in warnings[0]
+  )
+  assert "Weights & Biases: cannot be written (no network)" in warnings[1]
 
 
-def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys):
+def test_a_logger_that_cannot_be_opened_does_not_end_the_run(
+  tmp_path, monkeypatch, capsys
+):
   def fail(**_):
     raise RuntimeError("no account")
 
@@ -99,9 +103,9 @@ def test_a_log_that_cannot_be_opened_ends_nothing(tmp_path, monkeypatch, capsys)
   assert capsys.readouterr().err.count("WARNING: ") == 2
 
 
-def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
-  monday = writer.Writer(tmp_path, 0)
-  lines, good = monday._lines, monday._lines._file
+def test_metrics_that_could_not_be_written_are_written_later(tmp_path, capsys):
+  first = writer.Writer(tmp_path, 0)
+  lines, good = first._lines, first._lines._file
 
   class Full:
     """A file whose disk is full at first."""
@@ -122,8 +126,8 @@ def test_numbers_that_the_disk_did_not_take_come_later(tmp_path, capsys):
 
   lines._file = Full()
   for step in range(1, 6):
-    monday.scalars(step, {"a": 1.0})
-  monday.close()
+    first.scalars(step, {"a": 1.0})
+  first.close()
   assert [r["step"] for r in writer.read(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
   assert capsys.readouterr().err.count("metrics.jsonl: cannot be written ([Err") == 1
 
@@ -156,7 +160,7 @@ def test_free_keys_may_change_and_others_may_not(tmp_path):
   assert stored["optim"]["lr"] == 1.0
 
 
-def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
+def test_another_model_is_rejected_with_every_key_that_differs(tmp_path):
   encoder = dict(width=192, depth=4, mlp_dim=768)
   config = dict(clip=dict(tubelet_size=(2, 16, 16)), objective=dict(encoder=encoder))
   workdir.prepare(tmp_path, config)
@@ -178,7 +182,7 @@ def test_another_model_is_refused_on_one_screen_with_every_key(tmp_path):
   ]
 
 
-def test_a_failed_start_holds_no_place(tmp_path):
+def test_a_workdir_without_a_checkpoint_accepts_another_config(tmp_path):
   workdir.prepare(tmp_path / "run", dict(steps=1))
   workdir.prepare(tmp_path / "run", dict(steps=2))  # no checkpoint was made
 
@@ -191,7 +195,7 @@ def test_a_damaged_config_is_named(tmp_path):
     workdir.prepare(tmp_path / "run", dict(steps=1))
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_an_unwritable_workdir_is_rejected(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match="--workdir"):
     workdir.prepare(tmp_path / "file" / "run", {})
