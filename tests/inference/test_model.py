@@ -25,8 +25,8 @@ def run(data_dir, tmp_path_factory):
   return model, found, [source[i] for i in range(len(source))], place
 
 
-def test_embeddings_are_the_evaluations(run, tmp_path):
-  """Of paths, of bytes, of any number of them; in order."""
+def test_embeddings_equal_those_of_the_evaluation(run, tmp_path):
+  """Of paths and of bytes, of any number of them, in order."""
   model, found, records, _ = run
   paths = []
   for i, record in enumerate(records[:19]):
@@ -53,13 +53,13 @@ def test_frames_may_have_any_size_and_number(run):
   np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-5)
 
 
-def test_none_at_all(run):
+def test_empty_lists_give_empty_embeddings(run):
   model = run[0]
   assert model.embed_video([]).shape == (0, model.dim)
   assert model.embed_text([]).shape == (0, model.dim)
 
 
-def test_what_cannot_be_embedded_is_named(run, tmp_path):
+def test_inputs_that_cannot_be_embedded_are_named(run, tmp_path):
   model = run[0]
   bad = tmp_path / "bad.mp4"
   bad.write_bytes(b"no video")
@@ -79,7 +79,7 @@ def test_what_cannot_be_embedded_is_named(run, tmp_path):
     vtr_jax.load(str(tmp_path))
 
 
-def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
+def test_a_model_s_id_identifies_its_parameters(run, data_dir, tmp_path):
   model, _, records, place = run
   assert model.id == vtr_jax.load(place).id
   other = vtr_jax.load(trained_smoke(simvtp, data_dir, tmp_path))
@@ -93,7 +93,7 @@ def test_an_id_is_of_the_parameters(run, data_dir, tmp_path):
     model.match_logits(["a red bar"], clips[:1])
 
 
-def test_it_searches_an_index(run, tmp_path):
+def test_a_model_searches_an_index(run, tmp_path):
   model, found, records, place = run
   (tmp_path / "videos").mkdir()
   for i, record in enumerate(records[:6]):

@@ -120,7 +120,7 @@ def test_cached_features_are_recomputed_for_other_weights(run, data, tmp_path):
   np.testing.assert_array_equal(get(model.params), first)
 
 
-def test_command_by_flags(run, data, tmp_path):
+def test_the_probe_command_is_configured_by_flags(run, data, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(run, copy)
   flags = [f"--checkpoint={copy}", f"--data={data}", "--epochs=2", "--lr=0.2"]
@@ -197,7 +197,7 @@ def test_video_features_are_what_the_embedding_is_computed_from(module):
   )
 
 
-def draws(count, seed):
+def random_tokens(count, seed):
   """Tokens [count 6 8], one of which is marked and has the class; the mean lacks it."""
   rng = np.random.default_rng(seed)
   label = rng.integers(0, 2, count)
@@ -209,7 +209,7 @@ def draws(count, seed):
 
 
 def test_an_attentive_probe_finds_the_informative_token():
-  (x, label), (y, true) = draws(1000, 0), draws(300, 1)
+  (x, label), (y, true) = random_tokens(1000, 0), random_tokens(300, 1)
   recipe = Recipe(20, 0, 3e-3, 0.01, "adamw", batch_size=64)
   found = classifier.fit("attentive", recipe, x, label, 2, progress=False)
   right = (found.scores(y).argmax(axis=0) == true).mean()
