@@ -1,4 +1,4 @@
-"""The commands that take public weights in and write them out, and `init_from`."""
+"""The commands that import and export public weights, and `init_from`."""
 
 import json
 import subprocess
@@ -55,8 +55,8 @@ def run(module, *args):
   return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_report_of_every_key(folder, tmp_path):
-  """Of a file whose sizes are found out; and of one with a misnamed key, code 2."""
+def test_the_verbose_report_lists_every_key(folder, tmp_path):
+  """The model's sizes are inferred; a misnamed key is reported, with exit code 2."""
   path = folder / "distilbert.safetensors"
   done = run("convert", "--from=distilbert", f"--checkpoint={path}", "--verbose")
   assert done.returncode == 0, done.stderr
@@ -75,7 +75,7 @@ def test_a_report_of_every_key(folder, tmp_path):
 
 
 def test_a_report_counts_keys_by_group_and_ends_in_warnings(folder, capsys):
-  """All of a file's keys are counted; none is listed."""
+  """Without `--verbose`: all of a file's keys are counted; none is listed."""
   path = folder / "vit.safetensors"
   convert.convert("vit", str(path))
   lines = capsys.readouterr().out.splitlines()
@@ -91,7 +91,7 @@ def test_a_report_counts_keys_by_group_and_ends_in_warnings(folder, capsys):
   assert "number of heads is not in the file, assumed video 1" in lines[-2]
 
 
-def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
+def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   folder, data_dir, tmp_path
 ):
   values = small(
@@ -127,7 +127,7 @@ def test_a_converted_run_embeds_as_its_model_and_goes_out_again(
 
 
 @pytest.mark.nightly
-def test_training_starts_from_two_files(folder, data_dir, tmp_path):
+def test_training_starts_from_weights_of_two_files(folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
   both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"
   values |= dict(init_from=both)
@@ -153,8 +153,10 @@ def test_training_starts_from_two_files(folder, data_dir, tmp_path):
   assert model.step == 2
 
 
-def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
-  """It goes out again, and another starts from it if a vocabulary is named."""
+def test_a_converted_run_without_a_tokenizer_exports_and_initialises_others(
+  folder, data_dir, tmp_path
+):
+  """Another run can start from it if it names a vocabulary."""
   values = small(data_dir, text_norm="post")
   to = tmp_path / "run"
   convert.convert("vit", str(folder / "vit.safetensors"), str(to), values)
@@ -173,10 +175,12 @@ def test_a_run_without_a_tokenizer(folder, data_dir, tmp_path):
 
 
 @pytest.mark.parametrize("named", ["absent", "vitt:file.pth"])
-def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
+def test_init_from_rejects_paths_that_are_neither_a_run_nor_weights(
+  named, data_dir, tmp_path
+):
   values = small(data_dir) | dict(init_from=named)
-  says = "is not a run" + ("; 'vitt' is not a kind.*'vit'" if ":" in named else "")
-  with pytest.raises(CheckpointError, match=says):
+  message = "is not a run" + ("; 'vitt' is not a kind.*'vit'" if ":" in named else "")
+  with pytest.raises(CheckpointError, match=message):
     setup.build(values, tmp_path)
 
 
@@ -191,13 +195,15 @@ def test_what_is_neither_a_run_nor_weights(named, data_dir, tmp_path):
     ("vit:{0}/distilbert.safetensors", "hardly a file of kind 'vit'"),
   ],
 )
-def test_pieces_that_do_not_fit(init_from, words, folder, data_dir, tmp_path):
+def test_weights_that_do_not_fit_are_rejected(
+  init_from, words, folder, data_dir, tmp_path
+):
   values = small(data_dir, text_norm="post")
   values["tokenizer"] = str(next(data_dir.rglob("tokenizer.model")))
   with pytest.raises(WeightsError, match=words):
     setup.build(values | dict(init_from=init_from.format(folder)), tmp_path)
 
 
-def test_the_recipes_of_the_package_are_those_of_configs():
-  """If not: PYTHONPATH=. python tests/support/recipes.py."""
+def test_the_packaged_recipes_equal_those_of_configs():
+  """To update them: PYTHONPATH=. python tests/support/recipes.py."""
   assert json.loads(recipes.FILE.read_text()) == recipes.resolved()

@@ -23,21 +23,21 @@ STATE = dict(
 )
 
 
-def same(found, wanted):
+def assert_same(found, wanted):
   assert found.keys() == wanted.keys()
   for key, x in wanted.items():
     assert found[key].dtype == x.dtype
     np.testing.assert_array_equal(found[key], x)
 
 
-def test_safetensors(tmp_path):
+def test_safetensors_are_read(tmp_path):
   safetensors.save_file(STATE, tmp_path / "a.safetensors")
-  same(files.read(tmp_path / "a.safetensors"), STATE)
+  assert_same(files.read(tmp_path / "a.safetensors"), STATE)
 
 
 @pytest.mark.parametrize("inside", ["", "state_dict", "model", "module"])
-def test_pytorch_files(inside, tmp_path):
-  """With what training programs keep beside their weights."""
+def test_pytorch_files_are_read(inside, tmp_path):
+  """Also with the other values that training programs store with their weights."""
   path = tmp_path / "a.pth"
   beside = dict(
     epoch=3,
@@ -47,32 +47,32 @@ def test_pytorch_files(inside, tmp_path):
     optimizer=dict(state={}, step=np.ones(1, "f")),
   )
   pth.write(path, beside | {inside: STATE} if inside else STATE)
-  same(files.read(path), STATE)
+  assert_same(files.read(path), STATE)
 
 
-def test_parameters_views_and_script_modules(tmp_path):
-  """Transposed, offset and wrapped tensors; TorchScript's nested modules."""
+def test_pickled_parameters_are_read(tmp_path):
+  """The arrays are read-only."""
   path = tmp_path / "a.pth"
   tensor = Global("torch._utils", "_rebuild_parameter", STATE["a"], True, None)
   pth.write(path, dict(w=tensor))
-  same(files.read(path), dict(w=STATE["a"]))
+  assert_same(files.read(path), dict(w=STATE["a"]))
   assert not files.read(path)["w"].flags.writeable
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.skipif(not hf_cases.LIVE, reason="PyTorch is not installed")
-def test_files_that_pytorch_wrote(tmp_path):
+def test_files_written_by_pytorch_are_read(tmp_path):
   import torch
 
   model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
   want = {k: v.numpy() for k, v in model.state_dict().items()}
   torch.save(dict(state_dict=model.state_dict()), tmp_path / "a.pth")
-  same(files.read(tmp_path / "a.pth"), want)
+  assert_same(files.read(tmp_path / "a.pth"), want)
   torch.jit.script(model).save(str(tmp_path / "b.pt"))
-  same(files.read(tmp_path / "b.pt"), want)
+  assert_same(files.read(tmp_path / "b.pt"), want)
   views = dict(t=torch.arange(12.0).reshape(3, 4).T, cut=torch.arange(9)[2:5])
   torch.save(views, tmp_path / "c.pt")
-  same(files.read(tmp_path / "c.pt"), {k: v.numpy() for k, v in views.items()})
+  assert_same(files.read(tmp_path / "c.pt"), {k: v.numpy() for k, v in views.items()})
   old = tmp_path / "old.pth"
   torch.save(views, old, _use_new_zipfile_serialization=False)
   with pytest.raises(WeightsError, match="bare pickle"):
@@ -103,11 +103,11 @@ def test_code_in_a_pickle_does_not_run(named, tmp_path):
   assert not mark.exists()
 
 
-def test_a_class_that_is_let_pass_runs_nothing(tmp_path):
-  """A real object of an allowed name is a record of ours."""
+def test_objects_of_allowed_classes_are_not_instantiated(tmp_path):
+  """They are represented by an inert record of ours."""
   path = tmp_path / "a.pth"
   pth.write(path, dict(x=Global("pathlib", "PosixPath", "/"), **STATE))
-  same(files.read(path), STATE)
+  assert_same(files.read(path), STATE)
 
 
 def _patch(path: pathlib.Path, program: bytes) -> None:
@@ -142,14 +142,14 @@ TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n(" + STORAGE
     (b"garbage", "damaged|not a valid weights"),
   ],
 )
-def test_pickles_that_no_program_wrote(program, words, tmp_path):
+def test_handcrafted_pickles_are_rejected(program, words, tmp_path):
   _patch(tmp_path / "a.pth", b"\x80\x02" + program if program else b"")
   with pytest.raises(WeightsError, match=words):
     files.read(tmp_path / "a.pth")
 
 
-def test_dicts_that_hold_themselves_or_each_other(tmp_path):
-  """No endless walk: {"a": itself}, one that doubles 40 times, one that is deep."""
+def test_cyclic_and_deeply_nested_dicts_are_rejected(tmp_path):
+  """The search for tensors ends: {"a": itself}, 40 doublings, 60 levels."""
   path = tmp_path / "a.pth"
   item = lambda key: b"X" + len(key).to_bytes(4, "little") + key
   own = b"}q\x00" + item(b"state_dict") + b"h\x00s."
@@ -181,7 +181,7 @@ def test_dicts_that_hold_themselves_or_each_other(tmp_path):
       files.read(path)
 
 
-def test_files_that_are_damaged_or_of_another_kind(tmp_path):
+def test_damaged_files_and_other_formats_are_rejected(tmp_path):
   path = tmp_path / "a.pth"
   pth.write(path, STATE)
   whole = path.read_bytes()
@@ -209,7 +209,7 @@ def test_files_that_are_damaged_or_of_another_kind(tmp_path):
     files.read(tmp_path / "b.safetensors")
 
 
-def test_any_flipped_byte_is_an_error_or_numbers(tmp_path):
+def test_a_changed_byte_gives_an_error_or_arrays(tmp_path):
   """500 files with one byte changed: never anything but arrays or one line."""
   path = tmp_path / "a.pth"
   pth.write(path, dict(state_dict=STATE, epoch=3))

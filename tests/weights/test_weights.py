@@ -1,4 +1,4 @@
-"""Public weights: every key accounted for, and the numbers of their own codes."""
+"""Public weights: every key is accounted for, and outputs equal the original code's."""
 
 import dataclasses
 import json
@@ -45,7 +45,7 @@ def converted(kind, state, objective, allow=()):
 
 @pytest.fixture(scope="module")
 def given():
-  """As our batches have them: RGB in [0, 1] and the last axis colours."""
+  """`hf_cases.inputs` as our batches have them: channels last."""
   data = hf_cases.inputs()
   return dict(
     video=data["video"].transpose(0, 1, 3, 4, 2),
@@ -60,7 +60,7 @@ def tokens_of(objective, params, given, frames=slice(None)):
   return np.concatenate([found.cls, found.patches], axis=1)
 
 
-def test_vit(given):
+def test_vit_tokens_equal_those_of_transformers(given):
   state, out = hf_cases.case("vit")
   objective = dual()
   params, report = converted("vit", state, objective)
@@ -71,7 +71,7 @@ def test_vit(given):
   assert {p.split("/")[0] for p in report.initialised} > {"text_tower", "video_proj"}
 
 
-def test_vit_as_older_files_spell_it(given):
+def test_vit_files_with_older_key_names_are_read(given):
   state, out = hf_cases.case("vit")
   old = {}
   for key, x in state.items():
@@ -93,7 +93,7 @@ def test_vit_as_older_files_spell_it(given):
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "bert"])
-def test_text_towers(kind, given):
+def test_text_tokens_equal_those_of_transformers(kind, given):
   state, out = hf_cases.case(kind)
   objective = dual()
   params, _ = converted(kind, state, objective)
@@ -103,8 +103,8 @@ def test_text_towers(kind, given):
   assert_close(np.asarray(ours)[valid], out["tokens"][valid])
 
 
-def test_two_files_make_one_model(given):
-  """The same numbers as each alone, and with layers stacked."""
+def test_the_towers_of_one_model_come_from_two_files(given):
+  """With stacked layers; outputs equal those of each file alone."""
   vit, words = hf_cases.case("vit"), hf_cases.case("distilbert")
   objective = dual(compute=COMPUTE | dict(scan=True))
   params, _ = converted("vit", vit[0], objective)
@@ -118,7 +118,7 @@ def test_two_files_make_one_model(given):
 
 
 @pytest.mark.parametrize("kind", ["clip", "openai"])
-def test_clip(kind, given):
+def test_clip_embeddings_equal_those_of_the_original_code(kind, given):
   """Embeddings of images and captions, and CLIP4Clip's mean of frames."""
   state, out = hf_cases.case(kind)
   image = family("clip")
@@ -135,8 +135,8 @@ def test_clip(kind, given):
   assert_close(jax.jit(clips.embed_video)(params, given), mean)
 
 
-def test_open_clip_has_another_gelu(given):
-  """And in newer models its text tower has a name."""
+def test_open_clip_embeddings_equal_those_of_the_original_code(given):
+  """Its GELU is exact, and newer models prefix the text tower's keys."""
   state, out = hf_cases.case("open_clip")
   exact = family("open_clip")
   words = ("transformer", "token_", "ln_final", "positional", "text_projection")
@@ -148,7 +148,7 @@ def test_open_clip_has_another_gelu(given):
   assert_close(exact.embed_text(params, given), l2_normalize(out["text"]))
 
 
-def test_siglip(given):
+def test_siglip_embeddings_equal_those_of_transformers(given):
   state, out = hf_cases.case("siglip")
   image = family("siglip", projection=HF.WIDTH)
   params, report = converted("siglip", state, image)
@@ -170,7 +170,7 @@ def small_simvtp():
   return objectives.build(values, clip_of(HF.FRAMES, 2), TEXT, NOTHING)
 
 
-def test_videomae(given):
+def test_videomae_tokens_and_pixels_equal_those_of_transformers(given):
   state, out = hf_cases.case("videomae")
   objective = small_simvtp()
   params, report = converted("videomae", state, objective)
@@ -192,7 +192,7 @@ def test_videomae(given):
   }
 
 
-def test_bert_gives_simvtp_its_words():
+def test_bert_initialises_the_word_embeddings_of_simvtp():
   state, _ = hf_cases.case("bert")
   params, report = converted("bert_words", state, small_simvtp())
   np.testing.assert_array_equal(
@@ -204,7 +204,7 @@ def test_bert_gives_simvtp_its_words():
   assert unused == {"encoder", "pooler"}
 
 
-def test_simvtp_after_fine_tuning():
+def test_fine_tuned_simvtp_weights_give_the_embeddings_of_its_code():
   """Two copies of the encoder, each pooled by a mean and then normalised."""
   arrays, meta = golden("simvtp_pretrain")
   state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
@@ -303,7 +303,7 @@ LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
 
 
 def mcq_keys():
-  """MCQ's file by its code: MILES' without time, and BridgeFormer in the tower."""
+  """MCQ's keys by its code: MILES' without time attention, and BridgeFormer's."""
   keys, width = {}, [768]
   for key, shape in LISTS["miles"]["keys"].items():
     if not any(part in key for part in ("temporal", "timeattn", "norm3")):
@@ -320,8 +320,8 @@ LISTS["mcq"] = dict(keys=mcq_keys())
 
 @pytest.mark.parametrize("name", LISTS)
 @pytest.mark.parametrize("prefix", ["", "module._orig_mod."])
-def test_full_size_key_lists(name, prefix):
-  """Every key of the real files has its place, or is left out by name."""
+def test_every_key_of_the_real_files_is_used_or_ignored_by_name(name, prefix):
+  """By lists of the keys and shapes of the full-size files."""
   kind = KINDS[name]
   source = registry.find(kind)
   one = np.float32(0.5)
@@ -344,8 +344,8 @@ def test_full_size_key_lists(name, prefix):
   assert objective.model.clip.image_size == 224
 
 
-def test_what_is_resized(given):
-  """Positions in space and time, tubelets of more frames, words, captions' length."""
+def test_positions_tubelets_and_vocabulary_are_resized(given):
+  """Also longer tubelets and shorter captions."""
   state, _ = hf_cases.case("clip")
   objective = family("clip", 2, attention="joint")
   small = objective.model.clip
@@ -366,7 +366,7 @@ def test_what_is_resized(given):
   kernel = state["vision_model.embeddings.patch_embedding.weight"]
   flat = kernel.transpose(2, 3, 1, 0).reshape(-1, HF.WIDTH)
   ours = found["video_tower/proj/kernel"]
-  # Of a still clip the tubelet says what the patch said.
+  # On a still clip, the tubelet's projection equals the patch's.
   np.testing.assert_allclose(ours[: len(flat)] + ours[len(flat) :], flat, rtol=1e-6)
   words = state["text_model.embeddings.token_embedding.weight"]
   np.testing.assert_array_equal(found["text_tower/embed/words"][:-1], words)
@@ -392,7 +392,7 @@ def shapes_of(model, clip, text):
   return {path: x.shape for path, x in flat.items()}
 
 
-def test_what_cannot_fit_is_told():
+def test_weights_that_cannot_fit_are_reported():
   state, _ = hf_cases.case("vit")
   wide = dual(video=SIZE | dict(width=32))
   with pytest.raises(WeightsError, match=r"cls_token is \(32,\) in the model"):
@@ -421,8 +421,8 @@ def test_a_misnamed_key_is_named_with_its_nearest():
   assert "text_tower/block_1/mlp/up/kernel" in report.initialised
 
 
-def test_what_is_spare_may_be_absent():
-  """Biases of keys change nothing, and a BERT may have no token types."""
+def test_optional_keys_may_be_missing():
+  """Key biases, which have no effect, and BERT's token types."""
   state = dict(hf_cases.case("bert")[0])
   types = "embeddings.token_type_embeddings.weight"
   for key in [types, *(k for k in state if k.endswith("key.bias"))]:
@@ -438,7 +438,7 @@ def test_what_is_spare_may_be_absent():
     converted("bert", state, dual(), (r"embeddings\.position",))
 
 
-def test_numbers_and_files_that_are_none():
+def test_non_finite_values_and_wrong_shapes_are_rejected():
   state = dict(hf_cases.case("vit")[0])
   huge = state | {"layernorm.bias": np.full(HF.WIDTH, 1e300)}
   with pytest.raises(WeightsError, match=r"layernorm\.bias.*not finite"):
@@ -456,7 +456,7 @@ def test_numbers_and_files_that_are_none():
       converted("vit", odd, dual())
 
 
-def test_a_pattern_that_is_none():
+def test_invalid_allow_patterns_are_rejected():
   with pytest.raises(WeightsError, match=r"allow: '\(' is not a valid regular exp"):
     converted("vit", hf_cases.case("vit")[0], dual(), ("(",))
   for pattern in ("", ".*", "(text)?"):
@@ -464,14 +464,14 @@ def test_a_pattern_that_is_none():
       converted("vit", hf_cases.case("vit")[0], dual(), (pattern,))
 
 
-def test_two_spellings_of_one_key():
+def test_two_spellings_of_one_key_are_rejected():
   state, _ = hf_cases.case("distilbert")
   old = {"embeddings.LayerNorm.gamma": state["embeddings.LayerNorm.weight"]}
   with pytest.raises(WeightsError, match="two spellings"):
     converted("distilbert", state | old, dual())
 
 
-def test_families_refuse_what_they_cannot_do():
+def test_architectures_reject_unsupported_options():
   refused = lambda name, **changes: pytest.raises(
     config_lib.ConfigError, match=changes.pop("match")
   )
@@ -487,8 +487,8 @@ def test_families_refuse_what_they_cannot_do():
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "simvtp"])
 @pytest.mark.parametrize("attention", ["joint", "frame"])
-def test_hidden_tubelets_of_every_family(name, attention, given):
-  """Dropped or sent apart, the visible ones alone decide; nothing else is read."""
+def test_masked_tubelets_do_not_affect_any_architecture(name, attention, given):
+  """Selecting visible tubelets in the model or on the host gives the same output."""
   mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False)
   values = mac.webvid2m_cc3m()["objective"] | dict(
     arch=name,
@@ -529,8 +529,8 @@ def test_hidden_tubelets_of_every_family(name, attention, given):
   assert abs(drop - whole).max() > 1e-3
 
 
-def as_mixed(name):
-  """(objective, kind, layout) of a case, its layers stacked or not by turns."""
+def export_case(name):
+  """(objective, kind, layout) of a case; some have stacked layers."""
   stacked = dict(compute=COMPUTE | dict(scan=True))
   return dict(
     vit=lambda: (dual(**stacked), "vit", "hf_vit"),
@@ -545,10 +545,10 @@ def as_mixed(name):
 
 
 @pytest.mark.parametrize("name", list(hf_cases.CASES))
-def test_out_again(name):
-  """The file that came in; but for key biases, which are 0, and what was left out."""
+def test_exported_weights_equal_the_imported_ones(name):
+  """But key biases are 0, and ignored keys are missing."""
   state, _ = hf_cases.case(name)
-  objective, kind, layout = as_mixed(name)
+  objective, kind, layout = export_case(name)
   params, report = converted(kind, state, objective)
   flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
   bias = float(state.get("logit_bias", [0.0])[0])
@@ -572,7 +572,7 @@ def test_out_again(name):
     hf_cases.check_loads(name, made, unused)
 
 
-def test_what_cannot_be_written_is_told():
+def test_weights_that_cannot_be_exported_are_reported():
   state, _ = hf_cases.case("clip")
   flat = lambda params: {
     k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()
@@ -594,7 +594,7 @@ def test_what_cannot_be_written_is_told():
 
 
 @pytest.mark.parametrize(
-  ("layout", "changes", "says"),
+  ("layout", "changes", "message"),
   [
     ("frozen", dict(attention="joint"), "attention = 'divided'"),
     ("frozen", dict(attention="divided", pool="mean"), "pool = 'cls'"),
@@ -602,15 +602,15 @@ def test_what_cannot_be_written_is_told():
     ("bert", dict(text_norm="pre"), "text_norm = 'post'"),
   ],
 )
-def test_what_would_be_another_model_there_is_refused(layout, changes, says):
+def test_exporting_to_a_layout_with_other_options_is_rejected(layout, changes, message):
   objective = dual(**changes)
   params = draw(shapes(objective, objective.model.clip))
   flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
-  with pytest.raises(WeightsError, match=says):
+  with pytest.raises(WeightsError, match=message):
     save.save(layout, objective.model, flat)
 
 
-def test_a_fixed_temperature_is_written():
+def test_a_fixed_temperature_is_exported():
   fixed = dual(arch="clip", text_norm="pre", temperature=0.01)
   params = draw(shapes(fixed, fixed.model.clip))
   params["video_tower"]["time_positions"] *= 0
@@ -619,7 +619,7 @@ def test_a_fixed_temperature_is_written():
   assert np.exp(made["logit_scale"]) == pytest.approx(100)
 
 
-def test_a_mask_token_that_clip_does_not_have_stays_here():
+def test_an_added_mask_token_is_not_exported():
   state, _ = hf_cases.case("clip")
   objective = family("clip")
   text = TextSpec(HF.LENGTH, HF.WORDS + 1, HF.WORDS)
