@@ -1,4 +1,4 @@
-"""Search: a folder to an index and to hits, as a user does it and breaks it."""
+"""Search: from a folder to an index and to hits, with damage and interruptions."""
 
 import json
 import os
@@ -55,8 +55,8 @@ def folder(run, tmp_path):
 
 
 @pytest.fixture
-def counted(run, monkeypatch):
-  """How many clips were embedded."""
+def embedded_clips(run, monkeypatch):
+  """A function: how many clips were embedded since its last call."""
   model, seen = run[0], []
   embed = model.embed_clips
 
@@ -90,7 +90,7 @@ def assert_same(left, right):
 # --- Indexing ---------------------------------------------------------------------
 
 
-def test_vectors_are_those_of_embed_video(run, folder, tmp_path):
+def test_indexed_vectors_equal_embed_video(run, folder, tmp_path):
   model = run[0]
   report = build(folder, tmp_path / "index", model)
   assert report.embedded == report.clips == 7
@@ -105,14 +105,14 @@ def test_vectors_are_those_of_embed_video(run, folder, tmp_path):
   assert [json.loads(line)["path"] for line in listed] == ["broken.mp4"]
 
 
-def test_only_what_is_new_or_changed_is_embedded(run, folder, tmp_path, counted):
+def test_only_new_and_changed_files_are_embedded(run, folder, tmp_path, embedded_clips):
   model, _, videos = run
   place = tmp_path / "index"
   build(folder, place, model)
-  assert counted() == 7
+  assert embedded_clips() == 7
 
   report = build(folder, place, model)
-  assert (report.kept, report.embedded, counted()) == (8, 0, 0)
+  assert (report.kept, report.embedded, embedded_clips()) == (8, 0, 0)
   (folder / "new").mkdir()
   (folder / "new" / "a.mp4").write_bytes(videos[6])  # added
   (folder / NAMES[0]).unlink()  # gone
@@ -123,16 +123,16 @@ def test_only_what_is_new_or_changed_is_embedded(run, folder, tmp_path, counted)
   report = build(folder, place, model)
   assert (report.kept, report.embedded, report.moved) == (4, 2, 3)
   assert report.dropped == 1
-  assert counted() == 2
-  build(folder, tmp_path / "calm", model)
-  assert_same(content(place), content(tmp_path / "calm"))
+  assert embedded_clips() == 2
+  build(folder, tmp_path / "reference", model)
+  assert_same(content(place), content(tmp_path / "reference"))
   index = store.open(place)
   assert index.live.sum() == report.clips == 8
   owners = [index.owner(int(row)).path for row in np.flatnonzero(index.live)]
   assert sorted(owners) == sorted(content(place))
 
 
-def test_a_copy_made_while_the_first_is_touched_keeps_both(run, folder, tmp_path):
+def test_a_copied_and_a_touched_file_are_both_kept(run, folder, tmp_path):
   model, place = run[0], tmp_path / "index"
   build(folder, place, model)
   shutil.copyfile(folder / "plain.mp4", folder / "a copy.mp4")
@@ -143,7 +143,7 @@ def test_a_copy_made_while_the_first_is_touched_keeps_both(run, folder, tmp_path
   assert len(rows) == 2
 
 
-def test_what_was_unreadable_is_not_read_again_until_it_changes(
+def test_unreadable_files_are_not_read_again_until_they_change(
   run, folder, tmp_path, monkeypatch
 ):
   model, place = run[0], tmp_path / "index"
@@ -157,7 +157,9 @@ def test_what_was_unreadable_is_not_read_again_until_it_changes(
   assert "broken.mp4" in content(place)
 
 
-def test_what_may_pass_is_tried_again(run, folder, tmp_path, monkeypatch):
+def test_files_with_transient_errors_are_tried_again(
+  run, folder, tmp_path, monkeypatch
+):
   model, place = run[0], tmp_path / "index"
 
   def refused(path):
@@ -171,8 +173,8 @@ def test_what_may_pass_is_tried_again(run, folder, tmp_path, monkeypatch):
   assert build(folder, place, model).embedded == 7
 
 
-def test_damaged_files_end_nothing(run, tmp_path):
-  """Each is indexed as far as it is good, or listed."""
+def test_damaged_files_are_indexed_in_part_or_listed(run, tmp_path):
+  """Each is indexed up to the damage, or listed as unreadable."""
   root = tmp_path / "damaged"
   root.mkdir()
   kinds = damage.damaged()
@@ -184,7 +186,7 @@ def test_damaged_files_end_nothing(run, tmp_path):
   assert all(reason and "\n" not in reason for _, reason in report.unreadable)
 
 
-def test_links_that_lead_out_are_listed(run, folder, tmp_path):
+def test_links_out_of_the_folder_are_listed_as_unreadable(run, folder, tmp_path):
   (tmp_path / "secret.mp4").write_bytes(run[2][9])
   (folder / "out.mp4").symlink_to(tmp_path / "secret.mp4")
   (folder / "up").symlink_to(tmp_path)  # and would go round in circles
@@ -199,7 +201,7 @@ def test_links_that_lead_out_are_listed(run, folder, tmp_path):
   assert content(tmp_path / "index").keys() == {*NAMES, "picture.png", "in.mp4"}
 
 
-def test_folders_without_videos(run, folder, tmp_path):
+def test_folders_without_videos_are_rejected(run, folder, tmp_path):
   (tmp_path / "empty").mkdir()
   (tmp_path / "empty" / "a.txt").write_text("")
   with pytest.raises(DataError, match=r"no video or image among its files \(1 other"):
@@ -216,12 +218,14 @@ def test_folders_without_videos(run, folder, tmp_path):
   assert len(content(tmp_path / "index")) == 7
 
 
-def test_killed_and_finished_is_as_calm(run, folder, tmp_path, counted):
-  """SIGKILL in the midst of the third batch, in the midst of writing."""
+def test_a_killed_indexing_resumes_to_the_same_index(
+  run, folder, tmp_path, embedded_clips
+):
+  """SIGKILL during the third batch, while files are written."""
   model, place, _ = run
-  calm, index = tmp_path / "calm", tmp_path / "index"
-  build(folder, calm, model)
-  counted()
+  reference, index = tmp_path / "reference", tmp_path / "index"
+  build(folder, reference, model)
+  embedded_clips()
   code = f"""
 import os, signal, sys
 import vtr_jax
@@ -250,11 +254,11 @@ build.build({str(folder)!r}, {str(index)!r}, model, threads=1)
   assert 0 < len(before) < 7
   report = build(folder, index, model)
   assert report.clips == 7
-  assert counted() == 7 - len(before)
-  assert_same(content(index), content(calm))
+  assert embedded_clips() == 7 - len(before)
+  assert_same(content(index), content(reference))
 
 
-def test_two_at_once(run, folder, tmp_path):
+def test_a_second_indexing_process_is_rejected(run, folder, tmp_path):
   model = run[0]
   build(folder, tmp_path / "index", model)
   header = store.open(tmp_path / "index").header
@@ -280,12 +284,12 @@ def test_two_at_once(run, folder, tmp_path):
     (30, 5, [(0, 10), (5, 15), (10, 20), (15, 25), (20, 30)]),
   ],
 )
-def test_cuts(end, overlap, parts):
+def test_videos_are_divided_into_windows(end, overlap, parts):
   assert windows.cut(0, end, windows.Options(10, overlap)) == parts
 
 
-def test_windows_in_which_no_frame_begins_are_left_out():
-  """A clock that jumps by years makes no billions of clips."""
+def test_windows_without_a_frame_are_skipped():
+  """A timestamp that jumps by years does not make billions of clips."""
   options = windows.Options(10.0, 0.0)
   times = np.array([0.0, 1.0, 1e8])
   found = windows.shown(0.0, 1e8 + 1, options, times)
@@ -297,7 +301,7 @@ def test_windows_in_which_no_frame_begins_are_left_out():
 @pytest.mark.parametrize(
   ("window", "overlap", "key"), [(0, 0, "window"), (10, 10, "overlap"), (5, -1, "over")]
 )
-def test_windows_that_cannot_be(window, overlap, key):
+def test_invalid_windows_are_rejected(window, overlap, key):
   with pytest.raises(ConfigError, match=key):
     windows.Options(window, overlap)
 
@@ -309,8 +313,8 @@ def seconds_seen(frames):
   return [int(np.abs(np.array(levels) - x).argmin()) / 8 for x in level]
 
 
-def test_long_videos_in_windows(run, tmp_path):
-  """Each clip shows its own part, in whatever order they are asked for."""
+def test_each_window_has_the_frames_of_its_segment(run, tmp_path):
+  """Also if a single window is read."""
   model, path = run[0], tmp_path / "long.mp4"
   path.write_bytes(clips.mp4(frames=24, fps=8))  # 3 s
   found = list(windows.clips(path, windows.Options(1.0, 0.5), model))
@@ -326,7 +330,7 @@ def test_long_videos_in_windows(run, tmp_path):
     windows.clip(path, 7.0, 8.0, model)
 
 
-def test_what_is_before_the_damage_is_indexed(run, tmp_path):
+def test_windows_before_damaged_data_are_indexed(run, tmp_path):
   root, data = tmp_path / "clips", bytearray(clips.mp4(frames=240, fps=8))
   root.mkdir()
   data[len(data) * 6 // 10 : len(data) * 6 // 10 + 200] = b"\xff" * 200
@@ -338,8 +342,8 @@ def test_what_is_before_the_damage_is_indexed(run, tmp_path):
   assert "damaged after" in reason
 
 
-def test_shots_begin_where_the_picture_changes(run, tmp_path):
-  """Not where it moves, however fast it does, nor where it flashes."""
+def test_shots_begin_at_cuts(run, tmp_path):
+  """Not at fast motion, nor at a flash."""
   landscape = damage.noise(64, 400, seed=1) // 3 + 60
   other = damage.noise(64, 80, seed=2) // 3 + 160
   frames = [landscape[:, 4 * i : 4 * i + 80] for i in range(50)]
@@ -364,7 +368,7 @@ def searcher(run, folder, tmp_path):
   return Searcher.open(tmp_path / "index")
 
 
-def test_text_finds_what_fits_best(run, folder, searcher):
+def test_a_text_query_returns_the_highest_cosines(run, folder, searcher):
   model = run[0]
   hits = searcher.query(text="a red ball moves up", top=3)
   paths = [str(folder / name) for name in (*NAMES, "picture.png")]
@@ -376,7 +380,7 @@ def test_text_finds_what_fits_best(run, folder, searcher):
   assert len(searcher.query(text="a ball", top=99)) == 7
 
 
-def test_images_clips_and_neighbours_find_themselves(folder, searcher):
+def test_an_image_or_clip_of_the_index_finds_itself(folder, searcher):
   for name in NAMES[:3]:
     (hit,) = searcher.query(clip=(folder / name, 0.0, 2.0), top=1)
     assert (hit.name, hit.start, hit.end) == (name, 0.0, 2.0)
@@ -388,13 +392,13 @@ def test_images_clips_and_neighbours_find_themselves(folder, searcher):
     assert searcher.query(image=image)[0].name == "picture.png"
 
 
-def test_words_without_end_are_cut(run, searcher):
+def test_a_long_query_is_truncated(run, searcher):
   length = run[0].config.text.max_length
   start = "red ball " * length
   assert searcher.query(text=start) == searcher.query(text=start + "up " * 10_000)
 
 
-def test_folders_and_several_indexes(run, folder, tmp_path, searcher):
+def test_queries_of_a_folder_and_of_several_indexes(run, folder, tmp_path, searcher):
   hits = searcher.query(text="a ball", folder="sub folder/")
   assert sorted(hit.name for hit in hits) == sorted(NAMES[1:3])
   assert searcher.query(text="a ball", folder="absent") == []
@@ -414,7 +418,7 @@ def test_folders_and_several_indexes(run, folder, tmp_path, searcher):
   assert (hit.index, hit.name) == (1, "8.mp4")
 
 
-def test_ranked_again_by_the_matching_head(run, folder, searcher):
+def test_rerank_sorts_by_the_matching_head(run, folder, searcher):
   model, text = run[0], "a red ball moves up"
   (folder / NAMES[0]).unlink()  # left out
   hits = searcher.query(text=text, top=4, rerank=7)
@@ -425,7 +429,7 @@ def test_ranked_again_by_the_matching_head(run, folder, searcher):
   np.testing.assert_allclose([h.score for h in hits], scores[order], atol=1e-4)
 
 
-def test_an_index_of_nothing(run, tmp_path):
+def test_an_empty_index_returns_no_hits(run, tmp_path):
   root = tmp_path / "clips"
   root.mkdir()
   (root / "a.mp4").write_bytes(run[2][0])
@@ -435,7 +439,7 @@ def test_an_index_of_nothing(run, tmp_path):
   assert Searcher(run[0], [tmp_path / "index"]).query(text="a ball") == []
 
 
-def test_queries_that_cannot_be(run, folder, searcher):
+def test_invalid_queries_are_rejected(run, folder, searcher):
   for asked, words in (
     (dict(), "query: empty"),
     (dict(text="  \n"), "query: empty"),
@@ -457,7 +461,7 @@ def test_queries_that_cannot_be(run, folder, searcher):
       searcher.query(**asked)
 
 
-def test_another_model_is_refused(run, tmp_path):
+def test_an_index_of_another_model_is_rejected(run, tmp_path):
   header = store.Header("other@7-ab", "", run[0].dim, "/", 10.0, 0.0, False)
   writer.Writer(tmp_path / "index", header).__exit__()
   with pytest.raises(DataError, match="made with the model other@7-ab, not with"):
@@ -476,7 +480,7 @@ def command(*arguments):
   )
 
 
-def test_commands(run, folder, tmp_path):
+def test_index_and_query_commands(run, folder, tmp_path):
   index = tmp_path / "index"
   made = command("index", folder, f"--checkpoint={run[1]}", f"--out={index}")
   assert made.returncode == 0, made.stderr
@@ -500,7 +504,9 @@ def test_commands(run, folder, tmp_path):
     (["query", "INDEX", "--clip=film.mp4"], "--clip: 'film.mp4'; give FILE@SECOND"),
   ],
 )
-def test_commands_that_fail_say_one_line(run, folder, tmp_path, arguments, words):
+def test_invalid_commands_are_rejected_with_one_line(
+  run, folder, tmp_path, arguments, words
+):
   build(folder, tmp_path / "index", run[0], checkpoint=run[1])
   failed = command(*(tmp_path / "index" if a == "INDEX" else a for a in arguments))
   assert failed.returncode == 2

@@ -1,4 +1,4 @@
-"""The page's server over HTTP: what it serves, to whom, and what it refuses."""
+"""The page's server over HTTP: what it serves, to whom, and what it rejects."""
 
 import base64
 import concurrent.futures
@@ -72,7 +72,7 @@ def search(server, body, **headers):
 
 
 def raw(server, data, seconds=20):
-  """What comes back for bytes as they are."""
+  """The response to a request of raw bytes."""
   with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as line:
     line.sendall(data)
     line.shutdown(socket.SHUT_WR)
@@ -93,7 +93,7 @@ def test_the_page_needs_no_other_host(server):
     assert (again[0], again[2]) == (304, b"")
 
 
-def test_search_by_text_clip_and_image(server, folder):
+def test_clips_are_searched_by_text_clip_and_image(server, folder):
   status, found = search(server, dict(text="red ball", top=3))
   assert status == 200
   assert [hit["row"] for hit in found["hits"]] == [0, 1, 2]
@@ -111,12 +111,12 @@ def test_search_by_text_clip_and_image(server, folder):
   assert server.library._searcher.asked[-1]["rerank"] == 9
 
 
-def test_info(server):
+def test_info_describes_the_index(server):
   status, _, data = fetch(server, "/api/info")
-  told = json.loads(data)
-  assert (status, told["clips"], told["videos"], told["rerank"]) == (200, 7, 4, True)
-  assert told["folders"] == ["a/", "b/"]
-  assert told["sample"]
+  info = json.loads(data)
+  assert (status, info["clips"], info["videos"], info["rerank"]) == (200, 7, 4, True)
+  assert info["folders"] == ["a/", "b/"]
+  assert info["sample"]
 
 
 @pytest.mark.parametrize(
@@ -145,14 +145,14 @@ def test_info(server):
     (b" " * (handler._MAX_BODY + 1), 413, "too large: 16 MiB at most"),
   ],
 )
-def test_a_bad_search_gets_one_line(server, body, status, words):
+def test_an_invalid_search_is_rejected_with_one_line(server, body, status, words):
   got, line = search(server, body)
   assert got == status
   assert line.startswith(words)
   assert line.count("\n") == 1
 
 
-def test_our_own_faults_are_logged_not_shown(server, monkeypatch):
+def test_internal_errors_are_logged_not_shown(server, monkeypatch):
   lines = []
   monkeypatch.setattr(handler.logging, "error", lambda t, *a: lines.append(t % a))
   status, line = search(server, dict(text="break"))
@@ -163,7 +163,7 @@ def test_our_own_faults_are_logged_not_shown(server, monkeypatch):
   assert search(server, dict(text="red"))[0] == 200
 
 
-def test_methods_and_types(server):
+def test_invalid_methods_types_and_requests_are_rejected(server):
   status, headers, _ = fetch(server, "/api/search")
   assert (status, headers["Allow"]) == (405, "POST")
   status, headers, _ = fetch(server, "/", "DELETE")
@@ -192,7 +192,7 @@ def test_methods_and_types(server):
   assert fetch(server, "/api/info", "HEAD")[2] == b""
 
 
-def test_media_whole_and_in_parts(server, folder):
+def test_media_are_served_in_full_and_by_range(server, folder):
   data = (folder / NAMES[0]).read_bytes()
   size = len(data)
   status, headers, got = fetch(server, "/media/0/0")
@@ -231,12 +231,12 @@ def test_media_whole_and_in_parts(server, folder):
   assert (status, headers["Content-Length"], got) == (200, str(size), b"")
 
 
-def test_an_empty_file_has_no_range():
+def test_a_range_of_an_empty_file_is_not_satisfiable():
   assert delivery.file_response({"Range": "bytes=0-"}, 0, '"t"', 0).status == 416
   assert delivery.file_response({}, 0, '"t"', 0).status == 200
 
 
-def test_a_connection_is_used_again(server):
+def test_connections_are_kept_alive(server):
   line = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
   for path in ("/api/info", "/media/0/0", "/poster/0/0"):
     line.request("GET", path)
@@ -247,7 +247,7 @@ def test_a_connection_is_used_again(server):
   line.close()
 
 
-def test_posters_show_the_middle(server):
+def test_posters_show_the_middle_of_the_clip(server):
   seen = []
   for row in range(7):
     status, headers, data = fetch(server, f"/poster/0/{row}")
@@ -261,7 +261,7 @@ def test_posters_show_the_middle(server):
   assert seen[6].shape[:2] == (48, 64)
 
 
-def test_previews_are_the_moment(server):
+def test_previews_have_the_frames_of_the_clip(server):
   status, headers, data = fetch(server, "/preview/0/5", Range="bytes=0-")
   assert (status, headers["Content-Type"]) == (206, "video/mp4")
   with av.open(io.BytesIO(data)) as container:
@@ -270,7 +270,7 @@ def test_previews_are_the_moment(server):
   assert frames == 2 * 5  # of an AVI, from second 4 to 6
 
 
-def test_pictures_have_a_deadline(tmp_path, monkeypatch):
+def test_posters_and_previews_have_a_deadline(tmp_path, monkeypatch):
   (tmp_path / "a.mp4").write_bytes(clips.mp4(48))
   monkeypatch.setattr(media, "_SECONDS", 0.0)
   monkeypatch.setattr(packets, "_CALLS", 1)
@@ -283,7 +283,7 @@ def test_pictures_have_a_deadline(tmp_path, monkeypatch):
         make()
 
 
-def test_nothing_but_indexed_files(server, folder):
+def test_only_indexed_files_are_served(server, folder):
   for path in (
     "/media/0/../../secret.mp4",
     "/media/0/%2e%2e%2fsecret.mp4",
@@ -338,7 +338,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     assert (status, data[:7]) == (404, b"in.mp4:")
 
 
-def test_another_clip_is_noticed(server):
+def test_a_clip_id_of_another_clip_is_rejected(server):
   _, found = search(server, dict(text="red"))
   hit = found["hits"][0]
   for what in ("media", "poster", "preview"):
@@ -347,7 +347,7 @@ def test_another_clip_is_noticed(server):
     assert fetch(server, path + "0" * 12)[0] == 410
 
 
-def test_an_index_may_change_meanwhile(tmp_path):
+def test_a_changed_index_is_reloaded(tmp_path):
   folder = tmp_path / "videos"
   names = ["a.mp4", "b.mp4", "new/c.mp4"]
   (folder / "new").mkdir(parents=True)
@@ -364,14 +364,14 @@ def test_an_index_may_change_meanwhile(tmp_path):
     status, _, line = fetch(server, "/media/0/0")
     assert (status, line) == (404, b"no such clip any more; search again\n")
     assert search(server, dict(like=[0, 0], clip=""))[0] == 404
-    # An index that breaks is searched as it was.
+    # If an index becomes damaged, its last good state is searched.
     (tmp_path / "videos-index" / "manifest.json").write_text("{")
     assert search(server, dict(text="c"))[0] == 200
     (tmp_path / "videos-index" / "manifest.json").unlink()
     assert search(server, dict(text="c"))[0] == 200
 
 
-def test_other_pages_cannot_use_a_local_server(server):
+def test_requests_of_other_sites_to_a_local_server_are_rejected(server):
   good = ("localhost", "localhost:8000", "127.0.0.1:80", "[::1]:1", "LOCALHOST")
   for host in good:
     assert fetch(server, "/api/info", Host=host)[0] == 200, host
@@ -386,7 +386,7 @@ def test_other_pages_cannot_use_a_local_server(server):
   assert fetch(server, "/api/info", Sec_Fetch_Site="same-origin")[0] == 200
 
 
-def test_elsewhere_a_token_is_needed(folder):
+def test_a_server_on_a_public_address_requires_a_token(folder):
   with page.served(page.searcher(folder, NAMES), "0.0.0.0") as server:
     token = server.access.token
     assert len(token) >= 32
@@ -410,7 +410,7 @@ def test_elsewhere_a_token_is_needed(folder):
     assert fetch(server, "/", Cookie=f"vtr_search_{server.port}=x")[0] == 401
 
 
-def test_which_hosts_are_local():
+def test_local_hosts_need_no_token():
   for host in ("localhost", "127.0.0.1", "127.1.2.3", "::1"):
     assert access.is_local(host)
     assert not access.Access(host).token
@@ -423,7 +423,7 @@ def test_which_hosts_are_local():
       access.Access("localhost", token)
 
 
-def test_an_address_that_cannot_be_bound(server):
+def test_an_address_that_cannot_be_bound_is_reported(server):
   with pytest.raises(ConfigError, match=f"--port={server.port}: Address already in"):
     serve.Server(server.library._searcher, "127.0.0.1", server.port)
   with pytest.raises(ConfigError, match=r"--port=70000: .*give another one"):
@@ -432,7 +432,7 @@ def test_an_address_that_cannot_be_bound(server):
     serve.Server(server.library._searcher, "no.such.invalid", 0)
 
 
-def test_many_at_once(server, folder):
+def test_concurrent_requests_are_answered(server, folder):
   data = (folder / NAMES[1]).read_bytes()
 
   def work(i):
@@ -449,7 +449,7 @@ def test_many_at_once(server, folder):
     assert all(pool.map(work, range(160)))
 
 
-def test_slow_clients_are_let_go(folder, monkeypatch):
+def test_slow_clients_are_disconnected(folder, monkeypatch):
   monkeypatch.setattr(handler, "_REQUEST_TIMEOUT", 0.6)
   with page.served(page.searcher(folder, NAMES)) as server:
     line = socket.create_connection(("127.0.0.1", server.port), timeout=20)
@@ -490,7 +490,7 @@ def test_too_many_clients_are_turned_away(folder, monkeypatch):
     pytest.fail("clients that left still take room")
 
 
-def test_a_client_that_hangs_up_is_no_fault(server, monkeypatch, capfd):
+def test_a_client_that_disconnects_is_not_an_error(server, monkeypatch, capfd):
   for _ in range(5):
     with socket.create_connection(("127.0.0.1", server.port)) as line:
       line.sendall(b"GET /media/0/0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -501,8 +501,8 @@ def test_a_client_that_hangs_up_is_no_fault(server, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("signal_", [signal.SIGTERM, signal.SIGINT])
-def test_the_command(command_index, signal_):
-  """Of a real index and model, until it is told to end."""
+def test_the_serve_command_answers_until_it_is_interrupted(command_index, signal_):
+  """With a real index and model."""
   index, records = command_index
   command = [sys.executable, "-m", "vtr_jax.search", "serve", str(index), "--port=0"]
   # A job in the background ignores Ctrl-C, and so would what it starts.
@@ -514,11 +514,11 @@ def test_the_command(command_index, signal_):
   try:
     assert run.stdout
     line = run.stdout.readline()
-    told = re.fullmatch(
+    found_url = re.fullmatch(
       r"6 clips of 6 files: http://127\.0\.0\.1:(\d+)/  \(Ctrl-C ends\)\n", line
     )
-    assert told, line + run.communicate()[1]
-    server = types.SimpleNamespace(port=int(told[1]))
+    assert found_url, line + run.communicate()[1]
+    server = types.SimpleNamespace(port=int(found_url[1]))
     status, found = search(server, dict(text=records[0]["captions"][0], top=3))
     assert (status, len(found["hits"])) == (200, 3)
     hit = found["hits"][0]

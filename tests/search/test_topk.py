@@ -1,4 +1,4 @@
-"""The nearest clips, against a sort of all scores."""
+"""The nearest clips, compared with a sort of all scores."""
 
 import numpy as np
 import pytest
@@ -16,14 +16,14 @@ def sorted_all(rows, queries, k, allowed):
 
 @pytest.mark.parametrize("count", [1, 7, 2048, 2049, CHUNK, CHUNK + 1, 2 * CHUNK + 99])
 @pytest.mark.parametrize("k", [1, 10, 700])
-def test_is_a_stable_sort(count, k):
-  """Many ties, rows left out, more asked for than there are, edges of chunks."""
+def test_the_top_k_equal_a_stable_sort(count, k):
+  """With many ties, excluded rows, k above the number of rows, and chunk boundaries."""
   rng = np.random.default_rng(count)
   rows = rng.integers(-2, 3, (count, 6)).astype(np.float16)
   queries = rng.integers(-2, 3, (3, 6)).astype(np.float32)
-  searched = topk.Rows(rows)
+  index = topk.Rows(rows)
   for allowed in (np.ones(count, bool), rng.random(count) < 0.6):
-    scores, found = searched.top(queries, k, allowed)
+    scores, found = index.top(queries, k, allowed)
     right_scores, right = sorted_all(rows, queries, k, allowed)
     np.testing.assert_array_equal(found, right)
     np.testing.assert_array_equal(scores, right_scores)
@@ -41,13 +41,13 @@ def test_equal_rows_have_equal_scores_wherever_they_are():
     assert (scores == scores[:, :1]).all()
 
 
-def test_no_rows():
+def test_no_rows_give_no_hits():
   for rows in (np.zeros((0, 4), np.float16), np.ones((3, 4), np.float16)):
     scores, found = topk.Rows(rows).top(np.ones((2, 4)), 5, np.zeros(len(rows), bool))
     assert scores.shape == found.shape == (2, 0)
 
 
-def test_several_indexes_as_one():
+def test_the_top_k_of_several_indexes_equal_those_of_one():
   rng = np.random.default_rng(0)
   rows = rng.integers(-2, 3, (900, 6)).astype(np.float16)
   queries = rng.integers(-2, 3, (2, 6)).astype(np.float32)
