@@ -1,4 +1,4 @@
-"""The planner: what it reads off compiled programs, decides, estimates and prints."""
+"""The planner: parsing compiled programs, estimates, search and output."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def config_of(module, variant="smoke", **changes):
   return read(TrainConfig, values)
 
 
-def test_a_loop_s_body_counts_as_often_as_it_runs():
+def test_a_loop_body_counts_once_per_iteration():
   module = hlo.parse(TEXT)
   counts = {i.name: times for _, i, times in hlo.executed(module)}
   assert counts["one"] == 3
@@ -100,20 +100,20 @@ def test_a_loop_s_body_counts_as_often_as_it_runs():
   assert hlo.traffic(module) == pytest.approx(3 * (turn + index) + gathered, abs=24)
 
 
-def test_what_stays_in_fast_memory_can_be_left_out():
+def test_traffic_can_exclude_fast_memory():
   module = hlo.parse(TEXT)
   slow = hlo.traffic(module, fast=False)
   assert slow == pytest.approx(3 * 2 * ROW + 16 * 128 * 2 * 5, abs=32)
 
 
-def test_exchanges_by_kind_and_network():
+def test_collectives_are_counted_by_kind_and_network():
   module = hlo.parse(TEXT)
   # Devices 0 and 1 are one slice, 2 and 3 the other; the mesh's second axis is within.
   within, across = (
     collectives.Collective("all-reduce", "ici", 3, 3.0 * ROW),
     collectives.Collective("all-gather", "dcn", 1, 64.0 * 128 * 2),
   )
-  # What the hosts carry is no collective of a slice's program.
+  # Transfers through the hosts are not a collective of a slice's program.
   away = collectives.Collective("reduce-scatter", "dcn", 1, 3.0 * ROW)
   assert set(collectives.collectives(module, [0, 0, 1, 1])) == {within, across, away}
   networks = {c.network for c in collectives.collectives(module, [0, 1, 0, 1])}
@@ -121,7 +121,7 @@ def test_exchanges_by_kind_and_network():
 
 
 @pytest.mark.parametrize(
-  ("text", "wanted"),
+  ("text", "expected"),
   [
     ("replica_groups={{0,2},{1,3}}", [[0, 2], [1, 3]]),
     ("replica_groups=[2,2]<=[4]", [[0, 1], [2, 3]]),
@@ -133,11 +133,11 @@ def test_exchanges_by_kind_and_network():
     ("replica_groups={}, x", [[0, 1, 2, 3]]),
   ],
 )
-def test_who_exchanges_with_whom(text, wanted):
-  assert collectives.groups(text, 4) == wanted
+def test_replica_groups_of_collectives_are_parsed(text, expected):
+  assert collectives.groups(text, 4) == expected
 
 
-def test_a_program_of_this_machine_is_read():
+def test_a_program_compiled_here_is_parsed():
   def loop(x):
     return jax.lax.scan(lambda x, _: (jnp.tanh(x @ x), None), x, length=5)[0]
 
@@ -146,13 +146,13 @@ def test_a_program_of_this_machine_is_read():
   loops = [i for _, i, _ in hlo.executed(module) if i.opcode == "while"]
   assert [hlo.trip_count(module, i) for i in loops] == [5]
   moved = compiled.moved(done.cost_analysis(), module)
-  # At least the product of every turn: two operands and the result.
+  # At least the product of every iteration: two operands and the result.
   assert moved > 5 * 3 * 64 * 64 * 4
   assert compiled.moved({}, module) is None
 
 
 @pytest.mark.parametrize(
-  ("message", "wanted"),
+  ("message", "expected"),
   [
     (
       "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for "
@@ -162,17 +162,17 @@ def test_a_program_of_this_machine_is_read():
     ("RESOURCE_EXHAUSTED: Used 512.5M of hbm", (512.5 * 2**20, None)),
   ],
 )
-def test_a_refusal_tells_how_much_was_asked_for(message, wanted):
-  assert compiled.out_of_memory(message) == wanted
+def test_an_out_of_memory_message_gives_the_bytes_needed(message, expected):
+  assert compiled.out_of_memory(message) == expected
 
 
-def test_another_refusal_is_an_error():
+def test_other_compiler_errors_are_raised():
   with pytest.raises(ConfigError, match="rejects this step: INTERNAL: no"):
     compiled.out_of_memory("INTERNAL: no\nsuch thing")
 
 
-def needs(per_row, held=1.0, limit=16.0):
-  """(costs of a number of rows, the numbers that were asked for)."""
+def synthetic_costs(per_row, held=1.0, limit=16.0):
+  """(function from rows to costs, list of the rows that it was called with)."""
   asked = []
 
   def of(rows):
@@ -187,24 +187,24 @@ def needs(per_row, held=1.0, limit=16.0):
   ("first", "best"), [(1, 8), (4, 8), (8, 8), (16, 8), (24, 8), (512, 8)]
 )
 def test_the_largest_batch_takes_few_compilations(first, best):
-  of, asked = needs(1.5)
+  of, asked = synthetic_costs(1.5)
   count, found = costs.largest(of, {first: of(first)})
   assert (count, found.fits) == (best, True)
   assert len(asked) <= 4
 
 
-def test_a_guess_that_is_right_needs_one_refusal_more():
-  of, asked = needs(1.5)
+def test_a_correct_estimate_takes_one_more_compilation():
+  of, asked = synthetic_costs(1.5)
   assert costs.largest(of, {4: of(4), 8: of(8)})[0] == 8
   assert asked == [4, 8, 16]
 
 
-def test_nothing_fits():
-  of, _ = needs(1.5, held=15.0)
+def test_if_nothing_fits_there_is_no_largest_batch():
+  of, _ = synthetic_costs(1.5, held=15.0)
   assert costs.largest(of, {4: of(4)}) is None
 
 
-def test_the_bound_is_of_the_slowest_resource():
+def test_the_time_bound_is_that_of_the_slowest_resource():
   chip = chips.Chip("some", 16.0, bandwidth=10.0, peak=100.0)
   of = lambda flops, moved: costs.Costs("compiled", True, {}, 1, 16, flops, bytes=moved)
   assert of(500.0, 20.0).bound(chip) == (5.0, "products")
@@ -214,7 +214,7 @@ def test_the_bound_is_of_the_slowest_resource():
 
 
 @pytest.mark.parametrize(
-  ("name", "slices", "says"),
+  ("name", "slices", "message"),
   [
     ("v9:2x2", 1, "known: v4"),
     ("v5:2x2", 1, "did you mean 'v5"),
@@ -225,10 +225,10 @@ def test_the_bound_is_of_the_slowest_resource():
     ("local", 2, "--slices: 2"),
   ],
 )
-def test_unknown_chips(name, slices, says):
+def test_unknown_chips_are_rejected(name, slices, message):
   with pytest.raises(ConfigError) as e:
     chips.find(name, slices, compiler=False)
-  assert says in str(e.value)
+  assert message in str(e.value)
   assert "\n" not in str(e.value)
 
 
@@ -263,7 +263,7 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("rows", "largest"), [(64, 16), (65, None)])
-def test_one_chip_that_it_does_not_fit(rows, largest):
+def test_the_largest_batch_is_found_if_the_given_one_does_not_fit(rows, largest):
   """The search never tries a single row; an odd batch, only multiples of it."""
   target = chips.find("v5e:1x1", compiler=False)
 
@@ -281,7 +281,7 @@ def test_one_chip_that_it_does_not_fit(rows, largest):
 @pytest.mark.nightly
 @pytest.mark.parametrize("module", [simvtp, mac, miles])
 def test_the_estimate_of_memory_is_within_20_percent_of_the_compiler_s(module):
-  """Without remat, which the compiler for CPUs undoes."""
+  """Without remat, which XLA's CPU compiler reverts."""
   config = config_of(module, "demo", batch_size=64)
   config.objective["compute"] |= dict(remat="none", dtype="float32")
   here = chips.find("local")
@@ -293,7 +293,7 @@ def test_the_estimate_of_memory_is_within_20_percent_of_the_compiler_s(module):
   assert guess == pytest.approx(peak, rel=0.2)
 
 
-def test_parameters_over_several_devices_take_less_of_each():
+def test_sharded_parameters_take_less_memory_per_device():
   whole = config_of(mac, batch_size=32)
   split = config_of(mac, batch_size=32, mesh=dict(data=-1, fsdp=4, tensor=1))
   target = chips.find("v5e:4x4", compiler=False)
@@ -302,12 +302,12 @@ def test_parameters_over_several_devices_take_less_of_each():
   assert b["batch_gb"] == a["batch_gb"]
 
 
-def test_more_masked_costs_less():
+def test_a_higher_mask_ratio_costs_less():
   target = chips.find("v6e:2x2", compiler=False)
   config = config_of(mac, "webvid2m_cc3m", batch_size=64)
   plans = [
-    command.plan(command.with_video_ratio(config, share), target, search=False)
-    for share in (0.0, 0.6, 0.9)
+    command.plan(command.with_video_ratio(config, ratio), target, search=False)
+    for ratio in (0.0, 0.6, 0.9)
   ]
   for key in ("tflop", "moved_gb", "peak_gb"):
     values = [p.metrics()[key] for p in plans]
@@ -321,7 +321,7 @@ def test_more_masked_costs_less():
   ]
 
 
-def test_parts_of_a_batch_take_less_memory_and_more_work():
+def test_microbatches_take_less_memory_and_more_flops():
   target = chips.find("v5e:2x2", compiler=False)
   one = command.plan(config_of(mac, batch_size=64), target, search=False).metrics()
   four = command.plan(
@@ -331,7 +331,7 @@ def test_parts_of_a_batch_take_less_memory_and_more_work():
   assert four["tflop"] > 1.2 * one["tflop"]
 
 
-def test_what_does_not_divide_names_what_does():
+def test_indivisible_batch_and_mesh_sizes_are_rejected():
   config, target = config_of(mac), chips.find("v5e:4x4", compiler=False)
   with pytest.raises(ConfigError, match="use 32 or 48"):
     problem.make(dataclasses.replace(config, batch_size=33), target)
@@ -341,8 +341,8 @@ def test_what_does_not_divide_names_what_does():
 
 
 @pytest.mark.nightly
-def test_eight_devices_here_are_planned_for(tmp_path):
-  """The command, the whole way, with a real compiler."""
+def test_the_command_plans_for_eight_devices_of_this_machine(tmp_path):
+  """End to end, with a real compiler."""
   path = tmp_path / "plan.json"
   run = run_main(
     "--config=configs/mac.py:smoke",
@@ -367,13 +367,13 @@ def test_eight_devices_here_are_planned_for(tmp_path):
   assert "no peak" in run.stdout
 
 
-@pytest.mark.parametrize("shares", [["x"], ["100"], ["-1"]])
-def test_shares_that_are_none(shares):
-  with pytest.raises(ConfigError, match=f"--masked: {shares[0]}"):
-    command.percent(shares)
+@pytest.mark.parametrize("ratios", [["x"], ["100"], ["-1"]])
+def test_invalid_mask_ratios_are_rejected(ratios):
+  with pytest.raises(ConfigError, match=f"--masked: {ratios[0]}"):
+    command.percent(ratios)
 
 
-def test_bad_input_is_one_line():
+def test_invalid_flags_are_rejected_with_one_line():
   run = run_main(
     "--config=configs/mac.py:smoke", "--topology=v9:2x2", module="vtr_jax.plan"
   )
@@ -382,7 +382,7 @@ def test_bad_input_is_one_line():
   assert run.stderr.count("\n") == 1
 
 
-def test_a_tpu_that_is_not_here_is_compiled_for(tmp_path):
+def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
   if chips.compiler_version() is None:
     pytest.skip("libtpu is not installed: pip install 'vtr_jax[plan]'")
   path = tmp_path / "plan.json"
