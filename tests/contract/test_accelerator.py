@@ -1,4 +1,4 @@
-"""The benchmark of one accelerator: what it chooses; and it runs, on a CPU, tiny."""
+"""The benchmark of one accelerator: what it chooses; a tiny run on a CPU."""
 
 import pytest
 from conftest import run_main
@@ -9,7 +9,7 @@ CHOICES = [("xla", "none"), ("xla", "dots")]
 
 
 def machine(memory, overhead=4.0):
-  """Seconds of a step; remat takes a third of the memory and a third more time."""
+  """A simulated step time; remat takes a third of the memory and a third more time."""
   asked = []
 
   def measure(way):
@@ -22,14 +22,14 @@ def machine(memory, overhead=4.0):
   return measure, asked
 
 
-def test_the_batch_grows_as_long_as_it_pays():
+def test_the_batch_grows_while_throughput_grows():
   measure, _ = machine(memory=1e9)
   way, _ = best(measure, CHOICES, 8, 4096, lambda: 1.0)
   # From 256 to 512 clips/s grow by less than 2 %.
   assert way == Way("xla", "none", 256)
 
 
-def test_where_memory_ends_remat_goes_on_if_it_is_faster():
+def test_remat_is_used_beyond_the_memory_if_it_is_faster():
   measure, _ = machine(memory=16, overhead=100.0)
   way, seconds = best(measure, CHOICES, 8, 4096, lambda: 1.0)
   assert way == Way("xla", "dots", 32)
@@ -43,13 +43,13 @@ def test_a_first_batch_that_is_too_large_is_halved():
   assert best(measure, CHOICES, 64, 64, lambda: 1.0) is None
 
 
-def test_without_time_the_first_try_stands():
+def test_without_time_left_the_first_measurement_is_kept():
   measure, asked = machine(memory=1e9)
   assert best(measure, CHOICES, 8, 4096, lambda: 0.0)[0] == Way("xla", "none", 8)
   assert len(asked) == 1
 
 
-def test_a_line():
+def test_a_table_row_has_speed_utilisation_and_ratios():
   found = Way("cudnn", "none", 64), 0.5, 1e12
   cells = " ".join(row("mac", found, 1.0, (4e12, 2.5e12)).split())
   assert cells == "mac cudnn none 64 500.0 128.0 1.000 50.0 80.0 1000.0 2.00"
@@ -57,7 +57,7 @@ def test_a_line():
 
 
 @pytest.mark.nightly
-def test_the_whole_of_it_on_this_machine():
+def test_the_benchmark_runs_on_a_cpu():
   run = run_main(
     "--tiny",
     "--recipes=mac",

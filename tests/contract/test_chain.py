@@ -1,4 +1,4 @@
-"""The README's way from files to a number, by its commands, at the smallest size."""
+"""The README's commands, from files to evaluation results, at the smallest size."""
 
 import json
 
@@ -11,7 +11,7 @@ LISTS = dict(train_list=range(12), val_list=range(12, 15), test_list=range(15, 2
 
 @pytest.fixture
 def source(tmp_path):
-  """Videos and annotations as people have them of MSVD."""
+  """Videos and annotations in the layout of MSVD."""
   (tmp_path / "videos").mkdir()
   (tmp_path / "lists").mkdir()
   for name, numbers in LISTS.items():
@@ -19,8 +19,8 @@ def source(tmp_path):
     (tmp_path / "lists" / f"{name}.txt").write_text("\n".join(ids) + "\n")
   with (tmp_path / "lists" / "captions.jsonl").open("w") as f:
     for i in range(20):
-      told = [f"a {c} ball moves {i % 7}" for c in ("red", "blue")]
-      f.write(json.dumps(dict(id=f"id{i}_0_9", captions=told)) + "\n")
+      printed = [f"a {c} ball moves {i % 7}" for c in ("red", "blue")]
+      f.write(json.dumps(dict(id=f"id{i}_0_9", captions=printed)) + "\n")
   for i in range(20):
     data = clips.mp4(12, 48, 64, seed=i)
     (tmp_path / "videos" / f"id{i}_0_9.mp4").write_bytes(data)
@@ -52,11 +52,11 @@ def test_prepare_fine_tune_evaluate(source, data_dir):
     *("--config.optim.warmup_steps=1", "--config.eval_batch_size=5"),
     module="main",
   )
-  told = command(
+  printed = command(
     f"--checkpoint={run}", "--data=msvd", "--protocol=msvd", module="evaluate"
   )
-  assert "msvd: 10 texts, 5 clips" in told
-  assert "NOT THE PROTOCOL'S DATA: 5 clips, not 670" in told
+  assert "msvd: 10 texts, 5 clips" in printed
+  assert "NOT THE PROTOCOL'S DATA: 5 clips, not 670" in printed
   path = run / "evaluations" / "msvd" / "results.json"
   numbers = json.loads(path.read_text())["results"]
   trained = json.loads((run / "results.json").read_text())["results"]

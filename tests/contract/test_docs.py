@@ -16,15 +16,15 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def long(path):
-  """All but the first that a user opens take a while."""
+def nightly_if_slow(path):
+  """Only the first two notebooks that a user opens run by day."""
   marks = () if path.stem in ("quickstart", "masks") else pytest.mark.nightly
   return pytest.param(path, id=path.stem, marks=marks)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
-def test_notebook_imports_what_exists(path):
-  """By day too, when only one notebook runs."""
+def test_imports_of_notebooks_exist(path):
+  """Checked by day too, when most notebooks do not run."""
   cells = json.loads(path.read_text())["cells"]
   code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
   code = re.sub(r"^[%!].*$", "", code, flags=re.M)
@@ -39,8 +39,8 @@ def test_notebook_imports_what_exists(path):
         )
 
 
-@pytest.mark.parametrize("path", [long(path) for path in NOTEBOOKS])
-def test_notebook_runs(path, data_dir, tmp_path):
+@pytest.mark.parametrize("path", [nightly_if_slow(path) for path in NOTEBOOKS])
+def test_notebooks_run(path, data_dir, tmp_path):
   """Its code cells, in order, at smoke size, in a process of its own."""
   cells = json.loads(path.read_text())["cells"]
   code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
@@ -57,7 +57,7 @@ def test_notebook_runs(path, data_dir, tmp_path):
   assert run.returncode == 0, run.stderr
 
 
-def test_readme_example_runs(tmp_path):
+def test_the_readme_example_runs(tmp_path):
   """The Python of the README, as it stands, in an empty folder."""
   (code,) = re.findall(r"```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)
   run = subprocess.run(
@@ -72,20 +72,20 @@ def test_readme_example_runs(tmp_path):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
-def test_links_lead_somewhere(path):
+def test_relative_links_exist(path):
   for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
     if "://" not in link:
       assert (path.parent / link).exists(), link
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
-def test_commands_name_what_exists(path):
+def test_commands_name_existing_modules_configs_and_scripts(path):
   text = path.read_text()
   for module in re.findall(r"python -m ((?:vtr_jax|benchmarks)\.\w+)", text):
     path = ROOT / module.replace(".", "/")
     command = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     assert command.exists(), module
-  shown = re.findall(r"```python\n# (\S+)", text)  # files that the page tells
+  shown = re.findall(r"```python\n# (\S+)", text)  # files that the page shows
   for config in re.findall(r"--config=(configs/\w+\.py)", text):
     assert config in shown or (ROOT / config).exists(), config
   for script in re.findall(r"\./(launch/\w+\.sh)", text):
@@ -104,7 +104,7 @@ def test_the_tests_that_a_page_names_exist():
   assert sorted(map(int, rows)) == list(range(1, 41))
 
 
-def test_every_page_is_in_the_sites_contents():
+def test_every_page_is_in_the_site_s_navigation():
   contents = (ROOT / "mkdocs.yml").read_text()
   for path in (ROOT / "docs").glob("*.md"):
     assert f"- {path.name}\n" in contents, f"{path.name}: add it to mkdocs.yml"

@@ -1,4 +1,4 @@
-"""docs/extending.md, run as it stands: files are added, and nothing else is edited."""
+"""docs/extending.md, run literally: files are added, and nothing else is edited."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def run(project, *command):
   return done.stdout
 
 
-def test_the_page_shows_one_of_each():
+def test_the_page_shows_an_objective_a_config_a_format_and_an_evaluator():
   assert {name.split("/")[-2] for name in FILES} == {
     "objectives",
     "configs",
@@ -45,7 +45,7 @@ def test_the_page_shows_one_of_each():
   }
 
 
-def test_an_objective_trains_and_an_evaluator_measures_it(project, data_dir):
+def test_an_added_objective_trains_and_an_added_evaluator_runs(project, data_dir):
   run(
     project,
     *("-m", "vtr_jax.main", "--config=configs/uniform.py:smoke", "--workdir=out"),
@@ -60,7 +60,7 @@ def test_an_objective_trains_and_an_evaluator_measures_it(project, data_dir):
 
 
 @pytest.mark.nightly
-def test_the_contract_tests_find_the_objective(project):
+def test_the_contract_tests_run_on_an_added_objective(project):
   # It has no paper's recipe whose values would name their sources.
   out = run(
     project,
@@ -77,7 +77,7 @@ def test_the_contract_tests_find_the_objective(project):
   assert re.match(r"\.{5,}\s", out), out
 
 
-def test_a_format_is_prepared(project, tmp_path):
+def test_a_data_set_of_an_added_format_is_prepared(project, tmp_path):
   (tmp_path / "videos" / "a b").mkdir(parents=True)
   (tmp_path / "videos" / "a b" / "one.mp4").write_bytes(clips.mp4(8))
   (tmp_path / "videos" / "captions.tsv").write_text("a b/one.mp4\ta red ball\n")

@@ -1,4 +1,4 @@
-"""The installed package alone: every command, and a training from another folder."""
+"""The installed package alone: every command, and training from another folder."""
 
 import importlib.util
 import os
@@ -17,7 +17,7 @@ COMMANDS = (
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-  """(environment, empty folder): the package lies in site-packages of its own."""
+  """(environment, empty folder): the package is in a site-packages of its own."""
   if importlib.util.find_spec("pip") is None:
     pytest.skip("pip is not installed, as in an environment that uv makes")
   place = tmp_path_factory.mktemp("installed")
@@ -51,20 +51,20 @@ def run(installed, *command):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_every_command(installed, name):
+def test_every_installed_command_has_help(installed, name):
   done = run(installed, f"vtr_jax.{name}", "--help")
   assert done.returncode == 0, done.stderr
   assert f"vtr_jax.{name}" in done.stdout + done.stderr or "flags:" in done.stdout
 
 
-def test_the_page_is_installed(installed):
+def test_the_search_page_is_installed(installed):
   env, _ = installed
   folder = os.path.join(env["PYTHONPATH"], "vtr_jax", "search", "server", "page")
   assert {"app.js", "index.html", "style.css", "icon.svg"} <= set(os.listdir(folder))
 
 
-def test_a_training_from_another_folder(installed, data_dir):
-  """The config is a file of the user's; its imports lie beside it."""
+def test_the_installed_package_trains_from_another_folder(installed, data_dir):
+  """The config is a file of the user; its imports lie next to it."""
   done = run(
     installed,
     "vtr_jax.main",
@@ -78,8 +78,8 @@ def test_a_training_from_another_folder(installed, data_dir):
   assert (installed[1] / "run" / "results.json").exists()
 
 
-def test_weights_are_converted_without_a_config(installed, tmp_path):
-  """The recipe that a run of them starts from comes with the package."""
+def test_the_installed_package_converts_weights_without_configs(installed, tmp_path):
+  """The recipe that such a run starts from comes with the package."""
   from safetensors.numpy import save_file
 
   # Too few arrays for a model: the recipe was found if the arrays are what is missing.

@@ -1,4 +1,4 @@
-"""Launch scripts: what they would do, word for word, and that preempted runs go on."""
+"""Launch scripts: the exact commands that they run, and restarts of preempted runs."""
 
 import os
 import pathlib
@@ -25,14 +25,14 @@ def run(script, *args, **env):
 
 
 def commands(script, *args, **env):
-  """The commands that it would run, without backslashes before what a shell reads."""
+  """The commands that a script would run, without the shell's backslash escapes."""
   made = run(script, "--dry_run", "--config=configs/mac.py", *args, **env)
   assert made.returncode == 0, made.stderr
   lines = made.stdout.splitlines()
   return [re.sub(r"\\(.)", r"\1", x[2:]) for x in lines if x.startswith("+ ")]
 
 
-def test_on_this_machine():
+def test_local_sh_runs_main_with_its_arguments():
   line = f"{MAIN} --config=configs/mac.py --config.steps=3"
   assert commands("local", "--config.steps=3")[-1] == line
 
@@ -47,7 +47,7 @@ def test_demo_and_tests_pass_their_arguments():
   )
 
 
-def test_several_processes():
+def test_processes_sh_starts_one_command_per_process():
   peers = "--coordinator=127.0.0.1:12321 --num_processes=2 --process_id="
   assert commands("processes", NUM_PROCESSES="2")[-2:] == [
     f"{MAIN} {peers}{i} --config=configs/mac.py" for i in range(2)
@@ -57,14 +57,14 @@ def test_several_processes():
   )
 
 
-def test_slurm():
+def test_slurm_sh_runs_srun():
   assert commands("slurm") == [
     f"srun --kill-on-bad-exit=0 {PYTHON} -u -m vtr_jax.main --config=configs/mac.py"
   ]
 
 
-def test_tpu_pod():
-  """Asks, installs, trains, deletes."""
+def test_tpu_pod_sh_creates_installs_trains_and_deletes():
+  """Its six commands, in order."""
   env = dict(NAME="n", ZONE="z", TYPE="v4-32", RUNTIME="r", BUCKET="b", SPOT="1")
   ask, pack, copy, install, train, delete = commands("tpu_pod", **env)
   tpu = "gcloud compute tpus"
@@ -89,7 +89,7 @@ def test_tpu_pod():
   assert commands("tpu_pod", **env, KEEP="1")[-1] == train
 
 
-def test_gke():
+def test_gke_sh_creates_a_workload_and_waits():
   env = dict(NAME="n", CLUSTER="c", ZONE="z", PROJECT="p", TYPE="v5litepod-256")
   create, follow = commands("gke", **env, SLICES="2")
   where = "--cluster=c --zone=z --project=p"
@@ -101,7 +101,7 @@ def test_gke():
   assert follow == f"xpk workload list {where} --wait-for-job-completion=n"
 
 
-def test_skypilot():
+def test_skypilot_sh_writes_a_task_and_launches_it():
   env = dict(ACCELERATORS="H100:8", NODES="2", BUCKET="s3://b")
   made = run("skypilot", "--dry_run", "--config=configs/mac.py", **env)
   assert made.returncode == 0, made.stderr
@@ -140,7 +140,7 @@ requeue bash -c 'echo x >>"$0"; [ "$(wc -l <"$0")" -lt 3 ] && exit 85; exit '"$1
 
 
 @pytest.mark.parametrize("code", [0, 4])
-def test_a_preempted_run_goes_on_and_another_end_stays(code, tmp_path):
+def test_requeue_restarts_a_preempted_run_and_keeps_other_exit_codes(code, tmp_path):
   log = tmp_path / "log"
   made = subprocess.run(
     ["bash", "-c", REQUEUE, "x", str(code), str(log)], cwd=ROOT, capture_output=True
@@ -156,7 +156,9 @@ requeue bash -c 'echo x >>"$0"; exit '"$1" "$2"
 
 
 @pytest.mark.parametrize(("code", "starts"), [(2, 4), (5, 4), (3, 1), (4, 1), (130, 1)])
-def test_restarts_are_bounded_and_only_where_they_help(code, starts, tmp_path):
+def test_requeue_bounds_restarts_and_does_not_restart_hopeless_runs(
+  code, starts, tmp_path
+):
   log = tmp_path / "log"
   made = subprocess.run(
     ["bash", "-c", FAILING, "x", str(code), str(log)],
@@ -169,7 +171,7 @@ def test_restarts_are_bounded_and_only_where_they_help(code, starts, tmp_path):
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
-def test_scripts_are_sound_and_short(path):
+def test_scripts_pass_shellcheck_and_are_short(path):
   subprocess.run(["bash", "-n", path], check=True)
   assert len(path.read_text().splitlines()) <= 60
   shellcheck = pathlib.Path(sys.executable).parent / "shellcheck"

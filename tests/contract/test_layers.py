@@ -1,4 +1,4 @@
-"""The house: imports point down, and what must never be imported is not."""
+"""The architecture: imports point down, and forbidden packages are not imported."""
 
 import ast
 import subprocess
@@ -57,7 +57,7 @@ def test_imports_point_down():
   assert not wrong
 
 
-def test_the_root_holds_commands_and_folders_only():
+def test_the_package_root_contains_only_commands_and_folders():
   root = ROOT / "vtr_jax"
   folders = [p for p in root.iterdir() if p.is_dir() and p.name != "__pycache__"]
   files = list(root.glob("*.py"))
@@ -75,7 +75,7 @@ def test_every_layer_exists():
       assert path.is_dir() or path.with_suffix(".py").exists(), name
 
 
-def test_neither_tensorflow_nor_pytorch(smoke, tmp_path):
+def test_training_imports_neither_tensorflow_nor_pytorch(smoke, tmp_path):
   """In a fresh interpreter: every module imported, two steps trained."""
   modules = [
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -98,7 +98,7 @@ print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
   assert run.stdout.splitlines()[-1] == "[]"
 
 
-def test_data_modules_touch_no_device():
+def test_data_modules_use_no_device():
   folders = {"data", "prepare"}
   modules = [
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
@@ -116,7 +116,7 @@ assert not xla_bridge.backends_are_initialized()
 
 
 def test_no_array_is_unpickled():
-  """NumPy's own default has changed once already; said each time, it cannot."""
+  """Each `np.load` is explicit, as NumPy's default has changed before."""
   loads = [
     (path.name, node.lineno, ast.unparse(node))
     for path in FILES
@@ -129,8 +129,8 @@ def test_no_array_is_unpickled():
 
 
 @pytest.mark.parametrize("word", ["/home/", "/root/", "/work/", "pypi.org/simple"])
-def test_nothing_of_one_machine(word):
-  """No absolute path of a machine, no registry's host."""
+def test_files_name_no_path_or_host_of_one_machine(word):
+  """No absolute path, no host of a package registry."""
   kept = subprocess.run(
     ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
   ).stdout.splitlines()

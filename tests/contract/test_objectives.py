@@ -1,4 +1,4 @@
-"""The contract that every file in vtr_jax/objectives keeps, found by its name."""
+"""The contract of every file in vtr_jax/objectives; files are found by name."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ def smoke(name, data_dir, **changes):
 
 
 @EVERY
-def test_the_loader_brings_what_the_spec_says(name, data_dir):
+def test_loaded_batches_match_the_spec(name, data_dir):
   c = read(TrainConfig, smoke(name, data_dir))
   (model,) = data_dir.rglob("tokenizer.model")
   spec, mask = c.spec(), c.make_objective().mask
@@ -61,8 +61,8 @@ def test_the_loader_brings_what_the_spec_says(name, data_dir):
 
 
 @ONE
-def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
-  """One batch over and over: every loss is finite, the sum falls to a half."""
+def test_the_loss_falls_on_a_2x2x2_mesh(name, data_dir, tmp_path):
+  """Trained on one batch: every loss is finite, and the total falls by half."""
   config = smoke(name, data_dir, steps=30)
   config["mesh"] = dict(data=2, fsdp=2, tensor=2)
   found = json.loads(
@@ -80,7 +80,7 @@ def test_learns_on_a_mesh_of_2_x_2_x_2(name, data_dir, tmp_path):
   split = [path for path, spec in found["params"].items() if "fsdp" in spec]
   assert len(split) > 10
   for path, spec in found["teacher"].items():
-    assert found["params"][path] == spec  # as what it shadows
+    assert found["params"][path] == spec  # as the parameters that it follows
 
 
 def arrays(workdir, step):
@@ -91,35 +91,37 @@ def arrays(workdir, step):
 
 
 @ONE
-def test_continued_is_bitwise_the_same(name, data_dir, tmp_path):
+def test_a_resumed_run_is_bitwise_the_same(name, data_dir, tmp_path):
   """As if the run had been killed after step 4 of 6."""
   config = smoke(name, data_dir, steps=6, checkpoint_every=2)
   train_and_evaluate(config, tmp_path)
-  calm = arrays(tmp_path, 6)
+  reference = arrays(tmp_path, 6)
   shutil.rmtree(tmp_path / "checkpoints" / "6")
   train_and_evaluate(config, tmp_path)
   again = arrays(tmp_path, 6)
-  assert jax.tree.structure(again) == jax.tree.structure(calm)
-  jax.tree.map(np.testing.assert_array_equal, again, calm)
+  assert jax.tree.structure(again) == jax.tree.structure(reference)
+  jax.tree.map(np.testing.assert_array_equal, again, reference)
 
 
 @ONE
-def test_clips_of_two_lengths_by_turns(name, data_dir, tmp_path):
-  """Half of the frames, then half and all by turns; and resumed amid it the same."""
+def test_a_run_with_clips_of_two_lengths_resumes_bitwise_the_same(
+  name, data_dir, tmp_path
+):
+  """Half of the frames, then half and all alternately."""
   config = smoke(name, data_dir, steps=4, checkpoint_every=2)
   config["data"]["curriculum"] = [[0, [2]], [1, [4, 2]]]
   train_and_evaluate(config, tmp_path)
-  calm = arrays(tmp_path, 4)
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(calm["params"]))
+  reference = arrays(tmp_path, 4)
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(reference["params"]))
   shutil.rmtree(tmp_path / "checkpoints" / "4")
   train_and_evaluate(config, tmp_path)
-  jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path, 4), calm)
+  jax.tree.map(np.testing.assert_array_equal, arrays(tmp_path, 4), reference)
 
 
 @EVERY
 @pytest.mark.parametrize("variant", ["demo", "smoke", "recipe"])
-def test_variants_are_built(name, variant):
-  """The last one is the paper's own."""
+def test_every_variant_builds_its_objective(name, variant):
+  """`recipe` is that of the paper."""
   module = importlib.import_module(f"configs.{name}")
   if variant == "recipe":
     (variant,) = {k for k in vars(module) if k.startswith("webvid")}
@@ -144,7 +146,7 @@ def test_every_parameter_has_logical_axes(name):
 
 @EVERY
 def test_every_value_of_the_recipe_names_its_source(name):
-  """One of the sources that the file's head explains, beside each number."""
+  """Each number has a comment with a source that the file's docstring lists."""
   text = (ROOT / "configs" / f"{name}.py").read_text()
   head, body = text.split("def get_config")
   body = body[body.index("  return dict(") :].split("\ndef ")[0]

@@ -1,4 +1,4 @@
-"""Recipes: what they list; and fine-tuning, every data set from every objective's."""
+"""Recipes: what they list; fine-tuning on every data set from every objective."""
 
 import dataclasses
 import importlib
@@ -21,7 +21,7 @@ from vtr_jax.train.config import TrainConfig
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
 @pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "mac,flickr8k", "mac,clip"])
-def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
+def test_every_fine_tuning_masks_nothing_and_has_only_the_contrastive_loss(data, run):
   values = finetune.get_config(f"{data},{run}").to_dict()
   config = read(TrainConfig, values)
   objective = config.make_objective()
@@ -32,8 +32,8 @@ def test_every_fine_tuning_hides_nothing_and_only_contrasts(data, run):
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
-def test_clip4clip_sees_each_frame_alone(data):
-  """Nothing is hidden, embeddings stay as they are, and the model is CLIP B/32."""
+def test_clip4clip_encodes_frames_independently_with_clip_b32(data):
+  """Nothing is masked, and the embedding layers are frozen."""
   config = read(TrainConfig, clip4clip.get_config(data).to_dict())
   objective = config.make_objective()
   assert config.spec()["video_mask_idx"].shape == (config.batch_size, 0)
@@ -50,7 +50,7 @@ def test_clip4clip_sees_each_frame_alone(data):
   assert frozen == {"proj", "cls_token", "space_positions", "norm_input", "embed"}
 
 
-def test_a_data_set_or_run_that_is_not_there_is_refused():
+def test_an_unknown_data_set_or_run_is_rejected():
   with pytest.raises(ValueError, match="'msrvt' is unknown; known: msrvtt"):
     finetune.get_config("msrvt")
   with pytest.raises(ValueError, match="'clip' is unknown; known: mac"):
@@ -63,7 +63,7 @@ def test_a_data_set_or_run_that_is_not_there_is_refused():
   + [(mac, "flickr8k"), (mac, "clip")],
 )
 def test_a_recipe_lists_at_most_60_keys(file, variant, monkeypatch):
-  """The rest are defaults. An evaluation counts as one key, but for the papers'."""
+  """The rest are defaults. An evaluation counts as one key, except the papers'."""
   monkeypatch.setattr(common, "complete", lambda c: c)
   recipe = "webvid2m" if file is simvtp else "webvid2m_cc3m"
   listed = file.get_config(recipe if variant == "recipe" else variant).to_dict()

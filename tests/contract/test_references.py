@@ -426,7 +426,7 @@ RULES = (missing_paths, missing_names, missing_keys, missing_commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_a_page_names_exists(page):
+def test_everything_that_a_page_names_exists(page):
   text = page.read_text()
   wrong = [message for rule in RULES for message in rule(text)]
   assert not wrong, "\n" + "\n".join(dict.fromkeys(wrong))
@@ -437,7 +437,7 @@ GOOD = """
 `core/`, `runs/mine/`, `RUN/config.py`, `<id>.py`, `optim.lr`, `config.optim.lr=1e-3`,
 `optim.schedule="cosine"`, `compute.remat`, `evals.test.ties`, `model.embed_text`,
 `train.json`, `os.path`, `--config.optim.lr=1e-4`, `python -m vtr_jax.main --workdir=a`,
-`test_references.py::test_a_good_page_passes`
+`test_references.py::test_valid_references_are_accepted`
 
 ```bash
 python -m vtr_jax.main --config=configs/mac.py:smoke \\
@@ -448,7 +448,7 @@ python -m vtr_jax.main --config=configs/mac.py:smoke \\
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_good_page_passes(rule):
+def test_valid_references_are_accepted(rule):
   assert rule(GOOD) == []
 
 
@@ -483,7 +483,7 @@ def test_a_good_page_passes(rule):
     (missing_commands, "`./launch/slurm.sh --no_such_flag`"),
   ],
 )
-def test_a_bad_page_fails(rule, bad):
+def test_invalid_references_are_reported(rule, bad):
   assert len(set(rule(bad))) == 1
 
 

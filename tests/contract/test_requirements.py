@@ -1,4 +1,4 @@
-"""requirements.txt: every package with its hashes, and none with a known hole."""
+"""requirements.txt: every package has hashes, and none a known vulnerability."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from conftest import ROOT
 
 
 def pins():
-  """name==version -> what stands behind it."""
+  """name==version -> the text after it, up to the next package."""
   text = (ROOT / "requirements.txt").read_text()
   text = re.sub(r"^ *#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", "")
   return dict(line.split(" ", 1) for line in text.splitlines())
 
 
-def test_every_package_has_a_hash():
+def test_every_required_package_has_a_hash():
   found = pins()
   assert any(name.startswith("jax==") for name in found)
   for name, rest in found.items():
@@ -24,8 +24,8 @@ def test_every_package_has_a_hash():
 
 
 @pytest.mark.nightly
-def test_no_package_has_a_known_hole(record_property):
-  """Where pip-audit is installed, and reaches its source."""
+def test_no_required_package_has_a_known_vulnerability(record_property):
+  """If pip-audit is installed and reaches its database."""
   command = [sys.executable, "-m", "pip_audit", "--disable-pip", "--no-deps"]
   command += ["--requirement", ROOT / "requirements.txt", "--format=json"]
   made = subprocess.run(command, capture_output=True, text=True)

@@ -18,8 +18,8 @@ def config(variant="smoke", **changes):
   return read(study.StudyConfig, study_config.get_config(variant).to_dict() | changes)
 
 
-def test_every_row_of_the_full_study_is_a_config():
-  """And rows of a table differ from one another."""
+def test_every_row_of_the_full_study_is_a_valid_distinct_config():
+  """Rows of a table differ from one another."""
   full = config("full")
   assert len(full.seeds) >= 2
   for table in full.tables:
@@ -27,7 +27,7 @@ def test_every_row_of_the_full_study_is_a_config():
     assert len(set(rows)) == len(rows), table.title
 
 
-def test_a_misspelt_change_raises():
+def test_a_misspelt_change_is_rejected():
   smoke = study_config.get_config("smoke").to_dict()
   smoke["tables"][0]["rows"][1]["changes"] = dict(mask=dict(video_ratoi=0.5))
   table = read(study.StudyConfig, smoke).tables[0]
@@ -35,7 +35,7 @@ def test_a_misspelt_change_raises():
     study.row_config(CONFIGS, table, table.rows[1], 0)
 
 
-def test_two_rows_of_one_name():
+def test_two_rows_of_one_name_are_rejected():
   smoke = study_config.get_config("smoke").to_dict()
   smoke["tables"][0]["rows"][1]["name"] = smoke["tables"][0]["rows"][0]["name"]
   with pytest.raises(ConfigError, match="two rows are named"):
@@ -59,7 +59,7 @@ def test_means_over_seeds_by_hand():
 
 
 @pytest.mark.nightly
-def test_the_command_trains_what_is_missing(data_dir, tmp_path):
+def test_the_study_command_trains_only_missing_rows(data_dir, tmp_path):
   flags = ["--config=configs/study.py:smoke", f"--workdir={tmp_path}"]
   flags += [f"--config.data_dir={data_dir}"]
   first = run_main(*flags, module="vtr_jax.study")

@@ -1,4 +1,4 @@
-"""The field's English: words of a private one that must not come back.
+"""The field's English: private words that must not come back.
 
 Docstrings, comments and messages of the package, README and docs. Each pattern has the
 word to use; a researcher should have to read nothing twice.
@@ -49,7 +49,7 @@ def prose(path):
 
 
 @pytest.mark.parametrize("path", PAGES + FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_words(path):
+def test_a_file_contains_no_discouraged_words(path):
   wrong = [
     f"{path.relative_to(ROOT)}:{number}: {found[0]!r}: write {better}"
     for number, line in prose(path)
