@@ -38,7 +38,7 @@ def files():
   return {str(name): found[name] for name in order}
 
 
-def test_prepare_lists_exactly_those(files, tmp_path):
+def test_prepare_lists_exactly_the_damaged_files(files, tmp_path):
   rows = [("path", "caption")]
   for name, data in files.items():
     (tmp_path / f"{name}.mp4").write_bytes(data)
@@ -59,15 +59,17 @@ def test_prepare_lists_exactly_those(files, tmp_path):
 
 @pytest.fixture(scope="module")
 def unprepared(files, tmp_path_factory):
-  """The same files as records, as they are."""
+  """The same files as records, unchecked."""
   root = tmp_path_factory.mktemp("unprepared")
   clips.prepare(root, dict(train=[clips.record(n, d) for n, d in files.items()]))
   return root
 
 
 @pytest.mark.nightly
-def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
-  """One for one, with and without processes that load; and the same in both."""
+def test_training_replaces_exactly_the_damaged_records(
+  files, unprepared, smoke, tmp_path
+):
+  """One for one; bitwise the same with and without worker processes."""
   clips.train_pieces(tmp_path / "words.model")
   config = without_evals(smoke, steps=math.ceil(len(files) / 16), checkpoint_every=100)
   config["tokenizer"] = str(tmp_path / "words.model")
@@ -90,9 +92,9 @@ def test_training_replaces_exactly_those(files, unprepared, smoke, tmp_path):
   ("kind", "flags"), [("pieces_cut", dict(movflags="frag_keyframe")), ("flipped", {})]
 )
 def test_frames_before_the_damage_are_used(kind, flags):
-  """Where they are enough; then the clip is whole, and nothing is replaced."""
-  wanted = lambda n: decode.frame_indices(n, 4, "segments", 1, None)
-  frames = decode.decode(damage.damaged(at=0.8)[kind], wanted, needed=4)
+  """If there are enough of them, the clip is complete and the record not replaced."""
+  indices = lambda n: decode.frame_indices(n, 4, "segments", 1, None)
+  frames = decode.decode(damage.damaged(at=0.8)[kind], indices, needed=4)
   every = decode.decode(damage.textured(**flags))
   assert len(frames) == 4
   for frame in frames:

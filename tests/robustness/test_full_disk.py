@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: it stops at the next save, and nothing is lost."""
+"""A disk that is full or read-only: a run ends at the next save, and keeps the last."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from training import losses, params, without_evals
 @pytest.mark.parametrize(
   "what", ["full", pytest.param("read_only", marks=pytest.mark.nightly)]
 )
-def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
+def test_a_run_on_a_full_or_read_only_disk_ends_at_the_next_save(smoke, tmp_path, what):
   command = [*program("fill_disk")]
   if what == "read_only":  # mounts of its own, which go with it
     command = ["unshare", "--map-root-user", "--mount", *command]
@@ -28,7 +28,7 @@ def test_it_stops_at_the_next_save_in_one_line(smoke, tmp_path, what):
   assert process.returncode == 5, process.stderr
   assert "Traceback" not in process.stderr
   *others, line = process.stderr.splitlines()
-  # Of numbers and TensorBoard, which end no run.
+  # About metrics and TensorBoard, which do not end a run.
   assert all("Read-only file system" in other for other in others), process.stderr
   assert what == "read_only" or not others
   assert "not written" in line

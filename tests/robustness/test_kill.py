@@ -1,4 +1,4 @@
-"""Killed anywhere, at any time: the same command goes on, and all ends bit for bit."""
+"""Killed at any moment: the same command resumes, and ends bitwise identical."""
 
 import collections
 import json
@@ -36,7 +36,7 @@ ONCE = ("start", "build", "restore", "compile")  # in a process
 
 
 def config_of(data_dir):
-  """MILES at the smallest size, with a teacher, a running mean and a history."""
+  """MILES at the smallest size, with a teacher, an EMA and a loss history."""
   c = release.config() | dict(steps=STEPS, checkpoint_every=3, checkpoint_keep=2)
   c["data"] |= dict(dir=str(data_dir), num_workers=1)
   c["evals"] = dict(validation=common.retrieval("validation", every=6))
@@ -44,11 +44,10 @@ def config_of(data_dir):
 
 
 def kill(config, workdir, phase, number, delay, own):
-  """Starts, and kills a while after the phase has begun for the n-th time.
+  """Starts a run, and kills it `delay` s after the phase began for the n-th time.
 
   Returns:
-    Whether it was killed there, and all it printed; it may have come to its end.
-    A checkpoint that is not whole then has another name.
+    Whether it was killed, else it had ended before; the lines that it printed.
   """
   lines, seen = [], 0
   with subprocess.Popen(
@@ -71,12 +70,12 @@ def kill(config, workdir, phase, number, delay, own):
 
 
 def committed(workdir):
-  """Steps of the checkpoints that have a name of their own."""
+  """Steps of the complete checkpoints; an incomplete one has a temporary name."""
   return {int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()}
 
 
 def left_behind(place):
-  """Processes that killed runs in there have left, and what they do."""
+  """Command lines of processes that killed runs in this directory have left."""
   mark, found = f"VTR_KILL_TEST={place}/".encode(), []
   for process in pathlib.Path("/proc").glob("[0-9]*"):
     try:
@@ -89,41 +88,45 @@ def left_behind(place):
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_killed_anywhere(data_dir, tmp_path, record_property):
+def test_runs_killed_at_random_moments_end_bitwise_the_same(
+  data_dir, tmp_path, record_property
+):
   config = config_of(data_dir)
-  calm = tmp_path / "calm"
-  train_and_evaluate(config, calm)
+  reference = tmp_path / "reference"
+  train_and_evaluate(config, reference)
   own, prefix = private_shared_memory(tmp_path)
   rng = np.random.default_rng(0)
-  survived, runs, torn = collections.Counter(), 0, 0
-  while survived.total() < KILLS:
-    runs += 1
-    workdir = tmp_path / f"wild-{runs}"
+  kills, num_runs, torn = collections.Counter(), 0, 0
+  while kills.total() < KILLS:
+    num_runs += 1
+    workdir = tmp_path / f"killed-{num_runs}"
     while True:
       phase = str(rng.choice(list(PHASES)))
       before = committed(workdir)
       number = 1 if phase in ONCE else rng.integers(1, 5)
       delay = rng.uniform(0, PHASES[phase])
       killed, lines = kill(config, workdir, phase, number, delay, own)
-      went_on = [x for x in lines if x.startswith("training from step ")]
-      if before and went_on:  # no step of a checkpoint is done again
-        assert int(went_on[0].split()[3]) == max(before), lines
+      resumed = [x for x in lines if x.startswith("training from step ")]
+      if before and resumed:  # no step of a checkpoint is done again
+        assert int(resumed[0].split()[3]) == max(before), lines
       assert not any("cannot be restored" in x for x in lines), lines
       if not killed:
         assert lines[-1].startswith("text to video R@1"), lines
         break
-      survived[phase] += 1
+      kills[phase] += 1
       torn += any((workdir / "checkpoints").glob("*tmp*"))
-    assert_same(params(workdir, STEPS), params(calm, STEPS))
-    assert losses(workdir) == losses(calm)
-    results = [json.loads((w / "results.json").read_text()) for w in (calm, workdir)]
+    assert_same(params(workdir, STEPS), params(reference, STEPS))
+    assert losses(workdir) == losses(reference)
+    results = [
+      json.loads((w / "results.json").read_text()) for w in (reference, workdir)
+    ]
     assert results[0]["results"] == results[1]["results"]
     names = {p.name for p in (workdir / "checkpoints").iterdir()}
-    assert names == {p.name for p in (calm / "checkpoints").iterdir()}
+    assert names == {p.name for p in (reference / "checkpoints").iterdir()}
   assert torn > 0  # of the checkpoints that were being written
   assert not leftover_shared_memory(prefix)
   assert not left_behind(tmp_path)
-  told = ", ".join(f"{phase} {n}" for phase, n in sorted(survived.items()))
-  record_property("kills survived", f"{survived.total()} of {survived.total()}: {told}")
+  counts = ", ".join(f"{phase} {n}" for phase, n in sorted(kills.items()))
+  record_property("kills survived", f"{kills.total()} of {kills.total()}: {counts}")
   record_property("of them in the writing of a checkpoint", torn)
-  record_property("runs that ended the same", runs)
+  record_property("runs that ended the same", num_runs)

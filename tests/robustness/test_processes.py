@@ -1,4 +1,4 @@
-"""Several real processes on one machine: one run, whatever ends one of them."""
+"""Several processes on one machine train one run, also if one of them ends."""
 
 import json
 import os
@@ -22,8 +22,8 @@ def free_port():
     return server.getsockname()[1]
 
 
-def begin(config, workdir, processes, devices, mesh):
-  """Starts the processes, with so many devices each."""
+def start(config, workdir, processes, devices, mesh):
+  """Starts `processes` processes with `devices` devices each."""
   config = json.dumps(config | dict(mesh=mesh))
   flags = os.environ["XLA_FLAGS"]
   shared = dict(
@@ -46,7 +46,7 @@ def begin(config, workdir, processes, devices, mesh):
 
 
 def finish(started, seconds=200):
-  """[(exit code, what it printed)]"""
+  """[(exit code, output)] of the processes."""
   found = [process.communicate(timeout=seconds) for process in started]
   return [(p.returncode, text) for p, (text, _) in zip(started, found, strict=True)]
 
@@ -64,25 +64,27 @@ def config(data_dir):
 
 
 @pytest.fixture(scope="module")
-def calm(config, tmp_path_factory):
+def reference_losses(config, tmp_path_factory):
   """Losses of one process with one device."""
-  workdir = tmp_path_factory.mktemp("calm")
-  ((code, text),) = finish(begin(config, workdir, 1, 1, dict(data=1, fsdp=1, tensor=1)))
+  workdir = tmp_path_factory.mktemp("reference")
+  ((code, text),) = finish(start(config, workdir, 1, 1, dict(data=1, fsdp=1, tensor=1)))
   assert code == 0, text
   return losses(workdir)
 
 
-def assert_close(found, calm):
-  assert found.keys() == calm.keys()
-  for step, value in calm.items():
+def assert_close(found, reference_losses):
+  assert found.keys() == reference_losses.keys()
+  for step, value in reference_losses.items():
     assert found[step] == pytest.approx(value, rel=5e-4), step
 
 
 @pytest.mark.nightly
-def test_four_processes_one_killed_then_two_go_on(config, calm, tmp_path):
-  """Mesh over all three axes; the rest ends by itself, and nothing is lost."""
+def test_after_one_of_four_processes_is_killed_two_resume(
+  config, reference_losses, tmp_path
+):
+  """On a mesh of all three axes; the other three end by themselves."""
   mesh = dict(data=2, fsdp=2, tensor=2)
-  started = begin(config, tmp_path, 4, 2, mesh)
+  started = start(config, tmp_path, 4, 2, mesh)
   wait_for(started[0], "step 6/")
   started[2].kill()
   ended = finish(started, 60)  # the heartbeat is 10 s
@@ -90,17 +92,17 @@ def test_four_processes_one_killed_then_two_go_on(config, calm, tmp_path):
   kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
   assert kept >= {4}
   for code, text in finish(
-    begin(config, tmp_path, 2, 2, dict(data=2, fsdp=1, tensor=2))
+    start(config, tmp_path, 2, 2, dict(data=2, fsdp=1, tensor=2))
   ):
     assert code == 0, text
-  assert_close(losses(tmp_path), calm)
+  assert_close(losses(tmp_path), reference_losses)
 
 
-def test_one_is_asked_to_stop_and_all_do(config, tmp_path):
-  """Behind the same step, after saving."""
+def test_sigterm_to_one_process_stops_all_after_the_same_step(config, tmp_path):
+  """They save a checkpoint and exit with code 85."""
   mesh = dict(data=2, fsdp=1, tensor=1)
   long = config | dict(checkpoint_every=100)
-  started = begin(long, tmp_path, 2, 1, mesh)
+  started = start(long, tmp_path, 2, 1, mesh)
   wait_for(started[0], "step 2/")
   started[1].send_signal(signal.SIGTERM)
   ended = finish(started, 60)
@@ -111,36 +113,36 @@ def test_one_is_asked_to_stop_and_all_do(config, tmp_path):
 
 
 @pytest.mark.nightly
-def test_all_that_were_asked_to_stop_go_on(config, calm, tmp_path):
+def test_preempted_processes_resume(config, reference_losses, tmp_path):
   mesh = dict(data=2, fsdp=1, tensor=1)
-  test_one_is_asked_to_stop_and_all_do(config, tmp_path)
-  for code, text in finish(begin(config, tmp_path, 2, 1, mesh)):
+  test_sigterm_to_one_process_stops_all_after_the_same_step(config, tmp_path)
+  for code, text in finish(start(config, tmp_path, 2, 1, mesh)):
     assert code == 0, text
-  assert_close(losses(tmp_path), calm)
+  assert_close(losses(tmp_path), reference_losses)
 
 
 @pytest.mark.nightly
-def test_a_damaged_checkpoint_is_passed_over_by_all(config, calm, tmp_path):
+def test_all_processes_skip_a_damaged_checkpoint(config, reference_losses, tmp_path):
   mesh = dict(data=1, fsdp=2, tensor=1)  # each has a part, and can read its own alone
   kept = config | dict(checkpoint_keep=3)
-  for code, text in finish(begin(kept, tmp_path, 2, 1, mesh)):
+  for code, text in finish(start(kept, tmp_path, 2, 1, mesh)):
     assert code == 0, text
   for path in (tmp_path / "checkpoints/12/state").rglob("d/*"):
     path.write_bytes(path.read_bytes()[:-50])
-  (code, text), (other, _) = finish(begin(kept, tmp_path, 2, 1, mesh))
+  (code, text), (other, _) = finish(start(kept, tmp_path, 2, 1, mesh))
   assert (code, other) == (0, 0), text
   assert "checkpoints/12: cannot be restored (" in text
   assert "training from step 8 to 12" in text
   assert (tmp_path / "damaged" / "12-1").is_dir()
-  assert_close(losses(tmp_path), calm)
+  assert_close(losses(tmp_path), reference_losses)
 
 
 @pytest.mark.nightly
-def test_all_go_back_and_end_together(config, tmp_path):
-  """And what they dump, one process takes again."""
+def test_all_processes_roll_back_and_diverge_together(config, tmp_path):
+  """Their dump is replayed by one process."""
   diverging = json.loads(json.dumps(config))
   diverging["optim"] |= dict(lr=1e30, clip_norm=0.0)
-  started = begin(diverging, tmp_path, 2, 1, dict(data=2, fsdp=1, tensor=1))
+  started = start(diverging, tmp_path, 2, 1, dict(data=2, fsdp=1, tensor=1))
   ended = finish(started)
   assert [code for code, _ in ended] == [4, 4], ended
   assert all("again after rolling back to step" in text for _, text in ended)
@@ -151,8 +153,8 @@ def test_all_go_back_and_end_together(config, tmp_path):
 
 
 @pytest.mark.nightly
-def test_processes_end_in_order_time_and_again():
-  """JAX's own way out aborted now and then, in process 0."""
+def test_distributed_shutdown_never_aborts():
+  """JAX's own shutdown aborted now and then, in process 0."""
   for _ in range(20):
     port = free_port()
     started = [
@@ -176,15 +178,15 @@ def test_processes_end_in_order_time_and_again():
 
 
 @pytest.mark.nightly
-def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
-  """Embeddings, matching, reconstruction; with rows of their own, or with the same."""
+def test_two_processes_have_the_evaluation_results_of_one(data_dir, tmp_path):
+  """Embeddings, matching and reconstruction; hosts have different rows, or the same."""
   values = simvtp.get_config("smoke").to_dict() | dict(steps=3)
   values["data"]["dir"] = str(data_dir)
   found = []
   for processes, tensor in ((1, 1), (2, 1), (2, 2)):
     mesh = dict(data=-1, fsdp=1, tensor=tensor)
     workdir = tmp_path / f"{processes}-{tensor}"
-    for code, text in finish(begin(values, workdir, processes, 1, mesh)):
+    for code, text in finish(start(values, workdir, processes, 1, mesh)):
       assert code == 0, text
     found.append(json.loads((workdir / "results.json").read_text())["results"])
   one, *others = found
@@ -194,27 +196,27 @@ def test_two_processes_evaluate_as_one_does(data_dir, tmp_path):
 
 
 def mesh_of(processes, data, tensor):
-  """What `host_rows` asks of a mesh whose devices belong to these processes."""
+  """A stand-in, for `host_rows`, for a mesh whose devices belong to these processes."""
   devices = [types.SimpleNamespace(process_index=p) for p in processes]
   devices = np.array(devices).reshape(data, 1, tensor)
   shape = dict(data=data, fsdp=1, tensor=tensor)
   return type("Mesh", (), dict(devices=devices, shape=shape))
 
 
-def test_rows_of_hosts_that_are_not_laid_out_in_turn():
-  """As TPUs of a 4 x 4 slice lie: a global array has the hosts' rows mixed."""
+def test_host_rows_of_a_mesh_that_interleaves_hosts():
+  """As on a 4 x 4 TPU slice: a global array has the hosts' rows mixed."""
   mesh = mesh_of([0, 1, 1, 0, 2, 2], 6, 1)
   loaded = np.arange(12)  # in the loaders' order: 4 rows a host
   mine = [sharding.host_rows(mesh, p) for p in range(3)]
-  shares = [list(loaded[m.local_slice(12)]) for m in mine]
-  assert [row for share in shares for row in share] == list(loaded)
+  host_rows = [list(loaded[m.local_slice(12)]) for m in mine]
+  assert [row for rows in host_rows for row in rows] == list(loaded)
   # Each host's rows, in turn, to its devices in the order of the mesh.
-  queues = [list(share) for share in shares]
+  queues = [list(rows) for rows in host_rows]
   on_devices = [queues[p].pop(0) for p in (0, 0, 1, 1, 1, 1, 0, 0, 2, 2, 2, 2)]
   np.testing.assert_array_equal(mine[0].in_order(np.array(on_devices)), loaded)
 
 
-def test_rows_that_two_hosts_share():
+def test_host_rows_that_two_hosts_share():
   mesh = mesh_of([0, 1, 0, 1, 2, 3, 2, 3], 4, 2)
   found = [sharding.host_rows(mesh, p) for p in range(4)]
   assert [(f.host, f.count) for f in found] == [(0, 2), (0, 2), (1, 2), (1, 2)]
@@ -222,10 +224,10 @@ def test_rows_that_two_hosts_share():
     sharding.host_rows(mesh_of([0, 0, 1, 1, 1, 0], 3, 2), 0)
 
 
-# --- Who is there -----------------------------------------------------------------
+# --- Finding the processes --------------------------------------------------------
 
 
-def test_a_missing_process_is_named_by_all():
+def test_every_process_names_the_missing_one():
   port = free_port()
   started = [
     subprocess.Popen(
@@ -245,7 +247,7 @@ def test_a_missing_process_is_named_by_all():
     assert "firewall" in line
 
 
-def test_without_process_0_the_others_say_so():
+def test_a_missing_process_0_is_reported_by_the_others():
   peers = distributed.Peers(f"127.0.0.1:{free_port()}", 2, 1, timeout=0.5)
   with pytest.raises(
     distributed.DistributedError, match="process 0 of 2 did not connect"
@@ -253,7 +255,7 @@ def test_without_process_0_the_others_say_so():
     distributed.roll_call(peers)
 
 
-def test_a_port_that_is_taken():
+def test_a_port_in_use_is_reported():
   with socket.create_server(("", 0)) as server:
     port = server.getsockname()[1]
     peers = distributed.Peers(f"127.0.0.1:{port}", 2, 0, timeout=1.0)
@@ -276,7 +278,7 @@ def test_a_port_that_is_taken():
     ),
   ],
 )
-def test_who_this_is(environ, found):
+def test_the_coordinator_is_found_from_the_environment(environ, found):
   peers = distributed.find(environ=environ)
   assert (peers and peers.coordinator) == found
 
@@ -290,6 +292,6 @@ def test_who_this_is(environ, found):
     (("", 2, 0), "need --coordinator"),
   ],
 )
-def test_half_told(flags, message):
+def test_incomplete_distributed_flags_are_rejected(flags, message):
   with pytest.raises(ConfigError, match=message):
     distributed.find(*flags, environ={})

@@ -29,15 +29,15 @@ def config_of(data):
   return json.loads(json.dumps(c))
 
 
-def to_the_end(process):
-  """(exit code, all that was printed)."""
+def wait_for_end(process):
+  """(exit code, output)."""
   with process:
     text = process.stdout.read()
   return process.returncode, text
 
 
-def one_fault(process, rng):
-  """Lets it run for a while, then does it some harm: (kind, exit code, text)."""
+def inject_fault(process, rng):
+  """Lets the run train for a while, then injects a fault: (kind, exit code, output)."""
   lines, wait = [], rng.integers(2, 2 * STEPS // (10 * FAULTS))
   kind = str(rng.choice(["SIGKILL", "SIGTERM", "killed loader"]))
   with process:
@@ -54,8 +54,8 @@ def one_fault(process, rng):
   return kind, process.returncode, "".join(lines)
 
 
-def on(count):
-  """Environment of so many devices, and of XLA as users have it."""
+def devices_env(count):
+  """Environment with `count` devices and XLA's default optimisation."""
   flags = f"--xla_force_host_platform_device_count={count}"
   return eight_devices() | dict(XLA_FLAGS=flags)
 
@@ -63,45 +63,49 @@ def on(count):
 CODES = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 85, "killed loader": 2}
 
 
-def storm(config, workdir, seed, devices=lambda rng: 1):
-  """Runs it to its end through faults: how many of each kind."""
+def train_through_faults(config, workdir, seed, devices=lambda rng: 1):
+  """Trains to the end through injected faults: the number of each kind."""
   rng, met = np.random.default_rng(seed), collections.Counter()
   for _ in range(FAULTS):
     count = devices(rng)
-    kind, code, text = one_fault(start(config, workdir, **on(count)), rng)
+    kind, code, text = inject_fault(start(config, workdir, **devices_env(count)), rng)
     if code == 0:
       break
     assert code == CODES[kind], text
     met[kind] += 1
     met[f"starts on {count} device(s)"] += 1
-  code, text = to_the_end(start(config, workdir, **on(1)))
+  code, text = wait_for_end(start(config, workdir, **devices_env(1)))
   assert code == 0, text
   return met
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(3600)
-def test_a_storm_of_faults(tmp_path, record_property):
+def test_2000_steps_with_random_faults_give_the_reference_result(
+  tmp_path, record_property
+):
   moving_shapes.build(tmp_path / "data", "full", progress=False)
   write_damaged_data(tmp_path / "data", tmp_path, SPOILT, "full")
   config = config_of(tmp_path)
-  calm, wild, moved = (tmp_path / name for name in ("calm", "wild", "moved"))
-  code, text = to_the_end(start(config, calm, **on(1)))
+  reference, faulty, resharded = (
+    tmp_path / name for name in ("reference", "faulty", "resharded")
+  )
+  code, text = wait_for_end(start(config, reference, **devices_env(1)))
   assert code == 0, text
-  met = storm(config, wild, 0)
+  met = train_through_faults(config, faulty, 0)
   record_property("storm, faults", dict(met))
   assert set(CODES) <= set(met)
-  assert_same(params(wild, STEPS), params(calm, STEPS))
-  assert losses(wild) == losses(calm)
-  lines = (wild / "quarantine.jsonl").read_text().splitlines()
+  assert_same(params(faulty, STEPS), params(reference, STEPS))
+  assert losses(faulty) == losses(reference)
+  lines = (faulty / "quarantine.jsonl").read_text().splitlines()
   found = {json.loads(line)["record"] for line in lines}
   assert found
   assert found <= set(SPOILT)
-  # Sums over the batch are rounded in another order on two devices: not bit for bit.
-  met = storm(config, moved, 1, lambda rng: int(rng.integers(1, 3)))
+  # Sums over the batch are rounded in another order on two devices: not bitwise.
+  met = train_through_faults(config, resharded, 1, lambda rng: int(rng.integers(1, 3)))
   record_property("storm on one device or two, faults", dict(met))
   assert {"starts on 1 device(s)", "starts on 2 device(s)"} <= set(met)
-  there, here = losses(moved), losses(calm)
+  there, here = losses(resharded), losses(reference)
   assert there.keys() == here.keys()
   worst = lambda steps: max(abs(there[s] / here[s] - 1) for s in steps)
   early, late = [s for s in here if s <= 100], sorted(here)[-50:]
