@@ -23,7 +23,7 @@ def test_help_lists_the_keys_of_a_config():
     assert f"--config.{key}=" in done.stdout, key
 
 
-def test_help_without_a_config_says_how_to_see_its_keys():
+def test_help_without_a_config_explains_how_to_list_its_keys():
   done = run_main("--help")
   assert done.returncode == 0, done.stderr
   assert "With --config=FILE" in done.stdout

@@ -6,7 +6,7 @@ from vtr_jax.core.progress import Bar
 
 
 class Clock:
-  """Seconds that pass only when the test says so."""
+  """A clock that advances only when the test sets it."""
 
   now = 1000.0
 

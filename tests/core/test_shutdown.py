@@ -65,7 +65,7 @@ LINE = "Interrupted: run it again; saved files are complete\n"
       "Late()\ntime.sleep(200)",
       0,
     ),
-    # Code that swallows the interrupt is killed by the watchdog.
+    # Code that swallows the interrupt is ended by the watchdog thread.
     (
       "for number in range(9):\n  try:\n    if not number:\n      begun()\n"
       "    time.sleep(200)\n  except KeyboardInterrupt:\n    pass",

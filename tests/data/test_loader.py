@@ -179,7 +179,7 @@ def test_a_batch_size_that_the_hosts_do_not_divide_is_rejected(root, tokenizer):
 
 
 def shared_memory(rows):
-  """Names of shared memory of the size of a batch's videos, which is peculiar to it."""
+  """Names of shared-memory segments of the size of a batch's videos."""
   size = rows * clips.CLIP.num_frames * clips.CLIP.image_size**2 * 3
   return {p.name for p in Path("/dev/shm").iterdir() if _size(p) == size}
 
@@ -264,7 +264,7 @@ if __name__ == "__main__":
 
 
 def test_a_worker_killed_while_it_creates_shared_memory_leaves_none(tmp_path):
-  """Killed when the memory exists, and Python's resource tracker lacks it still."""
+  """Killed after the allocation, before Python's resource tracker knows of it."""
   script = tmp_path / "script.py"
   script.write_text(KILLED.format(root=str(Path(__file__).parents[2])))
   command = [sys.executable, str(script)]

@@ -112,7 +112,7 @@ def test_path_traversal_by_an_id_or_a_folder_is_rejected(tmp_path):
   assert "results_2M_val.csv:2: path '../../7.mp4'" in error_line("webvid", tmp_path)
 
 
-def test_an_id_that_occurs_twice_names_both_places(tmp_path):
+def test_a_duplicate_id_is_rejected_with_both_positions(tmp_path):
   rows = "7,u,d,p,x\n8,u,d,p,y\n7,u,d,q,z\n"
   put(tmp_path, {"results_2M_train.csv": WEBVID + rows})
   line = error_line("webvid", tmp_path)

@@ -1,4 +1,4 @@
-"""Preparing one video or image: what comes out, and what is refused."""
+"""Preparing one video or image: the result, and which files are rejected."""
 
 import io
 
@@ -177,7 +177,7 @@ def test_encoding_is_deterministic(short_side):
 
 @pytest.mark.parametrize("copy", [False, True])
 @pytest.mark.parametrize("kind", damage.damaged())
-def test_damaged_files_are_refused(kind, copy):
+def test_damaged_files_are_rejected(kind, copy):
   with pytest.raises(BadSample) as caught:
     video.encode(damage.damaged()[kind], Options(copy=copy))
   assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Other numbers of devices: bitwise the same restored state, and the same ranks."""
+"""Other device counts: bitwise the same restored state, and the same ranks."""
 
 import json
 

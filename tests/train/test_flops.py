@@ -45,7 +45,7 @@ def test_recomputed_products_count_again():
   assert again - plain == 2 * 2 * 4**3
 
 
-def test_a_loop_counts_as_often_as_it_runs():
+def test_a_loop_counts_its_body_once_per_iteration():
   def loop(x):
     return jax.lax.scan(lambda x, _: (x @ x, None), x, length=7)[0]
 

@@ -243,7 +243,7 @@ def test_a_second_roll_back_ends_the_run_with_a_dump_of_the_step(
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("objective", ["mac", "miles"])
-def test_the_dump_of_a_spike_replays_the_step_bitwise(
+def test_the_dump_of_a_spike_replays_the_same_step(
   objective, data_dir, tmp_path, capsys
 ):
   """With the loss history and the teacher of that step; also with 8 devices visible."""

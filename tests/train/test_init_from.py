@@ -58,7 +58,9 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_p
   assert copy == (pretrained / "tokenizer.model").read_bytes()
 
 
-def test_it_then_resumes_from_its_own_checkpoint(pretrained, data_dir, tmp_path):
+def test_a_run_started_from_another_resumes_from_its_own_checkpoint(
+  pretrained, data_dir, tmp_path
+):
   config = config_values(mac, data_dir, init_from=str(pretrained), steps=3)
   config["checkpoint_every"] = 1
   train_and_evaluate(config, tmp_path)
