@@ -1,5 +1,6 @@
-"""Whatever is in a file of weights, words, records or an index: a result, or a line."""
+"""Damaged weights, vocabularies, records, indexes: read, or rejected in one line."""
 
+import functools
 import gzip
 import io
 import json
@@ -12,34 +13,41 @@ import fuzz
 import fuzz_work
 import numpy as np
 import pth
-import pytest
 import safetensors.numpy
 from array_record.python import array_record_module
-from fuzz import replaced
+from fuzz import Case, Inputs
 from fuzz_formats import PICKLES
 from index_cases import HEADER, file
+from mutations import Lines, dumped, edited, mutate, text
 from tokenizer_cases import MAKE
 
 from vtr_jax.search import store
 from vtr_jax.search.writer import Writer
 
-
-@pytest.fixture(scope="module")
-def worker():
-  with fuzz.Worker() as running:
-    yield running
-
+worker, run, CASES = fuzz.worker, fuzz.run, fuzz.Cases()
 
 STATE = dict(a=np.arange(6, dtype="f").reshape(2, 3), half=np.ones(4, "f2"))
 
 
-def weights(tmp_path):
-  """Whole files of both kinds, and what is in the second."""
-  safetensors.numpy.save_file(STATE, tmp_path / "a")
-  pth.write(tmp_path / "b", dict(epoch=3, state_dict=STATE))
-  with zipfile.ZipFile(tmp_path / "b") as archive:
+def weights(folder):
+  """Files of safetensors and of PyTorch, and the pickle in the latter."""
+  safetensors.numpy.save_file(STATE, folder / "a")
+  pth.write(folder / "b", dict(epoch=3, state_dict=STATE))
+  with zipfile.ZipFile(folder / "b") as archive:
     program = archive.read("archive/data.pkl")
-  return (tmp_path / "a").read_bytes(), (tmp_path / "b").read_bytes(), program
+  flat, torch = (folder / "a").read_bytes(), (folder / "b").read_bytes()
+
+  def make(rng):
+    kind = rng.randrange(4)
+    if kind == 0:
+      data = with_damaged_header(flat, rng)
+    elif kind == 1:
+      data = zipped(mutate(program, rng))
+    else:
+      data = mutate((flat, torch)[kind - 2], rng)
+    return {"weights": data}
+
+  return Inputs({"weights": flat}, [{"weights": zipped(p)} for p in PICKLES], make)
 
 
 def zipped(program):
@@ -51,105 +59,55 @@ def zipped(program):
   return out.getvalue()
 
 
-def header(data, rng):
+def with_damaged_header(data, rng):
   """A safetensors file whose JSON is mutated, and its length right."""
   size = int.from_bytes(data[:8], "little")
-  told = fuzz.mutate(json.loads(data[8 : 8 + size]), rng)
-  return len(told).to_bytes(8, "little") + told + data[8 + size :]
-
-
-@fuzz.sized(24, 4000)
-def test_weights(record_property, tmp_path, worker, count):
-  flat, torch, program = weights(tmp_path)
-
-  def make(rng):
-    kind = rng.randrange(4)
-    if kind == 0:
-      return header(flat, rng)
-    if kind == 1:
-      return zipped(fuzz.mutate(program, rng))
-    return fuzz.mutate((flat, torch)[kind - 2], rng)
-
-  def check(data):
-    (tmp_path / "c").write_bytes(data)
-    worker(fuzz_work.weights, str(tmp_path / "c"))
-
-  examples = map(zipped, PICKLES)
-  fuzz.explore(
-    record_property, "weights", count, fuzz.from_random(make), check, *examples
-  )
-
-
-VOCABULARIES = ("ours", *MAKE, "packed clip")
-
-
-@pytest.mark.parametrize("kind", VOCABULARIES)
-@fuzz.sized(8, 600)
-def test_vocabularies(record_property, tmp_path, worker, kind, count):
-  content = vocabulary(kind, tmp_path)
-
-  def make(rng):
-    return fuzz.mutate(content, rng), [fuzz.text(rng), "a red ball", fuzz.text(rng)]
-
-  def check(drawn):
-    data, captions = drawn
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(data)
-    worker(fuzz_work.vocabulary, str(path), captions)
-
-  whole = [(content, [text]) for text in ("\ud800", "\0", "a" * 100_000)]
-  fuzz.explore(
-    record_property, f"words {kind}", count, fuzz.from_random(make), check, *whole
-  )
+  header = mutate(json.loads(data[8 : 8 + size]), rng)
+  return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def vocabulary(kind, folder):
   if kind == "ours":
-    return clips.train_pieces(folder / "a.model").read_bytes()
-  data = pathlib.Path(MAKE[kind.removeprefix("packed ")](folder)).read_bytes()
-  return gzip.compress(data, mtime=0) if kind.startswith("packed") else data
+    data = clips.train_pieces(folder / "a.model").read_bytes()
+  else:
+    data = pathlib.Path(MAKE[kind.removeprefix("packed-")](folder)).read_bytes()
+  if kind.startswith("packed"):
+    data = gzip.compress(data, mtime=0)
+
+  def make(rng):
+    damaged = mutate(data, rng)
+    captions = dumped([text(rng), "a red ball", text(rng)])
+    return {"tokenizer.model": damaged, "captions.json": captions}
+
+  captions = [dumped([caption]) for caption in ("\ud800", "\0", "a" * 100_000)]
+  files = {"tokenizer.model": data, "captions.json": b""}
+  return Inputs(files, [{"captions.json": c} for c in captions], make)
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
+def records(folder):
+  """Metadata, shards, and valid shards of damaged records."""
   rows = [clips.record(f"clip{i}", b"video", ["größe", f"take {i}"]) for i in range(4)]
-  return clips.prepare(tmp_path_factory.mktemp("data"), dict(train=rows))
-
-
-@fuzz.sized(20, 1500)
-def test_records(record_property, tmp_path, worker, prepared, count):
-  """Metadata, shards, and whole shards of records that are none."""
-  place = tmp_path / "1.0.0"
-  place.mkdir()
-  files = {}
-  for path in sorted(pathlib.Path(prepared).iterdir()):
-    files[path.name] = path.read_bytes()
-    (place / path.name).write_bytes(files[path.name])
+  paths = sorted(pathlib.Path(clips.prepare(folder, dict(train=rows))).iterdir())
+  files = {f"1.0.0/{path.name}": path.read_bytes() for path in paths}
   (shard,) = (name for name in files if "array_record" in name)
-  examples = array_record_module.ArrayRecordReader(str(place / shard)).read_all()
+  (path,) = (path for path in paths if "array_record" in path.name)
+  examples = array_record_module.ArrayRecordReader(str(path)).read_all()
 
   def make(rng):
     name = rng.choice([*files, shard, shard])
     if name != shard:
-      return name, fuzz.mutate(json.loads(files[name]), rng)
+      return {name: mutate(json.loads(files[name]), rng)}
     if rng.random() < 0.3:
-      return name, fuzz.mutate(files[name], rng)
+      return {name: mutate(files[name], rng)}
     changed = list(examples)
     number = rng.randrange(len(changed))
-    changed[number] = fuzz.mutate(changed[number], rng)
-    return name, changed
+    changed[number] = mutate(changed[number], rng)
+    return {name: written_shard(folder / "shard", changed)}
 
-  def check(drawn):
-    name, data = drawn
-    if isinstance(data, list):
-      data = written(tmp_path / "shard", data)
-    with replaced(place / name, data):
-      worker(fuzz_work.records, str(place))
-
-  fuzz.explore(record_property, "records", count, fuzz.from_random(make), check)
+  return Inputs(files, make=make)
 
 
-def written(path, examples):
+def written_shard(path, examples):
   """The bytes of a shard."""
   writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
   for data in examples:
@@ -163,71 +121,73 @@ def sealed(manifest):
   if isinstance(manifest, dict):
     manifest.pop("check", None)
     manifest["check"] = store.checksum(manifest)
-  return fuzz.dumped(manifest)
-
-
-def resealed(manifest, header=None, **changes):
-  header = manifest["header"] | (header or {})
-  return sealed(manifest | changes | dict(header=header))
+  return {"manifest.json": dumped(manifest)}
 
 
 def journal(data, manifest):
   """Lines, and a manifest with their size and checksum."""
   sizes = manifest["sizes"] | dict(files=len(data))
   sums = manifest["checksums"] | dict(files=zlib.crc32(data))
-  changed = manifest | dict(sizes=sizes, checksums=sums)
-  return {"files-1.jsonl": data, "manifest.json": sealed(changed)}
+  return {"files-1.jsonl": data} | sealed(manifest | dict(sizes=sizes, checksums=sums))
 
 
-@fuzz.sized(30, 3000)
-def test_index(record_property, tmp_path, count):
-  """Read, asked for its clips, and written to; also where all checksums are right."""
-  place = tmp_path / "index"
-  with Writer(place, HEADER) as writer:
+def index(folder):
+  """Any file damaged, also where all checksums are right."""
+  with Writer(folder / "good", HEADER) as writer:
     for name, rows in (("a/ü.mp4", 3), ("b.mp4", 2)):
       writer.add(file(name), np.ones((rows, 4)), np.ones((rows, 2)))
     writer.note(file("c.mp4", error="no video"))
-  whole = {path.name: path.read_bytes() for path in place.iterdir()}
-  manifest = json.loads(whole["manifest.json"])
-  lines = fuzz.Lines(map(json.loads, whole["files-1.jsonl"].splitlines()))
+  files = {path.name: path.read_bytes() for path in (folder / "good").iterdir()}
+  manifest = json.loads(files["manifest.json"])
+  lines = Lines(map(json.loads, files["files-1.jsonl"].splitlines()))
 
   def make(rng):
     kind = rng.randrange(4)
     if kind == 0:
-      return {"manifest.json": sealed(fuzz.edited(manifest, rng, rng.randint(1, 3)))}
+      return sealed(edited(manifest, rng, rng.randint(1, 3)))
     if kind == 1:
-      return journal(fuzz.mutate(lines, rng) + b"\n", manifest)
-    name = rng.choice(sorted(whole))
-    return {name: fuzz.mutate(whole[name], rng)}
+      return journal(mutate(lines, rng) + b"\n", manifest)
+    name = rng.choice(sorted(files))
+    return {name: mutate(files[name], rng)}
 
-  def check(changed):
-    for path in place.iterdir():
-      path.unlink()
-    for name, data in (whole | changed).items():
-      (place / name).write_bytes(data)
-    fuzz.outcome(lambda: store.header(place), place)
-    if index := fuzz.outcome(lambda: store.open(place), place):
-      for row in range(index.rows + 1):
-        if found := fuzz.outcome(lambda r=row: index.owner(r), place):
-          index.path(found)
-          assert found.row <= row < found.row + found.clips
-      assert index.under("a").shape == (index.rows,)
-    if opened := fuzz.outcome(lambda: Writer(place, HEADER), place):
-      with opened:
-        opened.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
-        opened.compact()
-      assert "new" in store.open(place).files
-
-  twice = fuzz.dumped(
-    fuzz.Lines([["a", 1, 2, "", 0, 3, ""], ["b", 1, 2, "", 1, 2, ""]])
-  )
+  twice = dumped(Lines([["a", 1, 2, "", 0, 3, ""], ["b", 1, 2, "", 1, 2, ""]]))
   examples = (
     journal(twice + b"\n", manifest),
     journal(twice, manifest),  # the last line has no end
     journal(b"[" * 100_000 + b"\n", manifest),
-    {"manifest.json": resealed(manifest, generation=7)},
-    {"manifest.json": resealed(manifest, rows=0, header={"dim": 1 << 70})},
+    sealed(manifest | dict(generation=7)),
+    sealed(manifest | dict(rows=0, header=manifest["header"] | {"dim": 1 << 70})),
   )
-  fuzz.explore(
-    record_property, "index", count, fuzz.from_random(make), check, *examples
-  )
+  return Inputs(files, examples, make)
+
+
+@CASES.reader(30, 3000, index, name="index")
+def read_index(folder):
+  """Reads an index, asks for its clips, and writes to it."""
+  fuzz.outcome(lambda: store.header(folder), folder)
+  if found := fuzz.outcome(lambda: store.open(folder), folder):
+    for row in range(found.rows + 1):
+      if owner := fuzz.outcome(lambda r=row: found.owner(r), folder):
+        found.path(owner)
+        assert owner.row <= row < owner.row + owner.clips
+    assert found.under("a").shape == (found.rows,)
+  if writer := fuzz.outcome(lambda: Writer(folder, HEADER), folder):
+    with writer:
+      writer.add(file("new"), np.ones((1, 4)), np.ones((1, 2)))
+      writer.compact()
+    assert "new" in store.open(folder).files
+
+
+CASES += [
+  Case("weights", (24, 4000), weights, fuzz_work.weights, in_worker=True),
+  Case("records", (20, 1500), records, fuzz_work.records, in_worker=True),
+]
+for kind in ("ours", *MAKE, "packed-clip"):
+  inputs = functools.partial(vocabulary, kind)
+  name, read = f"vocabulary-{kind}", fuzz_work.vocabulary
+  CASES.append(Case(name, (8, 600), inputs, read, in_worker=True))
+
+
+@CASES.each
+def test_damaged_input_is_rejected_in_one_line(run, case, count):
+  run(case, count)

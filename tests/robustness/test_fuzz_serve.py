@@ -1,4 +1,4 @@
-"""Whatever is sent to the page's server: an answer, never an error of its own."""
+"""Damaged requests to the page's server: an answer, never an error of its own."""
 
 import json
 import socket
@@ -9,6 +9,7 @@ import fuzz
 import page
 import pytest
 from absl import logging
+from mutations import edited_bytes, mutate, text
 
 from vtr_jax.search.server import serve
 from vtr_jax.search.server.access import Access
@@ -70,21 +71,21 @@ def request(rng):
   headers = ["Host: localhost", *rng.sample(HEADERS, rng.randrange(4))]
   if method == "POST":
     path = rng.choice(("/api/search", "/api/search", path))
-    body = fuzz.mutate(ASKED, rng) if rng.random() < 0.8 else b'{"text": "red"}'
+    body = mutate(ASKED, rng) if rng.random() < 0.8 else b'{"text": "red"}'
     headers += [f"Content-Length: {len(body)}", "Content-Type: application/json"]
   if rng.random() < 0.5:
-    headers[rng.randrange(len(headers))] += fuzz.text(rng)
+    headers[rng.randrange(len(headers))] += text(rng)
   if rng.random() < 0.4:
-    path += rng.choice(("?", "/", "")) + fuzz.text(rng)
+    path += rng.choice(("?", "/", "")) + text(rng)
   head = "\r\n".join((f"{method} {path} HTTP/1.1", *headers))
   head = head.encode(errors="replace")
   if rng.random() < 0.5:
-    head = fuzz.edited_bytes(head, rng, rng.randint(1, 2))
+    head = edited_bytes(head, rng, rng.randint(1, 2))
   return head + b"\r\n\r\n" + body
 
 
 @fuzz.sized(30, 6000)
-def test_requests(record_property, monkeypatch, server, count):
+def test_damaged_request_is_answered(record_property, monkeypatch, server, count):
   told = []
   monkeypatch.setattr(logging, "error", lambda text, *args: told.append(text % args))
 
@@ -104,11 +105,4 @@ def test_requests(record_property, monkeypatch, server, count):
   surrogate = json.dumps(dict(text="\ud800")).encode()
   post = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
   post += b"application/json\r\nContent-Length: %d\r\n\r\n" % len(surrogate)
-  fuzz.explore(
-    record_property,
-    "requests",
-    count,
-    fuzz.from_random(request),
-    check,
-    post + surrogate,
-  )
+  fuzz.explore(record_property, "requests", count, request, check, post + surrogate)

@@ -1,5 +1,6 @@
-"""Whatever is left of a video: frames of the right shape, or a reason; no crash."""
+"""Damaged videos: frames of the right shape, or a reason; no crash."""
 
+import functools
 import io
 import struct
 
@@ -7,8 +8,11 @@ import clips
 import fuzz
 import fuzz_work
 import movies
-import pytest
+from fuzz import Case, Inputs
+from mutations import edited_bytes
 from PIL import Image
+
+worker, run, CASES = fuzz.worker, fuzz.run, fuzz.Cases()
 
 # Containers and codecs, each read by code of its own.
 KINDS = (
@@ -18,15 +22,9 @@ KINDS = (
 IMAGES = ("jpeg", "png", "webp", "bmp", "gif")
 
 
-@pytest.fixture(scope="module")
-def worker():
-  with fuzz.Worker() as running:
-    yield running
-
-
-def video(rng, *wholes):
-  """A video with some of its bytes changed, and sizes in its headers too."""
-  data = bytearray(rng.choice(wholes))
+def damaged(rng, *videos):
+  """One of the videos with some of its bytes changed, also sizes in its headers."""
+  data = bytearray(rng.choice(videos))
   kind = rng.randrange(5)
   if kind == 0:  # a size, a count or a time of some box or element
     at = rng.randrange(min(len(data) - 4, 1500))
@@ -34,44 +32,50 @@ def video(rng, *wholes):
     number = rng.choice((0, 1, 8, 0x7FFFFFFF, 0xFFFFFFFF, 0x10000, rng.getrandbits(32)))
     struct.pack_into(rng.choice((">I", "<I")), data, at, number)
   elif kind == 1:  # head of one, tail of another
-    other = rng.choice(wholes)
+    other = rng.choice(videos)
     data = data[: rng.randrange(len(data))] + other[rng.randrange(len(other)) :]
   elif kind == 2:  # much of it noise
     at = rng.randrange(len(data))
     data[at : at + 400] = rng.randbytes(400)
-  return fuzz.edited_bytes(data, rng, rng.randrange(kind in (3, 4), 4))
+  return edited_bytes(data, rng, rng.randrange(kind in (3, 4), 4))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@fuzz.sized(5, 600)
-def test_decoding(record_property, worker, kind, count):
-  """All ways in which a video is read."""
-  wholes = movies.movie(kind), movies.movie(kind, 12), movies.movie("b_frames")
-  strategy = fuzz.from_random(lambda rng: video(rng, *wholes[: rng.choice((2, 2, 3))]))
-  check = lambda data: worker(fuzz_work.video, data)
-  fuzz.explore(record_property, f"video {kind}", count, strategy, check, *wholes[:1])
+def videos(kind, _):
+  good = movies.movie(kind), movies.movie(kind, 12), movies.movie("b_frames")
+  make = lambda rng: damaged(rng, *good[: rng.choice((2, 2, 3))])
+  return Inputs({}, good[:1], make)
 
 
-@pytest.mark.parametrize("kind", IMAGES)
-@fuzz.sized(5, 600)
-def test_images(record_property, worker, kind, count):
+def images(kind, _):
   out = io.BytesIO()
   Image.fromarray(movies.picture(3)).save(out, kind.upper())
-  strategy = fuzz.from_random(lambda rng: video(rng, out.getvalue()))
-  check = lambda data: worker(fuzz_work.image, data)
-  fuzz.explore(record_property, f"image {kind}", count, strategy, check, out.getvalue())
+  return Inputs({}, (out.getvalue(),), lambda rng: damaged(rng, out.getvalue()))
+
+
+for name, kinds, make, read in (
+  ("video", KINDS, videos, fuzz_work.video),
+  ("image", IMAGES, images, fuzz_work.image),
+):
+  for kind in kinds:
+    inputs = functools.partial(make, kind)
+    CASES.append(Case(f"{name}-{kind}", (5, 600), inputs, read, in_worker=True))
+
+
+@CASES.each
+def test_damaged_input_is_rejected_in_one_line(run, case, count):
+  run(case, count)
 
 
 @fuzz.sized(40, 2000)
-def test_loading(record_property, tmp_path, worker, count):
+def test_damaged_videos_are_replaced(record_property, tmp_path, worker, count):
   """A data set of such videos and three times as many good ones, read to its end."""
-  wholes = [movies.movie(kind, 12) for kind in KINDS]
-  bad = fuzz.drawn(count, fuzz.from_random(lambda rng: video(rng, *wholes)))
+  good, bad = [movies.movie(kind, 12) for kind in KINDS], []
+  make = lambda rng: damaged(rng, *good)
+  fuzz.explore(record_property, "loader", count, make, bad.append)
   rows = [clips.record(f"bad{i}", data) for i, data in enumerate(bad)]
-  rows += [clips.record(f"good{i}", wholes[i % 3]) for i in range(3 * len(bad))]
+  rows += [clips.record(f"good{i}", good[i % 3]) for i in range(3 * len(bad))]
   clips.prepare(tmp_path, dict(train=rows))
   clips.train_pieces(tmp_path / "words.model")
   args = str(tmp_path), str(tmp_path / "words.model"), len(rows)
   replaced = worker(fuzz_work.loading, *args, seconds=1500)
   assert 0 < replaced < len(bad)
-  record_property("fuzz inputs, loader", len(bad))

@@ -1,4 +1,4 @@
-"""Whatever arrays a weights file holds: parameters, or a line that names the key."""
+"""Damaged arrays of a weights file: parameters, or a line that names the key."""
 
 import fuzz
 import hf_cases
@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from mutations import edited_bytes
 from weight_cases import dual, family, shapes
 
 from vtr_jax.weights import infer, match, registry, stacks
@@ -29,7 +30,7 @@ def changed(state, rng):
     elif kind == 3:
       array = array.reshape(array.shape[::-1])
     elif kind == 4:
-      key = fuzz.edited_bytes(key.encode(), rng, 1).decode(errors="replace")
+      key = edited_bytes(key.encode(), rng, 1).decode(errors="replace")
     if kind < 5:
       state[key] = array
   return state
@@ -37,9 +38,9 @@ def changed(state, rng):
 
 @pytest.mark.parametrize("kind", MODELS)
 @fuzz.sized(8, 400)
-def test_matching(record_property, kind, count):
+def test_damaged_arrays_are_rejected_in_one_line(record_property, kind, count):
   """Against a model, and to find out of what sizes the model must be."""
-  whole, _ = hf_cases.case(kind)
+  state, _ = hf_cases.case(kind)
   source, objective = registry.find(kind), MODELS[kind]()
   flat = flatten_dict(shapes(objective, objective.model.clip), sep="/")
   wanted, recipe = stacks.shapes(flat), infer.recipe(source)
@@ -56,5 +57,5 @@ def test_matching(record_property, kind, count):
       assert np.isfinite(array).all()
     fuzz.outcome(lambda: infer.infer(recipe, kind, source, state))
 
-  strategy = fuzz.from_random(lambda rng: changed(whole, rng))
-  fuzz.explore(record_property, f"match {kind}", count, strategy, check)
+  make = lambda rng: changed(state, rng)
+  fuzz.explore(record_property, f"match-{kind}", count, make, check)

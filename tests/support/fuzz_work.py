@@ -1,7 +1,8 @@
-"""What fuzz.Worker calls: readers whose code in C, C++ or Rust may end the process."""
+"""Readers whose code in C, C++ or Rust may end the process; a worker calls them."""
 
 import contextlib
 import io
+import json
 
 import clips
 import fuzz
@@ -19,12 +20,13 @@ from vtr_jax.prepare.options import Options
 from vtr_jax.weights import files
 
 
-def vocabulary(path, captions):
-  """Reads the file, and if it is one, encodes captions with it."""
-  tokenizer = fuzz.outcome(lambda: tokenizers.load(path), path)
+def vocabulary(folder):
+  """Reads a vocabulary, and if it is accepted, encodes captions with it."""
+  path = folder / "tokenizer.model"
+  tokenizer = fuzz.outcome(lambda: tokenizers.load(str(path)), path)
   if tokenizer is None:
     return
-  for caption in captions:
+  for caption in json.loads((folder / "captions.json").read_bytes()):
     try:
       with fuzz.bounded():
         ids, valid = tokenizer.encode(caption, 8)
@@ -39,8 +41,9 @@ def vocabulary(path, captions):
     tokenizer.decode(ids)
 
 
-def records(directory):
-  """Opens a prepared split, reads what is in it, and verifies it."""
+def records(folder):
+  """Opens a prepared split, reads its records, and verifies it."""
+  directory = str(folder / "1.0.0")
   fuzz.outcome(lambda: sources.fingerprint(directory, "train"), directory)
   split = fuzz.outcome(lambda: sources.open_split(directory, "train"), directory)
   for index in range(min(len(split or ()), 20)):
@@ -53,8 +56,9 @@ def records(directory):
     fuzz.outcome(lambda: check.check(directory, 1), directory)
 
 
-def weights(path):
-  """Reads a weights file, and every number in it."""
+def weights(folder):
+  """Reads a weights file, and every array in it."""
+  path = str(folder / "weights")
   for name, array in (fuzz.outcome(lambda: files.read(path), path) or {}).items():
     assert isinstance(name, str)
     with fuzz.bounded():
@@ -62,7 +66,7 @@ def weights(path):
 
 
 def video(data):
-  """Frames of a video by all ways there are, or BadSample."""
+  """Decodes a video in all the ways in which one is read."""
   indices = lambda n: video_lib.frame_indices(n, 4, "segments", 1, None)
   view = lambda height, width: crops.resize_view(height, width, 32)
   frames = fuzz.outcome(lambda: video_lib.decode(data, indices, view, 4, 5.0))
@@ -86,7 +90,7 @@ def video(data):
 
 
 def image(data):
-  """The same of an image."""
+  """Decodes an image in the same ways."""
   if images.is_image(data):
     for options in (Options(short_side=32), Options(copy=True)):
       made = fuzz.outcome(lambda o=options: images.encode(data, o))
@@ -95,7 +99,7 @@ def image(data):
 
 
 def loading(root, words, count):
-  """Reads all records once: how many were replaced."""
+  """Reads all records once; returns how many were replaced."""
   data, seen, replaced = clips.config(root, decode_timeout=5.0), set(), 0
   with loader.train_batches(
     data,

@@ -1,61 +1,56 @@
-"""Mutations of JSON, text and bytes, as a `Random` draws them."""
+"""Mutations of JSON, text and bytes, drawn by a `Random`."""
 
 import copy
 import json
 import re
 
+NESTED = b"[" * 99_999
+DAMAGED = (  # every file is also replaced by these
+  *(
+    b"",
+    b"3",
+    b"3\n",
+    b"\xff",
+    b"\xff\n",
+    b"{}\n",
+    b'{"optim": true}',
+    b'{"record": []}',
+  ),
+  *(NESTED, b"9" * 5000, b"[" + b"9" * 5000 + b"]"),
+)
 ODD_TEXTS = (
   *("", " ", "\0", "\ud800", "a\nb", "\r\n", "\u2028", "\ufeff", "\x1b[2J", "\x1c"),
   *("../x", "/etc/passwd", "a/../../b", ".", "..", "NaN", "1e999", "-1", "0x10"),
-  *(
-    "9" * 5000,
-    "x" * 300,
-    "e\u0301",
-    "\u0661\u0662",
-    "\u00b2",
-    "True",
-    "%s{0}",
-    "<mask>",
-  ),
+  *("9" * 5000, "x" * 300, "e\u0301", "\u0661\u0662", "\u00b2", "True"),
+  *("%s{0}", "<mask>"),
 )
 ODD_NUMBERS = (
   *(0, -1, 1, 3, 2**31, 2**63, 2**64, 10**400, -(10**400), 0.5, -0.0, 1e308),
   *(float("nan"), float("inf"), -float("inf")),
 )
-# What is put into a file's bytes.
+# Inserted into a file's bytes.
 _PIECES = (
   *(text.encode(errors="surrogatepass") for text in ODD_TEXTS),
   *(b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0" * 64, b"\xef\xbb\xbf"),
   *(b'"', b",", b"\t", b"\n", b"\r", b"{}", b"[]", b"null", b"\\ud800", b"\\", b":"),
   *(b"\x1f\x8b", b"PK\x03\x04", b"\x80\x02", b"[" * 9999, b'{"a":' * 9999),
 )
-_DEEP = "deep within"  # stands for JSON that is nested without end
-_LONG = "long"  # and for a number that is
+_DEEP = "deep within"  # stands for deeply nested JSON
+_LONG = "long"  # stands for a number of many digits
 _BYTE_EDITS = (
-  *(
-    "flip",
-    "flip",
-    "cut",
-    "drop",
-    "insert",
-    "insert",
-    "double",
-    "zero",
-    "over",
-    "move",
-  ),
-  *("field", "field", "field"),
+  *("flip", "flip", "cut", "drop", "insert", "insert", "double", "zero", "over"),
+  *("move", "field", "field", "field"),
 )
 _FIELD = re.compile(rb"[^\s,\"']+")
 _VALUE_EDITS = ("put", "put", "put", "put", "drop", "double", "move")
 
 
 class Lines(list):
-  """JSON values that make a file of one a line."""
+  """Values of a file of JSON lines."""
 
 
 def mutate(content, rng):
-  """The bytes of a file that is `content` with mutations."""
+  """The bytes of a file of `content`: bytes, text or JSON, with mutations."""
   if isinstance(content, str | bytes):
     return edited_bytes(written(content), rng, rng.randint(1, 4))
   data = dumped(edited(content, rng, rng.randint(1, 3)))
@@ -63,14 +58,14 @@ def mutate(content, rng):
 
 
 def written(content):
-  """The bytes of a file that is `content`."""
+  """The bytes of a file of `content`: bytes, text or JSON."""
   if isinstance(content, bytes):
     return content
   return content.encode() if isinstance(content, str) else dumped(content)
 
 
 def dumped(value):
-  """The bytes of a JSON file, or of one with a value a line."""
+  """The bytes of a JSON file, or of JSON `Lines`."""
   whole = map(json.dumps, value if type(value) is Lines else [value])
   deep = "[" * 99_999 + "]" * 99_999
   lines = "\n".join(whole).replace(f'"{_DEEP}"', deep)
@@ -78,7 +73,7 @@ def dumped(value):
 
 
 def text(rng):
-  """Any text, lone surrogates among it."""
+  """Any text, also with lone surrogates."""
   if rng.random() < 0.7:
     return rng.choice(ODD_TEXTS)
   ends = rng.choice((0x80, 0x3000, 0x110000))
