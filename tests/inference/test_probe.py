@@ -191,7 +191,7 @@ def test_video_features_are_what_the_embedding_is_computed_from(module):
   embedding = found.pooled
   if module is not simvtp:
     proj = params["video_proj"]
-    embedding = embedding @ proj["kernel"] + proj["bias"]
+    embedding = embedding @ proj["kernel"] + proj["bias"][None]
   np.testing.assert_allclose(
     objective.encode_video(params, fake), embedding, rtol=1e-4, atol=1e-5
   )

@@ -259,7 +259,7 @@ def test_fine_tuned_simvtp_weights_give_the_embeddings_of_its_code():
     weight = np.ones(x.shape[:2]) if valid is None else valid
     x = (x * weight[:, :, None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-    return l2_normalize(x * scale * factor + bias * factor)
+    return l2_normalize(x * scale[None] * factor + bias[None] * factor)
 
   before = simvtp_objective.SimVTP(clip, words, simvtp_config(size, size))
   whole = dict(
