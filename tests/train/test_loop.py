@@ -284,22 +284,13 @@ def test_damaged_records_do_not_contribute_to_the_loss(
   config["data"]["dir"] = str(tmp_path / "damaged")
   train_and_evaluate(config, tmp_path / "run-damaged")
 
-  plain = loader.train_batches
-
-  def masked(*args, **kwargs):
-    batches = plain(*args, **kwargs)
-
-    class Masked:
-      close = batches.close
-
-      def __next__(self):
-        batch = next(batches)
-        return batch | dict(valid=~np.isin(batch["record"], list(spoil)))
-
-    return Masked()
+  class Masked(loader.Batches):
+    def __next__(self):
+      batch = super().__next__()
+      return batch | dict(valid=~np.isin(batch["record"], list(spoil)))
 
   config["data"]["dir"] = str(tmp_path / "undamaged")
-  monkeypatch.setattr(loader, "train_batches", masked)
+  monkeypatch.setattr(loader, "Batches", Masked)
   train_and_evaluate(config, tmp_path / "run-undamaged")
   assert_same(
     params(tmp_path / "run-damaged", 6), params(tmp_path / "run-undamaged", 6)

@@ -103,11 +103,11 @@ def to_dict(value: Any) -> Any:
   }
 
 
-def choose(value: str, allowed: Iterable[str], name: str) -> None:
+def choose(value: object, allowed: Iterable[str], name: str) -> None:
   """Rejects a `value` that is not among `allowed`; for `__post_init__`."""
   allowed = list(allowed)
   if value not in allowed:
-    raise ConfigError(f"{name}: {value!r} is unknown; {nearest(value, allowed)}")
+    raise ConfigError(f"{name}: {value!r} is unknown; {nearest(str(value), allowed)}")
 
 
 def require(ok: bool, message: str) -> None:

@@ -107,21 +107,21 @@ def scope(mesh: Mesh) -> Iterator[None]:
     yield
 
 
-def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
   """Shardings for boxed (abstract) parameters, by their logical axes.
 
   An axis that the mesh does not divide evenly is replicated.
   """
-  targets = nn.logical_to_mesh_sharding(nn.get_partition_spec(boxed), mesh, RULES)
+  specs = nn.logical_to_mesh(nn.get_partition_spec(boxed), RULES)
 
-  def fit(array, sharding: NamedSharding) -> NamedSharding:
-    spec = [
+  def fit(array, spec: PartitionSpec) -> NamedSharding:
+    axes = [
       axis if size % _mesh_size(mesh, axis) == 0 else None
-      for size, axis in zip(array.shape, sharding.spec, strict=False)
+      for size, axis in zip(array.shape, spec, strict=False)
     ]
-    return NamedSharding(mesh, PartitionSpec(*spec))
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
-  return jax.tree.map(fit, nn.unbox(boxed), targets)
+  return jax.tree.map(fit, nn.unbox(boxed), specs)
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
@@ -129,7 +129,7 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 

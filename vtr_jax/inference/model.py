@@ -132,7 +132,7 @@ class LoadedModel:
     bar = Bar(
       clips, "embedding videos", len(videos), unit="video", disable=not progress
     )
-    return self.embed_clips(bar)
+    return self.embed_clips(iter(bar))
 
   def embed_clips(
     self, clips: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]

@@ -180,7 +180,9 @@ class DualEncoder(nn.Module):
     return jnp.exp(self.logit_scale - jax.lax.stop_gradient(excess))
 
 
-def _frame_mean(frames: Float[Array, "b*t d"], num_frames: int) -> Float[Array, "b d"]:
+def _frame_mean(
+  frames: Float[Array, "n d"], num_frames: int
+) -> Float[Array, "n//{num_frames} d"]:
   return frames.reshape(-1, num_frames, frames.shape[-1]).mean(axis=1)
 
 

@@ -145,7 +145,7 @@ def activation(x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
 def multi_head(
   module: nn.Module,
   mix: Callable[[Array, Array, Array], Array],
-  queries: Float[Array, "#b m d"],
+  queries: Float[AnyArray, "#b m d"],
   memory: Float[Array, "b n d"],
   num_heads: int,
   dtype: str,
@@ -280,8 +280,8 @@ class Transformer(nn.Module):
     return activation(norm(x))
 
 
-def l2_normalize(x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+def l2_normalize(x: Float[AnyArray, "*b d"]) -> Float[Array, "*b d"]:
   """Divides vectors by their norm (at least 1e-8, as in Frozen), in float32."""
-  x = x.astype(jnp.float32)
+  x = jnp.asarray(x, jnp.float32)
   # The square root's gradient at 0 is infinite; the bound goes inside.
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-16))

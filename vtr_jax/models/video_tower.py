@@ -94,7 +94,7 @@ class VideoTower(nn.Module):
     keep_idx: AnyArray | None,
     mask_idx: AnyArray | None,
     frames: int,
-  ) -> tuple[Float[Array, " d"] | None, Float[Array, "b k d"]]:
+  ) -> tuple[Float[AnyArray, " d"] | None, Float[Array, "b k d"]]:
     """(class token or None, embedded tubelets with their positions)."""
     dtype, width = self.config.compute.dtype, self.config.video.width
     patches = patchify(video, self.clip.tubelet_size) if video.ndim == 5 else video
@@ -118,7 +118,7 @@ class VideoTower(nn.Module):
 
   def _positions(
     self, frames: int
-  ) -> tuple[Float[Array, " d"] | None, Float[Array, "n d"]]:
+  ) -> tuple[Float[AnyArray, " d"] | None, Float[Array, "n d"]]:
     """(class token or None, positions of all tubelets of a clip of `frames`)."""
     c, width = self.config, self.config.video.width
     learned_frames, high, wide = self.clip.grid

@@ -129,7 +129,8 @@ def _top(
   """
   count = scores.shape[1]
   if k * _BLOCK >= count:
-    return lax.top_k(scores, min(k, count))
+    values, position = lax.top_k(scores, min(k, count))  # JAX returns a list
+    return values, position
   blocks = scores.reshape(len(scores), -1, _BLOCK)
   _, chosen = lax.top_k(blocks.max(-1), k)
   chosen = jnp.sort(chosen, 1)  # so that ties stay in the order of rows

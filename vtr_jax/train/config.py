@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,7 @@ class Parts:
   def abstract(self, mesh: Mesh | AbstractMesh) -> tuple[TrainState, TrainState]:
     """(shapes of the state, its shardings)."""
     parts = self.objective, self.optimizer, self.spec
-    return state_lib.abstract(*parts, cast(Mesh, mesh), *self._optional)
+    return state_lib.abstract(*parts, mesh, *self._optional)
 
   def init(self, mesh: Mesh) -> TrainState:
     """The initial state, with random parameters."""

@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Int32
 
 from vtr_jax.core import sharding
@@ -41,7 +41,7 @@ def abstract(
   objective: Objective,
   optimizer: optax.GradientTransformation,
   spec: dict,
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
   ema: bool = False,
   history: int = 0,
 ) -> tuple[TrainState, TrainState]:
