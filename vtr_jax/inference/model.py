@@ -132,6 +132,7 @@ class LoadedModel:
     bar = Bar(
       clips, "embedding videos", len(videos), unit="video", disable=not progress
     )
+    # A runtime type check would take clips out of the bar, as it has a length.
     return self.embed_clips(iter(bar))
 
   def embed_clips(
