@@ -90,7 +90,8 @@ def test_words_of_the_embedded_tokenizer(embedded, caption, want):
 
 def test_a_word_without_a_leading_space_is_not_part_of_cls(tokenizer):
   (i,) = (i for i in range(tokenizer.vocab_size) if tokenizer.pieces([i]) == ["a"])
-  ids = np.array([tokenizer.cls_id, i, i, tokenizer.pad_id, tokenizer.pad_id])
+  ids = [tokenizer.cls_id, i, i, tokenizer.pad_id, tokenizer.pad_id]
+  ids = np.array(ids, np.int32)
   np.testing.assert_array_equal(tokenizer.word_ids(ids), [0, 1, 1, 2, 3])
 
 

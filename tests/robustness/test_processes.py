@@ -1,15 +1,16 @@
 """Several processes on one machine train one run, also if one of them ends."""
 
+import dataclasses
 import json
 import os
 import signal
 import socket
 import subprocess
-import types
 
 import numpy as np
 import pytest
 from conftest import ROOT, program, run_main
+from jax.sharding import Mesh
 from training import losses, without_evals
 
 from configs import miles, simvtp
@@ -195,12 +196,18 @@ def test_two_processes_have_the_evaluation_results_of_one(data_dir, tmp_path):
     assert two == pytest.approx(one, rel=1e-3)
 
 
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+  """What `host_rows` asks of a device."""
+
+  id: int
+  process_index: int
+
+
 def mesh_of(processes, data, tensor):
-  """A stand-in, for `host_rows`, for a mesh whose devices belong to these processes."""
-  devices = [types.SimpleNamespace(process_index=p) for p in processes]
-  devices = np.array(devices).reshape(data, 1, tensor)
-  shape = dict(data=data, fsdp=1, tensor=tensor)
-  return type("Mesh", (), dict(devices=devices, shape=shape))
+  """A mesh of devices that belong to these processes."""
+  devices = np.array([FakeDevice(*pair) for pair in enumerate(processes)])
+  return Mesh(devices.reshape(data, 1, tensor), ("data", "fsdp", "tensor"))
 
 
 def test_host_rows_of_a_mesh_that_interleaves_hosts():

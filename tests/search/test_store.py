@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from index_cases import HEADER, file
+from runtime_types import unchecked
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
@@ -120,7 +121,11 @@ def test_compact_rewrites_the_index_without_dropped_rows(index_dir):
 
 def test_an_add_that_fails_leaves_the_index_unchanged(index_dir):
   before = content(store.open(index_dir))
-  with pytest.raises(ValueError), Writer(index_dir, HEADER) as writer:
+  with (
+    unchecked(),
+    pytest.raises(ValueError),
+    Writer(index_dir, HEADER) as writer,
+  ):
     writer.add(file("d.mp4"), np.ones((2, 4)), np.array([["no", "times"]]))
   assert content(store.open(index_dir)) == before
 

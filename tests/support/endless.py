@@ -2,6 +2,8 @@
 
 import time
 
+from vtr_jax.data.sources import Split
+
 
 class HangingVideo(bytes):
   """A video whose decoding hangs: `b"wait"` sleeps, `b"spin"` keeps the CPU busy."""
@@ -11,16 +13,15 @@ class HangingVideo(bytes):
       time.sleep(60 if self.startswith(b"wait") else 0)
 
 
-class HangingSplit:
+class HangingSplit(Split):
   """A split in which `videos` (index -> b"wait" | b"spin") replace some videos."""
 
   def __init__(self, split, videos):
-    self._split, self._videos = split, videos
-    self.directory = split.directory
-
-  def __len__(self):
-    return len(self._split)
+    super().__init__(split.directory, split.name, split._records)
+    self._videos = videos
 
   def __getitem__(self, index):
     video = self._videos.get(index)
-    return self._split[index] | (dict(video=HangingVideo(video)) if video else {})
+    return super().__getitem__(index) | (
+      dict(video=HangingVideo(video)) if video else {}
+    )

@@ -12,7 +12,7 @@ from PIL import Image
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 from vtr_jax.search.query import Query
-from vtr_jax.search.searcher import Hit
+from vtr_jax.search.searcher import Hit, Searcher
 from vtr_jax.search.server.serve import Server
 from vtr_jax.search.writer import Writer
 
@@ -20,7 +20,7 @@ SECONDS, FPS = 10, 8  # of each video
 MODEL = types.SimpleNamespace(name="fake", id="fake@1", dim=2, has_match_head=True)
 
 
-class Searcher:
+class FakeSearcher(Searcher):
   """Scores a clip by how many words of the query its name has, then by its row."""
 
   def __init__(self, model, places):
@@ -69,7 +69,7 @@ def searcher(folder, names):
   """A searcher of an index next to the folder."""
   out = folder.parent / f"{folder.name}-index"
   index(folder, names, out)
-  return Searcher(MODEL, [out])
+  return FakeSearcher(MODEL, [out])
 
 
 def video(seed: int) -> bytes:

@@ -9,7 +9,8 @@ and s counts the batches of these.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -85,13 +86,18 @@ def train_batches(
       rows = order.random_map(example)
       batches[part_frames, frames] = HostBatches(rows, batch_size, host, num_hosts)
 
-  def turn(step: int) -> tuple[tuple[int, int], int]:
-    part_frames, number = at(step)
-    return (part_frames, part_frames or data.frames_at(clip, step)), number
-
+  turn = functools.partial(_turn, data, clip, at)
   return Batches(
     ByTurns(batches, turn).slice(slice(start_step, None)), data.num_workers
   )
+
+
+def _turn(
+  data: DataConfig, clip: ClipSpec, at: Callable[[int], tuple[int, int]], step: int
+) -> tuple[tuple[int, int], int]:
+  """(frames of the part, frames of the clip) at a step, and the number of the batch."""
+  part_frames, number = at(step)
+  return (part_frames, part_frames or data.frames_at(clip, step)), number
 
 
 def eval_videos(

@@ -137,7 +137,7 @@ def unusable(split: Split, index: int, error: BadSample) -> DataError:
   return DataError(f"{where} cannot be used ({problem}); repair or remove it")
 
 
-def find(root: str, name: str) -> str:
+def find(root: str | os.PathLike, name: str) -> str:
   """Directory of the newest version of the data set `name` under `root`.
 
   Args:
@@ -156,7 +156,7 @@ def find(root: str, name: str) -> str:
   return os.path.join(base, max(versions, key=lambda v: [*map(int, v.split("."))]))
 
 
-def open_split(directory: str, split: str) -> Split:
+def open_split(directory: str | os.PathLike, split: str) -> Split:
   """Opens a split of the prepared data set in `directory`.
 
   Args:
@@ -167,6 +167,7 @@ def open_split(directory: str, split: str) -> Split:
     DataError: the directory, the split or a shard is missing, empty, cut short
       or of another schema.
   """
+  directory = os.fspath(directory)
   builder = _builder(directory)
   _check_features(builder.info.features, directory)
   _check_split(builder.info.splits, directory, split)
@@ -184,7 +185,7 @@ def open_split(directory: str, split: str) -> Split:
   return Split(directory, split, records)
 
 
-def fingerprint(directory: str, split: str) -> str:
+def fingerprint(directory: str | os.PathLike, split: str) -> str:
   """16 hex digits that change when the split's records do.
 
   Computed from names, version, bytes and shard lengths of the split, and from
@@ -193,6 +194,7 @@ def fingerprint(directory: str, split: str) -> str:
   Raises:
     DataError: the directory or the split is missing.
   """
+  directory = os.fspath(directory)
   builder = _builder(directory)
   _check_split(builder.info.splits, directory, split)
   info = builder.info.splits[_base(split)]

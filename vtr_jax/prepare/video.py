@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -30,7 +30,7 @@ class Shown(NamedTuple):
 
 
 def encode(
-  data: bytes | BinaryIO,
+  data: bytes | io.BufferedIOBase,
   options: Options,
   start: float | None = None,
   end: float | None = None,
@@ -59,7 +59,7 @@ def encode(
 
 
 def _encode(
-  data: bytes | BinaryIO,
+  data: bytes | io.BufferedIOBase,
   options: Options,
   start: float,
   end: float,

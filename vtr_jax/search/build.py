@@ -47,7 +47,7 @@ def build(
   out: str | os.PathLike,
   model: LoadedModel,
   *,
-  checkpoint: str = "",
+  checkpoint: str | os.PathLike = "",
   options: windows.Options | None = None,
   threads: int = 0,
   progress: bool = False,

@@ -1,11 +1,12 @@
 """Cuts long videos into clips: windows of fixed length, or shots, and their frames."""
 
 import dataclasses
+import io
 import itertools
 import math
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -127,14 +128,14 @@ def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) 
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
-def _timeline(file: BinaryIO, model: LoadedModel) -> stream.Timeline:
+def _timeline(file: io.BufferedIOBase, model: LoadedModel) -> stream.Timeline:
   seconds = model.config.data.decode_timeout
   size = os.fstat(file.fileno()).st_size
   return stream.timeline(file, seconds * (1 + size / 2**30))
 
 
 def _read(
-  file: BinaryIO,
+  file: io.BufferedIOBase,
   timeline: stream.Timeline,
   parts: list[tuple[float, float]],
   model: LoadedModel,
@@ -169,7 +170,7 @@ def _frame_numbers(
 
 
 def _shots(
-  file: BinaryIO, timeline: stream.Timeline, model: LoadedModel
+  file: io.BufferedIOBase, timeline: stream.Timeline, model: LoadedModel
 ) -> list[float]:
   """Times, in seconds, at which a new shot starts."""
   seconds = model.config.data.decode_timeout * (1 + len(timeline.times) / 1000)

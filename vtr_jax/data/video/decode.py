@@ -6,7 +6,7 @@ One image is a video of one frame. See packets.py for how little is decoded.
 import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -111,7 +111,7 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
 
 
 @contextlib.contextmanager
-def opened(data: bytes | BinaryIO) -> Iterator[Any]:
+def opened(data: bytes | io.BufferedIOBase) -> Iterator[Any]:
   """An encoded file's PyAV container; what it names outside itself is not followed.
 
   Args:

@@ -7,9 +7,10 @@ frame are not decoded; where the decoded times differ from the packets', all fra
 
 import bisect
 import collections
+import io
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -46,7 +47,7 @@ class Timeline(NamedTuple):
   damaged: bool
 
 
-def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
+def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline:
   """Reads all packets and decodes none.
 
   Args:
@@ -101,7 +102,7 @@ def timeline(file: BinaryIO, seconds: float = float("inf")) -> Timeline:
 
 
 def clips(
-  file: BinaryIO,
+  file: io.BufferedIOBase,
   line: Timeline,
   requested: Sequence[Int[np.ndarray, " t"]],
   view: Any,
@@ -145,7 +146,7 @@ def clips(
 
 
 def small(
-  file: BinaryIO, height: int, width: int, seconds: float = float("inf")
+  file: io.BufferedIOBase, height: int, width: int, seconds: float = float("inf")
 ) -> Iterator[UInt8[np.ndarray, "h w"]]:
   """All frames of a file in order, gray and small, as far as they are good.
 
@@ -169,7 +170,11 @@ def small(
 
 
 def _frames(
-  file: BinaryIO, line: Timeline, requested: list[int], view: Any, deadline: Deadline
+  file: io.BufferedIOBase,
+  line: Timeline,
+  requested: list[int],
+  view: Any,
+  deadline: Deadline,
 ) -> Iterator[tuple[int, UInt8[np.ndarray, "h w 3"]]]:
   """(number, picture) of the requested frames, numbers ascending."""
   done, picture = -1, Picture(view)
@@ -196,7 +201,11 @@ def _frames(
 
 
 def _by_groups(
-  file: BinaryIO, line: Timeline, requested: list[int], view: Any, deadline: Deadline
+  file: io.BufferedIOBase,
+  line: Timeline,
+  requested: list[int],
+  view: Any,
+  deadline: Deadline,
 ) -> Iterator[tuple[int, np.ndarray]]:
   """Of as few groups of pictures as hold the requested frames.
 
@@ -234,7 +243,7 @@ def _by_groups(
 
 
 def _in_order(
-  file: BinaryIO, deadline: Deadline
+  file: io.BufferedIOBase, deadline: Deadline
 ) -> Iterator[tuple[int, av.VideoFrame | None]]:
   """(number, frame) of all frames as far as they are good; (number, None): not so far.
 

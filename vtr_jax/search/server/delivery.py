@@ -1,12 +1,13 @@
 """Files over HTTP: in full, by range, or "not modified"."""
 
 import email.utils
+import io
 import os
 import re
 import stat
 from collections.abc import Mapping
 from email.message import Message
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 # Files are served with one of these types or none: never as HTML.
 TYPES = {
@@ -54,7 +55,7 @@ def media_type(name: str) -> str:
   return TYPES.get(os.path.splitext(name)[1].lower(), "application/octet-stream")
 
 
-def open_inside(path: str, root: str, name: str) -> BinaryIO:
+def open_inside(path: str, root: str, name: str) -> io.BufferedIOBase:
   """Opens a regular file that lies in the folder `root`, symbolic links followed.
 
   Raises:

@@ -9,7 +9,7 @@ import time
 import urllib.parse
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Any, BinaryIO
+from typing import Any
 
 from absl import logging
 
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
       raise ConnectionError("hung up")
     return messages.parsed(body)
 
-  def _media(self, kind: str, hit: Any, file: BinaryIO) -> None:
+  def _media(self, kind: str, hit: Any, file: io.BufferedIOBase) -> None:
     """Responds with a clip's file, its poster or its preview."""
     version = media.version(file)
     size, changed = version[-2], version[-1]

@@ -1,9 +1,10 @@
 """The searcher behind the page: clips, their files, and one search at a time."""
 
+import io
 import math
 import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -84,7 +85,7 @@ class Library:
       raise HTTPError(410, "the index has changed; search again")
     return hit
 
-  def open(self, hit: Hit) -> BinaryIO:
+  def open(self, hit: Hit) -> io.BufferedIOBase:
     """The file that a clip is part of; raises HTTPError."""
     root = self._searcher.indexes[hit.index].header.root
     return delivery.open_inside(hit.path, root, printable(hit.name))

@@ -5,7 +5,6 @@ import io
 import os
 import threading
 from collections.abc import Callable, Hashable
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -51,7 +50,7 @@ class _Cache:
 _cache = _Cache(_CACHE_BYTES)
 
 
-def poster(file: BinaryIO, second: float) -> bytes:
+def poster(file: io.BufferedIOBase, second: float) -> bytes:
   """The frame at `second`, or the first one if the video is shorter, as JPEG.
 
   Raises:
@@ -79,7 +78,7 @@ def poster(file: BinaryIO, second: float) -> bytes:
   return _cache.get(("poster", *version(file), second), make)
 
 
-def preview(file: BinaryIO, start: float, end: float) -> bytes:
+def preview(file: io.BufferedIOBase, start: float, end: float) -> bytes:
   """The part from `start` to `end`, at most 30 s, as H.264 in mp4 without sound.
 
   Raises:
@@ -91,7 +90,7 @@ def preview(file: BinaryIO, start: float, end: float) -> bytes:
   return _cache.get(key, make)
 
 
-def version(file: BinaryIO) -> tuple[int, ...]:
+def version(file: io.BufferedIOBase) -> tuple[int, ...]:
   """Numbers that differ if a file was changed or replaced."""
   stat = os.fstat(file.fileno())
   return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
