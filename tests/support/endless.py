@@ -21,7 +21,7 @@ class HangingSplit(Split):
     self._videos = videos
 
   def __getitem__(self, index):
-    video = self._videos.get(index)
-    return super().__getitem__(index) | (
-      dict(video=HangingVideo(video)) if video else {}
-    )
+    record = super().__getitem__(index)
+    if index in self._videos:
+      record |= dict(video=HangingVideo(self._videos[index]))
+    return record

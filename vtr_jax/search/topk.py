@@ -74,7 +74,7 @@ class Rows:
 
 
 def best(
-  results: Sequence[tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]], k: int
+  results: Sequence[tuple[Float[np.ndarray, "q _"], Int[np.ndarray, "q _"]]], k: int
 ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
   """Scores, index numbers and row numbers of the k best results of `top`, per index."""
   scores = np.concatenate([s for s, _ in results], 1)

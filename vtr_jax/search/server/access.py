@@ -4,7 +4,7 @@ import hmac
 import ipaddress
 import re
 import secrets
-from collections.abc import Mapping
+from email.message import Message
 
 from vtr_jax.core.config import require
 from vtr_jax.search.server.delivery import HTTPError
@@ -43,7 +43,7 @@ class Access:
     self.token = token or ("" if is_local(host) else secrets.token_urlsafe(24))
     self._names = {*_LOCAL_NAMES, host, f"[{host}]"}
 
-  def check(self, headers: Mapping[str, str], cookie: str, opens_page: bool) -> None:
+  def check(self, headers: Message, cookie: str, opens_page: bool) -> None:
     """Raises HTTPError unless access is granted.
 
     Args:
@@ -68,6 +68,6 @@ class Access:
     return hmac.compare_digest(token.encode(), self.token.encode())
 
 
-def _cookies(headers: Mapping[str, str]) -> dict[str, str]:
+def _cookies(headers: Message) -> dict[str, str]:
   pairs = (part.split("=", 1) for part in headers.get("Cookie", "").split(";"))
   return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
