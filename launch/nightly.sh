@@ -4,6 +4,8 @@
 # installed in .venv, the packages are audited too.
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
+# Memory and time are measured here; ./launch/test.sh checks types at every call.
+export VTR_TYPECHECK=0
 {
   echo "revision $(git rev-parse HEAD 2>/dev/null || echo unknown), $(nproc) cores"
   run .venv/bin/python -m pytest -m nightly -n 2 --dist loadfile --no-loadscope-reorder \

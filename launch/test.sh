@@ -6,5 +6,5 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 run .venv/bin/ruff check .
 run .venv/bin/ruff format --check .
 run .venv/bin/pyright --pythonpath .venv/bin/python
-# In the order of their names: those with few tests, which take long, are not the last.
+# In the order of tests/conftest.py: files that take long are not the last.
 run .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder ${args[@]+"${args[@]}"}

@@ -21,9 +21,9 @@ os.environ |= dict(
 import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# With VTR_TYPECHECK=1, shapes and dtypes in signatures are checked at every call in
-# this process.
-TYPECHECK = os.environ.get("VTR_TYPECHECK", "0") == "1"
+# Shapes, dtypes and types in signatures are checked at every call in this process;
+# VTR_TYPECHECK=0 turns that off.
+TYPECHECK = os.environ.get("VTR_TYPECHECK", "1") == "1"
 if TYPECHECK:
   install_import_hook("vtr_jax", "runtime_types.checked")
 
@@ -46,6 +46,12 @@ def strict_dtypes(request):
   strict = request.path.parent.name in ("models", "objectives")
   with jax.numpy_dtype_promotion("strict" if strict else "standard"):
     yield
+
+
+def pytest_collection_modifyitems(items):
+  """Files that take minutes come first: two processes then end at the same time."""
+  slow = ("robustness", "train", "contract")
+  items.sort(key=lambda item: item.path.parent.name not in slow)
 
 
 @pytest.fixture(scope="session")

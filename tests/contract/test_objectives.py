@@ -103,7 +103,8 @@ def test_a_resumed_run_is_bitwise_the_same(name, data_dir, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, reference)
 
 
-@ONE
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", base.names())
 def test_a_run_with_clips_of_two_lengths_resumes_bitwise_the_same(
   name, data_dir, tmp_path
 ):

@@ -384,6 +384,7 @@ if __name__ == "__main__":
   assert (run.returncode, run.stderr) == (0, "")
 
 
+@pytest.mark.nightly
 def test_a_run_keeps_a_copy_of_its_vocabulary_and_loads_it(smoke, tmp_path):
   """Gzipped merges stay gzipped, under the name tokenizer.model."""
   path = write(tmp_path / "bpe.txt.gz", gzip.compress(MERGES.encode()))

@@ -64,7 +64,7 @@ def stop(process, phase, repeat=False, number=signal.SIGTERM, delay=0.0):
     pytest.param("begin", [], marks=pytest.mark.nightly),
     ("compile", []),
     pytest.param("wait", [2, 3], marks=pytest.mark.nightly),
-    ("step", [2, 4]),
+    pytest.param("step", [2, 4], marks=pytest.mark.nightly),
     pytest.param("save", [2, 4], marks=pytest.mark.nightly),
     pytest.param("evaluation", [2, 4], marks=pytest.mark.nightly),
   ],
@@ -95,7 +95,7 @@ def test_a_second_sigterm_ends_the_run_at_once(reference_run, tmp_path):
 @pytest.mark.parametrize(
   ("phase", "delay"),
   [
-    ("twice", 0.0),
+    pytest.param("twice", 0.0, marks=pytest.mark.nightly),
     # Threads of the compiler, which are still running, must not crash.
     ("xla", 1.0),
     pytest.param("build", 0.0, marks=pytest.mark.nightly),

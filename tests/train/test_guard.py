@@ -305,9 +305,9 @@ def test_replay_rejects_a_directory_that_is_not_a_dump(tmp_path):
 @pytest.mark.parametrize(
   "action",
   [
-    "roll_back",
+    pytest.param("roll_back", marks=NIGHTLY),  # by day: of steps that are not finite
     pytest.param("skip", marks=NIGHTLY),
-    pytest.param("warn", marks=NIGHTLY),
+    "warn",
   ],
 )
 def test_a_spike_is_reported_and_on_spike_decides_what_follows(

@@ -179,6 +179,7 @@ def test_sigterm_saves_and_asks_for_requeue(smoke, tmp_path):
   assert int(saved.name) >= 3
 
 
+@pytest.mark.nightly
 def test_a_killed_loader_ends_the_run_after_a_checkpoint(mac_smoke, tmp_path):
   """As the kernel kills the process with the most memory."""
   config = without_evals(mac_smoke, steps=40, checkpoint_every=100)
