@@ -4,7 +4,7 @@ Names and shapes are those of the authors' code, and of `transformers` 5 for "hf
 layout is built for one model, whose depths and tubelet size it takes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.weights import entries as e
@@ -19,6 +19,50 @@ def blocks(depth: int, prefix: str, path: str, block: Callable) -> Entries:
   """`block(prefix of the keys, prefix of the paths)` for each of `depth` layers."""
   for i in range(depth):
     yield from block(f"{prefix}.{i}.", f"{path}/block_{i}/")
+
+
+def _block(
+  norms: tuple[str, str], projections: Sequence[str], mlp: tuple[str, str]
+) -> Callable[[str, str], Entries]:
+  """(prefix of the keys, of the paths) -> a block with separate projections.
+
+  Args:
+    norms: before or after attention, and the MLP.
+    projections: query, key, value, output.
+    mlp: up and down.
+  """
+
+  def entries(prefix: str, path: str) -> Entries:
+    for key, name in zip(norms, ("norm_attention", "norm_mlp"), strict=True):
+      yield from e.norm(prefix + key, path + name)
+    yield from e.attention([prefix + key for key in projections], path + "attention")
+    up, down = mlp
+    yield from e.mlp(prefix + up, prefix + down, path + "mlp")
+
+  return entries
+
+
+_hf_vit_block = _block(
+  ("layernorm_before", "layernorm_after"),
+  [f"attention.{part}_proj" for part in "qkvo"],
+  ("mlp.fc1", "mlp.fc2"),
+)
+_distilbert_block = _block(
+  ("sa_layer_norm", "output_layer_norm"),
+  [f"attention.{part}_lin" for part in ("q", "k", "v", "out")],
+  ("ffn.lin1", "ffn.lin2"),
+)
+_bert_block = _block(
+  ("attention.output.LayerNorm", "output.LayerNorm"),
+  [f"attention.{part}" for part in ("self.query", "self.key", "self.value")]
+  + ["attention.output.dense"],
+  ("intermediate.dense", "output.dense"),
+)
+_hf_block = _block(
+  ("layer_norm1", "layer_norm2"),
+  [f"self_attn.{part}_proj" for part in ("q", "k", "v", "out")],
+  ("mlp.fc1", "mlp.fc2"),
+)
 
 
 # ------------------------------------------------------------------ image towers
@@ -62,14 +106,6 @@ def hf_vit(model: DualEncoder) -> Entries:
   yield from e.norm("layernorm", f"{VIDEO}/norm")
 
 
-def _hf_vit_block(prefix: str, path: str) -> Entries:
-  yield from e.norm(prefix + "layernorm_before", path + "norm_attention")
-  yield from e.norm(prefix + "layernorm_after", path + "norm_mlp")
-  layers = [f"{prefix}attention.{part}_proj" for part in "qkvo"]
-  yield from e.attention(layers, path + "attention")
-  yield from e.mlp(prefix + "mlp.fc1", prefix + "mlp.fc2", path + "mlp")
-
-
 # ------------------------------------------------------------------- text towers
 
 
@@ -87,14 +123,6 @@ def _bert_tokens(prefix: str, path: str) -> Entries:
   yield from e.norm(embed + "LayerNorm", path + "/norm")
 
 
-def _distilbert_block(prefix: str, path: str) -> Entries:
-  yield from e.norm(prefix + "sa_layer_norm", path + "norm_attention")
-  yield from e.norm(prefix + "output_layer_norm", path + "norm_mlp")
-  layers = [f"{prefix}attention.{part}_lin" for part in ("q", "k", "v", "out")]
-  yield from e.attention(layers, path + "attention")
-  yield from e.mlp(prefix + "ffn.lin1", prefix + "ffn.lin2", path + "mlp")
-
-
 def bert(model: DualEncoder) -> Entries:
   yield from bert_embed("", f"{TEXT}/embed")
   yield from blocks(model.config.text.depth, "encoder.layer", TEXT, _bert_block)
@@ -107,17 +135,6 @@ def bert_embed(prefix: str, path: str) -> Entries:
     for kind in ("position", "token_type")
   )
   yield e.bert_positions(positions, types, path + "/positions")
-
-
-def _bert_block(prefix: str, path: str) -> Entries:
-  yield from e.norm(prefix + "attention.output.LayerNorm", path + "norm_attention")
-  yield from e.norm(prefix + "output.LayerNorm", path + "norm_mlp")
-  own = prefix + "attention.self."
-  out = prefix + "attention.output.dense"
-  layers = (own + "query", own + "key", own + "value", out)
-  yield from e.attention(layers, path + "attention")
-  up, down = prefix + "intermediate.dense", prefix + "output.dense"
-  yield from e.mlp(up, down, path + "mlp")
 
 
 # -------------------------------------------------------------------- dual encoders
@@ -246,11 +263,3 @@ def _hf_towers(model: DualEncoder) -> Entries:
   tower = f"{TEXT}/transformer"
   yield from blocks(c.text.depth, text + "encoder.layers", tower, _hf_block)
   yield from e.norm(text + "final_layer_norm", f"{tower}/norm")
-
-
-def _hf_block(prefix: str, path: str) -> Entries:
-  yield from e.norm(prefix + "layer_norm1", path + "norm_attention")
-  yield from e.norm(prefix + "layer_norm2", path + "norm_mlp")
-  layers = [f"{prefix}self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
-  yield from e.attention(layers, path + "attention")
-  yield from e.mlp(prefix + "mlp.fc1", prefix + "mlp.fc2", path + "mlp")
