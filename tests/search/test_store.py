@@ -94,6 +94,7 @@ def test_leftovers_of_a_killed_writer_are_ignored(index_dir):
   assert content(index).keys() == {*before, "d.mp4"}
   assert (index_dir / "vectors-1.f16").stat().st_size == 7 * 4 * 2
   assert not (index_dir / "vectors-2.f16").exists()
+  assert not (index_dir / ".manifest.json.0f.tmp").exists()
 
 
 def test_compact_rewrites_the_index_without_dropped_rows(index_dir):

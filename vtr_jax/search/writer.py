@@ -22,6 +22,8 @@ from vtr_jax.core import io
 from vtr_jax.core.errors import DataError
 from vtr_jax.search import store
 
+_TEMPORARY = re.compile(r"\.manifest\.json\..*\.tmp")  # of `io.atomic_write`
+
 
 class Writer:
   """Extends or creates an index; one writer at a time. A context manager.
@@ -149,8 +151,9 @@ class Writer:
       store.file_path(self.directory, k, self._generation).name for k in store.KINDS
     }
     for path in self.directory.iterdir():
-      if store.INDEX_FILE.fullmatch(path.name) and path.name not in current:
-        path.unlink()  # of a killed or finished `compact`
+      old = store.INDEX_FILE.fullmatch(path.name) and path.name not in current
+      if old or _TEMPORARY.fullmatch(path.name):
+        path.unlink()  # of a killed writer, or of a finished `compact`
 
   def _new_generation(self) -> None:
     """Starts an empty generation."""
@@ -207,11 +210,11 @@ class Writer:
 def _acquire_lock(directory: pathlib.Path) -> BinaryIO:
   """Locks out other writers until closed; the kernel closes it after SIGKILL."""
   if directory.exists() and not (directory / "manifest.json").exists():
-    expected = re.compile(r"lock|\.manifest\.json\..*\.tmp")
+    expected = (_TEMPORARY, store.INDEX_FILE, re.compile("lock"))
     unexpected = directory.is_file() or [
       p.name
       for p in directory.iterdir()
-      if not (expected.fullmatch(p.name) or store.INDEX_FILE.fullmatch(p.name))
+      if not any(pattern.fullmatch(p.name) for pattern in expected)
     ]
     if unexpected:
       raise DataError(f"{directory}: is not an index; choose another --out")
