@@ -191,8 +191,8 @@ def _standardise(features: Num[np.ndarray, "v d"]) -> Callable:
   total = lambda rows: sum(rows, np.zeros(features.shape[1:]))
   mean = total(chunk.sum(axis=0) for chunk in chunks()) / count
   variance = total(((chunk - mean) ** 2).sum(axis=0) for chunk in chunks()) / count
-  shift, scale = mean[None].astype("f"), 1 / np.sqrt(variance + _EPSILON)[None]
-  scale = scale.astype("f")
+  deviation = np.sqrt(variance + _EPSILON)
+  shift, scale = (row[None].astype("f") for row in (mean, 1 / deviation))
   return lambda x: (x.astype(jnp.float32) - shift) * scale
 
 

@@ -70,9 +70,9 @@ def of_split(
   def features(params: Params, batch: Batch) -> jax.Array:
     return getattr(video_features(params, batch), name).astype(dtype)
 
-  clip, rows = model.config.clip, batch_size
+  clip = model.config.clip
   video = jax.ShapeDtypeStruct(
-    (rows, clip.num_frames, clip.image_size, clip.image_size, 3), "uint8"
+    (batch_size, clip.num_frames, clip.image_size, clip.image_size, 3), "uint8"
   )
   one = jax.eval_shape(features, model.params, dict(video=video))
   shape = (len(source), *one.shape[1:])
@@ -81,11 +81,11 @@ def of_split(
   _check_space(directory, path.name, math.prod(shape) * dtype.itemsize)
   out = np.lib.format.open_memmap(temporary, "w+", dtype, shape)
   embed = OnDevices(features, model.mesh)
-  batches = loader.eval_videos(source, data, clip, rows)
-  total = -(-len(source) // rows)
+  batches = loader.eval_videos(source, data, clip, batch_size)
+  total = -(-len(source) // batch_size)
   batches = Bar(batches, f"features of {source.name}", total, unit="batch")
-  for start, batch in zip(range(0, len(source), rows), batches, strict=True):
-    out[start : start + rows] = embed(model.params, batch)[: len(source) - start]
+  for start, batch in zip(range(0, len(source), batch_size), batches, strict=True):
+    out[start : start + batch_size] = embed(model.params, batch)[: len(source) - start]
   out.flush()
   os.replace(temporary, path)
   workdir.write_json(stamp, provenance)
