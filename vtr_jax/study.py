@@ -116,7 +116,7 @@ def row_config(
   """The row's config.
 
   Raises:
-    ConfigError: there is no such file, or a changed key is unknown.
+    ConfigError: the config file is missing, or a changed key is unknown.
   """
   file, _, variant = table.config.partition(":")
   path = configs / f"{file}.py"

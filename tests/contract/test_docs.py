@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def nightly_if_slow(path):
-  """By day, README's example runs what quickstart.ipynb does."""
+  """One notebook runs by day; README's example covers the Python API."""
   marks = () if path.stem == "masks" else pytest.mark.nightly
   return pytest.param(path, id=path.stem, marks=marks)
 

@@ -1,6 +1,6 @@
 """Tiny models of public codes with random weights: their state and their outputs.
 
-Made again where PyTorch and transformers are installed, and read from
+Recomputed where PyTorch and transformers are installed, and read from
 tests/golden/hf.npz elsewhere; `python tests/support/hf_cases.py` writes that file.
 """
 

@@ -96,7 +96,7 @@ def _shards(directory: str) -> list[_Shard]:
 
 
 def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
-  """The rows of records.jsonl by split; empty if there is no such file."""
+  """The rows of records.jsonl by split; empty without that file."""
   rows: dict[str, list[dict]] = {shard.split: [] for shard in shards}
   path = pathlib.Path(directory) / "records.jsonl"
   if not path.exists():
