@@ -57,6 +57,7 @@ def webvid2m() -> dict:
       encoder=common.size("B"),  # paper
       decoder=dict(width=384, depth=4, mlp_dim=1536, num_heads=6),  # code
       text_dropout=0.1,  # code
+      negatives_group=16,  # code: false pairs are of one GPU; nothing is communicated
       contrast_text="masked",  # masked | whole; code
       pixel_target="standardized",  # standardized | raw; code
       pos_embed="flat",  # flat | space_time; code
@@ -99,6 +100,7 @@ def demo() -> dict:
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
     compute=dict(scan=False),
     text_dropout=0.0,
+    negatives_group=0,
     contrast_text="whole",
     pixel_target="raw",
     pos_embed="space_time",

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -96,8 +97,10 @@ def _finite(loss: Loss, params, teacher, batch, key) -> jax.Array:
   """[b] bool: whether an example's embeddings are finite, as the loss computes them."""
 
   def finite(inputs):
-    out = loss.objective.forward(params, teacher, *inputs)
-    return (abs(out.video) + abs(out.text)).sum(axis=1) < np.inf
+    rows = jnp.ones(len(inputs[0]["valid"]), bool)
+    for p in loss.objective.forward(params, teacher, *inputs).pairs.values():
+      rows &= (abs(p.a) + abs(p.b)).sum(axis=1) < np.inf
+    return rows
 
   if loss.micro_batches == 1:
     return finite((batch, key))

@@ -165,7 +165,7 @@ def test_token_maps_are_cosines(file, changes, first, tokenizer):
   apply = lambda method: np.asarray(
     model.objective.model.apply({"params": model.params}, batch, method=method)
   )
-  text = np.asarray(model.objective.embed_text(model.params, batch))
+  text = np.asarray(model.objective.predict["embed_text"](model.params, batch))
   for caption, cosines in zip(CAPTIONS, maps, strict=True):
     assert "".join(cosines.words) == caption.replace(" ", "")
     assert cosines.maps.shape == (len(cosines.words), *CLIP.grid)
@@ -178,7 +178,7 @@ def test_token_maps_are_cosines(file, changes, first, tokenizer):
   expected = np.einsum("be,bne->bn", text, patches / norm(patches))
   caption_maps = np.stack([cosines.caption.reshape(-1) for cosines in maps])
   np.testing.assert_allclose(caption_maps, expected, atol=1e-5)
-  tokens = np.asarray(model.objective.embed_tokens(model.params, batch))
+  tokens = np.asarray(model.objective.predict["embed_tokens"](model.params, batch))
   np.testing.assert_allclose(norm(tokens[batch["text_valid"]]), 1, atol=1e-5)
   if first is not None:  # the token that the model reads has the caption's embedding
     last = batch["text_valid"].sum(axis=1) - 1
@@ -199,8 +199,9 @@ def test_the_figure_of_token_maps_has_a_row_per_token(tokenizer, monkeypatch):
 
 def test_token_maps_require_embeddings_of_tokens(tokenizer):
   model = small_model(mac, tokenizer)
-  bare = dataclasses.replace(model.objective, embed_tokens=None)
-  with pytest.raises(ConfigError, match="no embed_tokens"):
+  fewer = {k: f for k, f in model.objective.predict.items() if k != "embed_tokens"}
+  bare = dataclasses.replace(model.objective, predict=fewer)
+  with pytest.raises(ConfigError, match="token maps: needs embed_tokens"):
     words.word_maps(model._replace(objective=bare), random_clips(1), CAPTIONS[:1])
 
 

@@ -322,7 +322,7 @@ def test_embeddings_of_several_views_are_averaged(tints, average):
     each = np.asarray(brightness(None, dict(video=shown)))
     mean = norm(each).mean(axis=0) if average == "after" else each.mean(axis=0)
     np.testing.assert_allclose(found[i], norm(mean), atol=1e-6)
-  model = dataclasses.replace(model, encode_video=None)
+  del model.predict["encode_video"]
   context = dataclasses.replace(context, objective=model)
   if average == "before":
     with pytest.raises(ConfigError, match="use 'after'"):

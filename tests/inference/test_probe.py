@@ -183,7 +183,7 @@ def test_video_features_are_what_the_embedding_is_computed_from(module):
   fake = batch.fake(c.clip, c.text, c.mask, 4)
   spec = batch.fake(c.clip, c.text, c.mask, 4)
   params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), spec))
-  found = objective.video_features(params, fake)
+  found = objective.predict["video_features"](params, fake)
   tokens = np.asarray(found.tokens, np.float64)
   first = 0 if module is simvtp else 1  # the class token
   mean = tokens[:, first:].mean(axis=1)
@@ -193,7 +193,7 @@ def test_video_features_are_what_the_embedding_is_computed_from(module):
     proj = params["video_proj"]
     embedding = embedding @ proj["kernel"] + proj["bias"][None]
   np.testing.assert_allclose(
-    objective.encode_video(params, fake), embedding, rtol=1e-4, atol=1e-5
+    objective.predict["encode_video"](params, fake), embedding, rtol=1e-4, atol=1e-5
   )
 
 

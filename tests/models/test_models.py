@@ -39,7 +39,7 @@ def make(mask=MASK, **changes):
 @functools.cache
 def loss_of(objective):
   """Jitted (params, batch) -> (total, terms, gradient)."""
-  weights = dict.fromkeys(("vtc", *objective.terms), 1.0)
+  weights = dict.fromkeys(objective.loss_names, 1.0)
 
   def loss(params, batch):
     total = Loss(objective, weights).total
@@ -86,8 +86,9 @@ def test_space_time_positions_encode_each_axis_in_its_own_columns():
 
 def test_embeddings_have_unit_length_and_ignore_padding():
   objective, params = make()
-  embed_text = jax.jit(objective.embed_text)
-  video, text = jax.jit(objective.embed_video)(params, BATCH), embed_text(params, BATCH)
+  embed_text = jax.jit(objective.predict["embed_text"])
+  video = jax.jit(objective.predict["embed_video"])(params, BATCH)
+  text = embed_text(params, BATCH)
   for x in (video, text):
     np.testing.assert_allclose(np.linalg.norm(x, axis=1), 1, rtol=1e-5)
   junk = np.where(BATCH["text_valid"], BATCH["text_ids"], 17)
@@ -163,23 +164,58 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
-def test_negatives_are_never_the_matching_or_an_invalid_video():
-  scores = jnp.asarray(np.eye(8) * 100, jnp.float32)  # own pairs look best
-  valid = jnp.ones(8, bool).at[3].set(False)
-  rows = []
-  for seed in range(50):
-    rows.append(simvtp.sample_negatives(jax.random.key(seed), scores, valid))
-  rows = np.stack(rows)
+def draw(seed, valid, video, text, *, group, negatives="hard", row=None):
+  """`simvtp.draw_negatives` of rows that lie in another order than their numbers."""
+  values = make()[0].model.config
+  config = dataclasses.replace(values, negatives=negatives, negatives_group=group)
+  row = np.arange(len(valid), dtype=np.int32) if row is None else row
+  given = dict(row=row, valid=valid)
+  video, text, key = jnp.asarray(video), jnp.asarray(text), jax.random.key(seed)
+  return np.asarray(simvtp.draw_negatives(config, video, text, given, key))
+
+
+@pytest.mark.parametrize("group", [0, 8, 4])
+def test_negatives_are_never_the_matching_or_an_invalid_video(group):
+  same = jnp.eye(8)  # own pairs look best
+  valid = np.arange(8) != 3
+  rows = np.stack([draw(seed, valid, same, same, group=group) for seed in range(50)])
   assert not (rows == np.arange(8)).any()
   assert not (rows == 3).any()  # a replaced sample serves as no negative
-  for text in range(8):
-    assert len(set(rows[:, text])) >= 5
+  if group:
+    np.testing.assert_array_equal(
+      rows // group, np.tile(np.arange(8) // group, (50, 1))
+    )
+  others = (group or 8) - 1
+  for text in range(8):  # all others occur
+    invalid = valid[text] and (text // (group or 8) == 3 // (group or 8))
+    assert len(set(rows[:, text])) == others - invalid
 
 
-def test_hard_negatives_follow_the_scores():
-  scores = jnp.zeros((6, 6)).at[:, 2].set(50.0)
-  got = simvtp.sample_negatives(jax.random.key(0), scores, jnp.ones(6, bool))
-  assert (np.delete(np.asarray(got), 2) == 2).all()
+def test_hard_negatives_are_similar_ones():
+  video = jnp.zeros((6, 2)).at[:, 0].set(1).at[2].set(jnp.array([0.0, 1.0]))
+  text = jnp.tile(jnp.array([[0.0, 1.0]]), (6, 1))
+  got = draw(0, np.ones(6, bool), video, text, group=0)
+  assert (np.delete(got, 2) == 2).all()
+
+
+def test_false_pairs_do_not_depend_on_where_rows_lie_in_the_arrays():
+  """As on a TPU mesh, whose order of devices is not that of the hosts."""
+  rng = np.random.default_rng(0)
+  video, text = (rng.normal(size=(8, 4)).astype("f") for _ in range(2))
+  valid, order = np.arange(8) != 6, np.array([4, 5, 6, 7, 0, 1, 2, 3])
+  for group in (0, 4):
+    before = draw(1, valid, video, text, group=group)
+    moved = draw(
+      1, valid[order], video[order], text[order], group=group, row=order.astype("i4")
+    )
+    np.testing.assert_array_equal(order[moved], before[order])
+
+
+def test_rows_are_taken_within_groups():
+  x = jnp.arange(24.0).reshape(12, 2)
+  idx = jnp.array([1, 2, 0, 3, 5, 4, 7, 6, 9, 8, 11, 10])
+  for group in (0, 4):
+    np.testing.assert_array_equal(simvtp.take_rows(x, idx, group), x[idx])
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
@@ -202,7 +238,7 @@ def test_every_parameter_has_logical_axes():
 
 def test_match_scores_differ_between_pairs():
   objective, params = make()
-  match = jax.jit(objective.match)
+  match = jax.jit(objective.predict["match"])
   scores = match(params, BATCH)
   swapped = BATCH | dict(video=BATCH["video"][::-1])
   assert scores.shape == (6,)

@@ -6,11 +6,12 @@ import numpy as np
 from vtr_jax.objectives import losses
 
 
-def test_masked_mean_ignores_invalid_rows():
+def test_a_masked_sum_ignores_invalid_rows_and_counts_the_others():
   values = jnp.array([[1.0, 2.0], [np.nan, 5.0], [3.0, 6.0]])
-  rows = jnp.array([True, False, True])
-  np.testing.assert_allclose(losses.masked_mean(values, rows), 3.0)
-  assert losses.masked_mean(values, jnp.zeros(3, bool)) == 0
+  term = losses.masked_sum(values, jnp.array([True, False, True]))
+  assert (float(term.total), float(term.count), float(term.mean())) == (12, 4, 3)
+  nothing = losses.masked_sum(values, jnp.zeros(3, bool))
+  assert (float(nothing.count), float(nothing.mean())) == (0, 0)
 
 
 def test_cross_entropy_is_stable():

@@ -34,7 +34,9 @@ def make(mask=PER_FRAME, depth=1, compute=None, **changes):
 
 
 def forward(objective, params, batch, seed=1):
-  return jax.jit(objective.forward)(params, None, batch, jax.random.key(seed))
+  """The embeddings of videos (a) and texts (b)."""
+  key = jax.random.key(seed)
+  return jax.jit(objective.forward)(params, None, batch, key).pairs["vtc"]
 
 
 @BOTH
@@ -44,9 +46,10 @@ def test_masked_tubelets_and_tokens_do_not_affect_training_embeddings(attention,
   @jax.jit
   def encode(batch):
     out = objective.forward(params, None, batch, jax.random.key(0))
-    whole = objective.embed_video(params, batch), objective.embed_text(params, batch)
+    names = ("embed_video", "embed_text")
+    whole = [objective.predict[name](params, batch) for name in names]
     assert out.terms == {}
-    return out.video, out.text, *whole
+    return out.pairs["vtc"].a, out.pairs["vtc"].b, *whole
 
   ids = np.where(batch["text_masked"], 9, batch["text_ids"])
   other = with_masked_pixels_changed(batch) | dict(text_ids=ids)
@@ -73,7 +76,7 @@ def test_visible_tubelets_alone_give_the_same_embeddings():
   less = {k: v for k, v in batch.items() if k != "video"} | dict(video_visible=visible)
   assert less["video_visible"].nbytes * 2 == batch["video"].nbytes
   want, got = forward(objective, params, batch), forward(other, params, less)
-  np.testing.assert_allclose(got.video, want.video, atol=1e-6)
+  np.testing.assert_allclose(got.a, want.a, atol=1e-6)
 
 
 def test_the_loader_selects_the_visible_tubelets(data_dir):
@@ -114,7 +117,7 @@ def test_padding_does_not_affect_text_embeddings(text_norm, pool):
   objective, params, batch = make(text_norm=text_norm, pool=pool)
   junk = np.where(batch["text_valid"], batch["text_ids"], 17)
   assert (junk != batch["text_ids"]).any()
-  embed = jax.jit(objective.embed_text)
+  embed = jax.jit(objective.predict["embed_text"])
   np.testing.assert_allclose(
     embed(params, batch | dict(text_ids=junk)), embed(params, batch), atol=1e-6
   )
@@ -134,9 +137,9 @@ def test_an_image_is_a_one_frame_video(attention):
     model = objective.model.clone(clip=clip)
     variables = {"params": params | dict(video_tower=short)}
     return (
-      objective.embed_video(params, dict(video=image)),
+      objective.predict["embed_video"](params, dict(video=image)),
       model.apply(variables, dict(video=image), method="embed_video"),
-      objective.embed_video(params, batch),
+      objective.predict["embed_video"](params, batch),
     )
 
   got, want, whole = encode(params)
@@ -178,12 +181,13 @@ def test_scan_and_remat_give_the_same_loss_and_gradient():
 def test_text_dropout_follows_the_key():
   objective, params, batch = make(text_dropout=0.5, compute=dict(scan=True))
   run = jax.jit(
-    lambda seed: objective.forward(params, None, batch, jax.random.key(seed))
+    lambda seed: objective.forward(params, None, batch, jax.random.key(seed)).pairs
   )
   one, same, two = run(1), run(1), run(2)
-  np.testing.assert_array_equal(one.text, same.text)
-  assert abs(one.text - two.text).max() > 1e-3
-  np.testing.assert_array_equal(one.video, two.video)
+  one, same, two = (pairs["vtc"] for pairs in (one, same, two))
+  np.testing.assert_array_equal(one.b, same.b)
+  assert abs(one.b - two.b).max() > 1e-3
+  np.testing.assert_array_equal(one.a, two.a)
 
 
 def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
@@ -191,9 +195,9 @@ def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
   rough, own, _ = make(TUBE, attention="divided", compute=dict(dtype="bfloat16"))
   assert {p.dtype for p in jax.tree.leaves(own)} == {np.dtype("float32")}
   want, got = forward(exact, params, batch), forward(rough, params, batch)
-  assert got.video.dtype == got.text.dtype == np.float32
-  np.testing.assert_allclose(got.video, want.video, atol=0.05)
-  np.testing.assert_allclose(got.text, want.text, atol=0.05)
+  assert got.a.dtype == got.b.dtype == np.float32
+  np.testing.assert_allclose(got.a, want.a, atol=0.05)
+  np.testing.assert_allclose(got.b, want.b, atol=0.05)
 
 
 def test_the_learned_temperature_is_bounded_and_keeps_its_gradient():

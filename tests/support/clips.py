@@ -24,15 +24,22 @@ COMPUTE = Compute("float32", "xla", False, "none")
 WORDS = "a red blue green big small ball box moves left right up down slowly"
 
 
-def objective(**functions) -> Objective:
-  """An objective that implements only `functions`."""
+def objective(**predict) -> Objective:
+  """An objective that only predicts."""
 
   def missing(*_):
     raise NotImplementedError
 
-  names = ("init", "forward", "embed_video", "embed_text")
-  fields = dict.fromkeys(names, missing) | functions
-  return Objective(model=nn.Module(), mask=MASK, compute=COMPUTE, terms=(), **fields)
+  return Objective(
+    model=nn.Module(),
+    mask=MASK,
+    compute=COMPUTE,
+    init=missing,
+    forward=missing,
+    terms=(),
+    pairs=(),
+    predict=predict,
+  )
 
 
 def mp4(

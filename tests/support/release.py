@@ -42,8 +42,8 @@ def embeddings(run: pathlib.Path) -> dict[str, np.ndarray]:
   c, o = model.config, model.objective
   given = batch.fake(c.clip, c.text, c.mask, 4)
   return dict(
-    video=np.asarray(jax.jit(o.embed_video)(model.params, given)),
-    text=np.asarray(jax.jit(o.embed_text)(model.params, given)),
+    video=np.asarray(jax.jit(o.predict["embed_video"])(model.params, given)),
+    text=np.asarray(jax.jit(o.predict["embed_text"])(model.params, given)),
   )
 
 

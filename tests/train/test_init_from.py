@@ -121,7 +121,7 @@ def test_parameters_that_do_not_fit_are_named(pretrained, data_dir, tmp_path):
 def embed(run, video):
   """Unit-norm embeddings of clips with any number of frames."""
   with sharding.scope(run.mesh):
-    function = jax.jit(run.objective.embed_video)
+    function = jax.jit(run.objective.predict["embed_video"])
     return np.asarray(function(run.state.params, dict(video=video)))
 
 

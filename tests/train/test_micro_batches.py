@@ -1,18 +1,19 @@
 """Microbatches: the contrastive gradient of the full batch, in less memory."""
 
 import functools
+import json
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import on_eight_devices
 
-from configs import mac, miles, simvtp
+from configs import mac, miles
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
 from vtr_jax.core.config import read
-from vtr_jax.objectives.contrastive import DENSE, contrast
+from vtr_jax.objectives.contrastive import DENSE
 from vtr_jax.train.config import TrainConfig
 from vtr_jax.train.loss import Loss
 
@@ -69,32 +70,32 @@ def test_microbatches_give_the_same_loss_and_gradient(module, changes):
     assert_close(parts, full)
 
 
-@pytest.mark.nightly
-def test_microbatches_of_simvtp_average_the_terms_but_not_the_contrastive_loss():
-  """The contrastive loss is that of the full batch; other terms are averaged."""
-  objective, weights, params, batch = case(simvtp)
-  alone = dict.fromkeys(weights, 0.0) | dict(vtc=1.0)
-  full = gradient(objective, alone, params, batch, 1)
-  parts = gradient(objective, alone, params, batch, PARTS)
-  assert_close(parts, full)
-  numbers, grads = gradient(objective, weights, params, batch, PARTS)
+LAYOUTS = [[1, 2], [1, 4], [2, 1], [2, 4], [8, 1], [8, 2], [8, 4]]
+SOME = [[1, 4], [8, 4]]
 
-  def by_hand(params):
-    split = lambda x: jnp.asarray(x).reshape(PARTS, -1, *x.shape[1:])
-    rows = jax.tree.map(split, batch)
-    keys = jax.random.split(jax.random.key(3), PARTS)
-    outs = [
-      objective.forward(params, None, jax.tree.map(lambda x: x[i], rows), keys[i])  # noqa: B023
-      for i in range(PARTS)
-    ]
-    video, text = (
-      jnp.concatenate([getattr(o, k) for o in outs]) for k in ("video", "text")
-    )
-    total = contrast(DENSE, video, text, outs[0].scale, batch["valid"])
-    for out in outs:
-      total += sum(weights[k] * v for k, v in out.terms.items()) / PARTS
-    return total
 
-  total, expected = jax.jit(jax.value_and_grad(by_hand))(params)
-  np.testing.assert_allclose(numbers["loss/total"], total, rtol=1e-5)
-  assert_close(grads, expected)
+def cases():
+  """(objective, changes, layouts), and which of them run by day."""
+  for negatives in ("random", "hard"):
+    for group in (4, 16, 0):
+      changes = dict(negatives=negatives, negatives_group=group)
+      yield pytest.param("simvtp", changes, LAYOUTS, marks=pytest.mark.nightly)
+  learned = dict(learn_temperature=True)
+  decoder = dict(width=32, depth=1, mlp_dim=32, num_heads=2)
+  yield pytest.param("mac", learned, LAYOUTS, marks=pytest.mark.nightly)
+  yield pytest.param("mac", dict(decoder=decoder), LAYOUTS, marks=pytest.mark.nightly)
+  yield pytest.param("miles", learned, LAYOUTS, marks=pytest.mark.nightly)
+  yield pytest.param("simvtp", dict(negatives="hard", negatives_group=16), SOME)
+
+
+@pytest.mark.parametrize(("name", "changes", "layouts"), [*cases()])
+def test_losses_and_gradients_depend_on_no_microbatch_and_no_mesh(
+  name, changes, layouts
+):
+  """To 1e-5, for each [devices, microbatches], with unequal numbers of valid rows."""
+  found = on_eight_devices(
+    "micro_batches_on_meshes", *map(json.dumps, (name, changes, layouts))
+  )
+  shown = [line.split() for line in found if line[:1].isdigit()]
+  assert [[int(n) for n in line[:2]] for line in shown] == layouts
+  assert max(float(x) for line in shown for x in line[2:]) < 1e-5

@@ -110,7 +110,7 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   data = hf_cases.inputs()
   video = data["video"].transpose(0, 1, 3, 4, 2)
   out = hf_cases.case("clip")[1]
-  embed = jax.jit(model.objective.embed_video)
+  embed = jax.jit(model.objective.predict["embed_video"])
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   assert_close(embed(model.params, dict(video=video)), mean)
   with pytest.raises(ConfigError, match="not empty"):

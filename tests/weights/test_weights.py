@@ -123,7 +123,12 @@ def test_clip_embeddings_equal_those_of_the_original_code(kind, given):
   state, out = hf_cases.case(kind)
   image = family("clip")
   params, _ = converted("clip", state, image)
-  run = jax.jit(lambda p: (image.embed_video(p, first), image.embed_text(p, given)))
+  run = jax.jit(
+    lambda p: (
+      image.predict["embed_video"](p, first),
+      image.predict["embed_text"](p, given),
+    )
+  )
   first = dict(video=given["video"][:, :1])
   video, text = run(params)
   assert_close(video, l2_normalize(out["image"][:, 0]))
@@ -132,7 +137,7 @@ def test_clip_embeddings_equal_those_of_the_original_code(kind, given):
   clips = family("clip", HF.FRAMES, attention="frame")
   params, _ = converted("clip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
-  assert_close(jax.jit(clips.embed_video)(params, given), mean)
+  assert_close(jax.jit(clips.predict["embed_video"])(params, given), mean)
 
 
 def test_open_clip_embeddings_equal_those_of_the_original_code(given):
@@ -144,8 +149,10 @@ def test_open_clip_embeddings_equal_those_of_the_original_code(given):
   named["attn_mask"] = np.zeros((HF.LENGTH, HF.LENGTH), "f")
   params, _ = converted("open_clip", named, exact)
   first = dict(video=given["video"][:, :1])
-  assert_close(exact.embed_video(params, first), l2_normalize(out["image"][:, 0]))
-  assert_close(exact.embed_text(params, given), l2_normalize(out["text"]))
+  assert_close(
+    exact.predict["embed_video"](params, first), l2_normalize(out["image"][:, 0])
+  )
+  assert_close(exact.predict["embed_text"](params, given), l2_normalize(out["text"]))
 
 
 def test_siglip_embeddings_equal_those_of_transformers(given):
@@ -153,14 +160,16 @@ def test_siglip_embeddings_equal_those_of_transformers(given):
   image = family("siglip", projection=HF.WIDTH)
   params, report = converted("siglip", state, image)
   first = dict(video=given["video"][:, :1])
-  assert_close(image.embed_video(params, first), l2_normalize(out["image"][:, 0]))
+  assert_close(
+    image.predict["embed_video"](params, first), l2_normalize(out["image"][:, 0])
+  )
   whole = given | dict(text_valid=np.ones_like(given["text_valid"]))
-  assert_close(image.embed_text(params, whole), l2_normalize(out["text"]))
+  assert_close(image.predict["embed_text"](params, whole), l2_normalize(out["text"]))
   assert [x.key for x in report.lines if x.status == "unused"] == ["logit_bias"]
   clips = family("siglip", HF.FRAMES, attention="frame", projection=HF.WIDTH)
   params, _ = converted("siglip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
-  assert_close(jax.jit(clips.embed_video)(params, given), mean)
+  assert_close(jax.jit(clips.predict["embed_video"])(params, given), mean)
 
 
 def small_simvtp():
@@ -272,7 +281,8 @@ def test_fine_tuned_simvtp_weights_give_the_embeddings_of_its_code():
     m.text_embed(ids, valid, train=False),
   )
   video, caption = before.apply({"params": whole}, method=embed)
-  found = objective.embed_video(params, batch), objective.embed_text(params, batch)
+  names = ("embed_video", "embed_text")
+  found = tuple(objective.predict[name](params, batch) for name in names)
   assert_close(found[0], by_hand(params["video_tower"], video, None, 1))
   assert_close(
     found[1], by_hand(params["text_tower"]["transformer"], caption, valid, 2)

@@ -24,6 +24,7 @@ from vtr_jax.core.config import choose, require
 #   text_ids        int32 [b l]        original ids, also of masked tokens
 #   text_valid      bool [b l]         True = a real token, False = padding
 #   text_masked     bool [b l]         True = masked
+#   row             int32 [b]          number in the global batch, in the loader's order
 #   valid           bool [b]           False = the row counts in no loss and no metric
 Batch = Mapping[str, AnyArray]
 
@@ -154,6 +155,7 @@ def spec(
     text_ids=((text.max_length,), np.int32),
     text_valid=((text.max_length,), np.bool_),
     text_masked=((text.max_length,), np.bool_),
+    row=((), np.int32),
     valid=((), np.bool_),
   )
   return {
@@ -181,6 +183,7 @@ def fake(
     text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
     text_valid=text_valid,
     text_masked=masked & text_valid & (np.arange(text.max_length) > 0),
+    row=np.arange(batch_size, dtype=np.int32),
     valid=np.ones(batch_size, np.bool_),
   )
 

@@ -129,6 +129,12 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
+def row_shards() -> int:
+  """Parts that a batch is split into by the mesh of the enclosing `scope`; 1 = none."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else _mesh_size(mesh, ROWS)
+
+
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 

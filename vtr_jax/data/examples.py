@@ -1,10 +1,13 @@
 """One record to one row of a batch: reading, augmentation, rejection."""
 
 import dataclasses
+from typing import Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import BadSample, DataBudgetError
@@ -151,24 +154,90 @@ def check_frames(data: DataConfig, clip: ClipSpec) -> None:
     )
 
 
-class TrainExample:
-  """(index of the record, generator) to a row of a training batch."""
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """How clips and texts of training rows are read; sent to worker processes."""
 
-  def __init__(
-    self,
-    source: sources.Records,
-    data: DataConfig,
-    clip: ClipSpec,
-    text_spec: TextSpec,
-    mask: MaskSpec,
-    tokenizer: tokenizers.Tokenizer,
-  ):
+  data: DataConfig
+  clip: ClipSpec
+  text: TextSpec
+  mask: MaskSpec
+  tokenizer: tokenizers.Tokenizer
+
+  def read(
+    self, video: bytes, rng: np.random.Generator
+  ) -> UInt8[np.ndarray, "t h w 3"]:
+    """A random clip of an encoded video; raises BadSample."""
+    return read_clip(video, self.clip, self.data, rng)
+
+
+@runtime_checkable
+class Rows(Protocol):
+  """What a training row holds, and how a record becomes one; a field of objectives.
+
+  Methods must be picklable with their object.
+  """
+
+  def examples(self, source: sources.Records) -> sources.Records:
+    """What rows are made of: the records, or more or fewer of them, with notes."""
+    ...
+
+  def spec(
+    self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a training batch, with `row` and `valid`; see core/batch.py."""
+    ...
+
+  def row(
+    self, record: dict, reader: Reader, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    """All of `spec` but `row` and `valid`; raises BadSample."""
+    ...
+
+
+class CaptionRows:
+  """A clip, one of its captions, and masks of both: the rows of pre-training."""
+
+  def examples(self, source: sources.Records) -> sources.Records:
+    return source
+
+  def spec(
+    self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    return batch_lib.spec(clip, text, mask, batch_size)
+
+  def row(
+    self, record: dict, reader: Reader, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    if not record["captions"]:
+      raise BadSample("no caption")
+    caption = record["captions"][rng.integers(len(record["captions"]))]
+    mask, tokenizer = reader.mask, reader.tokenizer
+    ids, valid = tokenizer.encode(caption, reader.text.max_length)
+    clip = reader.read(record["video"], rng)
+    keep_idx, mask_idx = masks.video_mask(mask, reader.clip.grid, rng)
+    if mask.visible_only:
+      tubelets = patchify(clip[None], reader.clip.tubelet_size)[0]
+      sent = dict(video_visible=tubelets[keep_idx])
+    else:
+      sent = dict(video=clip)
+    words, special = tokenizer.word_ids(ids), tokenizer.special_ids
+    return sent | dict(
+      video_keep_idx=keep_idx,
+      video_mask_idx=mask_idx,
+      text_ids=ids,
+      text_valid=valid,
+      text_masked=masks.text_mask(mask, ids, valid, words, special, rng),
+    )
+
+
+class TrainExample:
+  """(index of the example, generator) to a row of a training batch."""
+
+  def __init__(self, source: sources.Records, rows: Rows, reader: Reader):
     self._source = source
-    self._data = data
-    self._clip = clip
-    self._text_spec = text_spec
-    self._mask = mask
-    self._tokenizer = tokenizer
+    self._rows = rows
+    self._reader = reader
 
   def __call__(self, index: int, rng: np.random.Generator) -> dict:
     """The row, made of another record where this one cannot be used.
@@ -179,7 +248,9 @@ class TrainExample:
     problem, chosen = "", index
     for _ in range(TRIES):
       try:
-        row = self._row(chosen, rng)
+        record = self._source[chosen]
+        with deadline.item(chosen, record["id"], self._reader.data.decode_timeout):
+          row = self._rows.row(record, self._reader, rng)
         break
       except BadSample as e:
         problem = problem or sources.name_problem(self._source, index, e)
@@ -193,29 +264,6 @@ class TrainExample:
       valid=np.bool_(not problem),
       record=np.int64(index),
       problem=np.array(problem, _PROBLEM),
-    )
-
-  def _row(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    record = self._source[index]
-    if not record["captions"]:
-      raise BadSample("no caption")
-    caption = record["captions"][rng.integers(len(record["captions"]))]
-    ids, valid = self._tokenizer.encode(caption, self._text_spec.max_length)
-    with deadline.item(index, record["id"], self._data.decode_timeout):
-      clip = read_clip(record["video"], self._clip, self._data, rng)
-    keep_idx, mask_idx = masks.video_mask(self._mask, self._clip.grid, rng)
-    if self._mask.visible_only:
-      tubelets = patchify(clip[None], self._clip.tubelet_size)[0]
-      sent = dict(video_visible=tubelets[keep_idx])
-    else:
-      sent = dict(video=clip)
-    words, special = self._tokenizer.word_ids(ids), self._tokenizer.special_ids
-    return sent | dict(
-      video_keep_idx=keep_idx,
-      video_mask_idx=mask_idx,
-      text_ids=ids,
-      text_valid=valid,
-      text_masked=masks.text_mask(self._mask, ids, valid, words, special, rng),
     )
 
 

@@ -19,7 +19,15 @@ from jaxtyping import Int64
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import sources
-from vtr_jax.data.examples import DataConfig, EvalExample, TrainExample, check_frames
+from vtr_jax.data.examples import (
+  CaptionRows,
+  DataConfig,
+  EvalExample,
+  Reader,
+  Rows,
+  TrainExample,
+  check_frames,
+)
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.workers import Batches, ByTurns, HostBatches
@@ -37,6 +45,7 @@ def train_batches(
   start_step: int = 0,
   host: int = 0,
   num_hosts: int = 1,
+  rows: Rows = CaptionRows(),  # noqa: B008 (has no state)
 ) -> Batches:
   """This host's rows of the training batches, for ever.
 
@@ -54,10 +63,11 @@ def train_batches(
     start_step: number of the first batch; costs nothing.
     host: number of this host.
     num_hosts: hosts that share the global batch evenly.
+    rows: what a row holds; of the objective.
 
   Returns:
-    Batches as `batch.spec` for the frames of their step, with `record` [b] int64,
-    the index of the requested record, counted through all of `data.mixture`,
+    Batches as `rows.spec` for the frames of their step, with `record` [b] int64,
+    the index of the requested example, counted through all of `data.mixture`,
     and `problem` [b] str, "" or "id: reason".
 
   Raises:
@@ -69,22 +79,22 @@ def train_batches(
   check_frames(data, clip)
   tokenizers.check(tokenizer, text_spec)
   if data.mixture:
-    splits = data.open_mixture()
+    splits = [rows.examples(split) for split in data.open_mixture()]
     source = Joined([part.name for part in data.mixture], splits)
     parts = data.parts(clip)
     mixture = Mixture(parts, [len(split) for split in splits], seed)
     orders, at = mixture.orders(), mixture.at
   else:
-    source = data.open()
+    source = rows.examples(data.open())
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     orders, at = {0: order}, lambda step: (0, step)
   batches = {}
   for part_frames, order in orders.items():
     for frames in data.frame_counts(clip, part_frames):
       cut = dataclasses.replace(clip, num_frames=frames)
-      example = TrainExample(source, data, cut, text_spec, mask, tokenizer)
-      rows = order.random_map(example)
-      batches[part_frames, frames] = HostBatches(rows, batch_size, host, num_hosts)
+      reader = Reader(data, cut, text_spec, mask, tokenizer)
+      stream = order.random_map(TrainExample(source, rows, reader))
+      batches[part_frames, frames] = HostBatches(stream, batch_size, host, num_hosts)
 
   turn = functools.partial(_turn, data, clip, at)
   return Batches(

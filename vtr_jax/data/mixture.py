@@ -116,7 +116,7 @@ class Mixture:
 class Joined:
   """Several splits as one `sources.Records`; ids are prefixed with names."""
 
-  def __init__(self, names: Sequence[str], splits: Sequence[sources.Split]):
+  def __init__(self, names: Sequence[str], splits: Sequence[sources.Records]):
     self._names, self._splits = names, splits
     self._ends = list(itertools.accumulate(map(len, splits)))
     self.directory = ", ".join(split.directory for split in splits)

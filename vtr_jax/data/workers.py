@@ -59,6 +59,8 @@ class HostBatches(grain.MapDataset):
     self._batch_size = batch_size
     self._share = batch_size // num_hosts
     self._first = host * self._share
+    # Of this host's rows, in every global batch.
+    self.row_numbers = np.arange(self._share, dtype=np.int32) + np.int32(self._first)
 
   def __len__(self) -> int:
     return -(-len(self._parent) // self._batch_size)
@@ -82,7 +84,7 @@ class HostBatches(grain.MapDataset):
 
 
 class ByTurns(grain.MapDataset):
-  """Batch number to a batch of one of several data sets."""
+  """Batch number to a training batch, of one of several data sets."""
 
   def __init__(
     self, parents: Mapping[Any, HostBatches], turn: Callable[[int], tuple[Any, int]]
@@ -99,7 +101,8 @@ class ByTurns(grain.MapDataset):
     if isinstance(index, slice):
       return self.slice(index)
     key, number = self._turn(index)
-    return self._by_key[key][number]
+    rows = self._by_key[key]
+    return rows.batch(number) | dict(row=rows.row_numbers)
 
 
 class _Feeder:

@@ -27,7 +27,7 @@ from vtr_jax.core.progress import Bar
 from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import Dense, Mlp
 from vtr_jax.models.norm_gelu import LayerNorm
-from vtr_jax.objectives.losses import cross_entropy, masked_mean
+from vtr_jax.objectives.losses import cross_entropy, masked_sum
 
 _EPSILON = 1e-6  # added to variances; MAE's batch norm
 _CHUNK = 4096  # clips whose features are in memory at once
@@ -147,7 +147,7 @@ def fit(
 
   def loss(params: Any, x: Array, label: Int32[Array, " b"], valid: Bool[Array, " b"]):
     logits = model.bind({"params": params})(standardise(x))
-    return masked_mean(cross_entropy(logits, label), valid)
+    return masked_sum(cross_entropy(logits, label), valid).mean()
 
   @jax.jit
   def step(params, state, x, label, valid):

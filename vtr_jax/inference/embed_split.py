@@ -68,7 +68,9 @@ def embed(
   extras = extras or Extras()
   model = load(checkpoint)
   context = _context(model, protocol, data, batch_size)
-  if extras.rerank and context.objective.match is None:
+  for name in ("embed_video", "embed_text"):
+    context.objective.prediction(name, "--checkpoint")
+  if extras.rerank and "match" not in context.objective.predict:
     raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
   source = context.data.open(protocol.split)
   clips = read_clips(source)
@@ -102,7 +104,7 @@ def embed(
     text=embedder.texts(model.params, fields["texts"]),
     bank=None if bank is None else embedder.texts(model.params, bank),
   )
-  if context.objective.match is None:
+  if "match" not in context.objective.predict:
     return e, None
   match = Matcher(context, source, fields["texts"])
   return e, functools.partial(match, model.params)
@@ -184,7 +186,8 @@ def _check_frames(model: LoadedModel, frames: int) -> None:
   size = model.config.clip.image_size
   video = jax.ShapeDtypeStruct((1, frames, size, size, 3), np.uint8)
   try:
-    jax.eval_shape(model.objective.embed_video, model.params, dict(video=video))
+    embed = model.objective.predict["embed_video"]
+    jax.eval_shape(embed, model.params, dict(video=video))
   except (TypeError, ValueError) as e:
     own = model.config.clip.num_frames
     raise ConfigError(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Num
 
 from vtr_jax.core.batch import Batch
-from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data import loader, sources
@@ -46,7 +46,7 @@ def of_split(
     model: its objective has `video_features`.
     data: sampling of frames.
     source: an open split of `data`.
-    name: pooled | tokens, of objectives.base.VideoFeatures.
+    name: pooled | tokens, of models.pooling.VideoFeatures.
     directory: created if missing.
     batch_size: clips at once, over all devices.
 
@@ -54,9 +54,7 @@ def of_split(
     ConfigError: the objective has no `video_features`.
     DataError: the disk is full, or a record is unusable.
   """
-  video_features = model.objective.video_features
-  if video_features is None:
-    raise ConfigError("--checkpoint: this objective has no video_features to probe")
+  video_features = model.objective.prediction("video_features", "--checkpoint")
   path = directory / f"{name}-{source.name}.npy"
   stamp, provenance = path.with_suffix(".json"), _provenance(model, data, source)
   if _read(stamp) == provenance and path.exists():

@@ -79,7 +79,7 @@ class LoadedModel:
   @property
   def has_match_head(self) -> bool:
     """Whether `match_logits` can be called."""
-    return self.objective.match is not None
+    return "match" in self.objective.predict
 
   @functools.cached_property
   def dim(self) -> int:
@@ -88,20 +88,23 @@ class LoadedModel:
     video = np.zeros(
       (1, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), np.uint8
     )
-    embed = self.objective.embed_video
+    embed = self._predict("embed_video")
     return jax.eval_shape(embed, self.params, dict(video=video)).shape[1]
 
   @functools.cached_property
   def _embed_video(self) -> OnDevices:
-    return OnDevices(self.objective.embed_video, self.mesh)
+    return OnDevices(self._predict("embed_video"), self.mesh)
 
   @functools.cached_property
   def _embed_text(self) -> OnDevices:
-    return OnDevices(self.objective.embed_text, self.mesh)
+    return OnDevices(self._predict("embed_text"), self.mesh)
 
   @functools.cached_property
   def _match(self) -> OnDevices:
-    return OnDevices(self.objective.match, self.mesh)
+    return OnDevices(self._predict("match"), self.mesh)
+
+  def _predict(self, name: str) -> Callable[[Params, Any], Any]:
+    return self.objective.prediction(name, self.name)
 
   @functools.cached_property
   def id(self) -> str:

@@ -17,10 +17,20 @@ from vtr_jax.core.config import require
 from vtr_jax.models.config import Config
 from vtr_jax.models.layers import Dense, l2_normalize, logical
 from vtr_jax.models.norm_gelu import LayerNorm
-from vtr_jax.models.pooling import AttentionPool
+from vtr_jax.models.pooling import AttentionPool, VideoFeatures
 from vtr_jax.models.text_embed import mask_text
 from vtr_jax.models.text_tower import TextTower
 from vtr_jax.models.video_tower import Tokens, VideoTower
+
+# Methods that all dual encoders predict by; see objectives/base.py.
+PREDICTIONS = (
+  "embed_video",
+  "encode_video",
+  "embed_text",
+  "embed_patches",
+  "embed_tokens",
+  "video_features",
+)
 
 
 class DualEncoder(nn.Module):
@@ -77,16 +87,15 @@ class DualEncoder(nn.Module):
     frames = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
     return _frame_mean(frames, tokens.num_frames)
 
-  def video_features(
-    self, batch: Batch
-  ) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
-    """(pooled features before projection, all tokens) of unmasked clips."""
+  def video_features(self, batch: Batch) -> VideoFeatures:
+    """Features of unmasked clips."""
     tokens = self.video_tokens(batch)
     if self.config.attention == "frame":
       pooled = _frame_mean(self._pooled(self._frames(tokens)), tokens.num_frames)
     else:
       pooled = self._pooled(tokens)
-    return pooled, jnp.concatenate([tokens.cls, tokens.patches], axis=1)
+    everything = jnp.concatenate([tokens.cls, tokens.patches], axis=1)
+    return VideoFeatures(pooled, everything)
 
   def _frames(self, tokens: Tokens) -> Tokens:
     """Each independently encoded frame as a row of the batch."""

@@ -1,6 +1,7 @@
-"""Attention pooling."""
+"""Pooled features, and attention pooling."""
 
 import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -15,6 +16,13 @@ from vtr_jax.models.layers import (
   multi_head,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
+
+
+class VideoFeatures(NamedTuple):
+  """Features of unmasked clips before any projection, for probes and heads."""
+
+  pooled: Float[Array, "b d"]  # pooled as for the embedding
+  tokens: Float[Array, "b n d"]  # all tokens; class tokens first
 
 
 class AttentionPool(nn.Module):

@@ -7,6 +7,7 @@ values are the paper's, a linen module, a forward function, and
 """
 
 import dataclasses
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -14,25 +15,35 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax import objectives
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, complete, read
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.data.examples import CaptionRows, Rows
 from vtr_jax.models.layers import Compute
+from vtr_jax.objectives.losses import Term
 from vtr_jax.objectives.teacher import Teacher
 
 Params = Mapping[str, Any]
 
 
-class Forward(NamedTuple):
+class Pairs(NamedTuple):
+  """The embeddings of one contrastive term; the step contrasts the global batch."""
+
+  a: Float[Array, "b e"]  # unit norm
+  b: Float[Array, "b e"]  # unit norm; b[i] belongs to a[i]
+  scale: Float[Array, ""] | float  # 1 / temperature
+  valid: Bool[AnyArray, " b"]  # rows that count, as anchors and as negatives
+
+
+class Outputs(NamedTuple):
   """Output of a training pass, from which the step computes the loss."""
 
-  video: Float[Array, "b e"]  # unit norm, for the contrastive term
-  text: Float[Array, "b e"]  # unit norm, text[i] describes video[i]
-  scale: Float[Array, ""] | float  # 1 / temperature
-  terms: dict[str, Float[Array, ""]]  # all other loss terms, means over the batch
+  terms: dict[str, Term]
+  pairs: dict[str, Pairs]  # "vtc" is that of videos (a) and texts (b)
 
 
 class Reconstruction(NamedTuple):
@@ -42,40 +53,59 @@ class Reconstruction(NamedTuple):
   word_ids: Int32[Array, "b l"] | None  # most likely token at every position
 
 
-class VideoFeatures(NamedTuple):
-  """Features of unmasked clips before any projection, for probes."""
-
-  pooled: Float[Array, "b d"]  # pooled as for the embedding
-  tokens: Float[Array, "b n d"]  # all tokens; class tokens first
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # a constant of jitted functions
 class Objective:
-  """The only fields that the step and the evaluators use."""
+  """The only fields that the step and the evaluators use.
+
+  Names in `predict`, each a function of (parameters, batch); evaluators say which they
+  need. All but `reconstruct` read unmasked clips and captions.
+
+    embed_video     [b e] unit norm
+    embed_text      [b e] unit norm
+    encode_video    [b e] embed_video before normalisation, for means over clips
+    embed_patches   [b n e] unit norm, of each tubelet, for figures
+    embed_tokens    [b l e] unit norm, of each text token, for figures
+    video_features  pooling.VideoFeatures, for probes
+    match           [b] score of video[i] and text[i] read together, for re-ranking
+    reconstruct     Reconstruction of a masked batch
+  """
 
   model: nn.Module
   mask: MaskSpec  # how the loader masks
   compute: Compute
   init: Callable[[jax.Array, Batch], Any]  # (key, batch) -> boxed params
   # (params, teacher's parameters or None, batch, key)
-  forward: Callable[[Params, Params | None, Batch, jax.Array], Forward]
-  embed_video: Callable[[Params, Batch], Float[Array, "b e"]]  # of unmasked clips
-  embed_text: Callable[[Params, Batch], Float[Array, "b e"]]  # of unmasked captions
-  terms: tuple[str, ...]  # names in Forward.terms
-  # matching score of video[i] and text[i], for re-ranking
-  match: Callable[[Params, Batch], Float[Array, " b"]] | None = None
-  reconstruct: Callable[[Params, Batch], Reconstruction] | None = None
-  # embed_video before normalisation, for means over several clips of one video
-  encode_video: Callable[[Params, Batch], Float[Array, "b e"]] | None = None
-  # unit-norm embeddings of each tubelet and of each text token, for figures
-  embed_patches: Callable[[Params, Batch], Float[Array, "b n e"]] | None = None
-  embed_tokens: Callable[[Params, Batch], Float[Array, "b l e"]] | None = None
-  video_features: Callable[[Params, Batch], VideoFeatures] | None = None
+  forward: Callable[[Params, Params | None, Batch, jax.Array], Outputs]
+  terms: tuple[str, ...]  # names in Outputs.terms
+  pairs: tuple[str, ...]  # names in Outputs.pairs
+  predict: Mapping[str, Callable[[Params, Batch], Any]]
+  # (pairs of the full batch, the full batch, key) -> the batch, with what `forward` of
+  # some of its rows reads of other rows; None = nothing
+  join_rows: Callable[[dict[str, Pairs], Batch, jax.Array], Batch] | None = None
   teacher: Teacher | None = None
+  rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
 
   def teacher_params(self, params: Any) -> Any:
     """The teacher's part of `params` or a tree of its structure; None = no teacher."""
     return self.teacher.pick(params) if self.teacher else None
+
+  @property
+  def loss_names(self) -> tuple[str, ...]:
+    """All loss terms, the contrastive ones first."""
+    return (*self.pairs, *self.terms)
+
+  def prediction(self, name: str, where: str) -> Callable[[Params, Batch], Any]:
+    """`predict[name]`.
+
+    Raises:
+      ConfigError: the objective does not have it; `where` needs it.
+    """
+    if name not in self.predict:
+      offered = ", ".join(sorted(self.predict)) or "nothing"
+      raise ConfigError(
+        f"{where}: needs {name}, which this objective does not predict ({offered})"
+      )
+    return self.predict[name]
 
 
 def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
@@ -93,15 +123,13 @@ def apply(model: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
   return model.apply({"params": params}, *args, **kwargs)
 
 
-def method(model: nn.Module, name: str) -> Callable[[Params, Batch], Any]:
-  """(params, batch) -> `model.name(batch)`, for the functions of an Objective."""
-  return lambda params, batch: apply(model, params, batch, method=name)
+def methods(model: nn.Module, *names: str) -> dict[str, Callable[[Params, Batch], Any]]:
+  """Predictions by name that are methods of the model, whose argument is a batch."""
 
+  def call(name: str, params: Params, batch: Batch) -> Any:
+    return apply(model, params, batch, method=name)
 
-def features_of(model: nn.Module) -> Callable[[Params, Batch], VideoFeatures]:
-  """(params, batch) -> features, for models whose `video_features` returns a pair."""
-  features = method(model, "video_features")
-  return lambda params, batch: VideoFeatures(*features(params, batch))
+  return {name: functools.partial(call, name) for name in names}
 
 
 # Files of this folder that are shared by objectives.

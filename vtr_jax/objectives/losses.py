@@ -1,5 +1,7 @@
 """Functions that losses are made of."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
@@ -7,16 +9,25 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.arrays import AnyArray
 
 
-def masked_mean(
-  values: Float[Array, "..."], mask: Bool[AnyArray, "..."]
-) -> Float[Array, ""]:
-  """Mean of `values` where `mask`, 0 if nowhere; `mask` may lack trailing axes."""
+class Term(NamedTuple):
+  """A loss term as a sum, so that microbatches, hosts and devices add up exactly."""
+
+  total: Float[Array, ""]  # sum over all that counts
+  count: Float[Array, ""]  # how many values those are; independent of parameters
+
+  def mean(self) -> Float[Array, ""]:
+    """The mean; 0 if nothing counts."""
+    return self.total / jnp.maximum(self.count, 1)
+
+
+def masked_sum(values: Float[Array, "..."], mask: Bool[AnyArray, "..."]) -> Term:
+  """The sum of `values` where `mask`; `mask` may lack trailing axes."""
   weight = jnp.broadcast_to(
     mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape
   ).astype(jnp.float32)
   # where, not a product: masked values may be anything, even NaN.
   total = jnp.sum(jnp.where(weight > 0, values.astype(jnp.float32), 0))
-  return total / jnp.maximum(jnp.sum(weight), 1)
+  return Term(total, jnp.sum(weight))
 
 
 def cross_entropy(

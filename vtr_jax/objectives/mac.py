@@ -28,16 +28,16 @@ from vtr_jax.models.layers import TransformerConfig, l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.models.video_tower import Tokens
 from vtr_jax.objectives.base import (
-  Forward,
   Objective,
+  Outputs,
+  Pairs,
   Params,
   Reconstruction,
   apply,
-  features_of,
   initializer,
-  method,
+  methods,
 )
-from vtr_jax.objectives.losses import masked_mean
+from vtr_jax.objectives.losses import masked_sum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ class MAC(dual_encoder.DualEncoder):
 
 def forward(
   model: MAC, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
-) -> Forward:
+) -> Outputs:
   """Embeddings and loss terms of one masked batch; `key` is for dropout."""
   del teacher
   video, text, pixels = apply(model, params, batch, rngs={"dropout": key})
@@ -103,9 +103,10 @@ def forward(
   if pixels is not None:
     c = model.config
     error = pixel_decoder.errors(pixels, batch, c.pixel_target, model.clip)
-    terms["pixels"] = masked_mean(error, batch["valid"])
+    terms["pixels"] = masked_sum(error, batch["valid"])
   scale = apply(model, params, method="scale")
-  return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
+  pairs = Pairs(l2_normalize(video), l2_normalize(text), scale, batch["valid"])
+  return Outputs(terms, dict(vtc=pairs))
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
@@ -119,18 +120,14 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   drops = config.masked_tokens == "drop" and config.attention != "divided"
   mask = dataclasses.replace(mask, visible_only=drops and not decodes)
   model = MAC(clip, text, mask, config)
+  reconstruct = ("reconstruct",) if decodes else ()
   return Objective(
     model=model,
     mask=mask,
     compute=config.compute,
     init=initializer(model),
     forward=functools.partial(forward, model),
-    embed_video=method(model, "embed_video"),
-    encode_video=method(model, "encode_video"),
-    embed_text=method(model, "embed_text"),
-    embed_patches=method(model, "embed_patches"),
-    embed_tokens=method(model, "embed_tokens"),
-    video_features=features_of(model),
     terms=("pixels",) if decodes else (),
-    reconstruct=method(model, "reconstruct") if decodes else None,
+    pairs=("vtc",),
+    predict=methods(model, *dual_encoder.PREDICTIONS, *reconstruct),
   )

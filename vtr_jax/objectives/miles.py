@@ -29,15 +29,15 @@ from vtr_jax.models import dual_encoder
 from vtr_jax.models.layers import l2_normalize
 from vtr_jax.models.patch_embed import gather
 from vtr_jax.objectives.base import (
-  Forward,
   Objective,
+  Outputs,
+  Pairs,
   Params,
   apply,
-  features_of,
   initializer,
-  method,
+  methods,
 )
-from vtr_jax.objectives.losses import masked_mean
+from vtr_jax.objectives.losses import masked_sum
 from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
 TEACHER_PARAMS = ("video_tower",)
@@ -83,7 +83,7 @@ class MILES(dual_encoder.DualEncoder):
 
 def forward(
   model: MILES, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
-) -> Forward:
+) -> Outputs:
   """Embeddings and the distance of features; `teacher` holds the snapshot."""
   assert teacher is not None, "MILES needs its snapshot"
   video, text, features = apply(model, params, batch, rngs={"dropout": key})
@@ -92,8 +92,9 @@ def forward(
     target = apply(model, snapshot, batch, method="target_features")
   error = distance(model.config.distance, features, jax.lax.stop_gradient(target))
   scale = apply(model, params, method="scale")
-  terms = dict(features=masked_mean(error, batch["valid"]))
-  return Forward(l2_normalize(video), l2_normalize(text), scale, terms)
+  terms = dict(features=masked_sum(error, batch["valid"]))
+  pairs = Pairs(l2_normalize(video), l2_normalize(text), scale, batch["valid"])
+  return Outputs(terms, dict(vtc=pairs))
 
 
 def distance(
@@ -120,12 +121,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     compute=config.compute,
     init=initializer(model),
     forward=functools.partial(forward, model),
-    embed_video=method(model, "embed_video"),
-    encode_video=method(model, "encode_video"),
-    embed_text=method(model, "embed_text"),
-    embed_patches=method(model, "embed_patches"),
-    embed_tokens=method(model, "embed_tokens"),
-    video_features=features_of(model),
     terms=("features",),
+    pairs=("vtc",),
+    predict=methods(model, *dual_encoder.PREDICTIONS),
     teacher=Teacher(TEACHER_PARAMS, config.teacher),
   )

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32
+from jaxtyping import Array, Bool, Float, Int32, Num
 
+from vtr_jax.core import sharding
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
-from vtr_jax.models import pixel_decoder
+from vtr_jax.models import dual_encoder, pixel_decoder
 from vtr_jax.models.layers import (
   Compute,
   Dense,
@@ -38,17 +39,18 @@ from vtr_jax.models.layers import (
 )
 from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
+from vtr_jax.models.pooling import VideoFeatures
 from vtr_jax.models.text_embed import TextEmbed
 from vtr_jax.objectives.base import (
-  Forward,
   Objective,
+  Outputs,
+  Pairs,
   Params,
   Reconstruction,
   apply,
-  features_of,
-  method,
+  methods,
 )
-from vtr_jax.objectives.losses import cross_entropy, masked_mean
+from vtr_jax.objectives.losses import cross_entropy, masked_sum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,9 @@ class Config:
   temperature: float = 0.05  # of the contrastive term, fixed; code
   # sampling of false pairs for matching: random | hard; code
   negatives: str = "random"
+  # rows of the batch that form a group, within which false pairs are drawn; 0 = all;
+  # ours (code: the 16 of one GPU)
+  negatives_group: int = 0
   # tokens in the mean: valid | all (padding too, as the paper's code); ours
   pool: str = "valid"
   contrast_text: str  # caption of the contrastive term: masked (paper) | whole
@@ -75,9 +80,14 @@ class Config:
     choose(self.pixel_target, pixel_decoder.TARGETS, "pixel_target")
     choose(self.pos_embed, POSITIONS, "pos_embed")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
+    group = self.negatives_group
+    require(
+      group >= 0 and group != 1,
+      f"negatives_group: {group} rows have no false pair; use 2 or more, 0 = all",
+    )
 
 
-class Outputs(NamedTuple):
+class Encoded(NamedTuple):
   """Output of one training pass."""
 
   joint: Float[Array, "b k+l d"]  # tokens [visible video ; text]
@@ -86,7 +96,7 @@ class Outputs(NamedTuple):
   video: Float[Array, "b d"]  # mean of the video encoded alone
   text: Float[Array, "b d"]  # mean of the text encoded alone
   match: Float[Array, "2b 2"]  # logits: all true pairs, then all false ones
-  negatives: Int32[AnyArray, " b"]  # the false pair of text[i] is video[negatives[i]]
+  false_valid: Bool[AnyArray, " b"]  # false pairs that count
 
 
 class SimVTP(nn.Module):
@@ -109,10 +119,10 @@ class SimVTP(nn.Module):
 
   def __call__(
     self, batch: Batch, key: jax.Array, negatives: Int32[AnyArray, " b"] | None = None
-  ) -> Outputs:
+  ) -> Encoded:
     """Training pass on the masked batch; `key` samples negatives if not given."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
-    x = self.embed_visible(batch["video"], keep_idx)
+    x = self.embed_visible(batch, keep_idx)
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     y = self.text_embed(ids, valid, train=True)
     joint = self.encode_pair(x, y, valid)
@@ -122,28 +132,33 @@ class SimVTP(nn.Module):
       contrast_text = self.text_embed(batch["text_ids"], valid, train=True)
     video = self.pool(self.encoder(x))
     text = self.pool(self.encoder(contrast_text, valid), valid)
-    if negatives is None:
-      scores = l2_normalize(text) @ l2_normalize(video).T / self.config.temperature
-      hard = self.config.negatives == "hard"
-      negatives = sample_negatives(key, scores if hard else 0 * scores, batch["valid"])
-    false = self.encode_pair(jnp.take(x, negatives, axis=0), y, valid)
+    if "false_visible" in batch:  # see `join_rows`
+      false = self.video_embed(batch["false_visible"], batch["false_keep_idx"])
+      false_valid = batch["valid"] & batch["false_valid"]
+    else:
+      if negatives is None:
+        negatives = draw_negatives(self.config, video, text, batch, key)
+      false = take_rows(x, negatives, self.config.negatives_group)
+      false_valid = batch["valid"] & jnp.asarray(batch["valid"])[negatives]
     pair_valid = _pair_valid(valid, k)
-    pairs = [self.pool(tokens, pair_valid) for tokens in (joint, false)]
-    return Outputs(
+    encoded = joint, self.encode_pair(false, y, valid)
+    return Encoded(
       joint=joint,
       pixels=self.pixel_decoder(joint[:, :k], keep_idx, batch["video_mask_idx"]),
       words=self.word_head(joint[:, k:]),
       video=video,
       text=text,
-      match=self.match_head(jnp.concatenate(pairs)),
-      negatives=negatives,
+      match=self.match_head(
+        jnp.concatenate([self.pool(tokens, pair_valid) for tokens in encoded])
+      ),
+      false_valid=false_valid,
     )
 
   def embed_visible(
-    self, video: AnyArray, keep_idx: Int32[AnyArray, "b k"] | None
+    self, batch: Batch, keep_idx: Int32[AnyArray, "b k"] | None
   ) -> Float[Array, "b k d"]:
     """Tokens of the tubelets at `keep_idx`, None = all."""
-    patches = patchify(video, self.clip.tubelet_size)
+    patches = patchify(batch["video"], self.clip.tubelet_size)
     if keep_idx is not None:
       patches = gather(patches, keep_idx)  # of bytes, before they are floats
     return self.video_embed(patches, keep_idx)
@@ -168,16 +183,14 @@ class SimVTP(nn.Module):
     weight = valid[:, :, None].astype(jnp.float32)
     return (tokens * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
 
-  def video_features(
-    self, batch: Batch
-  ) -> tuple[Float[Array, "b d"], Float[Array, "b n d"]]:
-    """(mean, tokens) of unmasked clips, encoded without text."""
-    tokens = self.encoder(self.embed_visible(batch["video"], None))
-    return self.pool(tokens), tokens
+  def video_features(self, batch: Batch) -> VideoFeatures:
+    """Features of unmasked clips, encoded without text."""
+    tokens = self.encoder(self.embed_visible(batch, None))
+    return VideoFeatures(self.pool(tokens), tokens)
 
   def encode_video(self, batch: Batch) -> Float[Array, "b d"]:
     """Means over the tokens of unmasked clips, not normalised."""
-    return self.video_features(batch)[0]
+    return self.video_features(batch).pooled
 
   def embed_video(self, batch: Batch) -> Float[Array, "b d"]:
     return l2_normalize(self.encode_video(batch))
@@ -190,7 +203,7 @@ class SimVTP(nn.Module):
 
   def embed_patches(self, batch: Batch) -> Float[Array, "b n d"]:
     """Unit-norm token of each tubelet of an unmasked clip, encoded without text."""
-    tokens = self.encoder(self.embed_visible(batch["video"], None))
+    tokens = self.encoder(self.embed_visible(batch, None))
     return l2_normalize(tokens.astype(jnp.float32))
 
   def embed_tokens(self, batch: Batch) -> Float[Array, "b l d"]:
@@ -200,7 +213,7 @@ class SimVTP(nn.Module):
 
   def match(self, batch: Batch) -> Float[Array, " b"]:
     """Log-odds that text[i] describes video[i], both unmasked."""
-    x = self.embed_visible(batch["video"], None)
+    x = self.embed_visible(batch, None)
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     joint = self.encode_pair(x, y, batch["text_valid"])
     valid = _pair_valid(batch["text_valid"], x.shape[1])
@@ -210,7 +223,7 @@ class SimVTP(nn.Module):
   def reconstruct(self, batch: Batch) -> Reconstruction:
     """Reconstructs masked tubelets and predicts tokens."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
-    x = self.embed_visible(batch["video"], keep_idx)
+    x = self.embed_visible(batch, keep_idx)
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     joint = self.encode_pair(x, self.text_embed(ids, valid, train=False), valid)
     k = keep_idx.shape[1]
@@ -227,24 +240,40 @@ def forward(
   batch: Batch,
   key: jax.Array,
   negatives: Int32[AnyArray, " b"] | None = None,
-) -> Forward:
+) -> Outputs:
   """Embeddings and loss terms of one masked batch; tests may set `negatives`."""
   del teacher
-  key, dropout = jax.random.split(key)
-  out: Outputs = apply(model, params, batch, key, negatives, rngs={"dropout": dropout})
+  draws, dropout = jax.random.split(key)  # as in `join_rows`
+  rngs = {"dropout": dropout}
+  out: Encoded = apply(model, params, batch, draws, negatives, rngs=rngs)
   valid = batch["valid"]
   error = pixel_decoder.errors(out.pixels, batch, model.config.pixel_target, model.clip)
   masked = batch["text_masked"] & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
-  counts = jnp.concatenate([valid, valid & valid[out.negatives]])
+  counts = jnp.concatenate([valid, out.false_valid])
   terms = dict(
-    pixels=masked_mean(error, valid),
-    mlm=masked_mean(cross_entropy(out.words, batch["text_ids"]), masked),
-    vtm=masked_mean(cross_entropy(out.match, is_pair), counts),
+    pixels=masked_sum(error, valid),
+    mlm=masked_sum(cross_entropy(out.words, batch["text_ids"]), masked),
+    vtm=masked_sum(cross_entropy(out.match, is_pair), counts),
   )
-  return Forward(
-    l2_normalize(out.video), l2_normalize(out.text), 1 / model.config.temperature, terms
-  )
+  scale = 1 / model.config.temperature
+  pairs = Pairs(l2_normalize(out.video), l2_normalize(out.text), scale, valid)
+  return Outputs(terms, dict(vtc=pairs))
+
+
+def join_rows(
+  config: Config, clip: ClipSpec, pairs: dict[str, Pairs], batch: Batch, key: jax.Array
+) -> Batch:
+  """The batch, and of each row's false pair the clip, which another row may hold."""
+  p, group, keep_idx = pairs["vtc"], config.negatives_group, batch["video_keep_idx"]
+  idx = draw_negatives(config, p.a, p.b, batch, jax.random.split(key)[0])
+  visible = gather(patchify(batch["video"], clip.tubelet_size), keep_idx)
+  return {
+    **batch,
+    "false_visible": take_rows(visible, idx, group),
+    "false_keep_idx": take_rows(jnp.asarray(keep_idx), idx, group),
+    "false_valid": jnp.asarray(batch["valid"])[idx],
+  }
 
 
 def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
@@ -261,8 +290,14 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   model = SimVTP(clip, text, config)
 
   def init(key: jax.Array, batch: Batch) -> Any:
+    rows, group = len(batch["row"]), config.negatives_group
+    require(
+      group == 0 or rows % group == 0,
+      f"config.objective.negatives_group: groups of {group} rows do not divide "
+      f"config.batch_size = {rows}; change one of them, or set 0 for the whole batch",
+    )
     params, dropout, negatives = jax.random.split(key, 3)
-    rngs = {"params": params, "dropout": dropout, "negatives": negatives}
+    rngs = {"params": params, "dropout": dropout}
     return model.init(rngs, batch, negatives)["params"]
 
   return Objective(
@@ -271,27 +306,55 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     compute=config.compute,
     init=init,
     forward=functools.partial(forward, model),
-    embed_video=method(model, "embed_video"),
-    encode_video=method(model, "encode_video"),
-    embed_text=method(model, "embed_text"),
-    embed_patches=method(model, "embed_patches"),
-    embed_tokens=method(model, "embed_tokens"),
-    video_features=features_of(model),
     terms=("pixels", "mlm", "vtm"),
-    match=method(model, "match"),
-    reconstruct=method(model, "reconstruct"),
+    pairs=("vtc",),
+    predict=methods(model, *dual_encoder.PREDICTIONS, "match", "reconstruct"),
+    join_rows=functools.partial(join_rows, config, clip),
   )
 
 
-def sample_negatives(
-  key: jax.Array, scores: Float[Array, "b b"], valid: Bool[AnyArray, " b"]
+def draw_negatives(
+  config: Config,
+  video: Float[Array, "b e"],
+  text: Float[Array, "b e"],
+  batch: Batch,
+  key: jax.Array,
 ) -> Int32[Array, " b"]:
-  """For each text the index of another video, with probability softmax(scores)."""
-  scores = jax.lax.stop_gradient(scores)
-  own = jnp.eye(scores.shape[0], dtype=bool)
-  return jax.random.categorical(
-    key, jnp.where(own, -jnp.inf, jnp.where(valid[None, :], scores, -1e9))
-  )
+  """For each text the index of another video of its group of rows.
+
+  The probability is softmax(cosine / temperature) for hard negatives, else uniform. A
+  row's draw depends on `batch["row"]` alone, not on where the row lies in the arrays.
+  """
+  row, valid = jnp.asarray(batch["row"]), jnp.asarray(batch["valid"])
+  rows = len(row)
+  group = config.negatives_group or rows
+  others = row[:, None] // group * group + jnp.arange(group, dtype=row.dtype)[None]
+  index = jnp.argsort(row)[others]  # in the arrays
+  noise = lambda row: jax.random.gumbel(jax.random.fold_in(key, row), (group,))
+  scores = jax.vmap(noise)(row)  # the largest is a sample of the softmax
+  if config.negatives == "hard":
+    cosines = l2_normalize(text) @ l2_normalize(video).T
+    cosines = jax.lax.stop_gradient(cosines)
+    scores += jnp.take_along_axis(cosines, index, axis=1) / config.temperature
+  scores = jnp.where(valid[index], scores, scores - 1e9)
+  scores = jnp.where(others == row[:, None], -jnp.inf, scores)
+  choice = scores.argmax(axis=1, keepdims=True)
+  return jnp.take_along_axis(index, choice, axis=1)[:, 0]
+
+
+def take_rows(
+  x: Num[AnyArray, "b ..."], idx: Int32[AnyArray, " b"], group: int
+) -> Num[Array, "b ..."]:
+  """x[idx], where idx[i] is in the group of rows of i.
+
+  Nothing is communicated where each device holds whole groups.
+  """
+  rows = len(x)
+  if group == 0 or rows // sharding.row_shards() % group:
+    return jnp.take(x, idx, axis=0)
+  in_groups = lambda y: y.reshape(rows // group, group, *y.shape[1:])
+  taken = jax.vmap(lambda x, i: x[i])(in_groups(x), in_groups(idx % group))
+  return taken.reshape(x.shape)
 
 
 def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:

@@ -9,7 +9,6 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import config_help
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import complete, require
@@ -66,8 +65,8 @@ class TrainConfig:
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of a training batch."""
-    mask = self.make_objective().mask
-    return batch_lib.spec(self.clip, self.text, mask, self.batch_size)
+    objective = self.make_objective()
+    return objective.rows.spec(self.clip, self.text, objective.mask, self.batch_size)
 
   def make_objective(self, **compute: Any) -> objectives.Objective:
     """The objective; `compute` overrides fields of `Compute`."""

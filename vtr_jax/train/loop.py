@@ -83,7 +83,7 @@ def _train(run: Run, quarantine: Quarantine) -> None:
   """
   c, start = run.config, int(run.state.step)
   run.writer.log(f"training from step {start} to {c.steps}")
-  run.writer.log(terms.describe(c, run.objective.terms))
+  run.writer.log(terms.describe(c, run.objective.loss_names))
   hosts = sharding.host_rows(run.mesh)
   batches = loader.train_batches(
     c.data,
@@ -96,6 +96,7 @@ def _train(run: Run, quarantine: Quarantine) -> None:
     start_step=start + run.batch_offset,
     host=hosts.host,
     num_hosts=hosts.count,
+    rows=run.objective.rows,
   )
   log = Progress(run, start)
   try:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +10,20 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from vtr_jax.core import sharding
-from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import ConfigError, printable
-from vtr_jax.objectives.base import Objective, Params
+from vtr_jax.objectives.base import Objective, Outputs, Pairs, Params
 from vtr_jax.objectives.contrastive import DENSE, ContrastConfig, contrast
 from vtr_jax.train import guard
 
 Metrics = guard.Metrics
+T = TypeVar("T")
 
 
 def check_weights(weights: Mapping[str, float], objective: Objective) -> None:
   """Raises ConfigError unless there is a weight >= 0 for each of the terms."""
-  terms = {"vtc", *objective.terms}
+  terms = set(objective.loss_names)
   for name in weights:
     if name not in terms:
       where = f"config.loss_weights.{printable(name)}"
@@ -43,9 +44,9 @@ class Loss:
 
   With `micro_batches` the microbatches are embedded one by one, the contrastive loss is
   taken over all of them, and each is embedded once more for its contribution to the
-  gradient (GradCache, arXiv 2101.06983): the memory of one microbatch, the gradient of
-  the full batch. Other terms are means over microbatches, weighted by their numbers of
-  valid examples; SimVTP draws false pairs within a microbatch.
+  gradient (GradCache, arXiv 2101.06983): the memory of one microbatch, the loss and
+  gradient of the full batch. All terms are sums over what counts in the full batch.
+  Dropout draws differ from those of one pass.
   """
 
   objective: Objective
@@ -72,74 +73,98 @@ class Loss:
   ) -> tuple[Float[Array, ""], Metrics]:
     """(weighted sum, metrics) of the full batch in one pass."""
     out = self.objective.forward(params, teacher, batch, key)
-    valid = batch["valid"]
-    vtc = self._vtc(out.video, out.text, out.scale, valid)
-    terms = self._nonzero(out.terms) | ({"vtc": vtc} if self.weights["vtc"] else {})
+    terms = self._contrast(out.pairs)
+    terms |= {k: term.mean() for k, term in self._nonzero(out.terms).items()}
     total = self._sum(terms)
-    anisotropy = _anisotropy(out.video, out.text, valid)
-    return total, _named(terms | {"total": total}) | anisotropy
+    return total, _named(terms | {"total": total}) | _anisotropy(out.pairs)
 
   def _in_microbatches(self, params, teacher, batch, key) -> tuple[Metrics, Params]:
-    mesh = self.mesh
+    mesh, objective = self.mesh, self.objective
     assert mesh is not None, "microbatches need a mesh"
-    micro = sharding.split_rows(batch, self.micro_batches, mesh)
+    split = lambda batch: sharding.split_rows(batch, self.micro_batches, mesh)
     keys = jax.random.split(key, self.micro_batches)
-    valid = micro["valid"]
-    fraction = valid.sum(axis=1) / jnp.maximum(valid.sum(), 1)
 
-    def embed(_, inputs):
-      out = self.objective.forward(params, teacher, *inputs)
-      return None, (out.video, out.text, jnp.float32(out.scale))
+    def forward(inputs: tuple[Batch, jax.Array], params: Params = params) -> Outputs:
+      return objective.forward(params, teacher, *inputs)
 
-    _, (video, text, scale) = jax.lax.scan(embed, None, (micro, keys))
+    pairs = jax.lax.map(lambda x: _arrays(forward(x).pairs), (split(batch), keys))
+    pairs = {k: _merged(p, mesh) for k, p in pairs.items()}
+    if objective.join_rows:
+      batch = objective.join_rows(pairs, batch, key)
+    micro = split(batch)
+    # Counts depend on the batch alone: the compiler leaves the passes out.
+    counted = lambda x: {k: term.count for k, term in forward(x).terms.items()}
+    counts = {k: v.sum() for k, v in jax.lax.map(counted, (micro, keys)).items()}
 
-    def vtc(video, text, scale):
-      video, text, all_valid = sharding.merge_rows((video, text, valid), mesh)
-      return self._vtc(video, text, scale, all_valid)
+    def contrast(embeddings):
+      joined = {k: p._replace(**embeddings[k]) for k, p in pairs.items()}
+      terms = self._contrast(joined)
+      return self._sum(terms), terms
 
-    anisotropy = _anisotropy(*sharding.merge_rows((video, text, valid), mesh))
-    vtc, (d_video, d_text, d_scale) = jax.value_and_grad(vtc, (0, 1, 2))(
-      video, text, scale[0]
-    )
+    embeddings = {k: dict(a=p.a, b=p.b, scale=p.scale) for k, p in pairs.items()}
+    (_, terms), slopes = jax.value_and_grad(contrast, has_aux=True)(embeddings)
+    # The scale enters each microbatch: each contributes an equal part of its gradient.
+    scales = {k: slope.pop("scale") / self.micro_batches for k, slope in slopes.items()}
 
     def backward(grads, inputs):
-      rows, key, fraction, d_video, d_text = inputs
+      *inputs, slopes = inputs
 
       def local(params):
-        out = self.objective.forward(params, teacher, rows, key)
-        terms = {k: fraction * v for k, v in self._nonzero(out.terms).items()}
-        # The scale enters each microbatch: each contributes an equal part of its
-        # gradient.
-        surrogate = d_scale * out.scale / self.micro_batches
-        surrogate += (d_video * out.video).sum() + (d_text * out.text).sum()
-        return self.weights["vtc"] * surrogate + self._sum(terms), terms
+        out = forward(tuple(inputs), params)
+        terms = {
+          k: term.total / jnp.maximum(counts[k], 1)
+          for k, term in self._nonzero(out.terms).items()
+        }
+        surrogate = self._sum(terms)
+        for k, slope in slopes.items():
+          p = out.pairs[k]
+          surrogate += (slope["a"] * p.a).sum() + (slope["b"] * p.b).sum()
+          surrogate += scales[k] * p.scale
+        return surrogate, terms
 
       more, terms = jax.grad(local, has_aux=True)(params)
       return jax.tree.map(jnp.add, grads, more), terms
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    inputs = (micro, keys, fraction, d_video, d_text)
-    grads, terms = jax.lax.scan(backward, zeros, inputs)
-    terms = {k: v.sum() for k, v in terms.items()}
-    if self.weights["vtc"]:
-      terms["vtc"] = vtc
-    return _named(terms | {"total": self._sum(terms)}) | anisotropy, grads
+    grads, parts = jax.lax.scan(backward, zeros, (micro, keys, split(slopes)))
+    terms |= {k: v.sum() for k, v in parts.items()}
+    metrics = _named(terms | {"total": self._sum(terms)})
+    return metrics | _anisotropy(pairs), grads
 
-  def _vtc(self, video, text, scale, valid) -> Float[Array, ""]:
-    with jax.named_scope("vtc"):
-      return contrast(self.contrast, video, text, scale, valid)
+  def _contrast(self, pairs: Mapping[str, Pairs]) -> Metrics:
+    """The contrastive terms of the global batch."""
+    terms = {}
+    for name, (a, b, scale, valid) in self._nonzero(pairs).items():
+      with jax.named_scope(name):
+        terms[name] = contrast(self.contrast, a, b, scale, valid)
+    return terms
 
-  def _nonzero(self, terms: Metrics) -> Metrics:
+  def _nonzero(self, terms: Mapping[str, T]) -> dict[str, T]:
     return {k: v for k, v in terms.items() if self.weights[k]}
 
   def _sum(self, terms: Metrics) -> Float[Array, ""]:
     return sum((self.weights[k] * v for k, v in terms.items()), jnp.float32(0))
 
 
+def _arrays(pairs: Mapping[str, Pairs]) -> dict[str, Pairs]:
+  return {k: p._replace(scale=jnp.float32(p.scale)) for k, p in pairs.items()}
+
+
+def _merged(pairs: Pairs, mesh: Mesh) -> Pairs:
+  """The pairs of the full batch, from those of its microbatches."""
+  a, b, valid = sharding.merge_rows((pairs.a, pairs.b, pairs.valid), mesh)
+  return Pairs(a, b, jnp.asarray(pairs.scale)[0], valid)
+
+
 def _named(terms: Metrics) -> Metrics:
   return {f"loss/{k}": v for k, v in terms.items()}
 
 
-def _anisotropy(video: Array, text: Array, valid: AnyArray) -> Metrics:
-  sides = {"video": video, "text": text}
-  return {f"anisotropy/{k}": guard.anisotropy(x, valid) for k, x in sides.items()}
+def _anisotropy(pairs: Mapping[str, Pairs]) -> Metrics:
+  """Of both sides; those of other pairs than video and text have the pair's name."""
+  metrics = {}
+  for name, p in pairs.items():
+    sides = ("video", "text") if name == "vtc" else (f"{name}_a", f"{name}_b")
+    for side, x in zip(sides, (p.a, p.b), strict=True):
+      metrics[f"anisotropy/{side}"] = guard.anisotropy(x, p.valid)
+  return metrics

@@ -6,12 +6,12 @@ from vtr_jax.objectives.contrastive import ContrastConfig
 from vtr_jax.train.config import TrainConfig
 
 
-def describe(config: TrainConfig, terms: tuple[str, ...]) -> str:
+def describe(config: TrainConfig, names: tuple[str, ...]) -> str:
   """The weighted sum and what each term is; a term of weight 0 is left out.
 
   Args:
     config: of the run.
-    terms: the objective's own, in addition to vtc.
+    names: of the objective's loss terms.
   """
   meanings = dict(
     vtc=f"video-text contrast, chance {chance(config.contrastive, config.batch_size)}",
@@ -21,7 +21,7 @@ def describe(config: TrainConfig, terms: tuple[str, ...]) -> str:
     pixels="mean squared error of masked patches",
     features="distance to the teacher's features",
   )
-  weights = {k: w for k in ("vtc", *terms) if (w := config.loss_weights[k])}
+  weights = {k: w for k in names if (w := config.loss_weights[k])}
   total = " + ".join(k if w == 1 else f"{w:g} {k}" for k, w in weights.items())
   listed = "; ".join(f"{k}: {meanings.get(k, 'own term')}" for k in weights)
   return f"loss: total = {total}; {listed}"

@@ -1,11 +1,12 @@
 """The interface of evaluators, their registry, and what they share.
 
 An evaluator is a file in this folder with a dataclass `Config` for its section of
-`evals` and a class `Evaluator(config, context)`. Evaluators call the functions of the
-`Objective` and are independent of which objective it is.
+`evals` and a class `Evaluator(config, context)`. Evaluators call the predictions of the
+`Objective` and are independent of which objective it is; `Config.needs` lists those.
 """
 
 import dataclasses
+import functools
 import importlib
 import pathlib
 import pkgutil
@@ -111,7 +112,15 @@ def _module(kind: str) -> Any:
 def build(
   checked: Mapping[str, tuple[str, Any]], context: Context
 ) -> dict[str, Evaluator]:
-  """Builds the evaluators and opens their data."""
+  """Builds the evaluators and opens their data.
+
+  Raises:
+    ConfigError: the objective lacks a prediction that one needs.
+  """
+  for name, (kind, config) in checked.items():
+    for prediction in config.needs:
+      where = f"config.evals.{printable(name)}: kind {kind!r}"
+      context.objective.prediction(prediction, where)
   return {n: _module(k).Evaluator(c, context) for n, (k, c) in checked.items()}
 
 
@@ -140,18 +149,21 @@ class Embedder:
     objective, mesh = context.objective, context.mesh
     self._context, self._progress = context, progress
     self._views = views if views is not None and len(views) > 1 else None
-    embed = objective.embed_video
+    embed = objective.predict["embed_video"]
     if self._views and average == "before":
-      if objective.encode_video is None:
+      if "encode_video" not in objective.predict:
         raise ConfigError(
           "average: this objective has no encode_video, embeddings before "
           "normalisation; use 'after'"
         )
-      embed = objective.encode_video
+      embed = objective.predict["encode_video"]
     self._video = OnDevices(embed, mesh)
-    self._text = OnDevices(objective.embed_text, mesh)
     hosts = sharding.host_rows(mesh)
     self._hosts = dict(host=hosts.host, num_hosts=hosts.count)
+
+  @functools.cached_property
+  def _text(self) -> OnDevices:
+    return OnDevices(self._context.objective.predict["embed_text"], self._context.mesh)
 
   def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
     """Unit-norm embeddings of all videos of `source`."""
@@ -190,15 +202,9 @@ class Matcher:
   """Scores text-video pairs by the objective's matching head."""
 
   def __init__(self, context: Context, source: Split, texts: Sequence[str]):
-    """Prepares to score any of `texts` with any video of `source`.
-
-    Raises:
-      ConfigError: the objective has no matching head.
-    """
-    if context.objective.match is None:
-      raise ConfigError("rerank: needs an objective with a matching head; use 0")
+    """Prepares to score any of `texts` with any video of `source`."""
     self._context, self._texts = context, texts
-    self._match = OnDevices(context.objective.match, context.mesh)
+    self._match = OnDevices(context.objective.predict["match"], context.mesh)
     self._example = EvalExample(source, context.data, context.clip)
 
   def __call__(

@@ -38,6 +38,8 @@ class Config:
   every: int = 0  # steps between runs; 0 = at the end only; ours
   clips: int = 3  # shown of attention, token maps and retrieval results; ours
 
+  needs = ("embed_video", "embed_text")  # predictions of the objective
+
   def __post_init__(self):
     require(self.clips > 0, f"clips: {self.clips} must be positive")
 
@@ -61,7 +63,7 @@ class Evaluator:
     model = _Model(c, c.objective, params, c.tokenizer, c.mesh)
     self._attention = attention.attention(model, clips)
     self._words = None
-    if c.objective.embed_tokens is not None:
+    if set(words.PREDICTIONS) <= set(c.objective.predict):
       texts = [self._texts[q] for q in self._queries]
       self._words = words.word_maps(model, clips, texts)
     self._video = self._embed.videos(params, self._source)

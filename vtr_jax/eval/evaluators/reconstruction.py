@@ -29,6 +29,8 @@ class Config:
   batches: int = 1  # evaluation batches; ours
   seed: int = 0  # of the masks; ours
 
+  needs = ("reconstruct",)  # predictions of the objective
+
   def __post_init__(self):
     require(self.batches > 0, f"batches: {self.batches} must be positive")
 
@@ -37,8 +39,6 @@ class Evaluator:
   """See base.Evaluator."""
 
   def __init__(self, config: Config, context: Context):
-    if context.objective.reconstruct is None:
-      raise ConfigError("evals: this objective has no reconstruction; drop the section")
     self.every = config.every
     self._config, self._context = config, context
     self._data = dataclasses.replace(
@@ -52,7 +52,9 @@ class Evaluator:
     if not context.objective.mask.num_masked(context.clip.grid):
       raise ConfigError("evals: mask.video_ratio masks no tubelet; drop the section")
     self._data.open()  # an unknown split fails now, not after training
-    self._reconstruct = OnDevices(context.objective.reconstruct, context.mesh)
+    self._reconstruct = OnDevices(
+      context.objective.predict["reconstruct"], context.mesh
+    )
 
   def run(self, params: Params) -> dict[str, float]:
     c, sums = self._context, np.zeros(5)
@@ -67,6 +69,7 @@ class Evaluator:
       seed=self._config.seed,
       host=hosts.host,
       num_hosts=hosts.count,
+      rows=c.objective.rows,
     )
     try:
       for _ in range(self._config.batches):

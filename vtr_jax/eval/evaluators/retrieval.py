@@ -35,6 +35,11 @@ class Config:
   dual_softmax: float = 0.0  # temperature; 0 = omitted; ours
   rerank: int = 0  # candidates re-ranked by the matching head; 0 = omitted; ours
 
+  @property
+  def needs(self) -> tuple[str, ...]:
+    """Predictions of the objective that are read."""
+    return ("embed_video", "embed_text", *(("match",) if self.rerank else ()))
+
   def __post_init__(self):
     choose(self.captions, protocols.CAPTIONS, "captions")
     require(self.dual_softmax >= 0, f"dual_softmax: {self.dual_softmax} is negative")

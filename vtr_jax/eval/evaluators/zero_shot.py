@@ -37,6 +37,8 @@ class Config:
   temperature: float = 0.01  # see above; 0 = mean embedding, as CLIP; ours
   others: str = "refuse"  # clips with a label that is not a class: refuse | skip; ours
 
+  needs = ("embed_video", "embed_text")  # predictions of the objective
+
   def __post_init__(self):
     choose(self.others, ("refuse", "skip"), "others")
     protocols.check_classes(self.classes, self.prompts)

@@ -129,7 +129,7 @@ def reconstruct(
     DataError: a clip has another size, or the numbers of clips and texts differ.
   """
   mask = model.objective.mask
-  if model.objective.reconstruct is None:
+  if "reconstruct" not in model.objective.predict:
     raise ConfigError("reconstruction: this model has no decoder; use SimVTP's")
   if ratio is not None:
     mask = dataclasses.replace(mask, video_ratio=ratio)
@@ -173,8 +173,7 @@ def gif(
 
 
 def _reconstruct(objective: Objective) -> Callable:
-  assert objective.reconstruct is not None
-  return objective.reconstruct
+  return objective.predict["reconstruct"]
 
 
 def _put(

@@ -13,10 +13,12 @@ from jaxtyping import Float
 from PIL import Image
 
 from vtr_jax.core.batch import Batch
-from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.errors import DataError
 from vtr_jax.eval.viz import base
 from vtr_jax.eval.viz.canvas import Video
 from vtr_jax.objectives.base import Objective, Params
+
+PREDICTIONS = ("embed_tokens", "embed_patches", "embed_text")  # of the objective
 
 
 class WordMaps(NamedTuple):
@@ -38,13 +40,11 @@ def word_maps(
     texts: one caption per clip.
 
   Raises:
-    ConfigError: the objective has no `embed_tokens` and `embed_patches`.
+    ConfigError: the objective lacks one of `PREDICTIONS`.
     DataError: a clip has another size, or the numbers of clips and texts differ.
   """
-  if model.objective.embed_tokens is None or model.objective.embed_patches is None:
-    raise ConfigError(
-      "token maps: this objective has no embed_tokens and embed_patches; add both"
-    )
+  for name in PREDICTIONS:
+    model.objective.prediction(name, "token maps")
   if len(clips) != len(texts):
     raise DataError(f"texts: {len(texts)} for {len(clips)} clips; give one per clip")
   batch = dict(video=base.clip_rows(model, clips)) | base.text_rows(model, texts)
@@ -83,14 +83,10 @@ def _label(word: str, values: np.ndarray) -> str:
 
 
 def _cosines(objective: Objective) -> Callable[[Params, Batch], tuple]:
-  embed_patches, embed_tokens = objective.embed_patches, objective.embed_tokens
-  assert embed_patches is not None
-  assert embed_tokens is not None
-
   def cosines(params: Params, batch: Batch) -> tuple:
-    patches = embed_patches(params, batch)
-    tokens = embed_tokens(params, batch)
-    caption = objective.embed_text(params, batch)
+    tokens, patches, caption = (
+      objective.predict[name](params, batch) for name in PREDICTIONS
+    )
     return (
       jnp.einsum("ble,bne->bln", tokens, patches),
       jnp.einsum("be,bne->bn", caption, patches),
