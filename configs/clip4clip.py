@@ -44,7 +44,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c.mask.update(video_ratio=0.0, text_ratio=0.0)  # code: nothing is masked
   c.data.update(name=variant, sampling="segments", crop="resize", flip=False)  # code
   c.data.update(crop_scales=(), curriculum=(), mixture=())
-  c.objective.attention = "frame"  # code: meanP
+  c.objective.video.name = "frame"  # code: meanP
   c.optim.update(
     lr=1e-7,  # code: lr 1e-4 with coef_lr 1e-3
     min_lr=0.0,  # code

@@ -70,10 +70,9 @@ SHAPES = dict(
 )
 # A dual encoder from scratch: small, wide towers with positions from the start.
 DUAL = dict(
-  video=size("demo"),
+  video=size("demo") | dict(name="vit", pos_embed="space_time"),
   text=size("demo"),
   compute=dict(scan=False),
-  pos_embed="space_time",
   pool="mean",
   text_norm="pre",
   text_dropout=0.0,

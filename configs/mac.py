@@ -54,9 +54,9 @@ def webvid2m_cc3m() -> dict:
     ),
     objective=dict(
       name="mac",
-      video=common.size("B"),  # Frozen: ViT-B/16
+      # Frozen: ViT-B/16; vit | divided (Frozen; needs tubes) | frame; ours
+      video=common.size("B") | dict(name="vit"),
       text=common.size("B") | dict(depth=6),  # Frozen: DistilBERT
-      attention="joint",  # joint | divided (Frozen; needs tubes) | frame; ours
       masked_tokens="drop",  # drop | mask_token; paper
     ),
     loss_weights=dict(vtc=1.0),  # paper: contrast alone
@@ -140,7 +140,7 @@ def flickr8k() -> dict:
   c["mask"] |= dict(video_ratio=0.5, text_ratio=0.15)
   c["data"] |= dict(name="flickr8k", crop="random_resized", crop_scales=(0.5, 1.0))
   c["data"] |= dict(flip=True)
-  c["objective"] |= dict(video=common.size("demo") | dict(depth=4))
+  c["objective"] |= dict(video=common.DUAL["video"] | dict(depth=4))
   c["optim"] |= dict(lr=1e-3, warmup_steps=100)
   c["evals"] = dict(
     validation=common.retrieval("validation", every=250),

@@ -46,11 +46,13 @@ def webvid2m_cc3m() -> dict:
     ),
     objective=dict(
       name="miles",
-      video=common.size("B"),  # code: ViT-B/16
+      video=dict(
+        **common.size("B"),  # code: ViT-B/16
+        name="divided",  # divided | vit; paper
+        time_pos_embed_resize="linear",  # or zeros; paper: 16 frames at test, as cited
+      ),
       text=common.size("B") | dict(depth=6),  # code: DistilBERT
-      attention="divided",  # divided | joint; paper
       masked_tokens="mask_token",  # or drop; paper: figure
-      time_pos_embed_resize="linear",  # or zeros; paper: 16 frames at test, as cited
     ),
     loss_weights=dict(vtc=1.0, features=1.0),  # ours
     optim=dict(
@@ -75,7 +77,8 @@ def demo() -> dict:
     c[section] = c.get(section, {}) | values
   # Colours and shapes are learnt first, and for less from half of the frames.
   c["data"] |= dict(curriculum=((0, (4,)), (300, (8,))))
-  c["objective"] |= common.DUAL | dict(attention="joint")
+  c["objective"] |= common.DUAL
+  c["objective"]["video"] = common.DUAL["video"] | dict(time_pos_embed_resize="linear")
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(
     validation=common.retrieval("validation", every=500),

@@ -14,6 +14,7 @@ from configs import finetune_retrieval as finetune
 from vtr_jax.core import config_help
 from vtr_jax.core.config import default, flatten, keys, read, section
 from vtr_jax.eval.evaluators import base as evaluators
+from vtr_jax.models.backbones import base as backbones
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train import optim, state
 from vtr_jax.train.config import TrainConfig
@@ -76,6 +77,7 @@ def config_classes():
   """Every dataclass that reads a section of a config."""
   names = [f"vtr_jax.objectives.{name}" for name in objectives.names()]
   names += [f"vtr_jax.eval.evaluators.{kind}" for kind in evaluators.kinds()]
+  names += [f"vtr_jax.models.backbones.{name}" for name in backbones.names()]
   found = [TrainConfig, *(importlib.import_module(name).Config for name in names)]
   for cls in found:  # grows as it is read
     hints = typing.get_type_hints(cls)

@@ -9,9 +9,9 @@ from vtr_jax.core import renames
 from vtr_jax.core.errors import ConfigError
 
 
-def parse(*arguments: str) -> subprocess.CompletedProcess:
+def parse(*arguments: str, file: str = "mac") -> subprocess.CompletedProcess:
   return subprocess.run(
-    [*program("print_config"), "--config=configs/mac.py:smoke", *arguments],
+    [*program("print_config"), f"--config=configs/{file}.py:smoke", *arguments],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -52,6 +52,26 @@ def test_a_config_of_0_1_0_gets_the_current_key_names():
   assert "config.weights.words: is called config.loss_weights.mlm now" in lines
   assert "config.contrast: is called config.contrastive now" in lines
   assert len(lines) == 16
+
+
+def test_keys_of_the_video_tower_move_into_the_section_of_its_backbone():
+  tower = dict(attention="joint", time_init="output", longer_clips="linear")
+  old = dict(objective=tower | dict(positions="flat", video=dict(width=8)))
+  new, lines = renames.upgrade(old)
+  video = dict(
+    width=8,
+    name="vit",
+    time_init="output",
+    time_pos_embed_resize="linear",
+    pos_embed="flat",
+  )
+  assert new == dict(objective=dict(video=video))
+  assert "config.objective.attention: is called config.objective.video.name now" in (
+    lines
+  )
+  # SimVTP has no such section, and its own positions.
+  simvtp = dict(objective=dict(pos_embed="flat", encoder=dict(width=8)))
+  assert renames.upgrade(simvtp) == (simvtp, [])
 
 
 def test_upgrading_does_not_modify_the_old_config():
@@ -120,6 +140,20 @@ def test_the_command_line_accepts_an_old_key_and_reports_the_new_one():
   assert done.stdout.split() == ["48", "7"]
   assert "--config.clip.size: is called --config.clip.image_size now" in done.stderr
   assert "--config.contrast.chunk: is called --config.contrastive" in done.stderr
+
+
+def test_the_command_line_moves_only_keys_that_the_config_lacks():
+  old = ("--config.objective.attention=divided", "--config.objective.positions=flat")
+  done = parse(*old, "--print=objective.video.name,objective.video.pos_embed")
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split() == ["divided", "flat"]
+  now = "--config.objective.video."
+  assert f"--config.objective.attention: is called {now}name now" in done.stderr
+  assert f"{now}pos_embed now" in done.stderr
+  own = "--config.objective.pos_embed=space_time"
+  keys = "--print=objective.pos_embed,clip.image_size"
+  done = parse(own, "--config.clip.size=48", keys, file="simvtp")
+  assert done.stdout.split() == ["space_time", "48"], done.stderr
 
 
 def test_an_unknown_key_is_rejected_with_the_nearest_name():

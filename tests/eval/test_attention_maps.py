@@ -62,11 +62,11 @@ def allowed_pairs(kind, grid, first):
 @pytest.mark.parametrize(
   ("file", "changes", "kinds"),
   [
-    (mac, dict(attention="joint", pool="cls"), ("joint",)),
-    (mac, dict(attention="joint", pool="mean", compute=SCANNED), ("joint",)),
-    (mac, dict(attention="divided", pool="cls", compute=SCANNED), ("time", "space")),
-    (mac, dict(attention="divided", pool="mean"), ("time", "space")),
-    (mac, dict(attention="divided", pool="mean", compute=SCANNED), ("time", "space")),
+    (mac, dict(backbone="vit", pool="cls"), ("joint",)),
+    (mac, dict(backbone="vit", pool="mean", compute=SCANNED), ("joint",)),
+    (mac, dict(backbone="divided", pool="cls", compute=SCANNED), ("time", "space")),
+    (mac, dict(backbone="divided", pool="mean"), ("time", "space")),
+    (mac, dict(backbone="divided", pool="mean", compute=SCANNED), ("time", "space")),
     (simvtp, dict(compute=SCANNED), ("joint",)),
   ],
   ids=str,
@@ -97,7 +97,7 @@ def test_attention_equals_that_of_all_pairs(file, changes, kinds):
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_attention_of_independent_frames_is_averaged_over_frames(pool):
-  model = small_model(mac, clip=dual_cases.CLIP, attention="frame", pool=pool)
+  model = small_model(mac, clip=dual_cases.CLIP, backbone="frame", pool=pool)
   clips = random_clips(3, dual_cases.CLIP)
   (weights,) = attention.attention(model, clips).values()
   sums = weights.tubelets.sum(axis=(3, 4, 5)) + weights.cls
@@ -110,7 +110,7 @@ def test_attention_of_independent_frames_is_averaged_over_frames(pool):
 
 
 def test_attention_pooling_has_a_map_of_its_own():
-  towers = dict(arch="siglip", attention="joint", pool="cls", text_norm="pre")
+  towers = dict(arch="siglip", backbone="vit", pool="cls", text_norm="pre")
   model = small_model(mac, pos_embed="space_time", projection=32, **towers)
   clips = random_clips()
   attentions = attention.attention(model, clips)
@@ -137,7 +137,7 @@ def test_perplexity_is_1_if_uniform_and_1_over_n_at_one_tubelet():
 
 def test_layers_and_heads_have_a_row_each(monkeypatch):
   grids = record_grids(monkeypatch)
-  model, clip = small_model(mac, attention="divided", pool="cls"), random_clips(1)[0]
+  model, clip = small_model(mac, backbone="divided", pool="cls"), random_clips(1)[0]
   attention.overlay(model, clip)
   attention.overlay(model, clip, heads=True)
   attention.layers(model, clip)

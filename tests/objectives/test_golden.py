@@ -15,6 +15,7 @@ from weights import convert
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.models import dual_encoder, patch_embed, pixel_decoder
+from vtr_jax.models.backbones import divided
 from vtr_jax.models.layers import Compute, TransformerConfig
 from vtr_jax.objectives import simvtp
 from vtr_jax.objectives.contrastive import DENSE, contrast
@@ -147,15 +148,17 @@ def frozen():
   masked = state["video_model.blocks.0.mlp.fc1.weight"].shape[0]
   config = dual_encoder.Config(
     arch="frozen",
-    video=TransformerConfig(width, c["depth"], masked, c["num_heads"]),
+    video=divided.Config(
+      width=width,
+      depth=c["depth"],
+      mlp_dim=masked,
+      num_heads=c["num_heads"],
+      time_init="frozen",
+    ),
     text=TransformerConfig(text["dim"], text["layers"], text["hidden"], text["heads"]),
     compute=Compute("float32", "xla", False, "none"),
     projection=c["proj"],
-    attention="divided",
-    time_init="frozen",
-    pos_embed="frozen",
     masked_tokens="drop",
-    time_pos_embed_resize="zeros",
     pool="cls",
     text_norm="post",
     text_dropout=0.0,

@@ -21,14 +21,15 @@ from vtr_jax.train.loop import train_and_evaluate
 from vtr_jax.train.loss import Loss
 
 BOTH = pytest.mark.parametrize(
-  ("attention", "mask"), [("joint", PER_FRAME), ("divided", TUBE)]
+  ("backbone", "mask"), [("vit", PER_FRAME), ("divided", TUBE)]
 )
 
 
 def make(mask=PER_FRAME, depth=1, compute=None, **changes):
   """(objective, parameters, batch) at the smoke size, the paper's towers."""
   values = mac_config.get_config("smoke").objective.to_dict()
-  values |= dict(text_norm="post", pos_embed="frozen", pool="cls") | changes
+  changes = dict(text_norm="post", pos_embed="frozen", pool="cls") | changes
+  values = dual_cases.change(values, **changes)
   values["compute"] |= compute or {}
   return dual_cases.make(values, mask, depth)
 
@@ -40,8 +41,8 @@ def forward(objective, params, batch, seed=1):
 
 
 @BOTH
-def test_masked_tubelets_and_tokens_do_not_affect_training_embeddings(attention, mask):
-  objective, params, batch = make(mask, attention=attention)
+def test_masked_tubelets_and_tokens_do_not_affect_training_embeddings(backbone, mask):
+  objective, params, batch = make(mask, backbone=backbone)
 
   @jax.jit
   def encode(batch):
@@ -100,8 +101,8 @@ def test_the_loader_selects_the_visible_tubelets(data_dir):
 
 
 @BOTH
-def test_masked_tubelets_cost_no_flops(attention, mask):
-  objective, params, batch = make(mask, attention=attention)
+def test_masked_tubelets_cost_no_flops(backbone, mask):
+  objective, params, batch = make(mask, backbone=backbone)
 
   def flops(keep_idx):
     encode = lambda m: m.video_tower(batch["video"], keep_idx)
@@ -123,10 +124,10 @@ def test_padding_does_not_affect_text_embeddings(text_norm, pool):
   )
 
 
-@pytest.mark.parametrize("attention", ["joint", "divided"])
-def test_an_image_is_a_one_frame_video(attention):
+@pytest.mark.parametrize("backbone", ["vit", "divided"])
+def test_an_image_is_a_one_frame_video(backbone):
   """A model of 4 frames embeds it like a model of 1 frame with the same weights."""
-  objective, params, batch = make(TUBE, attention=attention)
+  objective, params, batch = make(TUBE, backbone=backbone)
   image = batch["video"][:, :1]
   clip = ClipSpec(1, CLIP.image_size, CLIP.tubelet_size, CLIP.mean, CLIP.std)
   tower = params["video_tower"]
@@ -149,7 +150,7 @@ def test_an_image_is_a_one_frame_video(attention):
 
 def test_scan_and_remat_give_the_same_loss_and_gradient():
   """Both towers, divided attention; the gradient is checked in one direction."""
-  changes = dict(mask=TUBE, depth=2, attention="divided")
+  changes = dict(mask=TUBE, depth=2, backbone="divided")
   plain, params, batch = make(**changes)
   other, _, _ = make(**changes, compute=dict(scan=True, remat="full"))
 
@@ -191,8 +192,8 @@ def test_text_dropout_follows_the_key():
 
 
 def test_bfloat16_is_close_to_float32_and_keeps_float32_parameters():
-  exact, params, batch = make(TUBE, attention="divided")
-  rough, own, _ = make(TUBE, attention="divided", compute=dict(dtype="bfloat16"))
+  exact, params, batch = make(TUBE, backbone="divided")
+  rough, own, _ = make(TUBE, backbone="divided", compute=dict(dtype="bfloat16"))
   assert {p.dtype for p in jax.tree.leaves(own)} == {np.dtype("float32")}
   want, got = forward(exact, params, batch), forward(rough, params, batch)
   assert got.a.dtype == got.b.dtype == np.float32
@@ -221,8 +222,8 @@ def test_the_learned_temperature_is_bounded_and_keeps_its_gradient():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    (dict(attention="divided"), "config.mask.video: 'per_frame' masks other patches"),
-    (dict(attention="dividde"), "did you mean 'divided'?"),
+    (dict(backbone="divided"), "config.mask.video: 'per_frame' masks other patches"),
+    (dict(backbone="dividde"), "did you mean 'divided'?"),
     (dict(time_init="frozn"), "did you mean 'frozen'?"),
     (dict(learn_temperature=True, temperature=0.001), "temperature: 0.001 is below"),
   ],

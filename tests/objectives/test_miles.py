@@ -25,7 +25,8 @@ BLOCK = MaskSpec("block_tube", 0.5, "replace", 0.0, False)
 
 def make(mask=BLOCK, **changes):
   """(objective, parameters, teacher, batch) at the smoke size, all random."""
-  values = miles_config.get_config("smoke").objective.to_dict() | changes
+  values = miles_config.get_config("smoke").objective.to_dict()
+  values = dual_cases.change(values, **changes)
   objective, params, batch = dual_cases.make(values, mask)
   return objective, params, draw(objective.teacher.pick(params), seed=2), batch
 
@@ -34,9 +35,9 @@ def forward(objective, params, teacher, batch):
   return jax.jit(objective.forward)(params, teacher, batch, jax.random.key(1))
 
 
-@pytest.mark.parametrize("attention", ["joint", "divided"])
-def test_masked_patches_affect_only_the_teacher(attention):
-  objective, params, teacher, batch = make(attention=attention)
+@pytest.mark.parametrize("backbone", ["vit", "divided"])
+def test_masked_patches_affect_only_the_teacher(backbone):
+  objective, params, teacher, batch = make(backbone=backbone)
   before = forward(objective, params, teacher, batch)
   after = forward(objective, params, teacher, with_masked_pixels_changed(batch))
   for side in ("a", "b"):
@@ -158,6 +159,6 @@ def test_invalid_configs_are_rejected():
   with pytest.raises(ConfigError, match="did you mean 'cosine'"):
     make(distance="cosin")
   with pytest.raises(ConfigError, match="needs the same ones"):
-    make(PER_FRAME, masked_tokens="drop", attention="divided")
+    make(PER_FRAME, masked_tokens="drop", backbone="divided")
   # Masked tubelets keep their positions here, so any mask is valid.
-  make(PER_FRAME, masked_tokens="mask_token", attention="divided")
+  make(PER_FRAME, masked_tokens="mask_token", backbone="divided")

@@ -32,6 +32,20 @@ def with_masked_pixels_changed(batch):
   return batch | dict(video=unpatchify(patches, CLIP))
 
 
+# Keys of `objective.video` that tests change like those of `objective`.
+VIDEO = ("time_init", "pos_embed", "time_pos_embed_resize")
+
+
+def change(values, **changes):
+  """Changes keys of section `objective`; `backbone` is the name in its `video`."""
+  changes = dict(changes)
+  video = {key: changes.pop(key) for key in VIDEO if key in changes}
+  if "backbone" in changes:
+    video["name"] = changes.pop("backbone")
+  video = changes.pop("video", values["video"]) | video
+  return values | changes | dict(video=values["video"] | video)
+
+
 def make(values, mask, depth=1):
   """(objective, random parameters, batch).
 

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import types
 
+import dual_cases
 import flax.linen as nn
 import jax
 import numpy as np
@@ -30,7 +31,10 @@ def small_model(file, tokenizer=None, clip=CLIP, **changes):
   """A model of depth 2 with random parameters, of a config file's smoke variant."""
   values = file.get_config("smoke").objective.to_dict()
   compute = changes.pop("compute", {})
-  values |= changes
+  if "video" in values:
+    values = dual_cases.change(values, **changes)
+  else:
+    values |= changes
   values["compute"] |= compute
   for tower in {"video", "text", "encoder"} & set(values):
     values[tower]["depth"] = 2

@@ -4,6 +4,7 @@ import flax.linen as nn
 import hf_cases
 import jax
 import numpy as np
+from dual_cases import change
 
 from configs import mac
 from vtr_jax.core import batch as batch_lib
@@ -34,9 +35,9 @@ def clip_of(frames, pt=1):
 
 def dual(frames=1, **changes):
   """A tiny dual encoder by MAC's config; the sizes are those of `hf_cases`."""
-  values = mac.webvid2m_cc3m()["objective"]
-  values |= dict(video=SIZE, text=SIZE, compute=COMPUTE, projection=12)
-  values |= dict(text_dropout=0.0) | changes
+  values = mac.webvid2m_cc3m()["objective"] | dict(text_dropout=0.0)
+  sizes = dict(video=SIZE, text=SIZE, compute=COMPUTE, projection=12)
+  values = change(values, **sizes | changes)
   return objectives.build(values, clip_of(frames), TEXT, NOTHING)
 
 

@@ -78,7 +78,7 @@ def test_time_positions_are_extended_for_more_frames(
   config = config_values(
     mac, data_dir, init_from=str(pretrained), clip=dict(num_frames=8)
   )
-  config["objective"]["time_pos_embed_resize"] = time_pos_embed_resize
+  config["objective"]["video"]["time_pos_embed_resize"] = time_pos_embed_resize
   time = np.asarray(
     build(config, tmp_path).state.params["video_tower"]["time_positions"]
   )
@@ -126,23 +126,25 @@ def embed(run, video):
 
 
 @pytest.mark.parametrize(
-  ("module", "attention"),
-  [(mac, "joint"), (miles, "divided")],
+  ("module", "backbone"),
+  [(mac, "vit"), (miles, "divided")],
 )
 @pytest.mark.nightly
 def test_runs_of_1_then_4_then_16_frames_keep_the_embeddings_of_shorter_clips(
-  module, attention, data_dir, tmp_path
+  module, backbone, data_dir, tmp_path
 ):
   """Each run starts from the last one, and first embeds its clips bitwise equally."""
   mask = dict(video="block_tube")
   clip = lambda frames: dict(num_frames=frames, tubelet_size=(1, 16, 16))
+  video = module.get_config("smoke").objective.video.to_dict()
+  video |= dict(name=backbone, time_pos_embed_resize="zeros")
   config = lambda frames, source: config_values(
     module,
     data_dir,
     init_from=source and str(tmp_path / source),
     clip=clip(frames),
     mask=mask,
-    objective=dict(attention=attention, time_pos_embed_resize="zeros"),
+    objective=dict(video=video),
   )
   rng = np.random.default_rng(0)
   clips = rng.integers(0, 255, (4, 16, 32, 32, 3), np.uint8)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import dual_cases
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -44,9 +45,9 @@ def config(**changes):
   return optim.OptimConfig(**values | changes)
 
 
-def step(config, grads, params=PARAMS):
+def step(config, grads, params=PARAMS, layers_above=None):
   """Parameters after one step at the peak learning rate."""
-  optimizer = optim.make(config, 100, params)
+  optimizer = optim.make(config, 100, params, layers_above)
   state = optimizer.init(params)
   updates, _ = optimizer.update(grads, state, params)
   return optax.apply_updates(params, updates)
@@ -192,12 +193,27 @@ def test_a_warmup_longer_than_training_is_shortened():
 
 def towers(name, scan, **changes):
   """Abstract parameters of a smoke config whose objective has other values."""
+  return build(name, scan, **changes)[0]
+
+
+def build(name, scan, **changes):
+  """(abstract parameters, `layers_above`) of `towers`."""
   module = dict(mac=mac, simvtp=simvtp)[name]
   values = module.get_config("smoke").to_dict() | dict(evals={})
+  if name == "mac":
+    changes = dual_cases.change(values["objective"], **changes)
   values["objective"] |= changes
   values["objective"]["compute"]["scan"] = scan
   c = read(TrainConfig, values)
-  return nn.unbox(state_lib.abstract_params(c.make_objective(), c.spec()))
+  objective = c.make_objective()
+  params = nn.unbox(state_lib.abstract_params(objective, c.spec()))
+  return params, objective.model.layers_above
+
+
+def layered(name, decay, **changes):
+  """Factors of the learning rate by path."""
+  params, layers_above = build(name, False, **changes)
+  return by_path(optim.by_layer(params, decay, layers_above))
 
 
 MU = dict(width=32, mlp_dim=128, num_heads=2)
@@ -252,7 +268,7 @@ def test_layer_decay_halves_the_rate_per_layer_of_two_towers(text_norm):
   changes = DUAL | dict(
     text_norm=text_norm, decoder=MU | dict(depth=2), learn_temperature=True
   )
-  found = by_path(optim.by_layer(towers("mac", False, **changes), 0.5))
+  found = layered("mac", 0.5, **changes)
   table = MAC_TABLE
   if text_norm == "post":
     table = {k.replace("transformer/", ""): v for k, v in table.items()}
@@ -261,19 +277,18 @@ def test_layer_decay_halves_the_rate_per_layer_of_two_towers(text_norm):
   # Everything of a block is of its layer, and nothing else is between 1/8 and 1.
   between = {k for k, v in found.items() if k.startswith("video") and 1 / 8 < v < 1}
   assert between == {k for k in found if k.startswith("video_tower/block_")}
-  hidden = optim.by_layer(towers("mac", False, **DUAL, masked_tokens="mask_token"), 0.5)
-  assert hidden["video_tower"]["mask_token"] == 1 / 8
+  masked = layered("mac", 0.5, **DUAL, masked_tokens="mask_token")
+  assert masked["video_tower/mask_token"] == 1 / 8
 
 
 def test_layer_decay_halves_the_rate_per_layer_of_one_shared_encoder():
   size = MU | dict(depth=2)
-  params = towers("simvtp", False, encoder=size, decoder=size)
-  found = by_path(optim.by_layer(params, 0.5))
+  found = layered("simvtp", 0.5, encoder=size, decoder=size)
   assert {k: found[k] for k in SIMVTP_TABLE} == SIMVTP_TABLE
 
 
 def test_layer_decay_requires_layers():
-  with pytest.raises(ConfigError, match="layer_decay: there are no blocks"):
+  with pytest.raises(ConfigError, match="layer_decay: the model has no layers"):
     optim.make(config(layer_decay=0.5), 100, PARAMS)
   with pytest.raises(ConfigError, match=r"layer_decay: 0.0 not in \(0, 1\]"):
     config(layer_decay=0.0)
@@ -298,7 +313,7 @@ def stack(params):
 def test_stacked_blocks_are_updated_like_single_ones(pattern):
   """With AdamW and with Muon; each slice has its own rate, and rules multiply."""
   rng = np.random.default_rng(0)
-  shapes = towers("mac", False, **DUAL)
+  shapes, above = build("mac", False, **DUAL)
   draw = lambda p: jnp.array(rng.normal(size=p.shape), "f")
   params, grads = jax.tree.map(draw, shapes), jax.tree.map(draw, shapes)
   rules = (("^text_tower/", 0.5), ("^video_tower/.*key", 0.0), (".*", 1.0))
@@ -313,13 +328,13 @@ def test_stacked_blocks_are_updated_like_single_ones(pattern):
   assert {*stack(shapes_of(shapes))["video_tower"]} == {
     *towers("mac", True, **DUAL)["video_tower"]
   }
-  single = stack(step(c, grads, params))
-  stacked = step(c, stack(grads), stack(params))
+  single = stack(step(c, grads, params, above))
+  stacked = step(c, stack(grads), stack(params), above)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), single, stacked
   )
   off = step(dataclasses.replace(c, layer_decay=1.0), grads, params)
-  moved = by_path(jax.tree.map(jnp.subtract, step(c, grads, params), params))
+  moved = by_path(jax.tree.map(jnp.subtract, step(c, grads, params, above), params))
   whole = by_path(jax.tree.map(jnp.subtract, off, params))
   for path, factor in {
     "text_tower/embed/words": 0.7**4,
@@ -341,9 +356,10 @@ def shapes_of(tree):
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_rule_freezes_a_whole_tower(tower, scan):
   """Also with layer decay; all other parameters are trained."""
-  params = jax.tree.map(lambda s: jnp.ones(s.shape), towers("mac", scan, **DUAL))
+  shapes, above = build("mac", scan, **DUAL)
+  params = jax.tree.map(lambda s: jnp.ones(s.shape), shapes)
   rules = ((f"^{tower}/", 0.0), (".*", 1.0))
   c = config(schedule="constant", warmup_steps=0, lr_rules=rules, layer_decay=0.7)
-  new = step(c, jax.tree.map(jnp.ones_like, params), params)
+  new = step(c, jax.tree.map(jnp.ones_like, params), params, above)
   for path, value in by_path(new).items():
     assert bool((value == 1).all()) == path.startswith(f"{tower}/"), path

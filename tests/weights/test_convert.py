@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 import recipes
+from dual_cases import change
 from weight_cases import HF, SIZE, assert_close
 
 from configs import mac
@@ -35,8 +36,8 @@ def small(data_dir, **objective):
   c["text"] |= dict(max_length=HF.LENGTH)
   c["mask"] |= dict(video_ratio=0.5)
   c["optim"] |= dict(warmup_steps=0)
-  c["objective"] |= dict(video=SIZE, text=SIZE, pool="cls", projection=12)
-  c["objective"] |= dict(pos_embed="frozen") | objective
+  sizes = dict(video=SIZE, text=SIZE, pool="cls", projection=12, pos_embed="frozen")
+  c["objective"] = change(c["objective"], **sizes | objective)
   return json.loads(json.dumps(c))
 
 
@@ -97,7 +98,7 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   values = small(
     data_dir,
     arch="clip",
-    attention="frame",
+    backbone="frame",
     learn_temperature=True,
     temperature=0.1,
   )

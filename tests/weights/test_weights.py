@@ -8,6 +8,7 @@ import hf_cases
 import jax
 import numpy as np
 import pytest
+from dual_cases import change
 from flax.traverse_util import flatten_dict
 from golden_cases import golden
 from weight_cases import (
@@ -134,7 +135,7 @@ def test_clip_embeddings_equal_those_of_the_original_code(kind, given):
   assert_close(video, l2_normalize(out["image"][:, 0]))
   assert_close(text, l2_normalize(out["text"]))
   assert params["logit_scale"] == state["logit_scale"]
-  clips = family("clip", HF.FRAMES, attention="frame")
+  clips = family("clip", HF.FRAMES, backbone="frame")
   params, _ = converted("clip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   assert_close(jax.jit(clips.predict["embed_video"])(params, given), mean)
@@ -166,7 +167,7 @@ def test_siglip_embeddings_equal_those_of_transformers(given):
   whole = given | dict(text_valid=np.ones_like(given["text_valid"]))
   assert_close(image.predict["embed_text"](params, whole), l2_normalize(out["text"]))
   assert [x.key for x in report.lines if x.status == "unused"] == ["logit_bias"]
-  clips = family("siglip", HF.FRAMES, attention="frame", projection=HF.WIDTH)
+  clips = family("siglip", HF.FRAMES, backbone="frame", projection=HF.WIDTH)
   params, _ = converted("siglip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   assert_close(jax.jit(clips.predict["embed_video"])(params, given), mean)
@@ -235,7 +236,8 @@ def test_fine_tuned_simvtp_weights_give_the_embeddings_of_its_code():
   width, hidden = c["encoder"]["dim"], 4 * c["encoder"]["dim"]
   size = dict(width=width, depth=c["encoder"]["depth"], mlp_dim=hidden)
   size["num_heads"] = c["encoder"]["heads"]
-  values = mac.webvid2m_cc3m()["objective"] | dict(
+  values = change(
+    mac.webvid2m_cc3m()["objective"],
     arch="simvtp",
     video=size,
     text=size,
@@ -357,7 +359,7 @@ def test_every_key_of_the_real_files_is_used_or_ignored_by_name(name, prefix):
 def test_positions_tubelets_and_vocabulary_are_resized(given):
   """Also longer tubelets and shorter captions."""
   state, _ = hf_cases.case("clip")
-  objective = family("clip", 2, attention="joint")
+  objective = family("clip", 2, backbone="vit")
   small = objective.model.clip
   large = dataclasses.replace(small, image_size=32, tubelet_size=(2, 8, 8))
   text = TextSpec(5, HF.WORDS + 1, HF.WORDS)
@@ -488,7 +490,7 @@ def test_architectures_reject_unsupported_options():
   for name, changes, words in (
     ("clip", dict(text_norm="post"), "text_norm"),
     ("siglip", dict(projection=12), "projection"),
-    ("siglip", dict(attention="divided", projection=HF.WIDTH), "attention"),
+    ("siglip", dict(backbone="divided", projection=HF.WIDTH), "video.name"),
     ("simvtp", dict(projection=HF.WIDTH), "pool"),
   ):
     with refused(name, match=words):
@@ -496,17 +498,18 @@ def test_architectures_reject_unsupported_options():
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip", "simvtp"])
-@pytest.mark.parametrize("attention", ["joint", "frame"])
-def test_masked_tubelets_do_not_affect_any_architecture(name, attention, given):
+@pytest.mark.parametrize("backbone", ["vit", "frame"])
+def test_masked_tubelets_do_not_affect_any_architecture(name, backbone, given):
   """Selecting visible tubelets in the model or on the host gives the same output."""
   mask = MaskSpec("per_frame", 0.5, "replace", 0.0, False)
-  values = mac.webvid2m_cc3m()["objective"] | dict(
+  values = change(
+    mac.webvid2m_cc3m()["objective"],
     arch=name,
     video=SIZE,
     text=SIZE,
     compute=COMPUTE,
     projection=HF.WIDTH,
-    attention=attention,
+    backbone=backbone,
     text_norm="pre",
     pool="mean" if name == "simvtp" else "cls",
     pos_embed="flat" if name == "simvtp" else "frozen",
@@ -587,7 +590,7 @@ def test_weights_that_cannot_be_exported_are_reported():
   flat = lambda params: {
     k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()
   }
-  clips = family("clip", HF.FRAMES, attention="joint")
+  clips = family("clip", HF.FRAMES, backbone="vit")
   params, _ = converted("clip", state, clips)
   made, _ = save.save("hf_clip", clips.model, flat(params))
   assert made.keys() == state.keys()  # time positions are 0: nothing is lost
@@ -606,8 +609,8 @@ def test_weights_that_cannot_be_exported_are_reported():
 @pytest.mark.parametrize(
   ("layout", "changes", "message"),
   [
-    ("frozen", dict(attention="joint"), "attention = 'divided'"),
-    ("frozen", dict(attention="divided", pool="mean"), "pool = 'cls'"),
+    ("frozen", dict(backbone="vit"), "video.name = 'divided'"),
+    ("frozen", dict(backbone="divided", pool="mean"), "pool = 'cls'"),
     ("hf_clip", dict(arch="clip", text_norm="pre", pool="mean"), "pool = 'cls'"),
     ("bert", dict(text_norm="pre"), "text_norm = 'post'"),
   ],

@@ -168,7 +168,9 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   except KeyboardInterrupt:
     shutdown.interrupted()
   except Exception as e:  # ml_collections raises whatever the config file raises
-    current = [renames.argument(text) for text in argv]
+    # ml_collections names a key that the config lacks first, in quotes.
+    unknown = str(e).partition("\n")[0].strip("'\"")
+    current = [renames.argument(text, unknown) for text in argv]
     if current != argv:
       for old, new in zip(argv, current, strict=True):
         if old != new:
@@ -177,6 +179,8 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
           shutdown.print_line(f"{before}: {now}")
       current = [text for text in current if text]
       flags.FLAGS.unparse_flags()
+      for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)  # defined again by the next attempt
       sys.argv = current  # where ml_collections looks for the config's keys
       return _parse(current)
     error = ConfigError(f"command line: {_one_line(e)}")

@@ -35,6 +35,10 @@ def read(
     ConfigError: a key is unknown or missing, a value has the wrong type or is not
       finite, or the dataclass's own `__post_init__` rejects it.
   """
+  try:
+    cls = variant(cls, values)
+  except ConfigError as e:
+    raise ConfigError(f"{where}.{e}") from None
   hints, fields = typing.get_type_hints(cls), keys(cls)
   for key in values:
     if key not in fields:
@@ -57,6 +61,10 @@ def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 
   Nothing is checked: unknown keys and wrong types are left to `read`.
   """
+  try:
+    cls = variant(cls, values)
+  except ConfigError:
+    return dict(values)
   full, hints = dict(values), typing.get_type_hints(cls)
   for name, field in keys(cls).items():
     if name not in full and (value := default(field)) is not dataclasses.MISSING:
@@ -65,6 +73,15 @@ def complete(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     if inner and isinstance(full.get(name), Mapping):
       full[name] = complete(inner, full[name])
   return full
+
+
+def variant(cls: type[T], values: Any) -> type[T]:
+  """The dataclass that reads `values`: `cls`, or the one that its `variant` selects.
+
+  Raises:
+    ConfigError: it selects none; the message starts with a key.
+  """
+  return vars(cls)["variant"].__func__(values) if "variant" in vars(cls) else cls
 
 
 def keys(cls: type) -> dict[str, dataclasses.Field]:

@@ -1,6 +1,7 @@
 """`--help` with `--config=FILE`: the config's keys, their values and their comments."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import pathlib
@@ -11,7 +12,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vtr_jax.core.config import flatten, section
+from vtr_jax.core.config import flatten, section, variant
+from vtr_jax.core.errors import ConfigError
 
 
 def text(
@@ -43,15 +45,24 @@ def _note(key: str, notes: Mapping[str, str]) -> str:
   return notes.get(key, "")
 
 
-def field_comments(cls: type, prefix: str = "") -> dict[str, str]:
-  """Dotted key -> comment of its field: the lines above it, then the one after it."""
+def field_comments(
+  cls: type, prefix: str = "", values: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+  """Dotted key -> comment of its field: the lines above it, then the one after it.
+
+  `values` select the dataclasses of sections that have a choice, see `config.variant`.
+  """
+  with contextlib.suppress(ConfigError):  # reported when the config is read
+    cls = variant(cls, values or {})
   notes: dict[str, str] = {}
   for base in reversed(cls.__mro__):
     if dataclasses.is_dataclass(base):
       notes |= {prefix + name: note for name, note in _own_comments(base)}
   for name, kind in typing.get_type_hints(cls).items():
     if inner := section(kind):
-      notes |= field_comments(inner, f"{prefix}{name}.")
+      given = values.get(name) if values else None
+      given = given if isinstance(given, Mapping) else None
+      notes |= field_comments(inner, f"{prefix}{name}.", given)
   return notes
 
 

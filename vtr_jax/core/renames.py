@@ -32,7 +32,18 @@ DROPPED = {
   "objective.residual": ("frozen",),
   "objective.target": ("tower",),
 }
+# Keys of a dual encoder's video tower, today in the section of its backbone.
+MOVED = {
+  f"objective.{old}": f"objective.video.{new}"
+  for old, new in dict(
+    attention="name",
+    time_init="time_init",
+    pos_embed="pos_embed",
+    time_pos_embed_resize="time_pos_embed_resize",
+  ).items()
+}
 _VALUES = {("objective.masked_tokens", "blank"): "mask_token"}
+_VALUES |= {("objective.video.name", "joint"): "vit"}
 # Metrics whose sums a checkpoint holds between two log lines.
 METRICS = {"loss/words": "loss/mlm"}
 
@@ -71,12 +82,30 @@ def upgrade(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
       _VALUES.get((new, value), value) if isinstance(value, str) else value
     )
     lines.append(f"config.{old}: is called config.{path_of(new)} now")
+  lines += _move_video_keys(current)
   mixture = (_section(current, ["data"]) or {}).get("mixture", ())
   for part in mixture if isinstance(mixture, list | tuple) else ():
     if isinstance(part, dict) and "frames" in part and "num_frames" not in part:
       part["num_frames"] = part.pop("frames")
       lines.append("config.data.mixture: frames is called num_frames now")
   return current, lines
+
+
+def _move_video_keys(values: dict[str, Any]) -> list[str]:
+  """Moves keys into `objective.video`, if there is such a section; returns lines."""
+  objective, lines = _section(values, ["objective"]), []
+  video = _section(values, ["objective", "video"])
+  if objective is None or video is None:
+    return []
+  for old, new in MOVED.items():
+    key, name = old.rpartition(".")[2], new.rpartition(".")[2]
+    if key in objective and name not in video:
+      value = objective.pop(key)
+      video[name] = (
+        _VALUES.get((new, value), value) if isinstance(value, str) else value
+      )
+      lines.append(f"config.{old}: is called config.{new} now")
+  return lines
 
 
 def path_of(old: str) -> str:
@@ -86,8 +115,14 @@ def path_of(old: str) -> str:
   return KEYS.get(section, section) + dot + rest
 
 
-def argument(text: str) -> str:
-  """A command line's `--config.KEY=VALUE` with today's key; "" for a removed one."""
+def argument(text: str, unknown: str = "") -> str:
+  """A command line's `--config.KEY=VALUE` with today's key; "" for a removed one.
+
+  Args:
+    text: the argument.
+    unknown: last part of a key that the config lacks; a key of `MOVED` that ends in it
+      is moved, as other objectives may have the old one.
+  """
   name, equals, value = text.partition("=")
   dashes, dot, key = name.partition("config.")
   if dashes not in ("-", "--") or not dot:
@@ -95,6 +130,8 @@ def argument(text: str) -> str:
   if key in DROPPED and (not DROPPED[key] or value in DROPPED[key]):
     return ""
   new = path_of(key)
+  if new.rpartition(".")[2] == unknown:
+    new = MOVED.get(new, new)
   return f"{dashes}config.{new}{equals}{_VALUES.get((new, value), value)}"
 
 

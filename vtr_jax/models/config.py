@@ -3,7 +3,8 @@
 import dataclasses
 
 from vtr_jax.core.config import choose, require
-from vtr_jax.models.divided_attention import TIME_INITS
+from vtr_jax.models.backbones import base as backbones
+from vtr_jax.models.backbones.base import BackboneConfig
 from vtr_jax.models.layers import VIT, BlockConfig, Compute, TransformerConfig
 
 
@@ -64,20 +65,11 @@ class Config:
   """
 
   arch: str = "frozen"  # frozen | clip | open_clip | siglip | simvtp; code: Frozen
-  video: TransformerConfig
+  video: BackboneConfig
   text: TransformerConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
   projection: int = 256  # width of the joint embedding space; code: Frozen
-  attention: str  # among video tokens: divided | joint | frame
-  # frozen | output, divided only, see models/divided_attention.py; ours: "frozen" never
-  # learns what to attend to in time
-  time_init: str = "output"
-  # learned, initialised as frozen (normal of 0.02, time 0) | space_time (sinusoids); or
-  # fixed: flat (sinusoids over the flat index, VideoMAE's); code: Frozen
-  pos_embed: str = "frozen"
   masked_tokens: str  # drop | mask_token (replaced by a learned token)
-  # for clips longer than trained on: zeros | linear; code: Frozen
-  time_pos_embed_resize: str = "zeros"
   # cls (the class token, or as `ArchSpec` says) | mean (of other tokens); paper: MAC;
   # code: Frozen
   pool: str = "cls"
@@ -91,13 +83,9 @@ class Config:
 
   def __post_init__(self):
     choose(self.arch, ARCHS, "arch")
-    choose(self.attention, ("divided", "joint", "frame"), "attention")
-    choose(self.time_init, TIME_INITS, "time_init")
-    choose(self.pos_embed, ("frozen", "space_time", "flat"), "pos_embed")
     choose(self.pool, ("cls", "mean"), "pool")
     choose(self.text_norm, ("post", "pre"), "text_norm")
     choose(self.masked_tokens, ("drop", "mask_token"), "masked_tokens")
-    choose(self.time_pos_embed_resize, ("zeros", "linear"), "time_pos_embed_resize")
     require(self.projection > 0, f"projection: {self.projection} must be positive")
     require(self.temperature > 0, f"temperature: {self.temperature} must be positive")
     minimum = 1 / self.parts.max_scale
@@ -119,13 +107,12 @@ class Config:
       self.arch == "frozen" or self.text_norm == "pre",
       f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
     )
+    tower = backbones.tower(self.video)
+    tower.check(self)
     require(
-      parts.class_token or self.attention != "divided",
-      f"attention: 'divided' needs a class token, which {where} has not; set 'joint'",
-    )
-    require(
-      self.pool == "mean" or parts.class_token or parts.attention_pool,
-      f"pool: {self.pool!r}, but {where} has no class token; set 'mean'",
+      self.pool == "mean" or tower.has_class_token(self) or parts.attention_pool,
+      f"pool: {self.pool!r}, but {where} has no class token with backbone "
+      f"{self.video.name!r}; set 'mean'",
     )
     for name, how in zip(("video", "text"), parts.projections, strict=True):
       width = getattr(self, name).width

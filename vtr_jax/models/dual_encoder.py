@@ -14,13 +14,15 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
+from vtr_jax.models.backbones import base as backbones
+from vtr_jax.models.backbones.base import Tokens
 from vtr_jax.models.config import Config
+from vtr_jax.models.depth import layers_above
 from vtr_jax.models.layers import Dense, l2_normalize, logical
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.pooling import AttentionPool, VideoFeatures
 from vtr_jax.models.text_embed import mask_text
 from vtr_jax.models.text_tower import TextTower
-from vtr_jax.models.video_tower import Tokens, VideoTower
 
 # Methods that all dual encoders predict by; see objectives/base.py.
 PREDICTIONS = (
@@ -43,7 +45,7 @@ class DualEncoder(nn.Module):
 
   def setup(self):
     c, parts = self.config, self.config.parts
-    self.video_tower = VideoTower(self.clip, c)
+    self.video_tower = backbones.tower(c.video)(self.clip, c)
     self.text_tower = TextTower(self.text, c)
     if parts.attention_pool and c.pool == "cls":
       self.video_pool = AttentionPool(c.video, c.compute, parts.kind)
@@ -64,6 +66,18 @@ class DualEncoder(nn.Module):
       init = nn.initializers.constant(-math.log(c.temperature))
       self.logit_scale = self.param("logit_scale", logical(init, ()), ())
 
+  @nn.nowrap
+  def layers_above(self, path: str) -> int | range:
+    """Layers of a parameter's tower that follow it, see `optim.by_layer`."""
+    tower, _, rest = path.partition("/")
+    if tower == "video_tower":
+      video = backbones.tower(self.config.video)(self.clip, self.config)
+      return layers_above(video.layer(rest), video.depth())
+    if tower == "text_tower":
+      text = TextTower(self.text, self.config)
+      return layers_above(text.layer(rest), self.config.text.depth)
+    return 0
+
   def video_tokens(self, batch: Batch) -> Tokens:
     """The video tower's tokens of unmasked clips."""
     return self.video_tower(batch["video"])
@@ -79,10 +93,10 @@ class DualEncoder(nn.Module):
   def pool_video(self, tokens: Tokens) -> Float[Array, "b e"]:
     """Embeddings, not normalised.
 
-    With attention within frames, the mean of the frames' unit-norm image embeddings
+    Of a framewise backbone, the mean of the frames' unit-norm image embeddings
     (CLIP4Clip's mean pooling, arXiv 2104.08860).
     """
-    if self.config.attention != "frame":
+    if not self.video_tower.framewise:
       return self.project_video(self._pooled(tokens))
     frames = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
     return _frame_mean(frames, tokens.num_frames)
@@ -90,7 +104,7 @@ class DualEncoder(nn.Module):
   def video_features(self, batch: Batch) -> VideoFeatures:
     """Features of unmasked clips."""
     tokens = self.video_tokens(batch)
-    if self.config.attention == "frame":
+    if self.video_tower.framewise:
       pooled = _frame_mean(self._pooled(self._frames(tokens)), tokens.num_frames)
     else:
       pooled = self._pooled(tokens)
@@ -196,22 +210,22 @@ def _frame_mean(
 
 
 def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
-  """Checks that the video tower can drop the masked tubelets.
+  """Checks that the backbone can drop the masked tubelets.
 
   Raises:
-    ConfigError: divided attention, but other patches are masked in every frame; or
-      attention within frames, but a different number of them.
+    ConfigError: it needs the same patches, or the same number of them, in every frame.
   """
-  if config.attention == "frame" and config.masked_tokens == "drop":
-    require(
-      not mask.num_masked(clip.grid) or mask.video != "random",
-      "config.mask.video: 'random' leaves frames of different lengths, but each is "
-      "encoded alone; set 'per_frame', or config.objective.attention = 'joint'",
-    )
-  if config.attention == "divided" and config.masked_tokens == "drop":
-    require(
-      not mask.num_masked(clip.grid) or mask.video in ("tube", "block_tube"),
-      f"config.mask.video: {mask.video!r} masks other patches in every frame, but "
-      "divided attention needs the same ones; set 'tube' or 'block_tube', or "
-      "config.objective.attention = 'joint'",
-    )
+  if config.masked_tokens != "drop" or not mask.num_masked(clip.grid):
+    return
+  name, drops = config.video.name, backbones.tower(config.video).drops
+  cure = "or config.objective.video.name = 'vit'"
+  require(
+    drops != "same" or mask.video in ("tube", "block_tube"),
+    f"config.mask.video: {mask.video!r} masks other patches in every frame, but "
+    f"backbone {name!r} needs the same ones; set 'tube' or 'block_tube', {cure}",
+  )
+  require(
+    drops != "equal" or mask.video != "random",
+    "config.mask.video: 'random' leaves frames of different lengths, but backbone "
+    f"{name!r} needs equal ones; set 'per_frame', {cure}",
+  )

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int32
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.models.config import Config
+from vtr_jax.models.depth import layer_of
 from vtr_jax.models.layers import (
   Attention,
   Compute,
@@ -46,6 +47,11 @@ class TextTower(nn.Module):
 
   text: TextSpec
   config: Config
+
+  @nn.nowrap
+  def layer(self, path: str) -> int | range:
+    """As `Backbone.layer`, of the text tower."""
+    return layer_of(path.removeprefix("transformer/"), self.config.text.depth)
 
   @nn.compact
   def __call__(

@@ -1,13 +1,14 @@
-"""The video tower of dual encoders: a ViT over tubelets.
+"""The base of ViT backbones: tubelets, positions, blocks, a final LayerNorm.
 
-Positions are learned, in one table for space and one for time, or fixed. Attention is
-divided (time, then space, as in Frozen in Time, arXiv 2104.00650), joint over all
-tokens, or within each frame. A frame here is one time index of the grid of tubelets.
+Positions are learned, in one table for space and one for time, or fixed. A backbone in
+models/backbones/ chooses the blocks. A frame here is one time index of the grid of
+tubelets.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,37 +16,54 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32, Num
 
 from vtr_jax.core.arrays import AnyArray
-from vtr_jax.core.batch import ClipSpec, patchify
-from vtr_jax.models.config import Config
-from vtr_jax.models.divided_attention import DividedBlock
+from vtr_jax.core.config import choose
+from vtr_jax.models.backbones.base import Backbone, BackboneConfig, Tokens
+from vtr_jax.models.divided_attention import TIME_INITS
 from vtr_jax.models.layers import (
   Block,
+  TransformerConfig,
   activation,
   logical,
   run_blocks,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
-from vtr_jax.models.patch_embed import (
-  flat_positions,
-  gather,
-  project_pixels,
-  space_time_positions,
-)
+from vtr_jax.models.patch_embed import flat_positions, space_time_positions
 
 
-class Tokens(NamedTuple):
-  """The video tower's output for a batch of clips."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TransformerConfig, BackboneConfig):
+  """Keys of section `objective.video` that ViT backbones share.
 
-  cls: Float[Array, "b c d"]  # class tokens: one, one per frame, or none
-  patches: Float[Array, "b k d"]  # tubelets, in the order of their indices
-  num_frames: int = 1  # frames encoded independently; 1 = joint
+  All have all keys, so that a flag can choose another one.
+  """
+
+  # frozen | output, divided only, see models/divided_attention.py; ours: "frozen" never
+  # learns what to attend to in time
+  time_init: str = "output"
+  # learned, initialised as frozen (normal of 0.02, time 0) | space_time (sinusoids); or
+  # fixed: flat (sinusoids over the flat index, VideoMAE's); code: Frozen
+  pos_embed: str = "frozen"
+  # for clips longer than trained on: zeros | linear; code: Frozen
+  time_pos_embed_resize: str = "zeros"
+
+  def __post_init__(self):
+    super().__post_init__()
+    choose(self.time_init, TIME_INITS, "time_init")
+    choose(self.pos_embed, ("frozen", "space_time", "flat"), "pos_embed")
+    choose(self.time_pos_embed_resize, ("zeros", "linear"), "time_pos_embed_resize")
 
 
-class VideoTower(nn.Module):
-  """Encodes clips to a class token and one token per tubelet."""
+class VideoTower(Backbone):
+  """Encodes clips to a class token, unless `arch` has none, and a token per tubelet."""
 
-  clip: ClipSpec
-  config: Config
+  @classmethod
+  def has_class_token(cls, config: Any) -> bool:
+    return config.parts.class_token
+
+  def block(self, frames: int) -> tuple[type[nn.Module], tuple]:
+    """(class of the blocks, its fields) for clips of `frames`."""
+    del frames
+    return Block, (self.config.video, self.config.compute, self.config.parts.kind)
 
   @nn.compact
   def __call__(
@@ -54,22 +72,12 @@ class VideoTower(nn.Module):
     keep_idx: Int32[AnyArray, "b k"] | None = None,
     mask_idx: Int32[AnyArray, "b m"] | None = None,
   ) -> Tokens:
-    """Tokens of the tubelets at `keep_idx`, None = all.
-
-    Args:
-      video: clips of any number of frames (an image is one), see `time_positions`; or
-        only the tubelets at `keep_idx`, if attention is joint or within frames.
-      keep_idx: with divided attention the same patches in every frame; within frames
-        the same number of patches in each.
-      mask_idx: tubelets whose embedding a learned mask token replaces.
-    """
+    """See `Backbone`; for other numbers of frames see `time_positions`."""
     c, parts, dtype = self.config, self.config.parts, self.config.compute.dtype
-    frames = self.clip.grid[0]
-    if video.ndim == 5:
-      frames = video.shape[1] // self.clip.tubelet_size[0]
+    frames = self.num_frames(video)
     cls, x = self._embed(video, keep_idx, mask_idx, frames)
     rows, count, width = x.shape
-    if c.attention == "frame":  # each frame is a row of the batch
+    if self.framewise:  # each frame is a row of the batch
       x = x.reshape(rows * frames, count // frames, width)
     if cls is not None:
       cls = jnp.broadcast_to(cls[None, None], (x.shape[0], 1, width))
@@ -78,15 +86,13 @@ class VideoTower(nn.Module):
     norm = functools.partial(LayerNorm, parts.kind.epsilon, dtype)
     if parts.norm_input:
       x = activation(norm(name="norm_input")(x))
-    block, fields = Block, (c.video, c.compute, parts.kind)
-    if c.attention == "divided":
-      block, fields = DividedBlock, (*fields, frames, c.time_init)
+    block, fields = self.block(frames)
     x = run_blocks(block, fields, c.video.depth, c.compute, x)
     if not parts.norm_pooled:
       x = activation(norm(name="norm")(x))
     split = int(parts.class_token)
     cls, patches = (y.reshape(rows, -1, width) for y in (x[:, :split], x[:, split:]))
-    return Tokens(cls, patches, frames if c.attention == "frame" else 1)
+    return Tokens(cls, patches, frames if self.framewise else 1)
 
   def _embed(
     self,
@@ -96,16 +102,8 @@ class VideoTower(nn.Module):
     frames: int,
   ) -> tuple[Float[AnyArray, " d"] | None, Float[Array, "b k d"]]:
     """(class token or None, embedded tubelets with their positions)."""
-    dtype, width = self.config.compute.dtype, self.config.video.width
-    patches = patchify(video, self.clip.tubelet_size) if video.ndim == 5 else video
-    if keep_idx is not None and video.ndim == 5:
-      patches = gather(patches, keep_idx)
-    x = project_pixels(patches, self.clip, width, dtype, self.config.parts.patch_bias)
-    if mask_idx is not None:
-      init = logical(nn.initializers.truncated_normal(0.02), ("norm",))
-      mask_token = self.param("mask_token", init, (width,)).astype(dtype)
-      masked = (mask_idx[:, :, None] == jnp.arange(x.shape[1])[None, None]).any(axis=1)
-      x = jnp.where(masked[:, :, None], mask_token[None, None], x)
+    dtype = self.config.compute.dtype
+    x = self.embed_tubelets(video, keep_idx, mask_idx)
     cls, positions = self._positions(frames)
     positions = positions.astype(dtype)
     # Columns are not sharded, for the reason given in models/text_embed.py.
@@ -126,10 +124,10 @@ class VideoTower(nn.Module):
     cls = None
     if has_cls := c.parts.class_token:
       cls = self.param("cls_token", logical(init, ("norm",)), (width,))
-    if c.pos_embed == "flat":
+    if c.video.pos_embed == "flat":
       return cls, jnp.asarray(flat_positions((frames, high, wide), width))
     inits = init, zeros
-    if c.pos_embed == "space_time":
+    if c.video.pos_embed == "space_time":
       inits = sinusoid_inits(self.clip.grid, has_cls)
     table = lambda name, init, rows: self.param(
       name, logical(init, ("length", "embed")), (rows, width)
@@ -137,10 +135,10 @@ class VideoTower(nn.Module):
     space = table("space_positions", inits[0], has_cls + high * wide)
     if has_cls:
       cls, space = cls + space[0], space[1:]
-    if c.attention == "frame":  # without time positions
+    if self.framewise:  # without time positions
       return cls, jnp.tile(space, (frames, 1))
     time = table("time_positions", inits[1], learned_frames)
-    time = time_positions(time, frames, c.time_pos_embed_resize)
+    time = time_positions(time, frames, c.video.time_pos_embed_resize)
     return cls, (space[None] + time[:, None]).reshape(-1, width)
 
 

@@ -24,9 +24,10 @@ from jaxtyping import Array, Float
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose
 from vtr_jax.models import dual_encoder, pixel_decoder
+from vtr_jax.models.backbones import base as backbones
+from vtr_jax.models.backbones.base import Tokens
 from vtr_jax.models.layers import TransformerConfig, l2_normalize
 from vtr_jax.models.patch_embed import gather
-from vtr_jax.models.video_tower import Tokens
 from vtr_jax.objectives.base import (
   Objective,
   Outputs,
@@ -117,7 +118,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   """
   dual_encoder.check_mask(config, clip, mask)
   decodes = config.decoder is not None
-  drops = config.masked_tokens == "drop" and config.attention != "divided"
+  tower = backbones.tower(config.video)
+  drops = config.masked_tokens == "drop" and tower.visible_only
   mask = dataclasses.replace(mask, visible_only=drops and not decodes)
   model = MAC(clip, text, mask, config)
   reconstruct = ("reconstruct",) if decodes else ()

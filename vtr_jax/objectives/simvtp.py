@@ -30,6 +30,7 @@ from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models import dual_encoder, pixel_decoder
+from vtr_jax.models.depth import layer_of, layers_above
 from vtr_jax.models.layers import (
   Compute,
   Dense,
@@ -116,6 +117,15 @@ class SimVTP(nn.Module):
     nn.share_scope(self, self.pixel_decoder)
     self.word_head = Dense(self.text.vocab_size, ("embed", "vocab"), dtype)
     self.match_head = Dense(2, ("embed", "classes"), "float32")
+
+  @nn.nowrap
+  def layers_above(self, path: str) -> int | range:
+    """Layers of the encoder that follow a parameter, see `optim.by_layer`."""
+    tower, _, rest = path.partition("/")
+    depth = self.config.encoder.depth
+    if tower == "encoder":
+      return layers_above(layer_of(rest, depth), depth)
+    return depth + 1 if tower in ("video_embed", "text_embed") else 0
 
   def __call__(
     self, batch: Batch, key: jax.Array, negatives: Int32[AnyArray, " b"] | None = None

@@ -77,7 +77,8 @@ class TrainConfig:
     objective, spec = self.make_objective(), self.spec()
     check_weights(self.loss_weights, objective)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
-    optimizer = optim.make(self.optim, self.steps, params)
+    layers_above = getattr(objective.model, "layers_above", None)
+    optimizer = optim.make(self.optim, self.steps, params, layers_above)
     return Parts(self, objective, spec, optimizer)
 
   def flops(self) -> float:
@@ -104,7 +105,10 @@ def comments(values: Mapping[str, Any]) -> dict[str, str]:
     sections[f"evals.{name}."] = evaluators.config_class(section)
   notes = config_help.field_comments(TrainConfig)
   for prefix, cls in sections.items():
-    notes |= config_help.field_comments(cls, prefix) if cls else {}
+    section = values
+    for name in prefix.removesuffix(".").split("."):
+      section = section[name]
+    notes |= config_help.field_comments(cls, prefix, section) if cls else {}
   return notes
 
 

@@ -88,7 +88,7 @@ def _from_run(source: str, initial: Any, mesh: Mesh, objective: Objective) -> An
   def adapt(saved: jax.Array, target: jax.Array) -> jax.Array:
     if saved.shape == target.shape:
       return saved
-    resize = objective.model.config.time_pos_embed_resize
+    resize = objective.model.config.video.time_pos_embed_resize
     return jax.device_put(time_positions(saved, len(target), resize), target.sharding)
 
   return jax.tree.map(adapt, params, initial)

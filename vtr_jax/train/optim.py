@@ -7,15 +7,15 @@ parameter, is an error, so that misspelt rules are noticed.
 
 Layer-wise decay of the learning rate (ELECTRA, arXiv 2003.10555, appendix; BEiT, arXiv
 2106.08254, appendix): layers further from the output of a pre-trained tower get a
-smaller learning rate. A tower is a top-level group with blocks, such as `video_tower`;
-with d blocks its layers are 0 for the embeddings (patches, tokens, positions, class and
-mask token), i + 1 for block i, and d + 1 for all that follows (last norm, projections,
-heads), which learns at the full rate. So does a decoder, whose blocks follow those of
-the encoder.
+smaller learning rate. The model states them (`layers_above`): with d blocks, a tower's
+layers are 0 for the embeddings (patches, tokens, positions, class and mask token),
+i + 1 for block i, and d + 1 for all that follows (last norm, projections, heads), which
+learns at the full rate. So does a decoder, whose blocks follow those of the encoder.
 """
 
 import dataclasses
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -28,8 +28,8 @@ from vtr_jax.train.muon import scale_by_muon
 
 Rules = tuple[tuple[str, float], ...]
 
-_BLOCK = re.compile(r"^(\w+)/(?:transformer/)?block(?:s|_(\d+))/")
-_LAST_NORM = re.compile(r"^\w+/(?:transformer/)?norm/")
+# Path -> number of layers above the parameter; a range for stacked blocks.
+LayersAbove = Callable[[str], int | range]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,37 +108,25 @@ def by_rule(params: Any, rules: Rules, where: str) -> Any:
   return tree
 
 
-def by_layer(params: Any, decay: float) -> Any:
+def by_layer(params: Any, decay: float, layers_above: LayersAbove | None) -> Any:
   """A tree like `params` with the factor `decay` ** (layers above) of each parameter.
 
   For stacked blocks (`compute.scan`) it is an array [d, 1, ...], a factor per block.
 
   Raises:
-    ConfigError: no group has blocks.
+    ConfigError: the objective's model has no `layers_above`.
   """
-  names, depth = paths(params), {}
-  for path, param in zip(*map(jax.tree.leaves, (names, params)), strict=True):
-    if (match := _BLOCK.match(path)) and match[1] != "decoder":
-      tower, block = match.groups()
-      last = param.shape[0] if block is None else int(block) + 1
-      depth[tower] = max(last, depth.get(tower, 0))
-  if not depth:
-    raise ConfigError("config.optim.layer_decay: there are no blocks; set 1.0")
+  if layers_above is None:
+    raise ConfigError("config.optim.layer_decay: the model has no layers; set 1.0")
 
   def factor(path: str, param: Any) -> Any:
-    tower = path.partition("/")[0]
-    if tower in ("video_embed", "text_embed"):  # a joint encoder
-      tower = "encoder"
-    elif tower in depth and (match := _BLOCK.match(path)):
-      if match[2] is not None:
-        return decay ** (depth[tower] - int(match[2]))
-      factors = [decay ** (depth[tower] - i) for i in range(depth[tower])]
-      return np.array(factors).reshape(-1, *[1] * (param.ndim - 1))
-    if tower not in depth or _LAST_NORM.match(path):
-      return 1.0
-    return decay ** (depth[tower] + 1)
+    above = layers_above(path)
+    if isinstance(above, int):
+      return decay**above
+    factors = np.array([decay**layers for layers in above])
+    return factors.reshape(-1, *[1] * (param.ndim - 1))
 
-  return jax.tree.map(factor, names, params)
+  return jax.tree.map(factor, paths(params), params)
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -168,13 +156,21 @@ def short_warmup(config: OptimConfig, steps: int) -> list[str]:
   ]
 
 
-def make(config: OptimConfig, steps: int, params: Any) -> optax.GradientTransformation:
-  """The optimiser; `params` may be abstract, only paths and shapes are read."""
+def make(
+  config: OptimConfig,
+  steps: int,
+  params: Any,
+  layers_above: LayersAbove | None = None,
+) -> optax.GradientTransformation:
+  """The optimiser; `params` may be abstract, only paths and shapes are read.
+
+  `layers_above` is the method of the objective's model, for `layer_decay`.
+  """
   decay = by_rule(params, config.decay_rules, "config.optim.decay_rules")
   rate = by_rule(params, config.lr_rules, "config.optim.lr_rules")
   frozen = jax.tree.map(lambda r: r == 0, rate)
   if config.layer_decay != 1:
-    layers = by_layer(params, config.layer_decay)
+    layers = by_layer(params, config.layer_decay, layers_above)
     rate = jax.tree.map(lambda r, layer: np.float32(r * layer), rate, layers)
   by_muon = _by_muon(config.muon, params, frozen)
   by_adam = jax.tree.map(lambda *excluded: not any(excluded), frozen, by_muon)

@@ -168,7 +168,7 @@ def _frozen(model: DualEncoder, text_proj: str) -> Entries:
   yield from _timm_embed(model, video)
   yield e.squeezed(video + "temporal_embed", f"{VIDEO}/time_positions", 1)
   depth = model.config.video.depth
-  divided = model.config.attention == "divided"
+  divided = model.config.video.name == "divided"
   block = _frozen_block if divided else _timm_block
   yield from blocks(depth, video + "blocks", VIDEO, block)
   yield from e.norm(video + "norm", f"{VIDEO}/norm")

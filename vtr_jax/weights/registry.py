@@ -133,7 +133,7 @@ SOURCES = dict(
     initialised=_DUAL_ONLY,
     changes={
       "objective.arch": "simvtp",
-      "objective.pos_embed": "flat",
+      "objective.video.pos_embed": "flat",
       "objective.pool": "mean",
       "objective.text_norm": "pre",
     },
@@ -145,7 +145,7 @@ SOURCES = dict(
     ignored=(".*position_ids",),
     initialised=(*_DUAL_ONLY, *_PIXELS),
     changes={
-      "objective.attention": "divided",
+      "objective.video.name": "divided",
       "mask.video": "tube",
       "mask.video_ratio": 0.0,
       "mask.text_ratio": 0.0,

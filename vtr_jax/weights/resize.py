@@ -29,7 +29,7 @@ def fit(
   if array.ndim == len(shape) == 2 and array.shape[1:] == shape[1:]:
     name = path.rpartition("/")[2]
     if name == "time_positions":
-      method = model.config.time_pos_embed_resize
+      method = model.config.video.time_pos_embed_resize
       resized = np.asarray(time_positions(array, shape[0], method))
       return resized, f"{how}, {'cut' if len(resized) < len(array) else method}"
     if name == "space_positions":

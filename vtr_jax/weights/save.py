@@ -6,7 +6,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
-from vtr_jax.core.config import nearest
+from vtr_jax.core.config import flatten, nearest, to_dict
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import stacks
 from vtr_jax.weights.registry import SOURCES
@@ -15,7 +15,7 @@ OWN = "vtr_jax"
 
 # The architecture of a layout's own code: values of config.objective, and of
 # clip.tubelet_size[0] as "frames".
-_FROZEN = dict(attention="divided", pool="cls", text_norm="post")
+_FROZEN = {"video.name": "divided", "pool": "cls", "text_norm": "post"}
 _REQUIRED: dict[str, dict[str, Any]] = dict(
   frozen=_FROZEN | dict(frames=1),
   miles=_FROZEN | dict(frames=1),
@@ -27,7 +27,7 @@ _REQUIRED: dict[str, dict[str, Any]] = dict(
   openai_clip=dict(pool="cls", frames=1),
   hf_clip=dict(pool="cls", frames=1),
   hf_siglip=dict(pool="cls", frames=1),
-  simvtp_finetuned=dict(attention="joint", pos_embed="flat"),
+  simvtp_finetuned={"video.name": "vit", "video.pos_embed": "flat"},
   videomae=dict(pos_embed="flat"),
   hf_videomae=dict(pos_embed="flat"),
   simvtp=dict(pos_embed="flat"),
@@ -97,7 +97,7 @@ def save(
 
 def _check_architecture(layout: str, model: Any) -> None:
   """Raises WeightsError if the layout's own code would compute other outputs."""
-  has = vars(model.config) | dict(frames=model.clip.tubelet_size[0])
+  has = flatten(to_dict(model.config)) | dict(frames=model.clip.tubelet_size[0])
   for key, value in _REQUIRED.get(layout, {}).items():
     if has[key] != value:
       name = "clip.tubelet_size[0]" if key == "frames" else f"objective.{key}"

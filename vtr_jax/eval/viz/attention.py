@@ -22,6 +22,7 @@ from vtr_jax.core.batch import Batch, ClipSpec
 from vtr_jax.core.errors import DataError
 from vtr_jax.eval.viz import base
 from vtr_jax.eval.viz.canvas import Video
+from vtr_jax.models.backbones import base as backbones
 from vtr_jax.objectives.base import Objective, Params
 
 
@@ -41,8 +42,8 @@ def attention(model: base.Model, clips: base.Clips) -> dict[str, Attention]:
 
   Returns:
     By kind: "joint" or "frame" attention, "time" and "space" of divided attention, and
-    "probe" of an attention pooling. Frames that are encoded independently, and groups
-    of divided attention, are averaged.
+    "probe" of an attention pooling; see `Backbone.attentions`. Frames that are encoded
+    independently, and groups of divided attention, are averaged.
 
   Raises:
     DataError: there are no clips, or one has another size.
@@ -123,25 +124,25 @@ def _attention(
     _, state = objective.model.apply(
       {"params": params}, batch, method="embed_video", mutable=["intermediates"]
     )
-    reads_class = getattr(objective.model.config, "pool", "mean") == "cls"
+    config = objective.model.config
+    reads_class = getattr(config, "pool", "mean") == "cls"
+    video = getattr(config, "video", None)
+    backbone = backbones.tower(video) if video else backbones.Backbone
     layers = {}  # kind of attention -> (queries, keys) of its layers
     sown: dict[tuple[str, ...], Any] = flatten_dict(state["intermediates"])
     for path in sorted(sown, key=_order):
       if path[-1] == "heads":
         (pair,) = sown[path]
         stacked = pair if pair[0].ndim == 5 else [x[None] for x in pair]
-        layers.setdefault(_kind(path), []).append(stacked)
-    if "time" in layers:
-      layers["space"] = layers.pop("joint")
+        layers.setdefault(_kind(path, backbone.attentions), []).append(stacked)
     rows, out = len(batch["video"]), {}
     for kind, pairs in layers.items():
       query, key = (jnp.concatenate(x) for x in zip(*pairs, strict=True))
       reader = "first" if kind == "probe" or reads_class else "mean"
       weights = functools.partial(_weights, kind, reader, rows, clip.grid)
       pair = jax.lax.map(lambda pair, weights=weights: weights(*pair), (query, key))
-      name = "frame" if kind == "joint" and query.shape[1] > rows else kind
       tubelets, cls = (jnp.moveaxis(x, 0, 1) for x in pair)
-      out[name] = tubelets, cls
+      out[kind] = tubelets, cls
     return out
 
   return probabilities
@@ -156,9 +157,9 @@ def _order(path: tuple[str, ...]) -> tuple:
   )
 
 
-def _kind(path: tuple[str, ...]) -> str:
-  """Kind of attention, by the name of the module that sowed."""
-  return dict(time_attention="time", attention="joint").get(path[-2], "probe")
+def _kind(path: tuple[str, ...], attentions: Mapping[str, str]) -> str:
+  """Kind of attention, by the path of the module that sowed."""
+  return next((attentions[part] for part in path if part in attentions), "probe")
 
 
 def _weights(

@@ -1,0 +1,1 @@
+"""Video backbones of dual encoders, one file each."""
