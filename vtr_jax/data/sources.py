@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
 
+from vtr_jax.core import io
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import BadSample, DataError, one_line
 
@@ -121,6 +123,85 @@ def annotations(split: Split) -> Iterator[Annotation]:
       raise unusable(split, index, e) from e
 
 
+def rows(directory: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
+  """The rows of records.jsonl by split, in order; empty if prepare wrote none.
+
+  Raises:
+    DataError: the file is damaged.
+  """
+  path = os.path.join(directory, "records.jsonl")
+  found: dict[str, list[dict[str, Any]]] = {}
+  if not os.path.exists(path):
+    return found
+  try:
+    with open(path, "rb") as f:
+      for line in f:
+        row = io.mapping(line)
+        found.setdefault(row["split"], []).append(row)
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
+  return found
+
+
+def ids(directory: str | os.PathLike) -> dict[str, list[str]]:
+  """The ids of all records by split, in order, as `labels` reads classes.
+
+  Raises:
+    DataError: as `open_split`, or records.jsonl is damaged.
+  """
+  directory = os.fspath(directory)
+  kept, found = rows(directory), {}
+  for base, info in _builder(directory).info.splits.items():
+    names = [row.get("id", "") for row in kept.get(base, ())]
+    if len(names) != info.num_examples:
+      names = [a.id for a in annotations(open_split(directory, base))]
+    found[base] = names
+  return found
+
+
+def places(directory: str | os.PathLike, split: str) -> list[tuple[str, int]]:
+  """(split, number) of each record, such as of "train[4:10]", without reading it.
+
+  Raises:
+    DataError: as `open_split`, except that no shard is opened.
+  """
+  directory = os.fspath(directory)
+  builder = _builder(directory)
+  instructions = _instructions(builder, directory, split)
+  first = {}
+  for base in _bases(split):
+    info = builder.info.splits[base]
+    counts = itertools.accumulate(info.shard_lengths, initial=0)
+    for path, count in zip(info.filepaths, counts, strict=False):
+      first[os.fspath(path)] = base, count
+  found = []
+  for part in instructions:
+    base, count = first[os.fspath(part.filename)]
+    found += [(base, count + i) for i in range(part.skip, part.skip + part.take)]
+  return found
+
+
+def labels(directory: str | os.PathLike, split: str) -> list[str]:
+  """The class of each record of a split, in order; empty where there is none.
+
+  They are read from records.jsonl. Data sets that are older, or not made by prepare,
+  have none there: each record is then read, as by `annotations`.
+
+  Raises:
+    DataError: as `open_split`, or records.jsonl is damaged.
+  """
+  directory = os.fspath(directory)
+  where = places(directory, split)
+  kept = {base: [row.get("label") for row in r] for base, r in rows(directory).items()}
+  try:
+    found = [kept[base][number] for base, number in where]
+  except (KeyError, IndexError):
+    found = []
+  if found and None not in found:
+    return list(map(str, found))
+  return [a.label for a in annotations(open_split(directory, split))]
+
+
 def name_problem(records: Records, index: int, error: BadSample) -> str:
   """ "id: reason"; the index stands in for an id that cannot be read."""
   try:
@@ -161,7 +242,7 @@ def open_split(directory: str | os.PathLike, split: str) -> Split:
 
   Args:
     directory: holds dataset_info.json and the ArrayRecord shards.
-    split: name, or a slice such as "train[:1000]".
+    split: name, a slice such as "train[:1000]", or several such as "train+test".
 
   Raises:
     DataError: the directory, the split or a shard is missing, empty, cut short
@@ -170,13 +251,7 @@ def open_split(directory: str | os.PathLike, split: str) -> Split:
   directory = os.fspath(directory)
   builder = _builder(directory)
   _check_features(builder.info.features, directory)
-  _check_split(builder.info.splits, directory, split)
-  try:
-    instructions = builder.info.splits[split].file_instructions
-  except ValueError as e:
-    raise DataError(f"{directory}: split {split!r}: {one_line(e)}") from e
-  if not sum(i.take for i in instructions):
-    raise DataError(f"{directory}: split {split!r} holds no record; prepare it again")
+  instructions = _instructions(builder, directory, split)
   # Opening a truncated shard succeeds; only reading it fails.
   with concurrent.futures.ThreadPoolExecutor(16) as pool:
     list(pool.map(_check_shard, instructions))
@@ -197,8 +272,10 @@ def fingerprint(directory: str | os.PathLike, split: str) -> str:
   directory = os.fspath(directory)
   builder = _builder(directory)
   _check_split(builder.info.splits, directory, split)
-  info = builder.info.splits[_base(split)]
-  identity = [builder.info.full_name, split, info.num_bytes, info.shard_lengths]
+  identity = [builder.info.full_name, split]
+  for base in _bases(split):
+    info = builder.info.splits[base]
+    identity += [info.num_bytes, info.shard_lengths]
   checksum, carried = os.path.join(directory, "checksum.json"), b""
   if os.path.exists(checksum):
     with open(checksum, "rb") as f:
@@ -239,9 +316,21 @@ def _check_features(stored, directory: str) -> None:
 
 
 def _check_split(splits, directory: str, split: str) -> None:
-  if _base(split) not in splits:
-    hint = nearest(_base(split), splits)
-    raise DataError(f"{directory}: no split {split!r}; {hint}")
+  for base in _bases(split):
+    if base not in splits:
+      raise DataError(f"{directory}: no split {split!r}; {nearest(base, splits)}")
+
+
+def _instructions(builder, directory: str, split: str) -> list:
+  """The parts of shards that a split consists of; at least one record."""
+  _check_split(builder.info.splits, directory, split)
+  try:
+    instructions = builder.info.splits[split].file_instructions
+  except ValueError as e:
+    raise DataError(f"{directory}: split {split!r}: {one_line(e)}") from e
+  if not sum(i.take for i in instructions):
+    raise DataError(f"{directory}: split {split!r} holds no record; prepare it again")
+  return instructions
 
 
 def _check_shard(instruction) -> None:
@@ -261,9 +350,9 @@ def _check_shard(instruction) -> None:
     )
 
 
-def _base(split: str) -> str:
-  """Name of the split that "train[:10%]" is a slice of."""
-  return split.split("[")[0]
+def _bases(split: str) -> list[str]:
+  """Names of the splits that "train[:10%]+test" consists of."""
+  return list(dict.fromkeys(p.split("[")[0].strip() for p in split.split("+")))
 
 
 def _listdir(path: str) -> list[str]:
