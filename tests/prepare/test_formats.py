@@ -9,6 +9,7 @@ import pytest
 from format_cases import WEBVID, put, read, tar
 
 from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.data.notes import Note
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.formats.base import Item, Media, Request
 
@@ -206,8 +207,8 @@ def test_activitynet_joins_sentences(tmp_path):
     tmp_path,
     {
       "train.json": {"v_-x": video | {"sentences": ["A man sits.", " He stands."]}},
-      "val_1.json": {"v_y": video | {"sentences": ["One."]}},
-      "val_2.json": {"v_y": video | {"sentences": ["Two."]}},
+      "val_1.json": {"v_y": {"sentences": ["One."]}},
+      "val_2.json": {"v_y": {"sentences": ["Two."]}},
       "files/-x.mkv": "",
       "files/v_y.mp4": "",
     },
@@ -218,6 +219,49 @@ def test_activitynet_joins_sentences(tmp_path):
   ]
   two = [row("v_y", "test", "files/v_y.mp4", "Two.")]
   assert read("activitynet", tmp_path, variant="val_2", split="test") == two
+
+
+def test_activitynet_sentences_are_moments(tmp_path):
+  """One that ends before it starts is left out, as in 2D-TAN; blank ones too."""
+  times = [[0, 4], [3, 2.5], [1, 2], [3, 99.5]]
+  video = dict(timestamps=times, sentences=["A man sits.", "Back.", " ", " He stands."])
+  put(tmp_path, {"train.json": {"v_x": video, "v_y": {"sentences": ["One."]}}})
+  timed, plain = base.open("activitynet", Request(str(tmp_path)))
+  assert timed.notes == (
+    Note("moment", "v_x#0", "A man sits.", windows=((0.0, 4.0),)),
+    Note("moment", "v_x#3", "He stands.", windows=((3.0, 99.5),)),
+  )
+  assert plain.notes == ()
+
+
+QUESTIONS = [
+  (2, 30, "What is chewing?", "animal"),
+  (1, 31, "how many dogs run", "two"),
+  (2, 32, "is it a nut", "yes"),
+]
+
+
+@pytest.mark.parametrize("name", ["train_qa.json", "train.csv"])
+def test_msvd_qa_reads_the_questions_of_both_layouts(tmp_path, name):
+  keys = ("video_id", "id", "question", "answer")
+  content = [dict(zip(keys, row, strict=True)) for row in QUESTIONS]
+  if name.endswith(".csv"):
+    lines = [f"{v},480,360,{q},{a},{i}" for v, i, q, a in QUESTIONS]
+    content = "\n".join(["video,width,height,question,answer,qid", *lines])
+  source = put(tmp_path / "videos", {"vid2.avi": ""})
+  mapping = {"youtube_mapping.txt": "a_1_2 vid1\n-b_3_4 vid2\n"}
+  put(tmp_path / "qa", mapping | {name: content})
+  b, a = base.open("msvd_qa", Request(source, str(tmp_path / "qa")))
+  assert b[:4] == ("-b_3_4", "train", Media(f"{source}/vid2.avi"), ())
+  assert a[:4] == ("a_1_2", "train", Media(f"{source}/a_1_2.mp4"), ())
+  assert b.notes == (
+    Note("question", "30", "What is chewing?", "animal", "what"),
+    Note("question", "32", "is it a nut", "yes", "other"),
+  )
+  assert a.notes == (Note("question", "31", "how many dogs run", "two", "how"),)
+  put(tmp_path / "qa", {"youtube_mapping.txt": "a_1_2 vid1\n"})
+  with pytest.raises(DataError, match=r"expected a video of the mapping, got '2'"):
+    base.open("msvd_qa", Request(source, str(tmp_path / "qa")))
 
 
 def test_youcook2_is_one_item_a_segment(tmp_path):

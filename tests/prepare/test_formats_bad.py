@@ -29,6 +29,7 @@ BAD = {  # format: file, content, what the line says
   "msrvtt": ("MSR_VTT.json", {"sentences": []}, "expected an object with annotations"),
   "msrvtt_clip4clip": ("MSRVTT_train.9k.csv", "video0\n", ":1: expected columns video"),
   "msvd": ("captions.jsonl", '{"id": "a", "captions": []}\nx\n', ":2: not JSON"),
+  "msvd_qa": ("test.csv", "video,question,answer\n", ":1: expected columns video, qid"),
   "lsmdc": ("LSMDC16_annos_val.csv", "a\t1\t2\t3\t4\n", ":1: expected six fields"),
   "didemo": ("val_data.json", [{"video": "a"}], ": [0]: expected an object with video"),
   "activitynet": ("train.json", {"v_a": {}}, ": 'v_a': expected an object with senten"),
@@ -68,6 +69,7 @@ def test_a_malformed_file_is_reported_with_line_and_cure(tmp_path, name):
   others = {
     "folder": {"a.mp4": ""},
     "msvd": {LIST: "a"},
+    "msvd_qa": {"youtube_mapping.txt": "a vid1"},
     "msrvtt_clip4clip": {"MSRVTT_data.json": {"sentences": []}},
   }.get(name, {})
   put(tmp_path, others | {file: content})
@@ -96,6 +98,24 @@ def test_a_path_outside_the_source_is_rejected(tmp_path, name):
   line = error_line("simvtp", tmp_path / "in")
   assert "train.json" in line
   assert f"{name!r} leads out of --source" in line
+
+
+def test_an_id_that_two_notes_of_a_kind_have_is_rejected(tmp_path):
+  row = dict(id=5, video_id=1, question="who is it", answer="man")
+  mapping = {"youtube_mapping.txt": "a vid1\nb vid2"}
+  put(tmp_path, mapping | {"train_qa.json": [row, row | dict(video_id=2)]})
+  line = error_line("msvd_qa", tmp_path)
+  assert line.startswith(f"item 2 (train, {tmp_path}/b.mp4): note '5': occurs twice;")
+
+
+def test_timestamps_that_do_not_fit_are_reported(tmp_path):
+  video = dict(sentences=["A.", "B."], timestamps=[[0, 4]])
+  put(tmp_path, {"train.json": {"v_a": video}})
+  assert "'v_a': expected 2 timestamps, got 1" in error_line("activitynet", tmp_path)
+  for window in ([1], [1, "x"], [-1, 2], [0, None]):
+    put(tmp_path, {"train.json": {"v_a": video | dict(timestamps=[[0, 4], window])}})
+    line = error_line("activitynet", tmp_path)
+    assert "'v_a': timestamps[1]: expected 0 <= start < end" in line
 
 
 def test_dot_dot_within_the_source_is_accepted(tmp_path):

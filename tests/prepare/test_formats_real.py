@@ -161,6 +161,56 @@ def test_the_real_activitynet_has_its_counts(read):
   assert splits(items) == {"test": 4885}
 
 
+@pytest.mark.parametrize(
+  ("variant", "moments"),
+  [("val_1", {"train": 37417, "test": 17505}), ("val_2", {"test": 17031})],
+)
+def test_the_real_activitynet_has_its_moments(read, variant, moments):
+  """Of 37,421 sentences of train, four end before they start."""
+  split = "test" if variant == "val_2" else ""
+  items = read("activitynet", "activitynet", variant=variant, split=split)
+  counts = collections.Counter(i.split for i in items for _ in i.notes)
+  assert counts == moments
+
+
+@pytest.fixture
+def msvd_qa(tmp_path):
+  """HQGA's questions and the mapping of MSVD's captions, in one directory."""
+  files = DATA / "downstream" / "hqga_videoqa" / "dataset" / "msvd"
+  if not files.is_dir():
+    pytest.skip(f"{files}: real questions are not here")
+  for path in (*files.glob("*.csv"), *(REAL / "msvd").glob("youtube*.txt")):
+    (tmp_path / path.name).symlink_to(path)
+  return tmp_path
+
+
+def test_the_real_msvd_qa_has_its_counts(read, msvd_qa):
+  items = read("msvd_qa", msvd_qa)
+  assert splits(items) == {"train": 1161, "validation": 245, "test": 504}
+  notes = [(i.split, i.id, note) for i in items for note in i.notes]
+  counts = collections.Counter(split for split, *_ in notes)
+  assert counts == {"train": 30933, "validation": 6415, "test": 13157}
+  assert collections.Counter(n.type for s, _, n in notes if s == "test") == {
+    **{"what": 8149, "who": 4552, "how": 370, "when": 58, "where": 28}
+  }
+  assert len({note.answer for _, _, note in notes}) == 2423
+  texts = collections.Counter((v, n.text) for s, v, n in notes if s == "test")
+  assert sum(count - 1 for count in texts.values()) == 520
+
+
+def test_the_real_msvd_qa_divides_the_videos_otherwise_than_retrieval(read, msvd_qa):
+  retrieval = {item.id: item.split for item in read("msvd", "msvd")}
+  both = collections.Counter(
+    (item.split, retrieval[item.id]) for item in read("msvd_qa", msvd_qa)
+  )
+  assert both == {
+    ("train", "train"): 1161,
+    ("validation", "validation"): 98,
+    ("validation", "test"): 147,
+    ("test", "test"): 504,
+  }
+
+
 def test_the_real_youcook2_has_its_counts(read):
   items = read("youcook2", "youcook2")
   assert splits(items) == {"train": 10337, "validation": 3492}

@@ -24,9 +24,7 @@ def read(name, source, annotations="", **kwargs):
   items = base.open(name, Request(str(source), str(annotations), **kwargs))
   prefix = f"{source}/"
   assert all(i.media.path.startswith(prefix) for i in items)
-  return [
-    (i.id, i.split, i.media.path.removeprefix(prefix), *i[3:5], *i[5:]) for i in items
-  ]
+  return [(i.id, i.split, i.media.path.removeprefix(prefix), *i[3:7]) for i in items]
 
 
 WEBVID = "videoid,contentUrl,duration,page_dir,name\n"

@@ -62,6 +62,14 @@ EXAMPLES = {
     "train_list.txt": "a\n\nb\n",
   },
   ("msvd", "subset"): {"raw-captions.json": _TOKENS, "test_list.txt": "a_1_2\n"},
+  ("msvd_qa", ""): {
+    "train_qa.json": [dict(id=1, video_id=2, question="who is it?", answer="man")],
+    "youtube_mapping.txt": "a_1_2 vid1\nb_3_4 vid2\n",
+  },
+  ("msvd_qa", "plain"): {
+    "test.csv": "video,width,height,question,answer,qid\n1,4,3,what is it,cat,7\n",
+    "youtube_mapping.txt": "a_1_2 vid1\n",
+  },
   ("lsmdc", ""): {
     "LSMDC16_annos_training.csv": "m_0.1-0.2\t1\t2\t3\t4\tHe goes.\nn\t1\t2\t3\t4\tx\n"
   },
@@ -74,7 +82,9 @@ EXAMPLES = {
     "val_list.txt": "b.mov\n",
   },
   ("activitynet", ""): {
-    "train.json": {"v_x": dict(duration=9, timestamps=[[0, 4]], sentences=["A.", " B"])}
+    "train.json": {
+      "v_x": dict(duration=9, timestamps=[[0, 4], [2, 9]], sentences=["A.", " B"])
+    }
   },
   ("youcook2", ""): {
     "youcookii_annotations_trainval.json": {

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.core.progress import Bar
+from vtr_jax.data.notes import Note, problem
 
 _HELPERS = ("base", "media", "parse", "pickles")
 
@@ -33,7 +34,8 @@ class Item(NamedTuple):
 
   id: unique in the data set. split: train, validation, test or the files' own
   name. captions: may be empty. label: name of the class, empty if there is none.
-  start, end: seconds of the annotated part; None is the file's own.
+  start, end: seconds of the annotated part; None is the file's own. notes: questions,
+  labels and moments, with times counted from `start`.
   """
 
   id: str
@@ -43,6 +45,7 @@ class Item(NamedTuple):
   label: str = ""
   start: float | None = None
   end: float | None = None
+  notes: tuple[Note, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +98,7 @@ def open(name: str, request: Request) -> list[Item]:
   items = list(Bar(read, f"reading {name}", delay=2, unit="item"))
   _check_texts(items)
   _check_ids(items)
+  _check_notes(items)
   return _take(items, request)
 
 
@@ -120,6 +124,18 @@ def _check_ids(items: list[Item]) -> None:
         f"{_place(items, i)}; rename or remove one in the annotations"
       )
     first[item.id] = i
+
+
+def _check_notes(items: list[Item]) -> None:
+  seen = set()
+  for i, item in enumerate(items):
+    for note in item.notes:
+      where = f"{_place(items, i)}: note {note.id!r}"
+      if expected := problem(note):
+        raise DataError(f"{where}: expected {expected}; fix the annotations")
+      if (note.kind, note.id) in seen:
+        raise DataError(f"{where}: occurs twice; rename or remove one")
+      seen.add((note.kind, note.id))
 
 
 def _place(items: list[Item], i: int) -> str:

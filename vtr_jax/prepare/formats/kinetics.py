@@ -24,9 +24,9 @@ def read(request: Request) -> Iterator[Item]:
       name = f"{row['youtube_id']}_{int(start):06d}_{int(end):06d}"
       label = row.get("label", "").strip()
       part = parse.split_named(row.get("split") or split)
-      clip, times = files.find(name, where), ()
+      clip, times = files.find(name, where), (None, None)
       if not media.exists(clip):
         video = files.find(row["youtube_id"], where)
         if media.exists(video):
           clip, times = video, (start, end)
-      yield Item(name, part, clip, (), label, *times)
+      yield Item(name, part, clip, (), label, times[0], times[1])

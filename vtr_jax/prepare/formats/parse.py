@@ -11,6 +11,7 @@ from typing import Any
 
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import ConfigError, DataError, one_line
+from vtr_jax.data.notes import Note, problem
 from vtr_jax.prepare.formats.base import Request
 
 LOOK = "look at the file and at --format"
@@ -151,6 +152,30 @@ def caption_in(value: Any, where: str) -> tuple[str, ...]:
   if isinstance(value, dict):
     value = value.get("captions") or value.get("caption") or ""
   return sentences(value, where)
+
+
+def note(where: str, kind: str, name: object, text: object, **fields: Any) -> Note:
+  """The note, if it is valid; raises DataError for the file at `where` otherwise.
+
+  Args:
+    where: file and line or key.
+    kind: question | label | moment.
+    name: the published id, a text or a number.
+    text: of the question or moment, or the name of the class.
+    fields: others of `Note`.
+  """
+  name = str(name) if isinstance(name, str | int) else ""
+  values: dict[str, Any] = {key: _strip(value) for key, value in fields.items()}
+  made = Note(kind, name, _strip(text), **values)
+  expected = problem(made)
+  require(not expected, where, expected)
+  return made
+
+
+def _strip(value: Any) -> Any:
+  if isinstance(value, tuple):
+    return tuple(map(_strip, value))
+  return value.strip() if isinstance(value, str) else value
 
 
 def segment(value: object, where: str) -> tuple[float, float]:
