@@ -3,18 +3,21 @@
     python -m vtr_jax.prepare --format=csv --source=VIDEOS --annotations=FILE \\
       --out=data --name=mine
     python -m vtr_jax.prepare --check=data/mine/1.0.0
+    python -m vtr_jax.prepare --format=msvd_qa --annotations=DIR --notes_of=data/msvd
 
 See docs/prepare.md for jobs of a scheduler, options, and the items that are refused.
 """
 
 import dataclasses
 import types
+from typing import Any
 
 from absl import flags
 
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
-from vtr_jax.prepare import check, merge
+from vtr_jax.data import sources
+from vtr_jax.prepare import check, merge, notes
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
 from vtr_jax.prepare.place import Place
@@ -34,6 +37,7 @@ _GIVEN = dict(
   shard=("0/1", "i/n: write the i-th of n parts, counted from 0; then --merge."),
   merge=(False, "Merge the shards of all jobs."),
   check=("", "Directory of a prepared data set: only verify it."),
+  notes_of=("", "Directory of a prepared data set: only add the format's notes to it."),
   all_intra=(False, "Every frame a key frame, as --gop=1: larger, fastest to read."),
 )
 _OPTIONS = dict(
@@ -46,7 +50,7 @@ _OPTIONS = dict(
   max_pixels="Max pixels of a frame.",
   max_seconds="Max seconds of an item.",
   max_mb="Max MB of a file, or of a tar's member.",
-  allow_no_captions="Keep items that have neither caption nor label.",
+  allow_no_captions="Keep items without caption, label and note.",
 )
 _RUN = dict(
   workers="Processes; 0 is one per core.",
@@ -91,6 +95,9 @@ def _call() -> None:
     merge.merge(Place(given.out, given.name or given.format), final)
     return
   require(bool(given.format), f"format: missing; known: {', '.join(base.kinds())}")
+  if given.notes_of:
+    _add_notes(given, final)
+    return
   require(bool(given.source), "source: missing; name the directory of the media")
   place = Place(given.out, given.name or given.format)
   require(given.shard_size > 0, f"shard_size: {given.shard_size}; must be positive")
@@ -98,7 +105,7 @@ def _call() -> None:
   options = Options(**{name: getattr(given, name) for name in _OPTIONS})
   job, jobs = parse_job(given.shard)
   run = Run(given.workers, given.deadline, job, jobs)
-  values = {f.name: getattr(given, f.name) for f in dataclasses.fields(base.Request)}
+  values = _request(given)
   items = base.open(given.format, base.Request(**values))
   origin = dict(format=given.format) | values
   prepare(
@@ -111,6 +118,25 @@ def _call() -> None:
     shard_size=given.shard_size,
     seed=given.seed,
   )
+
+
+def _request(given: types.SimpleNamespace) -> dict[str, Any]:
+  return {f.name: getattr(given, f.name) for f in dataclasses.fields(base.Request)}
+
+
+def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> None:
+  """Reads annotations without media, which are prepared, and adds their notes."""
+  require(
+    bool(given.annotations or given.source),
+    "annotations: missing; name the directory of the files to read",
+  )
+  directory = sources.find("", given.notes_of)
+  origin = dict(format=given.format) | _request(given)
+  request = base.Request(**_request(given))
+  # Formats list the files of the media; here nothing depends on what they find.
+  request = dataclasses.replace(request, source=given.source or directory)
+  items = base.open(given.format, request)
+  notes.add(directory, items, origin, final.bad_budget)
 
 
 if __name__ == "__main__":

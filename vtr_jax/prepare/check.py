@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module  # pyright: ignore
 
-from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.core.progress import Bar
-from vtr_jax.data import sources
+from vtr_jax.data import notes, sources
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.formats.base import Item, Media
 from vtr_jax.prepare.options import Options, digest
@@ -42,13 +41,14 @@ def check(directory: str, workers: int = 0) -> None:
   """Reads a prepared data set and prints a line for each bad record.
 
   Data sets not made by prepare have no checksums; their records need only decode.
+  Notes must have their checksums and be of the records that they name.
 
   Args:
     directory: holds dataset_info.json.
     workers: threads; 0 is one per core. Decoding releases the GIL.
 
   Raises:
-    DataError: a record is bad, or the metadata cannot be read.
+    DataError: a record or a note is bad, or the metadata cannot be read.
   """
   shards = _shards(directory)
   rows = _rows(directory, shards)
@@ -71,6 +71,7 @@ def check(directory: str, workers: int = 0) -> None:
       f"{directory}: {len(bad)} of {total} records are bad, listed above; copy these "
       "shards again or prepare it again"
     )
+  _check_notes(directory)
   print(f"{directory}: all {total} records are good", file=sys.stderr)
 
 
@@ -97,19 +98,12 @@ def _shards(directory: str) -> list[_Shard]:
 
 def _rows(directory: str, shards: list[_Shard]) -> dict[str, list[dict]]:
   """The rows of records.jsonl by split; empty without that file."""
-  rows: dict[str, list[dict]] = {shard.split: [] for shard in shards}
-  path = pathlib.Path(directory) / "records.jsonl"
-  if not path.exists():
-    return rows
-  try:
-    for line in path.read_bytes().splitlines():
-      row = io.mapping(line)
-      rows[row["split"]].append(row)
-  except (ValueError, KeyError, TypeError) as e:
-    raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
+  found = sources.rows(directory)
+  rows = {shard.split: found.get(shard.split, []) for shard in shards}
   for split, noted in rows.items():
     count = sum(shard.count for shard in shards if shard.split == split)
-    if len(noted) != count:
+    if found and len(noted) != count:
+      path = os.path.join(directory, "records.jsonl")
       raise DataError(f"{path}: {len(noted)} of {count} records of {split}")
   return rows
 
@@ -120,9 +114,24 @@ def _options(directory: str) -> Options:
   if not path.exists():
     return Options(copy=True)
   try:
-    return dataclasses.replace(Options(**read_json(path)["options"]), copy=True)
-  except (KeyError, TypeError, ConfigError) as e:
+    options = read_json(path).get("options", {})  # none if it only lists notes
+    return dataclasses.replace(Options(**options), copy=True)
+  except (TypeError, ConfigError) as e:
     raise DataError(f"{path}: damaged options ({one_line(e)}); copy it again") from e
+
+
+def _check_notes(directory: str) -> None:
+  """Raises DataError at the first note that is damaged or names another record."""
+  ids = sources.ids(directory)
+  for name, splits in notes.listed(directory).items():
+    for split, entry in splits.items():
+      for row in notes.rows(directory, name, split, entry):
+        known = ids.get(split, [])
+        if not (0 <= row.index < len(known) and known[row.index] == row.record):
+          raise DataError(
+            f"{notes.file(directory, name, split)}: record {row.index} of {split} is "
+            f"not {row.record!r}; add them again with --notes_of={directory}"
+          )
 
 
 class _Verifier:
@@ -176,6 +185,8 @@ class _Verifier:
     except (AttributeError, TypeError) as e:
       raise BadSample("damaged record (a feature is missing)") from e
     item = Item(name, self._shard.split, Media(""), texts, label)
+    if row.get("label", label) != label:
+      raise BadSample("has another label in records.jsonl")
     if row and digest(item, data) != row["sha256"]:
       raise BadSample("not the bytes that were written")
     encode = image.encode if image.is_image(data) else video.encode

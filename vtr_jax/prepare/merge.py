@@ -6,6 +6,7 @@ DIR/NAME/1.0.0/
   tokenizer.model                              if there is a training split
   checksum.json                                sha256 of each split's records
   records.jsonl                                one line per record: id, size, sha256
+  notes-FORMAT-train.jsonl ...                 questions, labels, moments, if any
   manifest.json                                counts, source, options, refused items
 """
 
@@ -27,7 +28,7 @@ import vtr_jax
 from vtr_jax.core import io
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
-from vtr_jax.data import sources
+from vtr_jax.data import notes, sources
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
 from vtr_jax.prepare.shards import TRAIN, read_json, report, shard_name, write_json
@@ -102,6 +103,7 @@ def _reports(place: Place, plan: dict[str, Any]) -> dict[str, list[dict]]:
         missing.append(f"{name} (number {number})")
       else:
         _check_file(place.work / f"{name}.array_record", made)
+        made.setdefault("notes", [[] for _ in made["rows"]])  # a job of version 0.1.0
         reports.setdefault(split, []).append(made)
       number += 1
   if missing:
@@ -146,11 +148,13 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   staging = place.work / "staging"
   shutil.rmtree(staging, ignore_errors=True)
   staging.mkdir()
-  infos, lines, sums = [], [], {}
+  infos, lines, sums, texts = [], [], {}, {}
   for split, shards in reports.items():
     infos += _link(place, staging, split, shards)
     rows = [row for made in shards for row in made["rows"]]
     lines += [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    if text := _notes(split, shards):
+      texts[split] = text
     if rows:
       sums[split] = _checksum(shards)
   if not infos:
@@ -169,11 +173,23 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
   pieces = _tokenizer(staging, reports.get(TRAIN, []), final)
   write_json(staging / "checksum.json", sums)
   manifest = _manifest(plan, reports, refused, sums, pieces)
+  if texts:
+    origin = plan["origin"]
+    entry = dict(origin=origin, splits=notes.save(staging, origin["format"], texts))
+    manifest["notes"] = {origin["format"]: entry}
   write_json(staging / "manifest.json", manifest | settings)
   for path in staging.iterdir():
     io.sync(path)
   io.sync(staging)
   return staging
+
+
+def _notes(split: str, shards: list[dict]) -> str:
+  """The lines of the file of a split's notes."""
+  names = [row["id"] for made in shards for row in made["rows"]]
+  values = [row for made in shards for row in made["notes"]]
+  pairs = enumerate(zip(names, values, strict=True))
+  return "".join(notes.lines(name, i, split, row) for i, (name, row) in pairs)
 
 
 def _link(place, staging, split: str, shards: list[dict]) -> list[tfds.core.SplitInfo]:
@@ -219,6 +235,9 @@ def _tokenizer(staging, train: list[dict], final: Final) -> int:
 
   path = staging / "tokenizer.model"
   texts = [text for made in train for row in made["captions"] for text in row]
+  if not texts:
+    of_notes = (note for made in train for row in made["notes"] for note in row)
+    texts = [t for n in of_notes for t in (n["text"], *n.get("options", ()))]
   if final.tokenizer:
     shutil.copyfile(final.tokenizer, path)
   elif texts:
@@ -268,8 +287,10 @@ def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:
 def _print_summary(place: Place) -> None:
   manifest = read_json(place.directory / "manifest.json")
   counts = ", ".join(f"{k} {v['records']}" for k, v in manifest["splits"].items())
+  sets = manifest.get("notes", {}).values()
+  noted = sum(entry["notes"] for made in sets for entry in made["splits"].values())
   print(
     f"{place.directory}: {counts}; refused {len(manifest['refused'])}, "
-    f"warned of {len(manifest['warned'])} (manifest.json)",
+    f"warned of {len(manifest['warned'])}; notes {noted} (manifest.json)",
     file=sys.stderr,
   )

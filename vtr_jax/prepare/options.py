@@ -35,7 +35,7 @@ class Options:
   frame a key frame. crf: x264's quality, 0 to 51, lower is better. needed: a
   damaged file with this many good frames is cut short instead of refused; 0
   refuses all damaged files. max_pixels, max_seconds, max_mb: larger items are
-  refused. allow_no_captions: keep items that have neither caption nor label.
+  refused. allow_no_captions: keep items that have neither caption, label nor note.
   """
 
   copy: bool = False
@@ -67,7 +67,8 @@ def captions(item: Item) -> tuple[str, ...]:
 
 def unfit(item: Item, options: Options) -> str:
   """Why an item is refused by its annotations alone; empty if it is not."""
-  if not captions(item) and not item.label and not options.allow_no_captions:
+  annotated = captions(item) or item.label or item.notes
+  if not annotated and not options.allow_no_captions:
     return "no caption; --allow_no_captions keeps such items"
   cut = item.start is not None or item.end is not None
   if cut and options.copy:

@@ -4,14 +4,14 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from vtr_jax.core import processes
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
 from vtr_jax.core.progress import Bar
-from vtr_jax.prepare import merge, pool, spool
+from vtr_jax.prepare import merge, notes, pool, spool
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, unfit
 from vtr_jax.prepare.place import Place
@@ -72,6 +72,7 @@ def prepare(
     if place.complete():
       # One job of several ignores `final`.
       place.confirm(plan | final.settings() if run.jobs == 1 else plan)
+      notes.confirm(place.directory, items, origin)
       return
     place.start(plan)
     mine = [s for s in shards if s.number % run.jobs == run.job]
@@ -87,6 +88,7 @@ def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, 
   counts: dict[str, int] = {}
   for shard in shards:
     counts[shard.split] = counts.get(shard.split, 0) + 1
+  noted = [(item.id, item.notes) for item in items if item.notes]
   return dict(
     name=place.name,
     origin=origin,
@@ -95,8 +97,18 @@ def _plan(place, items, origin, options, shards, shard_size, seed) -> dict[str, 
     seed=seed,
     shards=counts,
     items=len(items),
-    annotations=hashlib.sha256("\n".join(map(repr, items)).encode()).hexdigest(),
+    annotations=_sha256(map(_without_notes, items)),
+    **(dict(notes_sha256=_sha256(map(repr, noted))) if noted else {}),
   )
+
+
+def _sha256(texts: Iterable[str]) -> str:
+  return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _without_notes(item: base.Item) -> str:
+  """As `repr` of an item was before it had notes: earlier manifests hold its hash."""
+  return repr(item._replace(notes=())).removesuffix(", notes=())") + ")"
 
 
 def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) -> None:

@@ -18,6 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from vtr_jax.core import io
 from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.data import sources
+from vtr_jax.data.notes import to_json
 from vtr_jax.prepare import spool
 from vtr_jax.prepare.formats.base import Item
 from vtr_jax.prepare.options import Result, captions, digest
@@ -88,7 +89,8 @@ def finish(shard: Shard, work: pathlib.Path) -> None:
   Raises:
     DataError: a result is missing or damaged.
   """
-  made: dict[str, Any] = dict(rows=[], captions=[], refused=[], warned=[], bytes=0)
+  lists = ("rows", "captions", "notes", "refused", "warned")
+  made: dict[str, Any] = {key: [] for key in lists} | dict(bytes=0)
   path = work / f"{shard.name}.array_record"
   part = path.with_suffix(".tmp")
   # One record a group for random access, as in TFDS; H.264 and JPEG do not compress.
@@ -121,9 +123,16 @@ def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
   facts = result._asdict()
   row = {key: facts[key] for key in ("frames", "seconds", "width", "height")}
   made["rows"].append(
-    dict(id=item.id, split=item.split, **row, sha256=digest(item, result.data))
+    dict(
+      id=item.id,
+      split=item.split,
+      label=item.label,
+      **row,
+      sha256=digest(item, result.data),
+    )
   )
   made["captions"].append(captions(item))
+  made["notes"].append([to_json(note) for note in item.notes])
   example = dict(
     id=item.id, video=result.data, captions=list(captions(item)), label=item.label
   )
