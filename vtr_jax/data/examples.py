@@ -11,7 +11,7 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import BadSample, DataBudgetError
-from vtr_jax.data import crops, deadline, masks, sources
+from vtr_jax.data import augment, crops, deadline, masks, sources
 from vtr_jax.data.mixture import Part
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.video import decode
@@ -36,6 +36,13 @@ class DataConfig:
   # of the short side, or (min, max) of the area; code: Frozen, MCQ
   crop_scales: tuple[float, ...] = (0.5, 1.0)
   flip: bool = True  # mirror with chance 1/2 in training; code: Frozen, MCQ
+  # off unless n > 0, see augment.py; ours
+  rand_augment: augment.RandAugment = dataclasses.field(
+    default_factory=augment.RandAugment
+  )
+  erase: float = 0.0  # chance of random erasing; ours: off (VideoMAE's code: 0.25)
+  # successive rows of a batch that are clips of one record; ours (VideoMAE's code: 2)
+  repeats: int = 1
   num_workers: int = 8  # processes that make batches; 0 = threads of this process; ours
   max_bad_fraction: float = 0.01  # of samples that may be unusable, [0, 1]; ours
   # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always;
@@ -52,6 +59,8 @@ class DataConfig:
     choose(self.crop, crops.CROPS, "crop")
     scales = self.crop_scales
     require(self.stride >= 1, f"stride: {self.stride} must be at least 1")
+    require(0 <= self.erase <= 1, f"erase: {self.erase} not in [0, 1]")
+    require(self.repeats >= 1, f"repeats: {self.repeats} must be at least 1")
     require(
       self.num_workers >= 0, f"num_workers: {self.num_workers} must not be negative"
     )
@@ -293,7 +302,7 @@ class EvalExample:
 def read_clip(
   data: bytes, clip: ClipSpec, config: DataConfig, rng: np.random.Generator | None
 ) -> UInt8[np.ndarray, "t h w 3"]:
-  """Decodes one clip; without a generator the centred one, deterministic.
+  """Decodes one clip and augments it; without a generator the centred one as it is.
 
   Raises:
     BadSample: see `video.decode`.
@@ -311,4 +320,8 @@ def read_clip(
       height, width, clip.image_size, config.crop, config.crop_scales, config.flip, rng
     )
 
-  return decode.decode(data, indices, view, clip.num_frames, config.decode_timeout)
+  frames = decode.decode(data, indices, view, clip.num_frames, config.decode_timeout)
+  if rng is None:
+    return frames
+  frames = augment.rand_augment(frames, config.rand_augment, rng)
+  return augment.erase(frames, config.erase, clip.mean, clip.std, rng)

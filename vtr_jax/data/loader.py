@@ -5,7 +5,9 @@ repeated endlessly. All randomness of an example comes from a generator seeded b
 (seed, g); the number of frames of its clip follows from s. Each host takes its rows. So
 a stream can be resumed at any step, on other machines, with identical examples. With
 several data sets (`data.mixture`), the step determines which of them fill the batch,
-and s counts the batches of these.
+and s counts the batches of these. With `data.repeats` = k (repeated augmentation, arXiv
+1901.09335), rows g = k i to k i + k - 1 are clips of record i of that order, each with
+its own generator.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import sources
 from vtr_jax.data.examples import (
@@ -30,7 +33,7 @@ from vtr_jax.data.examples import (
 )
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.tokenizers import base as tokenizers
-from vtr_jax.data.workers import Batches, ByTurns, HostBatches
+from vtr_jax.data.workers import Batches, ByTurns, HostBatches, Repeated
 
 
 def train_batches(
@@ -72,11 +75,16 @@ def train_batches(
 
   Raises:
     DataError: the split cannot be opened, or does not fit the tokenizer.
-    ConfigError: the hosts cannot share the batch evenly, or frames do not
-      fit the clip.
+    ConfigError: the hosts cannot share the batch evenly, `data.repeats` does not
+      divide it, or frames do not fit the clip.
     DataBudgetError: (while iterating) ten records in a row are unusable.
   """
   check_frames(data, clip)
+  require(
+    batch_size % data.repeats == 0,
+    f"batch_size: {batch_size} is not a multiple of data.repeats = {data.repeats}; "
+    "change one of them",
+  )
   tokenizers.check(tokenizer, text_spec)
   if data.mixture:
     splits = [rows.examples(split) for split in data.open_mixture()]
@@ -90,6 +98,8 @@ def train_batches(
     orders, at = {0: order}, lambda step: (0, step)
   batches = {}
   for part_frames, order in orders.items():
+    if data.repeats > 1:
+      order = Repeated(order, data.repeats)
     for frames in data.frame_counts(clip, part_frames):
       cut = dataclasses.replace(clip, num_frames=frames)
       reader = Reader(data, cut, text_spec, mask, tokenizer)

@@ -83,6 +83,22 @@ class HostBatches(grain.MapDataset):
     return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
+class Repeated(grain.MapDataset):
+  """Each element `repeats` times in a row, of an endless data set."""
+
+  def __init__(self, parent: grain.MapDataset, repeats: int):
+    super().__init__(parent)
+    self._repeats = repeats
+
+  def __len__(self) -> int:
+    return len(self._parent)
+
+  def __getitem__(self, index):
+    if isinstance(index, slice):
+      return self.slice(index)
+    return self._parent[index // self._repeats]
+
+
 class ByTurns(grain.MapDataset):
   """Batch number to a training batch, of one of several data sets."""
 
