@@ -18,3 +18,18 @@ def test_cross_entropy_is_stable():
   logits = jnp.array([[1e4, 0.0, 0.0], [0.0, 0.0, 0.0]])
   got = losses.cross_entropy(logits, jnp.array([0, 2]))
   np.testing.assert_allclose(got, [0.0, np.log(3)], atol=1e-6)
+
+
+def test_soft_cross_entropy_is_that_of_labels_for_one_hot_targets():
+  logits = jnp.array([[1e4, 0.0, 0.0], [1.0, 2.0, -3.0]])
+  labels = jnp.array([0, 2])
+  one_hot = jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+  got = losses.soft_cross_entropy(logits, one_hot)
+  np.testing.assert_allclose(got, losses.cross_entropy(logits, labels), atol=1e-6)
+
+
+def test_soft_cross_entropy_weighs_the_classes():
+  logits = jnp.zeros((1, 4), jnp.bfloat16)
+  got = losses.soft_cross_entropy(logits, jnp.array([[0.5, 0.25, 0.25, 0.0]]))
+  np.testing.assert_allclose(got, [np.log(4)], rtol=1e-6)
+  assert got.dtype == jnp.float32

@@ -20,6 +20,7 @@ from vtr_jax.models.layers import (
   Mlp,
   TransformerConfig,
   activation,
+  drop_path,
   multi_head,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
@@ -75,7 +76,8 @@ class DividedAttention(nn.Module):
 class DividedBlock(nn.Module):
   """Pre-norm block of time attention, space attention and MLP (SpaceTimeBlock).
 
-  The output of space attention is added to the block's input, as in Frozen's code.
+  The output of space attention is added to the block's input, as in Frozen's code. Drop
+  path is that of space attention and MLP, since time attention is no residual branch.
 
   time_init: both choices make the output of time attention 0 at initialisation, so
     that the model starts as an image model. "frozen" (Frozen's code): query, key and
@@ -91,7 +93,10 @@ class DividedBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: None = None
+    self,
+    x: Float[Array, "b n d"],
+    valid: None = None,
+    drop_rate: Float[Array, ""] | None = None,
   ) -> Float[Array, "b n d"]:
     dtype = self.compute.dtype
     norm = functools.partial(LayerNorm, self.kind.epsilon, dtype)
@@ -102,7 +107,7 @@ class DividedBlock(nn.Module):
     after_time = x + time(norm(name="norm_time")(x))
     space = attention("space", (_XAVIER, _XAVIER), name="attention")
     y = space(norm(name="norm_attention")(after_time))
-    x = x + y
+    x = x + drop_path(self, y, drop_rate)
     mlp = Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")
-    x += mlp(norm(name="norm_mlp")(x))
+    x += drop_path(self, mlp(norm(name="norm_mlp")(x)), drop_rate)
     return activation(x)

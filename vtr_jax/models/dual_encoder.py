@@ -78,9 +78,9 @@ class DualEncoder(nn.Module):
       return layers_above(text.layer(rest), self.config.text.depth)
     return 0
 
-  def video_tokens(self, batch: Batch) -> Tokens:
-    """The video tower's tokens of unmasked clips."""
-    return self.video_tower(batch["video"])
+  def video_tokens(self, batch: Batch, drop_path: float = 0.0) -> Tokens:
+    """The video tower's tokens of unmasked clips; training may set `drop_path`."""
+    return self.video_tower(batch["video"], drop_path=drop_path)
 
   def masked_tokens(self, batch: Batch) -> Tokens:
     """Tokens of masked clips: tubelets are dropped, or replaced by the mask token."""
@@ -101,9 +101,9 @@ class DualEncoder(nn.Module):
     frames = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
     return _frame_mean(frames, tokens.num_frames)
 
-  def video_features(self, batch: Batch) -> VideoFeatures:
-    """Features of unmasked clips."""
-    tokens = self.video_tokens(batch)
+  def video_features(self, batch: Batch, drop_path: float = 0.0) -> VideoFeatures:
+    """Features of unmasked clips; training may set `drop_path`."""
+    tokens = self.video_tokens(batch, drop_path)
     if self.video_tower.framewise:
       pooled = _frame_mean(self._pooled(self._frames(tokens)), tokens.num_frames)
     else:

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from vtr_jax.core.arrays import AnyArray
@@ -213,8 +214,26 @@ class Mlp(nn.Module):
     )
 
 
+def drop_path(
+  module: nn.Module, y: Float[Array, "b n d"], rate: Float[Array, ""] | None
+) -> Float[Array, "b n d"]:
+  """Stochastic depth (arXiv 1603.09382) of a residual branch, as in timm.
+
+  Args:
+    module: whose rng "dropout" is drawn from.
+    y: the branch's output.
+    rate: chance that all of a row is 0, below 1; other rows are divided by 1 - rate.
+      None returns `y` and draws nothing.
+  """
+  if rate is None:
+    return y
+  keep = 1 - rate
+  kept = jax.random.bernoulli(module.make_rng("dropout"), keep, (y.shape[0], 1, 1))
+  return jnp.where(kept, y / keep.astype(y.dtype), 0)
+
+
 class Block(nn.Module):
-  """Pre-norm transformer block (ViT, VideoMAE, CLIP)."""
+  """Pre-norm transformer block (ViT, VideoMAE, CLIP); `drop_rate` as `drop_path`."""
 
   size: TransformerConfig
   compute: Compute
@@ -222,15 +241,18 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
+    self,
+    x: Float[Array, "b n d"],
+    valid: Bool[AnyArray, "b n"] | None = None,
+    drop_rate: Float[Array, ""] | None = None,
   ) -> Float[Array, "b n d"]:
     kind, dtype = self.kind, self.compute.dtype
     norm = functools.partial(LayerNorm, kind.epsilon, dtype)
     heads = self.size.num_heads
     attention = Attention(heads, self.compute, kind.causal, name="attention")
-    x += attention(norm(name="norm_attention")(x), valid)
+    x += drop_path(self, attention(norm(name="norm_attention")(x), valid), drop_rate)
     mlp = Mlp(self.size.mlp_dim, dtype, kind.gelu, name="mlp")
-    x += mlp(norm(name="norm_mlp")(x))
+    x += drop_path(self, mlp(norm(name="norm_mlp")(x)), drop_rate)
     return activation(x)
 
 
@@ -241,26 +263,46 @@ def run_blocks(
   compute: Compute,
   x: Float[Array, "b n d"],
   valid: Bool[AnyArray, "b n"] | None = None,
+  drop_path: float = 0.0,
 ) -> Float[Array, "b n d"]:
-  """`depth` blocks `block(*fields)`, inside a compact method; see `Compute`."""
+  """`depth` blocks `block(*fields)`, inside a compact method; see `Compute`.
+
+  Args:
+    block: called with (x, valid), and with its rate if there is drop path.
+    fields: of the block.
+    depth: number of blocks.
+    compute: how they are computed.
+    x: tokens.
+    valid: tokens that are attended to; None = all.
+    drop_path: of the last block, in [0, 1); rates grow linearly from 0 in the first
+      one (timm). Only training sets it: 0 draws nothing.
+  """
+  rates = None
+  if drop_path:
+    rates = jnp.asarray(np.linspace(0, drop_path, depth), jnp.float32)
+
+  def run(layer: Any, x: Array, rate: Array | None) -> Array:
+    return layer(x, valid) if rate is None else layer(x, valid, rate)
+
   if compute.remat != "none":
     block = nn.remat(block, policy=_REMAT[compute.remat], prevent_cse=not compute.scan)
   if compute.scan:
     step = nn.scan(
-      lambda layer, x, _: (layer(x, valid), None),
+      lambda layer, x, rate: (run(layer, x, rate), None),
       variable_axes={"params": 0, "intermediates": 0},
       split_rngs={"params": True, "dropout": True},
       length=depth,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return step(block(*fields, name="blocks"), x, None)[0]
+    return step(block(*fields, name="blocks"), x, rates)[0]
   for i in range(depth):
-    x = block(*fields, name=f"block_{i}")(x, valid)
+    layer = block(*fields, name=f"block_{i}")
+    x = run(layer, x, None if rates is None else rates[i])
   return x
 
 
 class Transformer(nn.Module):
-  """`depth` blocks and a final LayerNorm."""
+  """`depth` blocks and a final LayerNorm; `drop_path` as in `run_blocks`."""
 
   size: TransformerConfig
   compute: Compute
@@ -269,11 +311,15 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
+    self,
+    x: Float[Array, "b n d"],
+    valid: Bool[AnyArray, "b n"] | None = None,
+    *,
+    drop_path: float = 0.0,
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
     fields = self.size, self.compute, self.kind
-    x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid)
+    x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid, drop_path)
     if not self.norm_last:
       return x
     norm = LayerNorm(self.kind.epsilon, self.compute.dtype, name="norm")

@@ -71,6 +71,7 @@ class VideoTower(Backbone):
     video: Num[AnyArray, "b t h w c"] | Num[AnyArray, "b k p"],
     keep_idx: Int32[AnyArray, "b k"] | None = None,
     mask_idx: Int32[AnyArray, "b m"] | None = None,
+    drop_path: float = 0.0,
   ) -> Tokens:
     """See `Backbone`; for other numbers of frames see `time_positions`."""
     c, parts, dtype = self.config, self.config.parts, self.config.compute.dtype
@@ -87,7 +88,7 @@ class VideoTower(Backbone):
     if parts.norm_input:
       x = activation(norm(name="norm_input")(x))
     block, fields = self.block(frames)
-    x = run_blocks(block, fields, c.video.depth, c.compute, x)
+    x = run_blocks(block, fields, c.video.depth, c.compute, x, None, drop_path)
     if not parts.norm_pooled:
       x = activation(norm(name="norm")(x))
     split = int(parts.class_token)

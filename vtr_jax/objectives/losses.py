@@ -37,3 +37,11 @@ def cross_entropy(
   logits = logits.astype(jnp.float32)
   picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
   return jax.nn.logsumexp(logits, axis=-1) - picked
+
+
+def soft_cross_entropy(
+  logits: Float[Array, "... v"], targets: Float[AnyArray, "... v"]
+) -> Float[Array, "..."]:
+  """Cross entropy with target distributions, whose rows sum to 1, in float32."""
+  log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.sum(jnp.asarray(targets, jnp.float32) * log_probs, axis=-1)

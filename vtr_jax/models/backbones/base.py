@@ -74,6 +74,7 @@ class Backbone(nn.Module):
     video: Num[AnyArray, "b t h w c"] | Num[AnyArray, "b k p"],
     keep_idx: Int32[AnyArray, "b k"] | None = None,
     mask_idx: Int32[AnyArray, "b m"] | None = None,
+    drop_path: float = 0.0,
   ) -> Tokens:
     """Tokens of the tubelets at `keep_idx`, None = all.
 
@@ -82,6 +83,7 @@ class Backbone(nn.Module):
         `keep_idx`, if `visible_only`.
       keep_idx: of a mask as `drops` says.
       mask_idx: tubelets whose embedding a learned mask token replaces.
+      drop_path: see `layers.run_blocks`; of each frame if encoded independently.
     """
     raise NotImplementedError
 
