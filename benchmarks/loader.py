@@ -1,21 +1,31 @@
 """Clips per second of the loader, against those that the training step consumes.
 
   python -m benchmarks.loader [--config=configs/simvtp.py]
+  python -m benchmarks.loader --augment [--workers=1]
 
 Both are measured in one run, one after the other, with the config's own data, batch and
 model; only the number of workers varies.
+
+`--augment` measures what VideoMAE's augmentation costs instead, for the config's data
+cut to clips of 16 frames of 224 pixels: CPU time of each part for one clip (medians),
+then the loader without and with all of it.
 """
 
 import dataclasses
 import os
+import statistics
 import time
+from collections.abc import Callable
 
+import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
 from benchmarks.step import Case
+from vtr_jax.core.batch import ClipSpec
 from vtr_jax.core.config import read
-from vtr_jax.data import loader, sources
+from vtr_jax.data import augment, loader, sources
+from vtr_jax.data.examples import read_clip
 from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.train.config import TrainConfig
@@ -23,6 +33,12 @@ from vtr_jax.train.config import TrainConfig
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/simvtp.py")
 _WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "Worker processes to try.")
 _SECONDS = flags.DEFINE_float("seconds", 8.0, "Measured time of each.")
+_AUGMENT = flags.DEFINE_bool("augment", False, "Measure the cost of augmentation.")
+
+CLIP = ClipSpec(num_frames=16, image_size=224, tubelet_size=(2, 16, 16))
+FULL = augment.RandAugment(n=4)  # code: VideoMAE
+ERASE = 0.25  # code: VideoMAE
+ROUNDS = 15  # of each part
 
 
 def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
@@ -61,11 +77,61 @@ def step_rate(config: TrainConfig, steps: int = 6) -> float:
   return steps * config.batch_size / (time.perf_counter() - began)
 
 
+def cpu_time(work: Callable[[], object]) -> float:
+  """Median milliseconds of CPU time, after one round of warm-up."""
+  times = []
+  for _ in range(ROUNDS + 1):
+    began = time.process_time()
+    work()
+    times.append(1000 * (time.process_time() - began))
+  return statistics.median(times[1:])
+
+
+def augmentation_parts(config: TrainConfig) -> None:
+  """Prints the cost of decoding, of each operation and of erasing one clip."""
+  video = config.data.open()[0]["video"]
+  rng = np.random.default_rng(0)
+  decoded = lambda: read_clip(video, CLIP, config.data, rng)
+  clip = decoded()
+  print(f"one clip of {config.data.name}, ms of CPU time:")
+  print(f"  decode, crop         {cpu_time(decoded):6.1f}")
+  costs = {
+    name: cpu_time(lambda name=name: augment.operate(clip, [(name, 0.7)]))
+    for name in augment.OPERATIONS
+  }
+  costs["erase"] = cpu_time(lambda: augment.erase(clip, 1.0, CLIP.mean, CLIP.std, rng))
+  for name, cost in costs.items():
+    print(f"  {name:20} {cost:6.1f}")
+  erase = costs.pop("erase")
+  mean = FULL.n / 2 * statistics.mean(costs.values()) + ERASE * erase
+  print(f"  expected of a clip   {mean:6.1f}")
+
+
+def augmentation_cost(config: TrainConfig) -> None:
+  """Prints `augmentation_parts`, and the loader's speed without and with them."""
+  augmentation_parts(config)
+  data = dataclasses.replace(config.data, curriculum=(), mixture=())
+  full = dataclasses.replace(data, rand_augment=FULL, erase=ERASE)
+  config = dataclasses.replace(config, clip=CLIP, batch_size=8)
+  for workers in map(int, _WORKERS.value):
+    rates = [
+      loader_rate(dataclasses.replace(config, data=cut), workers)[1]
+      for cut in (data, full)
+    ]
+    print(
+      f"workers {workers}: {rates[0]:6.1f} clips/s, augmented {rates[1]:6.1f}, "
+      f"{rates[1] / rates[0]:.2f} times as many"
+    )
+
+
 def main(_) -> None:
   config = read(TrainConfig, _CONFIG.value.to_dict())
   name, _, variant = config.data.name.partition("/")
   if name == "moving_shapes":
     moving_shapes.build(config.data.dir, variant)
+  if _AUGMENT.value:
+    augmentation_cost(config)
+    return
   consumed = step_rate(config)
   print(f"{config.name}: the step alone consumes {consumed:.0f} clips/s")
   for workers in map(int, _WORKERS.value):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import on_eight_devices
 
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.models import mixing
@@ -97,6 +98,14 @@ def test_a_box_is_as_large_as_asked_unless_the_frame_cuts_it():
   assert tall.min() == 10
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.3, 1.0])
+def test_beta_draws_have_its_mean_and_variance(alpha):
+  keys = jax.random.split(jax.random.key(0), 4000)
+  found = jax.jit(jax.vmap(lambda key: mixing._beta(key, alpha)))(keys)
+  assert np.mean(found) == pytest.approx(0.5, abs=0.03)
+  assert np.var(found) == pytest.approx(0.25 / (2 * alpha + 1), abs=0.01)
+
+
 def test_draws_are_those_of_the_configured_distributions():
   """CutMix in half of the groups; Beta(0.8, 0.8) has mean 1/2, variance 1 / 10.4."""
   row = 4 * np.arange(800, dtype=np.int32).repeat(4)
@@ -154,6 +163,11 @@ def test_rows_in_parts_are_mixed_as_all_at_once():
   assert (targets[0] != targets[4]).any()  # groups have their own draws
 
 
+def test_devices_that_have_whole_groups_exchange_nothing():
+  """And mix as one device does."""
+  assert on_eight_devices("mix_on_devices") == [""]
+
+
 def test_floats_and_bytes_are_mixed_equally():
   key = jax.random.key(0)
   found = mix(key, MixConfig(), video=BYTES)
@@ -169,7 +183,7 @@ def test_smoothing_by_hand():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    (dict(mixup=-1.0), "mixup: -1.0"),
+    (dict(mixup=-1.0), r"mixup: -1.0 not in \[0, 1\]"),
     (dict(prob=1.5), "prob: 1.5"),
     (dict(mixup=0.0, cutmix=0.0), "set one of them"),
     (dict(group=3), "group: 3 must be even"),

@@ -17,12 +17,15 @@ from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import require
 from vtr_jax.models.patch_embed import unit_pixels
 
+_PAIRS = 64  # of which half or more are accepted, whatever alpha is
+
 
 @dataclasses.dataclass(frozen=True)
 class MixConfig:
   """How clips are mixed. The defaults are VideoMAE's; `prob = 0` is off."""
 
-  mixup: float = 0.8  # alpha of Beta(alpha, alpha); 0 = CutMix alone; code: VideoMAE
+  # alpha of Beta(alpha, alpha), at most 1; 0 = CutMix alone; code: VideoMAE
+  mixup: float = 0.8
   cutmix: float = 1.0  # alpha likewise; 0 = mixup alone; code: VideoMAE
   prob: float = 1.0  # that a group is mixed; code: VideoMAE
   switch_prob: float = 0.5  # of CutMix where both are on; code: VideoMAE
@@ -33,7 +36,7 @@ class MixConfig:
   def __post_init__(self):
     for name in ("mixup", "cutmix"):
       alpha = getattr(self, name)
-      require(alpha >= 0, f"{name}: {alpha} must not be negative")
+      require(0 <= alpha <= 1, f"{name}: {alpha} not in [0, 1]")
     for name in ("prob", "switch_prob"):
       chance = getattr(self, name)
       require(0 <= chance <= 1, f"{name}: {chance} not in [0, 1]")
@@ -63,6 +66,8 @@ def mix(
   config: MixConfig,
 ) -> tuple[Float[Array, "b t h w c"], Float[Array, "b v"]]:
   """Mixes each clip, and its target, with another one of its group of rows.
+
+  Nothing is exchanged between devices that have whole groups.
 
   Args:
     key: the same for all microbatches of a step.
@@ -120,9 +125,8 @@ def _draw(
   is_mixed = jax.random.bernoulli(mix_key, config.prob)
   is_cutmix = jax.random.bernoulli(switch_key, _cutmix_share(config))
   # A Beta distribution needs an alpha even where its draw is not used.
-  beta = lambda key, alpha: jax.random.beta(key, alpha or 1.0, alpha or 1.0)
-  mixup = jnp.full(size, beta(mixup_key, config.mixup))
-  cutmix = 1 - _box(box_key, size, beta(cutmix_key, config.cutmix))
+  mixup = jnp.full(size, _beta(mixup_key, config.mixup or 1.0))
+  cutmix = 1 - _box(box_key, size, _beta(cutmix_key, config.cutmix or 1.0))
   own = jnp.where(is_mixed, jnp.where(is_cutmix, cutmix, mixup), 1)
   return own, jnp.where(is_cutmix, own.mean(), own[0, 0])
 
@@ -131,6 +135,16 @@ def _cutmix_share(config: MixConfig) -> float:
   if not config.mixup or not config.cutmix:
     return float(config.cutmix > 0)
   return config.switch_prob
+
+
+def _beta(key: jax.Array, alpha: float) -> Float[Array, ""]:
+  """From Beta(alpha, alpha), alpha at most 1, by Joehnk's rejection of pairs.
+
+  jax.random.beta rejects in a loop, which would wait for all devices in each turn.
+  """
+  logs = jnp.log(jax.random.uniform(key, (2, _PAIRS), minval=1e-7)) / alpha
+  accepted = jnp.logaddexp(logs[0], logs[1]) <= 0
+  return jax.nn.sigmoid((logs[0] - logs[1])[jnp.argmax(accepted)])
 
 
 def _box(
