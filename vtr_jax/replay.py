@@ -96,18 +96,17 @@ def _norms(loss: Loss, params, teacher, batch, key) -> dict[str, tuple]:
 def _finite(loss: Loss, params, teacher, batch, key) -> jax.Array:
   """[b] bool: whether an example's embeddings are finite, as the loss computes them."""
 
-  def finite(inputs):
-    rows = jnp.ones(len(inputs[0]["valid"]), bool)
-    for p in loss.objective.forward(params, teacher, *inputs).pairs.values():
+  def finite(batch):
+    rows = jnp.ones(len(batch["valid"]), bool)
+    for p in loss.objective.forward(params, teacher, batch, key).pairs.values():
       rows &= (abs(p.a) + abs(p.b)).sum(axis=1) < np.inf
     return rows
 
   if loss.micro_batches == 1:
-    return finite((batch, key))
+    return finite(batch)
   assert loss.mesh is not None, "microbatches need a mesh"
   micro = sharding.split_rows(batch, loss.micro_batches, loss.mesh)
-  keys = jax.random.split(key, loss.micro_batches)
-  return sharding.merge_rows(jax.lax.map(finite, (micro, keys)), loss.mesh)
+  return sharding.merge_rows(jax.lax.map(finite, micro), loss.mesh)
 
 
 def _side_by_side(

@@ -120,7 +120,7 @@ def test_a_logged_mean_includes_the_steps_before_a_preemption(reference_run, tmp
   config, _ = reference_run
   seldom = config | dict(log_every=8, checkpoint_every=8, evals={})
   train_and_evaluate(seldom, tmp_path / "reference")
-  code, _, text = stop(start(seldom, tmp_path / "run", "step"), "step")
+  code, text = stop(start(seldom, tmp_path / "run", "step"), "step")
   assert code == 85, text
   train_and_evaluate(seldom, tmp_path / "run")
   assert losses(tmp_path / "run") == losses(tmp_path / "reference")

@@ -132,7 +132,7 @@ def test_training_starts_from_weights_of_two_files(folder, data_dir, tmp_path):
   values = small(data_dir, text_norm="post")
   both = f"vit:{folder}/vit.safetensors,distilbert:{folder}/distilbert.safetensors"
   values |= dict(init_from=both)
-  with pytest.raises(ConfigError, match=r"tokenizer: missing; the words of 'distilb"):
+  with pytest.raises(ConfigError, match=r"tokenizer: missing; give the voc.* 'distilb"):
     setup.build(values, tmp_path / "wrong")
   (pieces,) = data_dir.rglob("tokenizer.model")
   values |= dict(tokenizer=str(pieces))

@@ -228,16 +228,25 @@ def merge_rows(batch: Any, mesh: Mesh) -> Any:
 
 
 def check_batch_size(
-  batch_size: int, mesh: Mesh | AbstractMesh, key: str, micro_batches: int = 1
+  batch_size: int,
+  mesh: Mesh | AbstractMesh,
+  key: str,
+  micro_batches: int = 1,
+  group: int = 1,
 ) -> None:
-  """Rejects a batch size that does not divide; names the two nearest that do."""
-  divisor = _mesh_size(mesh, ROWS) * micro_batches
+  """Rejects a batch size that does not divide; names the two nearest that do.
+
+  `group` rows stay on one device in one microbatch.
+  """
+  divisor = _mesh_size(mesh, ROWS) * micro_batches * group
   if batch_size <= 0 or batch_size % divisor:
     low = batch_size // divisor * divisor
     near = f"{low} or {low + divisor}" if low > 0 else str(divisor)
     over = f"data x fsdp = {_mesh_size(mesh, ROWS)} devices"
     if micro_batches > 1:
       over += f" and micro_batches = {micro_batches}"
+    if group > 1:
+      over += f" in groups of {group}"
     raise ConfigError(f"{key}: {batch_size} rows do not divide over {over}; use {near}")
 
 

@@ -43,14 +43,20 @@ class DualEncoder(nn.Module):
   mask: MaskSpec
   config: Config
 
-  def setup(self):
+  def setup_video(self) -> None:
+    """The parts that `video_features` reads."""
     c, parts = self.config, self.config.parts
     self.video_tower = backbones.tower(c.video)(self.clip, c)
-    self.text_tower = TextTower(self.text, c)
     if parts.attention_pool and c.pool == "cls":
       self.video_pool = AttentionPool(c.video, c.compute, parts.kind)
     if parts.norm_pooled:
       self.video_norm = LayerNorm(parts.kind.epsilon, "float32")
+
+  def setup(self):
+    self.setup_video()
+    c, parts = self.config, self.config.parts
+    self.text_tower = TextTower(self.text, c)
+    if parts.norm_pooled:
       self.text_norm = LayerNorm(parts.kind.epsilon, "float32")
     video, text = (
       None

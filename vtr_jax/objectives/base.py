@@ -74,7 +74,7 @@ class Objective:
   mask: MaskSpec  # how the loader masks
   compute: Compute
   init: Callable[[jax.Array, Batch], Any]  # (key, batch) -> boxed params
-  # (params, teacher's parameters or None, batch, key)
+  # (params, teacher's parameters or None, batch, key of the step)
   forward: Callable[[Params, Params | None, Batch, jax.Array], Outputs]
   terms: tuple[str, ...]  # names in Outputs.terms
   pairs: tuple[str, ...]  # names in Outputs.pairs
@@ -82,6 +82,7 @@ class Objective:
   # (pairs of the full batch, the full batch, key) -> the batch, with what `forward` of
   # some of its rows reads of other rows; None = nothing
   join_rows: Callable[[dict[str, Pairs], Batch, jax.Array], Batch] | None = None
+  row_group: int = 1  # successive rows that a microbatch may not separate
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
 
@@ -121,6 +122,11 @@ def initializer(model: nn.Module) -> Callable[[jax.Array, Batch], Any]:
 def apply(model: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
   """`model.apply` without mutable collections, so that it returns the output alone."""
   return model.apply({"params": params}, *args, **kwargs)
+
+
+def dropout(key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+  """Random streams of `model.apply`: of dropout, drawn anew in each microbatch."""
+  return {"dropout": jax.random.fold_in(key, batch["row"][0])}
 
 
 def methods(model: nn.Module, *names: str) -> dict[str, Callable[[Params, Batch], Any]]:
@@ -172,6 +178,21 @@ def build(
     compute_config = dataclasses.replace(config.compute, **compute)
     config = dataclasses.replace(config, compute=compute_config)
   return module.build(config, clip, text, mask)
+
+
+def from_data(values: Any, labels: Callable[[], list[str]]) -> Any:
+  """Section `objective` with what its file's `from_data` adds from the training data.
+
+  Args:
+    values: the section.
+    labels: reads the labels of all records of the training split.
+
+  Raises:
+    ConfigError: the data do not fit the section.
+  """
+  name = values.get("name") if isinstance(values, Mapping) else None
+  add = getattr(_module(name), "from_data", None) if name in names() else None
+  return add(dict(values), labels) if add else values
 
 
 def config_class(values: Any) -> type | None:

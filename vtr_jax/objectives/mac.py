@@ -35,6 +35,7 @@ from vtr_jax.objectives.base import (
   Params,
   Reconstruction,
   apply,
+  dropout,
   initializer,
   methods,
 )
@@ -99,7 +100,7 @@ def forward(
 ) -> Outputs:
   """Embeddings and loss terms of one masked batch; `key` is for dropout."""
   del teacher
-  video, text, pixels = apply(model, params, batch, rngs={"dropout": key})
+  video, text, pixels = apply(model, params, batch, rngs=dropout(key, batch))
   terms = {}
   if pixels is not None:
     c = model.config

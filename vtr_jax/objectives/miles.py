@@ -34,6 +34,7 @@ from vtr_jax.objectives.base import (
   Pairs,
   Params,
   apply,
+  dropout,
   initializer,
   methods,
 )
@@ -86,7 +87,7 @@ def forward(
 ) -> Outputs:
   """Embeddings and the distance of features; `teacher` holds the snapshot."""
   assert teacher is not None, "MILES needs its snapshot"
-  video, text, features = apply(model, params, batch, rngs={"dropout": key})
+  video, text, features = apply(model, params, batch, rngs=dropout(key, batch))
   with jax.named_scope("snapshot"):
     snapshot = {**params, **teacher}
     target = apply(model, snapshot, batch, method="target_features")

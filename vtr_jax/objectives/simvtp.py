@@ -49,6 +49,7 @@ from vtr_jax.objectives.base import (
   Params,
   Reconstruction,
   apply,
+  dropout,
   methods,
 )
 from vtr_jax.objectives.losses import cross_entropy, masked_sum
@@ -253,8 +254,8 @@ def forward(
 ) -> Outputs:
   """Embeddings and loss terms of one masked batch; tests may set `negatives`."""
   del teacher
-  draws, dropout = jax.random.split(key)  # as in `join_rows`
-  rngs = {"dropout": dropout}
+  draws, key = jax.random.split(key)  # as in `join_rows`
+  rngs = dropout(key, batch)
   out: Encoded = apply(model, params, batch, draws, negatives, rngs=rngs)
   valid = batch["valid"]
   error = pixel_decoder.errors(out.pixels, batch, model.config.pixel_target, model.clip)
@@ -306,9 +307,10 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
       f"config.objective.negatives_group: groups of {group} rows do not divide "
       f"config.batch_size = {rows}; change one of them, or set 0 for the whole batch",
     )
-    params, dropout, negatives = jax.random.split(key, 3)
-    rngs = {"params": params, "dropout": dropout}
-    return model.init(rngs, batch, negatives)["params"]
+    params, draws = jax.random.split(key)
+    return model.init({"params": params, **dropout(draws, batch)}, batch, draws)[
+      "params"
+    ]
 
   return Objective(
     model=model,

@@ -35,6 +35,9 @@ class TrainConfig:
   init_from: str = ""
   # patterns of parameters and keys that may stay unmatched; ours
   init_allow: tuple[str, ...] = ()
+  # groups of parameters that another run has not, such as "head": they keep their
+  # initial values, and what only that run has is not used; ours
+  init_heads: tuple[str, ...] = ()
   steps: int  # of the optimizer
   batch_size: int  # clips per step over all devices
   eval_batch_size: int = 256  # examples per evaluation batch over all devices; ours

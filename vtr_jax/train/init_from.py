@@ -2,12 +2,14 @@
 
 All parameters of another run must match by name and shape, except temporal position
 embeddings: for another number of frames they are cut, interpolated or padded with
-zeros, as Frozen in Time does (models.video_tower.time_positions). weights/ describes
-the import of public files.
+zeros, as Frozen in Time does (models.video_tower.time_positions). A config may name
+heads that the other run has not. weights/ describes the import of public files.
 """
 
 import pathlib
-from typing import Any
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -23,6 +25,33 @@ from vtr_jax.weights import load
 from vtr_jax.weights.match import Report
 
 TIME = "video_tower/time_positions"
+# A joint encoder's parameters as those of the video tower that it is of clips alone.
+_JOINT = (
+  ("video_embed/", "video_tower/"),
+  ("encoder/norm/", "video_norm/"),
+  ("encoder/", "video_tower/"),
+)
+
+
+class RunReport(NamedTuple):
+  """What another run's parameters were used for."""
+
+  source: str  # directory of the run
+  initialised: list[str]  # parameters with their own initial values
+  unused: list[str]  # parameters of the other run
+
+  def summary(self) -> str:
+    """Both lists in one line, by groups of parameters."""
+    groups = [
+      ", ".join(sorted({path.split("/")[0] for path in paths})) or "nothing"
+      for paths in (self.initialised, self.unused)
+    ]
+    return f"{self.source}: initialised anew: {groups[0]}; not used: {groups[1]}"
+
+  def text(self) -> str:
+    """All parameters, for a file."""
+    rows = [f"initialised {path}" for path in self.initialised]
+    return "\n".join([self.source, *rows, *(f"unused {path}" for path in self.unused)])
 
 
 def start_from(
@@ -31,7 +60,8 @@ def start_from(
   objective: Objective,
   mesh: Mesh,
   allow: tuple[str, ...] = (),
-) -> tuple[TrainState, list[Report]]:
+  heads: tuple[str, ...] = (),
+) -> tuple[TrainState, Sequence[Report | RunReport]]:
   """The initial `state` with the parameters of `source`.
 
   Of a run with an EMA (`optim.ema_decay`), the EMA parameters. Teacher and EMA start as
@@ -43,9 +73,11 @@ def start_from(
     objective: of the config.
     mesh: of the run.
     allow: for public weights; see weights/match.py.
+    heads: parameters that keep their initial values, by their path's beginning; with
+      some, parameters that only the other run has are not used.
 
   Returns:
-    The state, and a report on each public file.
+    The state, and a report on each public file, or on a run with other parameters.
 
   Raises:
     CheckpointError: no checkpoint can be read.
@@ -53,9 +85,10 @@ def start_from(
     WeightsError: see weights/load.py.
   """
   if load.pieces(source):
+    allow += tuple(f"{re.escape(head)}(/.*)?" for head in heads)
     params, reports = _from_files(source, state.params, objective, allow)
   else:
-    params, reports = _from_run(source, state.params, mesh, objective), []
+    params, reports = _from_run(source, state.params, mesh, objective, heads)
   return with_params(state, objective, params), reports
 
 
@@ -72,26 +105,75 @@ def _from_files(
   return unflatten_dict(params, sep="/"), reports
 
 
-def _from_run(source: str, initial: Any, mesh: Mesh, objective: Objective) -> Any:
+def _from_run(
+  source: str, initial: Any, mesh: Mesh, objective: Objective, heads: tuple[str, ...]
+) -> tuple[Any, list[RunReport]]:
   directory = pathlib.Path(source) / "checkpoints"
-  stored = restore_params.param_shapes(directory)
-  check_fit(source, flatten_dict(stored, sep="/"), flatten_dict(initial, sep="/"))
+  shapes: dict[str, Any] = flatten_dict(restore_params.param_shapes(directory), sep="/")
+  expected: dict[str, Any] = flatten_dict(initial, sep="/")
+  names = {path: path for path in shapes}
+  report = RunReport(source, [], [])
+  if heads:
+    names = _video_side(shapes, expected)
+    own = lambda path: any(f"{path}/".startswith(f"{head}/") for head in heads)
+    report = RunReport(
+      source,
+      [path for path in expected if path not in names.values() or own(path)],
+      [path for path, name in names.items() if name not in expected or own(name)],
+    )
+  unused, missing = set(report.unused), set(report.initialised)
+  check_fit(
+    source,
+    {name: shapes[path] for path, name in names.items() if path not in unused},
+    {
+      path: x
+      for path, x in expected.items()
+      if path not in missing or not (heads and own(path))
+    },
+  )
   replicated = sharding.replicated(mesh)
 
-  def like(saved: jax.ShapeDtypeStruct, target: jax.Array) -> jax.ShapeDtypeStruct:
-    layout = target.sharding if saved.shape == target.shape else replicated
-    return jax.ShapeDtypeStruct(saved.shape, target.dtype, sharding=layout)
+  def like(path: str) -> jax.ShapeDtypeStruct:
+    target = expected.get(names[path])
+    shape, dtype, layout = shapes[path].shape, shapes[path].dtype, replicated
+    if target is not None:
+      dtype = target.dtype
+      layout = target.sharding if target.shape == shape else replicated
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
 
-  likes = jax.tree.map(like, stored, initial)
-  params, _ = restore_params.read_params(directory, likes)
+  likes = unflatten_dict({path: like(path) for path in shapes}, sep="/")
+  stored, _ = restore_params.read_params(directory, likes)
+  flat: dict[str, Any] = flatten_dict(stored, sep="/")
+  for path, name in names.items():
+    if path not in unused:
+      expected[name] = _adapt(flat[path], expected[name], objective)
+  return unflatten_dict(expected, sep="/"), [report] if heads else []
 
-  def adapt(saved: jax.Array, target: jax.Array) -> jax.Array:
-    if saved.shape == target.shape:
-      return saved
-    resize = objective.model.config.video.time_pos_embed_resize
-    return jax.device_put(time_positions(saved, len(target), resize), target.sharding)
 
-  return jax.tree.map(adapt, params, initial)
+def _adapt(saved: jax.Array, target: jax.Array, objective: Objective) -> jax.Array:
+  """The saved parameter; time positions for another number of frames are resized."""
+  if saved.shape == target.shape:
+    return saved
+  resize = objective.model.config.video.time_pos_embed_resize
+  return jax.device_put(time_positions(saved, len(target), resize), target.sharding)
+
+
+def _video_side(shapes: dict[str, Any], expected: dict[str, Any]) -> dict[str, str]:
+  """Path of another run's parameter -> path in a model that has a video tower.
+
+  A joint encoder of videos and texts (SimVTP's) becomes that tower.
+  """
+  names = {path: path for path in shapes}
+  if "video_embed/proj/kernel" not in shapes or not any(
+    path.startswith("video_tower/") for path in expected
+  ):
+    return names
+  for path in shapes:
+    for old, new in _JOINT:
+      if path.startswith(old):
+        names[path] = new + path.removeprefix(old)
+        break
+  return names
 
 
 def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -112,5 +194,5 @@ def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> 
     raise ConfigError(
       f"config.init_from: the parameters of {source} do not fit this config: "
       f"{difference}; set config.objective, clip and text as that run's config.json "
-      "has them"
+      "has them, or name what is new in config.init_heads"
     )

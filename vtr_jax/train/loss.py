@@ -82,19 +82,18 @@ class Loss:
     mesh, objective = self.mesh, self.objective
     assert mesh is not None, "microbatches need a mesh"
     split = lambda batch: sharding.split_rows(batch, self.micro_batches, mesh)
-    keys = jax.random.split(key, self.micro_batches)
 
-    def forward(inputs: tuple[Batch, jax.Array], params: Params = params) -> Outputs:
-      return objective.forward(params, teacher, *inputs)
+    def forward(rows: Batch, params: Params = params) -> Outputs:
+      return objective.forward(params, teacher, rows, key)
 
-    pairs = jax.lax.map(lambda x: _arrays(forward(x).pairs), (split(batch), keys))
+    pairs = jax.lax.map(lambda rows: _arrays(forward(rows).pairs), split(batch))
     pairs = {k: _merged(p, mesh) for k, p in pairs.items()}
     if objective.join_rows:
       batch = objective.join_rows(pairs, batch, key)
     micro = split(batch)
     # Counts depend on the batch alone: the compiler leaves the passes out.
-    counted = lambda x: {k: term.count for k, term in forward(x).terms.items()}
-    counts = {k: v.sum() for k, v in jax.lax.map(counted, (micro, keys)).items()}
+    counted = lambda rows: {k: t.count for k, t in forward(rows).terms.items()}
+    counts = {k: v.sum() for k, v in jax.lax.map(counted, micro).items()}
 
     def contrast(embeddings):
       joined = {k: p._replace(**embeddings[k]) for k, p in pairs.items()}
@@ -107,10 +106,10 @@ class Loss:
     scales = {k: slope.pop("scale") / self.micro_batches for k, slope in slopes.items()}
 
     def backward(grads, inputs):
-      *inputs, slopes = inputs
+      rows, slopes = inputs
 
       def local(params):
-        out = forward(tuple(inputs), params)
+        out = forward(rows, params)
         terms = {
           k: term.total / jnp.maximum(counts[k], 1)
           for k, term in self._nonzero(out.terms).items()
@@ -126,7 +125,7 @@ class Loss:
       return jax.tree.map(jnp.add, grads, more), terms
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    grads, parts = jax.lax.scan(backward, zeros, (micro, keys, split(slopes)))
+    grads, parts = jax.lax.scan(backward, zeros, (micro, split(slopes)))
     terms |= {k: v.sum() for k, v in parts.items()}
     metrics = _named(terms | {"total": self._sum(terms)})
     return metrics | _anisotropy(pairs), grads

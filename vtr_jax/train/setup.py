@@ -74,14 +74,18 @@ def build(
   If `locks` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
-  values = with_defaults(values)
+  values = _from_data(with_defaults(values))
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
   parts = config.parts()
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch_size(
-    config.batch_size, mesh, "config.batch_size", config.micro_batches
+    config.batch_size,
+    mesh,
+    "config.batch_size",
+    config.micro_batches,
+    parts.objective.row_group if config.micro_batches > 1 else 1,
   )
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
   path = _workdir(directory, values, locks)
@@ -142,12 +146,33 @@ def build(
   )
 
 
+def _from_data(values: dict[str, Any]) -> dict[str, Any]:
+  """The config with what the objective takes from the training data, as its classes."""
+
+  def labels() -> list[str]:
+    config = read(TrainConfig, values)
+    _data_directory(config)
+    if config.data.mixture:
+      parts = [(part.name, part.split) for part in config.data.mixture]
+    else:
+      parts = [(config.data.name, config.data.split)]
+    return [
+      label
+      for name, split in parts
+      for label in sources.labels(sources.find(config.data.dir, name), split)
+    ]
+
+  return values | dict(objective=objectives.from_data(values.get("objective"), labels))
+
+
 def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
   """(initial state, reports on public weights)."""
   state, c = parts.init(mesh), parts.config
   if not c.init_from:
     return state, []
-  return init_from.start_from(c.init_from, state, parts.objective, mesh, c.init_allow)
+  return init_from.start_from(
+    c.init_from, state, parts.objective, mesh, c.init_allow, c.init_heads
+  )
 
 
 def _size(state: TrainState, mesh: jax.sharding.Mesh) -> str:

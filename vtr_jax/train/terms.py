@@ -20,6 +20,7 @@ def describe(config: TrainConfig, names: tuple[str, ...]) -> str:
     f"{math.log(config.text.vocab_size):.2f}",
     pixels="mean squared error of masked patches",
     features="distance to the teacher's features",
+    actions="cross entropy of the (mixed and smoothed) labels",
   )
   weights = {k: w for k in names if (w := config.loss_weights[k])}
   total = " + ".join(k if w == 1 else f"{w:g} {k}" for k, w in weights.items())

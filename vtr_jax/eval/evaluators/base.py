@@ -174,11 +174,8 @@ class Embedder:
       )
       batches = self._bar(batches, len(source), "clips")
       return self._video.rows(params, batches, len(source))
-    count = len(source) * len(views)
-    batches = view_batches(source, c.data, c.clip, views, c.batch_size, **self._hosts)
-    batches = self._bar(batches, count, f"clips, {len(views)} of each video")
-    rows = self._video.rows(params, batches, count).astype(np.float64)
-    mean = rows.reshape(len(source), len(views), -1).mean(axis=1)
+    rows = each_view(c, self._video, params, source, views, self._progress)
+    mean = rows.mean(axis=1, dtype=np.float64)
     norm = np.linalg.norm(mean, axis=1, keepdims=True)
     return (mean / np.maximum(norm, 1e-12)).astype(np.float32)
 
@@ -190,12 +187,33 @@ class Embedder:
     return self._text.rows(params, batches, len(texts))
 
   def _bar(self, batches: Iterable, rows: int, unit: str) -> Iterator:
-    total = -(-rows // self._context.batch_size)
-    for batch in Bar(
-      batches, f"embedding {unit}", total, unit="batch", disable=not self._progress
-    ):
-      self._context.check()
-      yield batch
+    return _bar(self._context, batches, rows, f"embedding {unit}", self._progress)
+
+
+def each_view(
+  context: Context,
+  function: OnDevices,
+  params: Params,
+  source: Split,
+  views: Views,
+  progress: bool = False,
+) -> Float[np.ndarray, "v w e"]:
+  """`function` of every view of every video of `source`; every host gets all."""
+  c, hosts, count = context, sharding.host_rows(context.mesh), len(source) * len(views)
+  shared = dict(host=hosts.host, num_hosts=hosts.count)
+  batches = view_batches(source, c.data, c.clip, views, c.batch_size, **shared)
+  what = f"embedding clips, {len(views)} of each video"
+  rows = function.rows(params, _bar(c, batches, count, what, progress), count)
+  return rows.reshape(len(source), len(views), -1)
+
+
+def _bar(
+  context: Context, batches: Iterable, rows: int, what: str, progress: bool
+) -> Iterator:
+  total = -(-rows // context.batch_size)
+  for batch in Bar(batches, what, total, unit="batch", disable=not progress):
+    context.check()
+    yield batch
 
 
 class Matcher:

@@ -88,12 +88,7 @@ class Evaluator:
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
-    (directory / f"{name}_classes.md").write_text(
-      table(self._names, self._confusion) + "\n"
-    )
-    title = f"{name}: top-1 {self._results['top1']:.1f} %"
-    path = directory / f"{name}_confusion.png"
-    plots.confusion(path, self._confusion, self._names, title)
+    draw(directory, name, self._results, self._confusion, self._names)
 
   def _texts(self) -> tuple[list[str], np.ndarray]:
     """All texts, and the class index of each."""
@@ -105,6 +100,19 @@ class Evaluator:
     video = self._embed.videos(params, self._source)[self._rows]
     text = self._embed.texts(params, texts)
     return class_scores(video, text, owner, self._config.temperature)
+
+
+def draw(
+  directory: pathlib.Path,
+  name: str,
+  results: dict[str, float],
+  confusion: np.ndarray,
+  names: list[str],
+) -> None:
+  """Writes the table of the classes and the confusion matrix."""
+  (directory / f"{name}_classes.md").write_text(table(names, confusion) + "\n")
+  title = f"{name}: top-1 {results['top1']:.1f} %"
+  plots.confusion(directory / f"{name}_confusion.png", confusion, names, title)
 
 
 def report(split: str, results: dict[str, float], confusion: np.ndarray) -> str:

@@ -1,0 +1,229 @@
+"""Action recognition: a video backbone that is fine-tuned on labelled clips.
+
+A linear head reads the pooled features of the unmasked clip, as in VideoMAE (arXiv
+2203.12602, section 4 and run_class_finetuning.py): targets are smoothed, clips and
+targets mixed on the device, blocks dropped at random, and the head starts near zero.
+Labels are those of the records; an example is a record with one.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vtr_jax.core.arrays import AnyArray
+from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import choose, nearest, require
+from vtr_jax.core.errors import BadSample, ConfigError
+from vtr_jax.data.examples import Reader
+from vtr_jax.data.sources import Records
+from vtr_jax.models import dual_encoder
+from vtr_jax.models.backbones import base as backbones
+from vtr_jax.models.backbones.base import BackboneConfig
+from vtr_jax.models.config import ARCHS, ArchSpec
+from vtr_jax.models.layers import Compute, Dense, l2_normalize
+from vtr_jax.models.mixing import MixConfig, mix, smooth_targets
+from vtr_jax.objectives.base import (
+  Objective,
+  Outputs,
+  Params,
+  apply,
+  dropout,
+  initializer,
+  methods,
+)
+from vtr_jax.objectives.losses import masked_sum, soft_cross_entropy
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+  """Section `objective` of the config."""
+
+  # frozen | clip | open_clip | siglip | simvtp, as of the run or the weights it starts
+  # from; ours
+  arch: str = "frozen"
+  video: BackboneConfig
+  compute: Compute = dataclasses.field(default_factory=Compute)
+  pool: str = "mean"  # cls | mean (of the tubelets' tokens); code: VideoMAE
+  # names, in the order of the logits; () = all labels of the training split, sorted
+  classes: tuple[str, ...] = ()
+  num_classes: int = 0  # expected number of classes; 0 = as many as there are; ours
+  smoothing: float = 0.1  # of labels; code: VideoMAE
+  mix: MixConfig = dataclasses.field(default_factory=MixConfig)
+  drop_path: float = 0.1  # of the last block, see layers.run_blocks; code: VideoMAE
+  head_dropout: float = 0.0  # before the head; code: VideoMAE (UCF101: 0.5)
+  head_scale: float = 0.001  # of the head's initial kernel; code: VideoMAE
+
+  def __post_init__(self):
+    choose(self.arch, ARCHS, "arch")
+    choose(self.pool, ("cls", "mean"), "pool")
+    for name in ("smoothing", "drop_path", "head_dropout"):
+      value = getattr(self, name)
+      require(0 <= value < 1, f"{name}: {value} not in [0, 1)")
+    require(self.head_scale > 0, f"head_scale: {self.head_scale} must be positive")
+    require(len(set(self.classes)) == len(self.classes), "classes: a name occurs twice")
+    require(self.num_classes >= 0, f"num_classes: {self.num_classes} is negative")
+    count = len(self.classes)
+    require(
+      not count or self.num_classes in (0, count),
+      f"num_classes: {self.num_classes}, but there are {count} classes; set 0",
+    )
+    tower = backbones.tower(self.video)
+    tower.check(self)
+    require(
+      self.pool == "mean" or tower.has_class_token(self) or self.parts.attention_pool,
+      f"pool: 'cls', but backbone {self.video.name!r} has no class token; set 'mean'",
+    )
+
+  @property
+  def parts(self) -> ArchSpec:
+    return ARCHS[self.arch]
+
+
+def from_data(values: dict[str, Any], labels: Callable[[], list[str]]) -> dict:
+  """Section `objective` with the classes of the training split where it has none.
+
+  Raises:
+    ConfigError: the split has no labels, one class only, or not as many as expected.
+  """
+  if values.get("classes"):
+    return values
+  found = labels()
+  classes = tuple(sorted(set(found) - {""}))
+  where = "config.data: the training split"
+  require(len(classes) > 0, f"{where} has no labels; prepare it with a format that has")
+  require(
+    len(classes) > 1, f"{where} has one class only, {classes[0]!r}; nothing to tell"
+  )
+  expected = values.get("num_classes", 0)
+  require(
+    expected in (0, len(classes)),
+    f"config.objective.num_classes: {expected}, but the training split has "
+    f"{len(classes)} classes, as {classes[0]!r}; set 0, or complete the data",
+  )
+  return values | dict(classes=classes)
+
+
+class LabelRows:
+  """A clip and its label."""
+
+  def __init__(self, classes: tuple[str, ...]):
+    self._index = {name: i for i, name in enumerate(classes)}
+
+  def examples(self, source: Records) -> Records:
+    return source
+
+  def spec(
+    self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    size = clip.image_size
+    shapes = dict(
+      video=((clip.num_frames, size, size, 3), np.uint8),
+      label=((), np.int32),
+      row=((), np.int32),
+      valid=((), np.bool_),
+    )
+    return {
+      key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+      for key, (shape, dtype) in shapes.items()
+    }
+
+  def row(
+    self, record: dict, reader: Reader, rng: np.random.Generator
+  ) -> dict[str, np.ndarray]:
+    label = record["label"]
+    if not label:
+      raise BadSample("no label")
+    if label not in self._index:
+      hint = nearest(label, self._index)
+      raise BadSample(f"label {label!r} is none of config.objective.classes; {hint}")
+    video = reader.read(record["video"], rng)
+    return dict(video=video, label=np.array(self._index[label], np.int32))
+
+
+class Actions(dual_encoder.DualEncoder):
+  """The video side of a dual encoder, and a linear head."""
+
+  config: Any  # Config
+
+  def setup(self):
+    c = self.config
+    self.setup_video()
+    self.head_drop = nn.Dropout(c.head_dropout)
+    self.head = Dense(
+      len(c.classes) or c.num_classes,
+      ("embed", "classes"),
+      "float32",
+      kernel_init=nn.initializers.variance_scaling(
+        c.head_scale**2, "fan_in", "truncated_normal"
+      ),
+    )
+
+  def __call__(self, batch: Batch) -> Float[Array, "b v"]:
+    """Logits of a training pass."""
+    pooled = self.video_features(batch, self.config.drop_path).pooled
+    return self.head(self.head_drop(pooled, deterministic=False))
+
+  def logits(self, batch: Batch) -> Float[Array, "b v"]:
+    """Logits of the classes, without dropout."""
+    return self.head(self.video_features(batch).pooled)
+
+  def encode_video(self, batch: Batch) -> Float[Array, "b d"]:
+    """The features that the head reads."""
+    return self.video_features(batch).pooled.astype(jnp.float32)
+
+  def embed_video(self, batch: Batch) -> Float[Array, "b d"]:
+    return l2_normalize(self.encode_video(batch))
+
+
+def forward(
+  model: Actions, params: Params, teacher: Params | None, batch: Batch, key: jax.Array
+) -> Outputs:
+  """The loss of one batch of labelled clips."""
+  del teacher
+  c: Config = model.config
+  mixing, key = jax.random.split(key)
+  valid: AnyArray = batch["valid"]
+  video = batch["video"]
+  targets = smooth_targets(batch["label"], len(c.classes) or c.num_classes, c.smoothing)
+  if c.mix.prob:
+    video, targets = mix(mixing, video, targets, valid, batch["row"], c.mix)
+  rngs = dropout(key, batch)
+  logits = apply(model, params, {**batch, "video": video}, rngs=rngs)
+  terms = dict(actions=masked_sum(soft_cross_entropy(logits, targets), valid))
+  return Outputs(terms, {})
+
+
+def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Objective:
+  """Builds the objective.
+
+  Raises:
+    ConfigError: clips are masked, or the classes are not known.
+  """
+  if mask.num_masked(clip.grid):
+    raise ConfigError(
+      f"config.mask.video_ratio: {mask.video_ratio}; fine-tuning masks nothing, set 0"
+    )
+  require(
+    bool(config.classes or config.num_classes),
+    "config.objective.num_classes: 0 until training reads the labels; set their number",
+  )
+  model = Actions(clip, text, mask, config)
+  return Objective(
+    model=model,
+    mask=mask,
+    compute=config.compute,
+    init=initializer(model),
+    forward=functools.partial(forward, model),
+    terms=("actions",),
+    pairs=(),
+    predict=methods(model, "logits", "embed_video", "encode_video", "video_features"),
+    row_group=config.mix.group if config.mix.prob else 1,
+    rows=LabelRows(config.classes),
+  )
