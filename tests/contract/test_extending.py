@@ -59,6 +59,21 @@ def test_an_added_objective_trains_and_an_added_evaluator_runs(project, data_dir
   assert any("loss/uniformity" in record for record in losses)
 
 
+def test_an_added_task_trains_on_its_own_rows(project, data_dir):
+  sizes = [
+    len(code.splitlines()) for name, code in FILES.items() if name.endswith("count.py")
+  ]
+  assert len(sizes) == 2
+  assert sum(sizes) < 80
+  run(
+    project,
+    *("-m", "vtr_jax.main", "--config=configs/count.py:smoke", "--workdir=counted"),
+    f"--config.data.dir={data_dir}",
+  )
+  records = (project / "counted" / "metrics.jsonl").read_text().splitlines()
+  assert any("loss/count" in json.loads(line) for line in records)
+
+
 @pytest.mark.nightly
 def test_the_contract_tests_run_on_an_added_objective(project):
   # It has no paper's recipe whose values would name their sources.

@@ -51,7 +51,8 @@ class Config:
   video: BackboneConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
   pool: str = "mean"  # cls | mean (of the tubelets' tokens); code: VideoMAE
-  # names, in the order of the logits; () = all labels of the training split, sorted
+  # names, in the order of the logits; () = all labels of the training split, sorted;
+  # ours
   classes: tuple[str, ...] = ()
   num_classes: int = 0  # expected number of classes; 0 = as many as there are; ours
   smoothing: float = 0.1  # of labels; code: VideoMAE

@@ -125,7 +125,7 @@ def apply(model: nn.Module, params: Params, *args: Any, **kwargs: Any) -> Any:
 
 
 def dropout(key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-  """Random streams of `model.apply`: of dropout, drawn anew in each microbatch."""
+  """Random streams of `model.apply`: of dropout, other ones in each microbatch."""
   return {"dropout": jax.random.fold_in(key, batch["row"][0])}
 
 

@@ -46,7 +46,7 @@ class RunReport(NamedTuple):
       ", ".join(sorted({path.split("/")[0] for path in paths})) or "nothing"
       for paths in (self.initialised, self.unused)
     ]
-    return f"{self.source}: initialised anew: {groups[0]}; not used: {groups[1]}"
+    return f"{self.source}: initial values: {groups[0]}; not used: {groups[1]}"
 
   def text(self) -> str:
     """All parameters, for a file."""

@@ -3,27 +3,28 @@
 import json
 import sys
 
+import batches
 import jax
 import numpy as np
 
-from vtr_jax.core import batch, sharding
+from vtr_jax.core import sharding
 from vtr_jax.train import setup as experiment
 
 config = json.loads(sys.argv[1])
 run = experiment.build(config, sys.argv[2])
 c, state = run.config, run.state
-fake = batch.fake(c.clip, c.text, c.mask, c.batch_size)
+fake = batches.fake(c)
 on_device, losses = sharding.put_batch(fake, run.mesh), []
 for _ in range(c.steps):
   state, numbers = run.train_step(state, on_device)
   losses.append({k: float(v) for k, v in numbers.items()})
 norms = {}
-full_batch = batch.fake(c.clip, c.text, c.mask, 16)
-full_batch = sharding.put_batch(full_batch, run.mesh)
+full_batch = sharding.put_batch(batches.fake(c, 16), run.mesh)
 with sharding.scope(run.mesh):
-  for side in ("video", "text"):
-    embed = jax.jit(getattr(run.objective, "embed_" + side))
-    norms[side] = np.linalg.norm(embed(state.params, full_batch), axis=1).tolist()
+  for name, embed in run.objective.predict.items():
+    if name in ("embed_video", "embed_text"):
+      embeddings = jax.jit(embed)(state.params, full_batch)
+      norms[name] = np.linalg.norm(embeddings, axis=1).tolist()
 leaves = jax.tree_util.tree_leaves_with_path
 layout = lambda tree: {str(keys): str(x.sharding.spec) for keys, x in leaves(tree)}
 print(

@@ -61,7 +61,7 @@ class Backbone(nn.Module):
   drops: ClassVar[str] = "any"
   # Whether the tubelets at `keep_idx` suffice, so that the others need not be sent.
   visible_only: ClassVar[bool] = True
-  # Frames are encoded independently: the clip's embedding is the mean of theirs.
+  # Frames are encoded independently: the clip's embedding is the mean of its frames'.
   framewise: ClassVar[bool] = False
   # Modules that attend, by a part of their path, and the kind of attention: joint |
   # frame (each frame's rows of the batch) | space, time (of divided attention, or time
