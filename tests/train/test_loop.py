@@ -72,6 +72,23 @@ def test_a_run_writes_all_documented_outputs(finished):
     assert word in printed
 
 
+def test_a_decoder_without_token_predictions_is_evaluated(mac_smoke, tmp_path, capsys):
+  """MAC's optional decoder predicts pixels only: no accuracy of tokens is reported."""
+  decoder = dict(width=16, depth=1, num_heads=2, mlp_dim=32)
+  config = mac_smoke | dict(
+    steps=2,
+    loss_weights=dict(vtc=1.0, pixels=1.0),
+    objective=mac_smoke["objective"] | dict(decoder=decoder),
+    evals=dict(reconstruction=dict(kind="reconstruction", split="test")),
+  )
+  results = train_and_evaluate(config, tmp_path)
+  assert results.keys() == {
+    f"reconstruction/pixels/{name}" for name in ("rmse", "rmse_mean_colour")
+  }
+  assert "masked tokens" not in capsys.readouterr().out
+  assert (tmp_path / "figures" / "reconstruction.png").exists()
+
+
 def test_the_same_command_again_only_evaluates(finished, smoke):
   workdir, _ = finished
   before = json.loads((workdir / "results.json").read_text())["results"]

@@ -78,28 +78,32 @@ class Evaluator:
           raise DataError(f"{self._config.split}: {problems[0]}; repair or remove it")
         pixels, tokens = self._reconstruct(params, batch)
         local = hosts.local_slice(c.batch_size)
-        local_sums = self._sums(batch, pixels[local], tokens[local])
+        local_tokens = None if tokens is None else tokens[local]
+        local_sums = self._sums(batch, pixels[local], local_tokens)
         # Each host has its own rows; all report the same metrics.
         gathered = multihost_utils.process_allgather(local_sums)
         sums += gathered.reshape(-1, 5).sum(axis=0)
-        self._last = batch, pixels[local], tokens[local]
+        self._last = batch, pixels[local], local_tokens
     finally:
       batches.close()
-    values, error, baseline, tokens, correct = map(float, sums)
+    values, error, baseline, masked, correct = map(float, sums)
     self._results = {
       "pixels/rmse": (error / values) ** 0.5,
       "pixels/rmse_mean_colour": (baseline / values) ** 0.5,
-      "mlm/accuracy": 100 * correct / max(tokens, 1.0),
     }
+    if self._last[2] is not None:
+      self._results["mlm/accuracy"] = 100 * correct / max(masked, 1.0)
     return self._results
 
   def report(self) -> str:
     n = self._results
-    return (
+    line = (
       f"{self._config.split}: RMSE of masked pixels {n['pixels/rmse']:.4f} of the "
-      f"range, of the clip's mean colour {n['pixels/rmse_mean_colour']:.4f}; "
-      f"accuracy of masked tokens {n['mlm/accuracy']:.1f} %"
+      f"range, of the clip's mean colour {n['pixels/rmse_mean_colour']:.4f}"
     )
+    if "mlm/accuracy" in n:
+      line += f"; accuracy of masked tokens {n['mlm/accuracy']:.1f} %"
+    return line
 
   def protocol(self) -> dict[str, Any]:
     directory = sources.find(self._data.dir, self._data.name)
@@ -114,7 +118,8 @@ class Evaluator:
     clip, shown = self._context.clip, slice(0, _SHOWN)
     video, idx = batch["video"][shown], batch["video_mask_idx"][shown]
     keys = ("text_ids", "text_valid", "text_masked")
-    rows = zip(*(batch[key][shown] for key in keys), tokens[shown], strict=True)
+    predicted = [None] * len(video) if tokens is None else tokens[shown]
+    rows = zip(*(batch[key][shown] for key in keys), predicted, strict=True)
     plots.reconstruction(
       directory / f"{name}.png",
       video,
@@ -123,16 +128,20 @@ class Evaluator:
       [masks.words(self._context.tokenizer, *row) for row in rows],
     )
 
-  def _sums(self, batch: dict, pixels: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  def _sums(
+    self, batch: dict, pixels: np.ndarray, tokens: np.ndarray | None
+  ) -> np.ndarray:
     """Sums over this host's rows: [masked pixel values, squared error of the model,
-    squared error of the mean colour, masked tokens, correct tokens]."""
+    squared error of the mean colour, masked tokens, correct tokens]; 0 tokens if the
+    model predicts none."""
     patches = patchify(batch["video"], self._context.clip.tubelet_size)
     take = lambda key: np.take_along_axis(patches, batch[key][:, :, None], axis=1)
     target = take("video_mask_idx").astype(np.float32) / 255
     colour = take("video_keep_idx").reshape(len(target), -1, 3).mean(axis=1) / 255
     residuals = pixels - target, target - np.tile(colour, target.shape[2] // 3)[:, None]
     error, baseline = (np.square(x).sum(dtype=np.float64) for x in residuals)
-    masked = batch["text_masked"]
-    correct = tokens[masked] == batch["text_ids"][masked]
+    masked, correct = batch["text_masked"], np.zeros(0, bool)
+    if tokens is not None:
+      correct = tokens[masked] == batch["text_ids"][masked]
     sums = [target.size, error, baseline, correct.size, correct.sum()]
     return np.array(sums, np.float32)
