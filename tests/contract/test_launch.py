@@ -3,8 +3,11 @@
 import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -55,6 +58,40 @@ def test_processes_sh_starts_one_command_per_process():
   assert commands("processes", NUM_PROCESSES="2", DEVICES="CUDA")[-1].startswith(
     f"env CUDA_VISIBLE_DEVICES=1 {MAIN}"
   )
+
+
+# In place of Python: reports its start; the first SIGTERM saves, which takes a moment.
+SAVES = """#!/usr/bin/env bash
+trap 'trap - TERM; sleep 0.2; echo saved >"$0.$$"; exit 85' TERM
+touch "$0.$$"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+  ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 85)]
+)
+def test_processes_sh_stops_all_processes_before_it_ends(number, code, tmp_path):
+  """A terminal or a scheduler signals the whole group."""
+  shutil.copytree(ROOT / "launch", tmp_path / "launch")
+  python = tmp_path / PYTHON
+  python.parent.mkdir(parents=True)
+  python.write_text(SAVES)
+  python.chmod(0o755)
+  for name in ("requirements.txt", ".venv/requirements.txt"):  # already installed
+    (tmp_path / name).touch()
+  script = subprocess.Popen(
+    ["bash", tmp_path / "launch" / "processes.sh"],
+    env=os.environ | dict(NUM_PROCESSES="2"),
+    stdout=subprocess.DEVNULL,
+    start_new_session=True,
+  )
+  started = lambda: list(python.parent.glob("python.*"))
+  while len(started()) < 2 and script.poll() is None:
+    time.sleep(0.05)
+  os.killpg(script.pid, number)
+  assert script.wait(timeout=60) == code
+  assert [file.read_text() for file in started()] == ["saved\n"] * 2
 
 
 def test_slurm_sh_runs_srun():
