@@ -78,6 +78,10 @@ def run(
     _quiet_libraries()
     shutdown.handle_ctrl_c()
     try:
+      if argv[1:] and not arguments:
+        raise ConfigError(
+          f"command line: {argv[1]!r} is not a flag; flags start with --"
+        )
       work(*argv[1:] if arguments else ())
       shutdown.check_output()
       _exit_together(0)

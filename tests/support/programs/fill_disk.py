@@ -34,4 +34,4 @@ def save_with_fault(*args, **kwargs):
 
 
 Checkpoints.save = save_with_fault
-command.run(lambda: train.train_and_evaluate(config, sys.argv[1]), arguments=False)
+command.run(lambda workdir: train.train_and_evaluate(config, workdir), arguments=True)

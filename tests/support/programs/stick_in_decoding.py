@@ -1,14 +1,12 @@
 """Trains; after step 3, decoding hangs."""
 
 import json
-import sys
 
 from tests.support.endless import HangingSplit
 from vtr_jax.core import cli
 from vtr_jax.data import sources
 from vtr_jax.train import loop, progress
 
-config, workdir = json.loads(sys.argv[1]), sys.argv[2]
 opened, add, videos = sources.open_split, progress.Progress.add, {}
 
 
@@ -20,4 +18,5 @@ def add_then_hang(log, done, metrics):
 
 sources.open_split = lambda *where: HangingSplit(opened(*where), videos)
 progress.Progress.add = add_then_hang
-cli.run(lambda: loop.train_and_evaluate(config, workdir))
+train = lambda config, workdir: loop.train_and_evaluate(json.loads(config), workdir)
+cli.run(train, arguments=True)
