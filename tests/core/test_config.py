@@ -130,7 +130,16 @@ def test_mistakes_on_the_command_line_are_one_line_with_exit_code_2(
   flags, message, tmp_path
 ):
   """One line on stderr, exit code 2, no traceback."""
-  run = run_main(*(f.format(tmp_path) for f in flags))
+  assert_rejected(run_main(*(f.format(tmp_path) for f in flags)), message)
+
+
+def test_mistakes_in_keys_of_a_default_config_are_one_line_too():
+  """`study` has a default for --config."""
+  run = run_main("--config.seed=1", module="vtr_jax.study")
+  assert_rejected(run, "seed")
+
+
+def assert_rejected(run, message):
   assert run.returncode == 2, run.stderr
   assert message in run.stderr
   assert "Traceback" not in run.stderr

@@ -47,7 +47,10 @@ def start(
   """
   if peers:
     define_peers()
-  chosen = config_flags.DEFINE_config_file("config", config, lock_config=True)
+  # A flag's own default would be loaded here, where its errors are not caught.
+  if config and not _config_files(sys.argv):
+    sys.argv.insert(1, f"--config={config}")
+  chosen = config_flags.DEFINE_config_file("config", None, lock_config=True)
   workdir = flags.DEFINE_string(
     "workdir", "", "Checkpoints, metrics and figures; runs/<config.name> if empty."
   )
