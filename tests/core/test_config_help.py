@@ -27,6 +27,8 @@ def test_help_without_a_config_explains_how_to_list_its_keys():
   done = run_main("--help")
   assert done.returncode == 0, done.stderr
   assert "With --config=FILE" in done.stdout
+  for flag in ("config", "workdir", "coordinator", "heartbeat", "strict_restore"):
+    assert f"  --{flag}: " in done.stdout.replace("--[no]", "--"), flag
 
 
 @pytest.mark.parametrize("file", [mac, miles, simvtp])

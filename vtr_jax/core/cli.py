@@ -23,6 +23,9 @@ from vtr_jax.core.errors import (
   VtrError,
 )
 
+# `--help` lists the flags that are defined here as those of the command.
+flags.disclaim_key_flags()
+
 # A config to the comments of its dotted keys.
 Comments = Callable[[dict[str, Any]], Mapping[str, str]]
 
@@ -50,7 +53,8 @@ def start(
   # A flag's own default would be loaded here, where its errors are not caught.
   if config and not _config_files(sys.argv):
     sys.argv.insert(1, f"--config={config}")
-  chosen = config_flags.DEFINE_config_file("config", None, lock_config=True)
+  text = f"Config, FILE or FILE:VARIANT; default: {config}."
+  chosen = config_flags.DEFINE_config_file("config", None, text, lock_config=True)
   workdir = flags.DEFINE_string(
     "workdir", "", "Checkpoints, metrics and figures; runs/<config.name> if empty."
   )
