@@ -261,6 +261,12 @@ def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   assert "ESTIMATE" in plan.text()
 
 
+def test_this_machine_can_be_estimated_too():
+  here = chips.find("local", compiler=False)
+  plan = command.plan(config_of(mac, batch_size=32), here, search=False)
+  assert plan.metrics()["how"] == "arithmetic"
+
+
 @pytest.mark.nightly
 @pytest.mark.parametrize(("rows", "largest"), [(64, 16), (65, None)])
 def test_the_largest_batch_is_found_if_the_given_one_does_not_fit(rows, largest):

@@ -63,7 +63,7 @@ class Target:
   slices: int
   count: int  # devices
   chip: Chip
-  devices: tuple[Any, ...] | None  # None: no compiler for them is installed
+  devices: tuple[Any, ...] | None  # None: estimate, do not compile
 
   @property
   def chips(self) -> float:
@@ -90,7 +90,8 @@ def find(name: str, slices: int = 1, compiler: bool = True) -> Target:
   require(slices > 0, f"--slices: {slices} must be positive")
   if name == "local":
     require(slices == 1, f"--slices: {slices}, but local is one slice; leave it out")
-    return _local()
+    here = _local()
+    return here if compiler else dataclasses.replace(here, devices=None)
   match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
   if not match:
     raise ConfigError(f"--topology: {name!r} is not a chip and layout; known: {KNOWN}")
