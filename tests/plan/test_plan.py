@@ -390,7 +390,7 @@ def test_invalid_flags_are_rejected_with_one_line():
 
 def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
   if chips.compiler_version() is None:
-    pytest.skip("libtpu is not installed: pip install 'vtr_jax[plan]'")
+    pytest.skip("libtpu is not installed: pip install 'jax[tpu]'")
   path = tmp_path / "plan.json"
   run = run_main(
     "--config=configs/mac.py:smoke",

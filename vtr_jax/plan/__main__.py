@@ -6,8 +6,8 @@
   ... --topology=local                            this machine's own devices
 
 Compiles the step that training runs, for a TPU topology (libtpu: pip install
-'vtr_jax[plan]') or for this machine; allocates no array. Without libtpu it
-estimates.
+'jax[tpu]') or for this machine; allocates no array. Without libtpu, or with --estimate,
+it estimates.
 """
 
 import concurrent.futures

@@ -9,8 +9,8 @@ from vtr_jax.plan.problem import Problem
 
 _LABELS = dict(
   compiled="compiled for these chips; times are lower bounds at their peaks",
-  arithmetic="ESTIMATE by arithmetic, no compiler for these chips is installed: "
-  "pip install 'vtr_jax[plan]'",
+  arithmetic="ESTIMATE by arithmetic; compiling for TPUs requires libtpu: "
+  "pip install 'jax[tpu]'",
 )
 COLUMNS = (
   ("masked", "{masked:.0%}"),
