@@ -26,7 +26,7 @@ install() {
   python=$(find_python)
   echo "installing requirements.txt into .venv: about 1.1 GB on disk, some minutes"
   if command -v uv >/dev/null; then
-    [ -x .venv/bin/python ] || run uv venv --quiet --python "$python" .venv
+    [ -x .venv/bin/python ] || run uv venv --quiet --seed --python "$python" .venv
     run uv pip install --quiet --python .venv/bin/python -r requirements.txt
   else
     .venv/bin/python -m pip --version >/dev/null 2>&1 || run "$python" -m venv .venv

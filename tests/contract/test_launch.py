@@ -50,6 +50,24 @@ def test_demo_and_tests_pass_their_arguments():
   )
 
 
+def test_a_new_environment_has_pip(tmp_path):
+  """By uv too; CONTRIBUTING.md and docs/scale.md install further packages by it."""
+  launch = tmp_path / "launch"
+  shutil.copytree(ROOT / "launch", launch)
+  uv = tmp_path / "bin" / "uv"
+  uv.parent.mkdir()
+  uv.write_text("")
+  uv.chmod(0o755)
+  printed = subprocess.run(
+    ["bash", launch / "local.sh", "--dry_run"],
+    env=os.environ | dict(PATH=f"{uv.parent}:{os.environ['PATH']}"),
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert re.search(r"uv venv .*--seed", printed)
+
+
 def test_processes_sh_starts_one_command_per_process():
   peers = "--coordinator=127.0.0.1:12321 --num_processes=2 --process_id="
   assert commands("processes", NUM_PROCESSES="2")[-2:] == [
