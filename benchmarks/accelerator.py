@@ -4,9 +4,9 @@
   python -m benchmarks.accelerator --tiny --minutes=1            on any CPU
 
 For each recipe (ViT-B/16, its own mask, bfloat16): every combination of attention and
-remat at a first batch size, then each at twice the batch while clips/s grow by 2 % and
-memory suffices, fastest first. Each trial is compiled and run for a few steps. When a
-recipe's time is used up, the best combination so far is printed.
+remat at a first batch size, then each at twice the batch while clips/s grow by 2
+percent and memory suffices, fastest first. Each trial is compiled and run for a few
+steps. When a recipe's time is used up, the best combination so far is printed.
 
 MFU is the FLOPs of the model's matrix products (`vtr_jax.train.flops`; without
 recomputation) over time and peak: the vendor's figure, and one measured here on a large

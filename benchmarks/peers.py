@@ -5,9 +5,9 @@
 Needs `pip install torch transformers`, which nothing else here does. Peers:
   mac       ViT-B/16 with joint attention over 4 frames of 224 pixels, masked patches
             dropped, and DistilBERT; contrastive loss, backward pass, AdamW.
-  videomae  transformers' VideoMAEForPreTraining, ViT-B, 16 frames, 90 % of the tubes
-            masked. Ours is SimVTP's masked autoencoder with all other losses off; the
-            minimum of two tokens per text stays in its joint pass.
+  videomae  transformers' VideoMAEForPreTraining, ViT-B, 16 frames, 90 percent of the
+            tubes masked. Ours is SimVTP's masked autoencoder with all other losses off;
+            the minimum of two tokens per text stays in its joint pass.
 Both are measured alternately in one process, step by step, on the same cores with the
 same allocator (launch/setup.sh sets GLIBC_TUNABLES; do the same, and add
 :glibc.malloc.arena_max=1, see docs/performance.md). bfloat16 applies to activations;

@@ -1,7 +1,7 @@
 """Time of a training step against its FLOPs, at several mask ratios.
 
   python -m benchmarks.step [--config=configs/simvtp.py] [--batch_size=64]
-  taskset -c 0 python -m benchmarks.step --config=configs/mac.py:webvid2m_cc3m \
+  taskset -c 0 python -m benchmarks.step --config=configs/mac.py:webvid2m_cc3m \\
     --masked=0,60,75,90 --batch_size=2 --config.objective.compute.dtype=float32
   python -m benchmarks.step --config=configs/miles.py --masked=20 --without=features
 

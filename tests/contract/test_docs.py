@@ -16,6 +16,23 @@ NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+COMMANDS = [
+  path
+  for folder, pattern in (("benchmarks", "*.py"), ("vtr_jax", "**/*.py"))
+  for path in sorted((ROOT / folder).glob(pattern))
+  if 'if __name__ == "__main__":' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_help_prints_a_command_s_docstring_as_it_is_written(path):
+  """absl formats it with %, and Python joins lines that end with one backslash."""
+  written, _, _ = path.read_text().removeprefix('"""').partition('"""')
+  docstring = ast.get_docstring(ast.parse(path.read_text()), clean=False)
+  assert docstring == written.replace("\\\\", "\\")
+  assert "%" not in docstring
+
+
 def nightly_if_slow(path):
   """One notebook runs by day; README's example covers the Python API."""
   marks = () if path.stem == "masks" else pytest.mark.nightly
