@@ -40,6 +40,27 @@ def test_every_key_has_a_comment(file):
   assert not [line for line in lines if "  # " not in line]
 
 
+def test_a_comment_gives_the_source_of_the_shown_value():
+  """Of a variant, not of the recipe or the default that it replaces."""
+
+  def notes(variant):
+    values = mac.get_config(variant).to_dict()
+    lines = config_help.text(mac.__file__, values, comments(values)).splitlines()[1:]
+    pairs = (line.strip().split("=", 1) for line in lines)
+    return {key: value.partition("  # ")[2] for key, value in pairs}
+
+  recipe, demo, clip = map(notes, ("webvid2m_cc3m", "demo", "clip"))
+  lr = "--config.optim.lr"
+  assert [x[lr] for x in (recipe, demo, clip)] == ["Frozen", "ours", "ours"]
+  schedule = "--config.optim.schedule"
+  assert [x[schedule] for x in (recipe, demo, clip)] == ["Frozen", "ours", "CLIP"]
+  crop = "--config.data.crop"
+  assert recipe[crop].endswith("; code: Frozen, MCQ")
+  assert demo[crop].endswith("crops.random_view")
+  assert recipe["--config.steps"] == "ours: 10 epochs"
+  assert "retrieval" in demo["--config.evals.test.kind"]
+
+
 def test_comments_of_dataclass_fields_are_found():
   @dataclasses.dataclass(frozen=True)
   class Inner:

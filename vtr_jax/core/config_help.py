@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import inspect
 import pathlib
+import re
 import sys
 import textwrap
 import types
@@ -12,8 +13,10 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vtr_jax.core.config import flatten, section, variant
+from vtr_jax.core.config import default, flatten, section, variant
 from vtr_jax.core.errors import ConfigError
+
+_SOURCE = re.compile(r"(^|; )(ours|paper|code)\b.*")  # of a default, in its comment
 
 
 def text(
@@ -26,11 +29,10 @@ def text(
     values: the resolved config.
     fields: comments of the dataclass fields that read it; see `field_comments`.
   """
-  notes = {**(fields or {}), **comments(path)}
-  lines = [
-    f"{path}: set a key by its flag. Comments are the recipe's, values the variant's."
-  ]
-  for key, value in flatten(values).items():
+  flat = flatten(values)
+  notes = {**(fields or {}), **comments(path, flat)}
+  lines = [f"{path}: set a key by its flag."]
+  for key, value in flat.items():
     shown = repr(value)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
     note = _note(key, notes)
@@ -50,17 +52,27 @@ def field_comments(
 ) -> dict[str, str]:
   """Dotted key -> comment of its field: the lines above it, then the one after it.
 
-  `values` select the dataclasses of sections that have a choice, see `config.variant`.
+  Args:
+    cls: a dataclass.
+    prefix: of its keys.
+    values: of its keys. They select the dataclasses of sections that have a choice, see
+      `config.variant`; the comment of one that is not the field's default omits the
+      source, which is the default's.
   """
+  values = values or {}
   with contextlib.suppress(ConfigError):  # reported when the config is read
-    cls = variant(cls, values or {})
+    cls = variant(cls, values)
   notes: dict[str, str] = {}
   for base in reversed(cls.__mro__):
     if dataclasses.is_dataclass(base):
       notes |= {prefix + name: note for name, note in _own_comments(base)}
+  for field in dataclasses.fields(cls):
+    key = prefix + field.name
+    if key in notes and values.get(field.name, default(field)) != default(field):
+      notes[key] = _SOURCE.sub("", notes[key])
   for name, kind in typing.get_type_hints(cls).items():
     if inner := section(kind):
-      given = values.get(name) if values else None
+      given = values.get(name)
       given = given if isinstance(given, Mapping) else None
       notes |= field_comments(inner, f"{prefix}{name}.", given)
   return notes
@@ -81,13 +93,20 @@ def _own_comments(cls: type) -> Iterator[tuple[str, str]]:
         yield node.target.id, " ".join(filter(None, notes))
 
 
-def comments(path: str) -> dict[str, str]:
+def comments(path: str, values: Mapping[str, Any]) -> dict[str, str]:
   """Dotted key -> comment of its line, from nested `dict(key=value,  # comment`.
 
-  Where functions of a file set a key more than once, the first one's comment counts;
-  files that it imports from the same folder (`common`, a base recipe) are read too.
+  Where functions of a file set a key more than once, the first comment of this value
+  counts, and "ours" if the config's own are all of other values. An update
+  (`c |= dict(...)`) counts if it has these values only. Files that the config imports
+  from the same folder (`common`, a base recipe) are read too.
+
+  Args:
+    path: of the config file.
+    values: of dotted keys.
   """
   notes: dict[str, str] = {}
+  others: set[str] = set()  # keys with comments of other values
   for source in (path, *_imported(path)):
     try:
       with open(source, encoding="utf-8") as f:
@@ -97,20 +116,43 @@ def comments(path: str) -> dict[str, str]:
       continue
     lines = code.splitlines()
     for node in ast.walk(tree):
-      if isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
-        for key, line in _keys(node.value):
-          _, mark, note = lines[line - 1].partition("  # ")
-          if mark:
-            notes.setdefault(key, note.strip())
-  return notes
+      pairs = list(_keys(node))
+      fits = [_may_be(keyword.value, values.get(key)) for key, keyword in pairs]
+      if isinstance(node, ast.AugAssign) and not all(fits):
+        continue  # the changes of another variant
+      for (key, keyword), fit in zip(pairs, fits, strict=True):
+        _, mark, note = lines[keyword.lineno - 1].partition("  # ")
+        if mark and fit:
+          notes.setdefault(key, note.strip())
+        elif mark and source == path:
+          others.add(key)
+  return dict.fromkeys(others, "ours") | notes
 
 
-def _keys(call: ast.Call, prefix: str = "") -> Iterator[tuple[str, int]]:
+def _keys(node: ast.AST) -> Iterator[tuple[str, ast.keyword]]:
+  """Keys of `return dict(...)`, `c |= dict(...)` and `c["section"] |= dict(...)`."""
+  if not isinstance(node, ast.Return | ast.AugAssign):
+    return
+  target = getattr(node, "target", None)
+  name = target.slice if isinstance(target, ast.Subscript) else None
+  prefix = f"{name.value}." if isinstance(name, ast.Constant) else ""
+  if isinstance(node.value, ast.Call):
+    yield from _keywords(node.value, prefix)
+
+
+def _keywords(call: ast.Call, prefix: str) -> Iterator[tuple[str, ast.keyword]]:
   for keyword in call.keywords:
     if keyword.arg is not None:
-      yield prefix + keyword.arg, keyword.lineno
+      yield prefix + keyword.arg, keyword
       if isinstance(keyword.value, ast.Call):
-        yield from _keys(keyword.value, f"{prefix}{keyword.arg}.")
+        yield from _keywords(keyword.value, f"{prefix}{keyword.arg}.")
+
+
+def _may_be(node: ast.expr, value: Any) -> bool:
+  """Whether the value of an expression is this one; true if it needs names."""
+  if any(isinstance(n, ast.Name) for n in ast.walk(node)):
+    return True
+  return eval(compile(ast.Expression(node), "", "eval")) == value  # constants only
 
 
 def _imported(path: str) -> list[str]:

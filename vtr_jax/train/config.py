@@ -106,12 +106,14 @@ def comments(values: Mapping[str, Any]) -> dict[str, str]:
   sections = {"objective.": objectives.config_class(values.get("objective"))}
   for name, section in dict(values.get("evals", {})).items():
     sections[f"evals.{name}."] = evaluators.config_class(section)
-  notes = config_help.field_comments(TrainConfig)
+  notes = config_help.field_comments(TrainConfig, values=values)
   for prefix, cls in sections.items():
     section = values
     for name in prefix.removesuffix(".").split("."):
       section = section[name]
     notes |= config_help.field_comments(cls, prefix, section) if cls else {}
+  for name in values.get("evals", {}):
+    notes[f"evals.{name}.kind"] = " | ".join(evaluators.kinds())
   return notes
 
 

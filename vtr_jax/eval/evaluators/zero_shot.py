@@ -34,7 +34,7 @@ class Config:
   every: int = 0  # steps between runs; 0 = at the end only; ours
   classes: dict[str, tuple[str, ...]]  # label -> phrases; {} = labels as phrases
   prompts: tuple[str, ...]  # templates with one "{}" for the phrase
-  temperature: float = 0.01  # see above; 0 = mean embedding, as CLIP; ours
+  temperature: float = 0.01  # of a class's texts; 0 = their mean, as CLIP; ours
   others: str = "refuse"  # clips with a label that is not a class: refuse | skip; ours
 
   needs = ("embed_video", "embed_text")  # predictions of the objective
