@@ -1,7 +1,7 @@
 """Each paper's claims, checked in short training runs on the embedded data.
 
-  python -m vtr_jax.study --config=configs/study.py          writes docs/study.md
-  python -m vtr_jax.study --config=configs/study.py:smoke    a minute, for tests
+  python -m vtr_jax.study --config=configs/study.py         tables in runs/study-full
+  python -m vtr_jax.study --config=configs/study.py:smoke   a minute, for tests
 
 All rows of a table see the same clips in the same order.
 """

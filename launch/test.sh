@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks style and types and runs all tests, two files at a time. Arguments go to pytest, for
-# example: ./launch/test.sh tests/objectives/test_golden.py
+# Checks style and types and runs all tests but the nightly ones, two files at a time.
+# Arguments go to pytest, for example: ./launch/test.sh tests/objectives/test_golden.py
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"
 run .venv/bin/ruff check .

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from vtr_jax.search.model import Model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["load"]
 
 
 def load(directory: str | os.PathLike) -> "Model":
-  """The model of a run; see `api.load`. Imports JAX, which takes a second."""
+  """The model of a run; see `search.model.load`. Imports JAX, which takes a second."""
   from vtr_jax.search import model
 
   return model.load(directory)

@@ -19,7 +19,7 @@ from absl import flags
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.eval import embeddings, protocols, scoring
+from vtr_jax.eval import embeddings, protocols, ranks, scoring
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
@@ -112,7 +112,7 @@ def _write(
       texts=texts,
       differences=differences,
       extras=dataclasses.asdict(request.extras),
-      similarity="cosine, products in float64, rounded to float32",
+      similarity=ranks.SIMILARITY,
       embeddings=dict(
         fingerprint=embeddings.fingerprint(e), directory=model, manifest=e.manifest
       ),

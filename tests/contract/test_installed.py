@@ -4,15 +4,28 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
+import vtr_jax
+
 COMMANDS = (
   *("main", "evaluate", "convert", "export", "probe", "replay", "study"),
   *("prepare", "plan", "search"),
 )
+
+
+def test_the_version_is_that_of_the_package_and_of_the_changelog():
+  """0.2.0.dev0 is the code before the release that the changelog calls unreleased."""
+  package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  assert vtr_jax.__version__ == package["version"]
+  release, _, development = vtr_jax.__version__.partition(".dev")
+  heading = f"## Unreleased ({release})" if development else f"## {release}"
+  headings = (ROOT / "CHANGELOG.md").read_text().splitlines()
+  assert heading == next(line for line in headings if line.startswith("## "))
 
 
 @pytest.fixture(scope="module")

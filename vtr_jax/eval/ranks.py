@@ -13,6 +13,7 @@ from jaxtyping import Float, Int, Real
 from vtr_jax.core.errors import DataError, NotFiniteError
 from vtr_jax.eval import metrics
 
+SIMILARITY = "cosine, products in float64, rounded to float32"  # in protocols
 TILE = 2048  # texts and videos per tile: 50 MB of scores
 
 

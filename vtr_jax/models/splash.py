@@ -1,7 +1,7 @@
 """Attention by JAX's splash kernel for TPUs: scores stay in on-chip memory.
 
 Its padding pays off for long clips only: at 316 tokens (four frames of 224 pixels, 60 %
-masked) it moves as many bytes as "xla" of `attention.attend` (docs/performance.md).
+masked) it moves as many bytes as "xla" of `attention.attend` (docs/scale.md).
 """
 
 import jax

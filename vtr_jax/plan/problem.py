@@ -54,7 +54,7 @@ class Problem:
       parameters=held(shapes.params, shardings.params),
       optimiser=held(shapes.opt_state, shardings.opt_state),
       teacher=held(shapes.teacher, shardings.teacher),
-      mean=held(shapes.ema_params, shardings.ema_params),
+      ema=held(shapes.ema_params, shardings.ema_params),
       batch=held(spec, dict.fromkeys(spec, rows)),
     )
 

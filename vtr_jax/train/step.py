@@ -32,7 +32,7 @@ def make_train_step(
     loss: with a mesh.
     optimizer: optax's.
     steps: length of the training, for the schedule of the teacher's decay.
-    seed: of masks, dropout and negatives on the device.
+    seed: of dropout and negatives.
     shardings: of the state.
     ema_decay: of the EMA of the parameters, if the state has one.
     limit: robust z-score above which a step is skipped (guard.py).

@@ -89,7 +89,7 @@ class Evaluator:
       data=self._context.data.name,
       frames=self._context.clip.num_frames,
       sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
-      similarity="cosine, float32",
+      similarity=ranks.SIMILARITY,
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
