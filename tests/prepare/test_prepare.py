@@ -368,7 +368,7 @@ def test_check_accepts_data_sets_made_without_prepare(data_dir):
 @pytest.mark.parametrize(
   ("flags", "code", "line"),
   [
-    ((), 2, "ConfigError: format: missing"),
+    ((), 2, "ConfigError: --format: missing"),
     (("--format=cvs", "--source=x"), 2, "ConfigError: format: 'cvs' is unknown"),
     (("--format=csv", "--source=x", "--crf=99"), 2, "ConfigError: crf: 99"),
   ],

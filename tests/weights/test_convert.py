@@ -180,7 +180,8 @@ def test_init_from_rejects_paths_that_are_neither_a_run_nor_weights(
   named, data_dir, tmp_path
 ):
   values = small(data_dir) | dict(init_from=named)
-  message = "is not a run" + ("; 'vitt' is not a kind.*'vit'" if ":" in named else "")
+  hint = "'vitt' is not a kind.*'vit'" if ":" in named else "give the --workdir"
+  message = f"is not a run; {hint}"
   with pytest.raises(CheckpointError, match=message):
     setup.build(values, tmp_path)
 

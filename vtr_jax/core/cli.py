@@ -4,6 +4,7 @@ import errno
 import functools
 import logging
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -172,6 +173,9 @@ def connect() -> None:
 def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   """Parses the flags; an unknown key or a wrong value ends with one line."""
   _let_configs_import(argv)
+  for path in _config_files(argv) if "config" in flags.FLAGS else ():
+    if not pathlib.Path(path).exists():
+      _reject(f"--config: {path}: no such file")
   if {"--help", "-help", "-h"} & set(argv):
     _help([text for text in argv if text not in ("--help", "-help", "-h")], comments)
   try:
@@ -194,9 +198,13 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
         delattr(flags.FLAGS, name)  # defined again by the next attempt
       sys.argv = current  # where ml_collections looks for the config's keys
       return _parse(current)
-    error = ConfigError(f"command line: {_one_line(e)}")
-    _print_error(error)
-    sys.exit(error.exit_code)
+    _reject(_reason(argv, e))
+
+
+def _reject(reason: str) -> NoReturn:
+  error = ConfigError(reason)
+  _print_error(error)
+  sys.exit(error.exit_code)
 
 
 def _help(argv: list[str], comments: Comments | None) -> NoReturn:
@@ -276,3 +284,14 @@ def _one_line(e: Exception) -> str:
   # A config file's error includes its traceback; the last line is the message.
   lines = text.splitlines()[-1:] if "Traceback" in text else text.splitlines()
   return " ".join(lines)
+
+
+def _reason(argv: list[str], e: Exception) -> str:
+  """One line that names the flag which was not accepted."""
+  # ml_collections: "'lrr' Did you mean "lr" instead of "lrr"?"
+  if found := re.search(r'Did you mean "(.+)" instead of "(.+)"\?', str(e)):
+    close, wrong = found.groups()
+    names = [text.partition("=")[0].lstrip("-") for text in argv]
+    key = next((n for n in names if wrong in n.split(".")[1:]), wrong)
+    return f"{key}: unknown key; did you mean {close!r}?"
+  return f"command line: {_one_line(e)}"

@@ -48,7 +48,10 @@ class MeshConfig:
 
   def __post_init__(self):
     sizes = [getattr(self, a) for a in AXES]
-    require(all(n == -1 or n > 0 for n in sizes), f"data, fsdp, tensor: {sizes}")
+    require(
+      all(n == -1 or n > 0 for n in sizes),
+      f"data, fsdp, tensor: {sizes}; each must be positive, or -1 for the rest",
+    )
     require(sizes.count(-1) <= 1, "data, fsdp, tensor: only one may be -1")
 
 

@@ -138,7 +138,8 @@ def get(name: str, changes: Mapping[str, Any] | None = None) -> Protocol:
     ConfigError: no such protocol or field (suggests the nearest name), or an invalid
       value.
   """
-  choose(name, TABLE, "protocol")
+  require(bool(name), f"--protocol: missing; one of {', '.join(TABLE)}")
+  choose(name, TABLE, "--protocol")
   values = {f.name: getattr(TABLE[name], f.name) for f in dataclasses.fields(Protocol)}
   return config.read(Protocol, values | dict(changes or {}), f"protocol {name}")
 

@@ -57,8 +57,7 @@ def _tokenizer(run: pathlib.Path, text: TextSpec) -> tokenizers.Tokenizer:
   path = run / "tokenizer.model"
   if not path.exists():
     raise DataError(
-      f"{run}: a run without tokenizer.model; copy the vocabulary file of its words "
-      "there by that name"
+      f"{run}: a run without tokenizer.model; copy its vocabulary file to {path}"
     )
   tokenizer = tokenizers.load(str(path))
   tokenizers.check(tokenizer, text)

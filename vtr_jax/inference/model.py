@@ -135,7 +135,7 @@ class LoadedModel:
     bar = Bar(
       clips, "embedding videos", len(videos), unit="video", disable=not progress
     )
-    # A runtime type check would take clips out of the bar, as it has a length.
+    # iter: beartype would draw an item from an iterable with a length.
     return self.embed_clips(iter(bar))
 
   def embed_clips(
@@ -171,7 +171,9 @@ class LoadedModel:
       ConfigError: the model has no matching head; see `has_match_head`.
     """
     if not self.has_match_head:
-      raise ConfigError(f"rerank: {self.name} has no matching head; use 0")
+      raise ConfigError(
+        f"match_logits: {self.name} has no matching head; see has_match_head"
+      )
     if not texts:
       return np.zeros(0, np.float32)
     pairs = zip(self._token_rows(texts), clips, strict=True)

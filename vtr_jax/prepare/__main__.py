@@ -90,17 +90,17 @@ def _call() -> None:
   final = merge.Final(**{name: getattr(given, name) for name in _FINAL})
   if given.merge:
     require(
-      bool(given.name or given.format), "name: missing; name the data set to merge"
+      bool(given.name or given.format), "--name: missing; name the data set to merge"
     )
     merge.merge(Place(given.out, given.name or given.format), final)
     return
-  require(bool(given.format), f"format: missing; known: {', '.join(base.kinds())}")
+  require(bool(given.format), f"--format: missing; known: {', '.join(base.kinds())}")
   if given.notes_of:
     _add_notes(given, final)
     return
-  require(bool(given.source), "source: missing; name the directory of the media")
+  require(bool(given.source), "--source: missing; name the directory of the media")
   place = Place(given.out, given.name or given.format)
-  require(given.shard_size > 0, f"shard_size: {given.shard_size}; must be positive")
+  require(given.shard_size > 0, f"--shard_size: {given.shard_size}; must be positive")
   given.gop = 1 if given.all_intra else given.gop
   options = Options(**{name: getattr(given, name) for name in _OPTIONS})
   job, jobs = parse_job(given.shard)

@@ -110,7 +110,7 @@ def comments(values: Mapping[str, Any]) -> dict[str, str]:
   for prefix, cls in sections.items():
     section = values
     for name in prefix.removesuffix(".").split("."):
-      section = section[name]
+      section = section.get(name, {})
     notes |= config_help.field_comments(cls, prefix, section) if cls else {}
   for name in values.get("evals", {}):
     notes[f"evals.{name}.kind"] = " | ".join(evaluators.kinds())

@@ -200,10 +200,10 @@ def _check_run(directory: str) -> None:
   """Raises CheckpointError if `init_from` is neither a run nor public weights."""
   if not (pathlib.Path(directory) / "config.json").exists():
     kind = directory.partition(":")[0]
-    hint = f"; {kind!r} is not a kind of weights, {nearest(kind, SOURCES)}"
-    raise CheckpointError(
-      f"config.init_from: {directory} is not a run" + (hint if ":" in directory else "")
-    )
+    hint = "give the --workdir of a training, or KIND:FILE"
+    if ":" in directory:
+      hint = f"{kind!r} is not a kind of weights, {nearest(kind, SOURCES)}"
+    raise CheckpointError(f"config.init_from: {directory} is not a run; {hint}")
 
 
 def _workdir(
