@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import clu.parameter_overview
@@ -46,7 +46,7 @@ class Run:
   data_fingerprint: str  # of the training split
   state: TrainState
   # () -> (initial state, reports on public weights)
-  init_state: Callable[[], tuple[TrainState, list]]
+  init_state: Callable[[], tuple[TrainState, Sequence]]
   train_step: Callable
   learning_rate: Callable
   evals: dict[str, evaluators.Evaluator]
@@ -165,7 +165,7 @@ def _from_data(values: dict[str, Any]) -> dict[str, Any]:
   return values | dict(objective=objectives.from_data(values.get("objective"), labels))
 
 
-def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, list]:
+def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, Sequence]:
   """(initial state, reports on public weights)."""
   state, c = parts.init(mesh), parts.config
   if not c.init_from:
