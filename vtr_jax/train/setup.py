@@ -184,7 +184,7 @@ def _size(state: TrainState, mesh: jax.sharding.Mesh) -> str:
   )
 
 
-def _describe(state: TrainState, reports: list, path: pathlib.Path) -> None:
+def _describe(state: TrainState, reports: Sequence, path: pathlib.Path) -> None:
   """Writes an overview of the parameters, and the reports on public weights."""
   # Without means and deviations, whose computation needs all processes.
   overview = clu.parameter_overview.get_parameter_overview(
