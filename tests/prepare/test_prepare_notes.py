@@ -311,6 +311,9 @@ def test_the_command_adds_questions_to_a_data_set_of_another_source(tmp_path):
   ran = run_main(*flags, module="vtr_jax.prepare")
   assert (ran.returncode, ran.stderr.count("\n")) == (2, 1)
   assert ran.stderr.startswith("ConfigError: annotations: missing")
+  wrong = ("--format=msvd_qa", f"--notes_of={qa}", f"--annotations={qa}")
+  ran = run_main(*wrong, module="vtr_jax.prepare")
+  assert ran.stderr == f"DataError: {qa}: no prepared data set; fix --notes_of\n"
   ran = run_main(*flags, f"--annotations={qa}", module="vtr_jax.prepare")
   assert ran.returncode == 0, ran.stderr
   assert "notes of msvd_qa: test 2; 0 items are not prepared" in ran.stderr

@@ -241,6 +241,6 @@ def read(
       f"--notes_of={directory}"
     )
     if others:
-      cure = f"the annotations have them in {', '.join(sorted(others))}: own_split"
+      cure = f"they are of {', '.join(sorted(others))}; choose one with own_split"
     raise DataError(f"{directory}: split {split!r} has no {wanted}; {cure}")
   return [tuple(found.get(place, ())) for place in places]

@@ -16,6 +16,7 @@ from absl import flags
 
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
+from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
 from vtr_jax.prepare import check, merge, notes
 from vtr_jax.prepare.formats import base
@@ -130,7 +131,10 @@ def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> None:
     bool(given.annotations or given.source),
     "annotations: missing; name the directory of the files to read",
   )
-  directory = sources.find("", given.notes_of)
+  try:
+    directory = sources.find("", given.notes_of)
+  except DataError as e:
+    raise DataError(f"{given.notes_of}: no prepared data set; fix --notes_of") from e
   origin = dict(format=given.format) | _request(given)
   request = base.Request(**_request(given))
   # Formats list the files of the media; here nothing depends on what they find.

@@ -122,8 +122,9 @@ def _options(directory: str) -> Options:
 
 def _check_notes(directory: str) -> None:
   """Raises DataError at the first note that is damaged or names another record."""
-  ids = sources.ids(directory)
-  for name, splits in notes.listed(directory).items():
+  sets = notes.listed(directory)
+  ids = sources.ids(directory) if sets else {}
+  for name, splits in sets.items():
     for split, entry in splits.items():
       for row in notes.rows(directory, name, split, entry):
         known = ids.get(split, [])
