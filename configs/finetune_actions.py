@@ -49,7 +49,7 @@ RECIPES = dict(
   hmdb51=Recipe(3570, 51, 100, 256, 0.70, 0.2, 0.5, "contiguous", True, 5),
   kinetics400=Recipe(240_000, 400, 75, 768, 0.75, 0.1, 0.0, "contiguous", True, 5),
   ssv2=Recipe(168_913, 174, 30, 768, 0.75, 0.1, 0.0, "segments", False, 2),
-  moving_shapes=Recipe(6000, 18, 10, 128, 0.75, 0.0, 0.0, "segments", False, 1),
+  moving_shapes=Recipe(6000, 18, 17, 128, 1.0, 0.0, 0.0, "segments", False, 1),
   folder=Recipe(1000, 0, 30, 64, 0.75, 0.1, 0.0, "segments", True, 1),
 )
 _FILES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
@@ -66,7 +66,9 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
   c = module.get_config(pretrained or _FILES[joint])
   c.name = f"{name}-actions-{file}-{pretrained or _FILES[joint]}"
   embedded = name == "moving_shapes"
-  c.steps = recipe.epochs * max(recipe.clips // recipe.batch_size, 1)
+  repeats = 1 if embedded else 2  # code
+  clips = recipe.batch_size // repeats
+  c.steps = recipe.epochs * max(recipe.clips // clips, 1)
   c.batch_size = recipe.batch_size
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
   if not embedded and pretrained not in ("demo", "smoke"):
@@ -85,15 +87,15 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
   else:
     c.data.update(name=name, crop="random_resized", crop_scales=(0.5, 1.0))  # ours
     c.data.rand_augment.update(n=4, magnitude=7.0, std=0.5)  # code
-    c.data.update(erase=0.25, repeats=2)  # code
+    c.data.update(erase=0.25, repeats=repeats)  # code
   c.objective = _objective(c.objective, recipe, embedded)
   c.init_heads = _new(c.objective)
   c.loss_weights = dict(actions=1.0)
   c.optim.update(
-    lr=3e-4 if embedded else 5e-4 * recipe.batch_size / 256,  # ours; code
+    lr=5e-4 * clips / 256,  # code
     min_lr=1e-6,  # code
     schedule="cosine",  # code
-    warmup_steps=c.steps // recipe.epochs * min(5, recipe.epochs // 5),  # code: 5
+    warmup_steps=5 * c.steps // recipe.epochs,  # code: 5 epochs
     b1=0.9,  # code
     b2=0.999,  # code
     eps=1e-8,  # code
@@ -104,6 +106,9 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
     clip_norm=0.0,  # code
     muon="",  # code: AdamW
   )
+  if embedded:  # a small model, minutes: as it is pre-trained; ours
+    kept = {k: v for k, v in common.FROM_SCRATCH.items() if k != "decay_rules"}
+    c.optim.update(kept, lr=1e-3)
   crops = 1 if embedded else 3
   test = dict(kind="recognition", split="test", windows=recipe.segments, crops=crops)
   c.evals = dict(test=test)
