@@ -39,7 +39,7 @@ def convert(
 
   Args:
     kind: one of weights.registry.SOURCES.
-    file: safetensors, or a PyTorch file.
+    file: safetensors, .npz, or a PyTorch file.
     to: the run's directory, which must not exist or be empty.
     values: a complete config; None = the kind's recipe with the file's sizes.
     tokenizer: vocabulary file that is copied into the run.
@@ -83,10 +83,11 @@ def convert(
   short = f"{report.summary()}\n\n{report.table()}"
   print(report.text() if verbose else short, flush=True)
   report.check()
-  warnings = _assumptions(objective.model.config) if inferred else []
+  assumed = inferred and not source.infer
+  warnings = _assumptions(objective.model.config) if assumed else []
   if to:
     if tokenizer:
-      tokenizers.check(tokenizers.load(tokenizer), c.text)
+      tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
     else:
       warnings.append(
         "no --tokenizer: to read captions, copy the vocabulary file to "
@@ -176,7 +177,9 @@ def main() -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("from", "", "Kind of weights: vit, distilbert, miles, clip, ...")
-  flags.DEFINE_string("checkpoint", "", "The file: .safetensors, .pth, .pt, .bin.")
+  flags.DEFINE_string(
+    "checkpoint", "", "The file: .safetensors, .npz, .pth, .pt, .bin."
+  )
   flags.DEFINE_string("to", "", "Directory of the run to write; empty: report only.")
   flags.DEFINE_string("tokenizer", "", "Vocabulary file, copied into the run.")
   flags.DEFINE_multi_string(

@@ -2,6 +2,7 @@
 
 --as selects the layout: vtr_jax (this package's names), or that of a public code, such
 as frozen, miles, videomae, hf_videomae, timm_vit or hf_clip, which loads it completely.
+VideoPrism's layouts are .npz files.
 """
 
 import json
@@ -21,7 +22,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
 
   Args:
     checkpoint: directory of a run.
-    to: file to write; its header contains the run's config.
+    to: file to write; the header of a .safetensors contains the run's config.
     layout: see weights/save.py.
 
   Raises:
@@ -30,7 +31,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     CheckpointError: the run cannot be read.
   """
   from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
-  from vtr_jax.weights.save import save
+  from vtr_jax.weights.save import NPZ, save
 
   try:
     from safetensors.numpy import save_file
@@ -38,6 +39,8 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     raise WeightsError(
       "export needs the package safetensors; pip install safetensors"
     ) from None
+  if layout in NPZ and not to.endswith(".npz"):
+    raise ConfigError(f"--to: {to}: {layout} is an .npz file; give it that suffix")
   if pathlib.Path(to).exists():
     raise ConfigError(f"--to: {to} exists; choose another name")
   if not pathlib.Path(to).absolute().parent.is_dir():
@@ -54,7 +57,10 @@ def export(checkpoint: str, to: str, layout: str) -> None:
   metadata = dict(
     format="pt", layout=layout, step=str(run.step), config=json.dumps(config)
   )
-  save_file(arrays, to, metadata=metadata)
+  if layout in NPZ:
+    np.savez(to, **arrays)
+  else:
+    save_file(arrays, to, metadata=metadata)
   count = sum(x.size for x in arrays.values())
   print(f"{to}: {len(arrays)} arrays, {count / 1e6:.2f} M parameters, as {layout}")
   if omitted:
@@ -71,6 +77,6 @@ def main() -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("checkpoint", "", "Directory of a run.")
-  flags.DEFINE_string("to", "", "The .safetensors file to write.")
+  flags.DEFINE_string("to", "", "The .safetensors (or .npz) file to write.")
   LAYOUT = flags.DEFINE_string("as", "vtr_jax", "Layout; see docs/weights.md.")
   cli.run(main)

@@ -36,10 +36,11 @@ def run(project, *command):
   return done.stdout
 
 
-def test_the_page_shows_an_objective_a_config_a_format_and_an_evaluator():
+def test_the_page_shows_one_of_each_kind():
   assert {name.split("/")[-2] for name in FILES} == {
     "objectives",
     "configs",
+    "backbones",
     "formats",
     "evaluators",
   }
@@ -72,6 +73,20 @@ def test_an_added_task_trains_on_its_own_rows(project, data_dir):
   )
   records = (project / "counted" / "metrics.jsonl").read_text().splitlines()
   assert any("loss/count" in json.loads(line) for line in records)
+
+
+def test_an_added_backbone_trains_on_masked_clips(project, data_dir):
+  run(
+    project,
+    *("-m", "vtr_jax.main", "--config=configs/mean_mixer.py:smoke"),
+    *("--workdir=mixer", "--config.steps=2", "--config.optim.layer_decay=0.9"),
+    f"--config.data.dir={data_dir}",
+    "--config.evals={'test': {'kind': 'retrieval', 'split': 'test'}}",
+  )
+  config = json.loads((project / "mixer" / "config.json").read_text())
+  assert config["objective"]["video"]["name"] == "mean_mixer"
+  assert config["mask"]["video_ratio"] > 0
+  assert (project / "mixer" / "results.json").exists()
 
 
 @pytest.mark.nightly

@@ -21,7 +21,9 @@ from vtr_jax.train.config import TrainConfig
 
 
 @pytest.mark.parametrize("data", finetune.DATASETS)
-@pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "mac,flickr8k", "mac,clip"])
+@pytest.mark.parametrize(
+  "run", ["mac", "miles", "simvtp", "mac,flickr8k", "mac,clip", "mac,videoprism"]
+)
 def test_every_fine_tuning_masks_nothing_and_has_only_the_contrastive_loss(data, run):
   values = finetune.get_config(f"{data},{run}").to_dict()
   config = read(TrainConfig, values)
@@ -61,7 +63,7 @@ def test_an_unknown_data_set_or_run_is_rejected():
 @pytest.mark.parametrize(
   ("file", "variant"),
   [(file, v) for file in (mac, miles, simvtp) for v in ("demo", "smoke", "recipe")]
-  + [(mac, "flickr8k"), (mac, "clip")],
+  + [(mac, "flickr8k"), (mac, "clip"), (mac, "videoprism")],
 )
 def test_a_recipe_lists_at_most_60_keys(file, variant, monkeypatch):
   """The rest are defaults. An evaluation counts as one key, except the papers'."""

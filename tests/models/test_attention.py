@@ -31,6 +31,24 @@ def test_attention_and_its_gradients_equal_those_of_jax_nn(valid, dtype, close):
     np.testing.assert_allclose(a, b, atol=close * np.abs(b).max(), rtol=0)
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_logit_cap_and_its_gradients_equal_those_of_plain_jax(causal):
+  """At scores far beyond the cap."""
+  inputs = [4 * normal(0, 2, 9, 3, 8), normal(1, 2, 9, 3, 8), normal(2, 2, 9, 3, 8)]
+
+  def plain(query, key, value):
+    scores = jnp.einsum("bnhe,bmhe->bhnm", query, key) / np.sqrt(8)
+    scores = 1.5 * jnp.tanh(scores / 1.5)
+    allowed = VALID[:, None, None] & (np.tri(9, dtype=bool) if causal else True)
+    probs = jax.nn.softmax(jnp.where(allowed, scores, -1e30), axis=-1)
+    return jnp.einsum("bhnm,bmhe->bnhe", probs, value)
+
+  exact = value_and_gradients(plain, *inputs)
+  capped = jax.jit(lambda *x: attend(*x, VALID, "xla", causal, 1.5))
+  for a, b in zip(value_and_gradients(capped, *inputs), exact, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=0)
+
+
 @pytest.mark.parametrize("mesh", [None, (1, 1, 1)])
 @pytest.mark.parametrize("valid", [None, np.arange(150) < np.array([[150], [70]])])
 def test_the_tpu_kernel_equals_plain_attention(valid, mesh):

@@ -4,6 +4,8 @@ The cases lie in tests/golden; VTR_GOLDEN_DIR names another directory of the sam
 layout, for fresh cases.
 """
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,24 +15,28 @@ from flax.traverse_util import flatten_dict
 from golden_cases import golden
 from weights import convert
 
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec, patchify
+from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.models import dual_encoder, patch_embed, pixel_decoder
 from vtr_jax.models.backbones import divided
-from vtr_jax.models.layers import Compute, TransformerConfig
+from vtr_jax.models.layers import Compute, TransformerConfig, l2_normalize
+from vtr_jax.objectives import base as objectives
 from vtr_jax.objectives import simvtp
 from vtr_jax.objectives.contrastive import DENSE, contrast
-from vtr_jax.weights import save
+from vtr_jax.weights import infer, registry, save
 
 NOTHING = MaskSpec("tube", 0.0, "replace", 0.0, False)
 IMAGENET = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
 
-def assert_close(ours, theirs, name):
-  """Within 1e-4 of the largest value of the reference array."""
+def assert_close(ours, theirs, name, tolerance=1e-4):
+  """Within `tolerance` of the largest value of the reference array."""
   ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
   assert ours.shape == theirs.shape, name
   error = np.abs(ours - theirs).max() / np.abs(theirs).max()
-  assert error < 1e-4, f"{name}: relative error {error:.2g}"
+  assert error < tolerance, f"{name}: relative error {error:.2g}"
 
 
 def tubelet_kernel(weight):
@@ -256,3 +262,171 @@ def test_exported_reference_weights_equal_the_imported_ones(layout, frozen, case
     elif key == "text_embeddings.position_embeddings.weight":
       want += state[types][0]
     np.testing.assert_array_equal(x, want, err_msg=key)
+
+
+STACKS = ("spatial", "temporal", "auxiliary")
+
+
+def videoprism(name):
+  """(model of the sizes of a VideoPrism case, params, reference arrays, state)."""
+  arrays, meta = golden(f"videoprism_{name}")
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  source = registry.find("videoprism")
+  values = infer.infer(infer.recipe(source), "videoprism", source, state)
+  c, patch = meta["config"], meta["config"]["patch_size"]
+  objective = values["objective"]
+  objective["video"]["pos_grid"] = c["pos_emb_shape"]
+  objective["compute"] |= dict(dtype="float32", scan=False)
+  size = c["pos_emb_shape"][1] * patch
+  black = dict(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+  clip = ClipSpec(c["pos_emb_shape"][0], size, (1, patch, patch), **black)
+  text = config_lib.read(TextSpec, values["text"])
+  built = objectives.build(objective, clip, text, NOTHING)
+  spec = batch_lib.spec(clip, text, NOTHING, 2)
+  boxed = jax.eval_shape(built.init, jax.random.key(0), spec)
+  params, _ = convert("videoprism", state, built.model, nn.unbox(boxed))
+  return built.model, params, arrays, state
+
+
+def resized(model, video):
+  """The model for clips of the size of `video`."""
+  frames, size = video.shape[1:3]
+  clip = dataclasses.replace(model.clip, num_frames=frames, image_size=size)
+  return model.clone(clip=clip)
+
+
+def tokens_by_stack(model, params, video):
+  """Name -> [b, tokens in (time, place) order, d] after each stack."""
+  picked = lambda module, method: module.name in STACKS and method == "__call__"
+  apply = jax.jit(
+    lambda p: model.apply(
+      {"params": p},
+      method=lambda m: m.video_tower(video),
+      capture_intermediates=picked,
+    )
+  )
+  _, state = apply(params)
+  rows, frames = video.shape[:2]
+  tokens = {}
+  for stack, found in state["intermediates"]["video_tower"].items():
+    x = np.asarray(found["__call__"][0])
+    if stack == "temporal":  # each place is a row of the batch
+      x = x.reshape(rows, -1, frames, x.shape[-1]).swapaxes(1, 2)
+    tokens[stack] = x.reshape(rows, -1, x.shape[-1])
+  return tokens
+
+
+def assert_gradients(layout, model, grads, want):
+  """Compares all gradients of the case, under the names of the public files."""
+  flat = {k: np.asarray(v) for k, v in flatten_dict(grads, sep="/").items()}
+  ours, _ = save.save(layout, model, flat)
+  listed = {k[5:] for k in want if k.startswith("grad/")}
+  assert listed
+  for name in listed:
+    assert_close(ours[name], want["grad/" + name], name)
+
+
+def test_videoprism_encoder_equals_the_reference_code():
+  """All but its `frame_paddings`: shorter clips have interpolated positions here."""
+  model, params, want, _ = videoprism("video")
+  video = want["in/video_rgb01"]
+  tokens = tokens_by_stack(model, params, video)
+  assert_close(tokens["spatial"], want["out/spatial_tokens"], "spatial", 1e-5)
+  assert_close(tokens["temporal"], want["out/tokens"], "tokens", 1e-5)
+
+  def loss(params):
+    call = lambda m: m.video_tower(video).patches
+    out = model.apply({"params": params}, method=call)
+    return (out * want["in/token_weights"]).sum()
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert_close(value, want["out/loss"], "loss")
+  assert_gradients("videoprism", model, grads, want)
+
+
+def test_videoprism_video_text_model_equals_the_reference_code():
+  model, params, want, _ = videoprism("lvt")
+  video, valid = want["in/video_rgb01"], want["in/text_paddings"] == 0
+  batch = dict(video=video, text_ids=want["in/text_ids"], text_valid=valid)
+  for stack, tokens in tokens_by_stack(model, params, video).items():
+    assert_close(tokens, want[f"out/{stack}_tokens"], stack, 1e-5)
+  rows, frames = video.shape[:2]
+
+  def outputs(m):
+    tokens = m.video_tokens(batch).patches
+    alone = tokens.reshape(rows * frames, -1, tokens.shape[-1])
+    return dict(
+      video_pooled=m.encode_video(batch),
+      video_embed=m.embed_video(batch),
+      frame_embed=l2_normalize(m.video_pool(alone)).reshape(rows, frames, -1),
+      text_tokens=m.text_tower(batch["text_ids"], valid, train=False),
+      text_embed=m.embed_text(batch),
+    )
+
+  found = dict(jax.jit(lambda p: model.apply({"params": p}, method=outputs))(params))
+  found["similarity"] = found["video_embed"] @ found["text_embed"].T
+  found["text_last"] = found["text_tokens"][:, -1]
+  real = np.pad(valid, ((0, 0), (0, 1)), constant_values=True)
+  want_tokens = want["out/text_tokens"][real]
+  assert_close(found.pop("text_tokens")[real], want_tokens, "text tokens", 1e-5)
+  for name, value in found.items():
+    assert_close(value, want[f"out/{name}"], name, 1e-5)
+
+  def loss(params):
+    call = lambda m: (m.embed_video(batch) * m.embed_text(batch)).sum()
+    return model.apply({"params": params}, method=call)
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert_close(value, want["out/loss"], "loss")
+  assert_gradients("videoprism_lvt", model, grads, want)
+
+
+def test_videoprism_positions_are_interpolated_as_in_the_reference_code():
+  """More and fewer frames and places than were learned."""
+  model, params, want, _ = videoprism("resized")
+  ids, valid = want["in/text_ids"], want["in/text_paddings"] == 0
+  text = dict(text_ids=ids, text_valid=valid)
+  for name in ("more", "less", "fewer_frames"):
+    video = want[f"in/video_rgb01_{name}"]
+    other = resized(model, video)
+    tokens = tokens_by_stack(other, params, video)
+    for stack in ("spatial", "temporal"):
+      assert_close(tokens[stack], want[f"out/{stack}_tokens_{name}"], stack, 1e-5)
+    found = other.apply({"params": params}, dict(video=video), method="embed_video")
+    assert_close(found, want[f"out/video_embed_{name}"], name, 1e-5)
+  found = model.apply({"params": params}, text, method="embed_text")
+  assert_close(found, want["out/text_embed"], "text", 1e-5)
+  more = text | dict(video=want["in/video_rgb01_more"])
+  other = resized(model, more["video"])
+
+  def loss(params):
+    call = lambda m: (m.embed_video(more) * m.embed_text(more)).sum()
+    return other.apply({"params": params}, method=call)
+
+  value, grads = jax.jit(jax.value_and_grad(loss))(params)
+  assert_close(value, want["out/loss"], "loss")
+  assert_gradients("videoprism_lvt", other, grads, want)
+
+
+def test_videoprism_captions_have_the_ids_of_the_reference_code(tmp_path):
+  want, meta = golden("videoprism_text")
+  path = tmp_path / "tokenizer.model"
+  path.write_bytes(want["state/sentencepiece_model"].tobytes())
+  tokenizer = tokenizers.load(str(path), "videoprism")
+  for length, end in ((meta["config"]["max_length"], ""), (6, "_6")):
+    for row, caption in enumerate(want["in/texts"]):
+      ids, valid = tokenizer.encode(str(caption), length)
+      np.testing.assert_array_equal(ids, want[f"out/ids{end}"][row], str(caption))
+      np.testing.assert_array_equal(valid, want[f"out/paddings{end}"][row] == 0)
+
+
+@pytest.mark.parametrize("name", ["video", "lvt", "resized"])
+def test_exported_videoprism_weights_equal_the_imported_ones(name):
+  """Bitwise: scales, stacked layers and heads are stored as in the files."""
+  model, params, _, state = videoprism(name)
+  layout = "videoprism" if name == "video" else "videoprism_lvt"
+  flat = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+  made, _ = save.save(layout, model, flat)
+  assert made.keys() == state.keys()
+  for key, x in made.items():
+    np.testing.assert_array_equal(x, state[key], err_msg=key)

@@ -32,7 +32,8 @@ def small_model(file, tokenizer=None, clip=CLIP, **changes):
   values = file.get_config("smoke").objective.to_dict()
   compute = changes.pop("compute", {})
   if "video" in values:
-    values = dual_cases.change(values, **changes)
+    whole = "name" in changes.get("video", {})  # another backbone has other keys
+    values = values | changes if whole else dual_cases.change(values, **changes)
   else:
     values |= changes
   values["compute"] |= compute

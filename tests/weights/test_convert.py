@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import recipes
 from dual_cases import change
+from golden_cases import golden
 from weight_cases import HF, SIZE, assert_close
 
 from configs import mac
@@ -125,6 +126,25 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   # It is no training that can go on.
   with pytest.raises(CheckpointError, match=f"config.init_from={to}"):
     train_and_evaluate(values, to)
+
+
+def test_a_videoprism_file_becomes_a_run_and_is_exported_bitwise(tmp_path):
+  """By the commands; sizes are those of the file, layers are stacked in both."""
+  arrays, _ = golden("videoprism_lvt")
+  state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
+  path, to = tmp_path / "lvt.npz", tmp_path / "run"
+  np.savez(path, **state)
+  convert.convert("videoprism", str(path), str(to))
+  config = json.loads((to / "config.json").read_text())
+  assert config["objective"]["video"]["name"] == "videoprism"
+  assert config["text"]["t5_rules"] == "videoprism"
+  with pytest.raises(ConfigError, match=r"out\.safetensors: videoprism_lvt is an .npz"):
+    export.export(str(to), str(tmp_path / "out.safetensors"), "videoprism_lvt")
+  export.export(str(to), str(tmp_path / "out.npz"), "videoprism_lvt")
+  again = files.read(tmp_path / "out.npz")
+  assert again.keys() == state.keys()
+  for key, x in again.items():
+    np.testing.assert_array_equal(x, state[key], err_msg=key)
 
 
 @pytest.mark.nightly

@@ -35,6 +35,21 @@ def test_safetensors_are_read(tmp_path):
   assert_same(files.read(tmp_path / "a.safetensors"), STATE)
 
 
+def test_npz_files_are_read_and_damaged_ones_named(tmp_path):
+  """They are zip files, as PyTorch's are; pickled objects in them are rejected."""
+  state = {f"params/{key}": x for key, x in STATE.items()}
+  path = tmp_path / "a.npz"
+  np.savez(path, **state)
+  assert_same(files.read(path), state)
+  whole = path.read_bytes()
+  path.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(WeightsError, match=r"a\.npz: damaged .*copy it again"):
+    files.read(path)
+  np.savez(path, a=np.array([dict()], dtype=object))
+  with pytest.raises(WeightsError, match=r"a\.npz: damaged .*pickle"):
+    files.read(path)
+
+
 @pytest.mark.parametrize("inside", ["", "state_dict", "model", "module"])
 def test_pytorch_files_are_read(inside, tmp_path):
   """Also with the other values that training programs store with their weights."""

@@ -312,6 +312,8 @@ KINDS = dict(
   simvtp_pretrain="simvtp",
 )
 LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
+VIDEOPRISM = json.loads((hf_cases.FILE.parent / "videoprism_keys.json").read_text())
+KINDS |= dict.fromkeys(VIDEOPRISM, "videoprism")
 
 
 def mcq_keys():
@@ -328,6 +330,7 @@ def mcq_keys():
 
 
 LISTS["mcq"] = dict(keys=mcq_keys())
+LISTS |= VIDEOPRISM
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -349,11 +352,19 @@ def test_every_key_of_the_real_files_is_used_or_ignored_by_name(name, prefix):
   )
   report.check()
   by = lambda status: [line.key for line in report.lines if line.status == status]
+  size = {"videoprism": 288}.get(kind, 224)
+  if kind == "videoprism":
+    assert not by("unused")
+    lvt = "lvt" in name  # the others have no text
+    assert {p.partition("/")[0] for p in report.initialised} <= {"text_tower"} - {
+      *(["text_tower"] if lvt else [])
+    }
+    assert c.clip.num_frames == (16 if "base" in name else 8)
   left = {key.removeprefix(prefix).split(".")[0] for key in by("unused")}
   assert left <= {"head", "pooler"} or name == "mcq"
   assert len(by("used")) + len(by("unused")) == len(state)
   assert len(by("missing")) == 2 * (name == "videomae_hf")
-  assert objective.model.clip.image_size == 224
+  assert objective.model.clip.image_size == size
 
 
 def test_positions_tubelets_and_vocabulary_are_resized(given):

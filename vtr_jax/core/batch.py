@@ -93,8 +93,12 @@ class TextSpec:
   # id of the mask token, the tokenizer's own; ours: of those that `prepare` trains
   # (BERT's is 103)
   mask_id: int = 3
+  # how captions become pieces of a T5 vocabulary, which two families share: siglip |
+  # videoprism, see data/tokenizers/kinds.py; code: big_vision
+  t5_rules: str = "siglip"
 
   def __post_init__(self):
+    choose(self.t5_rules, ("siglip", "videoprism"), "t5_rules")
     require(self.max_length >= 2, f"max_length: {self.max_length} must be at least 2")
     require(self.vocab_size > 4, f"vocab_size: {self.vocab_size} must be over 4")
     require(

@@ -59,7 +59,7 @@ def _tokenizer(run: pathlib.Path, text: TextSpec) -> tokenizers.Tokenizer:
     raise DataError(
       f"{run}: a run without tokenizer.model; copy its vocabulary file to {path}"
     )
-  tokenizer = tokenizers.load(str(path))
+  tokenizer = tokenizers.load(str(path), text.t5_rules)
   tokenizers.check(tokenizer, text)
   return tokenizer
 

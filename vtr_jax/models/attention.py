@@ -27,13 +27,16 @@ def attend(
   valid: Bool[AnyArray, "b m"] | None = None,
   implementation: str = "xla",
   causal: bool = False,
+  logit_cap: float = 0.0,
 ) -> Float[Array, "b n h e"]:
   """softmax(query key / sqrt(e)) value, of each head.
 
-  Invalid keys are not attended to, nor are later ones than the query if `causal`.
+  Invalid keys are not attended to, nor are later ones than the query if `causal`. With
+  a `logit_cap` ("xla" only), s becomes cap tanh(s / cap) before the softmax.
   """
   if implementation == "xla":
-    return _attend(query, key, value, valid, causal)
+    return _attend(query, key, value, valid, causal, logit_cap)
+  assert not logit_cap, f"{implementation} has no logit cap"
   if implementation == "splash":
     from vtr_jax.models import splash  # imports Pallas, which takes a second
 
@@ -59,18 +62,30 @@ def _cudnn(
   return fused(padded, even(key), even(value), mask=mask)[:, : query.shape[1]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _attend(
-  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
+  query: Array,
+  key: Array,
+  value: Array,
+  valid: AnyArray | None,
+  causal: bool,
+  cap: float,
 ) -> Array:
-  return _forward(query, key, value, valid, causal)[0]
+  return _forward(query, key, value, valid, causal, cap)[0]
 
 
 def _forward(
-  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
+  query: Array,
+  key: Array,
+  value: Array,
+  valid: AnyArray | None,
+  causal: bool,
+  cap: float,
 ) -> tuple[Array, tuple[Array, ...]]:
   query = query * query.shape[-1] ** -0.5
   scores = einsum("bnhe,bmhe->bhnm", query, key)
+  if cap:
+    scores = cap * jnp.tanh(scores / cap)
   if valid is not None:
     scores = jnp.where(valid[:, None, None, :], scores, -1e30)
   if causal:
@@ -81,7 +96,7 @@ def _forward(
 
 
 def _backward(
-  causal: bool, saved: tuple[Array, ...], g: Array
+  causal: bool, cap: float, saved: tuple[Array, ...], g: Array
 ) -> tuple[Array | None, ...]:
   del causal  # the probabilities are 0 there
   query, key, value, probs, out = saved
@@ -89,7 +104,18 @@ def _backward(
   to_probs = einsum("bnhe,bmhe->bhnm", g, value)
   # Equals the sum over keys of probs * to_probs, from far fewer values.
   mean = einsum("bnhe,bnhe->bhn", g, out)[..., None]
-  to_scores = (probs.astype(mean.dtype) * (to_probs - mean)).astype(query.dtype)
+  weights = probs.astype(mean.dtype)
+  to_scores = weights * (to_probs - mean)
+  if cap:
+    # tanh is recomputed: stored, it would take as much memory as the probabilities.
+    tanh = jnp.tanh(einsum("bnhe,bmhe->bhnm", query, key) / cap)
+    by_cap = to_scores * tanh * tanh
+    to_scores -= by_cap
+    # Without a cap a query's gradients sum to 0, and a bias of the keys sees nothing
+    # but `by_cap`: rounding errors of the rest are taken off.
+    error = (to_scores + by_cap).sum(axis=-1, keepdims=True)
+    to_scores -= weights * error
+  to_scores = to_scores.astype(query.dtype)
   to_query = einsum("bhnm,bmhe->bnhe", to_scores, key) * query.shape[-1] ** -0.5
   to_key = einsum("bhnm,bnhe->bmhe", to_scores, query)
   return *(y.astype(query.dtype) for y in (to_query, to_key, to_value)), None

@@ -18,8 +18,12 @@ class ArchSpec:
   norm_input: bool = False  # a LayerNorm before the video blocks
   norm_text_embed: bool = True  # a LayerNorm after the text embedding
   causal_text: bool = False
-  text_at: str = "first"  # token that `pool = "cls"` selects: first | last
-  attention_pool: bool = False  # `pool = "cls"` of a video, see pooling.py
+  # token that `pool = "cls"` selects: first | last | appended (a class token, put
+  # behind the padding)
+  text_at: str = "first"
+  # words times sqrt(width) plus sinusoids (arXiv 1706.03762), not learned positions
+  sinusoid_text: bool = False
+  attention_pool: str = ""  # `pool = "cls"` of a video: one of pooling.POOLS, "" = none
   norm_pooled: bool = False  # final LayerNorm after the pooling, not before it
   relu: bool = False  # before the text projection
   # of video and text: linear | affine | none
@@ -29,7 +33,8 @@ class ArchSpec:
 
 # CLIP: arXiv 2103.00020 and its code; open_clip trains most of its models with the
 # exact GELU. SigLIP: arXiv 2303.15343 and big_vision. SimVTP: the two copies of its
-# encoder that its code fine-tunes.
+# encoder that its code fine-tunes. VideoPrism: arXiv 2402.13217 and its code; of its
+# video tower, only the pooling is stated here, see models/backbones/videoprism.py.
 _CLIP = ArchSpec(
   kind=BlockConfig(1e-5, "quick"),
   patch_bias=False,
@@ -49,11 +54,21 @@ ARCHS = dict(
     class_token=False,
     norm_text_embed=False,
     text_at="last",
-    attention_pool=True,
+    attention_pool="siglip",
     projections=("none", "affine"),
     max_scale=float("inf"),
   ),
   simvtp=ArchSpec(class_token=False, norm_pooled=True, projections=("none", "none")),
+  videoprism=ArchSpec(
+    kind=BlockConfig(1e-6, "relu", logit_cap=50.0, key_bias=True, zero_centred=True),
+    class_token=False,
+    norm_text_embed=False,
+    causal_text=True,
+    text_at="appended",
+    sinusoid_text=True,
+    attention_pool="videoprism",
+    projections=("none", "none"),
+  ),
 )
 
 
@@ -64,7 +79,8 @@ class Config:
   Keyword-only, so that an objective's own `Config` may add keys without a default.
   """
 
-  arch: str = "frozen"  # frozen | clip | open_clip | siglip | simvtp; code: Frozen
+  # frozen | clip | open_clip | siglip | simvtp | videoprism; code: Frozen
+  arch: str = "frozen"
   video: BackboneConfig
   text: TransformerConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
@@ -109,10 +125,15 @@ class Config:
     )
     tower = backbones.tower(self.video)
     tower.check(self)
+    pools = parts.attention_pool and isinstance(self.video, TransformerConfig)
     require(
-      self.pool == "mean" or tower.has_class_token(self) or parts.attention_pool,
+      bool(self.pool == "mean" or tower.has_class_token(self) or pools),
       f"pool: {self.pool!r}, but {where} has no class token with backbone "
       f"{self.video.name!r}; set 'mean'",
+    )
+    require(
+      self.compute.attention == "xla" or not (tower.logit_cap or parts.kind.logit_cap),
+      f"compute.attention: {self.compute.attention!r} has no logit cap; set 'xla'",
     )
     for name, how in zip(("video", "text"), parts.projections, strict=True):
       width = getattr(self, name).width

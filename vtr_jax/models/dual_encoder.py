@@ -20,9 +20,9 @@ from vtr_jax.models.config import Config
 from vtr_jax.models.depth import layers_above
 from vtr_jax.models.layers import Dense, l2_normalize, logical
 from vtr_jax.models.norm_gelu import LayerNorm
-from vtr_jax.models.pooling import AttentionPool, VideoFeatures
+from vtr_jax.models.pooling import POOLS, VideoFeatures
 from vtr_jax.models.text_embed import mask_text
-from vtr_jax.models.text_tower import TextTower
+from vtr_jax.models.text_tower import TextTower, with_appended
 
 # Methods that all dual encoders predict by; see objectives/base.py.
 PREDICTIONS = (
@@ -48,7 +48,7 @@ class DualEncoder(nn.Module):
     c, parts = self.config, self.config.parts
     self.video_tower = backbones.tower(c.video)(self.clip, c)
     if parts.attention_pool and c.pool == "cls":
-      self.video_pool = AttentionPool(c.video, c.compute, parts.kind)
+      self.video_pool = POOLS[parts.attention_pool](c.video, c.compute, parts.kind)
     if parts.norm_pooled:
       self.video_norm = LayerNorm(parts.kind.epsilon, "float32")
 
@@ -143,7 +143,8 @@ class DualEncoder(nn.Module):
     self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
   ) -> Float[Array, "b e"]:
     """Embeddings of captions, not normalised."""
-    return self.pool_text(self.text_tower(ids, valid, train=train), valid)
+    tokens = self.text_tower(ids, valid, train=train)
+    return self.pool_text(tokens, with_appended(self.config, valid))
 
   def pool_text(
     self, tokens: Float[Array, "b l d"], valid: Bool[AnyArray, "b l"]
@@ -154,7 +155,7 @@ class DualEncoder(nn.Module):
       words = jnp.where(valid[:, :, None], tokens.astype(jnp.float32), 0)
       count = valid.sum(axis=1, keepdims=True, dtype=jnp.float32)
       x = words.sum(axis=1) / jnp.maximum(count, 1)
-    elif parts.text_at == "last":
+    elif parts.text_at != "first":
       positions = jnp.arange(valid.shape[1])[None]
       last = jnp.where(valid, positions, 0).max(axis=1)
       x = jnp.take_along_axis(tokens, last[:, None, None], axis=1)[:, 0]
@@ -194,7 +195,7 @@ class DualEncoder(nn.Module):
   def embed_tokens(self, batch: Batch) -> Float[Array, "b l e"]:
     """Unit-norm embedding of each text token; those of padding are meaningless."""
     ids, valid = batch["text_ids"], batch["text_valid"]
-    tokens = self.text_tower(ids, valid, train=False)
+    tokens = self.text_tower(ids, valid, train=False)[:, : ids.shape[1]]
     each = tokens.reshape(-1, 1, tokens.shape[-1])
     valid = jnp.ones(each.shape[:2], bool)
     return l2_normalize(self.pool_text(each, valid)).reshape(*tokens.shape[:2], -1)

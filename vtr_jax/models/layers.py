@@ -50,8 +50,15 @@ class BlockConfig:
   """How the blocks of an architecture differ; the defaults are ViT's."""
 
   epsilon: float = 1e-6  # of every LayerNorm
-  gelu: str = "exact"  # exact | quick | tanh, see models/norm_gelu.py
+  gelu: str = "exact"  # exact | quick | tanh | relu, see models/norm_gelu.py
   causal: bool = False  # each token attends to itself and earlier ones
+  logit_cap: float = 0.0  # of attention, see `attention.attend`; 0 = none
+  key_bias: bool = False  # with a cap, softmax does not cancel it
+  zero_centred: bool = False  # scales of LayerNorms are stored without their 1
+
+  def norm(self, dtype: str) -> Callable[..., LayerNorm]:
+    """The architecture's LayerNorm, without a name."""
+    return functools.partial(LayerNorm, self.epsilon, dtype, self.zero_centred)
 
 
 VIT = BlockConfig()
@@ -151,11 +158,15 @@ def multi_head(
   num_heads: int,
   dtype: str,
   inits: tuple[Callable[..., Array], Callable[..., Array]] = (_XAVIER, _XAVIER),
+  *,
+  key_bias: bool = False,
+  inner: int = 0,
+  query_scale: Float[Array, " e"] | None = None,
 ) -> Float[Array, "b m d"]:
   """Multi-head attention of `queries` to `memory`, inside `module`'s compact method.
 
-  Keys have no bias: it would add a constant to all scores of a query, which softmax
-  cancels. VideoMAE and SimVTP leave it out for the same reason.
+  Keys have no bias by default: it would add a constant to all scores of a query, which
+  softmax cancels. VideoMAE and SimVTP leave it out for the same reason.
 
   Args:
     module: owns the parameters `query`, `key`, `value` and `out`.
@@ -166,19 +177,26 @@ def multi_head(
     num_heads: of equal width.
     dtype: of activations.
     inits: of the kernels of (query, key, value), and of output.
+    key_bias: whether keys have a bias.
+    inner: width of all heads together; 0 = that of the tokens.
+    query_scale: factor of each channel of a head.
   """
   width = memory.shape[-1]
-  dense = functools.partial(Dense, width, dtype=dtype)
-  project = functools.partial(dense, ("embed", "heads"), kernel_init=inits[0])
-  split = lambda y: y.reshape(*y.shape[:2], num_heads, width // num_heads)
+  inner = inner or width
+  project = functools.partial(
+    Dense, inner, ("embed", "heads"), dtype, kernel_init=inits[0]
+  )
+  split = lambda y: y.reshape(*y.shape[:2], num_heads, inner // num_heads)
   query = split(project(name="query")(queries))
-  key = split(project(use_bias=False, name="key")(memory))
+  if query_scale is not None:
+    query *= query_scale.astype(dtype)[None, None, None]
+  key = split(project(use_bias=key_bias, name="key")(memory))
   value = split(project(name="value")(memory))
   query = jnp.broadcast_to(query, (memory.shape[0], *query.shape[1:]))
   module.sow("intermediates", "heads", (query, key))  # read by figures alone
   y = mix(query, key, value)
-  y = y.reshape(*y.shape[:2], width)
-  return dense(("heads", "embed"), kernel_init=inits[1], name="out")(y)
+  y = y.reshape(*y.shape[:2], inner)
+  return Dense(width, ("heads", "embed"), dtype, kernel_init=inits[1], name="out")(y)
 
 
 class Attention(nn.Module):
@@ -186,7 +204,7 @@ class Attention(nn.Module):
 
   num_heads: int
   compute: Compute
-  causal: bool = False
+  kind: BlockConfig = VIT
 
   @nn.compact
   def __call__(
@@ -194,9 +212,11 @@ class Attention(nn.Module):
   ) -> Float[Array, "b n d"]:
     def mix(query: Array, key: Array, value: Array) -> Array:
       with jax.named_scope("attend"):
-        return attend(query, key, value, valid, self.compute.attention, self.causal)
+        how, kind = self.compute.attention, self.kind
+        return attend(query, key, value, valid, how, kind.causal, kind.logit_cap)
 
-    return multi_head(self, mix, x, x, self.num_heads, self.compute.dtype)
+    heads, dtype = self.num_heads, self.compute.dtype
+    return multi_head(self, mix, x, x, heads, dtype, key_bias=self.kind.key_bias)
 
 
 class Mlp(nn.Module):
@@ -247,9 +267,8 @@ class Block(nn.Module):
     drop_rate: Float[Array, ""] | None = None,
   ) -> Float[Array, "b n d"]:
     kind, dtype = self.kind, self.compute.dtype
-    norm = functools.partial(LayerNorm, kind.epsilon, dtype)
-    heads = self.size.num_heads
-    attention = Attention(heads, self.compute, kind.causal, name="attention")
+    norm = kind.norm(dtype)
+    attention = Attention(self.size.num_heads, self.compute, kind, name="attention")
     x += drop_path(self, attention(norm(name="norm_attention")(x), valid), drop_rate)
     mlp = Mlp(self.size.mlp_dim, dtype, kind.gelu, name="mlp")
     x += drop_path(self, mlp(norm(name="norm_mlp")(x)), drop_rate)
@@ -322,8 +341,7 @@ class Transformer(nn.Module):
     x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid, drop_path)
     if not self.norm_last:
       return x
-    norm = LayerNorm(self.kind.epsilon, self.compute.dtype, name="norm")
-    return activation(norm(x))
+    return activation(self.kind.norm(self.compute.dtype)(name="norm")(x))
 
 
 def l2_normalize(x: Float[AnyArray, "*b d"]) -> Float[Array, "*b d"]:

@@ -54,11 +54,13 @@ def _recomputed(activation: Callable[[Array], Array]) -> Callable[[Array], Array
   return call
 
 
-# quick: x sigmoid(1.702 x), OpenAI's CLIP; tanh: Google's BERT code, SigLIP.
+# quick: x sigmoid(1.702 x), OpenAI's CLIP; tanh: Google's BERT code, SigLIP. ReLU is no
+# GELU, but takes its place in VideoPrism's text tower.
 GELUS = dict(
   exact=gelu,
   quick=_recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
   tanh=_recomputed(functools.partial(jax.nn.gelu, approximate=True)),
+  relu=_recomputed(jax.nn.relu),
 )
 
 
@@ -102,15 +104,23 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
 class LayerNorm(nn.Module):
-  """As flax's, with the gradient above; float32 parameters `scale` and `bias`."""
+  """As flax's, with the gradient above; float32 parameters `scale` and `bias`.
+
+  zero_centred: `scale` is stored without its 1 (VideoPrism), so that weight decay pulls
+    it to the identity.
+  """
 
   epsilon: float
   dtype: str
+  zero_centred: bool = False
 
   @nn.compact
   def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     init, axes = nn.initializers, ("norm",)
     boxed = lambda make: nn.with_logical_partitioning(make, axes)
-    scale = self.param("scale", boxed(init.ones_init()), x.shape[-1:])
+    first = init.zeros_init() if self.zero_centred else init.ones_init()
+    scale = self.param("scale", boxed(first), x.shape[-1:])
+    if self.zero_centred:
+      scale = scale + 1
     bias = self.param("bias", boxed(init.zeros_init()), x.shape[-1:])
     return normalise(x, scale, bias, self.epsilon, self.dtype)

@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float
 
 from vtr_jax.models.attention import attend
@@ -41,3 +42,38 @@ class AttentionPool(nn.Module):
     y = multi_head(self, mix, probe[None], x, heads, dtype)[:, 0]
     norm = LayerNorm(self.kind.epsilon, dtype, name="norm")
     return y + Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")(norm(y))
+
+
+class ScaledPool(nn.Module):
+  """A learned query attends to all tokens, in heads of 4 width / num_heads channels.
+
+  Each channel of the query has a learned scale. A LayerNorm follows, no MLP; there is
+  no residual and no logit cap (VideoPrism, arXiv 2402.13217, and its code).
+  """
+
+  size: TransformerConfig
+  compute: Compute
+  kind: BlockConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
+    width, heads, dtype = self.size.width, self.size.num_heads, self.compute.dtype
+    init, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros_init()
+    probe = self.param("probe", logical(init, ("norm", "norm")), (1, width))
+    scale = self.param("query_scale", logical(zeros, ("norm",)), (4 * width // heads,))
+    mix = functools.partial(attend, implementation=self.compute.attention)
+    y = multi_head(
+      self,
+      mix,
+      probe.astype(dtype)[None],
+      x,
+      heads,
+      dtype,
+      key_bias=self.kind.key_bias,
+      inner=4 * width,
+      query_scale=jax.nn.softplus(scale) * 1.442695041,  # 1 / log 2: 1 at the start
+    )
+    return self.kind.norm(dtype)(name="norm")(y[:, 0])
+
+
+POOLS = dict(siglip=AttentionPool, videoprism=ScaledPool)

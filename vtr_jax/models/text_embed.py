@@ -1,8 +1,11 @@
 """Masked captions, and BERT's embedding layer."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.arrays import AnyArray
@@ -24,6 +27,17 @@ def mask_text(
   return jnp.where(masked, mask_id, ids), valid
 
 
+def sinusoids(length: int, width: int) -> Float[np.ndarray, "l d"]:
+  """Sines in the first half of the columns, cosines in the second (VideoPrism's code).
+
+  Wavelengths grow from 2 pi to 20000 pi tokens, both included.
+  """
+  half = width // 2
+  rate = 10000.0 ** (-np.arange(half) / max(half - 1, 1))
+  angle = np.arange(length)[:, None] * rate
+  return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
 class TextEmbed(nn.Module):
   """Word and learned position embeddings, LayerNorm (epsilon 1e-12), dropout.
 
@@ -36,6 +50,7 @@ class TextEmbed(nn.Module):
   dropout: float
   dtype: str
   norm: bool = True
+  sinusoid: bool = False  # words times sqrt(width) plus sinusoids, none of it learned
 
   @nn.compact
   def __call__(
@@ -45,16 +60,18 @@ class TextEmbed(nn.Module):
     words = self.param(
       "words", logical(init, ("vocab", "embed")), (self.text.vocab_size, self.width)
     )
-    positions = self.param(
-      "positions",
-      logical(init, ("length", "embed")),
-      (self.text.max_length, self.width),
-    )
+    if self.sinusoid:
+      positions = jnp.asarray(sinusoids(ids.shape[1], self.width))
+    else:
+      shape = self.text.max_length, self.width
+      positions = self.param("positions", logical(init, ("length", "embed")), shape)
     # Columns are not sharded: the lookup would then communicate every activation.
     words = nn.with_logical_constraint(words.astype(self.dtype), ("vocab", None))
     x = activation(jnp.take(words, ids, axis=0))
     # As PyTorch's padding_idx: padding's word embedding gets no gradient.
     x = jnp.where(valid[:, :, None], x, jax.lax.stop_gradient(x))
+    if self.sinusoid:
+      x *= math.sqrt(self.width)
     x += positions[None, : ids.shape[1]].astype(self.dtype)
     if self.norm:
       x = LayerNorm(1e-12, self.dtype, name="norm")(x)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import math
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core.arrays import AnyArray
@@ -17,6 +19,7 @@ from vtr_jax.models.layers import (
   Transformer,
   TransformerConfig,
   activation,
+  logical,
   run_blocks,
 )
 from vtr_jax.models.norm_gelu import LayerNorm
@@ -43,7 +46,7 @@ class TextBlock(nn.Module):
 
 
 class TextTower(nn.Module):
-  """Encodes captions to one embedding per token."""
+  """Encodes captions to one embedding per token, an appended class token last."""
 
   text: TextSpec
   config: Config
@@ -56,15 +59,29 @@ class TextTower(nn.Module):
   @nn.compact
   def __call__(
     self, ids: Int32[AnyArray, "b l"], valid: Bool[AnyArray, "b l"], *, train: bool
-  ) -> Float[Array, "b l d"]:
+  ) -> Float[Array, "b _ d"]:
     c, parts = self.config, self.config.parts
     rate = c.text_dropout if train else 0.0
     dtype, norm = c.compute.dtype, parts.norm_text_embed
-    embed = TextEmbed(self.text, c.text.width, rate, dtype, norm, name="embed")
+    width, sinusoid = c.text.width, parts.sinusoid_text
+    embed = TextEmbed(self.text, width, rate, dtype, norm, sinusoid, name="embed")
     x = embed(ids, valid, train=train)
+    if parts.text_at == "appended":
+      init = nn.initializers.truncated_normal(0.02)
+      cls = self.param("cls_token", logical(init, ("norm",)), (width,))
+      if sinusoid:
+        cls *= math.sqrt(width)
+      cls = jnp.broadcast_to(cls.astype(dtype)[None, None], (len(x), 1, width))
+      x, valid = jnp.concatenate([x, cls], axis=1), with_appended(c, valid)
     if c.text_norm == "pre":
       kind = dataclasses.replace(parts.kind, causal=parts.causal_text)
       after = not parts.norm_pooled
       return Transformer(c.text, c.compute, kind, after, name="transformer")(x, valid)
     fields = (c.text, c.compute, rate)
     return run_blocks(TextBlock, fields, c.text.depth, c.compute, x, valid)
+
+
+def with_appended(config: Config, valid: Bool[AnyArray, "b l"]) -> Bool[Array, "b _"]:
+  """Which of the tower's tokens are valid: an appended class token always is."""
+  count = int(config.parts.text_at == "appended")
+  return jnp.pad(valid, ((0, 0), (0, count)), constant_values=True)

@@ -6,7 +6,6 @@ tubelets.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +25,6 @@ from vtr_jax.models.layers import (
   logical,
   run_blocks,
 )
-from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.patch_embed import flat_positions, space_time_positions
 
 
@@ -84,7 +82,7 @@ class VideoTower(Backbone):
       cls = jnp.broadcast_to(cls[None, None], (x.shape[0], 1, width))
       x = jnp.concatenate([cls, x], axis=1)
     x = activation(x)
-    norm = functools.partial(LayerNorm, parts.kind.epsilon, dtype)
+    norm = parts.kind.norm(dtype)
     if parts.norm_input:
       x = activation(norm(name="norm_input")(x))
     block, fields = self.block(frames)

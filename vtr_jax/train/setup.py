@@ -274,7 +274,7 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
     if source.exists() and copy.read_bytes() != source.read_bytes():
       raise ConfigError(f"{copy}: differs from {source}; a run keeps its tokenizer")
     source = copy
-  tokenizer = texts.load(str(source))
+  tokenizer = texts.load(str(source), config.text.t5_rules)
   texts.check(tokenizer, config.text)
   if jax.process_index() == 0 and not copy.exists():
     io.atomic_write(copy, source.read_bytes())

@@ -1,4 +1,4 @@
-"""Reads the arrays of a weights file: safetensors, or PyTorch's zip files.
+"""Reads the arrays of a weights file: safetensors, .npz, or PyTorch's zip files.
 
 Arrays of PyTorch files are not copied: they are views of the memory-mapped file.
 """
@@ -28,7 +28,7 @@ _MAX_DEPTH = 20  # of nested dicts and modules (ours; real files have ten levels
 
 
 def read(path: str | pathlib.Path) -> Arrays:
-  """Reads `.safetensors`, or `.pth`, `.pt` and `.bin` of PyTorch 1.6 and later.
+  """Reads `.safetensors`, `.npz`, or `.pth`, `.pt`, `.bin` of PyTorch 1.6 and later.
 
   Raises:
     WeightsError: it is missing, of an unknown format, damaged, or would run code.
@@ -40,7 +40,7 @@ def read(path: str | pathlib.Path) -> Arrays:
   except OSError as e:
     raise WeightsError(f"{path}: cannot be read ({e.strerror})") from e
   if start.startswith(b"PK\x03\x04"):
-    return _torch(path)
+    return _npz(path) if _is_npz(path) else _torch(path)
   if start[8:9] == b"{":
     return _safetensors(path)
   if start.startswith((b"\x80", b"\x8a")):
@@ -66,6 +66,24 @@ def _safetensors(path: pathlib.Path) -> Arrays:
       f"{path}: damaged, or of a dtype that NumPy lacks ({one_line(e)}); copy it "
       "again, or save it as float32"
     ) from e
+
+
+def _is_npz(path: pathlib.Path) -> bool:
+  """Whether all members of a zip file are arrays of NumPy."""
+  try:
+    with zipfile.ZipFile(path) as archive:
+      names = archive.namelist()
+  except Exception:  # damaged: reported by the reader
+    return path.suffix == ".npz"
+  return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def _npz(path: pathlib.Path) -> Arrays:
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      return {name: file[name] for name in file.files}
+  except Exception as e:  # damaged bytes can raise anything
+    raise WeightsError(f"{path}: damaged ({one_line(e)}); copy it again") from e
 
 
 def _torch(path: pathlib.Path) -> Arrays:

@@ -54,6 +54,9 @@ def infer(
     for group in groups:
       section = section[group]
     section[last] = value
+  if source.infer:
+    source.infer(c, match.rename(arrays, source.renames)[0])
+    return c
   model = _deepest_model(c, source)
   named, _ = match.rename(arrays, source.renames)
   entries = match.choose(source.layouts(name, model), model, named)

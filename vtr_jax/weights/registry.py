@@ -1,6 +1,7 @@
 """The supported kinds of public weights: their layouts and variants of key names."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
-from vtr_jax.weights import layouts, simvtp_layouts
+from vtr_jax.weights import layouts, simvtp_layouts, videoprism_layouts
 from vtr_jax.weights.layouts import Layout
 
 Renames = tuple[tuple[str, str], ...]  # (regular expression, replacement), in order
@@ -30,6 +31,9 @@ class Source:
   optional: Patterns = ()  # keys that some of these files lack
   initialised: Patterns = ()  # parameter paths that no such file contains
   changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe
+  # (complete config, arrays of the file): sets the sizes, if the file states all of
+  # them; None = by shapes of the parameters, see infer.py
+  infer: Callable[[dict[str, Any], Mapping[str, Any]], None] | None = None
 
   def layouts(self, name: str, model: nn.Module) -> tuple[Layout, ...]:
     """The layouts that fit `model`.
@@ -199,6 +203,14 @@ SOURCES = dict(
       "clip.mean": (0.5, 0.5, 0.5),
       "clip.std": (0.5, 0.5, 0.5),
     },
+  ),
+  videoprism=Source(
+    recipe="configs/mac.py:videoprism",
+    dual=(videoprism_layouts.videoprism_lvt, videoprism_layouts.videoprism),
+    archs=("videoprism", "frozen"),
+    # The video encoders have no text; with other text towers, no projection either.
+    initialised=(*_DUAL_ONLY, *_PIXELS, "text_.*", "video_proj/.*"),
+    infer=videoprism_layouts.infer,
   ),
 )
 

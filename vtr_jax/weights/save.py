@@ -31,7 +31,11 @@ _REQUIRED: dict[str, dict[str, Any]] = dict(
   videomae=dict(pos_embed="flat"),
   hf_videomae=dict(pos_embed="flat"),
   simvtp=dict(pos_embed="flat"),
+  videoprism={"video.name": "videoprism", "video.auxiliary_depth": 0},
+  videoprism_lvt={"video.name": "videoprism", "arch": "videoprism", "pool": "cls"},
 )
+# Layouts that are stored as .npz; all others are .safetensors.
+NPZ = ("videoprism", "videoprism_lvt")
 
 
 def layouts() -> dict[str, str]:
@@ -99,10 +103,11 @@ def _check_architecture(layout: str, model: Any) -> None:
   """Raises WeightsError if the layout's own code would compute other outputs."""
   has = flatten(to_dict(model.config)) | dict(frames=model.clip.tubelet_size[0])
   for key, value in _REQUIRED.get(layout, {}).items():
-    if has[key] != value:
+    if has.get(key) != value:
       name = "clip.tubelet_size[0]" if key == "frames" else f"objective.{key}"
       raise WeightsError(
-        f"--as: {layout!r} needs config.{name} = {value!r}, this model has {has[key]!r}"
+        f"--as: {layout!r} needs config.{name} = {value!r}, this model has "
+        f"{has.get(key)!r}"
       )
 
 

@@ -9,7 +9,14 @@ from jaxtyping import Bool, Int, Int32, Int64
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import DataError
 from vtr_jax.data.tokenizers import kinds
-from vtr_jax.data.tokenizers.kinds import Albert, Bert, Clip, SentencePiece, Siglip
+from vtr_jax.data.tokenizers.kinds import (
+  Albert,
+  Bert,
+  Clip,
+  SentencePiece,
+  Siglip,
+  VideoPrism,
+)
 
 
 @runtime_checkable
@@ -52,28 +59,29 @@ class Tokenizer(Protocol):
     ...
 
 
-def load(path: str) -> Tokenizer:
+def load(path: str, t5_rules: str = "siglip") -> Tokenizer:
   """Loads a vocabulary file, whose content determines its kind.
 
   Args:
     path: a SentencePiece model in our layout (with <cls>), ALBERT's or T5's; BERT's
       vocab.txt, which has lines such as [CLS] and [SEP]; or CLIP's merges, whose first
       line contains #version. Files may be compressed with gzip.
+    t5_rules: `TextSpec.t5_rules`; a T5 file does not tell whose it is.
 
   Raises:
     DataError: the file cannot be read, is damaged or of an unknown kind, or its kind
       requires the package `tokenizers`, which is missing.
   """
-  return _kind(path)(path)
+  return _kind(path, t5_rules)(path)
 
 
-def _kind(path: str) -> Callable[[str], Tokenizer]:
+def _kind(path: str, t5_rules: str) -> Callable[[str], Tokenizer]:
   data = kinds.read(path)
   if model := kinds.parse(data):
     first = tuple(model.IdToPiece(i) for i in range(min(5, model.GetPieceSize())))
     if model.IdToPiece(model.PieceToId("<cls>")) == "<cls>":
       return SentencePiece
-    for kind in (Albert, Siglip):
+    for kind in (Albert, VideoPrism if t5_rules == "videoprism" else Siglip):
       if first[: len(kind.LAYOUT)] == kind.LAYOUT:
         return kind
     raise DataError(

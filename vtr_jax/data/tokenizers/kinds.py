@@ -223,6 +223,30 @@ class Siglip(SentencePiece):
     return super()._encode(" ".join(text.split()))
 
 
+class VideoPrism(SentencePiece):
+  """T5's SentencePiece models as VideoPrism's code uses them: caption . <pad> ...
+
+  ASCII punctuation becomes space, text is lower-cased, and one full stop is put at the
+  end of every caption, even of an empty one; a truncated caption loses it.
+
+  The vocabulary has no mask token: `mask_id` is its size, which adds a row to the token
+  embedding.
+  """
+
+  LAYOUT = Siglip.LAYOUT
+  _SPACES = str.maketrans(dict.fromkeys(string.punctuation, " "))
+
+  def _set_ids(self) -> None:
+    self.pad_id, end_id, self.unk_id = map(self._find, self.LAYOUT)
+    self.mask_id = self._model.GetPieceSize()
+    self.special_ids = self.pad_id, end_id, self.unk_id, self.mask_id
+
+  def _encode(self, caption: str) -> list[int]:
+    return super()._encode(
+      " ".join(caption.translate(self._SPACES).lower().split()) + "."
+    )
+
+
 class Bert(_Vocabulary):
   """BERT's WordPiece, a vocab.txt: [CLS] caption [SEP] [PAD] ...
 

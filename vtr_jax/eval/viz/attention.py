@@ -139,7 +139,8 @@ def _attention(
     for kind, pairs in layers.items():
       query, key = (jnp.concatenate(x) for x in zip(*pairs, strict=True))
       reader = "first" if kind == "probe" or reads_class else "mean"
-      weights = functools.partial(_weights, kind, reader, rows, clip.grid)
+      cap = 0.0 if kind == "probe" else backbone.logit_cap
+      weights = functools.partial(_weights, kind, reader, rows, clip.grid, cap)
       pair = jax.lax.map(lambda pair, weights=weights: weights(*pair), (query, key))
       tubelets, cls = (jnp.moveaxis(x, 0, 1) for x in pair)
       out[kind] = tubelets, cls
@@ -167,25 +168,37 @@ def _weights(
   reader: str,
   rows: int,
   grid: tuple[int, int, int],
+  cap: float,
   query: Float[Array, "r q h e"],
   key: Float[Array, "r k h e"],
 ) -> tuple[Float[Array, "b h t y x"], Float[Array, "b h"]]:
   """(probabilities of tubelets, of class tokens) in one layer."""
   slices, patches = grid[0], grid[1] * grid[2]
+  if kind == "time" and key.shape[1] == slices:  # each patch alone, no class token
+    return _alongside(softmax(query, key, cap).mean(axis=2), rows, grid)
   framewise = query.shape[0] > rows
   first = key.shape[1] - (patches if framewise else slices * patches)  # class tokens
   query, key = query.astype(jnp.float32), key.astype(jnp.float32)
   if reader == "first" and (first or kind == "probe"):
-    probs = softmax(query[:, :1], key)[:, :, 0]
+    probs = softmax(query[:, :1], key, cap)[:, :, 0]
   elif kind in ("time", "space"):
     cls, inner = _divided(query, key, kind, slices)
     probs = jnp.concatenate([cls[..., None], inner], axis=-1)
   else:
-    probs = softmax(query[:, first:], key).mean(axis=2)
+    probs = softmax(query[:, first:], key, cap).mean(axis=2)
   frames = slices if framewise else 1
   probs = probs.reshape(rows, frames, *probs.shape[1:]).swapaxes(1, 2) / frames
   cls = probs[..., :first].sum(axis=(2, 3))
   return probs[..., first:].reshape(*cls.shape, *grid), cls
+
+
+def _alongside(
+  probs: Float[Array, "n h t"], rows: int, grid: tuple[int, int, int]
+) -> tuple[Float[Array, "b h t y x"], Float[Array, "b h"]]:
+  """As `_weights`, of attention along time by each patch; their mean."""
+  heads, (frames, high, wide) = probs.shape[1], grid
+  maps = probs.reshape(rows, high, wide, heads, frames) / (high * wide)
+  return maps.transpose(0, 3, 4, 1, 2), jnp.zeros((rows, heads))
 
 
 def _divided(
@@ -213,8 +226,11 @@ def _divided(
 
 
 def softmax(
-  query: Float[Array, "b q h e"], key: Float[Array, "b k h e"]
+  query: Float[Array, "b q h e"], key: Float[Array, "b k h e"], cap: float = 0.0
 ) -> Float[Array, "b h q k"]:
   """Attention probabilities as in models/attention.py, float32."""
+  query, key = query.astype(jnp.float32), key.astype(jnp.float32)
   scores = jnp.einsum("bqhe,bkhe->bhqk", query, key) * query.shape[-1] ** -0.5
+  if cap:
+    scores = cap * jnp.tanh(scores / cap)
   return jax.nn.softmax(scores, axis=-1)
