@@ -69,7 +69,7 @@ SHAPES = dict(
   ),
 )
 # A dual encoder from scratch: small, wide towers with positions from the start.
-DUAL = dict(
+DUAL: dict[str, Any] = dict(
   video=size("demo") | dict(name="vit", pos_embed="space_time"),
   text=size("demo"),
   compute=dict(scan=False),

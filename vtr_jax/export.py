@@ -58,7 +58,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     format="pt", layout=layout, step=str(run.step), config=json.dumps(config)
   )
   if layout in NPZ:
-    np.savez(to, **arrays)
+    np.savez(to, allow_pickle=False, **arrays)
   else:
     save_file(arrays, to, metadata=metadata)
   count = sum(x.size for x in arrays.values())

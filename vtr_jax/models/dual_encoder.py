@@ -5,6 +5,7 @@ clip and a caption; other architectures pool and project differently, see `ArchS
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,7 +49,8 @@ class DualEncoder(nn.Module):
     c, parts = self.config, self.config.parts
     self.video_tower = backbones.tower(c.video)(self.clip, c)
     if parts.attention_pool and c.pool == "cls":
-      self.video_pool = POOLS[parts.attention_pool](c.video, c.compute, parts.kind)
+      size: Any = c.video  # of a backbone with heads; checked by `Config`
+      self.video_pool = POOLS[parts.attention_pool](size, c.compute, parts.kind)
     if parts.norm_pooled:
       self.video_norm = LayerNorm(parts.kind.epsilon, "float32")
 
@@ -86,7 +88,9 @@ class DualEncoder(nn.Module):
 
   def video_tokens(self, batch: Batch, drop_path: float = 0.0) -> Tokens:
     """The video tower's tokens of unmasked clips; training may set `drop_path`."""
-    return self.video_tower(batch["video"], drop_path=drop_path)
+    # A backbone that cannot drop blocks need not know the argument.
+    options = dict(drop_path=drop_path) if drop_path else {}
+    return self.video_tower(batch["video"], **options)
 
   def masked_tokens(self, batch: Batch) -> Tokens:
     """Tokens of masked clips: tubelets are dropped, or replaced by the mask token."""

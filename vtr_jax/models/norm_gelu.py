@@ -9,6 +9,7 @@ memory and of the bytes that a scanned block moves.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -119,7 +120,7 @@ class LayerNorm(nn.Module):
     init, axes = nn.initializers, ("norm",)
     boxed = lambda make: nn.with_logical_partitioning(make, axes)
     first = init.zeros_init() if self.zero_centred else init.ones_init()
-    scale = self.param("scale", boxed(first), x.shape[-1:])
+    scale: Any = self.param("scale", boxed(first), x.shape[-1:])
     if self.zero_centred:
       scale = scale + 1
     bias = self.param("bias", boxed(init.zeros_init()), x.shape[-1:])

@@ -45,8 +45,8 @@ from vtr_jax.objectives.losses import masked_sum, soft_cross_entropy
 class Config:
   """Section `objective` of the config."""
 
-  # frozen | clip | open_clip | siglip | simvtp, as of the run or the weights it starts
-  # from; ours
+  # frozen | clip | open_clip | siglip | simvtp | videoprism: of the run or the weights
+  # that it starts from; ours
   arch: str = "frozen"
   video: BackboneConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
@@ -78,7 +78,9 @@ class Config:
     tower = backbones.tower(self.video)
     tower.check(self)
     require(
-      self.pool == "mean" or tower.has_class_token(self) or self.parts.attention_pool,
+      bool(
+        self.pool == "mean" or tower.has_class_token(self) or self.parts.attention_pool
+      ),
       f"pool: 'cls', but backbone {self.video.name!r} has no class token; set 'mean'",
     )
 

@@ -41,6 +41,7 @@ class BackboneConfig:
 
   name: str  # of a file in models/backbones
   width: int  # of the tokens
+  depth: int  # number of blocks
 
   @staticmethod
   def variant(values: Any) -> type:

@@ -10,6 +10,7 @@ antialiasing. Ours: initial values (models/layers.py), masks.
 """
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -85,6 +86,7 @@ class Tower(Backbone):
     video: Num[AnyArray, "b t h w c"] | Num[AnyArray, "b k p"],
     keep_idx: Int32[AnyArray, "b k"] | None = None,
     mask_idx: Int32[AnyArray, "b m"] | None = None,
+    drop_path: float = 0.0,
   ) -> Tokens:
     """See `Backbone`; masks are the same in every frame."""
     dtype = self.config.compute.dtype
@@ -96,21 +98,27 @@ class Tower(Backbone):
       x += jnp.tile(space, (frames, 1))[None]
     else:
       x += jnp.take(space, jnp.asarray(keep_idx) % len(space), axis=0)
-    x = self._stack("spatial", x.reshape(rows * frames, count // frames, width))
+    stack = functools.partial(self._stack, drop_path)
+    x = stack("spatial", x.reshape(rows * frames, count // frames, width))
     x = x.reshape(rows, frames, -1, width).swapaxes(1, 2)
     x = x.reshape(-1, frames, width)  # each patch is a row of the batch
     x += self._positions("temporal", (frames,)).astype(dtype)[None]
-    x = self._stack("temporal", x).reshape(rows, -1, frames, width)
+    x = stack("temporal", x).reshape(rows, -1, frames, width)
     x = x.swapaxes(1, 2).reshape(rows, count, width)
     if self.config.video.auxiliary_depth:
-      x = self._stack("auxiliary", x, norm_last=False)
+      x = stack("auxiliary", x, norm_last=False)
     return Tokens(x[:, :0], x)
 
   def _stack(
-    self, name: str, x: Float[Array, "b n d"], norm_last: bool = True
+    self,
+    drop_path: float,
+    name: str,
+    x: Float[Array, "b n d"],
+    norm_last: bool = True,
   ) -> Float[Array, "b n d"]:
     size = dataclasses.replace(self.config.video, depth=self.stacks()[name])
-    return Transformer(size, self.config.compute, KIND, norm_last, name=name)(x)
+    stack = Transformer(size, self.config.compute, KIND, norm_last, name=name)
+    return stack(x, drop_path=drop_path)
 
   def _positions(self, name: str, grid: tuple[int, ...]) -> Float[Array, "n d"]:
     """Learned positions `<name>_positions`, interpolated to `grid`."""
