@@ -224,7 +224,7 @@ def apart(function: Callable[..., T], *args: Any) -> T:
 def row(
   name: str,
   found: tuple[Way, float, float] | None,
-  theirs: float | None,
+  torch_time: float | None,
   peaks: tuple[float | None, float],
 ) -> str:
   """One recipe's line."""
@@ -234,8 +234,10 @@ def row(
   rows = f"{way.attention:6} {way.remat:5} {way.rows:5} {1e3 * took:9.1f}"
   rates = f"{way.rows / took:9.1f} {once / 1e12:8.3f}"
   mfu = (f"{100 * once / took / p:9.1f}" if p else f"{'-':>9}" for p in peaks)
-  beside = f"{1e3 * theirs:9.1f} {theirs / took:6.2f}" if theirs else f"{'-':>9}"
-  return f"{name:8} {rows} {rates} {' '.join(mfu)} {beside}"
+  torch_row = (
+    f"{1e3 * torch_time:9.1f} {torch_time / took:6.2f}" if torch_time else f"{'-':>9}"
+  )
+  return f"{name:8} {rows} {rates} {' '.join(mfu)} {torch_row}"
 
 
 def main(_) -> None:
@@ -255,8 +257,8 @@ def main(_) -> None:
     config = recipe(name, values.tiny)
     # Start-up, PyTorch's step and the running trial come on top.
     found = apart(ours, config, values.most, 0.6 * each)
-    theirs = found and apart(peer, name, config, found[0].rows)
-    print(row(name, found, theirs, (maker, measured)), flush=True)
+    torch_time = found and apart(peer, name, config, found[0].rows)
+    print(row(name, found, torch_time, (maker, measured)), flush=True)
 
 
 if __name__ == "__main__":

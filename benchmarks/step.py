@@ -6,10 +6,10 @@
   python -m benchmarks.step --config=configs/miles.py --masked=20 --without=features
 
 Works with any config of any objective. The mask ratios alternate round by round, so
-that changes of the machine's speed affect all alike; medians are printed. FLOPs are the
-compiler's count of the full step. It counts a scanned layer only once, so layers are
-unrolled here (`compute.scan` is set to False). `--without` measures the cost of a loss
-term: the same step with that weight at 0.
+that changes of the machine's speed affect all equally; medians are printed. FLOPs are
+the compiler's count of the full step. It counts a scanned layer only once, so layers
+are unrolled here (`compute.scan` is set to False). `--without` measures the cost of a
+loss term: the same step with that weight at 0.
 """
 
 import dataclasses

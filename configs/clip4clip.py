@@ -1,4 +1,4 @@
-"""CLIP4Clip's mean pooling: CLIP's towers, each frame alone, their mean the clip.
+"""CLIP4Clip's mean pooling: frames encoded independently by CLIP, then averaged.
 
   python -m vtr_jax.main --config=configs/clip4clip.py:msrvtt \
     --config.init_from=clip:ViT-B-32.pt --config.tokenizer=bpe_simple_vocab_16e6.txt.gz

@@ -77,8 +77,8 @@ DUAL: dict[str, Any] = dict(
   text_norm="pre",
   text_dropout=0.0,
 )
-# A rate that is high, warmed up and taken back. Muon learns as much as AdamW in a
-# quarter of the steps (docs/performance.md).
+# A high peak learning rate, with warm-up and cosine decay. Muon learns as much as AdamW
+# in a quarter of the steps (docs/performance.md).
 FROM_SCRATCH = dict(
   lr=1.4e-3,
   min_lr=1e-5,
@@ -99,7 +99,10 @@ def retrieval(split: str, **changes) -> dict:
 
 
 def shrink(c: Any) -> None:
-  """A demo at the smallest sizes that still use every part; towers are its own."""
+  """Reduces a demo config to the smallest sizes that use every part.
+
+  Callers set the towers.
+  """
   c.steps, c.batch_size, c.eval_batch_size, c.log_every = 6, 16, 16, 2
   c.checkpoint_every = 2
   c.clip.update(num_frames=4, image_size=32)

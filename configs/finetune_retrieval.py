@@ -7,7 +7,7 @@
 
 After the data set comes the config file of the run that this one starts from ("mac"),
 and its variant (the paper's recipe): sizes, tokenizer and loss must be that run's.
-Data are what `vtr_jax.prepare` leaves under data/<data set>.
+Data are what `vtr_jax.prepare` writes under data/<data set>.
 
 Sources: "Frozen" is its MSR-VTT fine-tuning (arXiv 2104.00650 and code), which MCQ and
 MILES share, "CLIP4Clip" arXiv 2104.08860 and code, "SimVTP" its scripts, "ours" was
@@ -53,7 +53,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
   pt = c.clip.tubelet_size[0]
   c.clip.num_frames = -(-data["frames"] // pt) * pt
-  # The whole view: hiding is for pre-training.
+  # Nothing is masked: masks are for pre-training.
   c.mask.update(video_ratio=0.0, text_ratio=0.0)
   c.data.update(name=name, crop="random_resized", crop_scales=(0.5, 1.0))  # Frozen
   c.data.update(sampling="segments", flip=True, curriculum=(), mixture=())  # Frozen

@@ -9,7 +9,7 @@
   python -m vtr_jax.main --config=configs/mac.py:videoprism      from VideoPrism's:
     --config.init_from=videoprism:FILE.npz --config.tokenizer=spiece.model
 
-Sources: "paper" is arXiv 2212.00986 (text or figures), "weak" a value that only its
+Sources: "paper" is arXiv 2212.00986 (text or figures), "inferred" a value that only its
 claimed savings point to, "Frozen" the code that it builds on (arXiv 2104.00650),
 "ours" was chosen here: no schedule, batch size or code of MAC is public.
 """
@@ -44,8 +44,8 @@ def webvid2m_cc3m() -> dict:
     clip=dict(num_frames=4),  # paper
     mask=dict(
       video="per_frame",  # paper: figure; equal numbers, drawn for each frame
-      video_ratio=0.6,  # weak: 60 % of the computation saved
-      text_ratio=0.15,  # weak
+      video_ratio=0.6,  # inferred: 60 % of the computation saved
+      text_ratio=0.15,  # inferred
     ),
     data=dict(
       name="webvid",  # of the evaluations and the tokenizer; ours

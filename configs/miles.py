@@ -5,8 +5,8 @@
   python -m vtr_jax.main --config=configs/miles.py:webvid2m_cc3m   the paper's recipe
 
 Sources: "paper" is arXiv 2204.12408 (text or figures), "code" the authors' evaluation
-code, "MCQ" their sibling work's training code (arXiv 2201.04850), "weak" a value that
-is backed by nothing found, "Frozen" the code that all of it builds on, "ours" was
+code, "MCQ" their sibling work's training code (arXiv 2201.04850), "inferred" a value
+that is backed by nothing found, "Frozen" the code that all of it builds on, "ours" was
 chosen here: no training code of MILES is public.
 """
 
@@ -34,7 +34,7 @@ def webvid2m_cc3m() -> dict:
     clip=dict(num_frames=4),  # paper
     mask=dict(
       video="block_tube",  # paper: figure; one block, at one position in all frames
-      video_ratio=0.4,  # weak: BEiT's
+      video_ratio=0.4,  # inferred: BEiT's
       text_ratio=0.0,  # paper: figure
     ),
     data=dict(

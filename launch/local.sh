@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on this machine, all its devices in one process; goes on when preempted.
+# Trains on this machine, all its devices in one process; resumes when preempted.
 #   ./launch/local.sh [--dry_run] --config=configs/mac.py [--config.steps=100 ...]
 # shellcheck source=launch/setup.sh
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh" "$@"

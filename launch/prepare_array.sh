@@ -5,7 +5,7 @@
 #     --format=webvid --source=/videos --annotations=/train.csv --out=/data --name=webvid
 # Then the merge, which starts when all tasks have ended well (JOB is the array's number):
 #   sbatch --dependency=afterok:JOB launch/prepare_array.sh --merge --out=/data --name=webvid
-# A task that was killed or requeued goes on where it stopped; after failures, submit the
+# A task that was killed or requeued resumes; after failures, submit the
 # whole array again: what is done takes no time.
 #SBATCH --job-name=vtr_prepare
 #SBATCH --requeue

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains on whatever cloud has the accelerator, by SkyPilot (pip install skypilot): a
-# managed job, which is started anew elsewhere when spot capacity is taken away.
+# managed job, which is restarted elsewhere when spot capacity is taken away.
 #   ACCELERATORS=H100:8 NODES=2 BUCKET=s3://my-bucket \
 #     ./launch/skypilot.sh [--dry_run] --config=configs/mac.py:webvid2m_cc3m
 # The bucket is mounted at /bucket: data in /bucket/data, the run in /bucket/runs/NAME.

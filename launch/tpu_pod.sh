@@ -27,7 +27,7 @@ ask() {
   done
 }
 
-give_back() { tpu queued-resources delete "$NAME" --force; }
+release() { tpu queued-resources delete "$NAME" --force; }
 
 install() {
   run tar --exclude=.venv --exclude=.git --exclude=./data --exclude=./runs -czf \
@@ -45,7 +45,7 @@ train() {
 --workdir=\$HOME/bucket/runs/$NAME $(printf '%q ' "${args[@]}")$data"
 }
 
-# Gives back what it holds, and asks again, as long as that is taken away.
+# Releases what it holds, and asks again, as long as that is taken away.
 code=85
 while [ "$code" != 0 ]; do
   code=0
@@ -53,7 +53,7 @@ while [ "$code" != 0 ]; do
   train || code=$?
   # A slice that was taken away leaves ssh with 255.
   [ "$code" = 0 ] || [ "$code" = 85 ] || [ "$code" = 255 ] || break
-  if [ "$code" != 0 ] || [ -z "${KEEP:-}" ]; then give_back; fi
+  if [ "$code" != 0 ] || [ -z "${KEEP:-}" ]; then release; fi
 done
 [ "$code" = 0 ] ||
   echo "ended with $code; $NAME stays: gcloud compute tpus queued-resources delete $NAME" >&2

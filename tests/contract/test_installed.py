@@ -36,7 +36,7 @@ def installed(tmp_path_factory):
   place = tmp_path_factory.mktemp("installed")
   site, empty = place / "site", place / "empty"
   empty.mkdir()
-  # The build writes beside its sources, so it gets a copy.
+  # The build writes next to its sources, so it gets a copy.
   files = "vtr_jax pyproject.toml README.md LICENSE"
   subprocess.run(
     f"git ls-files -co --exclude-standard {files} | tar -c -T - | tar -x -C {place}",

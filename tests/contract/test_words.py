@@ -1,10 +1,11 @@
 """The field's English: private words that must not come back.
 
-Docstrings, comments and messages of the package, README and docs. Each pattern has the
-word to use; a researcher should have to read nothing twice.
+Docstrings, comments and messages of the package, its tests and scripts, README and
+docs. Each pattern has the word to use; a researcher should have to read nothing twice.
 """
 
 import io
+import pathlib
 import re
 import tokenize
 
@@ -33,13 +34,20 @@ WORDS = {
     "is not a valid ..."
   ),
 }
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-FILES = sorted([*(ROOT / "vtr_jax").rglob("*.py"), *(ROOT / "configs").glob("*.py")])
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+FOLDERS = ("vtr_jax", "configs", "launch", "benchmarks", "tests", "colabs")
+FILES = [
+  path
+  for folder in FOLDERS
+  for path in (ROOT / folder).rglob("*")
+  if path.suffix in (".py", ".sh", ".yaml", ".ipynb")
+  and path != pathlib.Path(__file__)  # has the words
+]
 
 
 def prose(path):
-  """(line number, text) of strings and comments of a file; all lines of a page."""
-  if path.suffix == ".md":
+  """(line number, text) of strings and comments of a file; all lines of others."""
+  if path.suffix != ".py":
     yield from enumerate(path.read_text().splitlines(), 1)
     return
   for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
@@ -48,7 +56,9 @@ def prose(path):
         yield token.start[0] + i, line
 
 
-@pytest.mark.parametrize("path", PAGES + FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+  "path", sorted(PAGES + FILES), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_a_file_contains_no_discouraged_words(path):
   wrong = [
     f"{path.relative_to(ROOT)}:{number}: {found[0]!r}: write {better}"

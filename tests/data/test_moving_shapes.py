@@ -27,7 +27,7 @@ from vtr_jax.data.moving_shapes import captions, pool, render, scene
 
 FULL = moving_shapes.CONFIGS["full"].counts
 MEANINGS = {split: scene.meanings(split, count) for split, count in FULL.items()}
-# Everything a caption may hold beside things and actions.
+# Everything a caption may hold besides things and actions.
 GLUE = """
   after and are as at before both first is it later once same see that the then there
   time together watch we while with ,

@@ -107,7 +107,7 @@ def test_every_clip_has_one_deadline_however_many_frames_it_has(kind, monkeypatc
   monkeypatch.setattr(packets, "_CALLS", 1)  # looks at the clock at every packet
   monkeypatch.setattr(stream, "_FRAMES", 10**9)
   every = list(range(len(line.times)))
-  cost = len(every) + 8  # of all packets, and of a few looks beside them
+  cost = len(every) + 8  # of all packets, and of a few looks besides them
   assert len(list(stream.clips(file, line, [np.array(every)], None, cost))) == 1
   with pytest.raises(BadSample, match="took more than 12 s"):
     list(stream.clips(file, line, [np.array(every)], None, 12.0))

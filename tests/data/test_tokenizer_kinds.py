@@ -1,6 +1,6 @@
 """Public vocabularies: the ids of transformers, and which files are rejected.
 
-Real files are looked for in VTR_SHARED_DIR, or in ../shared beside the repository.
+Real files are looked for in VTR_SHARED_DIR, or in ../shared next to the repository.
 """
 
 import gzip

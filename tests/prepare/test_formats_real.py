@@ -1,6 +1,6 @@
 """Every importer on the real, public annotation files, where they are available.
 
-VTR_SHARED_DIR names their directory; ../shared beside the repository is tried too.
+VTR_SHARED_DIR names their directory; ../shared next to the repository is tried too.
 Counts are those of the papers and of the reference loaders.
 """
 

@@ -70,7 +70,7 @@ def test_a_late_segment_found_by_seeking_has_the_same_frames():
 def test_a_segment_of_any_container_equals_decoding_from_the_start(kind, monkeypatch):
   """Seeking is inexact in transport and program streams, AVI and fragmented files."""
   if kind == "no_container":
-    pytest.skip("is no video to prepare")
+    pytest.skip("is not a video to prepare")
   data = movies.movie(kind)
 
   def part(start, end, seek):

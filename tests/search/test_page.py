@@ -253,7 +253,7 @@ def test_an_image_is_uploaded_dropped_or_pasted_as_a_query(
   wait_for_results(opened_page)
   assert len(labels(opened_page)) == 13
   sent = server.library._searcher.asked[-1]["image"]
-  assert sent.startswith(b"\xff\xd8")  # made smaller before it was sent
+  assert sent.startswith(b"\xff\xd8")  # reduced before it was sent
   # Dropped or pasted, it is the same.
   for event in ("drop", "paste"):
     count = len(server.library._searcher.asked)

@@ -333,7 +333,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path):
     ):
       got, _, data = fetch(server, f"/media/0/{2 * i}")
       assert (got, data[: len(words)]) == (status, words)
-    # What is no video has no picture, and says so.
+    # What is not a valid video has no picture, and says so.
     status, _, data = fetch(server, "/poster/0/4")
     assert (status, data[:7]) == (404, b"in.mp4:")
 

@@ -136,7 +136,7 @@ def explore(record, name, count, make, check, *examples):
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
   )
-  # Inputs of a `Random` with a drawn seed are far less alike than drawn ones.
+  # Inputs of a `Random` with a drawn seed differ far more than drawn ones.
   seeds = st.integers(0, 2**48 - 1)
   with warnings.catch_warnings():
     # That an input is long to print must not hide what is wrong with it.

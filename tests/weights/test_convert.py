@@ -123,7 +123,7 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   for place, words in (("out", "exists"), ("absent/x", "no such directory")):
     with pytest.raises(ConfigError, match=words):
       export.export(str(to), str(tmp_path / f"{place}.safetensors"), "hf_clip")
-  # It is no training that can go on.
+  # It is not a training that can resume.
   with pytest.raises(CheckpointError, match=f"config.init_from={to}"):
     train_and_evaluate(values, to)
 

@@ -45,12 +45,12 @@ class DataConfig:
   repeats: int = 1
   num_workers: int = 8  # processes that make batches; 0 = threads of this process; ours
   max_bad_fraction: float = 0.01  # of samples that may be unusable, [0, 1]; ours
-  # (from step, frames of the clip by turns) of each stage; () = clip.num_frames always;
-  # ((0, (1,)), (1000, (4,))): one frame, then four; ((0, (1, 4)),): by turns; ours:
-  # Frozen has 1, then 4
+  # (from step, frames of the clip, alternating) of each stage; () = always
+  # clip.num_frames; ((0, (1,)), (1000, (4,))): one frame, then four; ((0, (1, 4)),):
+  # alternating; ours: Frozen has 1, then 4
   curriculum: tuple[tuple[int, tuple[int, ...]], ...] = ()
-  # data sets to train on instead of `name` and `split`, which evaluators and the
-  # tokenizer stay with, see mixture.py; ours: none
+  # data sets to train on instead of `name` and `split`, see mixture.py; evaluators and
+  # the tokenizer still use `name`; ours: none
   mixture: tuple[Part, ...] = ()
   decode_timeout: float = 30.0  # seconds of CPU time that one record may take; ours
 

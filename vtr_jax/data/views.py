@@ -52,13 +52,13 @@ class Views:
 
   def cut(self, view: int, size: int) -> Callable[[int, int], View]:
     """From height and width of a video to the part that clip number `view` shows."""
-    place = view % self.crops
+    position = view % self.crops
 
     def chosen(height: int, width: int) -> View:
       middle = resize_view(height, width, size)
       if self.crops == 1:
         return middle
-      share = place / (self.crops - 1)
+      share = position / (self.crops - 1)
       top = round((middle.height - size) * share)
       return middle._replace(top=top, left=round((middle.width - size) * share))
 
@@ -94,7 +94,7 @@ class ViewExample:
     def full(height: int, width: int) -> View:
       size = self._clip.image_size
       cuts[:] = [seen.cut(crop, size)(height, width) for crop in range(seen.crops)]
-      # They differ in their places only. This one ends where the frame does.
+      # They differ in their positions only. This one ends where the frame does.
       return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
 
     try:
