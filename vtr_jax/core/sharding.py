@@ -127,6 +127,11 @@ def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh) -> Any:
   return jax.tree.map(fit, nn.unbox(boxed), specs)
 
 
+def row_devices(mesh: Mesh | AbstractMesh) -> int:
+  """Number of devices that the rows of a batch are split over."""
+  return _mesh_size(mesh, ROWS)
+
+
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Rows sharded over data and fsdp; other axes replicated."""
   return NamedSharding(mesh, PartitionSpec(ROWS))
@@ -173,7 +178,7 @@ def host_rows(mesh: Mesh, process: int | None = None) -> HostRows:
     ConfigError: a process shares some of its rows with others, but not all.
   """
   process = jax.process_index() if process is None else process
-  devices = mesh.devices.reshape(_mesh_size(mesh, ROWS), -1)
+  devices = mesh.devices.reshape(row_devices(mesh), -1)
   owners = [frozenset(d.process_index for d in same_rows) for same_rows in devices]
   hosts = list(dict.fromkeys(owners))
   disjoint = sum(map(len, hosts)) == len(frozenset().union(*hosts))
@@ -205,7 +210,7 @@ def split_rows(batch: Any, count: int, mesh: Mesh) -> Any:
   Every device splits its own rows, so nothing is communicated. The order of rows
   changes; `merge_rows` restores it.
   """
-  devices = _mesh_size(mesh, ROWS)
+  devices = row_devices(mesh)
   layout = NamedSharding(mesh, PartitionSpec(None, ROWS))
 
   def split(x: jax.Array) -> jax.Array:
@@ -219,7 +224,7 @@ def split_rows(batch: Any, count: int, mesh: Mesh) -> Any:
 
 def merge_rows(batch: Any, mesh: Mesh) -> Any:
   """Inverse of `split_rows`."""
-  devices = _mesh_size(mesh, ROWS)
+  devices = row_devices(mesh)
 
   def merge(x: jax.Array) -> jax.Array:
     count, rows = x.shape[:2]
@@ -241,11 +246,11 @@ def check_batch_size(
 
   `group` rows stay on one device in one microbatch.
   """
-  divisor = _mesh_size(mesh, ROWS) * micro_batches * group
+  divisor = row_devices(mesh) * micro_batches * group
   if batch_size <= 0 or batch_size % divisor:
     low = batch_size // divisor * divisor
     near = f"{low} or {low + divisor}" if low > 0 else str(divisor)
-    over = f"data x fsdp = {_mesh_size(mesh, ROWS)} devices"
+    over = f"data x fsdp = {row_devices(mesh)} devices"
     if micro_batches > 1:
       over += f" and micro_batches = {micro_batches}"
     if group > 1:

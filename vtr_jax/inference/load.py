@@ -75,7 +75,7 @@ def fitting_mesh(run: sharding.MeshConfig, rows: int = 0) -> Mesh:
     mesh = sharding.make_mesh(run)
   except ConfigError:
     mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
-  if rows % math.prod(mesh.shape[a] for a in sharding.ROWS):
+  if rows % sharding.row_devices(mesh):
     few = jax.devices()[: math.gcd(rows, jax.device_count())]
     mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1), few)
   return mesh

@@ -27,7 +27,7 @@ class Problem:
   @property
   def row_devices(self) -> int:
     """Number of devices that the examples are sharded over."""
-    return math.prod(self.mesh.shape[a] for a in sharding.ROWS)
+    return sharding.row_devices(self.mesh)
 
   @property
   def devices(self) -> Mesh:

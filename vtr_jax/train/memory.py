@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from vtr_jax.core import sharding
 from vtr_jax.core.errors import ConfigError
 
 
@@ -52,7 +53,7 @@ def advice(config: Any, mesh: Mesh) -> ConfigError:
     mesh: the run's.
   """
   c, remat = config, config.make_objective().compute.remat
-  rows = mesh.shape["data"] * mesh.shape["fsdp"]
+  rows = sharding.row_devices(mesh)
   fits = lambda size, micro: size > 1 and size % (rows * micro) == 0
   ways = []
   if remat not in ("full", "offload"):
