@@ -140,7 +140,7 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def row_shards() -> int:
   """Parts that a batch is split into by the mesh of the enclosing `scope`; 1 = none."""
   mesh = jax.sharding.get_abstract_mesh()
-  return 1 if mesh.empty else _mesh_size(mesh, ROWS)
+  return 1 if mesh.empty else row_devices(mesh)
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

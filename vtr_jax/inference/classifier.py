@@ -9,7 +9,6 @@ On one device, in float32, from seed 0: two runs are bitwise identical.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +24,7 @@ from vtr_jax.core.config import require
 from vtr_jax.core.errors import DivergedError
 from vtr_jax.core.progress import Bar
 from vtr_jax.models.attention import attend
-from vtr_jax.models.layers import Dense, Mlp
+from vtr_jax.models.layers import Dense, Mlp, multi_head
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.objectives.losses import cross_entropy, masked_sum
 
@@ -78,19 +77,13 @@ class Attentive(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Float[Array, "b n d"]) -> Float[Array, "b c"]:
-    b, _, d = tokens.shape
+    d = tokens.shape[-1]
     heads = next(h for h in range(max(d // 64, 1), 0, -1) if d % h == 0)
-    dense = functools.partial(Dense, d, dtype="float32")
-    split = lambda y: y.reshape(b, -1, heads, d // heads)
-    query = self.param("token", nn.initializers.truncated_normal(0.02), (d,))
-    query = jnp.broadcast_to(query, (b, 1, d))
+    query = self.param("token", nn.initializers.truncated_normal(0.02), (d,))[
+      None, None
+    ]
     x = LayerNorm(1e-6, "float32", name="norm_tokens")(tokens)
-    attended = attend(
-      split(dense(("embed", "heads"), name="query")(query)),
-      split(dense(("embed", "heads"), use_bias=False, name="key")(x)),
-      split(dense(("embed", "heads"), name="value")(x)),
-    )
-    y = query + dense(("heads", "embed"), name="out")(attended.reshape(b, 1, d))
+    y = query + multi_head(self, attend, query, x, heads, "float32")
     norm = LayerNorm(1e-6, "float32", name="norm_mlp")
     y += Mlp(4 * d, "float32", name="mlp")(norm(y))
     return Linear(self.classes, name="head")(y[:, 0])

@@ -12,7 +12,6 @@ pairwise sigmoid (arXiv 2303.15343), a binary classification of each pair.
 
 import dataclasses
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
-from vtr_jax.core.sharding import ROWS
+from vtr_jax.core.sharding import ROWS, row_devices
 
 _MASKED = -1e9  # logit of candidates that are not valid
 
@@ -112,7 +111,7 @@ def _chunked(config, scale, shift, anchors, candidates, valid) -> Float[Array, "
 
 def _ring(config, scale, shift, anchors, candidates, valid) -> Float[Array, ""]:
   mesh = jax.sharding.get_abstract_mesh()
-  count = math.prod(mesh.shape[axis] for axis in ROWS)
+  count = row_devices(mesh)
   to_next = [(i, (i + 1) % count) for i in range(count)]
 
   def local(scale, shift, anchors, candidates, valid):

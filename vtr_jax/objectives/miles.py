@@ -64,7 +64,7 @@ class MILES(dual_encoder.DualEncoder):
 
   def __call__(
     self, batch: Batch
-  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m f"]]:
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m d"]]:
     """(video embeddings, text embeddings, features) of the masked batch.
 
     Features are those of masked patches; of visible ones if masked ones are dropped.
