@@ -49,7 +49,7 @@ RECIPES = dict(
   hmdb51=Recipe(3570, 51, 100, 256, 0.70, 0.2, 0.5, "contiguous", True, 5),
   kinetics400=Recipe(240_000, 400, 75, 768, 0.75, 0.1, 0.0, "contiguous", True, 5),
   ssv2=Recipe(168_913, 174, 30, 768, 0.75, 0.1, 0.0, "segments", False, 2),
-  moving_shapes=Recipe(6000, 18, 17, 128, 1.0, 0.0, 0.0, "segments", False, 1),
+  moving_shapes=Recipe(8000, 18, 15, 128, 1.0, 0.1, 0.0, "segments", False, 1),
   folder=Recipe(1000, 0, 30, 64, 0.75, 0.1, 0.0, "segments", True, 1),
 )
 _FILES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
@@ -82,7 +82,8 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
     mixture=(),
   )
   if embedded:
-    # Crops and mirrors would change what happens, and a label is not redundant: ours.
+    # Crops and mirrors would change what happens; colours would not: ours.
+    c.data.rand_augment.update(n=2, magnitude=7.0, std=0.5)
     c.data.update(name="moving_shapes/tiny" if pretrained == "smoke" else c.data.name)
   else:
     c.data.update(name=name, crop="random_resized", crop_scales=(0.5, 1.0))  # ours
@@ -119,7 +120,7 @@ def _objective(pretrained: Any, recipe: Recipe, embedded: bool) -> dict:
   """Section `objective`, with the video side of the pre-trained run's."""
   p = pretrained.to_dict()
   if p["name"] == "simvtp":
-    arch, pool = "simvtp", "mean"
+    arch, pool = "simvtp", "mean"  # code
     video = dict(name="vit", **p["encoder"], pos_embed=p["pos_embed"])
   else:
     arch, pool, video = p["arch"], p["pool"], p["video"]
@@ -129,10 +130,10 @@ def _objective(pretrained: Any, recipe: Recipe, embedded: bool) -> dict:
     arch=arch,
     video=video,
     compute=p["compute"],
-    pool=pool,
+    pool="attention" if embedded else pool,  # ours: what moves where, not the mean
     classes=tuple(scene.LABELS) if embedded else (),  # all; a small split lacks some
     num_classes=recipe.classes,
-    smoothing=0.0 if embedded else 0.1,  # ours; code
+    smoothing=0.1,  # code
     mix=mixed,
     drop_path=recipe.drop_path,
     head_dropout=recipe.head_dropout,
@@ -141,7 +142,8 @@ def _objective(pretrained: Any, recipe: Recipe, embedded: bool) -> dict:
 
 def _new(objective: Any) -> tuple[str, ...]:
   """Parameters that the pre-trained run has not."""
+  head = ("head", "head_pool") if objective["pool"] == "attention" else ("head",)
   if objective["arch"] == "simvtp" and objective["video"]["pos_embed"] != "flat":
     # Fixed there; learned here, from the same initial values.
-    return ("head", "video_tower/space_positions", "video_tower/time_positions")
-  return ("head",)
+    return (*head, "video_tower/space_positions", "video_tower/time_positions")
+  return head

@@ -29,6 +29,7 @@ from vtr_jax.models.backbones.base import BackboneConfig
 from vtr_jax.models.config import ARCHS, ArchSpec
 from vtr_jax.models.layers import Compute, Dense, l2_normalize
 from vtr_jax.models.mixing import MixConfig, mix, smooth_targets
+from vtr_jax.models.pooling import AttentionPool, VideoFeatures
 from vtr_jax.objectives.base import (
   Objective,
   Outputs,
@@ -50,7 +51,9 @@ class Config:
   arch: str = "frozen"
   video: BackboneConfig
   compute: Compute = dataclasses.field(default_factory=Compute)
-  pool: str = "mean"  # cls | mean (of the tubelets' tokens); code: VideoMAE
+  # cls | mean (of the tubelets' tokens) | attention (by a learned query, part of the
+  # head: `head_pool`); code: VideoMAE
+  pool: str = "mean"
   # names, in the order of the logits; () = all labels of the training split, sorted;
   # ours
   classes: tuple[str, ...] = ()
@@ -63,7 +66,7 @@ class Config:
 
   def __post_init__(self):
     choose(self.arch, ARCHS, "arch")
-    choose(self.pool, ("cls", "mean"), "pool")
+    choose(self.pool, ("cls", "mean", "attention"), "pool")
     for name in ("smoothing", "drop_path", "head_dropout"):
       value = getattr(self, name)
       require(0 <= value < 1, f"{name}: {value} not in [0, 1)")
@@ -79,7 +82,7 @@ class Config:
     tower.check(self)
     require(
       bool(
-        self.pool == "mean" or tower.has_class_token(self) or self.parts.attention_pool
+        self.pool != "cls" or tower.has_class_token(self) or self.parts.attention_pool
       ),
       f"pool: 'cls', but backbone {self.video.name!r} has no class token; set 'mean'",
     )
@@ -158,6 +161,8 @@ class Actions(dual_encoder.DualEncoder):
   def setup(self):
     c = self.config
     self.setup_video()
+    if c.pool == "attention":
+      self.head_pool = AttentionPool(c.video, c.compute, c.parts.kind)
     self.head_drop = nn.Dropout(c.head_dropout)
     self.head = Dense(
       len(c.classes) or c.num_classes,
@@ -172,6 +177,16 @@ class Actions(dual_encoder.DualEncoder):
     """Logits of a training pass."""
     pooled = self.video_features(batch, self.config.drop_path).pooled
     return self.head(self.head_drop(pooled, deterministic=False))
+
+  def video_features(self, batch: Batch, drop_path: float = 0.0) -> VideoFeatures:
+    """Features of unmasked clips; `pooled` is what the head reads."""
+    if self.config.pool != "attention":
+      return super().video_features(batch, drop_path)
+    tokens = self.video_tokens(batch, drop_path)
+    everything = jnp.concatenate([tokens.cls, tokens.patches], axis=1)
+    if self.config.parts.norm_pooled:
+      everything = self.video_norm(everything)
+    return VideoFeatures(self.head_pool(everything), everything)
 
   def logits(self, batch: Batch) -> Float[Array, "b v"]:
     """Logits of the classes, without dropout."""
