@@ -323,7 +323,10 @@ def assert_gradients(layout, model, grads, want):
   listed = {k[5:] for k in want if k.startswith("grad/")}
   assert listed
   for name in listed:
-    assert_close(ours[name], want["grad/" + name], name)
+    # Softmax cancels a bias of the keys but for what the cap of 50 makes of it, so that
+    # float32 leaves fewer digits of its gradient.
+    tolerance = 5e-4 if name.endswith("key/b") else 1e-4
+    assert_close(ours[name], want["grad/" + name], name, tolerance)
 
 
 def test_videoprism_encoder_equals_the_reference_code():

@@ -104,17 +104,10 @@ def _backward(
   to_probs = einsum("bnhe,bmhe->bhnm", g, value)
   # Equals the sum over keys of probs * to_probs, from far fewer values.
   mean = einsum("bnhe,bnhe->bhn", g, out)[..., None]
-  weights = probs.astype(mean.dtype)
-  to_scores = weights * (to_probs - mean)
-  if cap:
-    # tanh is recomputed: stored, it would take as much memory as the probabilities.
+  to_scores = probs.astype(mean.dtype) * (to_probs - mean)
+  if cap:  # recomputed: tanh would take as much memory as the probabilities
     tanh = jnp.tanh(einsum("bnhe,bmhe->bhnm", query, key) / cap)
-    by_cap = to_scores * tanh * tanh
-    to_scores -= by_cap
-    # Without a cap a query's gradients sum to 0, and a bias of the keys sees nothing
-    # but `by_cap`: rounding errors of the rest are taken off.
-    error = (to_scores + by_cap).sum(axis=-1, keepdims=True)
-    to_scores -= weights * error
+    to_scores *= 1 - tanh * tanh
   to_scores = to_scores.astype(query.dtype)
   to_query = einsum("bhnm,bmhe->bnhe", to_scores, key) * query.shape[-1] ** -0.5
   to_key = einsum("bhnm,bnhe->bmhe", to_scores, query)
