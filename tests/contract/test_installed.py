@@ -13,7 +13,7 @@ from conftest import ROOT
 import vtr_jax
 
 COMMANDS = (
-  *("main", "evaluate", "convert", "export", "probe", "replay", "study"),
+  *("main", "evaluate", "predict", "convert", "export", "probe", "replay", "study"),
   *("prepare", "plan", "search"),
 )
 

@@ -18,7 +18,7 @@ FLOORS = (
   {"inference"},
   {"prepare", "plan"},
   {"search"},
-  {"main", "evaluate", "convert", "export", "probe", "replay", "study"},
+  {"main", "evaluate", "predict", "convert", "export", "probe", "replay", "study"},
 )
 FILES = sorted((ROOT / "vtr_jax").rglob("*.py"))
 

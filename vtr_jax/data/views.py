@@ -88,29 +88,43 @@ class ViewExample:
     return dict(video=self._last.crops[crop], valid=np.True_, record=record)
 
   def _crops(self, record: int, view: int) -> list[UInt8[np.ndarray, "t h w 3"]]:
-    """All crops of the window of clip number `view`, decoded once."""
-    seen, cuts = self._views, []
-
-    def full(height: int, width: int) -> View:
-      size = self._clip.image_size
-      cuts[:] = [seen.cut(crop, size)(height, width) for crop in range(seen.crops)]
-      # They differ in their positions only. This one ends where the frame does.
-      return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
-
+    """See `crops`, of a record."""
     try:
-      frames = decode.decode(
-        self._source[record]["video"],
-        seen.indices(view),
-        full,
-        seen.frames,
-        self._data.decode_timeout,
-      )
+      video = self._source[record]["video"]
+      return crops(video, view, self._views, self._data, self._clip.image_size)
     except BadSample as e:
       raise sources.unusable(self._source, record, e) from e
-    return [
-      frames[:, cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
-      for cut in cuts
-    ]
+
+
+def crops(
+  video: bytes, view: int, views: Views, data: DataConfig, size: int
+) -> list[UInt8[np.ndarray, "t h w 3"]]:
+  """All crops of the window of clip number `view`, decoded once.
+
+  Args:
+    video: the encoded file.
+    view: the first of its window, or another one.
+    views: of the video.
+    data: how long decoding may take.
+    size: height and width of a crop.
+
+  Raises:
+    BadSample: see `decode.decode`.
+  """
+  cuts = []
+
+  def full(height: int, width: int) -> View:
+    cuts[:] = [views.cut(crop, size)(height, width) for crop in range(views.crops)]
+    # They differ in their positions only. This one ends where the frame does.
+    return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
+
+  frames = decode.decode(
+    video, views.indices(view), full, views.frames, data.decode_timeout
+  )
+  return [
+    frames[:, cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
+    for cut in cuts
+  ]
 
 
 def batches(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -81,6 +82,17 @@ class LoadedModel:
     """Whether `match_logits` can be called."""
     return "match" in self.objective.predict
 
+  @property
+  def classes(self) -> tuple[str, ...]:
+    """Names of the classes of `classify_clips`; numbers if the run has no names.
+
+    Raises:
+      ConfigError: the objective predicts no classes.
+    """
+    self._predict("logits")
+    c = self.objective.model.config
+    return tuple(c.classes) or tuple(map(str, range(c.num_classes)))
+
   @functools.cached_property
   def dim(self) -> int:
     """Width of the embeddings."""
@@ -98,6 +110,12 @@ class LoadedModel:
   @functools.cached_property
   def _embed_text(self) -> OnDevices:
     return OnDevices(self._predict("embed_text"), self.mesh)
+
+  @functools.cached_property
+  def _classify(self) -> OnDevices:
+    logits = self._predict("logits")
+    odds = lambda params, batch: jax.nn.softmax(jnp.float32(logits(params, batch)))
+    return OnDevices(odds, self.mesh)
 
   @functools.cached_property
   def _match(self) -> OnDevices:
@@ -143,6 +161,17 @@ class LoadedModel:
   ) -> Float[np.ndarray, "n e"]:
     """Embeddings of clips that have the model's number of frames and image size."""
     return self._rows(self._embed_video, (dict(video=clip) for clip in clips))
+
+  def classify_clips(
+    self, clips: Iterable[UInt8[np.ndarray, "_ _ _ 3"]]
+  ) -> Float[np.ndarray, "n c"]:
+    """Probabilities of `classes` for clips of the model's frames and image size.
+
+    Raises:
+      ConfigError: the objective predicts no classes.
+    """
+    rows = (dict(video=clip) for clip in clips)
+    return self._rows(self._classify, rows, len(self.classes))
 
   def embed_text(self, texts: Iterable[str]) -> Float[np.ndarray, "n e"]:
     """Embeddings of unit norm, one for each text.
@@ -237,9 +266,12 @@ class LoadedModel:
       yield dict(text_ids=ids, text_valid=valid)
 
   def _rows(
-    self, function: OnDevices, rows: Iterable[Mapping[str, Any]]
+    self, function: OnDevices, rows: Iterable[Mapping[str, Any]], width: int = 0
   ) -> Float[np.ndarray, "n ..."]:
-    """`function` of rows, in batches of few sizes: each is compiled once."""
+    """`function` of rows, in batches of few sizes: each is compiled once.
+
+    Without rows, the result is as wide as the embeddings, or `width`.
+    """
     outputs, waiting = [], []
 
     def flush() -> None:
@@ -257,4 +289,6 @@ class LoadedModel:
         flush()
     if waiting:
       flush()
-    return np.concatenate(outputs) if outputs else np.zeros((0, self.dim), np.float32)
+    if not outputs:
+      return np.zeros((0, width or self.dim), np.float32)
+    return np.concatenate(outputs)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
-from vtr_jax.core.errors import BadSample, one_line
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, windows
 
@@ -105,10 +104,6 @@ class Decoders:
       if digest not in self._known:
         for clip in windows.clips(path, self._options, self._model):
           yield Item(number, elapsed(), clip)
-    except BadSample as e:
-      error = str(e)
-    except OSError as e:
-      error, transient = e.strerror or one_line(e), True
     except Exception as e:  # one unusual file among many must not end the run
-      error = f"{type(e).__name__}: {one_line(e)}"
+      error, transient = files.reason(e), isinstance(e, OSError)
     yield Item(number, elapsed(), None, digest, error, transient)

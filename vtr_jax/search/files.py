@@ -7,7 +7,7 @@ import pathlib
 from typing import NamedTuple
 
 from vtr_jax.core import io
-from vtr_jax.core.errors import DataError
+from vtr_jax.core.errors import BadSample, DataError, one_line
 from vtr_jax.prepare.formats import media
 
 ENDINGS = media.VIDEO + media.IMAGE
@@ -90,6 +90,15 @@ def digest(path: str) -> str:
     while piece := f.read(_PIECE):
       content.update(piece)
   return content.hexdigest()
+
+
+def reason(error: Exception) -> str:
+  """Why a file cannot be read, as one line."""
+  if isinstance(error, BadSample):
+    return str(error)
+  if isinstance(error, OSError):
+    return error.strerror or one_line(error)
+  return f"{type(error).__name__}: {one_line(error)}"
 
 
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:

@@ -128,6 +128,25 @@ def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) 
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
+def slices(path: str | os.PathLike, count: int, model: LoadedModel) -> list[Clip]:
+  """`count` clips of equal length that together are a file; one if it is an image.
+
+  Raises:
+    BadSample: the file, or a part of it, cannot be decoded.
+    OSError: the file cannot be read.
+  """
+  with open(path, "rb") as file:
+    timeline = _timeline(file, model)
+    edges = np.linspace(0, timeline.duration, count + 1).tolist()
+    parts = list(itertools.pairwise(edges))
+    if len(timeline.times) == 1:
+      parts = [(0.0, 0.0)]
+    found = list(_read(file, timeline, parts, model))
+  if len(found) < len(parts):
+    raise BadSample(f"only {len(found)} of {len(parts)} slices can be decoded")
+  return found
+
+
 def _timeline(file: io.BufferedIOBase, model: LoadedModel) -> stream.Timeline:
   seconds = model.config.data.decode_timeout
   size = os.fstat(file.fileno()).st_size
