@@ -25,7 +25,7 @@ from jaxtyping import Float, UInt8
 
 from vtr_jax.core import cli
 from vtr_jax.core.config import choose, require
-from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError, printable
+from vtr_jax.core.errors import DataError, NotFiniteError, printable
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import views as views_lib
 from vtr_jax.data.views import Views
@@ -35,11 +35,7 @@ from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
 from vtr_jax.search import files, windows
 
-_NEEDS = dict(
-  classes=("logits",),
-  embeddings=("embed_video",),
-  texts=("embed_video", "embed_text"),
-)
+_NEEDS = dict(embeddings=("embed_video",), texts=("embed_video", "embed_text"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,19 +165,16 @@ def _find(videos: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def _check(request: Request, model: LoadedModel) -> None:
-  predicts = model.objective.predict
-  if all(name in predicts for name in _NEEDS[request.kind]):
-    return
-  shown = [name for name in ("embed_video", "embed_text") if name in predicts]
   if request.kind == "classes":
-    raise ConfigError(
-      f"--checkpoint: this run predicts no classes ({', '.join(shown)}); give --texts, "
-      "or --what=embeddings"
+    offered = ", ".join(sorted(model.objective.predict))
+    require(
+      "logits" in model.objective.predict,
+      f"--checkpoint: this run predicts no classes ({offered}); give --texts, or "
+      "--what=embeddings",
     )
-  raise ConfigError(
-    f"--checkpoint: this run has no {_NEEDS[request.kind][-1]}, so --texts are not for "
-    f"it ({', '.join(shown)}); omit them"
-  )
+    return
+  for name in _NEEDS[request.kind]:
+    model.objective.prediction(name, f"--checkpoint: for {request.kind}")
 
 
 def _read(request: Request, model: LoadedModel, path: str) -> list[_Row] | str:

@@ -201,7 +201,7 @@ def test_the_command_prints_and_lists_what_it_skips(runs, folder):
   assert lines[0] == str(folder / "a.mp4")
   assert lines[1] == f"  {100 * found['probability'][0]:5.1f} %  {found['class'][0]}"
   assert len(lines) == 4 * 3  # a name of two lines takes one
-  torn, missing, summary = done.stderr.splitlines()
+  *_, torn, missing, summary = done.stderr.splitlines()
   assert torn.startswith(f"{folder}/torn.mp4: ")
   assert missing == f"{folder}/no.mp4: No such file or directory"
   assert summary == "4 files read, 2 unreadable"
@@ -227,7 +227,7 @@ def test_a_run_without_a_readable_file_ends_with_the_exit_code_of_data(runs, fol
   asked = [f"--checkpoint={runs[0]}", str(folder / "torn.mp4")]
   done = run_main(*asked, module="vtr_jax.predict")
   assert done.returncode == 2
-  listed, error = done.stderr.splitlines()
+  *_, listed, error = done.stderr.splitlines()
   assert listed.startswith(f"{folder}/torn.mp4: ")
   assert error == "DataError: none of 1 files can be read; give videos or images"
 
@@ -274,14 +274,15 @@ def test_parquet_needs_pyarrow(monkeypatch):
 
 def test_what_a_run_does_not_predict_is_rejected(runs, joint, actions, folder):
   videos = (str(folder),)
-  words = r"predicts no classes \(embed_video, embed_text\); give --texts, or --what="
+  words = r"predicts no classes \(embed_.*\); give --texts, or --what=embeddings"
   with pytest.raises(ConfigError, match=words):
     predict(Request(runs[1], videos))
   with pytest.raises(ConfigError, match="mac-smoke: needs logits, which"):
     joint.classify_clips([])
   assert actions.classify_clips([]).shape == (0, len(actions.classes))
   texts = Request(runs[0], videos, texts=TEXTS)
-  with pytest.raises(ConfigError, match=r"has no embed_text, .* \(embed_video\); omit"):
+  words = r"--checkpoint: for texts: needs embed_text, which .* \(embed_video, "
+  with pytest.raises(ConfigError, match=words):
     command._check(texts, actions)
 
 
