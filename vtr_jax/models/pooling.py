@@ -36,7 +36,7 @@ class AttentionPool(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
     width, heads, dtype = self.size.width, self.size.num_heads, self.compute.dtype
-    init = logical(nn.initializers.xavier_uniform(), ("norm", "norm"))
+    init = logical(nn.initializers.xavier_uniform(), ("length", "norm"))
     probe = self.param("probe", init, (1, width)).astype(dtype)
     mix = functools.partial(attend, implementation=self.compute.attention)
     y = multi_head(self, mix, probe[None], x, heads, dtype)[:, 0]
@@ -59,7 +59,7 @@ class ScaledPool(nn.Module):
   def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b d"]:
     width, heads, dtype = self.size.width, self.size.num_heads, self.compute.dtype
     init, zeros = nn.initializers.xavier_uniform(), nn.initializers.zeros_init()
-    probe = self.param("probe", logical(init, ("norm", "norm")), (1, width))
+    probe = self.param("probe", logical(init, ("length", "norm")), (1, width))
     scale = self.param("query_scale", logical(zeros, ("norm",)), (4 * width // heads,))
     mix = functools.partial(attend, implementation=self.compute.attention)
     y = multi_head(
