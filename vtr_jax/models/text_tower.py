@@ -70,7 +70,7 @@ class TextTower(nn.Module):
       init = nn.initializers.truncated_normal(0.02)
       cls = self.param("cls_token", logical(init, ("norm",)), (width,))
       if sinusoid:
-        cls *= math.sqrt(width)
+        cls = cls * math.sqrt(width)
       cls = jnp.broadcast_to(cls.astype(dtype)[None, None], (len(x), 1, width))
       x, valid = jnp.concatenate([x, cls], axis=1), with_appended(c, valid)
     if c.text_norm == "pre":

@@ -80,7 +80,8 @@ def _is_npz(path: pathlib.Path) -> bool:
 
 def _npz(path: pathlib.Path) -> Arrays:
   try:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy itself would leave a damaged file open.
+    with open(path, "rb") as f, np.load(f, allow_pickle=False) as file:
       return {name: file[name] for name in file.files}
   except Exception as e:  # damaged bytes can raise anything
     raise WeightsError(f"{path}: damaged ({one_line(e)}); copy it again") from e

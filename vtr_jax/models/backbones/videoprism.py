@@ -11,7 +11,7 @@ antialiasing. Ours: initial values (models/layers.py), masks.
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -126,7 +126,7 @@ class Tower(Backbone):
     learned = c.pos_grid[1:] if name == "spatial" else c.pos_grid[:1]
     rows = learned[0] * (learned[1] if name == "spatial" else 1)
     init = logical(nn.initializers.truncated_normal(0.02), ("length", "embed"))
-    table: Any = self.param(f"{name}_positions", init, (rows, c.width))
+    table = jnp.asarray(self.param(f"{name}_positions", init, (rows, c.width)))
     if grid != learned:
       table = table.reshape(*learned, c.width)
       table = jax.image.resize(table, (*grid, c.width), "bilinear", antialias=True)
