@@ -94,7 +94,8 @@ def augmentation_parts(config: TrainConfig) -> None:
   decoded = lambda: read_clip(video, CLIP, config.data, rng)
   clip = decoded()
   print(f"one clip of {config.data.name}, ms of CPU time:")
-  print(f"  decode, crop         {cpu_time(decoded):6.1f}")
+  decoding = cpu_time(decoded)
+  print(f"  {'decode, crop':20} {decoding:6.1f}")
   costs = {
     name: cpu_time(lambda name=name: augment.operate(clip, [(name, 0.7)]))
     for name in augment.OPERATIONS
@@ -104,7 +105,8 @@ def augmentation_parts(config: TrainConfig) -> None:
     print(f"  {name:20} {cost:6.1f}")
   erase = costs.pop("erase")
   mean = FULL.n / 2 * statistics.mean(costs.values()) + ERASE * erase
-  print(f"  expected of a clip   {mean:6.1f}")
+  print(f"  {'expected of a clip':20} {mean:6.1f}")
+  print(f"clips/s of a core: {1000 / decoding:.1f}, {1000 / (decoding + mean):.1f}")
 
 
 def augmentation_cost(config: TrainConfig) -> None:
