@@ -88,7 +88,7 @@ def convert(
   if to:
     if tokenizer:
       tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
-    else:
+    elif objective.reads_text:
       warnings.append(
         "no --tokenizer: to read captions, copy the vocabulary file to "
         f"{directory / 'tokenizer.model'}"

@@ -5,8 +5,10 @@
   ... --set=captions=first --set=ties=optimistic     changes of the protocol's fields
   ... --dual_softmax=0.05 --querybank=0.05 --rerank=20         additional, rescored rows
   ... --save_embeddings=DIR                          layout: docs/evaluation.md
+  python -m vtr_jax.evaluate --checkpoint=runs/ucf101 --protocol=ucf101_ft
 
-Prints a table and writes results.json, with the full protocol, to --out.
+Prints a table and writes results.json, with the full protocol, to --out; of a
+classifier also a table of its classes and their confusion matrix.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ from vtr_jax.eval import embeddings, protocols, ranks, scoring
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
-from vtr_jax.inference import embed_split
+from vtr_jax.inference import embed_split, recognize
 from vtr_jax.train import workdir
 
 
@@ -54,9 +56,27 @@ class Request:
         require(not changed, f"--set={name}: is for --checkpoint; omit it")
       require(not self.extras.rerank, "--rerank: embeddings have no matching head")
 
+  @property
+  def model(self) -> str:
+    """Directory of what is evaluated."""
+    return self.checkpoint or self.embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What is printed and written."""
+
+  results: dict[str, float]
+  clips: int
+  texts: int  # of a classifier: 0
+  split: Any  # of the data, as its manifest names it; None = not known
+  head: str  # first line
+  lines: list[str]  # of the metrics
+  record: dict[str, Any]  # of results.json: how the scores were made
+
 
 def evaluate(request: Request) -> dict[str, float]:
-  """Embeds a checkpoint's split, scores, prints and writes; returns the metrics.
+  """Embeds or classifies a split, scores, prints and writes; returns the metrics.
 
   Raises:
     VtrError: one line that says what to fix; see errors.py.
@@ -64,6 +84,8 @@ def evaluate(request: Request) -> dict[str, float]:
   protocol, match = protocols.get(request.name, request.changes), None
   if protocol.task != "retrieval" and request.extras != Extras():
     raise ConfigError(f"rescoring: is for retrieval, not for {protocol.task}")
+  if protocol.task == "actions":
+    return _classify(request, protocol)
   if request.save_embeddings:
     embeddings.check_vacant(request.save_embeddings)
   if request.embeddings:
@@ -81,70 +103,104 @@ def evaluate(request: Request) -> dict[str, float]:
     )
   results = scoring.score(e, protocol, request.extras, match)
   if jax.process_index() == 0:
-    _write(request, protocol, e, results)
+    _write(request, protocol, _of_embeddings(request, protocol, e, results))
     if request.save_embeddings:
       embeddings.save(request.save_embeddings, e)
   return results
 
 
-def _write(
+def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
+  """`evaluate` of a classifier."""
+  for flag in ("embeddings", "candidates", "save_embeddings"):
+    value = getattr(request, flag)
+    require(not value, f"--{flag}: {value} is not for task 'actions'; omit it")
+  evaluator, results, origin = recognize.recognize(
+    request.checkpoint, protocol, request.data, request.batch_size
+  )
+  if jax.process_index() == 0:
+    made = evaluator.protocol()
+    outcome = Outcome(
+      results,
+      made["clips"],
+      0,
+      protocol.split,
+      f"{request.name}: {protocol.windows} x {protocol.crops} views of each clip",
+      evaluator.summary().split("\n"),
+      dict(score=made["score"], ties=made["ties"], classes=made["classes"])
+      | dict(scores=dict(directory=request.checkpoint, manifest=origin)),
+    )
+    out = _write(request, protocol, outcome)
+    evaluator.draw(out, request.name)
+    print(f"per class: {out}/{request.name}_classes.md and _confusion.png", flush=True)
+  return results
+
+
+def _of_embeddings(
   request: Request, protocol: Protocol, e: Embeddings, results: dict[str, float]
-) -> None:
-  """Prints the table and writes results.json."""
-  clips, texts = len(e.ids), len(e.texts)
-  differences = protocols.differences(protocol, clips, texts)
+) -> Outcome:
   data = e.manifest.get("data")  # another model's manifest may hold anything
-  split = data.get("split") if isinstance(data, dict) else None
-  if split not in (None, protocol.split):
-    differences.append(f"split {split!r}, not {protocol.split!r}")
-  print("\n".join(report(request, protocol, e, results, differences)), flush=True)
-  model = request.checkpoint or request.embeddings
-  out = pathlib.Path(request.out or pathlib.Path(model) / "evaluations" / request.name)
+  head = f"{request.name}: {len(e.texts):,} texts, {len(e.ids):,} clips"
+  lines = ["   ".join(f"{key} {value:.1f}" for key, value in results.items())]
+  if protocol.task == "retrieval":
+    folds = f" in {protocol.folds} folds" if protocol.folds > 1 else ""
+    chance = 100 * protocol.folds / len(e.ids)
+    head += f"{folds}, chance R@1 {chance:.2g}, ties {protocol.ties}"
+    lines = scoring.table(results)
+  source = dict(
+    fingerprint=embeddings.fingerprint(e), directory=request.model, manifest=e.manifest
+  )
+  return Outcome(
+    results,
+    len(e.ids),
+    len(e.texts),
+    data.get("split") if isinstance(data, dict) else None,
+    head,
+    lines,
+    dict(
+      extras=dataclasses.asdict(request.extras),
+      similarity=ranks.SIMILARITY,
+      embeddings=source,
+    ),
+  )
+
+
+def _write(request: Request, protocol: Protocol, outcome: Outcome) -> pathlib.Path:
+  """Prints the table and writes results.json; returns its directory."""
+  clips, texts = outcome.clips, outcome.texts
+  differences = protocols.differences(protocol, clips, texts)
+  if outcome.split not in (None, protocol.split):
+    differences.append(f"split {outcome.split!r}, not {protocol.split!r}")
+  print("\n".join(report(request, outcome, differences)), flush=True)
+  default = pathlib.Path(request.model) / "evaluations" / request.name
+  out = pathlib.Path(request.out or default)
   out.mkdir(parents=True, exist_ok=True)
   workdir.write_json(
     out / "results.json",
     dict(
-      results=results,
+      results=outcome.results,
       protocol=workdir.plain(
         dict(name=request.name, changed=request.changes) | dataclasses.asdict(protocol)
       ),
       clips=clips,
       texts=texts,
       differences=differences,
-      extras=dataclasses.asdict(request.extras),
-      similarity=ranks.SIMILARITY,
-      embeddings=dict(
-        fingerprint=embeddings.fingerprint(e), directory=model, manifest=e.manifest
-      ),
+      **outcome.record,
       evaluated_by=workdir.provenance(),
     ),
   )
   print(f"{out / 'results.json'} is written", flush=True)
+  return out
 
 
-def report(
-  request: Request,
-  protocol: Protocol,
-  e: Embeddings,
-  results: dict[str, float],
-  differences: list[str],
-) -> list[str]:
+def report(request: Request, outcome: Outcome, differences: list[str]) -> list[str]:
   """Readable lines: the metrics, and what makes them not comparable."""
-  clips, texts = len(e.ids), len(e.texts)
-  head = f"{request.name}: {texts:,} texts, {clips:,} clips"
-  if protocol.task == "retrieval":
-    folds = f" in {protocol.folds} folds" if protocol.folds > 1 else ""
-    chance = 100 * protocol.folds / clips
-    head += f"{folds}, chance R@1 {chance:.2g}, ties {protocol.ties}"
-  lines = [head]
+  lines = [outcome.head]
   if request.changes:
     changes = ", ".join(f"{key} = {value!r}" for key, value in request.changes.items())
     lines.append(f"  changed: {changes}")
   if differences:
     lines.append(f"  NOT THE PROTOCOL'S DATA: {'; '.join(differences)}")
-  if protocol.task == "retrieval":
-    return lines + scoring.table(results)
-  return [*lines, "   ".join(f"{key} {value:.1f}" for key, value in results.items())]
+  return lines + outcome.lines
 
 
 def _from_flags(values: flags.FlagValues) -> Request:

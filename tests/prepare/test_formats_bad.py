@@ -287,3 +287,30 @@ def test_a_syntax_error_in_json_is_reported_with_its_line(tmp_path):
   text = json.dumps({"a.mp4": "x", "b.mp4": "y"}, indent=1).replace('"y"', "y")
   put(tmp_path, {"train.json": text})
   assert "train.json:3: not JSON" in error_line("simvtp", tmp_path)
+
+
+SSV2 = "something-something-v2-"
+UNKNOWN = {  # format: files, what the line says of a class that is not known
+  "ucf101": (
+    {"classInd.txt": "1 Bow\n", "trainlist01.txt": "Bow/a.avi 1\nRow/b.avi 2\n"},
+    "trainlist01.txt:2: expected <class of classInd.txt>/<file>;",
+  ),
+  "something_something": (
+    {
+      f"{SSV2}labels.json": {"Moving something up": "0"},
+      f"{SSV2}train.json": [
+        {"id": 1, "template": "Moving [something] up"},
+        {"id": 2, "template": "Moving [something] down"},
+      ],
+    },
+    "train.json: [1]: expected a template of *-labels.json, got 'Moving something do",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_class_is_reported_with_its_line(tmp_path, name):
+  """HMDB51 and Kinetics name classes by files and columns: they have no such list."""
+  files, message = UNKNOWN[name]
+  put(tmp_path, files)
+  assert message in error_line(name, tmp_path)

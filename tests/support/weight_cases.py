@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from dual_cases import change
 
-from configs import mac
-from vtr_jax.core import batch as batch_lib
+from configs import mac, simvtp
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.objectives import base as objectives
 
@@ -49,8 +48,16 @@ def family(name, frames=1, **changes):
   )
 
 
+def small_simvtp():
+  values = simvtp.webvid2m()["objective"]
+  decoder = dict(width=8, depth=1, mlp_dim=12, num_heads=HF.HEADS)
+  values |= dict(encoder=SIZE, decoder=decoder, compute=COMPUTE, text_dropout=0.0)
+  values |= dict(negatives_group=0)
+  return objectives.build(values, clip_of(HF.FRAMES, 2), TEXT, NOTHING)
+
+
 def shapes(objective, model_clip):
-  spec = batch_lib.spec(model_clip, TEXT, NOTHING, 2)
+  spec = objective.rows.spec(model_clip, TEXT, NOTHING, 2)
   boxed = jax.eval_shape(objective.init, jax.random.key(0), spec)
   return nn.unbox(boxed)
 

@@ -19,14 +19,14 @@ def draw(shapes, seed=1):
   return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def convert(kind, state, model, wanted, allow=()):
+def convert(kind, state, model, wanted, allow=(), heads=()):
   """(parameters in the shapes `wanted`, report) from a state dict of a public code.
 
   Parameters that it lacks are random; time positions are 0, as at initialisation.
   """
   flat = flatten_dict(wanted, sep="/")
   found, report = match.match(
-    "file", kind, registry.find(kind), state, model, stacks.shapes(flat), allow
+    "file", kind, registry.find(kind), state, model, stacks.shapes(flat), allow, heads
   )
   report.check()
   rest = flatten_dict(draw(wanted), sep="/")

@@ -6,15 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from configs import mac, miles
+from configs import finetune_actions, mac, miles, simvtp
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError
+from vtr_jax.objectives import base as objectives
 from vtr_jax.train import restore_params, setup
 from vtr_jax.train.loop import train_and_evaluate
 
 
-def config_values(file, data_dir, **changes):
-  c = file.get_config("smoke").to_dict()
+def config_values(file, data_dir, variant="smoke", **changes):
+  c = file.get_config(variant).to_dict()
   c["data"]["dir"] = str(data_dir)
   c |= dict(evals={}, steps=2, checkpoint_every=2)
   c["optim"] |= dict(warmup_steps=0)
@@ -169,3 +170,95 @@ def test_runs_of_1_then_4_then_16_frames_keep_the_embeddings_of_shorter_clips(
     old, new = start.state.params["video_tower"], end.state.params["video_tower"]
     moved = np.abs(new["time_positions"] - old["time_positions"]).max(axis=1)
     assert (moved > 0).all()
+
+
+TEXT_SIDE = "text_proj, text_tower, video_proj"
+STARTS = dict(  # config of the run: what is new, and what is not used
+  mac=(mac, ["head"], TEXT_SIDE),
+  miles=(miles, ["head"], TEXT_SIDE),
+  simvtp=(
+    simvtp,
+    ["head", "video_tower/space_positions", "video_tower/time_positions"],
+    "decoder, mask_token, match_head, pixel_head, text_embed, to_decoder, word_head",
+  ),
+)
+
+
+def classifier(data_dir, name, **changes):
+  variant = f"moving_shapes,{name},smoke"
+  return config_values(finetune_actions, data_dir, variant, batch_size=16, **changes)
+
+
+def assert_starts(name, place, data_dir, folder, capsys):
+  """A classifier starts from a run: what it takes, what it reports, that it trains."""
+  _, new, unused = STARTS[name]
+  config = classifier(data_dir, name, init_from=str(place))
+  run = build(config, folder)
+  out = capsys.readouterr().out
+  groups = ", ".join(sorted({path.split("/")[0] for path in new}))
+  assert f"{place}: initial values: {groups}; not used: {unused}" in out
+  listed = (folder / "weights.txt").read_text()
+  assert "initialised head/kernel" in listed
+  assert listed.count("\ninitialised ") == len(new) + 1  # the head's bias
+  saved = restore_params.param_shapes(place / "checkpoints")
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding.replicated(run.mesh)
+    ),
+    saved,
+  )
+  found, _ = restore_params.read_params(place / "checkpoints", like)
+  old, tower = found, run.state.params["video_tower"]
+  blocks, embed = old.get("video_tower", {}), old.get("video_tower", {})
+  if name == "simvtp":
+    blocks, embed = old["encoder"], old["video_embed"]
+    jax.tree.map(
+      np.testing.assert_array_equal, run.state.params["video_norm"], blocks["norm"]
+    )
+  np.testing.assert_array_equal(tower["proj"]["kernel"], embed["proj"]["kernel"])
+  jax.tree.map(np.testing.assert_array_equal, tower["block_0"], blocks["block_0"])
+  assert 0 < np.abs(run.state.params["head"]["kernel"]).max() < 0.01
+  train_and_evaluate(config, folder)
+
+
+def test_a_classifier_starts_from_a_run(pretrained, data_dir, tmp_path, capsys):
+  assert_starts("mac", pretrained, data_dir, tmp_path, capsys)
+  # One of other classes needs a new head.
+  other = classifier(data_dir, "mac", init_from=str(tmp_path), init_heads=[])
+  other["objective"] |= dict(classes=other["objective"]["classes"][:5], num_classes=5)
+  with pytest.raises(
+    ConfigError, match=r"head/kernel is \(32, 18\), not \(32, 5\); .*config\.init_heads"
+  ):
+    build(other, tmp_path / "other")
+  build(other | dict(init_heads=["head"]), tmp_path / "new")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", ["miles", "simvtp"])
+def test_classifiers_start_from_runs_of_every_objective(
+  name, data_dir, tmp_path, capsys
+):
+  place = tmp_path / "pretrained"
+  train_and_evaluate(config_values(STARTS[name][0], data_dir), place)
+  assert_starts(name, place, data_dir, tmp_path / "run", capsys)
+
+
+@pytest.mark.parametrize(
+  ("labels", "message"),
+  [
+    (["", ""], "config.data: the training split has no labels; prepare it with"),
+    (["a", "a"], "the training split has one class only, 'a'; nothing to tell"),
+    (["a", "b"], "num_classes: 3, but the training split has 2 classes, as 'a'; set 0"),
+  ],
+)
+def test_training_labels_that_do_not_fit_are_rejected(labels, message):
+  section = dict(name="actions", classes=(), num_classes=3)
+  with pytest.raises(ConfigError, match=message):
+    objectives.from_data(section, lambda: labels)
+
+
+def test_a_list_of_classes_must_have_the_expected_number(data_dir, tmp_path):
+  config = classifier(data_dir, "mac")
+  config["objective"] |= dict(num_classes=5)
+  with pytest.raises(ConfigError, match=r"num_classes: 5, but .* 18 classes; set 0"):
+    build(config, tmp_path)

@@ -11,7 +11,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from configs import mac, simvtp
+from configs import finetune_actions, mac, simvtp
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.train import muon, optim
@@ -198,9 +198,10 @@ def towers(name, scan, **changes):
 
 def build(name, scan, **changes):
   """(abstract parameters, `layers_above`) of `towers`."""
-  module = dict(mac=mac, simvtp=simvtp)[name]
-  values = module.get_config("smoke").to_dict() | dict(evals={})
-  if name == "mac":
+  module = dict(mac=mac, simvtp=simvtp, actions=finetune_actions)[name]
+  variant = "moving_shapes,mac,smoke" if name == "actions" else "smoke"
+  values = module.get_config(variant).to_dict() | dict(evals={})
+  if name != "simvtp":
     changes = dual_cases.change(values["objective"], **changes)
   values["objective"] |= changes
   values["objective"]["compute"]["scan"] = scan
@@ -261,6 +262,13 @@ SIMVTP_TABLE = {
   "mask_token": 1,
   "decoder/block_1/mlp/up/kernel": 1,
 }
+
+
+def test_layer_decay_of_a_classifier_spares_its_head():
+  found = layered("actions", 0.5, video=MU | dict(depth=2))
+  assert found["head/kernel"] == found["head/bias"] == 1
+  tower = {k: v for k, v in MAC_TABLE.items() if k.startswith("video_tower/")}
+  assert {k: found[k] for k in tower} == tower
 
 
 @pytest.mark.parametrize("text_norm", ["pre", "post"])

@@ -23,6 +23,7 @@ from weight_cases import (
   dual,
   family,
   shapes,
+  small_simvtp,
 )
 from weights import convert, draw
 
@@ -171,13 +172,6 @@ def test_siglip_embeddings_equal_those_of_transformers(given):
   params, _ = converted("siglip", state, clips)
   mean = l2_normalize(l2_normalize(out["image"]).mean(axis=1))
   assert_close(jax.jit(clips.predict["embed_video"])(params, given), mean)
-
-
-def small_simvtp():
-  values = simvtp.webvid2m()["objective"]
-  decoder = dict(width=8, depth=1, mlp_dim=12, num_heads=HF.HEADS)
-  values |= dict(encoder=SIZE, decoder=decoder, compute=COMPUTE, text_dropout=0.0)
-  return objectives.build(values, clip_of(HF.FRAMES, 2), TEXT, NOTHING)
 
 
 def test_videomae_tokens_and_pixels_equal_those_of_transformers(given):

@@ -33,6 +33,9 @@ EMBEDDING_FIELDS = (
   "classes",
   "prompts",
 )
+TASKS = ("retrieval", "recognition", "choice", "actions")
+# Fields that mean something to task "actions", which reads labels alone.
+ACTION_FIELDS = ("task", "split", "clips", "frames", "sampling", "windows", "crops")
 
 
 def check_classes(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
@@ -50,7 +53,7 @@ class Protocol:
   """The rules of an evaluation; each default has its source."""
 
   # retrieval | recognition (zero-shot, by texts of the classes) | choice (the correct
-  # one of a clip's candidate sentences).
+  # one of a clip's candidate sentences) | actions (recognition by a fine-tuned head).
   task: str = "retrieval"
   split: str = "test"  # of the prepared data
   clips: int = 0  # in the split; 0 = any number
@@ -81,7 +84,7 @@ class Protocol:
   temperature: float = 0.0  # 0 = the mean of a class's texts (CLIP)
 
   def __post_init__(self):
-    choose(self.task, ("retrieval", "recognition", "choice"), "task")
+    choose(self.task, TASKS, "task")
     choose(self.captions, CAPTIONS, "captions")
     choose(self.average, ("before", "after"), "average")
     choose(self.sampling, ("", "segments", "contiguous"), "sampling")
@@ -127,6 +130,18 @@ TABLE = dict(
   kinetics400=Protocol(task="recognition", split="validation"),
   # Multiple choice (Yu et al., ECCV 2018): 5 candidate sentences, 2,990 clips.
   msrvtt_mc=Protocol(task="choice", clips=2990, queries=5 * 2990),
+  # After fine-tuning, by VideoMAE's test: temporal segments x crops, the mean of each
+  # view's softmax (arXiv 2203.12602; test_num_segment and test_num_crop in scripts/,
+  # merge in engine_for_finetuning.py). Test lists 1; HMDB51, which it does not have, is
+  # as UCF101.
+  ucf101_ft=Protocol(task="actions", clips=3783, windows=5, crops=3),
+  hmdb51_ft=Protocol(task="actions", clips=1530, windows=5, crops=3),
+  # Copies differ in their videos, so no count.
+  kinetics400_ft=Protocol(task="actions", split="validation", windows=5, crops=3),
+  # 24,777 clips: the publisher's validation list of v2.
+  ssv2_ft=Protocol(
+    task="actions", split="validation", clips=24_777, windows=2, crops=3
+  ),
   custom=Protocol(),
 )
 
@@ -141,7 +156,13 @@ def get(name: str, changes: Mapping[str, Any] | None = None) -> Protocol:
   require(bool(name), f"--protocol: missing; one of {', '.join(TABLE)}")
   choose(name, TABLE, "--protocol")
   values = {f.name: getattr(TABLE[name], f.name) for f in dataclasses.fields(Protocol)}
-  return config.read(Protocol, values | dict(changes or {}), f"protocol {name}")
+  protocol = config.read(Protocol, values | dict(changes or {}), f"protocol {name}")
+  for field in changes or ():
+    require(
+      protocol.task != "actions" or field in ACTION_FIELDS,
+      f"protocol {name}.{field}: means nothing to task 'actions'; omit it",
+    )
+  return protocol
 
 
 def parse(assignments: Iterable[str]) -> dict[str, Any]:

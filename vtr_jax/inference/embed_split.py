@@ -22,6 +22,7 @@ from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel
+from vtr_jax.objectives.base import Objective
 from vtr_jax.train import workdir
 
 # Captions in a query bank, evenly spaced in the training split; ours.
@@ -67,9 +68,9 @@ def embed(
   """
   extras = extras or Extras()
   model = load(checkpoint)
-  context = _context(model, protocol, data, batch_size)
+  context = make_context(model, protocol, data, batch_size)
   for name in ("embed_video", "embed_text"):
-    context.objective.prediction(name, "--checkpoint")
+    context.objective.prediction(name, "--checkpoint", _classifier(context.objective))
   if extras.rerank and "match" not in context.objective.predict:
     raise ConfigError("rerank: needs a checkpoint with a matching head; use 0")
   source = context.data.open(protocol.split)
@@ -94,7 +95,8 @@ def embed(
     text=empty(fields["texts"]),
     bank=None if bank is None else empty(bank),
     bank_ids=bank_ids,
-    manifest=_manifest(checkpoint, model, context, source, protocol),
+    manifest=manifest(checkpoint, model, context, source, protocol)
+    | dict(texts=_texts_manifest(context, protocol), embedded_by=workdir.provenance()),
     **fields,
   )
   scoring.check(e, protocol, extras)
@@ -108,6 +110,13 @@ def embed(
     return e, None
   match = Matcher(context, source, fields["texts"])
   return e, functools.partial(match, model.params)
+
+
+def _classifier(objective: Objective) -> str:
+  """Cure for an objective that does not embed texts."""
+  if "logits" not in objective.predict:
+    return ""
+  return "; a classifier has ucf101_ft and others, or --set=task=actions"
 
 
 def read_clips(source: sources.Split) -> Clips:
@@ -150,9 +159,10 @@ def _texts(
   return dict(texts=texts, owner=owner, names=list(phrases))
 
 
-def _context(
+def make_context(
   model: LoadedModel, protocol: Protocol, data: str, batch_size: int
 ) -> Context:
+  """What evaluators need, with the protocol's frames and sampling; see `embed`."""
   c = model.config
   size = batch_size or c.eval_batch_size
   sharding.check_batch_size(size, model.mesh, "--batch_size")
@@ -206,14 +216,23 @@ def _bank(context: Context) -> tuple[list[str], list[str]]:
   return [train.captions[i] for i in indices], ids
 
 
-def _manifest(
+def _texts_manifest(context: Context, protocol: Protocol) -> dict[str, Any]:
+  return dict(
+    length=context.text.max_length,
+    task=protocol.task,
+    captions=protocol.captions,
+    prompts=list(protocol.prompts) if protocol.task == "recognition" else [],
+  )
+
+
+def manifest(
   checkpoint: str,
   model: LoadedModel,
   context: Context,
   source: sources.Split,
   protocol: Protocol,
 ) -> dict[str, Any]:
-  """Provenance of the embeddings."""
+  """Provenance: model, data and clips."""
   c = model.config
   return dict(
     model=dict(
@@ -235,13 +254,6 @@ def _manifest(
       stride=context.data.stride,
       windows=protocol.windows,
       crops=protocol.crops,
-      average=protocol.average,
+      average="softmax" if protocol.task == "actions" else protocol.average,
     ),
-    texts=dict(
-      length=context.text.max_length,
-      task=protocol.task,
-      captions=protocol.captions,
-      prompts=list(protocol.prompts) if protocol.task == "recognition" else [],
-    ),
-    embedded_by=workdir.provenance(),
   )

@@ -45,8 +45,10 @@ def load(
   # The evaluators of the run are not read: they may no longer exist.
   values = workdir.upgraded(values) | dict(evals={})
   c = config.read(TrainConfig, values, f"{path}/config.json")
-  tokenizer = _tokenizer(path, c.text) if text else None
   objective, mesh = c.make_objective(), fitting_mesh(c.mesh)
+  tokenizer = tokenizers.NoText()
+  if objective.reads_text:
+    tokenizer = _tokenizer(path, c.text) if text else None
   boxed = state.abstract_params(objective, c.spec())
   like = state.with_shardings(nn.unbox(boxed), sharding.param_shardings(boxed, mesh))
   params, step = restore_params.read_params(path / "checkpoints", like)

@@ -244,4 +244,5 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     predict=methods(model, "logits", "embed_video", "encode_video", "video_features"),
     row_group=config.mix.group if config.mix.prob else 1,
     rows=LabelRows(config.classes),
+    reads_text=False,
   )

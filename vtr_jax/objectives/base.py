@@ -85,6 +85,7 @@ class Objective:
   row_group: int = 1  # successive rows that a microbatch may not separate
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
+  reads_text: bool = True  # whether a run of it needs a tokenizer
 
   def teacher_params(self, params: Any) -> Any:
     """The teacher's part of `params` or a tree of its structure; None = no teacher."""
@@ -95,16 +96,19 @@ class Objective:
     """All loss terms, the contrastive ones first."""
     return (*self.pairs, *self.terms)
 
-  def prediction(self, name: str, where: str) -> Callable[[Params, Batch], Any]:
+  def prediction(
+    self, name: str, where: str, cure: str = ""
+  ) -> Callable[[Params, Batch], Any]:
     """`predict[name]`.
 
     Raises:
-      ConfigError: the objective does not have it; `where` needs it.
+      ConfigError: the objective does not have it; `where` needs it. Ends in `cure`.
     """
     if name not in self.predict:
       offered = ", ".join(sorted(self.predict)) or "nothing"
       raise ConfigError(
         f"{where}: needs {name}, which this objective does not predict ({offered})"
+        + cure
       )
     return self.predict[name]
 

@@ -7,7 +7,6 @@ heads that the other run has not. weights/ describes the import of public files.
 """
 
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -85,18 +84,21 @@ def start_from(
     WeightsError: see weights/load.py.
   """
   if load.pieces(source):
-    allow += tuple(f"{re.escape(head)}(/.*)?" for head in heads)
-    params, reports = _from_files(source, state.params, objective, allow)
+    params, reports = _from_files(source, state.params, objective, allow, heads)
   else:
     params, reports = _from_run(source, state.params, mesh, objective, heads)
   return with_params(state, objective, params), reports
 
 
 def _from_files(
-  source: str, initial: Any, objective: Objective, allow: tuple[str, ...]
+  source: str,
+  initial: Any,
+  objective: Objective,
+  allow: tuple[str, ...],
+  heads: tuple[str, ...],
 ) -> tuple[Any, list[Report]]:
   params: dict[Any, Any] = flatten_dict(initial, sep="/")
-  loaded, reports = load.load(source, objective.model, params, allow)
+  loaded, reports = load.load(source, objective.model, params, allow, heads)
   for path, array in loaded.items():
     # Each device gets its own shard; all processes have read the file.
     params[path] = jax.make_array_from_callback(

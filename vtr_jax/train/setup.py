@@ -91,7 +91,11 @@ def build(
   path = _workdir(directory, values, locks)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
-  tokenizer = _tokenizer(config, data, path)
+  tokenizer = texts.NoText()
+  if parts.objective.reads_text:
+    tokenizer = _tokenizer(config, data, path)
+  elif config.init_from and not pieces(config.init_from):
+    _check_run(config.init_from)
 
   stop = stop or StopSignal()
   c, rows = config, config.eval_batch_size

@@ -57,11 +57,11 @@ def infer(
   if source.infer:
     source.infer(c, match.rename(arrays, source.renames)[0])
     return c
-  model = _deepest_model(c, source)
+  model = _deepest_model(c)
   named, _ = match.rename(arrays, source.renames)
   entries = match.choose(source.layouts(name, model), model, named)
   shapes, kernels = _shapes(entries, named)
-  if source.simvtp and not source.archs:
+  if "encoder" in c["objective"]:
     _infer_simvtp(c, shapes, kernels)
   else:
     _infer_dual_encoder(c, model, shapes, kernels)
@@ -71,13 +71,13 @@ def infer(
   return c
 
 
-def _deepest_model(c: dict[str, Any], source: Source) -> nn.Module:
+def _deepest_model(c: dict[str, Any]) -> nn.Module:
   """The model of `c` with the maximal depth, whose layouts have all keys of a file."""
   values = copy.deepcopy(c["objective"])
   for tower in ("video", "text", "encoder", "decoder"):
     if values.get(tower):
       values[tower]["depth"] = _MAX_DEPTH
-  if source.archs:
+  if "video" in values:
     values["projection"] = values["video"]["width"]
   read = lambda cls, key: config_lib.read(cls, c[key], f"config.{key}")
   specs = read(ClipSpec, "clip"), read(TextSpec, "text"), read(MaskSpec, "mask")

@@ -6,13 +6,21 @@ layout is built for one model, whose depths and tubelet size it takes.
 
 from collections.abc import Callable, Iterator, Sequence
 
+import flax.linen as nn
+
 from vtr_jax.models.dual_encoder import DualEncoder
+from vtr_jax.objectives.actions import Actions
 from vtr_jax.weights import entries as e
 from vtr_jax.weights.entries import Entries, Entry
 
 VIDEO, TEXT = "video_tower", "text_tower"
 
 Layout = Callable[..., Iterator[Entry]]
+
+
+def reads_text(model: nn.Module) -> bool:
+  """Whether it has a text side; the layouts of others are of the video tower alone."""
+  return not isinstance(model, Actions)
 
 
 def blocks(depth: int, prefix: str, path: str, block: Callable) -> Entries:
@@ -158,9 +166,15 @@ def mcq(model: DualEncoder) -> Entries:
   yield from _timm_embed(model, video)
   yield from blocks(model.config.video.depth, video + "blocks", VIDEO, _timm_block)
   yield from e.norm(video + "norm1", f"{VIDEO}/norm")
-  yield from distilbert(model, "text_model.")
-  yield from e.linear("vid_proj.0", "video_proj")
-  yield from e.linear("text_proj.1", "text_proj")
+  yield from _frozen_text(model, "text_proj.1")
+
+
+def _frozen_text(model: DualEncoder, text_proj: str) -> Entries:
+  """The text tower and both projections."""
+  if reads_text(model):
+    yield from distilbert(model, "text_model.")
+    yield from e.linear("vid_proj.0", "video_proj")
+    yield from e.linear(text_proj, "text_proj")
 
 
 def _frozen(model: DualEncoder, text_proj: str) -> Entries:
@@ -172,9 +186,7 @@ def _frozen(model: DualEncoder, text_proj: str) -> Entries:
   block = _frozen_block if divided else _timm_block
   yield from blocks(depth, video + "blocks", VIDEO, block)
   yield from e.norm(video + "norm", f"{VIDEO}/norm")
-  yield from distilbert(model, "text_model.")
-  yield from e.linear("vid_proj.0", "video_proj")
-  yield from e.linear(text_proj, "text_proj")
+  yield from _frozen_text(model, text_proj)
 
 
 def _frozen_block(prefix: str, path: str) -> Entries:
@@ -194,6 +206,8 @@ def openai_clip(model: DualEncoder) -> Entries:
   layers = visual + "transformer.resblocks"
   yield from blocks(c.video.depth, layers, VIDEO, _openai_block)
   yield from e.norm(visual + "ln_post", f"{VIDEO}/norm")
+  if not reads_text(model):
+    return
   yield e.plain(visual + "proj", "video_proj/kernel")
   words = f"{TEXT}/embed/words"
   yield e.token_embeddings("token_embedding.weight", words, model.text.mask_id)
@@ -220,6 +234,8 @@ def hf_clip(model: DualEncoder) -> Entries:
   yield e.plain(video + "embeddings.class_embedding", f"{VIDEO}/cls_token")
   yield from _hf_towers(model)
   yield from e.norm(video + "pre_layrnorm", f"{VIDEO}/norm_input")
+  if not reads_text(model):
+    return
   yield e.transposed("visual_projection.weight", "video_proj/kernel")
   yield e.transposed("text_projection.weight", "text_proj/kernel")
   if c.learn_temperature:
@@ -238,6 +254,8 @@ def hf_siglip(model: DualEncoder) -> Entries:
     yield from e.fused_attention(*names, "video_pool")
     yield from e.norm(head + "layernorm", "video_pool/norm")
     yield from e.mlp(head + "mlp.fc1", head + "mlp.fc2", "video_pool/mlp")
+  if not reads_text(model):
+    return
   yield from e.linear("text_model.head", "text_proj")
   if c.learn_temperature:
     yield Entry(
@@ -257,6 +275,8 @@ def _hf_towers(model: DualEncoder) -> Entries:
   yield e.patches(conv, kernel, model.clip.tubelet_size)
   yield from blocks(c.video.depth, video + "encoder.layers", VIDEO, _hf_block)
   yield from e.norm(video + "post_layernorm", f"{VIDEO}/norm")
+  if not reads_text(model):
+    return
   words, path = text + "embeddings.token_embedding.weight", f"{TEXT}/embed/words"
   yield e.token_embeddings(words, path, model.text.mask_id)
   yield e.plain(text + table, f"{TEXT}/embed/positions")

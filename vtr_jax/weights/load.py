@@ -25,7 +25,11 @@ def pieces(init_from: str) -> list[tuple[str, str]]:
 
 
 def load(
-  init_from: str, model: nn.Module, expected: Mapping[str, Any], allow: Patterns = ()
+  init_from: str,
+  model: nn.Module,
+  expected: Mapping[str, Any],
+  allow: Patterns = (),
+  heads: tuple[str, ...] = (),
 ) -> tuple[dict[str, np.ndarray], list[Report]]:
   """Parameters of a model from one or several files.
 
@@ -34,6 +38,7 @@ def load(
     model: linen module of the objective.
     expected: path -> anything with a shape, of all its parameters.
     allow: patterns of keys and paths; see match.py.
+    heads: parameters that are not taken from the files; see match.py.
 
   Returns:
     Arrays by path, stacked as in `expected`; and a report on each file.
@@ -52,6 +57,7 @@ def load(
       model,
       stacks.shapes(expected),
       allow,
+      heads,
     )
     report.check()
     if both := sorted(set(params) & set(single)):

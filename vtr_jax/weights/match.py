@@ -46,10 +46,13 @@ class Report:
     count = collections.Counter(line.status for line in self.lines)
     noted = lambda word: sum(n.startswith(word) for x in self.lines for n in x.notes)
     used, unused, missing = (count[k] for k in ("used", "unused", "missing"))
+    named = lambda x: f" ({printable(', '.join(sorted(set(x))))})" if x else ""
+    ignored = named([x.group for x in self.lines if x.status == "unused"])
     return (
       f"{self.title}: {used} of {used + unused} keys used ({noted('renamed')} renamed, "
-      f"{noted('resized')} resized), {unused} unused, {missing} missing; "
+      f"{noted('resized')} resized), {unused} unused{ignored}, {missing} missing; "
       f"{len(self.initialised)} parameters not in the file"
+      f"{named([_group(path) for path in self.initialised])}"
     )
 
   def table(self) -> str:
@@ -87,7 +90,7 @@ class Report:
       listed = printable("; ".join(shown))
       raise WeightsError(
         f"{self.title}: {listed}. Fix the names, or allow them: --allow, or "
-        "config.init_allow"
+        "config.init_allow; new heads: config.init_heads"
       )
 
 
@@ -99,6 +102,7 @@ def match(
   model: nn.Module,
   expected: Mapping[str, Any],
   allow: Patterns = (),
+  heads: tuple[str, ...] = (),
 ) -> tuple[Flat, Report]:
   """Parameters of the model from a file's arrays, and a report on every key.
 
@@ -110,6 +114,8 @@ def match(
     expected: path -> anything with a shape, of all its parameters; layers not stacked.
     allow: regular expressions of keys that may be missing or unused, and of parameter
       paths that may be initialised at random; matched from the start of the name.
+    heads: beginnings of paths of parameters that are initialised even if the file has
+      them.
 
   Returns:
     float32 arrays by path, for parameters that are in the file; and the report, which
@@ -120,8 +126,12 @@ def match(
   """
   named, spelled = rename(arrays, source.renames)
   entries = choose(source.layouts(name, model), model, named)
+  kept = {p for p in expected if any(f"{p}/".startswith(f"{h}/") for h in heads)}
+  of_heads = {key for entry in entries if kept & set(entry.paths) for key in entry.keys}
   # Keys of parameters that this model does not have are reported as unused.
-  entries = [entry for entry in entries if set(entry.paths) & set(expected)]
+  entries = [
+    e for e in entries if set(e.paths) & set(expected) and kept.isdisjoint(e.paths)
+  ]
   explained = {key for entry in entries for key in entry.keys}
   log = _Log(named, spelled, allow)
   params: Flat = {}
@@ -150,17 +160,18 @@ def match(
       first = changes if key == present[0] else []
       log.add(key, "used" if loaded else "unused", entry.paths, (*first, *notes))
   for key in sorted(set(named) - explained):
-    if not log.add(key, "unused", allowed_by=source.ignored):
+    allowed_by = (".*",) if key in of_heads else source.ignores(model)
+    if not log.add(key, "unused", allowed_by=allowed_by):
       log.problems.append(f"{spelled[key]} is not used")
   initialised = sorted(set(expected) - set(params))
-  matched = len(explained & set(named))
+  matched = len((explained | of_heads) & set(named))
   if matched < _MIN_MATCHED * len(named):
     log.problems[:] = [
       f"hardly a file of kind {name!r}, to which {matched} of {len(named)} keys belong"
     ]
   covered = {path for entry in entries for path in entry.paths}
   for path in initialised:
-    if path not in covered and not log.allowed(path, source.initialised):
+    if path not in covered | kept and not log.allowed(path, source.initialised):
       log.problems.append(f"parameter {path} is not in the file")
   return params, Report(
     title, tuple(log.lines), tuple(initialised), tuple(log.problems)

@@ -28,6 +28,8 @@ class Source:
   words: bool = True  # whether it has token embeddings, which need its vocabulary
   renames: Renames = ()  # other spellings of the layouts' keys
   ignored: Patterns = ()  # keys that the model has no parameters for
+  others: Patterns = ()  # keys of other parts, which a model of clips alone ignores
+  only_text: bool = False  # whether it has nothing for a model of clips alone
   optional: Patterns = ()  # keys that some of these files lack
   initialised: Patterns = ()  # parameter paths that no such file contains
   changes: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the recipe
@@ -43,6 +45,8 @@ class Source:
     """
     if isinstance(model, SimVTP) and self.simvtp:
       return self.simvtp
+    if self.only_text and not layouts.reads_text(model):
+      raise WeightsError(f"{name!r} weights: this model reads no text; omit them")
     if not isinstance(model, DualEncoder):
       raise WeightsError(f"{name!r} weights do not fit a {type(model).__name__} model")
     arch = model.config.arch
@@ -55,12 +59,22 @@ class Source:
       )
     return self.dual
 
+  def ignores(self, model: nn.Module) -> Patterns:
+    """Keys that `model` has no parameters for."""
+    return self.ignored + (() if layouts.reads_text(model) else self.others)
+
 
 _BERT_SPELLING = ((r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 _DUAL_ONLY = ("video_tower/mask_token", "logit_scale")
 _PIXELS = ("to_decoder/.*", "mask_token", "decoder/.*", "pixel_head/.*")
 _TIME = (".*/time_attention/.*", ".*/norm_time/.*", "video_tower/time_positions")
 _MAC = "configs/mac.py:webvid2m_cc3m"
+_FROZEN_TEXT = (r"text_model\..*", r"(vid|text|txt)_proj\..*")
+_CLIP_TEXT = (
+  r"(text_model|transformer|token_embedding|ln_final)\..*",
+  r"(visual|text)_projection(\.weight)?|visual\.proj|positional_embedding|logit_scale",
+)
+_VIDEOMAE_DECODER = (r"(decoder|encoder_to_decoder)\..*", "mask_token")
 _CLIP_IGNORED = (".*position_ids", "input_resolution", "context_length", "vocab_size")
 
 SOURCES = dict(
@@ -84,6 +98,7 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.distilbert,),
     archs=("frozen",),
+    only_text=True,
     renames=((r"^distilbert\.", ""), *_BERT_SPELLING),
     ignored=(
       r"vocab_(transform|layer_norm|projector)\..*",
@@ -96,6 +111,7 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.bert,),
     archs=("frozen",),
+    only_text=True,
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
     ignored=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
     initialised=("video_.*", "text_proj/.*", *_DUAL_ONLY, *_PIXELS),
@@ -103,6 +119,7 @@ SOURCES = dict(
   bert_words=Source(  # SimVTP starts from BERT's embedding layer
     recipe="configs/simvtp.py:webvid2m",
     simvtp=(simvtp_layouts.bert_words,),
+    only_text=True,
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
     ignored=(r"(encoder|pooler|cls)\..*", ".*position_ids"),
     initialised=("(?!text_embed/).*",),
@@ -110,6 +127,14 @@ SOURCES = dict(
   videomae=Source(
     recipe="configs/simvtp.py:webvid2m",
     simvtp=(simvtp_layouts.videomae, simvtp_layouts.hf_videomae),
+    dual=(  # after pre-training, and after fine-tuning
+      simvtp_layouts.videomae_tower,
+      simvtp_layouts.hf_videomae_tower,
+      simvtp_layouts.videomae_finetuned,
+      simvtp_layouts.hf_videomae_finetuned,
+    ),
+    archs=("simvtp",),
+    others=_VIDEOMAE_DECODER,
     words=False,
     # The authors' biases in files of transformers before 5.
     renames=(
@@ -122,6 +147,9 @@ SOURCES = dict(
   simvtp=Source(
     recipe="configs/simvtp.py:webvid2m",
     simvtp=(simvtp_layouts.simvtp,),
+    dual=(simvtp_layouts.videomae_tower,),
+    archs=("simvtp",),
+    others=(*_VIDEOMAE_DECODER, r"(text_embeddings|text_cls|vtm_head)\..*"),
     ignored=(r"text_embeddings\.position_ids",),
   ),
   simvtp_finetuned=Source(
@@ -134,6 +162,7 @@ SOURCES = dict(
       r"text_encoder\.patch_embed\..*",
       ".*position_ids",
     ),
+    others=(r"text_encoder\..*",),
     initialised=_DUAL_ONLY,
     changes={
       "objective.arch": "simvtp",
@@ -146,6 +175,7 @@ SOURCES = dict(
     recipe=_MAC,
     dual=(layouts.frozen,),
     archs=("frozen",),
+    others=_FROZEN_TEXT,
     ignored=(".*position_ids",),
     initialised=(*_DUAL_ONLY, *_PIXELS),
     changes={
@@ -159,6 +189,7 @@ SOURCES = dict(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.miles,),
     archs=("frozen",),
+    others=_FROZEN_TEXT,
     ignored=(".*position_ids",),
     initialised=(*_DUAL_ONLY, *_PIXELS),
   ),
@@ -166,6 +197,7 @@ SOURCES = dict(
     recipe="configs/miles.py:webvid2m_cc3m",
     dual=(layouts.mcq,),
     archs=("frozen",),
+    others=_FROZEN_TEXT,
     # BridgeFormer itself is used in pre-training only.
     ignored=(
       ".*position_ids",
@@ -179,6 +211,7 @@ SOURCES = dict(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_clip, layouts.openai_clip),
     archs=("clip", "open_clip"),
+    others=_CLIP_TEXT,
     ignored=_CLIP_IGNORED,
     initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
   ),
@@ -186,6 +219,7 @@ SOURCES = dict(
     recipe="configs/mac.py:clip",
     dual=(layouts.openai_clip, layouts.hf_clip),
     archs=("open_clip", "clip"),
+    others=_CLIP_TEXT,
     renames=((r"^text\.", ""),),  # models whose text tower is a module of its own
     ignored=(*_CLIP_IGNORED, "attn_mask"),
     initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
@@ -195,6 +229,7 @@ SOURCES = dict(
     recipe="configs/mac.py:clip",
     dual=(layouts.hf_siglip,),
     archs=("siglip",),
+    others=_CLIP_TEXT,
     ignored=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
     initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
     changes={
@@ -208,6 +243,7 @@ SOURCES = dict(
     recipe="configs/mac.py:videoprism",
     dual=(videoprism_layouts.videoprism_lvt, videoprism_layouts.videoprism),
     archs=("videoprism", "frozen"),
+    others=(r"params/(text_encoder|contrastive_vision_pooler)/.*",),
     # The video encoders have no text; with other text towers, no projection either.
     initialised=(*_DUAL_ONLY, *_PIXELS, "text_.*", "video_proj/.*"),
     infer=videoprism_layouts.infer,

@@ -9,6 +9,7 @@ import numpy as np
 from vtr_jax.core.config import flatten, nearest, to_dict
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.weights import stacks
+from vtr_jax.weights.layouts import reads_text
 from vtr_jax.weights.registry import SOURCES
 
 OWN = "vtr_jax"
@@ -16,6 +17,7 @@ OWN = "vtr_jax"
 # The architecture of a layout's own code: values of config.objective, and of
 # clip.tubelet_size[0] as "frames".
 _FROZEN = {"video.name": "divided", "pool": "cls", "text_norm": "post"}
+_TUBES: dict[str, Any] = {"video.name": "vit", "video.pos_embed": "flat"}
 _REQUIRED: dict[str, dict[str, Any]] = dict(
   frozen=_FROZEN | dict(frames=1),
   miles=_FROZEN | dict(frames=1),
@@ -27,7 +29,11 @@ _REQUIRED: dict[str, dict[str, Any]] = dict(
   openai_clip=dict(pool="cls", frames=1),
   hf_clip=dict(pool="cls", frames=1),
   hf_siglip=dict(pool="cls", frames=1),
-  simvtp_finetuned={"video.name": "vit", "video.pos_embed": "flat"},
+  simvtp_finetuned=_TUBES,
+  videomae_tower=_TUBES,
+  videomae_finetuned=_TUBES,
+  hf_videomae_tower=_TUBES,
+  hf_videomae_finetuned=_TUBES,
   videomae=dict(pos_embed="flat"),
   hf_videomae=dict(pos_embed="flat"),
   simvtp=dict(pos_embed="flat"),
@@ -116,7 +122,7 @@ def _constants(layout: str, model: Any, bias: float) -> dict[str, np.ndarray]:
   arrays = {}
   shape = (1,) if layout == "hf_siglip" else ()
   if layout in ("openai_clip", "hf_clip", "hf_siglip"):
-    if not model.config.learn_temperature:
+    if reads_text(model) and not model.config.learn_temperature:
       scale = -np.log(model.config.temperature)
       arrays["logit_scale"] = np.full(shape, scale, np.float32)
     if layout == "hf_siglip":

@@ -4,7 +4,7 @@ from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.simvtp import SimVTP
 from vtr_jax.weights import entries as e
 from vtr_jax.weights.entries import Entries
-from vtr_jax.weights.layouts import TEXT, VIDEO, bert_embed, blocks
+from vtr_jax.weights.layouts import TEXT, VIDEO, bert_embed, blocks, reads_text
 
 
 def videomae(model: SimVTP) -> Entries:
@@ -74,12 +74,10 @@ def simvtp(model: SimVTP) -> Entries:
 
 def simvtp_finetuned(model: DualEncoder) -> Entries:
   """SimVTP after fine-tuning: a mean-pooled copy of the encoder for each modality."""
-  c, proj = model.config, "video_encoder.patch_embed.proj"
-  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
-  yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
-  layers = "video_encoder.blocks"
-  yield from blocks(c.video.depth, layers, VIDEO, _videomae_block)
-  yield from e.norm("video_encoder.fc_norm", "video_norm")
+  c = model.config
+  yield from _tower(model, "video_encoder.", "fc_norm")
+  if not reads_text(model):
+    return
   yield from bert_embed("text_encoder.text_", f"{TEXT}/embed")
   layers, tower = "text_encoder.blocks", f"{TEXT}/transformer"
   yield from blocks(c.text.depth, layers, tower, _videomae_block)
@@ -90,3 +88,45 @@ def bert_words(model: SimVTP) -> Entries:
   """The embedding layer of BERT, from which SimVTP starts."""
   del model
   yield from bert_embed("", "text_embed")
+
+
+def videomae_tower(model: DualEncoder) -> Entries:
+  """The encoder of `videomae`; its last norm becomes that of the pooled features.
+
+  VideoMAE's own fine-tuning initialises that norm.
+  """
+  yield from _tower(model, "encoder.", "norm")
+
+
+def videomae_finetuned(model: DualEncoder) -> Entries:
+  """The authors' VideoMAE after fine-tuning: encoder, norm of the mean, head."""
+  yield from _tower(model, "", "fc_norm")
+  yield from e.linear("head", "head")
+
+
+def _tower(model: DualEncoder, prefix: str, norm: str) -> Entries:
+  proj, depth = prefix + "patch_embed.proj", model.config.video.depth
+  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
+  yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
+  yield from blocks(depth, prefix + "blocks", VIDEO, _videomae_block)
+  yield from e.norm(prefix + norm, "video_norm")
+
+
+def hf_videomae_tower(model: DualEncoder) -> Entries:
+  """The encoder of `hf_videomae`, as in `videomae_tower`."""
+  yield from _hf_tower(model, "videomae.layernorm")
+
+
+def hf_videomae_finetuned(model: DualEncoder) -> Entries:
+  """transformers' VideoMAEForVideoClassification with `use_mean_pooling`."""
+  yield from _hf_tower(model, "fc_norm")
+  yield from e.linear("classifier", "head")
+
+
+def _hf_tower(model: DualEncoder, norm: str) -> Entries:
+  proj = "videomae.embeddings.patch_embeddings.projection"
+  yield e.patches(proj + ".weight", f"{VIDEO}/proj/kernel", model.clip.tubelet_size)
+  yield e.plain(proj + ".bias", f"{VIDEO}/proj/bias")
+  layers, depth = "videomae.encoder.layer", model.config.video.depth
+  yield from blocks(depth, layers, VIDEO, _hf_videomae_block)
+  yield from e.norm(norm, "video_norm")

@@ -9,7 +9,7 @@ import numpy as np
 from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.weights import entries as e
 from vtr_jax.weights.entries import Arrays, Entries, Entry
-from vtr_jax.weights.layouts import TEXT, VIDEO
+from vtr_jax.weights.layouts import TEXT, VIDEO, reads_text
 
 _Reshape = Callable[[np.ndarray], np.ndarray]
 _POOLER = "params/contrastive_vision_pooler/"
@@ -33,6 +33,8 @@ def videoprism_lvt(model: DualEncoder) -> Entries:
   yield e.plain(attention + "per_dim_scale/per_dim_scale", f"{pool}/query_scale")
   yield from _attention(attention, (f"{pool}/",), c.video, stacked=False)
   yield from _norm(_POOLER + "pooling_attention_layer_norm", f"{pool}/norm")
+  if not reads_text(model):
+    return
   words = f"{TEXT}/embed/words"
   yield e.token_embeddings(_TEXT + "token_emb/emb_var", words, model.text.mask_id)
   yield e.squeezed(_TEXT + "cls_emb", f"{TEXT}/cls_token", 2)

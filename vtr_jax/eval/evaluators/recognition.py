@@ -42,17 +42,22 @@ class Config:
 class Evaluator:
   """See base.Evaluator."""
 
-  def __init__(self, config: Config, context: Context):
+  def __init__(self, config: Config, context: Context, progress: bool = False):
     self.every = config.every
-    self._config, self._context = config, context
+    self._config, self._context, self._progress = config, context, progress
     self._source = context.data.open(config.split)
-    self._names = list(context.objective.model.config.classes)
-    require(
-      len(self._names) > 0,
-      "config.objective.classes: none; train on labelled data, which sets them",
-    )
     labels = zero_shot.labels(self._source)
-    self._label = label_indices(labels, self._names, config.split)
+    where = f"split {config.split!r} of {context.data.name}"
+    model = context.objective.model.config
+    # Of converted public weights: their data sets number classes by sorted names.
+    self._sorted = not model.classes
+    self._names = list(model.classes) or sorted(set(labels))
+    require(
+      not self._sorted or len(self._names) == model.num_classes,
+      f"config.objective.classes: none, and {where} has {len(self._names)} labels, the "
+      f"head {model.num_classes}; name them, or test on a split that has all",
+    )
+    self._label = label_indices(labels, self._names, where)
     self._views = Views(
       context.clip.num_frames,
       context.data.sampling,
@@ -65,14 +70,21 @@ class Evaluator:
     self._odds = OnDevices(odds, context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
-    odds = each_view(self._context, self._odds, params, self._source, self._views)
+    odds = each_view(
+      self._context, self._odds, params, self._source, self._views, self._progress
+    )
     scores = odds.mean(axis=1, dtype=np.float64).T
     self._results, self._confusion = metrics.recognition(scores, self._label)
     return self._results
 
-  def report(self) -> str:
+  def summary(self) -> str:
+    """The metrics of the last run in two or three lines."""
     text = zero_shot.report(self._config.split, self._results, self._confusion)
-    return f"{text}\nper class: figures/*_classes.md and *_confusion.png"
+    note = "\nclasses: the split's labels, sorted, as the run names none"
+    return text + note * self._sorted
+
+  def report(self) -> str:
+    return f"{self.summary()}\nper class: figures/*_classes.md and *_confusion.png"
 
   def protocol(self) -> dict[str, Any]:
     return dataclasses.asdict(self._config) | dict(
@@ -90,16 +102,17 @@ class Evaluator:
     zero_shot.draw(directory, name, self._results, self._confusion, self._names)
 
 
-def label_indices(labels: list[str], classes: list[str], split: str) -> np.ndarray:
+def label_indices(labels: list[str], classes: list[str], where: str) -> np.ndarray:
   """[v] index of each label.
 
   Raises:
     ConfigError: training never saw a label.
   """
   if unknown := sorted(set(labels) - set(classes)):
+    others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
     raise ConfigError(
-      f"evals: split {split!r} has the label {unknown[0]!r}, which training never saw; "
-      f"remove its clips, or train on it; {nearest(unknown[0], classes)}"
+      f"{where}: training never saw label {unknown[0]!r}{others}; remove those clips, "
+      f"or train on them; {nearest(unknown[0], classes)}"
     )
   index = {name: i for i, name in enumerate(classes)}
   return np.array([index[label] for label in labels])

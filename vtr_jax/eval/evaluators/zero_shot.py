@@ -116,14 +116,19 @@ def draw(
 
 
 def report(split: str, results: dict[str, float], confusion: np.ndarray) -> str:
-  """The results of `metrics.recognition` in two lines."""
+  """The results of `metrics.recognition` in two lines.
+
+  The mean per class is over classes that have a clip; if some have none, it says so.
+  """
   n, count = results, len(confusion)
+  seen = int((confusion.sum(axis=1) > 0).sum())
+  of = "" if seen == count else f" of the {seen} classes that have a clip"
   return "\n".join(
     [
       f"{split}: {confusion.sum():.0f} clips, {count} classes, chance "
       f"top-1 {100 / count:.1f}, top-5 {min(100, 500 / count):.1f}",
       f"top-1 {n['top1']:.1f}   top-5 {n['top5']:.1f}   "
-      f"mean per-class top-1 {n['mean_class_top1']:.1f}",
+      f"mean per-class top-1 {n['mean_class_top1']:.1f}{of}",
     ]
   )
 
