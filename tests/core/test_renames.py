@@ -159,7 +159,7 @@ def test_the_command_line_moves_only_keys_that_the_config_lacks():
 def test_an_unknown_key_is_rejected_with_the_nearest_name():
   done = parse("--config.clip.image_sise=48")
   assert done.returncode == 2
-  assert "ConfigError: command line" in done.stderr
+  assert "ConfigError: config.clip.image_sise: unknown key" in done.stderr
   assert "image_size" in done.stderr
   assert "Traceback" not in done.stderr
   assert "is called" not in done.stderr

@@ -216,7 +216,12 @@ def test_unfit_requests_are_rejected_before_embedding(run, tmp_path, monkeypatch
   with pytest.raises(DataError, match=r"its label '.*' is not one of the 1"):
     call(run, "hmdb51", changes=dict(frames=4, classes={"cat": ("a cat",)}))
   built = objectives.build
-  without = lambda *args: dataclasses.replace(built(*args), match=None)
+
+  def without(*args):
+    objective = built(*args)
+    fewer = {k: f for k, f in objective.predict.items() if k != "match"}
+    return dataclasses.replace(objective, predict=fewer)
+
   monkeypatch.setattr(objectives, "build", without)
   with pytest.raises(ConfigError, match="rerank: needs a checkpoint with a matching"):
     call(run, extras=Extras(rerank=2))

@@ -162,12 +162,11 @@ def test_bfloat16_stays_bfloat16():
   assert np.isfinite(y.astype("float32")).all()
 
 
-@pytest.mark.parametrize("attention", ["joint", "divided", "frame"])
-def test_dual_encoders_drop_paths_of_the_video_tower_when_asked(attention):
+@pytest.mark.parametrize("backbone", ["vit", "divided", "frame"])
+def test_dual_encoders_drop_paths_of_the_video_tower_when_asked(backbone):
   """Features of a clip differ by the draw in training and never in evaluation."""
   values = mac.get_config("smoke").to_dict()
-  values["objective"] |= dict(attention=attention)
-  values["objective"]["video"]["depth"] = 3
+  values["objective"]["video"] |= dict(name=backbone, depth=3)
   values["mask"] |= dict(video="tube")
   config = read(TrainConfig, values)
   objective = config.make_objective()
@@ -176,7 +175,7 @@ def test_dual_encoders_drop_paths_of_the_video_tower_when_asked(attention):
   features = functools.partial(
     base.apply, objective.model, params, batch, method="video_features"
   )
-  plain, _ = objective.video_features(params, batch)
+  plain, _ = objective.predict["video_features"](params, batch)
   np.testing.assert_array_equal(features(0.0)[0], plain)
   draws = [
     features(0.5, rngs={"dropout": jax.random.key(seed)})[0] for seed in (0, 0, 1)

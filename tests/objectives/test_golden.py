@@ -76,6 +76,7 @@ def case():
   labels = arrays["in/text_labels"]
   is_hidden = labels != -100
   batch = dict(
+    row=np.arange(len(masked), dtype="i4"),
     video=arrays["in/video_rgb01"].transpose(0, 1, 3, 4, 2),
     video_keep_idx=index(~masked),
     video_mask_idx=index(masked),

@@ -141,4 +141,4 @@ def test_a_plan_counts_the_bytes_of_the_ema():
     values["optim"]["ema_decay"] = ema
     c = read(TrainConfig, values)
     held = problem.make(c, target).held()
-    assert held["mean"] == (held["parameters"] if ema else 0)
+    assert held["ema"] == (held["parameters"] if ema else 0)

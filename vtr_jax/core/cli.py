@@ -32,6 +32,8 @@ Comments = Callable[[dict[str, Any]], Mapping[str, str]]
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
+_HELP = ("--help", "-help", "-h")
+
 
 def start(
   call: Callable[[dict, str], object],
@@ -53,7 +55,9 @@ def start(
     define_peers()
   # A flag's own default would be loaded here, where its errors are not caught.
   if config and not _config_files(sys.argv):
-    sys.argv.insert(1, f"--config={config}")
+    # Help needs no config: an installed package has none.
+    if pathlib.Path(config).exists() or not set(_HELP) & set(sys.argv):
+      sys.argv.insert(1, f"--config={config}")
   text = f"Config, FILE or FILE:VARIANT; default: {config}."
   chosen = config_flags.DEFINE_config_file("config", None, text, lock_config=True)
   workdir = flags.DEFINE_string(
@@ -176,8 +180,8 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   for path in _config_files(argv) if "config" in flags.FLAGS else ():
     if not pathlib.Path(path).exists():
       _reject(f"--config: {path}: no such file")
-  if {"--help", "-help", "-h"} & set(argv):
-    _help([text for text in argv if text not in ("--help", "-help", "-h")], comments)
+  if set(_HELP) & set(argv):
+    _help([text for text in argv if text not in _HELP], comments)
   try:
     return flags.FLAGS(argv)
   except KeyboardInterrupt:

@@ -133,7 +133,7 @@ class SimVTP(nn.Module):
   ) -> Encoded:
     """Training pass on the masked batch; `key` samples negatives if not given."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
-    x = self.embed_visible(batch, keep_idx)
+    x = self.embed_visible(batch["video"], keep_idx)
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     y = self.text_embed(ids, valid, train=True)
     joint = self.encode_pair(x, y, valid)
@@ -166,10 +166,10 @@ class SimVTP(nn.Module):
     )
 
   def embed_visible(
-    self, batch: Batch, keep_idx: Int32[AnyArray, "b k"] | None
+    self, video: AnyArray, keep_idx: Int32[AnyArray, "b k"] | None
   ) -> Float[Array, "b k d"]:
     """Tokens of the tubelets at `keep_idx`, None = all."""
-    patches = patchify(batch["video"], self.clip.tubelet_size)
+    patches = patchify(video, self.clip.tubelet_size)
     if keep_idx is not None:
       patches = gather(patches, keep_idx)  # of bytes, before they are floats
     return self.video_embed(patches, keep_idx)
@@ -196,7 +196,7 @@ class SimVTP(nn.Module):
 
   def video_features(self, batch: Batch) -> VideoFeatures:
     """Features of unmasked clips, encoded without text."""
-    tokens = self.encoder(self.embed_visible(batch, None))
+    tokens = self.encoder(self.embed_visible(batch["video"], None))
     return VideoFeatures(self.pool(tokens), tokens)
 
   def encode_video(self, batch: Batch) -> Float[Array, "b d"]:
@@ -214,7 +214,7 @@ class SimVTP(nn.Module):
 
   def embed_patches(self, batch: Batch) -> Float[Array, "b n d"]:
     """Unit-norm token of each tubelet of an unmasked clip, encoded without text."""
-    tokens = self.encoder(self.embed_visible(batch, None))
+    tokens = self.encoder(self.embed_visible(batch["video"], None))
     return l2_normalize(tokens.astype(jnp.float32))
 
   def embed_tokens(self, batch: Batch) -> Float[Array, "b l d"]:
@@ -224,7 +224,7 @@ class SimVTP(nn.Module):
 
   def match(self, batch: Batch) -> Float[Array, " b"]:
     """Log-odds that text[i] describes video[i], both unmasked."""
-    x = self.embed_visible(batch, None)
+    x = self.embed_visible(batch["video"], None)
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     joint = self.encode_pair(x, y, batch["text_valid"])
     valid = _pair_valid(batch["text_valid"], x.shape[1])
@@ -234,7 +234,7 @@ class SimVTP(nn.Module):
   def reconstruct(self, batch: Batch) -> Reconstruction:
     """Reconstructs masked tubelets and predicts tokens."""
     keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
-    x = self.embed_visible(batch, keep_idx)
+    x = self.embed_visible(batch["video"], keep_idx)
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     joint = self.encode_pair(x, self.text_embed(ids, valid, train=False), valid)
     k = keep_idx.shape[1]

@@ -47,4 +47,5 @@ if phase == "evaluation":
 
   Evaluator.run = pausing(Evaluator.run, 200, 1)
 
+del sys.argv[1:]  # no flags
 command.run(lambda: train.train_and_evaluate(config, directory))

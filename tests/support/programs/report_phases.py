@@ -36,4 +36,5 @@ printing(Checkpoints, "save", "write", after=True)
 printing(Evaluator, "run", "evaluation")
 printing(train, "_finish", "finish")
 config, directory = json.loads(sys.argv[1]), sys.argv[2]
+del sys.argv[1:]  # no flags
 command.run(lambda: train.train_and_evaluate(config, directory))
