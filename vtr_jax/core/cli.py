@@ -54,10 +54,12 @@ def start(
   if peers:
     define_peers()
   # A flag's own default would be loaded here, where its errors are not caught.
-  if config and not _config_files(sys.argv):
-    # Help needs no config: an installed package has none.
-    if pathlib.Path(config).exists() or not set(_HELP) & set(sys.argv):
-      sys.argv.insert(1, f"--config={config}")
+  # Help needs no config: an installed package has none.
+  needed = config is not None and (
+    pathlib.Path(config).exists() or not set(_HELP) & set(sys.argv)
+  )
+  if needed and not _config_files(sys.argv):
+    sys.argv.insert(1, f"--config={config}")
   text = f"Config, FILE or FILE:VARIANT; default: {config}."
   chosen = config_flags.DEFINE_config_file("config", None, text, lock_config=True)
   workdir = flags.DEFINE_string(
