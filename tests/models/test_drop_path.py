@@ -162,7 +162,11 @@ def test_bfloat16_stays_bfloat16():
   assert np.isfinite(y.astype("float32")).all()
 
 
-@pytest.mark.parametrize("backbone", ["vit", "divided", "frame"])
+NIGHTLY = pytest.mark.nightly
+BACKBONES = ["vit", *(pytest.param(n, marks=NIGHTLY) for n in ("divided", "frame"))]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_dual_encoders_drop_paths_of_the_video_tower_when_asked(backbone):
   """Features of a clip differ by the draw in training and never in evaluation."""
   values = mac.get_config("smoke").to_dict()

@@ -55,7 +55,7 @@ def assert_close(got, expected):
 @pytest.mark.parametrize(
   ("module", "changes"),
   [
-    (mac, dict(learn_temperature=True)),
+    pytest.param(mac, dict(learn_temperature=True), marks=pytest.mark.nightly),
     pytest.param(miles, {}, marks=pytest.mark.nightly),
     pytest.param(miles, dict(pool="cls"), marks=pytest.mark.nightly),
   ],

@@ -191,7 +191,11 @@ KINDS = dict(
 LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
 
 
-@pytest.mark.parametrize("name", KINDS)
+NIGHTLY = pytest.mark.nightly
+SOME = [n if n == "videomae_hf" else pytest.param(n, marks=NIGHTLY) for n in KINDS]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_every_video_key_of_the_real_files_starts_a_classifier(name):
   """By lists of the keys and shapes of the full-size files."""
   kind, keys = KINDS[name], LISTS[name]["keys"]
