@@ -21,7 +21,7 @@ from vtr_jax.objectives.base import Objective
 from vtr_jax.train import restore_params
 from vtr_jax.train.state import TrainState, with_params
 from vtr_jax.weights import load
-from vtr_jax.weights.match import Report
+from vtr_jax.weights.match import Report, is_under
 
 TIME = "video_tower/time_positions"
 # A joint encoder's parameters as those of the video tower that it is of clips alone.
@@ -113,25 +113,18 @@ def _from_run(
   directory = pathlib.Path(source) / "checkpoints"
   shapes: dict[str, Any] = flatten_dict(restore_params.param_shapes(directory), sep="/")
   expected: dict[str, Any] = flatten_dict(initial, sep="/")
-  names = {path: path for path in shapes}
-  report = RunReport(source, [], [])
-  if heads:
-    names = _video_side(shapes, expected)
-    own = lambda path: any(f"{path}/".startswith(f"{head}/") for head in heads)
-    report = RunReport(
-      source,
-      [path for path in expected if path not in names.values() or own(path)],
-      [path for path, name in names.items() if name not in expected or own(name)],
-    )
-  unused, missing = set(report.unused), set(report.initialised)
+  names = _video_side(shapes, expected) if heads else {path: path for path in shapes}
+  initialised = [path for path in expected if is_under(path, heads)]
+  # Without heads, a parameter that this model lacks is an error, of `check_fit`.
+  used = {
+    path: name
+    for path, name in names.items()
+    if not heads or (name in expected and not is_under(name, heads))
+  }
   check_fit(
     source,
-    {name: shapes[path] for path, name in names.items() if path not in unused},
-    {
-      path: x
-      for path, x in expected.items()
-      if path not in missing or not (heads and own(path))
-    },
+    {name: shapes[path] for path, name in used.items()},
+    {path: x for path, x in expected.items() if path not in initialised},
   )
   replicated = sharding.replicated(mesh)
 
@@ -146,10 +139,11 @@ def _from_run(
   likes = unflatten_dict({path: like(path) for path in shapes}, sep="/")
   stored, _ = restore_params.read_params(directory, likes)
   flat: dict[str, Any] = flatten_dict(stored, sep="/")
-  for path, name in names.items():
-    if path not in unused:
-      expected[name] = _adapt(flat[path], expected[name], objective)
-  return unflatten_dict(expected, sep="/"), [report] if heads else []
+  for path, name in used.items():
+    expected[name] = _adapt(flat[path], expected[name], objective)
+  unused = [path for path in names if path not in used]
+  reports = [RunReport(source, initialised, unused)] if heads else []
+  return unflatten_dict(expected, sep="/"), reports
 
 
 def _adapt(saved: jax.Array, target: jax.Array, objective: Objective) -> jax.Array:

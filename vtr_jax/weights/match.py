@@ -94,6 +94,11 @@ class Report:
       )
 
 
+def is_under(path: str, heads: Iterable[str]) -> bool:
+  """Whether a parameter is one of `heads`, or in a group of that path."""
+  return any(f"{path}/".startswith(f"{head}/") for head in heads)
+
+
 def match(
   title: str,
   name: str,
@@ -126,7 +131,7 @@ def match(
   """
   named, spelled = rename(arrays, source.renames)
   entries = choose(source.layouts(name, model), model, named)
-  kept = {p for p in expected if any(f"{p}/".startswith(f"{h}/") for h in heads)}
+  kept = {path for path in expected if is_under(path, heads)}
   of_heads = {key for entry in entries if kept & set(entry.paths) for key in entry.keys}
   # Keys of parameters that this model does not have are reported as unused.
   entries = [
