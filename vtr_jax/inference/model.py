@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
@@ -27,7 +26,7 @@ from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.video.decode import frame_indices
 from vtr_jax.eval import ranks
-from vtr_jax.objectives.base import Objective, Params
+from vtr_jax.objectives.base import Objective, Params, probabilities
 from vtr_jax.train.config import TrainConfig
 
 T = TypeVar("T")
@@ -113,9 +112,7 @@ class LoadedModel:
 
   @functools.cached_property
   def _classify(self) -> OnDevices:
-    logits = self._predict("logits")
-    odds = lambda params, batch: jax.nn.softmax(jnp.float32(logits(params, batch)))
-    return OnDevices(odds, self.mesh)
+    return OnDevices(probabilities(self._predict("logits")), self.mesh)
 
   @functools.cached_property
   def _match(self) -> OnDevices:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, nearest, require
@@ -128,17 +129,9 @@ class LabelRows:
   def spec(
     self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
   ) -> dict[str, jax.ShapeDtypeStruct]:
-    size = clip.image_size
-    shapes = dict(
-      video=((clip.num_frames, size, size, 3), np.uint8),
-      label=((), np.int32),
-      row=((), np.int32),
-      valid=((), np.bool_),
-    )
-    return {
-      key: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-      for key, (shape, dtype) in shapes.items()
-    }
+    shapes = batch_lib.spec(clip, text, mask, batch_size)
+    label = jax.ShapeDtypeStruct((batch_size,), np.int32)
+    return {key: shapes[key] for key in ("video", "row", "valid")} | dict(label=label)
 
   def row(
     self, record: dict, reader: Reader, rng: np.random.Generator

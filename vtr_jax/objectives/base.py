@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax import objectives
@@ -66,6 +67,7 @@ class Objective:
     embed_patches   [b n e] unit norm, of each tubelet, for figures
     embed_tokens    [b l e] unit norm, of each text token, for figures
     video_features  pooling.VideoFeatures, for probes
+    logits          [b v] of the classes of a classifier
     match           [b] score of video[i] and text[i] read together, for re-ranking
     reconstruct     Reconstruction of a masked batch
   """
@@ -140,6 +142,13 @@ def methods(model: nn.Module, *names: str) -> dict[str, Callable[[Params, Batch]
     return apply(model, params, batch, method=name)
 
   return {name: functools.partial(call, name) for name in names}
+
+
+def probabilities(
+  logits: Callable[[Params, Batch], Any],
+) -> Callable[[Params, Batch], Float[Array, "b v"]]:
+  """The softmax of the prediction `logits`."""
+  return lambda params, batch: jax.nn.softmax(jnp.float32(logits(params, batch)))
 
 
 # Files of this folder that are shared by objectives.

@@ -8,8 +8,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from vtr_jax.core.config import nearest, require
@@ -20,7 +18,7 @@ from vtr_jax.data.views import Views
 from vtr_jax.eval import metrics
 from vtr_jax.eval.evaluators import zero_shot
 from vtr_jax.eval.evaluators.base import Context, each_view
-from vtr_jax.objectives.base import Params
+from vtr_jax.objectives.base import Params, probabilities
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +64,7 @@ class Evaluator:
       config.crops,
     )
     logits = context.objective.predict["logits"]
-    odds = lambda params, batch: jax.nn.softmax(jnp.float32(logits(params, batch)))
-    self._odds = OnDevices(odds, context.mesh)
+    self._odds = OnDevices(probabilities(logits), context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
     odds = each_view(

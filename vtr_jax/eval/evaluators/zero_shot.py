@@ -154,9 +154,7 @@ def labels(source: sources.Split) -> list[str]:
   Raises:
     DataError: a record has no label or cannot be read.
   """
-  labels = []
-  for index, annotation in enumerate(sources.annotations(source)):
-    if not annotation.label:
-      raise sources.unusable(source, index, BadSample("no label"))
-    labels.append(annotation.label)
+  labels = sources.labels(source.directory, source.name)
+  if "" in labels:
+    raise sources.unusable(source, labels.index(""), BadSample("no label"))
   return labels
