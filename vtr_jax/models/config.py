@@ -1,6 +1,7 @@
 """Architecture and size of a dual encoder's towers."""
 
 import dataclasses
+from typing import Any
 
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.backbones import base as backbones
@@ -72,6 +73,36 @@ ARCHS = dict(
 )
 
 
+def check_video(config: Any) -> None:
+  """Checks that a backbone, an architecture, pooling and attention fit together.
+
+  Args:
+    config: has arch, parts, video, pool and compute, as `Config`.
+
+  Raises:
+    ConfigError: they do not.
+  """
+  tower, parts = backbones.tower(config.video), config.parts
+  tower.check(config)
+  has_heads = isinstance(config.video, TransformerConfig)
+  pools = bool(parts.attention_pool) and has_heads
+  require(
+    config.pool != "cls" or tower.has_class_token(config) or pools,
+    f"pool: 'cls', but arch {config.arch!r} has no class token with backbone "
+    f"{config.video.name!r}; set 'mean'",
+  )
+  require(
+    config.pool != "attention" or has_heads,
+    f"pool: 'attention' needs heads, which backbone {config.video.name!r} has not; set "
+    "'mean'",
+  )
+  attention, cap = config.compute.attention, tower.logit_cap or parts.kind.logit_cap
+  require(
+    attention == "xla" or not cap,
+    f"compute.attention: {attention!r} has no logit cap; set 'xla'",
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
   """Keys of section `objective` of the config that dual encoders share.
@@ -123,18 +154,7 @@ class Config:
       self.arch == "frozen" or self.text_norm == "pre",
       f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
     )
-    tower = backbones.tower(self.video)
-    tower.check(self)
-    pools = parts.attention_pool and isinstance(self.video, TransformerConfig)
-    require(
-      bool(self.pool == "mean" or tower.has_class_token(self) or pools),
-      f"pool: {self.pool!r}, but {where} has no class token with backbone "
-      f"{self.video.name!r}; set 'mean'",
-    )
-    require(
-      self.compute.attention == "xla" or not (tower.logit_cap or parts.kind.logit_cap),
-      f"compute.attention: {self.compute.attention!r} has no logit cap; set 'xla'",
-    )
+    check_video(self)
     for name, how in zip(("video", "text"), parts.projections, strict=True):
       width = getattr(self, name).width
       require(

@@ -25,9 +25,8 @@ from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data.examples import Reader
 from vtr_jax.data.sources import Records
 from vtr_jax.models import dual_encoder
-from vtr_jax.models.backbones import base as backbones
 from vtr_jax.models.backbones.base import BackboneConfig
-from vtr_jax.models.config import ARCHS, ArchSpec
+from vtr_jax.models.config import ARCHS, ArchSpec, check_video
 from vtr_jax.models.layers import Compute, Dense, l2_normalize
 from vtr_jax.models.mixing import MixConfig, mix, smooth_targets
 from vtr_jax.models.pooling import AttentionPool, VideoFeatures
@@ -79,14 +78,7 @@ class Config:
       not count or self.num_classes in (0, count),
       f"num_classes: {self.num_classes}, but there are {count} classes; set 0",
     )
-    tower = backbones.tower(self.video)
-    tower.check(self)
-    require(
-      bool(
-        self.pool != "cls" or tower.has_class_token(self) or self.parts.attention_pool
-      ),
-      f"pool: 'cls', but backbone {self.video.name!r} has no class token; set 'mean'",
-    )
+    check_video(self)
 
   @property
   def parts(self) -> ArchSpec:
