@@ -88,9 +88,7 @@ class DualEncoder(nn.Module):
 
   def video_tokens(self, batch: Batch, drop_path: float = 0.0) -> Tokens:
     """The video tower's tokens of unmasked clips; training may set `drop_path`."""
-    # A backbone that cannot drop blocks need not know the argument.
-    options: Any = dict(drop_path=drop_path) if drop_path else {}
-    return self.video_tower(batch["video"], **options)
+    return self.video_tower(batch["video"], drop_path=drop_path)
 
   def masked_tokens(self, batch: Batch) -> Tokens:
     """Tokens of masked clips: tubelets are dropped, or replaced by the mask token."""
