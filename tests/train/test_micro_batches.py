@@ -98,4 +98,4 @@ def test_losses_and_gradients_depend_on_no_microbatch_and_no_mesh(
   )
   shown = [line.split() for line in found if line[:1].isdigit()]
   assert [[int(n) for n in line[:2]] for line in shown] == layouts
-  assert max(float(x) for line in shown for x in line[2:]) < 1e-5
+  assert all(float(x) < 1e-5 for line in shown for x in line[2:])  # no NaN either

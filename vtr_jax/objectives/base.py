@@ -82,7 +82,8 @@ class Objective:
   pairs: tuple[str, ...]  # names in Outputs.pairs
   predict: Mapping[str, Callable[[Params, Batch], Any]]
   # (pairs of the full batch, the full batch, key) -> the batch, with what `forward` of
-  # some of its rows reads of other rows; None = nothing
+  # some of its rows reads of other rows; None = nothing. Called for microbatches alone;
+  # before that, `forward` of some rows must give their pairs, whatever its terms are.
   join_rows: Callable[[dict[str, Pairs], Batch, jax.Array], Batch] | None = None
   row_group: int = 1  # successive rows that a microbatch may not separate
   teacher: Teacher | None = None

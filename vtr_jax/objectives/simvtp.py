@@ -308,9 +308,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
       f"config.batch_size = {rows}; change one of them, or set 0 for the whole batch",
     )
     params, draws = jax.random.split(key)
-    return model.init({"params": params, **dropout(draws, batch)}, batch, draws)[
-      "params"
-    ]
+    rngs = {"params": params, **dropout(draws, batch)}
+    return model.init(rngs, batch, draws)["params"]
 
   return Objective(
     model=model,

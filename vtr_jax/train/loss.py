@@ -86,6 +86,8 @@ class Loss:
     def forward(rows: Batch, params: Params = params) -> Outputs:
       return objective.forward(params, teacher, rows, key)
 
+    # Only the pairs are used: what reads other rows (`join_rows`) is not right yet, and
+    # the compiler leaves it out.
     pairs = jax.lax.map(lambda rows: _arrays(forward(rows).pairs), split(batch))
     pairs = {k: _merged(p, mesh) for k, p in pairs.items()}
     if objective.join_rows:

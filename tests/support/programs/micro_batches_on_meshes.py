@@ -52,7 +52,8 @@ for layout in layouts:
   more, steps = gradient(*layout)
   assert more.keys() == losses.keys()
   terms = [k for k in losses if k.startswith("loss/")]
-  loss = max(abs(more[k] - losses[k]) / abs(losses[k]) for k in terms)
+  # NumPy's maximum is NaN if one is; Python's may not be.
+  loss = np.max([abs(more[k] - losses[k]) / abs(losses[k]) for k in terms])
   pairs = zip(*map(jax.tree.leaves, (steps, grads)), strict=True)
-  slope = max(np.abs(a - b).max() / (np.abs(b).max() + 1e-12) for a, b in pairs)
+  slope = np.max([np.abs(a - b).max() / (np.abs(b).max() + 1e-12) for a, b in pairs])
   print(*layout, loss, slope)
