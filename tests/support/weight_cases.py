@@ -1,5 +1,7 @@
 """Small models for weights of public layouts; sizes are those of `hf_cases`."""
 
+import json
+
 import flax.linen as nn
 import hf_cases
 import jax
@@ -64,3 +66,20 @@ def shapes(objective, model_clip):
 
 def assert_close(ours, theirs):
   np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+# Kind of weights of each list of keys.
+LIST_KINDS = dict(
+  frozen_in_time="frozen",
+  miles="miles",
+  mcq="mcq",
+  bert_base="bert",
+  distilbert_base="distilbert",
+  videomae_hf="videomae",
+  videomae_official="videomae",
+  clip_vit_b16_hf="clip",
+  vit_base_patch16_224_hf="vit",
+  timm_vit_base_patch16_224="vit",
+  simvtp_pretrain="simvtp",
+)
+KEY_LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())

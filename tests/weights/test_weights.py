@@ -15,6 +15,8 @@ from weight_cases import (
   COMPUTE,
   HALF,
   HF,
+  KEY_LISTS,
+  LIST_KINDS,
   NOTHING,
   SIZE,
   TEXT,
@@ -292,28 +294,14 @@ def simvtp_config(encoder, decoder):
   return config_lib.read(simvtp_objective.Config, values)
 
 
-KINDS = dict(
-  frozen_in_time="frozen",
-  miles="miles",
-  mcq="mcq",
-  bert_base="bert",
-  distilbert_base="distilbert",
-  videomae_hf="videomae",
-  videomae_official="videomae",
-  clip_vit_b16_hf="clip",
-  vit_base_patch16_224_hf="vit",
-  timm_vit_base_patch16_224="vit",
-  simvtp_pretrain="simvtp",
-)
-LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
 VIDEOPRISM = json.loads((hf_cases.FILE.parent / "videoprism_keys.json").read_text())
-KINDS |= dict.fromkeys(VIDEOPRISM, "videoprism")
+KINDS = LIST_KINDS | dict.fromkeys(VIDEOPRISM, "videoprism")
 
 
 def mcq_keys():
   """MCQ's keys by its code: MILES' without time attention, and BridgeFormer's."""
   keys, width = {}, [768]
-  for key, shape in LISTS["miles"]["keys"].items():
+  for key, shape in KEY_LISTS["miles"]["keys"].items():
     if not any(part in key for part in ("temporal", "timeattn", "norm3")):
       keys[key.replace("video_model.norm.", "video_model.norm1.")] = shape
   for part in ("weight", "bias"):
@@ -323,8 +311,7 @@ def mcq_keys():
   return keys | {"bridge_proj.0.weight": [256, 768]}
 
 
-LISTS["mcq"] = dict(keys=mcq_keys())
-LISTS |= VIDEOPRISM
+LISTS = KEY_LISTS | VIDEOPRISM | dict(mcq=dict(keys=mcq_keys()))
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -1,6 +1,5 @@
 """Public weights as the start of a classifier: the video side of every kind of file."""
 
-import json
 import re
 
 import clips
@@ -12,6 +11,8 @@ from ml_collections import ConfigDict
 from weight_cases import (
   COMPUTE,
   HF,
+  KEY_LISTS,
+  LIST_KINDS,
   NOTHING,
   SIZE,
   TEXT,
@@ -179,26 +180,26 @@ def test_images_start_a_classifier_and_text_files_are_refused():
     converted("distilbert", hf_cases.case("distilbert")[0], actions("frozen"))
 
 
-KINDS = dict(
-  frozen_in_time="frozen",
-  miles="miles",
-  videomae_hf="videomae",
-  videomae_official="videomae",
-  clip_vit_b16_hf="clip",
-  timm_vit_base_patch16_224="vit",
-  simvtp_pretrain="simvtp",
+# Those with a video tower, of every layout.
+VIDEO_LISTS = (
+  "frozen_in_time",
+  "miles",
+  "videomae_hf",
+  "videomae_official",
+  "clip_vit_b16_hf",
+  "timm_vit_base_patch16_224",
+  "simvtp_pretrain",
 )
-LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
-
-
 NIGHTLY = pytest.mark.nightly
-SOME = [n if n == "videomae_hf" else pytest.param(n, marks=NIGHTLY) for n in KINDS]
+SOME = [
+  n if n == "videomae_hf" else pytest.param(n, marks=NIGHTLY) for n in VIDEO_LISTS
+]
 
 
 @pytest.mark.parametrize("name", SOME)
 def test_every_video_key_of_the_real_files_starts_a_classifier(name):
   """By lists of the keys and shapes of the full-size files."""
-  kind, keys = KINDS[name], LISTS[name]["keys"]
+  kind, keys = LIST_KINDS[name], KEY_LISTS[name]["keys"]
   source = registry.find(kind)
   state = {k: np.broadcast_to(np.float32(0.5), shape) for k, shape in keys.items()}
   values = infer.infer(infer.recipe(source), kind, source, state)
