@@ -75,7 +75,9 @@ def data(tmp_path_factory):
   )
 
 
-@pytest.mark.parametrize("kind", ["linear", "attentive"])
+@pytest.mark.parametrize(
+  "kind", ["linear", pytest.param("attentive", marks=pytest.mark.nightly)]
+)
 def test_probes_classify_far_above_chance(run, data, kind, tmp_path, capsys):
   """Chance is 25; files and the printed table have the same results."""
   out = tmp_path / "out"
@@ -120,6 +122,7 @@ def test_cached_features_are_recomputed_for_other_weights(run, data, tmp_path):
   np.testing.assert_array_equal(get(model.params), first)
 
 
+@pytest.mark.nightly
 def test_the_probe_command_is_configured_by_flags(run, data, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(run, copy)

@@ -132,6 +132,7 @@ def test_off_it_needs_no_rng_and_parameters_have_the_same_names(block, scan):
     on.apply({"params": params}, X)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("scan", [False, True])
 def test_what_is_recomputed_drops_the_same_rows(scan):
   """Gradients with and without remat are equal."""

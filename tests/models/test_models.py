@@ -125,7 +125,11 @@ def test_contrast_text_whole_ignores_the_text_mask():
 
 @pytest.mark.parametrize(
   "change",
-  [dict(compute__remat=way) for way in ("full", "dots", "offload")],
+  [
+    dict(compute__remat="dots"),
+    pytest.param(dict(compute__remat="full"), marks=pytest.mark.nightly),
+    pytest.param(dict(compute__remat="offload"), marks=pytest.mark.nightly),
+  ],
   ids=lambda change: change["compute__remat"],
 )
 def test_remat_gives_the_same_gradients(change):
@@ -218,7 +222,9 @@ def test_rows_are_taken_within_groups():
     np.testing.assert_array_equal(simvtp.take_rows(x, idx, group), x[idx])
 
 
-@pytest.mark.parametrize("ratio", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(
+  "ratio", [0.0, pytest.param(0.5, marks=pytest.mark.nightly), 0.9]
+)
 def test_the_loss_is_finite_at_any_mask_ratio(ratio):
   mask = dataclasses.replace(MASK, video_ratio=ratio)
   objective, params = make(mask)

@@ -325,7 +325,8 @@ def assert_gradients(layout, model, grads, want):
   assert listed
   for name in listed:
     # Softmax cancels a bias of the keys but for what the cap of 50 makes of it, so that
-    # float32 leaves fewer digits of its gradient.
+    # float32 leaves fewer digits of its gradient: from the same computation in float64,
+    # the reference deviates by 1.1e-4, this model by 1.4e-4.
     tolerance = 5e-4 if name.endswith("key/b") else 1e-4
     assert_close(ours[name], want["grad/" + name], name, tolerance)
 
@@ -348,6 +349,7 @@ def test_videoprism_encoder_equals_the_reference_code():
   assert_gradients("videoprism", model, grads, want)
 
 
+@pytest.mark.nightly
 def test_videoprism_video_text_model_equals_the_reference_code():
   model, params, want, _ = videoprism("lvt")
   video, valid = want["in/video_rgb01"], want["in/text_paddings"] == 0
@@ -385,6 +387,7 @@ def test_videoprism_video_text_model_equals_the_reference_code():
   assert_gradients("videoprism_lvt", model, grads, want)
 
 
+@pytest.mark.nightly
 def test_videoprism_positions_are_interpolated_as_in_the_reference_code():
   """More and fewer frames and places than were learned."""
   model, params, want, _ = videoprism("resized")

@@ -60,7 +60,9 @@ def test_a_masked_patch_keeps_its_position():
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse"])
-@pytest.mark.parametrize("masked_tokens", ["mask_token", "drop"])
+@pytest.mark.parametrize(
+  "masked_tokens", ["mask_token", pytest.param("drop", marks=pytest.mark.nightly)]
+)
 def test_the_features_term_by_hand(distance, masked_tokens):
   objective, params, teacher, batch = make(
     distance=distance, masked_tokens=masked_tokens
@@ -141,6 +143,7 @@ def test_the_train_step_updates_the_teacher():
   assert jax.tree.leaves(moved).count(True) > 10
 
 
+@pytest.mark.nightly
 def test_without_the_features_term_the_teacher_is_not_computed():
   objective, params, teacher, batch = make()
 

@@ -308,6 +308,7 @@ def test_sharded_parameters_take_less_memory_per_device():
   assert b["batch_gb"] == a["batch_gb"]
 
 
+@pytest.mark.nightly
 def test_a_higher_mask_ratio_costs_less():
   target = chips.find("v6e:2x2", compiler=False)
   config = config_of(mac, "webvid2m_cc3m", batch_size=64)

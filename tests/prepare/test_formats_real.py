@@ -98,6 +98,7 @@ def frozen_msrvtt(tmp_path):
   return tmp_path, sentences
 
 
+@pytest.mark.nightly
 def test_the_real_msrvtt_of_frozen_has_its_counts(read, frozen_msrvtt):
   where, sentences = frozen_msrvtt
   items = read("msrvtt", where, allow_pickle=True)
@@ -149,6 +150,7 @@ def test_the_real_didemo_has_its_counts(read, tmp_path, listed):
   assert words == (25 if listed else 40)
 
 
+@pytest.mark.nightly
 def test_the_real_activitynet_has_its_counts(read):
   items = read("activitynet", "activitynet")
   assert splits(items) == captions(items) == {"train": 10009, "test": 4917}
@@ -161,6 +163,7 @@ def test_the_real_activitynet_has_its_counts(read):
   assert splits(items) == {"test": 4885}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
   ("variant", "moments"),
   [("val_1", {"train": 37417, "test": 17505}), ("val_2", {"test": 17031})],
@@ -198,6 +201,7 @@ def test_the_real_msvd_qa_has_its_counts(read, msvd_qa):
   assert sum(count - 1 for count in texts.values()) == 520
 
 
+@pytest.mark.nightly
 def test_the_real_msvd_qa_divides_the_videos_otherwise_than_retrieval(read, msvd_qa):
   retrieval = {item.id: item.split for item in read("msvd", "msvd")}
   both = collections.Counter(
@@ -231,6 +235,7 @@ def test_flickr30k_train_requires_the_captions(read):
     read("flickr30k", "flickr30k", split="train")
 
 
+@pytest.mark.nightly
 def test_the_real_karpathy_splits_have_their_counts(read):
   items = read("coco_karpathy", "coco")
   assert splits(items) == {"test": 5000}

@@ -68,6 +68,7 @@ def test_a_slurm_array_prepares_the_same_bytes(source, prepared, tmp_path):
   assert gap.returncode == 2
 
 
+@pytest.mark.nightly
 def test_a_kubernetes_job_prepares_the_same_bytes(source, prepared, tmp_path):
   """The command line of the file, with its placeholders filled in."""
   job = yaml.safe_load((ROOT / "launch" / "prepare_array.yaml").read_text())["spec"]

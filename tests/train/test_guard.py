@@ -206,6 +206,7 @@ DAMAGE = [
 ]
 
 
+@pytest.mark.nightly
 def test_a_second_roll_back_ends_the_run_with_a_dump_of_the_step(
   smoke, tmp_path, spoil, capsys
 ):

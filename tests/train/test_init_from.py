@@ -60,6 +60,7 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_p
   assert copy == (pretrained / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.nightly
 def test_a_run_started_from_another_resumes_from_its_own_checkpoint(
   pretrained, data_dir, tmp_path
 ):

@@ -72,6 +72,7 @@ def test_a_run_writes_all_documented_outputs(finished):
     assert word in printed
 
 
+@pytest.mark.nightly
 def test_a_decoder_without_token_predictions_is_evaluated(mac_smoke, tmp_path, capsys):
   """MAC's optional decoder predicts pixels only: no accuracy of tokens is reported."""
   decoder = dict(width=16, depth=1, num_heads=2, mlp_dim=32)

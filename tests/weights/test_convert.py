@@ -174,6 +174,7 @@ def test_training_starts_from_weights_of_two_files(folder, data_dir, tmp_path):
   assert model.step == 2
 
 
+@pytest.mark.nightly
 def test_a_converted_run_without_a_tokenizer_exports_and_initialises_others(
   folder, data_dir, tmp_path
 ):

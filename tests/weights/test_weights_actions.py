@@ -228,6 +228,7 @@ def test_every_video_key_of_the_real_files_starts_a_classifier(name):
   assert all(re.search("time|mask_token|video_norm", path) for path in starts)
 
 
+@pytest.mark.nightly
 def test_training_starts_from_a_file_without_a_tokenizer(pretrained, tmp_path):
   """The recipe's config at a tiny size, on labelled clips without captions."""
   files = pytest.importorskip("safetensors.numpy")

@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax.core import config_help, renames, shutdown
+from vtr_jax.core import compile_cache, config_help, renames, shutdown
 from vtr_jax.core.errors import (
   ConfigError,
   DataError,
@@ -115,6 +115,7 @@ def run(
     except Exception:
       _crash()
 
+  compile_cache.enable()
   app.run(main, flags_parser=functools.partial(_parse, comments=comments))
 
 

@@ -1,7 +1,8 @@
 """Transformer parts shared by every tower: Dense, Attention, Block, Transformer.
 
 Parameters are float32 and carry logical axis names (core/sharding.py maps them
-to the mesh); activations have `Compute.dtype`; softmax and normalisation are float32.
+to the mesh); activations have `Compute.dtype`, which is not "auto" any more where a
+model is built; softmax and normalisation are float32.
 Initialisation is VideoMAE's: Xavier-uniform kernels, zero biases.
 """
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core import precision
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
@@ -78,15 +80,16 @@ _REMAT = dict(
 class Compute:
   """How the same function is computed; no choice changes the parameters' meaning."""
 
-  # of activations: float32 | bfloat16; ours (the papers' code: float32)
-  dtype: str = "bfloat16"
+  # of activations: auto (core/precision.py; a run keeps the first choice) | float32 |
+  # bfloat16; ours (the papers' code: float32)
+  dtype: str = "auto"
   attention: str = "xla"  # xla | cudnn | splash, see models/attention.py; ours
   scan: bool = True  # one compiled block for all layers; parameters stacked; ours
   # what the backward pass recomputes: none | dots | full | offload; ours
   remat: str = "none"
 
   def __post_init__(self):
-    choose(self.dtype, ("float32", "bfloat16"), "dtype")
+    choose(self.dtype, precision.DTYPES, "dtype")
     choose(self.attention, IMPLEMENTATIONS, "attention")
     choose(self.remat, _REMAT, "remat")
 

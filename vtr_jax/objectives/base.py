@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax import objectives
+from vtr_jax.core import precision
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, complete, read
@@ -176,7 +177,7 @@ def build(
     clip: of the config, as `text` and `mask`.
     text: max_length and vocabulary.
     mask: how the loader masks.
-    **compute: fields of `Compute` to override.
+    **compute: fields of `Compute` to override; its dtype "auto" becomes this machine's.
 
   Raises:
     ConfigError: the name is unknown, or a key of its section is wrong.
@@ -188,10 +189,10 @@ def build(
   choose(name, names(), "config.objective.name")
   module = _module(name)
   config = read(module.Config, values, "config.objective")
-  if compute:
-    compute_config = dataclasses.replace(config.compute, **compute)
-    config = dataclasses.replace(config, compute=compute_config)
-  return module.build(config, clip, text, mask)
+  chosen = dataclasses.replace(config.compute, **compute)
+  if chosen.dtype == "auto":
+    chosen = dataclasses.replace(chosen, dtype=precision.fastest())
+  return module.build(dataclasses.replace(config, compute=chosen), clip, text, mask)
 
 
 def from_data(values: Any, labels: Callable[[], list[str]]) -> Any:

@@ -69,6 +69,10 @@ class Config:
   # rows of the batch that form a group, within which false pairs are drawn; 0 = all;
   # ours (code: the 16 of one GPU)
   negatives_group: int = 0
+  # matching reads one row in so many, with its false pair; code: 1
+  match_one_in: int = 1
+  # one masked tubelet in so many is predicted, drawn for each row; code: 1
+  pixels_one_in: int = 1
   # tokens in the mean: valid | all (padding too, as the paper's code); ours
   pool: str = "valid"
   contrast_text: str  # caption of the contrastive term: masked (paper) | whole
@@ -87,18 +91,25 @@ class Config:
       group >= 0 and group != 1,
       f"negatives_group: {group} rows have no false pair; use 2 or more, 0 = all",
     )
+    require(self.pixels_one_in > 0, f"pixels_one_in: {self.pixels_one_in} is below 1")
+    one_in = self.match_one_in
+    require(
+      one_in > 0 and group % one_in == 0,
+      f"match_one_in: {one_in} does not divide negatives_group = {group}",
+    )
 
 
 class Encoded(NamedTuple):
   """Output of one training pass."""
 
   joint: Float[Array, "b k+l d"]  # tokens [visible video ; text]
-  pixels: Float[Array, "b m p"]  # masked, normalised as `pixel_decoder.targets`
+  pixels: Float[Array, "b p c"]  # at mask_idx, normalised as `pixel_decoder.targets`
+  mask_idx: Int32[AnyArray, "b p"]  # masked tubelets that are predicted
   words: Float[Array, "b l v"]  # logits
   video: Float[Array, "b d"]  # mean of the video encoded alone
   text: Float[Array, "b d"]  # mean of the text encoded alone
-  match: Float[Array, "2b 2"]  # logits: all true pairs, then all false ones
-  false_valid: Bool[AnyArray, " b"]  # false pairs that count
+  match: Float[Array, "2m 2"]  # logits of some rows: true pairs, then their false ones
+  match_valid: Bool[AnyArray, " 2m"]  # pairs that count
 
 
 class SimVTP(nn.Module):
@@ -143,26 +154,32 @@ class SimVTP(nn.Module):
       contrast_text = self.text_embed(batch["text_ids"], valid, train=True)
     video = self.pool(self.encoder(x))
     text = self.pool(self.encoder(contrast_text, valid), valid)
+    some = functools.partial(every, n=self.config.match_one_in)
     if "false_visible" in batch:  # see `join_rows`
-      false = self.video_embed(batch["false_visible"], batch["false_keep_idx"])
-      false_valid = batch["valid"] & batch["false_valid"]
+      false_idx = some(batch["false_keep_idx"])
+      false = self.video_embed(some(batch["false_visible"]), false_idx)
+      false_valid = batch["false_valid"]
     else:
       if negatives is None:
         negatives = draw_negatives(self.config, video, text, batch, key)
-      false = take_rows(x, negatives, self.config.negatives_group)
-      false_valid = batch["valid"] & jnp.asarray(batch["valid"])[negatives]
-    pair_valid = _pair_valid(valid, k)
-    encoded = joint, self.encode_pair(false, y, valid)
+      false = take_rows(x, some(negatives), self.config.negatives_group)
+      false_valid = jnp.asarray(batch["valid"])[negatives]
+    some_valid = some(valid)
+    encoded = some(joint), self.encode_pair(false, some(y), some_valid)
+    pair_valid = _pair_valid(some_valid, k)
+    is_row = some(batch["valid"])
+    mask_idx = choose_masked(self.config, batch, key)
     return Encoded(
       joint=joint,
-      pixels=self.pixel_decoder(joint[:, :k], keep_idx, batch["video_mask_idx"]),
+      pixels=self.pixel_decoder(joint[:, :k], keep_idx, mask_idx),
+      mask_idx=mask_idx,
       words=self.word_head(joint[:, k:]),
       video=video,
       text=text,
       match=self.match_head(
         jnp.concatenate([self.pool(tokens, pair_valid) for tokens in encoded])
       ),
-      false_valid=false_valid,
+      match_valid=jnp.concatenate([is_row, is_row & some(false_valid)]),
     )
 
   def embed_visible(
@@ -258,14 +275,15 @@ def forward(
   rngs = dropout(key, batch)
   out: Encoded = apply(model, params, batch, draws, negatives, rngs=rngs)
   valid = batch["valid"]
-  error = pixel_decoder.errors(out.pixels, batch, model.config.pixel_target, model.clip)
+  predicted = {**batch, "video_mask_idx": out.mask_idx}
+  kind = model.config.pixel_target
+  error = pixel_decoder.errors(out.pixels, predicted, kind, model.clip)
   masked = batch["text_masked"] & valid[:, None]
-  is_pair = jnp.repeat(jnp.array([1, 0]), valid.shape[0])
-  counts = jnp.concatenate([valid, out.false_valid])
+  is_pair = jnp.repeat(jnp.array([1, 0]), len(out.match) // 2)
   terms = dict(
     pixels=masked_sum(error, valid),
     mlm=masked_sum(cross_entropy(out.words, batch["text_ids"]), masked),
-    vtm=masked_sum(cross_entropy(out.match, is_pair), counts),
+    vtm=masked_sum(cross_entropy(out.match, is_pair), out.match_valid),
   )
   scale = 1 / model.config.temperature
   pairs = Pairs(l2_normalize(out.video), l2_normalize(out.text), scale, valid)
@@ -303,6 +321,11 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   def init(key: jax.Array, batch: Batch) -> Any:
     rows, group = len(batch["row"]), config.negatives_group
     require(
+      rows % config.match_one_in == 0,
+      f"config.objective.match_one_in: {config.match_one_in} does not divide "
+      f"config.batch_size = {rows}; change one of them",
+    )
+    require(
       group == 0 or rows % group == 0,
       f"config.objective.negatives_group: groups of {group} rows do not divide "
       f"config.batch_size = {rows}; change one of them, or set 0 for the whole batch",
@@ -321,6 +344,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     pairs=("vtc",),
     predict=methods(model, *dual_encoder.PREDICTIONS, "match", "reconstruct"),
     join_rows=functools.partial(join_rows, config, clip),
+    row_group=config.match_one_in,
   )
 
 
@@ -354,18 +378,40 @@ def draw_negatives(
 
 
 def take_rows(
-  x: Num[AnyArray, "b ..."], idx: Int32[AnyArray, " b"], group: int
-) -> Num[Array, "b ..."]:
-  """x[idx], where idx[i] is in the group of rows of i.
+  x: Num[AnyArray, "b ..."], idx: Int32[AnyArray, " m"], group: int
+) -> Num[Array, "m ..."]:
+  """x[idx]; idx are of the rows 0, n, 2n ... of their groups, n = b / m.
 
   Nothing is communicated where each device holds whole groups.
   """
   rows = len(x)
   if group == 0 or rows // sharding.row_shards() % group:
     return jnp.take(x, idx, axis=0)
-  in_groups = lambda y: y.reshape(rows // group, group, *y.shape[1:])
+  in_groups = lambda y: y.reshape(rows // group, -1, *y.shape[1:])
   taken = jax.vmap(lambda x, i: x[i])(in_groups(x), in_groups(idx % group))
-  return taken.reshape(x.shape)
+  return taken.reshape(len(idx), *x.shape[1:])
+
+
+def every(x: Num[AnyArray, "b ..."] | Bool[AnyArray, "b ..."], n: int) -> Any:
+  """Rows 0, n, 2n ... of `x`, without communication where devices hold whole groups."""
+  return x if n == 1 else x.reshape(len(x) // n, n, *x.shape[1:])[:, 0]
+
+
+def choose_masked(
+  config: Config, batch: Batch, key: jax.Array
+) -> Int32[AnyArray, "b p"]:
+  """Masked tubelets that are predicted, sorted; a row's depend on its number alone."""
+  masked = batch["video_mask_idx"]
+  if config.pixels_one_in == 1:
+    return masked
+  count = -(-masked.shape[1] // config.pixels_one_in)
+  key = jax.random.split(key)[1]  # negatives are drawn from `key`
+
+  def choose(row: Array, masked: Array) -> Array:
+    drawn = jax.random.permutation(jax.random.fold_in(key, row), masked)
+    return jnp.sort(drawn[:count])
+
+  return jax.vmap(choose)(jnp.asarray(batch["row"]), jnp.asarray(masked))
 
 
 def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:

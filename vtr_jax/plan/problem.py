@@ -75,6 +75,8 @@ def make(config: TrainConfig, target: Target) -> Problem:
   Raises:
     ConfigError: the mesh or the batch does not divide.
   """
+  if target.name != "local":
+    config = with_dtype(config, "bfloat16")  # all chips in the list multiply it
   if target.devices is None:
     sizes = sharding.mesh_sizes(config.mesh, target.count)
     mesh = AbstractMesh(sizes, sharding.AXES, (AxisType.Auto,) * len(sizes))
@@ -84,6 +86,15 @@ def make(config: TrainConfig, target: Target) -> Problem:
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   return Problem(config.parts(), mesh)
+
+
+def with_dtype(config: TrainConfig, dtype: str) -> TrainConfig:
+  """The config whose activations have `dtype` if it says "auto"."""
+  compute = dict(config.objective.get("compute", {}))
+  if compute.get("dtype", "auto") != "auto":
+    return config
+  compute["dtype"] = dtype
+  return dataclasses.replace(config, objective=dict(config.objective, compute=compute))
 
 
 def on_one(problem: Problem) -> Problem:

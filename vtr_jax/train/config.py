@@ -81,7 +81,9 @@ class TrainConfig:
     check_weights(self.loss_weights, objective)
     params = nn.unbox(state_lib.abstract_params(objective, spec))
     layers_above = getattr(objective.model, "layers_above", None)
-    optimizer = optim.make(self.optim, self.steps, params, layers_above)
+    optimizer = optim.make(
+      self.optim, self.steps, params, layers_above, objective.compute.dtype
+    )
     return Parts(self, objective, spec, optimizer)
 
   def flops(self) -> float:

@@ -19,13 +19,14 @@ _RMS = 0.2  # of Adam's updates, arXiv 2502.16982
 
 
 def scale_by_muon(
-  momentum: float = 0.95, dtype: str = "float32"
+  momentum: float = 0.95, dtype: str = "float32", products: str = "bfloat16"
 ) -> optax.GradientTransformation:
   """For trees of matrices, or of stacks of them: `[..., in, out]`.
 
   Args:
     momentum: decay of the gradients' EMA (Jordan: 0.95); used as Nesterov's.
     dtype: in which the EMA is stored.
+    products: dtype of the iterations' products (Jordan: bfloat16).
   """
 
   def init(params: Any) -> Any:
@@ -37,24 +38,26 @@ def scale_by_muon(
     ema = jax.tree.map(average, state, updates)
     nesterov = jax.tree.map(average, ema, updates)
     stored = jax.tree.map(lambda m: m.astype(dtype), ema)
-    return jax.tree.map(_scaled, nesterov), stored
+    return jax.tree.map(lambda x: _scaled(x, products), nesterov), stored
 
   return optax.GradientTransformation(init, update)
 
 
-def _scaled(x: Float[Array, "*s i o"]) -> Float[Array, "*s i o"]:
-  return _RMS * max(x.shape[-2:]) ** 0.5 * orthogonal(x)
+def _scaled(x: Float[Array, "*s i o"], products: str) -> Float[Array, "*s i o"]:
+  return _RMS * max(x.shape[-2:]) ** 0.5 * orthogonal(x, products)
 
 
-def orthogonal(x: Float[Array, "*s i o"]) -> Float[Array, "*s i o"]:
+def orthogonal(
+  x: Float[Array, "*s i o"], products: str = "bfloat16"
+) -> Float[Array, "*s i o"]:
   """Newton-Schulz steps to U V', where x = U S V'; singular values end in [0.7, 1.2].
 
-  In bfloat16, as Jordan's.
+  `products` is the dtype of the steps.
   """
   wide = x.shape[-2] <= x.shape[-1]
   y = x if wide else x.mT  # for the smaller Gram matrix
   y /= jnp.linalg.norm(y, axis=(-2, -1), keepdims=True) + 1e-7
-  y = y.astype(jnp.bfloat16)
+  y = y.astype(products)
   a, b, c = _COEFFICIENTS
   for _ in range(_ROUNDS):
     gram = y @ y.mT

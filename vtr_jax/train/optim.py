@@ -161,10 +161,12 @@ def make(
   steps: int,
   params: Any,
   layers_above: LayersAbove | None = None,
+  products: str = "bfloat16",
 ) -> optax.GradientTransformation:
   """The optimiser; `params` may be abstract, only paths and shapes are read.
 
-  `layers_above` is the method of the objective's model, for `layer_decay`.
+  `layers_above` is the method of the objective's model, for `layer_decay`; `products`
+  the dtype that Muon multiplies in, that of the model's activations.
   """
   decay = by_rule(params, config.decay_rules, "config.optim.decay_rules")
   rate = by_rule(params, config.lr_rules, "config.optim.lr_rules")
@@ -192,7 +194,7 @@ def make(
       optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=config.moments),
       by_adam,
     ),
-    optax.masked(scale_by_muon(dtype=config.moments), by_muon)
+    optax.masked(scale_by_muon(dtype=config.moments, products=products), by_muon)
     if config.muon
     else optax.identity(),
     optax.stateless(decayed),

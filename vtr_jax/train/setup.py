@@ -11,7 +11,7 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax.core import io, processes, renames, sharding
+from vtr_jax.core import io, precision, processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.preemption import StopSignal
@@ -74,7 +74,7 @@ def build(
   If `locks` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
-  values = _from_data(with_defaults(values))
+  values = _from_data(_with_dtype(with_defaults(values), directory))
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
@@ -124,7 +124,8 @@ def build(
     out.log(report.summary())
   for warning in warnings:
     out.warn(int(state.step), warning)
-  out.log(f"{config.name}: {_size(state, mesh)}, in {path}")
+  dtype = parts.objective.compute.dtype
+  out.log(f"{config.name}: {_size(state, mesh)}, activations in {dtype}, in {path}")
   return Run(
     config=config,
     workdir=path,
@@ -148,6 +149,24 @@ def build(
     train_seconds=meta.get("trained", 0.0),
     partial_line=meta.get("line", {}),
   )
+
+
+def _with_dtype(
+  values: dict[str, Any], directory: str | pathlib.Path
+) -> dict[str, Any]:
+  """The config with the dtype that "auto" stands for, the same in all processes.
+
+  A run keeps the dtype that it began with, also on a machine that has another one.
+  """
+  compute = dict(values.get("objective", {}).get("compute", {}))
+  if compute.get("dtype") != "auto":
+    return values
+  dtype = workdir.stored_dtype(directory) or precision.fastest()
+  if jax.process_count() > 1:
+    chosen = multihost_utils.broadcast_one_to_all(precision.DTYPES.index(dtype))
+    dtype = precision.DTYPES[int(chosen)]
+  objective = dict(values["objective"], compute=dict(compute, dtype=dtype))
+  return values | dict(objective=objective)
 
 
 def _from_data(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_jax.core import io, renames
+from vtr_jax.core import io, precision, renames
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import ConfigError, DataError, printable
 from vtr_jax.train.config import with_defaults
@@ -85,6 +85,16 @@ def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
   return DataError(
     f"{workdir}: cannot be written ({e.strerror}); choose another --workdir"
   )
+
+
+def stored_dtype(path: str | os.PathLike) -> str | None:
+  """The dtype of activations of the run in a directory; None if that is not known."""
+  try:
+    values = io.mapping((pathlib.Path(path) / "config.json").read_bytes())
+    dtype = values["objective"]["compute"]["dtype"]
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # no run, or one that `prepare` refuses
+  return dtype if dtype in precision.DTYPES[1:] else None
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""SimVTP's matching and pixels on a share of rows and of masked tubelets."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from configs import simvtp as recipe
+from vtr_jax.core import batch as batch_lib
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import ConfigError
+from vtr_jax.objectives import simvtp
+from vtr_jax.objectives.base import apply, dropout
+from vtr_jax.train.config import TrainConfig
+
+ROWS = 8
+
+
+def built(**changes):
+  """(config, objective, batch) of the smoke config with other keys of `objective`."""
+  values = recipe.get_config("smoke")
+  values.mask.video_ratio = 0.75
+  values.batch_size = ROWS
+  values.objective.update(changes)
+  config = read(TrainConfig, values.to_dict())
+  return (
+    config,
+    config.make_objective(),
+    batch_lib.fake(config.clip, config.text, config.mask, ROWS),
+  )
+
+
+def test_matching_reads_every_second_row_with_the_false_pair_of_that_row():
+  _, full, batch = built()
+  _, half, _ = built(match_one_in=2)
+  batch |= dict(valid=np.arange(ROWS) != 4)
+  key = jax.random.key(0)
+  params = nn.unbox(jax.jit(full.init)(key, batch))
+  negatives = np.roll(np.arange(ROWS), 3).astype(np.int32)
+
+  def encoded(objective):
+    rngs = dropout(key, batch)
+    return apply(objective.model, params, batch, key, negatives, rngs=rngs)
+
+  every_row, some = encoded(full), encoded(half)
+  rows = [0, 2, 4, 6, *(ROWS + np.array([0, 2, 4, 6]))]
+  np.testing.assert_allclose(some.match, every_row.match[np.array(rows)], atol=1e-5)
+  np.testing.assert_array_equal(some.match_valid, every_row.match_valid[np.array(rows)])
+  np.testing.assert_allclose(some.words, every_row.words, atol=1e-5)
+
+
+def test_the_predicted_tubelets_of_a_row_depend_on_its_number_alone():
+  config, objective, batch = built(pixels_one_in=4)
+  key, section = jax.random.key(5), objective.model.config
+  chosen = np.asarray(simvtp.choose_masked(section, batch, key))
+  masked = batch["video_mask_idx"]
+  assert masked.shape == (ROWS, 6)
+  assert chosen.shape == (ROWS, 2)  # a quarter, rounded up
+  for row, all_of_row in zip(chosen, masked, strict=True):
+    assert row[0] < row[1]
+    assert set(row) <= set(all_of_row)
+  order = np.random.default_rng(0).permutation(ROWS)
+  moved = {k: v[order] for k, v in batch.items()}
+  again = np.asarray(simvtp.choose_masked(section, moved, key))
+  np.testing.assert_array_equal(again, chosen[order])
+  other = np.asarray(simvtp.choose_masked(section, batch, jax.random.key(6)))
+  assert (other != chosen).any()
+  all_of_them = dataclasses.replace(section, pixels_one_in=1)
+  assert simvtp.choose_masked(all_of_them, batch, key) is masked
+  assert config.clip.num_tubelets == 8
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(match_one_in=0), "match_one_in: 0 does not divide negatives_group = 0"),
+    (dict(match_one_in=3, negatives_group=4), "match_one_in: 3 does not divide"),
+    (dict(pixels_one_in=0), "pixels_one_in: 0 is below 1"),
+  ],
+)
+def test_a_share_that_does_not_divide_is_refused(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    built(**changes)
+
+
+def test_a_share_that_does_not_divide_the_batch_is_refused():
+  _, objective, batch = built(match_one_in=3)
+  with pytest.raises(ConfigError, match="does not divide config"):
+    objective.init(jax.random.key(0), batch)
