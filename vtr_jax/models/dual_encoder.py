@@ -16,7 +16,7 @@ from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
 from vtr_jax.models.backbones import base as backbones
-from vtr_jax.models.backbones.base import Tokens
+from vtr_jax.models.backbones.base import BackboneConfig, Tokens
 from vtr_jax.models.config import Config
 from vtr_jax.models.depth import layers_above
 from vtr_jax.models.layers import Dense, l2_normalize, logical
@@ -86,9 +86,14 @@ class DualEncoder(nn.Module):
       return layers_above(text.layer(rest), self.config.text.depth)
     return 0
 
-  def video_tokens(self, batch: Batch, drop_path: float = 0.0) -> Tokens:
-    """The video tower's tokens of unmasked clips; training may set `drop_path`."""
-    return self.video_tower(batch["video"], drop_path=drop_path)
+  def video_tokens(
+    self,
+    batch: Batch,
+    drop_path: float = 0.0,
+    keep_idx: Int32[AnyArray, "b k"] | None = None,
+  ) -> Tokens:
+    """The video tower's tokens of clips; training may drop paths and tubelets."""
+    return self.video_tower(batch["video"], keep_idx=keep_idx, drop_path=drop_path)
 
   def masked_tokens(self, batch: Batch) -> Tokens:
     """Tokens of masked clips: tubelets are dropped, or replaced by the mask token."""
@@ -109,9 +114,14 @@ class DualEncoder(nn.Module):
     frames = l2_normalize(self.project_video(self._pooled(self._frames(tokens))))
     return _frame_mean(frames, tokens.num_frames)
 
-  def video_features(self, batch: Batch, drop_path: float = 0.0) -> VideoFeatures:
-    """Features of unmasked clips; training may set `drop_path`."""
-    tokens = self.video_tokens(batch, drop_path)
+  def video_features(
+    self,
+    batch: Batch,
+    drop_path: float = 0.0,
+    keep_idx: Int32[AnyArray, "b k"] | None = None,
+  ) -> VideoFeatures:
+    """Features of clips; training may drop paths and tubelets."""
+    tokens = self.video_tokens(batch, drop_path, keep_idx)
     if self.video_tower.framewise:
       pooled = _frame_mean(self._pooled(self._frames(tokens)), tokens.num_frames)
     else:
@@ -219,14 +229,20 @@ def _frame_mean(
 
 
 def check_mask(config: Config, clip: ClipSpec, mask: MaskSpec) -> None:
-  """Checks that the backbone can drop the masked tubelets.
+  """Raises ConfigError unless the backbone can drop the masked tubelets."""
+  if config.masked_tokens == "drop":
+    check_drops(config.video, clip, mask)
+
+
+def check_drops(video: BackboneConfig, clip: ClipSpec, mask: MaskSpec) -> None:
+  """Checks that a backbone can drop the masked tubelets.
 
   Raises:
     ConfigError: it needs the same patches, or the same number of them, in every frame.
   """
-  if config.masked_tokens != "drop" or not mask.num_masked(clip.grid):
+  if not mask.num_masked(clip.grid):
     return
-  name, drops = config.video.name, backbones.tower(config.video).drops
+  name, drops = video.name, backbones.tower(video).drops
   cure = "or config.objective.video.name = 'vit'"
   require(
     drops != "same" or mask.video in ("tube", "block_tube"),
