@@ -115,9 +115,9 @@ def try_out(config: TrainConfig, way: Way) -> float | None:
 
 def ways(platform: str) -> Iterator[tuple[str, str]]:
   """(attention, remat) combinations to try."""
-  if platform == "gpu":
-    yield "cudnn", "none"
-    yield "cudnn", "dots"
+  if platform != "cpu":  # there "auto" is "xla"
+    yield "auto", "none"
+    yield "auto", "dots"
   yield "xla", "none"
   yield "xla", "dots"
 

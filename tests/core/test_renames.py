@@ -74,6 +74,16 @@ def test_keys_of_the_video_tower_move_into_the_section_of_its_backbone():
   assert renames.upgrade(simvtp) == (simvtp, [])
 
 
+def test_a_removed_value_is_replaced():
+  old = dict(objective=dict(compute=dict(attention="splash", scan=True)))
+  new, lines = renames.upgrade(old)
+  assert new == dict(objective=dict(compute=dict(attention="auto", scan=True)))
+  assert lines == [
+    "config.objective.compute.attention: 'splash' was removed; 'auto' replaces it"
+  ]
+  assert renames.upgrade(new) == (new, [])
+
+
 def test_upgrading_does_not_modify_the_old_config():
   old = dict(clip=dict(size=32), data=dict(mix=[dict(frames=1)]))
   renames.upgrade(old)

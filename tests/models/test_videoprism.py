@@ -74,7 +74,7 @@ def test_dropping_tubelets_removes_whole_places():
 def test_unsupported_options_are_rejected():
   with pytest.raises(ConfigError, match="backbone 'videoprism' needs the same ones"):
     small(PER_FRAME)
-  compute = values()["compute"] | dict(attention="cudnn")
+  compute = values()["compute"] | dict(attention="cudnn", dtype="bfloat16")
   with pytest.raises(ConfigError, match="'cudnn' has no logit cap"):
     small(compute=compute)
   with pytest.raises(ConfigError, match=r"objective\.video\.pos_embed: unknown key"):

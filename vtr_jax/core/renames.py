@@ -44,6 +44,8 @@ MOVED = {
 }
 _VALUES = {("objective.masked_tokens", "blank"): "mask_token"}
 _VALUES |= {("objective.video.name", "joint"): "vit"}
+# Values that were removed, of keys that were not.
+REPLACED = {("objective.compute.attention", "splash"): "auto"}
 # Metrics whose sums a checkpoint holds between two log lines.
 METRICS = {"loss/words": "loss/mlm"}
 
@@ -83,6 +85,12 @@ def upgrade(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     )
     lines.append(f"config.{old}: is called config.{path_of(new)} now")
   lines += _move_video_keys(current)
+  for (path, old), new in REPLACED.items():
+    *parents, key = path.split(".")
+    section = _section(current, parents)
+    if section is not None and section.get(key) == old:
+      section[key] = new
+      lines.append(f"config.{path}: {old!r} was removed; {new!r} replaces it")
   mixture = (_section(current, ["data"]) or {}).get("mixture", ())
   for part in mixture if isinstance(mixture, list | tuple) else ():
     if isinstance(part, dict) and "frames" in part and "num_frames" not in part:

@@ -143,6 +143,15 @@ def row_shards() -> int:
   return 1 if mesh.empty else row_devices(mesh)
 
 
+def platform() -> str:
+  """Platform of the devices of the enclosing `scope`, attached or not: cpu | gpu | tpu.
+
+  Outside of any, and with a mesh of sizes alone, it is that of JAX's default back end.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return jax.default_backend() if device is None else device.platform
+
+
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 

@@ -2,18 +2,27 @@
 
 "xla" is ours: autodiff of jax.nn.dot_product_attention stores and moves several float32
 arrays of the size of the scores, this one only the probabilities, in the activations'
-dtype. "cudnn" is the fused kernel for NVIDIA GPUs, in bfloat16; "splash" that for TPUs.
+dtype. "cudnn" is the fused kernel for NVIDIA GPUs, in bfloat16; "pallas" is ours for
+TPUs (models/pallas_attention.py). "auto" chooses, see `resolve`.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int32
 
+from vtr_jax.core import sharding
 from vtr_jax.core.arrays import AnyArray
+from vtr_jax.core.errors import ConfigError
 
-IMPLEMENTATIONS = ("xla", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "pallas")
+PLATFORMS = dict(cudnn="gpu", pallas="tpu")  # that an implementation needs
+ALL = -1  # the group of tokens that see, and are seen by, every token
+
+# "auto", ours: below this, the probabilities of a query are fewer numbers than its
+# head's channels, and a kernel saves no bytes.
+_SHORTEST = 32
 
 # Products of bfloat16 accumulate in float32, as everywhere. Requested explicitly, this
 # lets XLA's CPU back end multiply bfloat16 directly, without conversion to float32.
@@ -28,38 +37,101 @@ def attend(
   implementation: str = "xla",
   causal: bool = False,
   logit_cap: float = 0.0,
+  groups: Int32[AnyArray, "#b n"] | None = None,
 ) -> Float[Array, "b n h e"]:
   """softmax(query key / sqrt(e)) value, of each head.
 
-  Invalid keys are not attended to, nor are later ones than the query if `causal`. With
-  a `logit_cap` ("xla" only), s becomes cap tanh(s / cap) before the softmax.
-  """
-  if implementation == "xla":
-    return _attend(query, key, value, valid, causal, logit_cap)
-  assert not logit_cap, f"{implementation} has no logit cap"
-  if implementation == "splash":
-    from vtr_jax.models import splash  # imports Pallas, which takes a second
+  Args:
+    query: n may differ from m.
+    key: of the tokens that are attended to.
+    value: of the same tokens.
+    valid: keys that are attended to; None = all.
+    implementation: one of `IMPLEMENTATIONS`.
+    causal: a query does not attend to later keys.
+    logit_cap: s becomes cap tanh(s / cap) before the softmax; 0 = none. "xla" only.
+    groups: a query attends to the valid keys of its own group and of group `ALL`, and
+      one of group `ALL` to every valid key; other numbers are 0 or more. Self-attention
+      only. One row serves all rows. None = one group.
 
-    return splash.attend(query, key, value, valid, causal)
-  return _cudnn(query, key, value, valid, causal)
+  Raises:
+    ConfigError: the implementation is for other devices.
+  """
+  implementation = resolve(implementation, query, key, logit_cap)
+  if implementation == "xla":
+    seen = _seen(valid, groups)
+    return _attend(query, key, value, seen, causal, logit_cap)
+  assert not logit_cap, f"{implementation} has no logit cap"
+  if implementation == "pallas":
+    from vtr_jax.models import pallas_attention  # imports Pallas, which takes a second
+
+    return pallas_attention.attend(query, key, value, valid, groups, causal)
+  return _cudnn(query, key, value, _seen(valid, groups), causal)
+
+
+def resolve(
+  implementation: str,
+  query: Float[Array, "b n h e"],
+  key: Float[Array, "b m h e"],
+  logit_cap: float = 0.0,
+) -> str:
+  """What "auto" means for these inputs: xla | cudnn | pallas; others are checked.
+
+  The devices are those of the enclosing `sharding.scope`, attached or not.
+
+  Raises:
+    ConfigError: the implementation is for other devices.
+  """
+  platform = sharding.platform()
+  if implementation != "auto":
+    if PLATFORMS.get(implementation, platform) != platform:
+      raise ConfigError(
+        f"config.objective.compute.attention: {implementation!r} needs a "
+        f"{PLATFORMS[implementation].upper()}, this step is for {platform}; set 'auto'"
+      )
+    return implementation
+  if logit_cap or min(query.shape[1], key.shape[1]) < _SHORTEST:
+    return "xla"
+  if platform == "tpu":
+    from vtr_jax.models import pallas_attention
+
+    return "pallas" if pallas_attention.supports(key) else "xla"
+  return "cudnn" if platform == "gpu" and _cudnn_supports(key) else "xla"
+
+
+def _cudnn_supports(key: Float[Array, "b m h e"]) -> bool:
+  """cuDNN's own limits (jax.nn.dot_product_attention): NVIDIA GPUs from Ampere on."""
+  capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+  size, (major, _, _) = key.shape[3], capability.partition(".")
+  ampere = major.isdigit() and int(major) >= 8
+  return ampere and key.dtype == jnp.bfloat16 and size <= 128 and size % 8 == 0
+
+
+def _seen(valid: AnyArray | None, groups: AnyArray | None) -> Array | None:
+  """Which keys queries see, [b or 1, n or 1, m]; None = all."""
+  seen = None if valid is None else jnp.asarray(valid)[:, None, :]
+  if groups is not None:
+    queries, keys = jnp.asarray(groups)[:, :, None], jnp.asarray(groups)[:, None, :]
+    same = (queries == keys) | (queries == ALL) | (keys == ALL)
+    seen = same if seen is None else seen & same
+  return seen
 
 
 def _cudnn(
-  query: Array, key: Array, value: Array, valid: AnyArray | None, causal: bool
+  query: Array, key: Array, value: Array, seen: Array | None, causal: bool
 ) -> Array:
   fused = functools.partial(
     jax.nn.dot_product_attention, is_causal=causal, implementation="cudnn"
   )
-  if valid is None and query.shape[1] % 2 == key.shape[1] % 2 == 0:
+  (b, n), m = query.shape[:2], key.shape[1]
+  if seen is None and n % 2 == m % 2 == 0:
     return fused(query, key, value)
-  if valid is None:
-    valid = jnp.ones(key.shape[:2], bool)
-  # Its gradient needs even lengths, and the mask a row for every query.
-  even = lambda x: jnp.pad(x, [(0, 0), (0, x.shape[1] % 2)] + [(0, 0)] * (x.ndim - 2))
-  padded = even(query)
-  mask = even(valid)[:, None, None, :]
-  mask = jnp.broadcast_to(mask, (len(mask), 1, padded.shape[1], mask.shape[3]))
-  return fused(padded, even(key), even(value), mask=mask)[:, : query.shape[1]]
+  # Its gradient needs even lengths, and a mask of every row and query.
+  seen = (
+    jnp.ones((b, n, m), bool) if seen is None else jnp.broadcast_to(seen, (b, n, m))
+  )
+  mask = jnp.pad(seen, ((0, 0), (0, n % 2), (0, m % 2)))[:, None]
+  even = lambda x: jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))
+  return fused(even(query), even(key), even(value), mask=mask)[:, :n]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -67,18 +139,18 @@ def _attend(
   query: Array,
   key: Array,
   value: Array,
-  valid: AnyArray | None,
+  seen: Array | None,
   causal: bool,
   cap: float,
 ) -> Array:
-  return _forward(query, key, value, valid, causal, cap)[0]
+  return _forward(query, key, value, seen, causal, cap)[0]
 
 
 def _forward(
   query: Array,
   key: Array,
   value: Array,
-  valid: AnyArray | None,
+  seen: Array | None,
   causal: bool,
   cap: float,
 ) -> tuple[Array, tuple[Array, ...]]:
@@ -86,8 +158,8 @@ def _forward(
   scores = einsum("bnhe,bmhe->bhnm", query, key)
   if cap:
     scores = cap * jnp.tanh(scores / cap)
-  if valid is not None:
-    scores = jnp.where(valid[:, None, None, :], scores, -1e30)
+  if seen is not None:
+    scores = jnp.where(seen[:, None], scores, -1e30)
   if causal:
     scores = jnp.where(jnp.tri(*scores.shape[2:], dtype=bool), scores, -1e30)
   probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)

@@ -98,8 +98,8 @@ def check_video(config: Any) -> None:
   )
   attention, cap = config.compute.attention, tower.logit_cap or parts.kind.logit_cap
   require(
-    attention == "xla" or not cap,
-    f"compute.attention: {attention!r} has no logit cap; set 'xla'",
+    attention in ("auto", "xla") or not cap,
+    f"compute.attention: {attention!r} has no logit cap; set 'auto'",
   )
 
 

@@ -83,7 +83,8 @@ class Compute:
   # of activations: auto (core/precision.py; a run keeps the first choice) | float32 |
   # bfloat16; ours (the papers' code: float32)
   dtype: str = "auto"
-  attention: str = "xla"  # xla | cudnn | splash, see models/attention.py; ours
+  # auto | xla | cudnn | pallas, see models/attention.py; ours
+  attention: str = "auto"
   scan: bool = True  # one compiled block for all layers; parameters stacked; ours
   # what the backward pass recomputes: none | dots | full | offload; ours
   remat: str = "none"
@@ -92,6 +93,10 @@ class Compute:
     choose(self.dtype, precision.DTYPES, "dtype")
     choose(self.attention, IMPLEMENTATIONS, "attention")
     choose(self.remat, _REMAT, "remat")
+    require(
+      self.attention != "cudnn" or self.dtype != "float32",
+      f"attention: 'cudnn' has no {self.dtype}; set 'auto', or dtype = 'bfloat16'",
+    )
 
 
 @jax.custom_vjp

@@ -48,6 +48,8 @@ def _of_equation(eqn: core.JaxprEqn) -> float:
     return eqn.params["length"] * sum(inner)
   if eqn.primitive.name == "cond":
     return max(inner, default=0.0)
+  if eqn.primitive.name == "pallas_call":  # its jaxpr is one step of its grid
+    return float(getattr(eqn.params["cost_estimate"], "flops", 0))
   if eqn.primitive.name == "shard_map":  # the jaxpr is that of one device
     return sum(inner) * math.prod(eqn.params["mesh"].shape.values())
   return sum(inner)
