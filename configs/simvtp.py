@@ -20,6 +20,7 @@ def get_config(variant: str = "demo") -> ConfigDict:
     common.shrink(c)
     c.objective.encoder.update(common.size("mu"))
     c.objective.decoder.update(common.size("mu"))
+    c.objective.update(match_one_in=1, pixels_one_in=1)  # for any batch and mesh
   c.name = f"simvtp-{variant}"
   return common.complete(c)
 

@@ -7,6 +7,7 @@ TPUs (models/pallas_attention.py). "auto" chooses, see `resolve`.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,13 @@ _SHORTEST = 32
 # Products of bfloat16 accumulate in float32, as everywhere. Requested explicitly, this
 # lets XLA's CPU back end multiply bfloat16 directly, without conversion to float32.
 einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+class Seen(NamedTuple):
+  """Which tokens of a row see which, for self-attention; see `attend`."""
+
+  valid: Bool[AnyArray, "b n"]
+  groups: Int32[AnyArray, "#b n"]
 
 
 def attend(

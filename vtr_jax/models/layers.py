@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float
 from vtr_jax.core import precision
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
-from vtr_jax.models.attention import IMPLEMENTATIONS, attend, einsum
+from vtr_jax.models.attention import IMPLEMENTATIONS, Seen, attend, einsum
 from vtr_jax.models.norm_gelu import GELUS, LayerNorm
 
 _XAVIER = nn.initializers.xavier_uniform()
@@ -216,12 +216,15 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
+    self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | Seen | None = None
   ) -> Float[Array, "b n d"]:
+    seen, groups = valid if isinstance(valid, Seen) else (valid, None)
+
     def mix(query: Array, key: Array, value: Array) -> Array:
       with jax.named_scope("attend"):
         how, kind = self.compute.attention, self.kind
-        return attend(query, key, value, valid, how, kind.causal, kind.logit_cap)
+        masks = seen, how, kind.causal, kind.logit_cap, groups
+        return attend(query, key, value, *masks)
 
     heads, dtype = self.num_heads, self.compute.dtype
     return multi_head(self, mix, x, x, heads, dtype, key_bias=self.kind.key_bias)
@@ -271,7 +274,7 @@ class Block(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b n d"],
-    valid: Bool[AnyArray, "b n"] | None = None,
+    valid: Bool[AnyArray, "b n"] | Seen | None = None,
     drop_rate: Float[Array, ""] | None = None,
   ) -> Float[Array, "b n d"]:
     kind, dtype = self.kind, self.compute.dtype
@@ -289,7 +292,7 @@ def run_blocks(
   depth: int,
   compute: Compute,
   x: Float[Array, "b n d"],
-  valid: Bool[AnyArray, "b n"] | None = None,
+  valid: Bool[AnyArray, "b n"] | Seen | None = None,
   drop_path: float = 0.0,
 ) -> Float[Array, "b n d"]:
   """`depth` blocks `block(*fields)`, inside a compact method; see `Compute`.
@@ -340,7 +343,7 @@ class Transformer(nn.Module):
   def __call__(
     self,
     x: Float[Array, "b n d"],
-    valid: Bool[AnyArray, "b n"] | None = None,
+    valid: Bool[AnyArray, "b n"] | Seen | None = None,
     *,
     drop_path: float = 0.0,
   ) -> Float[Array, "b n d"]:

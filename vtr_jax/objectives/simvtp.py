@@ -2,7 +2,9 @@
 
 One transformer encodes visible tubelets and masked text jointly, to reconstruct masked
 pixels and tokens; the same transformer encodes each modality separately for the
-contrastive loss, and true and false pairs jointly for video-text matching.
+contrastive loss, and true and false pairs jointly for video-text matching. All of these
+are rows of one pass, which reads the weights and sums their gradients once; hard false
+pairs depend on the others' embeddings and need a second one.
 
 The paper's: `pool='all'`, `negatives='random'`, `contrast_text='masked'`,
 `pixel_target='standardized'`, `pos_embed='flat'`, temperature 0.05, all weights 1,
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
 from vtr_jax.core import sharding
@@ -30,6 +33,7 @@ from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
 from vtr_jax.models import dual_encoder, pixel_decoder
+from vtr_jax.models.attention import Seen
 from vtr_jax.models.depth import layer_of, layers_above
 from vtr_jax.models.layers import (
   Compute,
@@ -112,6 +116,14 @@ class Encoded(NamedTuple):
   match_valid: Bool[AnyArray, " 2m"]  # pairs that count
 
 
+class Rows(NamedTuple):
+  """Rows of an encoder's pass, and which of their tokens see which."""
+
+  tokens: Float[Array, "b n d"]
+  valid: Bool[AnyArray, "b n"]
+  groups: Int32[AnyArray, "b n"]
+
+
 class SimVTP(nn.Module):
   """The unified encoder, the light pixel decoder, the word and matching heads."""
 
@@ -147,26 +159,26 @@ class SimVTP(nn.Module):
     x = self.embed_visible(batch["video"], keep_idx)
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     y = self.text_embed(ids, valid, train=True)
-    joint = self.encode_pair(x, y, valid)
-    k = keep_idx.shape[1]
     contrast_text = y
     if self.config.contrast_text == "whole":
       contrast_text = self.text_embed(batch["text_ids"], valid, train=True)
-    video = self.pool(self.encoder(x))
-    text = self.pool(self.encoder(contrast_text, valid), valid)
-    some = functools.partial(every, n=self.config.match_one_in)
-    if "false_visible" in batch:  # see `join_rows`
-      false_idx = some(batch["false_keep_idx"])
-      false = self.video_embed(some(batch["false_visible"]), false_idx)
-      false_valid = batch["false_valid"]
+    k, some = x.shape[1], functools.partial(every, n=self.config.match_one_in)
+    rows = [_rows(x, y, valid), _rows(x, contrast_text, valid, apart=True)]
+    joined = "false_visible" in batch
+    if negatives is None and self.config.negatives == "random" and not joined:
+      negatives = draw_negatives(self.config, None, None, batch, key)
+    if joined or negatives is not None:
+      false, false_valid = self.false_videos(batch, x, negatives)
+      rows.append(_rows(false, some(y), some(valid)))
+      joint, apart, wrong = self.encode_rows(rows)
     else:
-      if negatives is None:
-        negatives = draw_negatives(self.config, video, text, batch, key)
-      false = take_rows(x, some(negatives), self.config.negatives_group)
-      false_valid = jnp.asarray(batch["valid"])[negatives]
-    some_valid = some(valid)
-    encoded = some(joint), self.encode_pair(false, some(y), some_valid)
-    pair_valid = _pair_valid(some_valid, k)
+      joint, apart = self.encode_rows(rows)
+    video, text = self.pool(apart[:, :k]), self.pool(apart[:, k:], valid)
+    if len(rows) == 2:
+      negatives = draw_negatives(self.config, video, text, batch, key)
+      false, false_valid = self.false_videos(batch, x, negatives)
+      (wrong,) = self.encode_rows([_rows(false, some(y), some(valid))])
+    pair_valid = _pair_valid(some(valid), k)
     is_row = some(batch["valid"])
     mask_idx = choose_masked(self.config, batch, key)
     return Encoded(
@@ -177,10 +189,39 @@ class SimVTP(nn.Module):
       video=video,
       text=text,
       match=self.match_head(
-        jnp.concatenate([self.pool(tokens, pair_valid) for tokens in encoded])
+        jnp.concatenate([self.pool(t, pair_valid) for t in (some(joint), wrong)])
       ),
       match_valid=jnp.concatenate([is_row, is_row & some(false_valid)]),
     )
+
+  def false_videos(
+    self,
+    batch: Batch,
+    x: Float[Array, "b k d"],
+    negatives: Int32[AnyArray, " b"] | None,
+  ) -> tuple[Float[Array, "m k d"], Bool[AnyArray, " b"]]:
+    """(embedded tubelets of the false pairs of some rows, all rows' that count)."""
+    some = functools.partial(every, n=self.config.match_one_in)
+    if "false_visible" in batch:  # see `join_rows`
+      visible, keep_idx = some(batch["false_visible"]), some(batch["false_keep_idx"])
+      return self.video_embed(visible, keep_idx), batch["false_valid"]
+    assert negatives is not None
+    false = take_rows(x, some(negatives), self.config.negatives_group)
+    return false, jnp.asarray(batch["valid"])[negatives]
+
+  def encode_rows(self, rows: list[Rows]) -> list[Float[Array, "_ n d"]]:
+    """Encodes several sets of rows in one pass; a device encodes its own rows."""
+    blocks = len(rows[0].tokens) // self.config.match_one_in
+    split = lambda y: y.reshape(blocks, len(y) // blocks, *y.shape[1:])
+    joined = jax.tree.map(
+      lambda *y: jnp.concatenate([split(z) for z in y], axis=1), *rows
+    )
+    tokens, valid, groups = (y.reshape(-1, *y.shape[2:]) for y in joined)
+    encoded = split(self.encoder(tokens, Seen(valid, groups)))
+    ends = np.cumsum([len(r.tokens) // blocks for r in rows])[:-1]
+    return [
+      y.reshape(-1, *y.shape[2:]) for y in jnp.split(encoded, ends.tolist(), axis=1)
+    ]
 
   def embed_visible(
     self, video: AnyArray, keep_idx: Int32[AnyArray, "b k"] | None
@@ -350,15 +391,16 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
 
 def draw_negatives(
   config: Config,
-  video: Float[Array, "b e"],
-  text: Float[Array, "b e"],
+  video: Float[Array, "b e"] | None,
+  text: Float[Array, "b e"] | None,
   batch: Batch,
   key: jax.Array,
 ) -> Int32[Array, " b"]:
   """For each text the index of another video of its group of rows.
 
-  The probability is softmax(cosine / temperature) for hard negatives, else uniform. A
-  row's draw depends on `batch["row"]` alone, not on where the row lies in the arrays.
+  The probability is softmax(cosine / temperature) for hard negatives, else uniform, and
+  the embeddings are not read. A row's draw depends on `batch["row"]` alone, not on
+  where the row lies in the arrays.
   """
   row, valid = jnp.asarray(batch["row"]), jnp.asarray(batch["valid"])
   rows = len(row)
@@ -368,6 +410,8 @@ def draw_negatives(
   noise = lambda row: jax.random.gumbel(jax.random.fold_in(key, row), (group,))
   scores = jax.vmap(noise)(row)  # the largest is a sample of the softmax
   if config.negatives == "hard":
+    assert video is not None
+    assert text is not None
     cosines = l2_normalize(text) @ l2_normalize(video).T
     cosines = jax.lax.stop_gradient(cosines)
     scores += jnp.take_along_axis(cosines, index, axis=1) / config.temperature
@@ -412,6 +456,20 @@ def choose_masked(
     return jnp.sort(drawn[:count])
 
   return jax.vmap(choose)(jnp.asarray(batch["row"]), jnp.asarray(masked))
+
+
+def _rows(
+  x: Float[Array, "b k d"],
+  y: Float[Array, "b l d"],
+  valid: Bool[AnyArray, "b l"],
+  *,
+  apart: bool = False,
+) -> Rows:
+  """Rows [video ; text]; `apart`: neither sees the other."""
+  tokens, k = jnp.concatenate([x, y], axis=1), x.shape[1]
+  groups = jnp.asarray(np.arange(tokens.shape[1]) >= k if apart else [0], jnp.int32)
+  groups = jnp.broadcast_to(groups[None], tokens.shape[:2])
+  return Rows(tokens, _pair_valid(valid, k), groups)
 
 
 def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:
