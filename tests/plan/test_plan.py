@@ -14,6 +14,7 @@ from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import __main__ as command
 from vtr_jax.plan import chips, collectives, compiled, costs, estimate, hlo, problem
 from vtr_jax.plan.report import table
+from vtr_jax.plan.traffic import traffic
 from vtr_jax.train.config import TrainConfig
 
 RECIPES = (
@@ -94,15 +95,13 @@ def test_a_loop_body_counts_once_per_iteration():
   # Each turn: read a row, write it; exchange it; read it, write it into the stack.
   turn = 2 * ROW + 2 * ROW + 2 * ROW
   index = 2 * 4 * 1  # the loop's counter, read by both fusions
-  assert hlo.traffic(module, loops=False) == pytest.approx(
-    turn + gathered + index, abs=8
-  )
-  assert hlo.traffic(module) == pytest.approx(3 * (turn + index) + gathered, abs=24)
+  assert traffic(module, loops=False) == pytest.approx(turn + gathered + index, abs=8)
+  assert traffic(module) == pytest.approx(3 * (turn + index) + gathered, abs=24)
 
 
 def test_traffic_can_exclude_fast_memory():
   module = hlo.parse(TEXT)
-  slow = hlo.traffic(module, fast=False)
+  slow = traffic(module, fast=False)
   assert slow == pytest.approx(3 * 2 * ROW + 16 * 128 * 2 * 5, abs=32)
 
 

@@ -1,8 +1,8 @@
 """The chips that a plan can be made for, and their layouts.
 
 Peaks, memory and bandwidth of a chip are the manufacturers' (cloud.google.com/tpu/docs,
-each version's page, read 2025; NVIDIA's data sheets). A device of JAX is a chip, but
-half a chip on 7x.
+each version's page, read 2025; NVIDIA's data sheets; plan/gpus.py). A device of JAX is
+a chip, but half a chip on 7x.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import jax
 
 from vtr_jax.core.config import nearest, require
 from vtr_jax.core.errors import ConfigError, one_line
+from vtr_jax.plan import gpus
 from vtr_jax.train import flops
 
 GIB = 2.0**30
@@ -30,6 +31,7 @@ class Chip:
   peak: float | None  # dense bfloat16 products, FLOP/s
   per_chip: int = 1  # devices per chip
   axes: int = 2  # of a slice
+  clock: float | None = None  # Hz, of the compiler's cycles
   options: tuple[tuple[str, Any], ...] = ()  # of get_topology_desc
 
 
@@ -45,25 +47,28 @@ TPUS = {
   "v6e": _tpu("TPU v6 lite", 32, 1640e9),
   "7x": _tpu("TPU7x", 192, 7380e9, per_chip=2, axes=3),
 }
-_GPUS = {  # GiB, bytes/s
-  "NVIDIA A100-SXM4-40GB": (40, 1555e9),
-  "NVIDIA A100-SXM4-80GB": (80, 2039e9),
-  "NVIDIA H100 80GB HBM3": (80, 3350e9),
-  "NVIDIA H100 PCIe": (80, 2000e9),
-  "NVIDIA H200": (141, 4800e9),
+GPUS = {
+  name: Chip(g.kind, g.memory, g.bandwidth, flops.PEAKS[g.kind], axes=1)
+  for name, g in gpus.GPUS.items()
 }
-KNOWN = "v4:2x2x1, v5e:16x16, v5p:4x4x8, v6e:16x16, 7x:4x4x4 (any size), local"
+CHIPS = TPUS | GPUS
+KNOWN = (
+  "v4:2x2x1, v5e:16x16, v5p:4x4x8, v6e:16x16, 7x:4x4x4, "
+  + ", ".join(f"{name}:8" for name in GPUS)
+  + " (any size), local"
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
   """The devices that a plan is made for."""
 
-  name: str  # v5e:16x16 | local
+  name: str  # v5e:16x16 | h100:8 | local
   slices: int
   count: int  # devices
   chip: Chip
   devices: tuple[Any, ...] | None  # None: estimate, do not compile
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)  # the compiler's
 
   @property
   def chips(self) -> float:
@@ -80,35 +85,49 @@ def find(name: str, slices: int = 1, compiler: bool = True) -> Target:
   """The target that `--topology` names.
 
   Args:
-    name: a chip and the layout of a slice, or local.
+    name: a chip and the layout of a slice, or local; GPUs have a number, all of which
+      NVLink joins.
     slices: number of slices, connected by the data centre's network.
     compiler: False = estimate by arithmetic, even if a compiler is installed.
 
   Raises:
-    ConfigError: no such chip or layout.
+    ConfigError: no such chip or layout, or half a compiler is installed.
   """
   require(slices > 0, f"--slices: {slices} must be positive")
   if name == "local":
     require(slices == 1, f"--slices: {slices}, but local is one slice; leave it out")
     here = _local()
     return here if compiler else dataclasses.replace(here, devices=None)
-  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
+  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
   if not match:
     raise ConfigError(f"--topology: {name!r} is not a chip and layout; known: {KNOWN}")
   family, layout = match[1].removeprefix("tpu"), match[2]
-  if family not in TPUS:
+  if family not in CHIPS:
     raise ConfigError(
-      f"--topology: {name!r}: unknown chip, {nearest(family, TPUS)}; known: {KNOWN}"
+      f"--topology: {name!r}: unknown chip, {nearest(family, CHIPS)}; known: {KNOWN}"
     )
-  chip, sizes = TPUS[family], [int(n) for n in layout.split("x")]
+  chip, sizes = CHIPS[family], [int(n) for n in layout.split("x")]
   if len(sizes) != chip.axes or 0 in sizes:
-    like = "4x4x4"[: 2 * chip.axes - 1]
-    raise ConfigError(
-      f"--topology: {name!r}: {family} has {chip.axes} axes, as {family}:{like}"
-    )
-  devices = _described(name, family, layout, slices) if compiler else None
+    like = "8" if family in GPUS else "4x4x4"[: 2 * chip.axes - 1]
+    axes = "1 axis" if chip.axes == 1 else f"{chip.axes} axes"
+    raise ConfigError(f"--topology: {name!r}: {family} has {axes}, as {family}:{like}")
   count = math.prod(sizes) * chip.per_chip * slices
-  return Target(name, slices, count, chip, devices)
+  target = Target(name, slices, count, chip, None)
+  if not compiler or not _compiles(family):
+    return target
+  devices = _described(name, family, layout, slices)
+  options = gpus.compiler_options() if family in GPUS else {}
+  return dataclasses.replace(target, devices=devices, options=options)
+
+
+def install(chip: Chip) -> str:
+  """The command that installs the compiler for a chip."""
+  return gpus.INSTALL if chip.kind.startswith("NVIDIA") else "pip install 'jax[tpu]'"
+
+
+def _compiles(family: str) -> bool:
+  """Whether a compiler for the chip is installed."""
+  return gpus.installed() if family in GPUS else compiler_version() is not None
 
 
 def compiler_version() -> str | None:
@@ -121,10 +140,31 @@ def compiler_version() -> str | None:
     return None
 
 
-def _described(name: str, family: str, layout: str, slices: int) -> tuple | None:
-  """Devices of a topology, as libtpu describes them; none need be attached."""
-  if compiler_version() is None:
-    return None
+def _described(name: str, family: str, layout: str, slices: int) -> tuple:
+  """Devices of a topology, as its compiler describes them; none need be attached."""
+  if family in GPUS:
+    platform, topology = "cuda", ""
+    options = dict(
+      topology=f"{slices}x1x{layout}", target_config=gpus.GPUS[family].describe()
+    )
+  else:
+    platform, topology = "tpu", f"{'tpu7x' if family == '7x' else family}:{layout}"
+    options = _tpu_options(family, layout, slices)
+  from jax.experimental import topologies
+
+  try:
+    described = topologies.get_topology_desc(
+      platform=platform, topology_name=topology, **options
+    )
+  except Exception as e:  # compilers raise many types
+    raise ConfigError(
+      f"--topology: the installed compiler rejects {name!r} ({one_line(e)}); update it "
+      f"({install(CHIPS[family])}), name another ({KNOWN}), or add --estimate"
+    ) from None
+  return tuple(described.devices)
+
+
+def _tpu_options(family: str, layout: str, slices: int) -> dict[str, Any]:
   # Otherwise libtpu warns about a missing TPU, Google's metadata and its lock.
   quiet = dict(
     TPU_SKIP_MDS_QUERY="1",
@@ -136,33 +176,20 @@ def _described(name: str, family: str, layout: str, slices: int) -> tuple | None
   )
   for key, value in quiet.items():
     os.environ.setdefault(key, value)
-  from jax.experimental import topologies
-
   options: dict[str, Any] = dict(TPUS[family].options)
   if slices > 1:
     options["num_slices"] = slices
   if set(layout.split("x")) == {"1"}:
     options["chips_per_host_bounds"] = (1, 1, 1)
-  library = "tpu7x" if family == "7x" else family
-  try:
-    described = topologies.get_topology_desc(
-      platform="tpu", topology_name=f"{library}:{layout}", **options
-    )
-  except Exception as e:  # libtpu raises many types
-    raise ConfigError(
-      f"--topology: {name!r} is rejected by libtpu ({one_line(e)}); known: {KNOWN}"
-    ) from None
-  return tuple(described.devices)
+  return options
 
 
 def _local() -> Target:
   devices = jax.devices()
-  first = devices[0]
-  stats = first.memory_stats() or {}
-  gib, bandwidth = _GPUS.get(first.device_kind, (None, None))
-  listed = [c for c in TPUS.values() if c.kind == first.device_kind]
-  memory = stats.get("bytes_limit") or (gib and gib * GIB)
-  chip = Chip(first.device_kind, memory, bandwidth, flops.PEAKS.get(first.device_kind))
-  if listed:
-    chip = dataclasses.replace(listed[0], memory=memory or listed[0].memory)
+  kind = devices[0].device_kind
+  stats = devices[0].memory_stats() or {}
+  unknown = Chip(kind, None, None, flops.PEAKS.get(kind))
+  chip = next((c for c in CHIPS.values() if c.kind == kind), unknown)
+  memory = stats.get("bytes_limit") or chip.memory
+  chip = dataclasses.replace(chip, memory=memory)
   return Target("local", 1, len(devices), chip, tuple(devices))

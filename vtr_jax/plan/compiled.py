@@ -5,11 +5,12 @@ import re
 import jax
 
 from vtr_jax.core.errors import ConfigError, one_line
-from vtr_jax.plan import hlo
+from vtr_jax.plan import hlo, kernels
 from vtr_jax.plan.chips import GIB, Target
 from vtr_jax.plan.collectives import collectives
 from vtr_jax.plan.costs import Costs
 from vtr_jax.plan.problem import Problem
+from vtr_jax.plan.traffic import traffic
 from vtr_jax.train import flops
 
 _UNITS = dict(K=2.0**10, M=2.0**20, G=GIB, T=2.0**40)
@@ -26,7 +27,7 @@ def costs(problem: Problem, target: Target) -> Costs:
   step_flops = flops.jaxpr_flops(traced.jaxpr.jaxpr) / problem.mesh.size
   held = problem.held()
   try:
-    compiled = traced.lower().compile()
+    compiled = traced.lower().compile(target.options)
   except jax.errors.JaxRuntimeError as e:
     needed, limit = out_of_memory(str(e))
     return Costs("compiled", False, held, needed, limit, step_flops)
@@ -39,8 +40,9 @@ def costs(problem: Problem, target: Target) -> Costs:
   module = hlo.parse(compiled.as_text() or "")
   slices = target.slice_of
   order = [slices[d.id] for d in problem.devices.devices.flat]
+  platform = problem.devices.devices.flat[0].platform
   # The TPU compiler checks the limit itself.
-  fits = problem.devices.devices.flat[0].platform == "tpu" or not limit or peak <= limit
+  fits = platform == "tpu" or not limit or peak <= limit
   return Costs(
     how="compiled",
     fits=fits,
@@ -50,7 +52,11 @@ def costs(problem: Problem, target: Target) -> Costs:
     flops=step_flops,
     temporary=temporary,
     code=float(memory.generated_code_size_in_bytes),
-    bytes=moved(compiled.cost_analysis() or {}, module),
+    # For a GPU that is not attached, the compiler has no count.
+    bytes=moved(compiled.cost_analysis() or {}, module) or traffic(module),
+    hbm=traffic(module, fast=False),
+    kernels=kernels.launches(module) if platform == "gpu" else None,
+    cycles=kernels.cycles(module),
     collectives=tuple(collectives(module, order)),
   )
 
@@ -60,9 +66,9 @@ def moved(analysis: dict[str, float], module: hlo.Module) -> float | None:
 
   Its `optimal_seconds` is not used: it may be negative.
   """
-  once = hlo.traffic(module, loops=False)
+  once = traffic(module, loops=False)
   count = analysis.get("bytes accessed", 0.0)
-  return count * hlo.traffic(module) / once if once and count > 0 else None
+  return count * traffic(module) / once if once and count > 0 else None
 
 
 def out_of_memory(message: str) -> tuple[float, float | None]:

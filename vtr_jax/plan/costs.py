@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from vtr_jax.plan.chips import Chip
 from vtr_jax.plan.collectives import Collective
+from vtr_jax.plan.kernels import Cycles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,10 @@ class Costs:
   flops: float
   temporary: float | None = None
   code: float | None = None
-  bytes: float | None = None  # read and written
+  bytes: float | None = None  # read and written, in fast memory too
+  hbm: float | None = None  # read and written in the device's main memory
+  kernels: int | None = None  # that a GPU launches
+  cycles: Cycles | None = None
   collectives: tuple[Collective, ...] = ()
 
   def times(self, chip: Chip) -> dict[str, float]:
@@ -27,14 +31,19 @@ class Costs:
     seconds = {}
     if chip.peak:
       seconds["products"] = self.flops / chip.peak
-    if chip.bandwidth and self.bytes:
-      seconds["memory"] = self.bytes / chip.bandwidth
+    moved = self.bytes if self.hbm is None else self.hbm
+    if chip.bandwidth and moved:
+      seconds["memory"] = moved / chip.bandwidth
     return seconds
 
   def bound(self, chip: Chip) -> tuple[float, str] | None:
     """(seconds, name) of the slowest resource; a lower bound."""
     times = self.times(chip)
     return max(((t, name) for name, t in times.items()), default=None)
+
+  def expected(self, chip: Chip) -> float | None:
+    """Seconds of a step by the compiler's estimate; None if it has none."""
+    return self.cycles.count / chip.clock if self.cycles and chip.clock else None
 
 
 def largest(

@@ -1,17 +1,21 @@
 """A plan as text, as a row of a table, and as JSON."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
-from vtr_jax.plan.chips import Target
+from vtr_jax.plan.chips import Target, install
 from vtr_jax.plan.costs import Costs
 from vtr_jax.plan.problem import Problem
 
-_LABELS = dict(
-  compiled="compiled for these chips; times are lower bounds at their peaks",
-  arithmetic="ESTIMATE by arithmetic; compiling for TPUs requires libtpu: "
-  "pip install 'jax[tpu]'",
-)
+_COMPILED = "compiled for these chips; nothing here was measured"
+_ARITHMETIC = "ESTIMATE by arithmetic; compiling for these chips requires: "
+# What each row of the time is.
+_BOUND = "lower bound, at the peak"
+_MEMORY = "lower bound, at the bandwidth"
+_RULE = "rule of thumb, at the bandwidth"
+_MOVED = "the compiler's count, with fast memory and repeated reads"
+_CYCLES = "the compiler's estimate"
 COLUMNS = (
   ("masked", "{masked:.0%}"),
   ("visible", "{visible:,}"),
@@ -19,8 +23,11 @@ COLUMNS = (
   ("GB peak", "{peak_gb:.1f}"),
   ("TFLOP", "{tflop:.2f}"),
   ("GB moved", "{moved_gb:.1f}"),
+  ("GB HBM", "{hbm_gb:.1f}"),
   ("bound ms", "{bound_ms:.1f}"),
   ("by", "{by}"),
+  ("cycles ms", "{cycles_ms:.1f}"),
+  ("of peak", "{peak_share:.0%}"),
   ("chip-hours", "{chip_hours:,.0f}"),
   ("largest", "{largest}"),
 )
@@ -41,6 +48,8 @@ class Plan:
     c, costs, target = self.problem.config, self.costs, self.target
     bound = costs.bound(target.chip)
     seconds, by = bound or (None, None)
+    times, expected = costs.times(target.chip), costs.expected(target.chip)
+    products = times.get("products")
     hours = seconds and c.steps * seconds / 3600 * target.chips
     giga = lambda n: None if n is None else n / 1e9
     return dict(
@@ -66,9 +75,15 @@ class Plan:
       limit_gb=giga(costs.limit),
       tflop=costs.flops / 1e12,
       moved_gb=giga(costs.bytes),
-      ms={k: 1e3 * v for k, v in costs.times(target.chip).items()},
+      hbm_gb=giga(costs.hbm),
+      ms={k: 1e3 * v for k, v in times.items()},
       bound_ms=seconds and 1e3 * seconds,
       by=by,
+      cycles=costs.cycles and costs.cycles.count,
+      cycles_missing=costs.cycles and costs.cycles.missing,
+      cycles_ms=expected and 1e3 * expected,
+      peak_share=expected and products and products / expected,
+      kernels=costs.kernels,
       collectives=[dataclasses.asdict(x) for x in costs.collectives],
       steps=c.steps,
       chip_hours=hours,
@@ -85,7 +100,7 @@ class Plan:
     compute = ", ".join(f"{k}={v}" for k, v in m["compute"].items())
     lines = [
       f"{m['config']} on {m['topology']}{slices}: {m['chips']:.0f} {m['kind']}, {mesh}",
-      _LABELS[m["how"]],
+      _COMPILED if m["how"] == "compiled" else _ARITHMETIC + install(self.target.chip),
       f"{m['rows']:,} examples a step, {m['rows_a_device']:g} a device; "
       f"{m['masked']:.0%} masked, {m['visible']:,} tubelets visible",
       f"{compute}, micro_batches={m['micro_batches']}",
@@ -107,23 +122,45 @@ class Plan:
     return [f"memory a device, GB{limit}: {verdict}{largest}", *lines]
 
   def _time(self, m: dict[str, Any]) -> list[str]:
-    lines = [f"a step, each device: {m['tflop']:.3f} TFLOP of products"]
-    if m["moved_gb"] is not None:
-      lines[0] += f", {m['moved_gb']:.1f} GB read and written"
+    lines = ["a step, each device:", *map(_row, self._rows(m))]
     for c in self.costs.collectives:
       lines.append(
         f"  {c.kind:20} {c.network.upper()}  {c.count:4} times {c.size / 1e6:12,.3f} MB"
       )
     if m["bound_ms"] is None:
       return [*lines, f"no peak FLOP/s of {m['kind']} is known: no bound of the time"]
-    each = ", ".join(f"{k} {v:.1f}" for k, v in m["ms"].items())
-    lines.append(f"at least {m['bound_ms']:.1f} ms (bound by {m['by']}; {each})")
+    lines.append(f"at least {m['bound_ms']:.1f} ms, bound by {m['by']}")
     cost = "" if not m["cost"] else f", {m['cost']:,.0f} at {self.price:g} an hour"
     lines.append(
       f"{m['steps']:,} steps at that bound: {m['chip_hours']:,.1f} chip-hours, "
       f"{m['days']:.2f} days{cost}"
     )
     return lines
+
+  def _rows(self, m: dict[str, Any]) -> Iterator[tuple]:
+    """(name, amount, unit, milliseconds, what it is) of each row."""
+    yield "products", m["tflop"], "TFLOP", m["ms"].get("products"), _BOUND
+    memory = m["ms"].get("memory")
+    if m["hbm_gb"] is not None:
+      yield "main memory", m["hbm_gb"], "GB", memory, _MEMORY
+      yield "all memory", m["moved_gb"], "GB", None, _MOVED
+    elif m["moved_gb"] is not None:
+      yield "memory", m["moved_gb"], "GB", memory, _RULE
+    if m["cycles"]:
+      share = "" if m["peak_share"] is None else f", {m['peak_share']:.0%} of peak"
+      missing = m["cycles_missing"]
+      calls = f"; {missing:,} custom calls without cycles" if missing else ""
+      label = _CYCLES + share + calls
+      yield "cycles", m["cycles"] / 1e6, "M", m["cycles_ms"], label
+    if m["kernels"] is not None:
+      yield "kernels", m["kernels"], "", None, "launched; their start is not in any row"
+
+
+def _row(row: tuple) -> str:
+  name, amount, unit, ms, label = row
+  number = f"{amount:10,}" if isinstance(amount, int) else f"{amount:10,.3f}"
+  time = "" if ms is None else f"{ms:.1f} ms"
+  return f"  {name:12} {number} {unit:5} {time:>11}  {label}"
 
 
 def _gb(value: float) -> str:
