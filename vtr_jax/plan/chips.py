@@ -35,16 +35,37 @@ class Chip:
   options: tuple[tuple[str, Any], ...] = ()  # of get_topology_desc
 
 
-def _tpu(kind: str, gib: float, bandwidth: float, per_chip: int = 1, **more) -> Chip:
+def _tpu(
+  kind: str, gib: float, bandwidth: float, matrix: int = 0, per_chip: int = 1, **more
+) -> Chip:
+  """A TPU.
+
+  Args:
+    kind: `device_kind`.
+    gib: memory of a chip.
+    bandwidth: bytes/s of a chip.
+    matrix: products that a chip's matrix units add up in a cycle: units x rows x
+      columns. Two operations each at the peak give the clock; 0 = unknown.
+    per_chip: devices per chip.
+    more: other fields of Chip.
+  """
   peak = flops.PEAKS[kind]  # per device
-  return Chip(kind, gib * GIB / per_chip, bandwidth / per_chip, peak, per_chip, **more)
+  clock = peak / (2 * matrix) if matrix else None
+  figures = dict(memory=gib * GIB / per_chip, bandwidth=bandwidth / per_chip)
+  return Chip(kind, peak=peak, clock=clock, per_chip=per_chip, **figures, **more)
 
 
+# Matrix units: the same pages (architecture). v6e's page says two of 256 x 256:
+# that would need 3.5 GHz, and libtpu's cycles for a large product are too few for two.
+# Four fit the announced 4.7 times v5e's peak: four times the units, at 1.75 GHz.
 TPUS = {
-  "v4": _tpu("TPU v4", 32, 1228e9, axes=3, options=(("chip_config_name", "megacore"),)),
-  "v5e": _tpu("TPU v5 lite", 16, 819e9),
-  "v5p": _tpu("TPU v5", 95, 2765e9, axes=3),
-  "v6e": _tpu("TPU v6 lite", 32, 1640e9),
+  "v4": _tpu(
+    *("TPU v4", 32, 1228e9, 8 * 128**2),
+    **dict(axes=3, options=(("chip_config_name", "megacore"),)),
+  ),
+  "v5e": _tpu("TPU v5 lite", 16, 819e9, 4 * 128**2),
+  "v5p": _tpu("TPU v5", 95, 2765e9, 8 * 128**2, axes=3),
+  "v6e": _tpu("TPU v6 lite", 32, 1640e9, 4 * 256**2),
   "7x": _tpu("TPU7x", 192, 7380e9, per_chip=2, axes=3),
 }
 GPUS = {
@@ -77,8 +98,9 @@ class Target:
 
   @property
   def slice_of(self) -> dict[int, int]:
-    """Slice of each device, by its id."""
-    return {d.id: getattr(d, "slice_index", 0) for d in self.devices or ()}
+    """Slice of each device, by its id; for GPUs, those that NVLink joins are one."""
+    key = "process_index" if self.options else "slice_index"
+    return {d.id: getattr(d, key, 0) for d in self.devices or ()}
 
 
 def find(name: str, slices: int = 1, compiler: bool = True) -> Target:

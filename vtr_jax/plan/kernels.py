@@ -24,7 +24,11 @@ _FREE = {
   "async-start",  # its computation is counted
   "async-update",
 }
-_BOOKKEEPING = re.compile(r'custom_call_target="(AllocateBuffer|ConcatBitcast)"')
+# Calls of libtpu's own that compute nothing.
+_BOOKKEEPING = re.compile(
+  r'custom_call_target="'
+  r'(AllocateBuffer|AssumeGatherIndicesInBound|ConcatBitcast|ZeroCrop)"'
+)
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 

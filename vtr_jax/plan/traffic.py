@@ -21,9 +21,16 @@ from vtr_jax.plan.hlo import (
 )
 from vtr_jax.plan.kernels import launched
 
+# Their shapes hold the source too: (target, source, context) or (sources, targets).
+_WITH_SOURCE = {
+  "copy-start",
+  "all-gather-start",
+  "reduce-scatter-start",
+  "collective-permute-start",
+}
 # GPU libraries list their workspace among the results.
 _LIBRARY = re.compile(r'custom_call_target="__cu')
-_WORKSPACE = re.compile(r", (?:/\*index=\d+\*/)?[su]8\[\d+\]\{0\}\)$")
+_WORKSPACE = re.compile(r", (?:/\*index=\d+\*/)?[su]8\[\d+\]\{0\}$")
 
 
 def traffic(module: Module, loops: bool = True, fast: bool = True) -> float:
@@ -43,8 +50,7 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
     return 0.0
   shapes = [inside.instructions[name].shape for name in i.operands]
   counts = [counted(arrays(s)[0][1], fast) if arrays(s) else False for s in shapes]
-  # Their shapes hold the source too: (target, source, context) or (sources, targets).
-  if i.opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
+  if i.opcode in _WITH_SOURCE:
     return size(i.shape, fast)
   if i.opcode == "fusion":
     (name,) = called(i, "calls")
@@ -58,7 +64,7 @@ def _moved(module: Module, inside: Computation, i: Instruction, fast: bool) -> f
   if i.opcode == "dynamic-update-slice":
     return size(shapes[1], fast) + counts[0] * size(shapes[1])
   library = i.opcode == "custom-call" and _LIBRARY.search(i.attributes)
-  shape = _WORKSPACE.sub(")", i.shape) if library else i.shape
+  shape = _WORKSPACE.sub("", i.shape) if library else i.shape
   return size(shape, fast) + sum(size(s, fast) for s in shapes)
 
 
@@ -98,10 +104,13 @@ def _aliased(call: Instruction) -> set[int]:
 
 
 def _through(body: Computation, name: str) -> list[tuple[Instruction, str]]:
-  """(user, its operand) of a value, looking through bitcasts and reshapes."""
+  """(user, its operand) of a value, looking through bitcasts and reshapes.
+
+  One that is a fusion's result is a user: whatever takes that result reads the value.
+  """
   users = []
   for user in body.users[name]:
-    if user.opcode in ("bitcast", "reshape"):
+    if user.opcode in ("bitcast", "reshape") and not user.root:
       users += _through(body, user.name)
     else:
       users.append((user, name))
