@@ -67,16 +67,18 @@ def shared(n: dict) -> list[str]:
     fits if n["fits"] else f"does not fit: {fits}",
     f"{n['tflop']:.2f}",
     cell(n["moved_gb"], ".0f"),
+    cell(n["hbm_gb"], ".0f"),
     cell(n["bound_ms"], ".1f") if n["moved_gb"] else "",
     n["by"] if n["moved_gb"] else "",
+    cell(n["cycles_ms"], ".1f"),
   ]
 
 
 def recipes(done: dict[str, dict]) -> Iterator[str]:
   heads = ["recipe", "chips", "examples a chip", "peak, GB", "TFLOP", "GB moved"]
-  heads += ["bound, ms", "by", "collectives, MB", "chip-hours"]
+  heads += ["GB HBM", "bound, ms", "by", "cycles, ms", "collectives, MB", "chip-hours"]
   yield line(heads)
-  yield line(["---", "---", *["---:"] * 8])
+  yield line(["---", "---", *["---:"] * 10])
   for topology in TOPOLOGIES:
     for name in RECIPES:
       n = done.get(f"{name} {topology}")
@@ -90,9 +92,10 @@ def recipes(done: dict[str, dict]) -> Iterator[str]:
 
 
 def masks(done: dict[str, dict]) -> Iterator[str]:
-  heads = ["masked", "tubelets", "peak, GB", "TFLOP", "GB moved", "bound, ms", "by"]
+  heads = ["masked", "tubelets", "peak, GB", "TFLOP", "GB moved", "GB HBM"]
+  heads += ["bound, ms", "by", "cycles, ms"]
   yield line(heads)
-  yield line(["---:"] * 7)
+  yield line(["---:"] * 9)
   for ratio in MASKS:
     if n := done.get(f"{ratio:.0%} {MASKED}"):
       yield line([f"{ratio:.0%}", n["visible"], *shared(n)])

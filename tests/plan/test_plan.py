@@ -7,13 +7,24 @@ import jax
 import jax.numpy as jnp
 import pytest
 from conftest import eight_devices, run_main
+from jax.experimental import topologies
 
 from configs import mac, miles, simvtp
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.plan import __main__ as command
-from vtr_jax.plan import chips, collectives, compiled, costs, estimate, hlo, problem
-from vtr_jax.plan.report import table
+from vtr_jax.plan import (
+  chips,
+  collectives,
+  compiled,
+  costs,
+  estimate,
+  gpus,
+  hlo,
+  kernels,
+  problem,
+)
+from vtr_jax.plan.report import Plan, table
 from vtr_jax.plan.traffic import traffic
 from vtr_jax.train.config import TrainConfig
 
@@ -220,6 +231,9 @@ def test_the_time_bound_is_that_of_the_slowest_resource():
     ("v5e", 1, "not a chip and layout; known: v4"),
     ("v5e:2x2x2", 1, "v5e has 2 axes, as v5e:4x4"),
     ("v4:2x2", 1, "v4 has 3 axes"),
+    ("h100:2x4", 1, "h100 has 1 axis, as h100:8"),
+    ("h100:0", 1, "h100 has 1 axis, as h100:8"),
+    ("h20:8", 1, "did you mean 'h200'?"),
     ("v5e:2x2", 0, "--slices: 0"),
     ("local", 2, "--slices: 2"),
   ],
@@ -237,6 +251,92 @@ def test_devices_and_chips_are_counted():
   target = chips.find("7x:2x2x2", compiler=False)
   assert (target.count, target.chips) == (16, 8)
   assert target.chip.memory == 96 * chips.GIB
+
+
+@pytest.mark.parametrize("name", ["v5e:2x2", "h200:8"])
+def test_a_topology_that_the_compiler_rejects_is_one_line_with_a_cure(
+  name, monkeypatch
+):
+  def reject(**_):
+    raise RuntimeError("INTERNAL: no\nsuch thing")
+
+  monkeypatch.setattr(topologies, "get_topology_desc", reject)
+  monkeypatch.setattr(chips, "_compiles", lambda _: True)
+  monkeypatch.setattr(gpus, "compiler_options", dict)
+  with pytest.raises(ConfigError) as e:
+    chips.find(name)
+  message = str(e.value)
+  assert f"rejects '{name}' (INTERNAL: no such thing); update it (pip" in message
+  assert "--estimate" in message
+  assert "\n" not in message
+
+
+def test_half_a_compiler_for_gpus_is_one_line_with_a_cure(monkeypatch):
+  plugin = lambda module: ["somewhere"] if "jax_plugins" in module else []
+  monkeypatch.setattr(gpus, "_found", plugin)
+  monkeypatch.setenv("PATH", "")
+  with pytest.raises(ConfigError) as e:
+    chips.find("h100:8")
+  assert "ptxas" in str(e.value)
+  assert gpus.INSTALL in str(e.value)
+  assert "\n" not in str(e.value)
+  assert chips.find("h100:8", compiler=False).count == 8
+
+
+def test_gpus_are_estimated_without_a_compiler(monkeypatch):
+  monkeypatch.setattr(gpus, "_found", lambda _: [])
+  target = chips.find("h100:8", 2)
+  assert (target.count, target.chips, target.devices) == (16, 16, None)
+  plan = command.plan(config_of(mac, batch_size=32), target, search=False)
+  n = plan.metrics()
+  assert (n["how"], n["kernels"], n["hbm_gb"]) == ("arithmetic", None, None)
+  assert n["bound_ms"] > 0
+  assert gpus.INSTALL in plan.text()
+
+
+def test_cudnn_is_not_planned_where_it_is_not():
+  config = config_of(mac, batch_size=32)
+  config.objective["compute"]["attention"] = "cudnn"
+  here = chips.find("local")
+  target = dataclasses.replace(here, options=dict(xla_gpu_autotune_level=0))
+  with pytest.raises(ConfigError, match="attention: 'cudnn' is planned only"):
+    compiled.costs(problem.make(config, target), target)
+
+
+def test_every_gpu_has_a_peak_and_a_description():
+  for name, gpu in gpus.GPUS.items():
+    assert chips.GPUS[name].peak > 1e14
+    text = gpu.describe()
+    assert f'device_description_str: "{gpu.kind}"' in text
+    assert text.count("{") == text.count("}")
+
+
+def test_rows_say_what_they_are():
+  target = chips.find("v5e:2x2", compiler=False)
+  step = problem.make(config_of(mac, batch_size=32), target)
+  held = dict(parameters=1e9)
+  cycles = kernels.Cycles(3e6, 5)  # 2 ms
+  done = costs.Costs(
+    *("compiled", True, held, 2e9, 16e9, 0.197e12),
+    **dict(bytes=3e9, hbm=1.638e9, cycles=cycles, kernels=7),
+  )
+  plan = Plan(step, target, done, None, None)
+  n = plan.metrics()
+  # 1 ms of products, 2 of main memory, by the peaks; 2 by the compiler.
+  assert n["ms"] == pytest.approx(dict(products=1.0, memory=2.0))
+  assert (n["bound_ms"], n["by"]) == (pytest.approx(2.0), "memory")
+  assert (n["hbm_gb"], n["moved_gb"]) == pytest.approx((1.638, 3.0))
+  assert n["cycles_ms"] == pytest.approx(2.0, rel=0.01)
+  assert n["peak_share"] == pytest.approx(0.5, rel=0.01)
+  assert (n["cycles"], n["cycles_missing"], n["kernels"]) == (3e6, 5, 7)
+  rows = {row.split("  ")[1]: row for row in plan.text().splitlines() if row}
+  assert rows["products"].endswith("1.0 ms  lower bound, at the peak")
+  assert rows["main memory"].endswith("2.0 ms  lower bound, at the bandwidth")
+  assert "compiler's count" in rows["all memory"]
+  label = "the compiler's estimate, 50% of peak; 5 custom calls without cycles"
+  assert rows["cycles"].endswith(f"2.0 ms  {label}")
+  assert "nothing here was measured" in plan.text()
+  assert table([plan]).split()[-1] == "-"  # the largest batch
 
 
 @pytest.mark.parametrize(("module", "variant"), RECIPES)
@@ -407,3 +507,25 @@ def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
   assert (n["how"], n["fits"], n["devices"]) == ("compiled", True, 8)
   assert {c["network"] for c in n["collectives"]} == {"ici", "dcn"}
   assert n["bound_ms"] > 0
+
+
+@pytest.mark.nightly
+def test_the_command_plans_for_absent_gpus(tmp_path):
+  if not gpus.installed():
+    pytest.skip(f"XLA's compiler for GPUs is not installed: {gpus.INSTALL}")
+  path = tmp_path / "plan.json"
+  run = run_main(
+    "--config=configs/mac.py:smoke",
+    "--config.mesh.fsdp=2",
+    "--topology=h100:4",
+    "--slices=2",
+    "--nosearch",
+    f"--json={path}",
+    module="vtr_jax.plan",
+  )
+  assert run.returncode == 0, run.stderr
+  (n,) = json.loads(path.read_text())
+  assert (n["how"], n["fits"], n["devices"]) == ("compiled", True, 8)
+  assert {c["network"] for c in n["collectives"]} == {"ici", "dcn"}
+  assert n["kernels"] > 100
+  assert n["hbm_gb"] == n["moved_gb"] > 0

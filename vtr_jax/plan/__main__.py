@@ -3,11 +3,12 @@
   python -m vtr_jax.plan --config=configs/simvtp.py:webvid2m --topology=v5e:16x16
   ... --slices=2 --price=1.2 --json=plan.json     two slices, dollars, a file
   ... --masked=0,60,75,90                         a row for each fraction masked
+  ... --topology=h100:8                           eight GPUs that NVLink joins
   ... --topology=local                            this machine's own devices
 
-Compiles the step that training runs, for a TPU topology (libtpu: pip install
-'jax[tpu]') or for this machine; allocates no array. Without libtpu, or with --estimate,
-it estimates.
+Compiles the step that training runs, for TPUs (libtpu: pip install 'jax[tpu]'), GPUs
+(pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12) or this machine; allocates no
+array. Without the compiler, or with --estimate, it estimates.
 """
 
 import concurrent.futures
@@ -122,7 +123,7 @@ def start() -> None:
   flags.DEFINE_float("price", 0.0, "Of a chip for an hour, in any currency.")
   flags.DEFINE_string("json", "", "File for all metrics.")
   flags.DEFINE_bool("search", True, "Search for the largest batch that fits.")
-  flags.DEFINE_bool("estimate", False, "Estimate, even if libtpu is installed.")
+  flags.DEFINE_bool("estimate", False, "Estimate, even if a compiler is installed.")
 
   def work() -> None:
     hint = "add --config=configs/mac.py:webvid2m_cc3m, for example"

@@ -137,8 +137,8 @@ def find(name: str, slices: int = 1, compiler: bool = True) -> Target:
   target = Target(name, slices, count, chip, None)
   if not compiler or not _compiles(family):
     return target
-  devices = _described(name, family, layout, slices)
   options = gpus.compiler_options() if family in GPUS else {}
+  devices = _described(name, family, layout, slices)
   return dataclasses.replace(target, devices=devices, options=options)
 
 
