@@ -25,7 +25,7 @@ def test_an_exchange_in_flight_is_not_read_and_written_by_each_fusion_on_its_way
   turn = (
     2 * shard  # the layer's shard is cut out of the stack,
     + (1 + 4) * shard  # gathered,
-    + 3 * 4 * shard  # beside a product of two arrays,
+    + 3 * 4 * shard  # alongside a product of two arrays,
     + (4 + 1) * shard  # whose sum over the devices is scattered
     + 2 * shard  # and put into a stack
   )

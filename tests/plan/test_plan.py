@@ -329,7 +329,7 @@ def test_rows_say_what_they_are():
   assert n["cycles_ms"] == pytest.approx(2.0, rel=0.01)
   assert n["peak_share"] == pytest.approx(0.5, rel=0.01)
   assert (n["cycles"], n["cycles_missing"], n["kernels"]) == (3e6, 5, 7)
-  rows = {row.split("  ")[1]: row for row in plan.text().splitlines() if row}
+  rows = {row[2:14].strip(): row for row in plan.text().splitlines()}
   assert rows["products"].endswith("1.0 ms  lower bound, at the peak")
   assert rows["main memory"].endswith("2.0 ms  lower bound, at the bandwidth")
   assert "compiler's count" in rows["all memory"]

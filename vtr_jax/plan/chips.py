@@ -55,14 +55,12 @@ def _tpu(
   return Chip(kind, peak=peak, clock=clock, per_chip=per_chip, **figures, **more)
 
 
+_MEGACORE = (("chip_config_name", "megacore"),)
 # Matrix units: the same pages (architecture). v6e's page says two of 256 x 256:
 # that would need 3.5 GHz, and libtpu's cycles for a large product are too few for two.
 # Four fit the announced 4.7 times v5e's peak: four times the units, at 1.75 GHz.
 TPUS = {
-  "v4": _tpu(
-    *("TPU v4", 32, 1228e9, 8 * 128**2),
-    **dict(axes=3, options=(("chip_config_name", "megacore"),)),
-  ),
+  "v4": _tpu("TPU v4", 32, 1228e9, 8 * 128**2, axes=3, options=_MEGACORE),
   "v5e": _tpu("TPU v5 lite", 16, 819e9, 4 * 128**2),
   "v5p": _tpu("TPU v5", 95, 2765e9, 8 * 128**2, axes=3),
   "v6e": _tpu("TPU v6 lite", 32, 1640e9, 4 * 256**2),

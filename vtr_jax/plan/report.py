@@ -143,7 +143,8 @@ class Plan:
     memory = m["ms"].get("memory")
     if m["hbm_gb"] is not None:
       yield "main memory", m["hbm_gb"], "GB", memory, _MEMORY
-      yield "all memory", m["moved_gb"], "GB", None, _MOVED
+      if m["moved_gb"] != m["hbm_gb"]:  # else the compiler has no count
+        yield "all memory", m["moved_gb"], "GB", None, _MOVED
     elif m["moved_gb"] is not None:
       yield "memory", m["moved_gb"], "GB", memory, _RULE
     if m["cycles"]:
