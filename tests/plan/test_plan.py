@@ -295,12 +295,15 @@ def test_gpus_are_estimated_without_a_compiler(monkeypatch):
 
 
 def test_cudnn_is_not_planned_where_it_is_not():
-  config = config_of(mac, batch_size=32)
-  config.objective["compute"]["attention"] = "cudnn"
   here = chips.find("local")
   target = dataclasses.replace(here, options=dict(xla_gpu_autotune_level=0))
+  step = problem.make(config_of(mac, batch_size=32), target)
+  objective = step.parts.objective
+  compute = dataclasses.replace(objective.compute, attention="cudnn", dtype="bfloat16")
+  objective = dataclasses.replace(objective, compute=compute)
+  parts = dataclasses.replace(step.parts, objective=objective)
   with pytest.raises(ConfigError, match="attention: 'cudnn' is planned only"):
-    compiled.costs(problem.make(config, target), target)
+    compiled.costs(dataclasses.replace(step, parts=parts), target)
 
 
 def test_every_gpu_has_a_peak_and_a_description():
