@@ -126,7 +126,8 @@ def test_contrast_text_whole_ignores_the_text_mask():
 @pytest.mark.parametrize(
   "change",
   [
-    dict(compute__remat="dots"),
+    dict(compute__remat="norms"),
+    pytest.param(dict(compute__remat="dots"), marks=pytest.mark.nightly),
     pytest.param(dict(compute__remat="full"), marks=pytest.mark.nightly),
     pytest.param(dict(compute__remat="offload"), marks=pytest.mark.nightly),
   ],

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int32
 
 from vtr_jax.core import sharding
@@ -171,6 +172,7 @@ def _forward(
   if causal:
     scores = jnp.where(jnp.tri(*scores.shape[2:], dtype=bool), scores, -1e30)
   probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  probs = checkpoint_name(probs, "probs")
   out = einsum("bhnm,bmhe->bnhe", probs, value).astype(query.dtype)
   return out, (query, key, value, probs, out)
 

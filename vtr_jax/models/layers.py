@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
 from vtr_jax.core import precision
@@ -65,8 +66,11 @@ class BlockConfig:
 
 VIT = BlockConfig()
 
+# What the backward pass of a block reads, but for the outputs of norms and GELU.
+_KEPT = ("query", "key", "value", "probs", "attended", "sum", "hidden")
 _REMAT = dict(
   none=None,
+  norms=jax.checkpoint_policies.save_only_these_names(*_KEPT),
   dots=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the rest is cheap
   full=jax.checkpoint_policies.nothing_saveable,
   # Products are kept in pinned host memory; for back ends that have it.
@@ -86,7 +90,8 @@ class Compute:
   # auto | xla | cudnn | pallas, see models/attention.py; ours
   attention: str = "auto"
   scan: bool = True  # one compiled block for all layers; parameters stacked; ours
-  # what the backward pass recomputes: none | dots | full | offload; ours
+  # what the backward pass recomputes: none | norms (and GELU) | dots | full | offload;
+  # ours
   remat: str = "none"
 
   def __post_init__(self):
@@ -201,8 +206,10 @@ def multi_head(
   key = split(project(use_bias=key_bias, name="key")(memory))
   value = split(project(name="value")(memory))
   query = jnp.broadcast_to(query, (memory.shape[0], *query.shape[1:]))
+  named = zip((query, key, value), _KEPT[:3], strict=True)
+  query, key, value = (checkpoint_name(x, name) for x, name in named)
   module.sow("intermediates", "heads", (query, key))  # read by figures alone
-  y = mix(query, key, value)
+  y = checkpoint_name(mix(query, key, value), "attended")
   y = y.reshape(*y.shape[:2], inner)
   return Dense(width, ("heads", "embed"), dtype, kernel_init=inits[1], name="out")(y)
 
@@ -240,6 +247,7 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
     y = Dense(self.hidden, ("embed", "mlp"), self.dtype, name="up")(x)
+    y = checkpoint_name(y, "hidden")
     return Dense(x.shape[-1], ("mlp", "embed"), self.dtype, name="down")(
       GELUS[self.gelu](y)
     )
@@ -281,6 +289,7 @@ class Block(nn.Module):
     norm = kind.norm(dtype)
     attention = Attention(self.size.num_heads, self.compute, kind, name="attention")
     x += drop_path(self, attention(norm(name="norm_attention")(x), valid), drop_rate)
+    x = checkpoint_name(x, "sum")
     mlp = Mlp(self.size.mlp_dim, dtype, kind.gelu, name="mlp")
     x += drop_path(self, mlp(norm(name="norm_mlp")(x)), drop_rate)
     return activation(x)
