@@ -12,6 +12,7 @@ import pytest
 from configs import simvtp as simvtp_config
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.models import layers
 from vtr_jax.models import patch_embed as video_lib
 from vtr_jax.objectives import base, simvtp
 from vtr_jax.train.loss import Loss
@@ -250,3 +251,22 @@ def test_match_scores_differ_between_pairs():
   swapped = BATCH | dict(video=BATCH["video"][::-1])
   assert scores.shape == (6,)
   assert not np.allclose(scores, match(params, swapped))
+
+
+def test_products_of_a_gpu_are_written_in_bfloat16_and_kernels_get_float32_gradients(
+  monkeypatch,
+):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(4, 6, 8)), jnp.bfloat16)
+  kernel = jnp.asarray(rng.normal(size=(8, 16)), jnp.float32)
+  loss = lambda x, kernel: layers.product(x, kernel).astype(jnp.float32).sum()
+  exact = layers.product(x, kernel)
+  grads = jax.grad(loss, (0, 1))(x, kernel)
+  monkeypatch.setattr(layers.sharding, "platform", lambda: "gpu")
+  written = layers.product(x, kernel)
+  assert (exact.dtype, written.dtype) == (jnp.float32, jnp.bfloat16)
+  np.testing.assert_array_equal(written, exact.astype(jnp.bfloat16))
+  to_x, to_kernel = jax.grad(loss, (0, 1))(x, kernel)
+  assert (to_x.dtype, to_kernel.dtype) == (jnp.bfloat16, jnp.float32)
+  np.testing.assert_array_equal(to_x, grads[0])
+  np.testing.assert_array_equal(to_kernel, grads[1])

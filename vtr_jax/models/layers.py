@@ -18,7 +18,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float
 
-from vtr_jax.core import precision
+from vtr_jax.core import precision, sharding
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
 from vtr_jax.models.attention import IMPLEMENTATIONS, Seen, attend, einsum
@@ -108,8 +108,20 @@ class Compute:
 def product(
   x: Float[Array, "*b i"], kernel: Float[Array, "i o"]
 ) -> Float[Array, "*b o"]:
-  """x @ kernel in x's dtype, accumulated in float32, as are its gradients."""
-  return einsum("...i,io->...o", x, kernel.astype(x.dtype))
+  """x @ kernel, accumulated in float32, as are its gradients; see `_written`."""
+  written = _written(x)
+  return einsum(
+    "...i,io->...o", x, kernel.astype(x.dtype), preferred_element_type=written
+  )
+
+
+def _written(x: Array) -> Any:
+  """The dtype in which a product of `x` is written.
+
+  float32, so that adding a bias rounds once; but a GPU's library then writes and reads
+  twice the bytes, and adds a bias of the product's own dtype in the same kernel.
+  """
+  return x.dtype if sharding.platform() == "gpu" else jnp.float32
 
 
 def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -119,9 +131,11 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
   x, kernel = saved
   g, rows = g.astype(x.dtype), tuple(range(x.ndim - 1))
-  to_x = einsum("...o,io->...i", g, kernel.astype(x.dtype)).astype(x.dtype)
+  kernel = kernel.astype(x.dtype)
+  to_x = einsum("...o,io->...i", g, kernel, preferred_element_type=_written(x))
   dims = ((rows, rows), ((), ()))
-  return to_x, jax.lax.dot_general(x, g, dims, preferred_element_type=jnp.float32)
+  to_kernel = jax.lax.dot_general(x, g, dims, preferred_element_type=jnp.float32)
+  return to_x.astype(x.dtype), to_kernel
 
 
 product.defvjp(_product_forward, _product_backward)
@@ -154,7 +168,7 @@ class Dense(nn.Module):
       axis = "norm" if self.axes[1] == "embed" else self.axes[1]
       init = logical(nn.initializers.zeros_init(), (axis,))
       bias = self.param("bias", init, shape[1:])
-      y += jax.lax.broadcast_to_rank(bias, y.ndim)
+      y += jax.lax.broadcast_to_rank(bias, y.ndim).astype(y.dtype)
     return y.astype(self.dtype)
 
 
