@@ -28,7 +28,7 @@ RECIPES = {
   "miles.py:webvid2m_cc3m": miles.get_config("webvid2m_cc3m"),
   "simvtp.py:webvid2m": simvtp.get_config("webvid2m"),
 }
-TOPOLOGIES = ("v5e:16x16", "v4:8x8x8", "v6e:8x8", "v5p:4x4x4")
+TOPOLOGIES = ("v5e:16x16", "v6e:8x8")
 MASKED, MASKS = "v5e:4x4", (0.0, 0.6, 0.75, 0.9)
 
 
