@@ -20,7 +20,9 @@ def get_config(variant: str = "demo") -> ConfigDict:
     common.shrink(c)
     c.objective.encoder.update(common.size("mu"))
     c.objective.decoder.update(common.size("mu"))
-    c.objective.update(match_one_in=1, pixels_one_in=1)  # for any batch and mesh
+    c.objective.update(
+      match_one_in=1, pixels_one_in=1, one_pass=True
+    )  # for any batch and mesh
   c.name = f"simvtp-{variant}"
   return common.complete(c)
 
@@ -105,6 +107,7 @@ def demo() -> dict:
     # Both take more than half of a step otherwise, and R@1 does not need them whole.
     match_one_in=4,
     pixels_one_in=4,
+    one_pass=False,
     contrast_text="whole",
     pixel_target="raw",
     pos_embed="space_time",

@@ -89,3 +89,30 @@ def test_a_share_that_does_not_divide_the_batch_is_refused():
   _, objective, batch = built(match_one_in=3)
   with pytest.raises(ConfigError, match="does not divide config"):
     objective.init(jax.random.key(0), batch)
+
+
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+def test_one_pass_gives_the_losses_and_gradients_of_separate_ones(negatives):
+  """Whatever the lengths of the captions, padding included in means too."""
+  key = jax.random.key(2)
+
+  def gradient(one_pass, pool):
+    changes = dict(one_pass=one_pass, pool=pool, negatives=negatives, match_one_in=2)
+    _, objective, batch = built(**changes)
+    params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
+
+    def loss(params):
+      out = objective.forward(params, None, batch, key)
+      pairs = out.pairs["vtc"]
+      terms = {k: term.mean() for k, term in out.terms.items()}
+      return sum(terms.values()) + (pairs.a @ pairs.b.T).std(), terms
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  for pool in ("valid", "all"):
+    grads, terms = gradient(True, pool)
+    wanted, separate = gradient(False, pool)
+    for name, value in terms.items():
+      np.testing.assert_allclose(value, separate[name], rtol=1e-5, err_msg=name)
+    close = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * abs(b).max())
+    jax.tree.map(close, grads, wanted)

@@ -79,6 +79,9 @@ class Config:
   pixels_one_in: int = 1
   # tokens in the mean: valid | all (padding too, as the paper's code); ours
   pool: str = "valid"
+  # whether the encoder reads all rows of a step in one pass; separate passes take fewer
+  # FLOPs and more bytes, which suits a CPU; ours (code: separate)
+  one_pass: bool = True
   contrast_text: str  # caption of the contrastive term: masked (paper) | whole
   pixel_target: str  # per tubelet and colour: standardized (paper) | raw
   pos_embed: str  # flat (paper) | space_time; see models/patch_embed.py
@@ -117,11 +120,11 @@ class Encoded(NamedTuple):
 
 
 class Rows(NamedTuple):
-  """Rows of an encoder's pass, and which of their tokens see which."""
+  """Rows [video ; text] of an encoder's pass, and which of their tokens see which."""
 
   tokens: Float[Array, "b n d"]
   valid: Bool[AnyArray, "b n"]
-  groups: Int32[AnyArray, "b n"]
+  split: int | None = None  # tokens before it and others do not see each other
 
 
 class SimVTP(nn.Module):
@@ -210,18 +213,27 @@ class SimVTP(nn.Module):
     return false, jnp.asarray(batch["valid"])[negatives]
 
   def encode_rows(self, rows: list[Rows]) -> list[Float[Array, "_ n d"]]:
-    """Encodes several sets of rows in one pass; a device encodes its own rows."""
+    """Encodes several sets of rows; in one pass, a device encodes its own rows."""
+    if not self.config.one_pass:
+      return [self.encode_parts(r) for r in rows]
     blocks = len(rows[0].tokens) // self.config.match_one_in
     split = lambda y: y.reshape(blocks, len(y) // blocks, *y.shape[1:])
-    joined = jax.tree.map(
-      lambda *y: jnp.concatenate([split(z) for z in y], axis=1), *rows
-    )
-    tokens, valid, groups = (y.reshape(-1, *y.shape[2:]) for y in joined)
+    join = lambda *y: jnp.concatenate([split(z) for z in y], axis=1)
+    flat = lambda y: y.reshape(-1, *y.shape[2:])
+    tokens = flat(join(*(r.tokens for r in rows)))
+    valid = flat(join(*(r.valid for r in rows)))
+    groups = flat(join(*(_groups(r) for r in rows)))
     encoded = split(self.encoder(tokens, Seen(valid, groups)))
     ends = np.cumsum([len(r.tokens) // blocks for r in rows])[:-1]
-    return [
-      y.reshape(-1, *y.shape[2:]) for y in jnp.split(encoded, ends.tolist(), axis=1)
-    ]
+    return [flat(y) for y in jnp.split(encoded, ends.tolist(), axis=1)]
+
+  def encode_parts(self, rows: Rows) -> Float[Array, "_ n d"]:
+    """Encodes one set of rows; of tokens that do not see each other, one by one."""
+    if rows.split is None:
+      return self.encoder(rows.tokens, rows.valid)
+    video, text = jnp.split(rows.tokens, [rows.split], axis=1)
+    valid = rows.valid[:, rows.split :]
+    return jnp.concatenate([self.encoder(video), self.encoder(text, valid)], axis=1)
 
   def embed_visible(
     self, video: AnyArray, keep_idx: Int32[AnyArray, "b k"] | None
@@ -467,9 +479,14 @@ def _rows(
 ) -> Rows:
   """Rows [video ; text]; `apart`: neither sees the other."""
   tokens, k = jnp.concatenate([x, y], axis=1), x.shape[1]
-  groups = jnp.asarray(np.arange(tokens.shape[1]) >= k if apart else [0], jnp.int32)
-  groups = jnp.broadcast_to(groups[None], tokens.shape[:2])
-  return Rows(tokens, _pair_valid(valid, k), groups)
+  return Rows(tokens, _pair_valid(valid, k), k if apart else None)
+
+
+def _groups(rows: Rows) -> Int32[Array, "b n"]:
+  """Numbers of the groups of tokens that see each other."""
+  count = rows.tokens.shape[1]
+  groups = np.arange(count) >= (count if rows.split is None else rows.split)
+  return jnp.broadcast_to(jnp.asarray(groups, jnp.int32)[None], rows.tokens.shape[:2])
 
 
 def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:

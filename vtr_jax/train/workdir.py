@@ -34,6 +34,7 @@ FREE_KEYS = (
   "contrastive.chunk",
   "objective.compute.attention",
   "objective.compute.remat",
+  "objective.one_pass",
   "guard.budget",
   "guard.collapse",
   "evals.",
