@@ -20,9 +20,8 @@ def get_config(variant: str = "demo") -> ConfigDict:
     common.shrink(c)
     c.objective.encoder.update(common.size("mu"))
     c.objective.decoder.update(common.size("mu"))
-    c.objective.update(
-      match_one_in=1, pixels_one_in=1, one_pass=True
-    )  # for any batch and mesh
+    for key in ("match_one_in", "pixels_one_in", "one_pass"):
+      del c.objective[key]  # the defaults fit any batch and mesh
   c.name = f"simvtp-{variant}"
   return common.complete(c)
 
@@ -98,12 +97,12 @@ def demo() -> dict:
   # 24-frame clips, all of which matter; cropping would cut off the shapes.
   c["data"] |= dict(name="moving_shapes/full", sampling="segments", stride=3)
   c["data"] |= dict(crop="resize", crop_scales=(), num_workers=1)
+  del c["objective"]["negatives_group"]  # the whole batch
   c["objective"] |= dict(
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
     compute=dict(scan=False),
     text_dropout=0.0,
-    negatives_group=0,
     # Both take more than half of a step otherwise, and R@1 does not need them whole.
     match_one_in=4,
     pixels_one_in=4,
