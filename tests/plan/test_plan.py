@@ -294,16 +294,12 @@ def test_gpus_are_estimated_without_a_compiler(monkeypatch):
   assert gpus.INSTALL in plan.text()
 
 
-def test_cudnn_is_not_planned_where_it_is_not():
-  here = chips.find("local")
-  target = dataclasses.replace(here, options=dict(xla_gpu_autotune_level=0))
-  step = problem.make(config_of(mac, batch_size=32), target)
-  objective = step.parts.objective
-  compute = dataclasses.replace(objective.compute, attention="cudnn", dtype="bfloat16")
-  objective = dataclasses.replace(objective, compute=compute)
-  parts = dataclasses.replace(step.parts, objective=objective)
-  with pytest.raises(ConfigError, match="attention: 'cudnn' is planned only"):
-    compiled.costs(dataclasses.replace(step, parts=parts), target)
+def test_cudnn_is_not_planned_where_no_gpu_is():
+  config = config_of(mac, batch_size=32)
+  config.objective["compute"] |= dict(attention="cudnn", dtype="bfloat16")
+  target = chips.find("h100:8", compiler=False)
+  with pytest.raises(ConfigError, match="attention: 'cudnn' is planned only on a GPU"):
+    problem.make(config, target)
 
 
 def test_every_gpu_has_a_peak_and_a_description():

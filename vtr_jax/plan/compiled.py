@@ -4,7 +4,6 @@ import re
 
 import jax
 
-from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError, one_line
 from vtr_jax.plan import hlo, kernels
 from vtr_jax.plan.chips import GIB, Target
@@ -24,11 +23,6 @@ def costs(problem: Problem, target: Target) -> Costs:
   Raises:
     ConfigError: the compiler rejects the step for a reason other than memory.
   """
-  require(
-    not target.options or problem.parts.objective.compute.attention != "cudnn",
-    "config.objective.compute.attention: 'cudnn' is planned only where cuDNN and a GPU "
-    "are; use 'xla', whose bytes are more",
-  )
   traced = problem.trace()
   step_flops = flops.jaxpr_flops(traced.jaxpr.jaxpr) / problem.mesh.size
   held = problem.held()

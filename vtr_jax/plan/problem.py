@@ -8,6 +8,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from vtr_jax.core import sharding
+from vtr_jax.core.config import require
 from vtr_jax.plan.chips import Target
 from vtr_jax.train import flops
 from vtr_jax.train.config import Parts, TrainConfig
@@ -73,8 +74,15 @@ def make(config: TrainConfig, target: Target) -> Problem:
   """The problem of a target, checked as a training would be.
 
   Raises:
-    ConfigError: the mesh or the batch does not divide.
+    ConfigError: the mesh or the batch does not divide, or attention is cuDNN's, which
+      JAX refuses to trace where no GPU is.
   """
+  attention = config.objective.get("compute", {}).get("attention")
+  require(
+    target.name == "local" or attention != "cudnn",
+    "config.objective.compute.attention: 'cudnn' is planned only on a GPU, with "
+    "--topology=local; use 'xla', which reads and writes more",
+  )
   if target.name != "local":
     config = with_dtype(config, "bfloat16")  # all chips in the list multiply it
   if target.devices is None:
