@@ -31,6 +31,12 @@ def masks(kind, rows, length):
   return given if kind == "all" else {k: v for k, v in given.items() if k == kind}
 
 
+def both(call, *inputs):
+  """Value and gradients."""
+  value, back = jax.vjp(call, *inputs)
+  return value, back(value)
+
+
 def compare(inputs, close, **given):
   """Checks value and gradients of the kernel in the inputs' dtype."""
   exact = [jnp.asarray(x, jnp.float32) for x in inputs]
@@ -106,12 +112,12 @@ def test_two_groups_equal_two_rows():
   """[video ; text] in one row, with the text's padding, as two calls."""
   video, text = (normal(i, 3, n, 3, 64) for i, n in enumerate((20, 12)))
   valid = np.arange(12) < np.array([[12], [5], [1]])
-  both = jnp.concatenate([video, text], axis=1)
+  pair = jnp.concatenate([video, text], axis=1)
   call = lambda *x, **more: pallas_attention.attend(*x, **more, interpret=True)
   joint = call(
-    both,
-    both,
-    both,
+    pair,
+    pair,
+    pair,
     valid=np.pad(valid, ((0, 0), (20, 0)), constant_values=True),
     groups=np.repeat(np.int32([0, 1]), (20, 12))[None],
   )
@@ -124,9 +130,8 @@ def test_products_of_the_kernel_are_counted():
   inputs = [jax.ShapeDtypeStruct((2, 400, 2, 64), "bfloat16")] * 3
   product = 2 * 2 * 400 * 400 * 128
   call = lambda *x: pallas_attention.attend(*x, interpret=True)
-  both = lambda *x: jax.vjp(call, *x)[1](x[0])
   assert flops.count_flops(call, *inputs) == 2 * product
-  assert flops.count_flops(both, *inputs) == 7 * product
+  assert flops.count_flops(lambda *x: both(call, *x), *inputs) == 7 * product
 
 
 @pytest.mark.parametrize(
@@ -183,9 +188,7 @@ def test_the_kernel_is_lowered_for_tpus_that_are_not_here(length, kind):
   """By JAX, without TPUs' compiler."""
   x = jax.ShapeDtypeStruct((2, length, 4, 64), "bfloat16")
   given = masks(kind, 2, length)
-  step = lambda *x: jax.vjp(lambda *x: pallas_attention.attend(*x, **given), *x)[1](
-    x[0]
-  )
+  step = lambda *x: both(lambda *x: pallas_attention.attend(*x, **given), *x)
   lowered = jax.jit(step).trace(x, x, x).lower(lowering_platforms=("tpu",))
   assert lowered.as_text().count("tpu_custom_call") == 2
 
@@ -206,6 +209,6 @@ def test_auto_compiles_for_tpus_that_are_not_here(chip, length, kind):
   x = jax.ShapeDtypeStruct((4, length, 4, 64), "bfloat16")
   call = lambda *x: attend(*x, implementation="auto", **masks(kind, 4, length))
   with sharding.scope(mesh):
-    step = jax.jit(lambda *x: jax.vjp(call, *x)[1](x[0]))
+    step = jax.jit(lambda *x: both(call, *x))
     text = step.lower(x, x, x).compile().as_text()
   assert text.count("tpu_custom_call") == 2
