@@ -87,7 +87,7 @@ def webvid2m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the paper is ours."""
   c = webvid2m()
-  c |= dict(steps=750, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(steps=800, batch_size=128, eval_batch_size=100, log_every=20)
   c |= dict(checkpoint_every=200, checkpoint_keep=2)
   c["clip"] |= dict(num_frames=8, image_size=64)
   # One caption in 120 is longer and loses its last words.

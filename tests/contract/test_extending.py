@@ -75,6 +75,7 @@ def test_an_added_task_trains_on_its_own_rows(project, data_dir):
   assert any("loss/count" in json.loads(line) for line in records)
 
 
+@pytest.mark.nightly
 def test_an_added_backbone_trains_on_masked_clips(project, data_dir):
   run(
     project,

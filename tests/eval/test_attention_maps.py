@@ -109,6 +109,7 @@ def test_attention_of_independent_frames_is_averaged_over_frames(pool):
   np.testing.assert_allclose(weights.tubelets[:, -1], expected, atol=1e-5)
 
 
+@pytest.mark.nightly
 def test_attention_pooling_has_a_map_of_its_own():
   towers = dict(arch="siglip", backbone="vit", pool="cls", text_norm="pre")
   model = small_model(mac, pos_embed="space_time", projection=32, **towers)
@@ -205,6 +206,7 @@ def test_token_maps_require_embeddings_of_tokens(tokenizer):
     words.word_maps(model._replace(objective=bare), random_clips(1), CAPTIONS[:1])
 
 
+@pytest.mark.nightly
 def test_three_clips_on_eight_devices_give_the_same_as_on_one():
   printed = on_eight_devices("attention_on_devices")[-1]
   count, *values = map(float, printed.split())

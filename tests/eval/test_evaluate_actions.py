@@ -67,6 +67,7 @@ def test_results_equal_those_of_the_training_run(run, tmp_path, capsys):
   assert origin["data"]["fingerprint"] == train["protocols"]["test"]["fingerprint"]
 
 
+@pytest.mark.nightly
 def test_a_named_protocol_reports_other_counts_and_its_views(run, data_dir):
   done = run_main(
     f"--checkpoint={run[0]}", "--protocol=hmdb51_ft", module="vtr_jax.evaluate"

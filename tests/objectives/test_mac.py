@@ -148,6 +148,7 @@ def test_an_image_is_a_one_frame_video(backbone):
   assert abs(got - whole).max() > 1e-3
 
 
+@pytest.mark.nightly
 def test_scan_and_remat_give_the_same_loss_and_gradient():
   """Both towers, divided attention; the gradient is checked in one direction."""
   changes = dict(mask=TUBE, depth=2, backbone="divided")

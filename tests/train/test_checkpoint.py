@@ -113,6 +113,7 @@ def test_a_run_resumes_from_the_newest_undamaged_checkpoint(reference_run, tmp_p
     assert (place / "damaged" / "8-1").is_dir()
 
 
+@pytest.mark.nightly
 def test_a_run_resumed_from_an_older_checkpoint_ends_bitwise_the_same(
   reference_run, tmp_path
 ):

@@ -119,6 +119,7 @@ def test_a_step_that_is_not_finite_does_not_change_the_state(smoke, tmp_path, sp
   assert any(moved)
 
 
+@pytest.mark.nightly
 def test_a_few_bad_steps_are_skipped(smoke, tmp_path, spoil):
   spoil([2, 4])
   train_and_evaluate(without_evals(smoke, steps=8), tmp_path / "run")
@@ -367,6 +368,7 @@ def test_anisotropy_by_hand():
   assert guard.anisotropy(same, jnp.ones(4, bool)) == pytest.approx(1)
 
 
+@pytest.mark.nightly
 def test_a_collapsed_encoder_is_reported_once(smoke, tmp_path, monkeypatch):
   """Its mean cosine is above `guard.collapse`; an untrained one's is not."""
   config = without_evals(smoke, steps=4)

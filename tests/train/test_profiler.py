@@ -137,6 +137,7 @@ def test_the_memory_of_a_step_is_reported_before_the_first_step():
   assert line.startswith("a step takes 8 MB of a device's memory: 8 MB state and batch")
 
 
+@pytest.mark.nightly
 def test_out_of_memory_errors_list_remedies_in_order(smoke, tmp_path, monkeypatch):
   """The error is real: the step allocates more than any host has."""
   full = lambda *_: jnp.zeros((1 << 50,)).sum()
