@@ -29,6 +29,7 @@ values.batch_size = ROWS
 values.mask.video_ratio = 0.5  # every term has something to predict
 config = read(TrainConfig, values.to_dict())
 objective = config.make_objective()
+weights = dict.fromkeys(objective.loss_names, 1.0)
 rows = batch_lib.fake(config.clip, config.text, objective.mask, ROWS)
 # Unequal numbers of valid rows and masked tokens in each microbatch.
 rows |= dict(valid=np.arange(ROWS) % 7 != 5)
@@ -40,7 +41,7 @@ teacher = jax.tree.map(lambda x: x * 0.9, objective.teacher_params(params))
 
 def gradient(devices, micro_batches):
   mesh = sharding.make_mesh(sharding.MeshConfig(devices, 1, 1), jax.devices()[:devices])
-  loss = Loss(objective, config.loss_weights, DENSE, micro_batches, mesh)
+  loss = Loss(objective, weights, DENSE, micro_batches, mesh)
   with sharding.scope(mesh):
     run = jax.jit(loss.gradient)
     found = run(params, teacher, sharding.put_batch(rows, mesh), jax.random.key(3))
