@@ -91,6 +91,19 @@ def test_a_share_that_does_not_divide_the_batch_is_refused():
     objective.init(jax.random.key(0), batch)
 
 
+@pytest.mark.parametrize("one_pass", [True, False])
+@pytest.mark.parametrize("negatives", ["random", "hard"])
+def test_few_rows_may_be_matched(negatives, one_pass):
+  """Fewer than one row in so many of those that are matched: 2 rows of 8, 1 in 4."""
+  _, objective, batch = built(negatives=negatives, match_one_in=4, one_pass=one_pass)
+  key = jax.random.key(0)
+  params = nn.unbox(jax.eval_shape(objective.init, key, batch))
+  out = jax.eval_shape(
+    lambda p: apply(objective.model, p, batch, key, rngs=dropout(key, batch)), params
+  )
+  assert out.match.shape == (4, 2)
+
+
 @pytest.mark.parametrize(
   ("negatives", "pool"),
   [
@@ -104,7 +117,7 @@ def test_one_pass_gives_the_losses_and_gradients_of_separate_ones(negatives, poo
   key = jax.random.key(2)
 
   def gradient(one_pass):
-    changes = dict(one_pass=one_pass, pool=pool, negatives=negatives, match_one_in=2)
+    changes = dict(one_pass=one_pass, pool=pool, negatives=negatives, match_one_in=4)
     _, objective, batch = built(**changes)
     params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
 

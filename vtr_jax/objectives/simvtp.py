@@ -25,15 +25,13 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, Num
 
 from vtr_jax.core import sharding
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
-from vtr_jax.models import dual_encoder, pixel_decoder
-from vtr_jax.models.attention import Seen
+from vtr_jax.models import dual_encoder, pair_rows, pixel_decoder
 from vtr_jax.models.depth import layer_of, layers_above
 from vtr_jax.models.layers import (
   Compute,
@@ -42,6 +40,7 @@ from vtr_jax.models.layers import (
   TransformerConfig,
   l2_normalize,
 )
+from vtr_jax.models.pair_rows import Rows, pair, valid_tokens
 from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
 from vtr_jax.models.pooling import VideoFeatures
@@ -119,14 +118,6 @@ class Encoded(NamedTuple):
   match_valid: Bool[AnyArray, " 2m"]  # pairs that count
 
 
-class Rows(NamedTuple):
-  """Rows [video ; text] of an encoder's pass, and which of their tokens see which."""
-
-  tokens: Float[Array, "b n d"]
-  valid: Bool[AnyArray, "b n"]
-  split: int | None = None  # tokens before it and others do not see each other
-
-
 class SimVTP(nn.Module):
   """The unified encoder, the light pixel decoder, the word and matching heads."""
 
@@ -166,22 +157,21 @@ class SimVTP(nn.Module):
     if self.config.contrast_text == "whole":
       contrast_text = self.text_embed(batch["text_ids"], valid, train=True)
     k, some = x.shape[1], functools.partial(every, n=self.config.match_one_in)
-    rows = [_rows(x, y, valid), _rows(x, contrast_text, valid, apart=True)]
+    rows = [pair(x, y, valid), pair(x, contrast_text, valid, apart=True)]
     joined = "false_visible" in batch
     if negatives is None and self.config.negatives == "random" and not joined:
       negatives = draw_negatives(self.config, None, None, batch, key)
-    if joined or negatives is not None:
+    known = joined or negatives is not None
+    if known:
       false, false_valid = self.false_videos(batch, x, negatives)
-      rows.append(_rows(false, some(y), some(valid)))
-      joint, apart, wrong = self.encode_rows(rows)
-    else:
-      joint, apart = self.encode_rows(rows)
+      rows.append(pair(false, some(y), some(valid)))
+    joint, apart, *wrong = self.encode_rows(rows)
     video, text = self.pool(apart[:, :k]), self.pool(apart[:, k:], valid)
-    if len(rows) == 2:
+    if not known:
       negatives = draw_negatives(self.config, video, text, batch, key)
       false, false_valid = self.false_videos(batch, x, negatives)
-      (wrong,) = self.encode_rows([_rows(false, some(y), some(valid))])
-    pair_valid = _pair_valid(some(valid), k)
+      wrong = [self.encode_parts(pair(false, some(y), some(valid)))]
+    pair_valid = valid_tokens(some(valid), k)
     is_row = some(batch["valid"])
     mask_idx = choose_masked(self.config, batch, key)
     return Encoded(
@@ -192,7 +182,7 @@ class SimVTP(nn.Module):
       video=video,
       text=text,
       match=self.match_head(
-        jnp.concatenate([self.pool(t, pair_valid) for t in (some(joint), wrong)])
+        jnp.concatenate([self.pool(t, pair_valid) for t in (some(joint), *wrong)])
       ),
       match_valid=jnp.concatenate([is_row, is_row & some(false_valid)]),
     )
@@ -217,15 +207,8 @@ class SimVTP(nn.Module):
     if not self.config.one_pass:
       return [self.encode_parts(r) for r in rows]
     blocks = len(rows[0].tokens) // self.config.match_one_in
-    split = lambda y: y.reshape(blocks, len(y) // blocks, *y.shape[1:])
-    join = lambda *y: jnp.concatenate([split(z) for z in y], axis=1)
-    flat = lambda y: y.reshape(-1, *y.shape[2:])
-    tokens = flat(join(*(r.tokens for r in rows)))
-    valid = flat(join(*(r.valid for r in rows)))
-    groups = flat(join(*(_groups(r) for r in rows)))
-    encoded = split(self.encoder(tokens, Seen(valid, groups)))
-    ends = np.cumsum([len(r.tokens) // blocks for r in rows])[:-1]
-    return [flat(y) for y in jnp.split(encoded, ends.tolist(), axis=1)]
+    encoded = self.encoder(*pair_rows.join(rows, blocks))
+    return pair_rows.separate(encoded, rows, blocks)
 
   def encode_parts(self, rows: Rows) -> Float[Array, "_ n d"]:
     """Encodes one set of rows; of tokens that do not see each other, one by one."""
@@ -251,8 +234,7 @@ class SimVTP(nn.Module):
     valid: Bool[AnyArray, "b l"],
   ) -> Float[Array, "b k+l d"]:
     """Joint encoding of video and text."""
-    tokens = jnp.concatenate([x, y], axis=1)
-    return self.encoder(tokens, _pair_valid(valid, x.shape[1]))
+    return self.encode_parts(pair(x, y, valid))
 
   def pool(
     self, tokens: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | None = None
@@ -297,7 +279,7 @@ class SimVTP(nn.Module):
     x = self.embed_visible(batch["video"], None)
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     joint = self.encode_pair(x, y, batch["text_valid"])
-    valid = _pair_valid(batch["text_valid"], x.shape[1])
+    valid = valid_tokens(batch["text_valid"], x.shape[1])
     logits = self.match_head(self.pool(joint, valid))
     return logits[:, 1] - logits[:, 0]
 
@@ -468,27 +450,3 @@ def choose_masked(
     return jnp.sort(drawn[:count])
 
   return jax.vmap(choose)(jnp.asarray(batch["row"]), jnp.asarray(masked))
-
-
-def _rows(
-  x: Float[Array, "b k d"],
-  y: Float[Array, "b l d"],
-  valid: Bool[AnyArray, "b l"],
-  *,
-  apart: bool = False,
-) -> Rows:
-  """Rows [video ; text]; `apart`: neither sees the other."""
-  tokens, k = jnp.concatenate([x, y], axis=1), x.shape[1]
-  return Rows(tokens, _pair_valid(valid, k), k if apart else None)
-
-
-def _groups(rows: Rows) -> Int32[Array, "b n"]:
-  """Numbers of the groups of tokens that see each other."""
-  count = rows.tokens.shape[1]
-  groups = np.arange(count) >= (count if rows.split is None else rows.split)
-  return jnp.broadcast_to(jnp.asarray(groups, jnp.int32)[None], rows.tokens.shape[:2])
-
-
-def _pair_valid(text_valid: Bool[AnyArray, "b l"], k: int) -> Bool[Array, "b {k}+l"]:
-  """Validity of [k video tokens ; text]; every video token is valid."""
-  return jnp.pad(text_valid, ((0, 0), (k, 0)), constant_values=True)
