@@ -6,6 +6,8 @@ import os
 import pathlib
 import sys
 
+from vtr_jax.core import processor
+
 _MAX_BYTES = 2 << 30  # the least recently used are deleted; a demo takes 40 MB; ours
 
 
@@ -17,7 +19,10 @@ def enable() -> None:
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
     return
   base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  path = pathlib.Path(base) / "vtr_jax" / f"xla-{_processor()}"
+  # Programs for one processor may not run on another that shares the directory.
+  names = " ".join(sorted(processor.features()))
+  key = hashlib.sha256(names.encode()).hexdigest()[:8]
+  path = pathlib.Path(base) / "vtr_jax" / f"xla-{key}"
   try:
     path.mkdir(parents=True, exist_ok=True)
     writable = os.access(path, os.W_OK)
@@ -32,13 +37,3 @@ def enable() -> None:
     os.environ[name.upper()] = str(value)
     if "jax" in sys.modules:  # it has read the environment already
       importlib.import_module("jax").config.update(name, value)
-
-
-def _processor() -> str:
-  """Differs between processors whose programs could not run on each other."""
-  try:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-  except OSError:
-    lines = []
-  features = next((x for x in lines if x.startswith(("flags", "Features"))), "")
-  return hashlib.sha256(features.encode()).hexdigest()[:8]

@@ -2,10 +2,11 @@
 
 import functools
 import os
-import pathlib
 import re
 
 import jax
+
+from vtr_jax.core import processor
 
 DTYPES = ("auto", "float32", "bfloat16")
 # Instructions that multiply bfloat16, by their names in /proc/cpuinfo: x86 and ARM.
@@ -31,9 +32,4 @@ def cpu_has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
   limit = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
   if limit and limit[-1].upper() not in _ISAS:
     return False
-  try:
-    text = pathlib.Path(cpuinfo).read_text()
-  except OSError:  # not Linux
-    return False
-  lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-  return bool(lines) and not _FLAGS.isdisjoint(lines[0].split())
+  return not _FLAGS.isdisjoint(processor.features(cpuinfo))
