@@ -1,5 +1,6 @@
 """Which dtype "auto" is, and that a run keeps it."""
 
+import functools
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from configs import mac
 from vtr_jax.core import precision
 from vtr_jax.core.config import read
+from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import chips, problem
 from vtr_jax.train import setup, workdir
 from vtr_jax.train.config import TrainConfig
@@ -75,6 +77,7 @@ def test_a_run_keeps_the_dtype_that_it_began_with(
   values["objective"]["compute"]["dtype"] = stored
   (tmp_path / "config.json").write_text(json.dumps(workdir.plain(values)))
   values["objective"]["compute"]["dtype"] = "auto"
-  found = setup._with_dtype(values, tmp_path)
-  assert found["objective"]["compute"]["dtype"] == expected
+  dtype = functools.partial(setup._dtype, tmp_path)
+  found = objectives.with_dtype(values["objective"], dtype)
+  assert found["compute"]["dtype"] == expected
   assert values["objective"]["compute"]["dtype"] == "auto"  # the argument is kept

@@ -210,6 +210,14 @@ def from_data(values: Any, labels: Callable[[], list[str]]) -> Any:
   return add(dict(values), labels) if add else values
 
 
+def with_dtype(values: Any, choose_dtype: Callable[[], str]) -> Any:
+  """Section `objective` whose activations have a chosen dtype if it says "auto"."""
+  compute = values.get("compute") if isinstance(values, Mapping) else None
+  if not isinstance(compute, Mapping) or compute.get("dtype") != "auto":
+    return values
+  return {**values, "compute": {**compute, "dtype": choose_dtype()}}
+
+
 def config_class(values: Any) -> type | None:
   """The dataclass that reads section `objective`; None if its name is not known."""
   name = values.get("name") if isinstance(values, Mapping) else None

@@ -9,6 +9,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from vtr_jax.core import sharding
 from vtr_jax.core.config import require
+from vtr_jax.objectives import base as objectives
 from vtr_jax.plan.chips import Target
 from vtr_jax.train import flops
 from vtr_jax.train.config import Parts, TrainConfig
@@ -84,7 +85,9 @@ def make(config: TrainConfig, target: Target) -> Problem:
     "--topology=local; use 'xla', which reads and writes more",
   )
   if target.name != "local":
-    config = with_dtype(config, "bfloat16")  # all chips in the list multiply it
+    # All chips in the list multiply it.
+    objective = objectives.with_dtype(config.objective, lambda: "bfloat16")
+    config = dataclasses.replace(config, objective=objective)
   if target.devices is None:
     sizes = sharding.mesh_sizes(config.mesh, target.count)
     mesh = AbstractMesh(sizes, sharding.AXES, (AxisType.Auto,) * len(sizes))
@@ -94,15 +97,6 @@ def make(config: TrainConfig, target: Target) -> Problem:
     config.batch_size, mesh, "config.batch_size", config.micro_batches
   )
   return Problem(config.parts(), mesh)
-
-
-def with_dtype(config: TrainConfig, dtype: str) -> TrainConfig:
-  """The config whose activations have `dtype` if it says "auto"."""
-  compute = dict(config.objective.get("compute", {}))
-  if compute.get("dtype", "auto") != "auto":
-    return config
-  compute["dtype"] = dtype
-  return dataclasses.replace(config, objective=dict(config.objective, compute=compute))
 
 
 def on_one(problem: Problem) -> Problem:

@@ -74,7 +74,9 @@ def build(
   If `locks` is given, no other run can be built in `directory` until it is closed.
   """
   values, renamed = renames.upgrade(values)
-  values = _from_data(_with_dtype(with_defaults(values), directory))
+  values = with_defaults(values)
+  section, dtype = values.get("objective"), functools.partial(_dtype, directory)
+  values = _from_data(values | dict(objective=objectives.with_dtype(section, dtype)))
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
@@ -151,22 +153,16 @@ def build(
   )
 
 
-def _with_dtype(
-  values: dict[str, Any], directory: str | pathlib.Path
-) -> dict[str, Any]:
-  """The config with the dtype that "auto" stands for, the same in all processes.
+def _dtype(directory: str | pathlib.Path) -> str:
+  """The dtype that "auto" stands for, the same in all processes.
 
   A run keeps the dtype that it began with, also on a machine that has another one.
   """
-  compute = dict(values.get("objective", {}).get("compute", {}))
-  if compute.get("dtype") != "auto":
-    return values
   dtype = workdir.stored_dtype(directory) or precision.fastest()
   if jax.process_count() > 1:
     chosen = multihost_utils.broadcast_one_to_all(precision.DTYPES.index(dtype))
     dtype = precision.DTYPES[int(chosen)]
-  objective = dict(values["objective"], compute=dict(compute, dtype=dtype))
-  return values | dict(objective=objective)
+  return dtype
 
 
 def _from_data(values: dict[str, Any]) -> dict[str, Any]:
