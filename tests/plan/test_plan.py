@@ -487,24 +487,29 @@ def test_invalid_flags_are_rejected_with_one_line():
   assert run.stderr.count("\n") == 1
 
 
-def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
-  if chips.compiler_version() is None:
-    pytest.skip("libtpu is not installed: pip install 'jax[tpu]'")
-  path = tmp_path / "plan.json"
+def planned_on_two_slices(path, *args):
+  """Metrics of MAC's smoke config by the command, compiled for two slices of four."""
   run = run_main(
     "--config=configs/mac.py:smoke",
     "--config.mesh.fsdp=2",
-    "--config.objective.compute.scan=True",
-    "--topology=v5e:2x2",
     "--slices=2",
     "--nosearch",
     f"--json={path}",
+    *args,
     module="vtr_jax.plan",
   )
   assert run.returncode == 0, run.stderr
   (n,) = json.loads(path.read_text())
   assert (n["how"], n["fits"], n["devices"]) == ("compiled", True, 8)
   assert {c["network"] for c in n["collectives"]} == {"ici", "dcn"}
+  return n
+
+
+def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
+  if chips.compiler_version() is None:
+    pytest.skip("libtpu is not installed: pip install 'jax[tpu]'")
+  scanned = "--config.objective.compute.scan=True"
+  n = planned_on_two_slices(tmp_path / "plan.json", "--topology=v5e:2x2", scanned)
   assert n["bound_ms"] > 0
 
 
@@ -512,19 +517,6 @@ def test_the_command_compiles_for_a_tpu_that_is_not_here(tmp_path):
 def test_the_command_plans_for_absent_gpus(tmp_path):
   if not gpus.installed():
     pytest.skip(f"XLA's compiler for GPUs is not installed: {gpus.INSTALL}")
-  path = tmp_path / "plan.json"
-  run = run_main(
-    "--config=configs/mac.py:smoke",
-    "--config.mesh.fsdp=2",
-    "--topology=h100:4",
-    "--slices=2",
-    "--nosearch",
-    f"--json={path}",
-    module="vtr_jax.plan",
-  )
-  assert run.returncode == 0, run.stderr
-  (n,) = json.loads(path.read_text())
-  assert (n["how"], n["fits"], n["devices"]) == ("compiled", True, 8)
-  assert {c["network"] for c in n["collectives"]} == {"ici", "dcn"}
+  n = planned_on_two_slices(tmp_path / "plan.json", "--topology=h100:4")
   assert n["kernels"] > 100
   assert n["hbm_gb"] == n["moved_gb"] > 0
