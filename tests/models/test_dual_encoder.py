@@ -10,6 +10,7 @@ from weights import draw
 from vtr_jax.core.batch import MaskSpec
 from vtr_jax.data import masks
 from vtr_jax.models import divided_attention, patch_embed, video_tower
+from vtr_jax.models.attention import attend
 from vtr_jax.models.layers import VIT, Compute, TransformerConfig
 
 SIZE, COMPUTE = TransformerConfig(8, 1, 16, 2), Compute("float32", "xla", False, "none")
@@ -34,8 +35,18 @@ def dense_attention(params, x, allowed):
 
 @pytest.mark.parametrize("over", ["time", "space"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_divided_attention_attends_within_its_frame_or_its_position(over, masked):
-  """Compared with plain attention, masked by the tubelets' true positions."""
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_divided_attention_attends_within_its_frame_or_its_position(
+  over, masked, platform, monkeypatch
+):
+  """Compared with plain attention, masked by the tubelets' true positions.
+
+  On a TPU the kernel gets groups; here plain attention takes them in its place.
+  """
+  if platform == "tpu":
+    plain = lambda *args, implementation, groups: attend(*args, groups=groups)
+    monkeypatch.setattr(divided_attention, "resolve", lambda *_: "pallas")
+    monkeypatch.setattr(divided_attention, "attend", plain)
   mask, grid = MaskSpec("tube", 0.5 * masked, "replace", 0.0, False), (4, 2, 2)
   rng = np.random.default_rng(0)
   idx = np.stack([masks.video_mask(mask, grid, rng)[0] for _ in range(3)])

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int32
 
-from vtr_jax.models.attention import attend
+from vtr_jax.models.attention import ALL, attend, resolve
 from vtr_jax.models.layers import (
   BlockConfig,
   Compute,
@@ -51,9 +52,15 @@ class DividedAttention(nn.Module):
     return multi_head(self, self._mix, x, x, heads, dtype, self.inits)
 
   def _mix(self, query: Array, key: Array, value: Array) -> Float[Array, "b n h e"]:
+    implementation = resolve(self.compute.attention, query, key)
     mix = functools.partial(attend, implementation=self.compute.attention)
     flat = lambda y: y.reshape(-1, *y.shape[2:])
     with jax.named_scope(f"attend_{self.over}"):
+      if implementation == "pallas":
+        # Scores of all pairs, most of them masked, take a TPU less time than moving
+        # tokens into groups and back (docs/scale.md).
+        groups = self._numbers(query.shape[1] - 1)
+        return attend(query, key, value, implementation="pallas", groups=groups)
       cls = mix(query[:, :1], key, value)
       groups = self._group(query)
       keys, values = self._with_cls(key), self._with_cls(value)
@@ -61,6 +68,15 @@ class DividedAttention(nn.Module):
       if self.over == "time":
         patches = patches.swapaxes(1, 2)
       return jnp.concatenate([cls, patches.reshape(query[:, 1:].shape)], axis=1)
+
+  def _numbers(self, patches: int) -> Int32[np.ndarray, "1 n"]:
+    """The group of each token, as `attend` takes them."""
+    numbers = np.arange(patches, dtype=np.int32).reshape(self.num_frames, -1)
+    if self.over == "time":
+      numbers = numbers % numbers.shape[1]
+    else:
+      numbers = numbers // numbers.shape[1]
+    return np.concatenate([[ALL], numbers.ravel()])[None].astype(np.int32)
 
   def _group(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
     """Groups of patches that attend to each other."""
