@@ -33,6 +33,7 @@ def command(*args, module):
   return made.stdout
 
 
+@pytest.mark.nightly  # by day: each of the commands
 def test_prepare_fine_tune_evaluate(source, data_dir):
   first, run, data = (source / name for name in ("first", "msvd", "data"))
   command(

@@ -73,7 +73,8 @@ def test_loaded_batches_match_the_spec(name, data_dir):
   assert set(batch) - set(spec) == set(HOST_KEYS)
 
 
-@ONE
+@pytest.mark.nightly  # by day: gradients on several meshes, test_micro_batches.py
+@pytest.mark.parametrize("name", base.names())
 def test_the_loss_falls_on_a_2x2x2_mesh(name, data_dir, tmp_path):
   """Trained on one batch: every loss is finite, and the total falls by half."""
   values = smoke(name, data_dir, steps=30)

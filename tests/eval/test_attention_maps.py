@@ -154,7 +154,7 @@ def test_layers_and_heads_have_a_row_each(monkeypatch):
   [
     pytest.param(mac, dict(text_norm="post", pool="cls"), 0, marks=pytest.mark.nightly),
     (miles, dict(pool="mean", compute=SCANNED), None),
-    (mac, dict(arch="clip", pool="cls"), -1),
+    pytest.param(mac, dict(arch="clip", pool="cls"), -1, marks=pytest.mark.nightly),
     (simvtp, {}, None),
   ],
   ids=str,

@@ -62,7 +62,7 @@ def stop(process, phase, repeat=False, number=signal.SIGTERM, delay=0.0):
   [
     pytest.param("build", [], marks=pytest.mark.nightly),
     pytest.param("begin", [], marks=pytest.mark.nightly),
-    ("compile", []),
+    pytest.param("compile", [], marks=pytest.mark.nightly),
     pytest.param("wait", [2, 3], marks=pytest.mark.nightly),
     pytest.param("step", [2, 4], marks=pytest.mark.nightly),
     pytest.param("save", [2, 4], marks=pytest.mark.nightly),

@@ -1,5 +1,6 @@
 """Videos with distinct frames, and damaged versions of them."""
 
+import functools
 import io
 from fractions import Fraction
 
@@ -8,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 
-def written(frames, **options):
+def written(frames, **container):
   """A video of (time in ms, RGB array) pairs."""
   file = io.BytesIO()
-  with av.open(file, "w", format="mp4", options=options) as out:
+  with av.open(file, "w", format="mp4", options=container) as out:
     stream = out.add_stream("libx264", rate=25, options=dict(g="6"))
     stream.height, stream.width = frames[0][1].shape[:2]
     stream.pix_fmt = "yuv420p"
@@ -28,6 +29,7 @@ def noise(height=64, width=80, seed=0):
   return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
+@functools.cache  # x264 encodes the same frames differently once in a hundred times
 def textured(**options):
   """24 frames of a detailed image that moves."""
   small = Image.fromarray(noise(20, 40)).resize((320, 160), Image.Resampling.BICUBIC)
