@@ -60,6 +60,25 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_p
   assert copy == (pretrained / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_layers_are_stacked_or_not_in_either_run(scan, data_dir, tmp_path):
+  deep = config_values(mac, data_dir, steps=1, checkpoint_every=1)
+  deep["objective"]["video"] |= dict(depth=3)
+  deep["objective"]["compute"] |= dict(scan=scan)
+  train_and_evaluate(deep, tmp_path / "a")
+  source = build(deep, tmp_path / "a").state.params
+  other = json.loads(json.dumps(deep)) | dict(init_from=str(tmp_path / "a"), seed=7)
+  other["objective"]["compute"] |= dict(scan=not scan)
+  found = build(other, tmp_path / "b").state.params
+  layered, stacked = (source, found) if not scan else (found, source)
+  layered, stacked = (x["video_tower"] for x in (layered, stacked))
+  assert "blocks" in stacked
+  assert "blocks" not in layered
+  for i in range(3):
+    row = jax.tree.map(lambda x, i=i: x[i], stacked["blocks"])
+    jax.tree.map(np.testing.assert_array_equal, row, layered[f"block_{i}"])
+
+
 @pytest.mark.nightly
 def test_a_run_started_from_another_resumes_from_its_own_checkpoint(
   pretrained, data_dir, tmp_path

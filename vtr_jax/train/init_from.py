@@ -2,8 +2,9 @@
 
 All parameters of another run must match by name and shape, except temporal position
 embeddings: for another number of frames they are cut, interpolated or padded with
-zeros, as Frozen in Time does (models.video_tower.time_positions). A config may name
-heads that the other run has not. weights/ describes the import of public files.
+zeros, as Frozen in Time does (models.video_tower.time_positions), and layers that one
+of the two runs stacks (`compute.scan`). A config may name heads that the other run has
+not. weights/ describes the import of public files.
 """
 
 import pathlib
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
@@ -20,7 +22,7 @@ from vtr_jax.models.video_tower import time_positions
 from vtr_jax.objectives.base import Objective
 from vtr_jax.train import restore_params
 from vtr_jax.train.state import TrainState, with_params
-from vtr_jax.weights import load
+from vtr_jax.weights import load, stacks
 from vtr_jax.weights.match import Report, is_under
 
 TIME = "video_tower/time_positions"
@@ -113,6 +115,13 @@ def _from_run(
   directory = pathlib.Path(source) / "checkpoints"
   shapes: dict[str, Any] = flatten_dict(restore_params.param_shapes(directory), sep="/")
   expected: dict[str, Any] = flatten_dict(initial, sep="/")
+  replicated, flat = sharding.replicated(mesh), None
+  if stacks.stacked(shapes) != stacks.stacked(expected):
+    likes = {
+      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
+      for path, x in shapes.items()
+    }
+    shapes = flat = _restacked(_read(directory, likes))
   names = _video_side(shapes, expected) if heads else {path: path for path in shapes}
   initialised = [path for path in expected if is_under(path, heads)]
   # Without heads, a parameter that this model lacks is an error, of `check_fit`.
@@ -126,7 +135,6 @@ def _from_run(
     {name: shapes[path] for path, name in used.items()},
     {path: x for path, x in expected.items() if path not in initialised},
   )
-  replicated = sharding.replicated(mesh)
 
   def like(path: str) -> jax.ShapeDtypeStruct:
     target = expected.get(names[path])
@@ -136,9 +144,8 @@ def _from_run(
       layout = target.sharding if target.shape == shape else replicated
     return jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
 
-  likes = unflatten_dict({path: like(path) for path in shapes}, sep="/")
-  stored, _ = restore_params.read_params(directory, likes)
-  flat: dict[str, Any] = flatten_dict(stored, sep="/")
+  if flat is None:
+    flat = _read(directory, {path: like(path) for path in shapes})
   for path, name in used.items():
     expected[name] = _adapt(flat[path], expected[name], objective)
   unused = [path for path in names if path not in used]
@@ -146,9 +153,25 @@ def _from_run(
   return unflatten_dict(expected, sep="/"), reports
 
 
-def _adapt(saved: jax.Array, target: jax.Array, objective: Objective) -> jax.Array:
+def _read(directory: pathlib.Path, likes: dict[str, Any]) -> dict[str, Any]:
+  stored, _ = restore_params.read_params(directory, unflatten_dict(likes, sep="/"))
+  return flatten_dict(stored, sep="/")
+
+
+def _restacked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+  """The parameters of a run as one with the other `compute.scan` has them."""
+  whole = {path: np.asarray(x) for path, x in arrays.items()}
+  return stacks.split(whole) if stacks.stacked(whole) else stacks.stack(whole)
+
+
+def _adapt(saved: Any, target: jax.Array, objective: Objective) -> jax.Array:
   """The saved parameter; time positions for another number of frames are resized."""
   if saved.shape == target.shape:
+    if isinstance(saved, np.ndarray):  # whole in each process
+      saved = saved.astype(target.dtype)
+      return jax.make_array_from_callback(
+        saved.shape, target.sharding, saved.__getitem__
+      )
     return saved
   resize = objective.model.config.video.time_pos_embed_resize
   return jax.device_put(time_positions(saved, len(target), resize), target.sharding)

@@ -5,12 +5,15 @@ Layouts name layers one by one: `video_tower/block_3/mlp/up/kernel` is row 3 of
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError
+
+_LAYER = r"/block_(\d+)/"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,24 @@ def split(stacked: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = _names(path, x.shape)
     single |= dict(zip(names, x if "/blocks/" in path else [x], strict=True))
   return single
+
+
+def stacked(params: Mapping[str, Any]) -> bool:
+  """Whether any layers are stacked."""
+  return any("/blocks/" in path for path in params)
+
+
+def stack(single: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Path -> array, all layers stacked: the inverse of `split`."""
+  layers: dict[str, list[np.ndarray]] = {}
+  for path in sorted(single, key=_layer):
+    layers.setdefault(re.sub(_LAYER, "/blocks/", path), []).append(single[path])
+  return {p: np.stack(x) if "/blocks/" in p else x[0] for p, x in layers.items()}
+
+
+def _layer(path: str) -> int:
+  found = re.search(_LAYER, path)
+  return int(found[1]) if found else 0
 
 
 def join(single: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> dict[str, Any]:
