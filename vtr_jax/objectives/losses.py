@@ -33,9 +33,15 @@ def masked_sum(values: Float[Array, "..."], mask: Bool[AnyArray, "..."]) -> Term
 def cross_entropy(
   logits: Float[Array, "... v"], labels: Int32[AnyArray, "..."]
 ) -> Float[Array, "..."]:
-  """Negative log-likelihood of `labels`, in float32."""
+  """Negative log-likelihood of `labels`, in float32.
+
+  Sums alone, in which XLA converts bfloat16 logits as it reads them: a look-up by index
+  would write all of them in float32, and its gradient too.
+  """
+  classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
+  classes = jax.lax.broadcast_to_rank(classes, logits.ndim)
   logits = logits.astype(jnp.float32)
-  picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+  picked = jnp.sum(jnp.where(labels[..., None] == classes, logits, 0), axis=-1)
   return jax.nn.logsumexp(logits, axis=-1) - picked
 
 
