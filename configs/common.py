@@ -72,7 +72,6 @@ SHAPES = dict(
 DUAL: dict[str, Any] = dict(
   video=size("demo") | dict(name="vit", pos_embed="space_time"),
   text=size("demo"),
-  compute=dict(scan=False),
   pool="mean",
   text_norm="pre",
   text_dropout=0.0,
@@ -109,7 +108,8 @@ def shrink(c: Any) -> None:
   c.data.curriculum = ()
   c.data.name = "moving_shapes/tiny"
   c.data.num_workers = 0
-  c.objective.compute.dtype = "float32"  # metrics that other layouts reproduce
+  # Metrics that other layouts reproduce.
+  c.objective.compute = dict(dtype="float32")
   c.optim.warmup_steps = 2
   c.evals.validation.every = 3
   for name in {"motion", "labels"} & set(c.evals):

@@ -101,7 +101,6 @@ def demo() -> dict:
   c["objective"] |= dict(
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
-    compute=dict(scan=False),
     text_dropout=0.0,
     # A quarter fewer FLOPs a step; separate passes are faster on a CPU.
     match_one_in=4,

@@ -89,7 +89,9 @@ class Compute:
   dtype: str = "auto"
   # auto | xla | cudnn | pallas, see models/attention.py; ours
   attention: str = "auto"
-  scan: bool = True  # one compiled block for all layers; parameters stacked; ours
+  # one compiled block for all layers, parameters stacked: half the time to compile, but
+  # the loop stores all residuals (docs/scale.md); ours
+  scan: bool = False
   # what the backward pass recomputes: none | norms (and GELU) | dots | full | offload;
   # ours
   remat: str = "none"
