@@ -156,11 +156,13 @@ def with_data(values: dict) -> TrainConfig:
     if name != "moving_shapes":
       print(f"{name} is not prepared: clips of moving_shapes/full stand in")
       variant = "full"
+      data = data | dict(split="train", mixture=())
       objective = objective | ({"num_classes": 0} if "num_classes" in objective else {})
     data = data | dict(name=f"moving_shapes/{variant}")
     directory = moving_shapes.build(data["dir"], variant)
   labels = lambda: sources.labels(directory, data["split"])
   objective = objectives.from_data(objective, labels)
+  data = data | dict(curriculum=())  # clips of full length
   return read(TrainConfig, values | dict(data=data, objective=objective))
 
 

@@ -109,7 +109,7 @@ def shrink(c: Any) -> None:
   c.data.name = "moving_shapes/tiny"
   c.data.num_workers = 0
   # Metrics that other layouts reproduce.
-  c.objective.compute = dict(dtype="float32")
+  c.objective.compute = dict(c.objective.get("compute", {}), dtype="float32")
   c.optim.warmup_steps = 2
   c.evals.validation.every = 3
   for name in {"motion", "labels"} & set(c.evals):

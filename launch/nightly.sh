@@ -13,6 +13,7 @@ tests() {
   status=0
   # Memory and time are measured here: types are not checked.
   VTR_TYPECHECK=0 tests -m nightly --durations=15 ${args[@]+"${args[@]}"} || status=$?
-  VTR_TYPECHECK=all tests ${args[@]+"${args[@]}"} || status=$?
+  # 5: none of the selected tests runs by day.
+  VTR_TYPECHECK=all tests ${args[@]+"${args[@]}"} || { code=$?; [ $code = 5 ] || status=$code; }
   exit $status
 } 2>&1 | tee docs/nightly.txt

@@ -23,9 +23,13 @@ import pytest  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
 # Shapes, dtypes and types in signatures are checked at every call in this process: in
-# tests of these folders, with VTR_TYPECHECK=all in all tests, with 0 in none. In all
-# tests that is a seventh of their time; ./launch/nightly.sh does it.
+# tests of these folders, with VTR_TYPECHECK=all in all tests, with 0 in none. Checking
+# all takes a seventh of the tests' time; ./launch/nightly.sh does it.
 TYPECHECK = os.environ.get("VTR_TYPECHECK", "contract models objectives").split()
+FOLDERS = {path.name for path in (ROOT / "tests").iterdir()}
+assert set(TYPECHECK) <= FOLDERS | {"all", "0"}, (
+  f"VTR_TYPECHECK: no folder: {TYPECHECK}"
+)
 if TYPECHECK != ["0"]:
   install_import_hook("vtr_jax", "runtime_types.checked")
 
@@ -42,6 +46,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True)
 def runtime_types(request):
+  """Checks signatures in tests of TYPECHECK; in fixtures of wider scope always."""
   on = TYPECHECK == ["all"] or request.path.parent.name in TYPECHECK
   with contextlib.nullcontext() if on else unchecked():
     yield

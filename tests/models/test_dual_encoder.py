@@ -41,7 +41,7 @@ def test_divided_attention_attends_within_its_frame_or_its_position(
 ):
   """Compared with plain attention, masked by the tubelets' true positions.
 
-  On a TPU the kernel gets groups; here plain attention takes them in its place.
+  On a TPU the kernel gets groups; here plain attention with the same groups does.
   """
   if platform == "tpu":
     plain = lambda *args, implementation, groups: attend(*args, groups=groups)

@@ -94,7 +94,7 @@ def test_a_share_that_does_not_divide_the_batch_is_refused():
 @pytest.mark.parametrize("one_pass", [True, False])
 @pytest.mark.parametrize("negatives", ["random", "hard"])
 def test_few_rows_may_be_matched(negatives, one_pass):
-  """Fewer than one row in so many of those that are matched: 2 rows of 8, 1 in 4."""
+  """Of 8 rows 1 in 4 is matched: the 2 false pairs are fewer than `match_one_in`."""
   _, objective, batch = built(negatives=negatives, match_one_in=4, one_pass=one_pass)
   key = jax.random.key(0)
   params = nn.unbox(jax.eval_shape(objective.init, key, batch))

@@ -6,6 +6,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from configs import finetune_actions, mac, miles, simvtp
 from vtr_jax.core import sharding
@@ -13,6 +14,7 @@ from vtr_jax.core.errors import CheckpointError, ConfigError
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train import restore_params, setup
 from vtr_jax.train.loop import train_and_evaluate
+from vtr_jax.weights import stacks
 
 
 def config_values(file, data_dir, variant="smoke", **changes):
@@ -62,21 +64,23 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_p
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_layers_are_stacked_or_not_in_either_run(scan, data_dir, tmp_path):
-  deep = config_values(mac, data_dir, steps=1, checkpoint_every=1)
-  deep["objective"]["video"] |= dict(depth=3)
-  deep["objective"]["compute"] |= dict(scan=scan)
-  train_and_evaluate(deep, tmp_path / "a")
-  source = build(deep, tmp_path / "a").state.params
-  other = json.loads(json.dumps(deep)) | dict(init_from=str(tmp_path / "a"), seed=7)
+  first = config_values(mac, data_dir, steps=1, checkpoint_every=1)
+  first["objective"]["video"] |= dict(depth=3)
+  first["objective"]["compute"] |= dict(scan=scan)
+  train_and_evaluate(first, tmp_path / "a")
+  flat = lambda run: flatten_dict(run.state.params, sep="/")
+  source = flat(build(first, tmp_path / "a"))
+  other = json.loads(json.dumps(first)) | dict(seed=7)
   other["objective"]["compute"] |= dict(scan=not scan)
-  found = build(other, tmp_path / "b").state.params
-  layered, stacked = (source, found) if not scan else (found, source)
-  layered, stacked = (x["video_tower"] for x in (layered, stacked))
-  assert "blocks" in stacked
-  assert "blocks" not in layered
-  for i in range(3):
-    row = jax.tree.map(lambda x, i=i: x[i], stacked["blocks"])
-    jax.tree.map(np.testing.assert_array_equal, row, layered[f"block_{i}"])
+  found = flat(build(other | dict(init_from=str(tmp_path / "a")), tmp_path / "b"))
+  assert stacks.stacked(source) == scan != stacks.stacked(found)
+  source, found = (stacks.split(x) if stacks.stacked(x) else x for x in (source, found))
+  assert source.keys() == found.keys()
+  for path in source:
+    np.testing.assert_array_equal(source[path], found[path])
+  # The run itself keeps its layout, whatever the config says.
+  kept = flat(build(other | dict(seed=first["seed"]), tmp_path / "a"))
+  assert stacks.stacked(kept) == scan
 
 
 @pytest.mark.nightly

@@ -129,7 +129,7 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
 
 
 def test_a_videoprism_file_becomes_a_run_and_is_exported_bitwise(tmp_path):
-  """By the commands; sizes are those of the file, layers are stacked in both."""
+  """By the commands; sizes are those of the file, layers are stacked in the file."""
   arrays, _ = golden("videoprism_lvt")
   state = {k[6:]: v for k, v in arrays.items() if k.startswith("state/")}
   path, to = tmp_path / "lvt.npz", tmp_path / "run"

@@ -28,6 +28,9 @@ from vtr_jax.models.norm_gelu import LayerNorm
 
 _ZEROS, _ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 _XAVIER = nn.initializers.xavier_uniform()
+# Tokens up to which a TPU computes the scores of all pairs: planned for 785 (MILES'
+# recipe, docs/scale.md); at 3,137 they would double a layer's FLOPs; ours.
+_MOST_PAIRED = 1024
 # Kernels of the time attention: (query, key, value), then output.
 TIME_INITS = dict(frozen=(_ZEROS, _ONES), output=(_XAVIER, _ZEROS))
 
@@ -56,11 +59,11 @@ class DividedAttention(nn.Module):
     mix = functools.partial(attend, implementation=self.compute.attention)
     flat = lambda y: y.reshape(-1, *y.shape[2:])
     with jax.named_scope(f"attend_{self.over}"):
-      if implementation == "pallas":
+      if implementation == "pallas" and query.shape[1] <= _MOST_PAIRED:
         # Scores of all pairs, most of them masked, take a TPU less time than moving
         # tokens into groups and back (docs/scale.md).
-        groups = self._numbers(query.shape[1] - 1)
-        return attend(query, key, value, implementation="pallas", groups=groups)
+        numbers = self._group_numbers(query.shape[1] - 1)
+        return attend(query, key, value, implementation="pallas", groups=numbers)
       cls = mix(query[:, :1], key, value)
       groups = self._group(query)
       keys, values = self._with_cls(key), self._with_cls(value)
@@ -69,14 +72,11 @@ class DividedAttention(nn.Module):
         patches = patches.swapaxes(1, 2)
       return jnp.concatenate([cls, patches.reshape(query[:, 1:].shape)], axis=1)
 
-  def _numbers(self, patches: int) -> Int32[np.ndarray, "1 n"]:
-    """The group of each token, as `attend` takes them."""
-    numbers = np.arange(patches, dtype=np.int32).reshape(self.num_frames, -1)
-    if self.over == "time":
-      numbers = numbers % numbers.shape[1]
-    else:
-      numbers = numbers // numbers.shape[1]
-    return np.concatenate([[ALL], numbers.ravel()])[None].astype(np.int32)
+  def _group_numbers(self, patches: int) -> Int32[np.ndarray, "1 n"]:
+    """Number of each token's group; ALL for the class token."""
+    frame, position = np.divmod(np.arange(patches), patches // self.num_frames)
+    numbers = position if self.over == "time" else frame
+    return np.concatenate([[ALL], numbers])[None].astype(np.int32)
 
   def _group(self, y: Float[Array, "b n h e"]) -> Float[Array, "b g m h e"]:
     """Groups of patches that attend to each other."""

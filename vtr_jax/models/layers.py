@@ -90,7 +90,7 @@ class Compute:
   # auto | xla | cudnn | pallas, see models/attention.py; ours
   attention: str = "auto"
   # one compiled block for all layers, parameters stacked: half the time to compile, but
-  # the loop stores all residuals (docs/scale.md); ours
+  # the loop stores all residuals (plans for TPUs, docs/scale.md); ours
   scan: bool = False
   # what the backward pass recomputes: none | norms (and GELU) | dots | full | offload;
   # ours

@@ -3,7 +3,7 @@
 Autodiff stores several float32 arrays of the activations' size for each of them. These
 store only the input, in the activations' dtype, and (LayerNorm) mean and rate of each
 token; the rest is recomputed in float32. For bfloat16 this saves a third of a block's
-memory and of the bytes that a scanned block moves.
+memory and of the bytes that a block moves.
 """
 
 import functools

@@ -33,10 +33,10 @@ def masked_sum(values: Float[Array, "..."], mask: Bool[AnyArray, "..."]) -> Term
 def cross_entropy(
   logits: Float[Array, "... v"], labels: Int32[AnyArray, "..."]
 ) -> Float[Array, "..."]:
-  """Negative log-likelihood of `labels`, in float32.
+  """Negative log-likelihood of `labels`, each in [0, v), in float32.
 
-  Sums alone, in which XLA converts bfloat16 logits as it reads them: a look-up by index
-  would write all of them in float32, and its gradient too.
+  The label's logit is found by a masked sum: XLA then reads bfloat16 logits directly. A
+  look-up by index would write all of them in float32, and so would its gradient.
   """
   classes = jnp.arange(logits.shape[-1], dtype=labels.dtype)
   classes = jax.lax.broadcast_to_rank(classes, logits.ndim)

@@ -1,9 +1,9 @@
 """Initial parameters of a run from another run or from public weights.
 
-All parameters of another run must match by name and shape, except temporal position
-embeddings: for another number of frames they are cut, interpolated or padded with
-zeros, as Frozen in Time does (models.video_tower.time_positions), and layers that one
-of the two runs stacks (`compute.scan`). A config may name heads that the other run has
+All parameters of another run must match by name and shape, with two exceptions. Layers
+may be stacked in one of the two runs (`compute.scan`). Temporal position embeddings for
+another number of frames are cut, interpolated or padded with zeros, as Frozen in Time
+does (models.video_tower.time_positions). A config may name heads that the other run has
 not. weights/ describes the import of public files.
 """
 
@@ -115,13 +115,10 @@ def _from_run(
   directory = pathlib.Path(source) / "checkpoints"
   shapes: dict[str, Any] = flatten_dict(restore_params.param_shapes(directory), sep="/")
   expected: dict[str, Any] = flatten_dict(initial, sep="/")
-  replicated, flat = sharding.replicated(mesh), None
+  flat = None
   if stacks.stacked(shapes) != stacks.stacked(expected):
-    likes = {
-      path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated)
-      for path, x in shapes.items()
-    }
-    shapes = flat = _restacked(_read(directory, likes))
+    # Whole, in host memory: devices may have room for their shards alone.
+    shapes = flat = _restacked(_read(directory, shapes))
   names = _video_side(shapes, expected) if heads else {path: path for path in shapes}
   initialised = [path for path in expected if is_under(path, heads)]
   # Without heads, a parameter that this model lacks is an error, of `check_fit`.
@@ -135,6 +132,7 @@ def _from_run(
     {name: shapes[path] for path, name in used.items()},
     {path: x for path, x in expected.items() if path not in initialised},
   )
+  replicated = sharding.replicated(mesh)
 
   def like(path: str) -> jax.ShapeDtypeStruct:
     target = expected.get(names[path])
@@ -154,17 +152,19 @@ def _from_run(
 
 
 def _read(directory: pathlib.Path, likes: dict[str, Any]) -> dict[str, Any]:
+  """Path -> array of the newest checkpoint; of NumPy where `likes` has no sharding."""
   stored, _ = restore_params.read_params(directory, unflatten_dict(likes, sep="/"))
   return flatten_dict(stored, sep="/")
 
 
-def _restacked(arrays: dict[str, Any]) -> dict[str, np.ndarray]:
+def _restacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """The parameters of a run as one with the other `compute.scan` has them."""
-  whole = {path: np.asarray(x) for path, x in arrays.items()}
-  return stacks.split(whole) if stacks.stacked(whole) else stacks.stack(whole)
+  return stacks.split(arrays) if stacks.stacked(arrays) else stacks.stack(arrays)
 
 
-def _adapt(saved: Any, target: jax.Array, objective: Objective) -> jax.Array:
+def _adapt(
+  saved: jax.Array | np.ndarray, target: jax.Array, objective: Objective
+) -> jax.Array:
   """The saved parameter; time positions for another number of frames are resized."""
   if saved.shape == target.shape:
     if isinstance(saved, np.ndarray):  # whole in each process

@@ -76,7 +76,8 @@ def build(
   values, renamed = renames.upgrade(values)
   values = with_defaults(values)
   section, dtype = values.get("objective"), functools.partial(_dtype, directory)
-  values = _from_data(values | dict(objective=objectives.with_dtype(section, dtype)))
+  section = _with_layout(objectives.with_dtype(section, dtype), directory)
+  values = _from_data(values | dict(objective=section))
   config = read(TrainConfig, values)
   check_frames(config.data, config.clip)
   eval_configs = evaluators.check(config.evals)
@@ -163,6 +164,21 @@ def _dtype(directory: str | pathlib.Path) -> str:
     chosen = multihost_utils.broadcast_one_to_all(precision.DTYPES.index(dtype))
     dtype = precision.DTYPES[int(chosen)]
   return dtype
+
+
+def _with_layout(section: Any, directory: str | pathlib.Path) -> Any:
+  """Section `objective` with the `compute.scan` that the run in a directory began with.
+
+  Its checkpoints have that layout; results depend on none.
+  """
+  scan = workdir.stored_scan(directory)
+  if jax.process_count() > 1:
+    code = -1 if scan is None else int(scan)
+    code = int(multihost_utils.broadcast_one_to_all(code))
+    scan = None if code < 0 else bool(code)
+  if scan is None or not isinstance(section, Mapping):
+    return section
+  return section | dict(compute=section.get("compute", {}) | dict(scan=scan))
 
 
 def _from_data(values: dict[str, Any]) -> dict[str, Any]:

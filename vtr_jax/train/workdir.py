@@ -90,12 +90,23 @@ def _unwritable(workdir: pathlib.Path, e: OSError) -> DataError:
 
 def stored_dtype(path: str | os.PathLike) -> str | None:
   """The dtype of activations of the run in a directory; None if that is not known."""
+  dtype = _stored_compute(path).get("dtype")
+  return dtype if dtype in precision.DTYPES[1:] else None
+
+
+def stored_scan(path: str | os.PathLike) -> bool | None:
+  """Whether the run in a directory stacks its layers; None if that is not known."""
+  scan = _stored_compute(path).get("scan")
+  return scan if isinstance(scan, bool) else None
+
+
+def _stored_compute(path: str | os.PathLike) -> dict[str, Any]:
+  """Section `objective.compute` of a run; empty if there is none."""
   try:
     values = io.mapping((pathlib.Path(path) / "config.json").read_bytes())
-    dtype = values["objective"]["compute"]["dtype"]
-  except (OSError, ValueError, KeyError, TypeError):
-    return None  # no run, or one that `prepare` refuses
-  return dtype if dtype in precision.DTYPES[1:] else None
+    return dict(renames.upgrade(values)[0]["objective"]["compute"])
+  except (OSError, ValueError, KeyError, TypeError, ConfigError):
+    return {}  # no run, or one that `prepare` refuses
 
 
 def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,16 +53,23 @@ def stacked(params: Mapping[str, Any]) -> bool:
 
 
 def stack(single: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Path -> array, all layers stacked: the inverse of `split`."""
-  layers: dict[str, list[np.ndarray]] = {}
-  for path in sorted(single, key=_layer):
-    layers.setdefault(re.sub(_LAYER, "/blocks/", path), []).append(single[path])
-  return {p: np.stack(x) if "/blocks/" in p else x[0] for p, x in layers.items()}
+  """Path -> array, layers stacked: the inverse of `split`.
 
-
-def _layer(path: str) -> int:
-  found = re.search(_LAYER, path)
-  return int(found[1]) if found else 0
+  Layers stay separate where their numbers have gaps or their shapes differ.
+  """
+  groups: dict[str, dict[int, str]] = {}
+  for path in single:
+    found = re.search(_LAYER, path)
+    stacked_path = re.sub(_LAYER, "/blocks/", path)
+    groups.setdefault(stacked_path, {})[int(found[1]) if found else -1] = path
+  result = {}
+  for stacked_path, paths in groups.items():
+    layers = [single[paths[i]] for i in sorted(paths)]
+    if sorted(paths) == [*range(len(paths))] and len({x.shape for x in layers}) == 1:
+      result[stacked_path] = np.stack(layers)
+    else:
+      result |= {path: single[path] for path in paths.values()}
+  return result
 
 
 def join(single: Mapping[str, np.ndarray], like: Mapping[str, Any]) -> dict[str, Any]:
