@@ -30,7 +30,7 @@ def config() -> dict:
   tower = dict(width=16, depth=1, mlp_dim=32, num_heads=2)
   c |= dict(steps=3, checkpoint_every=3, checkpoint_keep=1, evals={}, name="release")
   c["clip"] |= dict(num_frames=2, image_size=16, tubelet_size=(1, 8, 8))
-  c["objective"] |= dict(video=tower, text=tower)
+  c["objective"] |= dict(video=c["objective"]["video"] | tower, text=tower)
   c["optim"] |= dict(ema_decay=0.5)
   c["guard"] |= dict(spike=20.0, window=4)
   return json.loads(json.dumps(c))

@@ -1,5 +1,6 @@
 """Trains on one batch; prints losses, norms of embeddings and shardings as JSON."""
 
+import dataclasses
 import json
 import sys
 
@@ -7,7 +8,7 @@ import batches
 import jax
 import numpy as np
 
-from vtr_jax.core import sharding
+from vtr_jax.core import batch, sharding
 from vtr_jax.train import setup as experiment
 
 config = json.loads(sys.argv[1])
@@ -19,7 +20,9 @@ for _ in range(c.steps):
   state, numbers = run.train_step(state, on_device)
   losses.append({k: float(v) for k, v in numbers.items()})
 norms = {}
-full_batch = sharding.put_batch(batches.fake(c, 16), run.mesh)
+whole = dataclasses.replace(run.objective.mask, visible_only=False)
+given = batch.fake(c.clip, c.text, whole, 16)  # whole clips, as in evaluation
+full_batch = sharding.put_batch(given, run.mesh)
 with sharding.scope(run.mesh):
   for name, embed in run.objective.predict.items():
     if name in ("embed_video", "embed_text"):
