@@ -118,7 +118,7 @@ def find(name: str, slices: int = 1, compiler: bool = True) -> Target:
     require(slices == 1, f"--slices: {slices}, but local is one slice; leave it out")
     here = _local()
     return here if compiler else dataclasses.replace(here, devices=None)
-  match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+  match = re.fullmatch(r"(\w+):(\d{1,6}(?:x\d{1,6})*)", name)
   if not match:
     raise ConfigError(f"--topology: {name!r} is not a chip and layout; known: {KNOWN}")
   family, layout = match[1].removeprefix("tpu"), match[2]
