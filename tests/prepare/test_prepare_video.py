@@ -12,6 +12,7 @@ from PIL import Image
 
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.video.decode import decode
+from vtr_jax.data.video.image import is_image
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
 
@@ -151,7 +152,7 @@ def test_a_gif_is_a_video():
   first, *rest = [Image.fromarray(f) for f in frames]
   file = io.BytesIO()
   first.save(file, "GIF", save_all=True, append_images=rest, duration=500)
-  assert not image.is_image(file.getvalue())
+  assert not is_image(file.getvalue())
   result = video.encode(file.getvalue(), Options())
   assert (result.frames, result.width, result.height) == (4, 60, 40)
   assert result.seconds == pytest.approx(2, abs=0.5)
@@ -221,7 +222,7 @@ def picture(kind, size=(80, 60), **options):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
 def test_an_image_becomes_a_small_jpeg(kind):
   data = picture(kind)
-  assert image.is_image(data)
+  assert is_image(data)
   result = image.encode(data, Options(short_side=30))
   small = Image.open(io.BytesIO(result.data))
   assert (small.format, small.size, result.frames) == ("JPEG", (40, 30), 1)

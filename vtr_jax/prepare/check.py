@@ -14,6 +14,7 @@ from array_record.python import array_record_module  # pyright: ignore
 from vtr_jax.core.errors import BadSample, ConfigError, DataError, one_line
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import notes, sources
+from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.formats.base import Item, Media
 from vtr_jax.prepare.options import Options, digest
@@ -190,7 +191,7 @@ class _Verifier:
       raise BadSample("has another label in records.jsonl")
     if row and digest(item, data) != row["sha256"]:
       raise BadSample("not the bytes that were written")
-    encode = image.encode if image.is_image(data) else video.encode
+    encode = image.encode if is_image(data[:HEAD]) else video.encode
     frames = encode(data, self._options).frames
     if row and frames != row["frames"]:
       raise BadSample(f"{frames} of {row['frames']} frames can be decoded")

@@ -1,60 +1,48 @@
 """One image, checked and resized: a video of one frame."""
 
 import io
-import warnings
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from vtr_jax.core.errors import BadSample, one_line
+from vtr_jax.core.errors import BadSample
+from vtr_jax.data.video import image as image_lib
 from vtr_jax.prepare.options import Options, Result
 
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM")
 _QUALITY = 95  # ours: the highest that Pillow recommends
 _BLANK = 8  # ours: brightest minus darkest of 255, noise of compression included
-
-
-def is_image(data: bytes) -> bool:
-  """Whether these are JPEG, PNG, WebP or BMP; a GIF is a video."""
-  return data.startswith(_MAGIC) or (data[:4], data[8:12]) == (b"RIFF", b"WEBP")
+_COPIED = ("JPEG", "MPO", "PNG")
 
 
 def encode(data: bytes, options: Options) -> Result:
-  """The image upright, its short side at most `options.short_side`, as JPEG.
+  """The picture upright, its short side at most `options.short_side`, as JPEG.
 
   Raises:
     BadSample: it cannot be decoded, is too large, or cannot be copied because it is
       neither JPEG nor PNG.
   """
-  try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of Pillow's own limit; ours is below
-      image = Image.open(io.BytesIO(data))
-      if image.width * image.height > options.max_pixels:
-        raise BadSample(f"{image.width} x {image.height} pixels, above --max_pixels")
-      kind = image.format
-      image = ImageOps.exif_transpose(image)
-      image = image.convert("RGB")  # decodes; a truncated file raises here
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-    raise BadSample(f"not an image ({one_line(e)})") from e
+  image, kind, count = image_lib.read(data, options.max_pixels, "--max_pixels")
   if options.copy:
-    if kind not in ("JPEG", "PNG"):
+    if kind not in _COPIED:
       raise BadSample(f"{kind} cannot be copied, only JPEG and PNG; omit --copy")
-    return _result(image, data)
+    return _result(image, data, kind, count)
   scale = options.short_side / min(image.size)
   if scale < 1:
     size = round(image.width * scale), round(image.height * scale)
     image = image.resize(size, Image.Resampling.LANCZOS)
   small = io.BytesIO()
   image.save(small, "JPEG", quality=_QUALITY)
-  return _result(image, small.getvalue())
+  return _result(image, small.getvalue(), kind, count)
 
 
-def _result(image: Image.Image, data: bytes) -> Result:
+def _result(image: Image.Image, data: bytes, kind: str, count: int) -> Result:
   darkest, brightest = image.convert("L").getextrema()
   blank = brightest - darkest < _BLANK  # pyright: ignore[reportOperatorIssue]
+  warnings = ["blank: all pixels are nearly equal"] if blank else []
+  if count > 1 and kind != "MPO":  # a phone's second picture shows the same
+    warnings.append(f"animated: only the first of {count} pictures is taken")
   return Result(
     data,
-    warnings=("blank: all pixels are nearly equal",) if blank else (),
+    warnings=tuple(warnings),
     frames=1,
     width=image.width,
     height=image.height,

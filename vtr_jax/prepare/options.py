@@ -61,8 +61,12 @@ class Options:
 
 
 def captions(item: Item) -> tuple[str, ...]:
-  """The captions that are not blank, which the record holds."""
-  return tuple(text.strip() for text in item.captions if text.strip())
+  """The captions that are not blank, which the record holds.
+
+  Blank is also what consists of invisible characters alone, as a zero-width space.
+  """
+  seen = lambda text: any(c.isprintable() and not c.isspace() for c in text)
+  return tuple(text.strip() for text in item.captions if seen(text))
 
 
 def unfit(item: Item, options: Options) -> str:

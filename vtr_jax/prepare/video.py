@@ -1,6 +1,7 @@
 """One video, checked frame by frame and re-encoded, in bounded memory."""
 
 import io
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vtr_jax.core.errors import BadSample, one_line
-from vtr_jax.data.video.decode import opened
+from vtr_jax.data.video import packets as packets_lib
+from vtr_jax.data.video.decode import choose_stream, opened
 from vtr_jax.data.video.packets import Deadline
 from vtr_jax.prepare.options import Options, Result
 
+_JOINED = 0.5  # ours: seconds back by which another recording has begun
 _CLOCK = 90_000  # ticks per second of what is written: MPEG's own
 _SEEK = 10.0  # ours: up to here, decoding from the start is as fast as seeking
 # Containers with an index of key frames and their times; others seek by guess.
@@ -82,9 +85,7 @@ class _Reader:
   """Frames of a container with their times, as far as they are good."""
 
   def __init__(self, container: Any, options: Options, deadline: Deadline):
-    if not container.streams.video:
-      raise BadSample("no video stream")
-    stream = container.streams.video[0]
+    stream = choose_stream(container)
     codec = stream.codec_context
     if codec is None:
       raise BadSample("unknown codec")
@@ -139,12 +140,20 @@ class _Reader:
       yield Shown(0.0, held)
 
   def _timed(self, complete: bool) -> Iterator[Shown]:
-    """Decoded frames in the order of display; times always grow."""
-    last = -np.inf
-    for index, frame in enumerate(self._decoded(complete)):
-      if frame.time is None and not complete:
+    """Decoded frames in the order of display; times always grow.
+
+    Where another recording was joined, they go on from the end of the one before.
+    """
+    last, shift = -np.inf, 0.0
+    for frame in self._decoded(complete):
+      untimed = frame.time is None or np.isnan(frame.time)
+      if untimed and not complete:
         raise BadSample("no times to seek by")
-      time = index / self.rate if frame.time is None else frame.time
+      following = 0.0 if last == -np.inf else last + 1 / self.rate
+      time = following if untimed else frame.time + shift
+      if time < last - _JOINED:
+        shift += following - time
+        time = following
       last = time if time > last else last + 1 / _CLOCK
       yield Shown(last, frame)
 
@@ -154,23 +163,25 @@ class _Reader:
     `complete`: requires the number of frames that the file declares.
     """
     packets = frames = 0
+    declared, stream = packets_lib.declared(self._stream), self._stream
+    found = packets_lib.demuxed(self._container, stream)
     try:
-      for packet in self._container.demux(self._stream):
+      # None asks the decoder for the frames that it has held back.
+      for packet in itertools.chain(found, [None]):
         self._deadline.check()
-        if packet.is_corrupt:
-          raise BadSample("a packet is cut or broken")
-        packets += packet.size > 0 and not packet.is_discard
-        for frame in packet.decode():
+        packets += packet is not None
+        for frame in stream.codec_context.decode(packet):
           if frame.is_corrupt:
             raise BadSample("a frame is broken")
+          frame.time_base = stream.time_base
           frames += 1
           yield frame
       # The only sign of a truncated file may be this count; 0: the file has none.
-      if complete and packets < self._stream.frames:
-        raise BadSample(f"{packets} of {self._stream.frames} frames are there")
-    except (av.FFmpegError, BadSample) as e:
+      if complete and packets < declared:
+        raise BadSample(f"{packets} of {declared} frames are there")
+    except (av.FFmpegError, packets_lib.Broken, BadSample) as e:
       if not 0 < self._options.needed <= frames:
-        why = one_line(e) if isinstance(e, BadSample) else e.strerror
+        why = e.strerror if isinstance(e, av.FFmpegError) else one_line(e)
         raise BadSample(f"damaged after {frames} frames ({why})") from e
       self.warnings.append(f"damaged: cut short after {frames} good frames")
 

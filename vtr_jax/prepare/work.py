@@ -3,6 +3,7 @@
 import pathlib
 
 from vtr_jax.core.errors import BadSample, one_line
+from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import image, spool, video
 from vtr_jax.prepare.formats.base import Item, Media
 from vtr_jax.prepare.options import Options, Result, unfit
@@ -23,7 +24,7 @@ def result(item: Item, options: Options) -> Result:
     return Result(refused=reason)
   try:
     data = read(item.media, options.max_mb)
-    if image.is_image(data):
+    if is_image(data[:HEAD]):
       return image.encode(data, options)
     return video.encode(data, options, item.start, item.end)
   except BadSample as e:

@@ -74,8 +74,8 @@ def _paths(root: str) -> tuple[list[str], list[OSError]]:
       folders.clear()
       continue
     seen.add(real)
-    folders.sort()
-    paths += [os.path.join(folder, name) for name in names]
+    folders[:] = sorted(name for name in folders if not media.is_litter(name))
+    paths += [os.path.join(folder, n) for n in names if not media.is_litter(n)]
   return paths, unreadable
 
 

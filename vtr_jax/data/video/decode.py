@@ -10,11 +10,13 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.crops import View
+from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
 from vtr_jax.data.video.packets import Deadline, Surprise
 
@@ -30,6 +32,11 @@ _FORMATS = (
 # A small file may unfold to any size. Ours: 8192 x 8192 pixels of one frame, and
 # 16 GB of frames that are kept.
 _MAX_PIXELS = 2**26
+_NOT_VIDEO = (
+  Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
+)
+_STILL = ("mjpeg", "png", "webp", "bmp", "gif")  # codecs of covers
+_NONE = "no video stream"
 _MAX_BYTES = 2**34
 
 
@@ -47,7 +54,7 @@ def decode(
   transparent shows the colour that is stored there.
 
   Args:
-    data: the encoded file: a video, or a JPEG, PNG or WebP image.
+    data: the encoded file: a video, or a picture, see image.py.
     indices: sorted frame numbers, or a function of the number of frames that
       returns them; None takes every frame.
     view: from (height, width) of the frames to the part that is cut out; the
@@ -60,12 +67,15 @@ def decode(
     BadSample: no frame can be decoded, or too few; too large; too slow.
   """
   deadline, picture = Deadline(seconds), Picture(view)
+  if image.is_image(data[: image.HEAD]):
+    return np.stack([picture(still(data))] * len(_requested(indices, 1)))
   with opened(data) as container:
     stream = video_stream(container)
     codec = stream.codec_context
+    declared = packets_lib.declared(stream)
     packets, damaged = packets_lib.read(container, stream, deadline)
+    damaged |= len(packets) < declared
     count = sum(not packet.is_discard for packet in packets)
-    damaged |= count < stream.frames  # 0 where the container has no count
     # One packet is one frame, except in damaged and in unusual files: there the
     # first pass finds out how many frames there are, and the second uses that.
     for attempt in range(2):
@@ -98,6 +108,8 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
   Raises:
     BadSample: not a video, or without a complete packet.
   """
+  if image.is_image(data[: image.HEAD]):
+    return np.zeros(1)
   with opened(data) as container:
     stream = video_stream(container)
     packets, _ = packets_lib.read(container, stream, Deadline(seconds))
@@ -108,6 +120,16 @@ def frame_times(data: bytes, seconds: float = float("inf")) -> Float[np.ndarray,
     if shown is not None:
       return (np.array(shown) - shown[0]) * float(stream.time_base)
     return np.arange(count) / float(stream.guessed_rate or stream.average_rate or 25)
+
+
+def still(data: bytes) -> av.VideoFrame:
+  """The only frame of a picture.
+
+  Raises:
+    BadSample: it cannot be decoded, or is too large.
+  """
+  rgb = np.asarray(image.read(data, _MAX_PIXELS)[0])
+  return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
 
 @contextlib.contextmanager
@@ -121,12 +143,12 @@ def opened(data: bytes | io.BufferedIOBase) -> Iterator[Any]:
     BadSample: not a video, also where that shows only inside the `with`.
   """
   if isinstance(data, bytes):
-    file, head = io.BytesIO(data), data[:8] if data else b""
+    file, head = io.BytesIO(data), data[:8]
   else:
-    file = data
-    file.seek(0)
-    head = file.read(8)
-    file.seek(0)
+    data.seek(0)
+    head = data.read(8)
+    data.seek(0)
+    file = _Nameless(data)
   if not head:
     raise BadSample("empty file")
   try:
@@ -143,11 +165,31 @@ def opened(data: bytes | io.BufferedIOBase) -> Iterator[Any]:
     raise BadSample(f"not a video ({_reason(e)})") from e
 
 
+class _Nameless:
+  """A file without its name, which PyAV would guess the format from."""
+
+  def __init__(self, file: io.BufferedIOBase):
+    self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def choose_stream(container: Any) -> Any:
+  """The stream that is the video, not a cover, a thumbnail or a tile of a picture.
+
+  Raises:
+    BadSample: there is none.
+  """
+  streams = [s for s in container.streams.video if not s.disposition & _NOT_VIDEO]
+  if not streams:
+    tiles = any(s.disposition & Disposition.dependent for s in container.streams.video)
+    raise BadSample("a picture in tiles (HEIC); save it as JPEG" if tiles else _NONE)
+  # A cover may come without its mark, before the video.
+  picture = lambda s: s.codec_context is not None and s.codec_context.name in _STILL
+  return ([s for s in streams if not picture(s)] or streams)[0]
+
+
 def video_stream(container: Any) -> Any:
   """The video stream, to be decoded by one thread."""
-  if not container.streams.video:
-    raise BadSample("no video stream")
-  stream = container.streams.video[0]
+  stream = choose_stream(container)
   codec = stream.codec_context
   if codec is None:
     raise BadSample("unknown codec")

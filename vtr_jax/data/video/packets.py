@@ -11,7 +11,7 @@ import bisect
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -24,6 +24,11 @@ SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 
 # A container without times of display; those that come with its packets are made up.
 TIMELESS = "avi"
+
+# Streams as they are sent, of a camera or joined from parts. A packet after a gap is
+# marked as corrupt, though it is whole; the first ones may refer to earlier ones.
+_SENT = ("mpegts", "mpeg")
+_MAX_SKIPPED = 1000  # ours: packets before the first key frame of such a stream
 
 # Packets between two looks at the clock, each of which takes half a microsecond.
 _CALLS = 8
@@ -67,6 +72,45 @@ class Surprise(Exception):
   """The decoded frames do not match the packets."""
 
 
+class Broken(Exception):
+  """A packet is truncated or broken."""
+
+
+def declared(stream: Any) -> int:
+  """Packets that a container announces when it is opened; 0 if it does not.
+
+  An mp4 announces all frames, and its index lacks those that an edit list cuts off; an
+  AVI announces also frames that were dropped, of which its index has none.
+  """
+  indexed = len(stream.index_entries or ())
+  return min(stream.frames, indexed) if indexed else stream.frames
+
+
+def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
+  """Packets that have content, of a sent stream from its first key frame on.
+
+  Raises:
+    Broken: after the packets before the first damaged one.
+  """
+  sent, skipped, start = container.format.name in _SENT, [], None
+  for packet in container.demux(stream):
+    if packet.is_corrupt and not sent:
+      raise Broken("a packet is cut or broken")
+    if not packet.size:
+      continue
+    if sent and start is None:
+      skipped.append(packet)
+      if packet.is_keyframe:
+        skipped, start = [], packet.pts or 0
+        yield packet
+      elif len(skipped) == _MAX_SKIPPED:
+        yield from skipped
+        skipped, start = [], 0
+    elif not skipped or packet.pts is None or packet.pts >= start:
+      yield packet
+  yield from skipped  # no key frame is marked
+
+
 def read(container, stream, deadline: Deadline) -> tuple[list[av.Packet], bool]:
   """Packets before the first damaged one, and whether there was one.
 
@@ -75,15 +119,12 @@ def read(container, stream, deadline: Deadline) -> tuple[list[av.Packet], bool]:
   """
   packets = []
   try:
-    for packet in container.demux(stream):
-      if packet.is_corrupt:
-        return packets, True
-      if packet.size:
-        packets.append(packet)
+    for packet in demuxed(container, stream):
+      packets.append(packet)
       if len(packets) > _MAX_PACKETS:
         raise BadSample(f"more than {_MAX_PACKETS} frames")
       deadline.check()
-  except av.FFmpegError:
+  except (av.FFmpegError, Broken):
     return packets, True
   return packets, False
 

@@ -18,8 +18,9 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.errors import BadSample
+from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.decode import Picture, opened, video_stream
+from vtr_jax.data.video.decode import Picture, opened, still, video_stream
 from vtr_jax.data.video.packets import Deadline, Run, Surprise
 
 _GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
@@ -59,17 +60,15 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
       real video has; too slow.
   """
   deadline = Deadline(seconds)
+  if _picture(file):
+    return Timeline(np.zeros(1), 1 / 25, None, [], [0], False, False)
   with opened(file) as container:
     stream = video_stream(container)
     codec, keys, decoded, shown, damaged = stream.codec_context, [], [], [], False
+    declared = packets_lib.declared(stream)
     try:
-      for packet in container.demux(stream):
+      for packet in packets_lib.demuxed(container, stream):
         deadline.check()
-        if packet.is_corrupt:
-          damaged = True
-          break
-        if not packet.size:
-          continue
         if packets_lib.restarts(codec, packet):
           keys.append(len(decoded))
         decoded.append(packet.pts)
@@ -77,11 +76,11 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
           raise BadSample(f"more than {_MAX_PACKETS} frames")
         if not packet.is_discard:
           shown.append(packet.pts)
-    except av.FFmpegError:
+    except (av.FFmpegError, packets_lib.Broken):
       damaged = True
     if not shown:
       raise BadSample("no complete frame")
-    damaged |= len(shown) < stream.frames  # 0 where the container has no count
+    damaged |= len(decoded) < declared
     rate = float(stream.guessed_rate or stream.average_rate or 25)
     if None in decoded or len(set(shown)) < len(shown):
       times = np.arange(len(shown)) / rate
@@ -223,7 +222,7 @@ def _by_groups(
   ends = [*line.starts[1:], len(line.decoded)]
   with opened(file) as container:
     stream, at = video_stream(container), 0
-    packets = (packet for packet in container.demux(stream) if packet.size)
+    packets = packets_lib.demuxed(container, stream)
     for group, numbers in groups.items():
       start, end = line.starts[group], ends[group]
       stop = max(where[pts] for pts in numbers) + 1
@@ -238,8 +237,15 @@ def _by_groups(
       try:
         for number, frame in frames:
           yield number, picture(frame)
-      except av.FFmpegError as e:
+      except (av.FFmpegError, packets_lib.Broken) as e:
         raise Surprise from e  # otherwise `opened` would report that it is not a video
+
+
+def _picture(file: io.BufferedIOBase) -> bytes:
+  """The whole file if it is a still picture, else nothing."""
+  file.seek(0)
+  head = file.read(image.HEAD)
+  return head + file.read() if image.is_image(head) else b""
 
 
 def _in_order(
@@ -251,16 +257,17 @@ def _in_order(
     BadSample: too slow.
   """
   number, cut = 0, []
+  if data := _picture(file):
+    yield 0, still(data)
+    return
   with opened(file) as container:
     stream = video_stream(container)
 
     def packets() -> Iterator[av.Packet]:
-      for packet in container.demux(stream):
-        if packet.is_corrupt:
-          cut.append(packet)
-          return
-        if packet.size:
-          yield packet
+      try:
+        yield from packets_lib.demuxed(container, stream)
+      except packets_lib.Broken as e:
+        cut.append(e)
 
     codec = stream.codec_context
     for frame in packets_lib.decode_all(codec, packets(), deadline):

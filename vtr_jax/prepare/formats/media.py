@@ -2,6 +2,7 @@
 
 import functools
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from vtr_jax.core.errors import DataError
@@ -9,10 +10,23 @@ from vtr_jax.prepare.formats.base import Media
 
 # The first is the assumed ending of a missing file.
 VIDEO = (
-  *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp"),
-  *(".flv", ".wmv", ".ogv", ".ts", ".gif"),
+  *(".mp4", ".webm", ".mkv", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".3gp", ".3g2"),
+  *(".flv", ".wmv", ".asf", ".ogv", ".ts", ".mts", ".m2ts", ".vob", ".gif"),
 )
-IMAGE = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGE = (
+  *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
+  *(".avif", ".heic", ".heif"),
+)
+# What systems and shares leave in folders; hidden files and folders too.
+_LITTER = (
+  *("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"),
+  *("lost+found", "thumbs.db", "desktop.ini"),
+)
+
+
+def is_litter(name: str) -> bool:
+  """Whether a walk passes over a file or folder of this name."""
+  return name.startswith(".") or name.lower() in _LITTER
 
 
 def inside(source: str, name: str, where: str) -> str:
@@ -50,9 +64,9 @@ def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
       folders.clear()
       continue
     seen.add(real)
-    folders.sort()
+    folders[:] = sorted(name for name in folders if not is_litter(name))
     for name in sorted(names):
-      if name.lower().endswith(endings):
+      if name.lower().endswith(endings) and not is_litter(name):
         yield os.path.join(folder, name)
 
 
@@ -81,8 +95,9 @@ class Files:
     known = path.lower().endswith(self._endings)
     if known and os.path.isfile(path):
       return Media(path)
+    spelt = [other for other in _spellings(name) if inside(self._source, other, where)]
     for look in (self._exactly, self._deeper):
-      for other in (name, *others):
+      for other in (name, *others, *spelt):
         paths = look(*self._parts(other))
         if len(paths) > 1:
           raise DataError(
@@ -105,7 +120,11 @@ class Files:
     if folder not in self._listed:
       place = os.path.join(self._source, folder)
       names = next(os.walk(place), ("", [], []))[2]
-      known = (n for n in sorted(names) if n.lower().endswith(self._endings))
+      known = (
+        n
+        for n in sorted(names)
+        if n.lower().endswith(self._endings) and not is_litter(n)
+      )
       self._listed[folder] = _by_stem(os.path.join(place, n) for n in known)
     return self._listed[folder].get(stem, ())
 
@@ -120,6 +139,16 @@ class Files:
   @functools.cached_property
   def _walked(self) -> dict[str, tuple[str, ...]]:
     return _by_stem(walk(self._source, self._endings))
+
+
+def _spellings(name: str) -> Iterator[str]:
+  """Other spellings of a path: without blanks around it, with the other slash, and in
+  the other of Unicode's two normal forms."""
+  plain = name.strip().replace("\\", "/")
+  for form in ("NFC", "NFD"):
+    other = unicodedata.normalize(form, plain)
+    if other not in ("", name):
+      yield other
 
 
 def _by_stem(paths: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -139,10 +139,11 @@ def as_text(value: Any, where: str, what: str) -> str:
 
 
 def sentences(value: Any, where: str) -> tuple[str, ...]:
-  """Captions of a text or a list of texts; blank ones are dropped."""
+  """Captions of a text or a list of texts; blank ones, null and NaN are dropped."""
   if isinstance(value, str):
     return (value.strip(),) if value.strip() else ()
   texts = value if isinstance(value, list | tuple) else [value]
+  texts = [t for t in texts if t is not None and t == t]  # NaN differs from itself
   require(all(isinstance(t, str) for t in texts), where, "a text or a list of texts")
   return tuple(t.strip() for t in texts if t.strip())
 
@@ -179,13 +180,21 @@ def _strip(value: Any) -> Any:
 
 
 def segment(value: object, where: str) -> tuple[float, float]:
-  """Start and end in seconds, from two numbers or texts."""
+  """Start and end in seconds, from two numbers or texts; also hours:minutes:seconds."""
   try:
-    start, end = (float(x) for x in value)  # pyright: ignore
+    start, end = (_seconds(x) for x in value)  # pyright: ignore
   except (TypeError, ValueError, OverflowError):
     start, end = 0.0, -1.0
   require(0 <= start < end < math.inf, where, f"0 <= start < end, got {value!r}")
   return start, end
+
+
+def _seconds(value: Any) -> float:
+  """Raises ValueError, TypeError or OverflowError for what is no time."""
+  parts = value.split(":") if isinstance(value, str) else [value]
+  if len(parts) > 3 or any(float(part) < 0 for part in parts):
+    raise ValueError(value)
+  return sum(float(part) * 60**i for i, part in enumerate(reversed(parts)))
 
 
 def text(path: str) -> str:

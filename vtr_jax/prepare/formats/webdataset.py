@@ -1,13 +1,14 @@
 """Tar files of WebDataset, as img2dataset and video2dataset write them.
 
-Members that share their name up to the first dot are a sample: one video or image,
-its caption in txt or in the json's "caption", its class in cls. Nothing is unpacked:
-an item is a byte range of the tar. The source is a tar, a directory of tars, or a
-pattern.
+Members that share their name up to the first dot that no digit follows are a sample, in
+whatever order they come: one video or image, its caption in txt or in the json's
+"caption", its class in cls. Nothing is unpacked: an item is a byte range of the tar.
+The source is a tar, a directory of tars, or a pattern.
 """
 
 import glob
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 
@@ -39,24 +40,24 @@ def _tars(source: str) -> list[str]:
 
 
 def _samples(path: str) -> Iterator[tuple[str, dict]]:
-  """(key, {ending: place or content}) of each sample, in the tar's order."""
-  seen, key, members = set(), "", {}
+  """(key, {ending: place or content}) of each sample, in the order of first members."""
+  samples: dict[str, dict] = {}
   for info, tar in _members(path):
     folder, name = os.path.split(info.name)
-    stem, dot, ending = name.partition(".")
-    ending = ending.lower()
+    stem, dot, ending = _parts(name)
     if not dot or name.startswith(("._", "__")):  # macOS' and WebDataset's own
       continue
-    if os.path.join(folder, stem) != key:
-      if members:
-        yield key, members
-      key, members = os.path.join(folder, stem), {}
-      _once(key in seen, path, key)
-      seen.add(key)
+    members = samples.setdefault(os.path.join(folder, stem), {})
     _once(ending in members, path, info.name)
     members[ending] = _content(path, tar, info, ending)
-  if members:
-    yield key, members
+  yield from samples.items()
+
+
+def _parts(name: str) -> tuple[str, str, str]:
+  """(stem, dot, ending in lower case) of a member's name."""
+  match = re.search(r"\.(?!\d)|\.(?=3g[p2]$)", name)  # not the dot of a time, 10.0
+  at = match.start() if match else len(name)
+  return name[:at], name[at : at + 1], name[at + 1 :].lower()
 
 
 def _once(again: bool, path: str, name: str) -> None:

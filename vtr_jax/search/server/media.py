@@ -11,6 +11,7 @@ from PIL import Image
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.video.decode import decode
+from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
 
@@ -63,8 +64,8 @@ def poster(file: io.BufferedIOBase, second: float) -> bytes:
 
   def make() -> bytes:
     file.seek(0)
-    head = file.read(12)
-    if image.is_image(head):
+    head = file.read(HEAD)
+    if is_image(head):
       return image.encode(head + file.read(), _POSTER).data
     try:
       part = at(second)

@@ -1,0 +1,203 @@
+"""Files as people have them: trimmed, joined, with covers, of phones and cameras."""
+
+import io
+
+import av
+import clips
+import movies
+import numpy as np
+import pytest
+from av.stream import Disposition
+from PIL import Image, ImageOps
+
+from vtr_jax.core.errors import BadSample
+from vtr_jax.data.video import decode, stream
+from vtr_jax.data.video.image import is_image
+from vtr_jax.prepare import image, video
+from vtr_jax.prepare.options import Options
+
+
+def copied(data, keep, shift=0, kind="mp4"):
+  """The packets numbered `keep`, without encoding them again."""
+  file = io.BytesIO()
+  with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=kind) as out:
+    track = out.add_stream_from_template(source.streams.video[0])
+    for i, packet in enumerate(source.demux(video=0)):
+      if packet.dts is not None and i in keep:
+        packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+        packet.stream = track
+        out.mux(packet)
+  return file.getvalue()
+
+
+def by_stream(data, name=None):
+  """All frames as search reads them, and the timeline."""
+  file = io.BytesIO(data)
+  if name:
+    file.name = name
+  line = stream.timeline(file)
+  numbers = [np.arange(len(line.times))]
+  (frames,) = stream.clips(file, line, numbers, None)
+  return frames, line
+
+
+def check(data, count):
+  """The same frames by decoding and by search, whole for all; returns them."""
+  frames = decode.decode(data, needed=count)
+  streamed, line = by_stream(data)
+  np.testing.assert_array_equal(frames, streamed)
+  assert (len(frames), line.damaged) == (count, False)
+  assert len(decode.frame_times(data)) == count
+  prepared = video.encode(data, Options())
+  assert (prepared.frames, prepared.warnings) == (count, ())
+  return frames
+
+
+def test_a_video_trimmed_at_its_start_by_an_edit_list_is_whole():
+  whole = movies.movie("b_frames")  # a key frame every 12
+  with av.open(io.BytesIO(whole)) as source:
+    times = sorted(p.pts for p in source.demux(video=0) if p.pts is not None)
+  data = copied(whole, range(12, movies.FRAMES), shift=times[15])
+  frames = check(data, movies.FRAMES - 15)
+  np.testing.assert_array_equal(frames, decode.decode(whole)[15:])
+
+
+def test_an_avi_without_the_frames_that_were_dropped_is_whole():
+  whole = movies.movie("avi_mpeg4")
+  data = copied(whole, {*range(movies.FRAMES)} - {7, 8, 20}, kind="avi")
+  with av.open(io.BytesIO(data)) as source:
+    assert source.streams.video[0].frames == movies.FRAMES
+  decode_only = decode.decode(data, needed=37)
+  assert len(decode_only) == len(decode.frame_times(data)) == 37
+  line = stream.timeline(io.BytesIO(data))
+  assert (len(line.times), line.damaged) == (37, False)
+
+
+def test_two_transport_streams_joined_are_one_video():
+  whole = movies.movie("ts")
+  frames = check(whole + whole, 2 * movies.FRAMES)
+  np.testing.assert_array_equal(frames, np.tile(decode.decode(whole), (2, 1, 1, 1)))
+  times = decode.frame_times(video.encode(whole + whole, Options()).data)
+  np.testing.assert_allclose(np.diff(times), 1 / 25, atol=2e-3)
+
+
+def test_a_transport_stream_begins_at_its_first_key_frame():
+  whole = movies.movie("ts")
+  data = whole[188 * (len(whole) // 188 // 10) :]  # the first key frame is cut
+  frames = decode.decode(data)
+  assert movies.FRAMES - 15 < len(frames) < movies.FRAMES
+  np.testing.assert_array_equal(frames, decode.decode(whole)[-len(frames) :])
+  np.testing.assert_array_equal(frames, by_stream(data)[0])
+
+
+def with_cover(mark, sound):
+  """A JPEG stream, then a video or sound."""
+  file = io.BytesIO()
+  with av.open(file, "w", format="mp4") as out:
+    cover = out.add_stream("mjpeg", rate=1)
+    cover.width, cover.height, cover.pix_fmt = 64, 48, "yuvj420p"
+    if mark:
+      cover.disposition = Disposition.attached_pic
+    picture = av.VideoFrame.from_ndarray(movies.picture(0), format="rgb24")
+    if sound:
+      track = out.add_stream("aac", rate=16_000, layout="mono")
+      silence = np.zeros((1, 1024), np.float32)
+      frames = [av.AudioFrame.from_ndarray(silence, "fltp", "mono") for _ in range(8)]
+      for frame in frames:
+        frame.sample_rate = 16_000
+    else:
+      track = out.add_stream("libx264", rate=8)
+      track.width, track.height, track.pix_fmt = 96, 96, "yuv420p"
+      frames = [movies.picture(i, 96, 96) for i in range(8)]
+      frames = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+    for stream_, content in ((cover, [picture]), (track, frames)):
+      for frame in content:
+        out.mux(stream_.encode(frame))
+      out.mux(stream_.encode())
+  return file.getvalue()
+
+
+@pytest.mark.parametrize("mark", [False, True])
+def test_a_cover_before_the_video_is_not_the_video(mark):
+  assert check(with_cover(mark, sound=False), 8).shape == (8, 96, 96, 3)
+
+
+def test_sound_with_a_cover_is_no_video():
+  data = with_cover(True, sound=True)
+  for read in (decode.decode, by_stream, lambda d: video.encode(d, Options())):
+    with pytest.raises(BadSample, match="no video stream"):
+      read(data)
+
+
+# --- Pictures -----------------------------------------------------------------------
+
+
+def saved(picture, kind, **options):
+  file = io.BytesIO()
+  picture.save(file, kind, **options)
+  return file.getvalue()
+
+
+GRAY = np.tile(np.arange(0, 240, 4, dtype=np.uint8), (40, 1))
+PLAIN = Image.fromarray(GRAY)
+COLOUR = Image.merge("RGB", (PLAIN, PLAIN.transpose(Image.Transpose.ROTATE_180), PLAIN))
+TURNED = [Image.Exif() for _ in range(9)]
+for _i, _exif in enumerate(TURNED):
+  _exif[0x0112] = _i
+OTHER = Image.new("RGB", COLOUR.size, "red")
+PICTURES = dict(
+  gray=(saved(PLAIN, "PNG"), PLAIN),
+  bilevel=(saved(PLAIN.convert("1"), "PNG"), PLAIN.convert("1")),
+  palette=(saved(PLAIN.convert("P"), "PNG"), PLAIN),
+  alpha=(saved(COLOUR.convert("RGBA"), "PNG"), COLOUR),
+  gray_alpha=(saved(PLAIN.convert("LA"), "PNG"), PLAIN),
+  cmyk=(saved(COLOUR.convert("CMYK"), "JPEG", quality=100, subsampling=0), COLOUR),
+  sixteen=(saved(Image.fromarray(GRAY.astype(np.uint16) * 257), "PNG"), PLAIN),
+  integers=(saved(Image.fromarray(GRAY.astype(np.int32)), "TIFF"), PLAIN),
+  wide_integers=(saved(Image.fromarray(GRAY.astype(np.int32) * 257), "TIFF"), PLAIN),
+  fractions=(saved(Image.fromarray(GRAY.astype(np.float32) / 255), "TIFF"), PLAIN),
+  bmp=(saved(COLOUR, "BMP"), COLOUR),
+  avif=(saved(COLOUR, "AVIF", quality=100), COLOUR),
+  phone=(saved(COLOUR, "MPO", save_all=True, append_images=[OTHER]), COLOUR),
+  webp=(saved(COLOUR, "WebP", save_all=True, append_images=[OTHER]), COLOUR),
+  apng=(saved(COLOUR, "PNG", save_all=True, append_images=[OTHER]), COLOUR),
+)
+for _i in range(1, 9):
+  _data = saved(COLOUR, "JPEG", quality=100, subsampling=0, exif=TURNED[_i].tobytes())
+  PICTURES[f"orientation_{_i}"] = (
+    _data,
+    ImageOps.exif_transpose(Image.open(io.BytesIO(_data))),
+  )
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_a_picture_has_one_answer_by_every_way_in(kind):
+  data, expected = PICTURES[kind]
+  expected = np.asarray(expected.convert("RGB")).astype(int)
+  assert is_image(data)
+  (frame,) = decode.decode(data)
+  assert np.abs(frame - expected).mean() < 3
+  # By its content, whatever it is called.
+  for name in (None, "photo.jpg", "photo.mp4", "00001.png"):
+    frames, line = by_stream(data, name)
+    np.testing.assert_array_equal(frames, [frame])
+    assert (len(line.times), line.damaged) == (1, False)
+  prepared = image.encode(data, Options(short_side=64))
+  assert np.abs(decode.decode(prepared.data)[0] - expected).mean() < 4
+  animated = kind in ("webp", "apng")
+  assert any("animated" in warning for warning in prepared.warnings) == animated
+  if data[:3] == b"\xff\xd8\xff" or data[1:4] == b"PNG":
+    assert image.encode(data, Options(copy=True)).data == data
+
+
+def test_a_picture_that_needs_another_library_names_it():
+  head = b"\0\0\0\x18ftypheic" + bytes(100)
+  with pytest.raises(BadSample, match="pip install pillow-heif"):
+    decode.decode(head)
+
+
+def test_a_damaged_picture_is_a_bad_sample():
+  data = PICTURES["orientation_1"][0]
+  with pytest.raises(BadSample, match="not an image"):
+    decode.decode(data[: len(data) // 2])
+  assert not is_image(clips.mp4()[:16])

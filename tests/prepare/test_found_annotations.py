@@ -1,0 +1,101 @@
+"""Annotations and folders as people have them: other spellings, blanks, litter."""
+
+import unicodedata
+
+import pytest
+from format_cases import put, read, tar
+
+from vtr_jax.core.errors import DataError
+from vtr_jax.prepare.formats import base
+from vtr_jax.prepare.formats.base import Item, Media, Request
+from vtr_jax.prepare.options import Options, captions, unfit
+from vtr_jax.search import files
+
+NFC = "caf\u00e9"
+NFD = unicodedata.normalize("NFD", NFC)
+
+
+@pytest.mark.parametrize(
+  ("written", "file"),
+  [
+    ("train\\c1.mp4", "train/c1.mp4"),
+    ("train/c1.mp4 ", "train/c1.mp4"),
+    (f"{NFC}.mp4", f"{NFD}.mp4"),
+    (f"{NFD}/1.mp4", f"{NFC}/1.mp4"),
+    ("00001.MTS", "00001.MTS"),
+    ("[1] (a).mp4", "[1] (a).mp4"),
+  ],
+)
+def test_a_path_finds_the_file_that_is_spelt_otherwise(written, file, tmp_path):
+  put(tmp_path, {"my.csv": f'path,caption\n"{written}",one\n', file: ""})
+  ((_, _, found, *_),) = read("csv", tmp_path)
+  assert found == file
+
+
+def test_another_spelling_leads_not_out_of_the_source(tmp_path):
+  put(tmp_path, {"in/my.csv": "path,caption\n..\\secret.mp4,one\n", "secret.mp4": ""})
+  with pytest.raises(DataError, match="leads out of"):
+    read("csv", tmp_path / "in")
+
+
+def test_times_may_have_hours_and_minutes(tmp_path):
+  rows = "a.mp4,x,00:00:01.0,00:01:02.5\na.mp4,y,1:00:00,1:00:01\nb.mp4,z,1,2.5\n"
+  put(tmp_path, {"my.csv": "path,caption,start,end\n" + rows})
+  times = [(start, end) for *_, start, end in read("csv", tmp_path)]
+  assert times == [(1.0, 62.5), (3600.0, 3601.0), (1.0, 2.5)]
+  put(tmp_path, {"my.csv": "path,caption,start,end\na.mp4,x,1:2:3:4,5\n"})
+  with pytest.raises(DataError, match=r"my\.csv:2: "):
+    read("csv", tmp_path)
+
+
+def test_a_missing_caption_is_one_refused_item(tmp_path):
+  rows = '{"video": "1.mp4", "caption": "a"}, {"video": "2.mp4", "caption": null}, '
+  rows += (
+    '{"video": "3.mp4", "caption": NaN}, {"video": "4.mp4", "caption": ["b", null]}'
+  )
+  put(tmp_path, {"train.json": f"[{rows}]"})
+  items = base.open("umt", Request(str(tmp_path)))
+  assert [i.captions for i in items] == [("a",), (), (), ("b",)]
+  reasons = [unfit(i, Options()) for i in items]
+  assert [bool(r) for r in reasons] == [False, True, True, False]
+  assert "no caption" in reasons[1]
+
+
+@pytest.mark.parametrize("blank", ["\u200b", " \u200b\ufeff ", "\u2060", "\u00a0", ""])
+def test_invisible_characters_are_no_caption(blank):
+  item = Item("1", "train", Media("1.mp4"), (blank, f"a{blank}b"))
+  assert captions(item) == (f"a{blank}b".strip(),)
+  assert "no caption" in unfit(item._replace(captions=(blank,)), Options())
+
+
+def test_members_of_a_tar_come_in_any_order_and_keys_may_hold_times(tmp_path):
+  members = [
+    ("./d/b.mp4", b"B"),
+    ("./d/a.txt", b"cap a"),
+    ("./d/a.mp4", b"A"),
+    ("./d/b.txt", b"cap b"),
+    ("x_0.0_10.0.mp4", b"X"),
+    ("x_0.0_10.0.json", b'{"caption": "ten"}'),
+    ("x_10.0_20.0.3gp", b"Y"),
+    ("x_10.0_20.0.txt", b"twenty"),
+  ]
+  path = tar(tmp_path / "t.tar", members)
+  items = base.open("webdataset", Request(path))
+  data = (tmp_path / "t.tar").read_bytes()
+  content = lambda m: data[m.offset : m.offset + m.size]
+  assert [(i.id, content(i.media), i.captions) for i in items] == [
+    ("t/./d/b", b"B", ("cap b",)),
+    ("t/./d/a", b"A", ("cap a",)),
+    ("t/x_0.0_10.0", b"X", ("ten",)),
+    ("t/x_10.0_20.0", b"Y", ("twenty",)),
+  ]
+
+
+def test_litter_is_passed_over_by_every_walk(tmp_path):
+  litter = ("._a.mp4", ".hidden.mp4", "@eaDir/a.mp4", "__MACOSX/a.mp4", ".Trash/b.mp4")
+  put(tmp_path, dict.fromkeys(litter, "x") | {"a.mp4": "x", "c/a.txt": "x"})
+  put(tmp_path, {"Thumbs.db": "x", "c/#recycle/d.mp4": "x", "a.txt": "one"})
+  assert [i[2] for i in read("folder", tmp_path)] == ["a.mp4"]
+  entries, left_out = files.walk(str(tmp_path))
+  assert [e.path for e in entries] == ["a.mp4"]
+  assert left_out == []

@@ -1,0 +1,79 @@
+"""Still pictures by Pillow: upright RGB, whatever file and mode they come in."""
+
+import importlib
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from vtr_jax.core.errors import BadSample, one_line
+
+HEAD = 16  # bytes that `is_image` needs
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
+_AVIF = (b"avif", b"avis")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def is_image(head: bytes) -> bool:
+  """Whether a file that begins so is a picture; a GIF is a video.
+
+  JPEG, PNG, WebP, BMP, TIFF, AVIF and HEIF, animated or not.
+  """
+  if head[4:8] == b"ftyp":
+    return head[8:12] in _AVIF + _HEIF
+  return head.startswith(_MAGIC) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP")
+
+
+def read(
+  data: bytes, max_pixels: int, limit: str = "2^26"
+) -> tuple[Image.Image, str, int]:
+  """(the first picture, upright and in RGB, its format, number of pictures).
+
+  Phones append pictures to a JPEG (MPO), and WebP, PNG and AVIF may be animated.
+  Transparency is dropped. Gray of 16 bits keeps the higher 8; other integers and
+  fractions count as of 8 bits, or of 16 or up to 1 if they all fit there.
+
+  Args:
+    data: the file.
+    max_pixels: larger pictures are refused before they are decoded.
+    limit: what the message calls `max_pixels`.
+
+  Raises:
+    BadSample: it cannot be decoded or is too large.
+  """
+  if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+    _register_heif()
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")  # of Pillow's own limit
+      image = Image.open(io.BytesIO(data))
+      kind, count = image.format or "", getattr(image, "n_frames", 1)
+      if image.width * image.height > max_pixels:
+        raise BadSample(f"{image.width} x {image.height} pixels, above {limit}")
+      image = ImageOps.exif_transpose(image)
+      return _rgb(image), kind, count  # decodes; a truncated file raises here
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    raise BadSample(f"not an image ({one_line(e)})") from e
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+  if image.mode[:1] not in ("I", "F"):
+    return image.convert("RGB")
+  values = np.asarray(image).astype(np.float64)
+  top = float(values.max(initial=0))
+  if image.mode[0] == "F" and top <= 1:
+    values = values * 255
+  elif image.mode.startswith("I;16") or top > 255:
+    values = values // 256
+  gray = np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)
+  return Image.fromarray(gray).convert("RGB")
+
+
+def _register_heif() -> None:
+  try:
+    importlib.import_module("pillow_heif").register_heif_opener()
+  except ImportError as e:
+    raise BadSample(
+      "HEIF, which needs pillow-heif: pip install pillow-heif, or save it as JPEG"
+    ) from e
