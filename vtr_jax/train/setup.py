@@ -178,7 +178,7 @@ def _with_layout(section: Any, directory: str | pathlib.Path) -> Any:
     scan = None if code < 0 else bool(code)
   if scan is None or not isinstance(section, Mapping):
     return section
-  return section | dict(compute=section.get("compute", {}) | dict(scan=scan))
+  return {**section, "compute": {**section.get("compute", {}), "scan": scan}}
 
 
 def _from_data(values: dict[str, Any]) -> dict[str, Any]:
