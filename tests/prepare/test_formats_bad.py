@@ -228,10 +228,6 @@ TARS = {
   "above": ([("../a.mp4", b"x")], "'../a.mp4' leads out of the tar"),
   "absolute": ([("/a.mp4", b"x")], "'/a.mp4' leads out of the tar"),
   "member twice": ([("a.mp4", b"x"), ("a.MP4", b"y")], "'a.MP4' occurs twice"),
-  "key twice": (
-    [("a.mp4", b"x"), ("b.mp4", b"y"), ("a.txt", b"z")],
-    "'a' occurs twice",
-  ),
   "two videos": ([("a.mp4", b"x"), ("a.webm", b"y")], "one video or image, got more"),
   "not UTF-8": ([("a.mp4", b"x"), ("a.txt", b"\xe9")], "'a.txt': not UTF-8"),
   "json": ([("a.mp4", b"x"), ("a.json", b"{")], "'a': json is damaged"),

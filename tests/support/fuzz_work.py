@@ -13,6 +13,7 @@ from vtr_jax.data import crops, loader, sources
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.video import decode as video_lib
 from vtr_jax.data.video import stream
+from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import check
 from vtr_jax.prepare import image as images
 from vtr_jax.prepare import video as prepare_video
@@ -91,7 +92,7 @@ def video(data):
 
 def image(data):
   """Decodes an image in the same ways."""
-  if images.is_image(data):
+  if is_image(data[:HEAD]):
     for options in (Options(short_side=32), Options(copy=True)):
       made = fuzz.outcome(lambda o=options: images.encode(data, o))
       assert made is None or made.frames == 1

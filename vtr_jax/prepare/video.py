@@ -142,7 +142,7 @@ class _Reader:
   def _timed(self, complete: bool) -> Iterator[Shown]:
     """Decoded frames in the order of display; times always grow.
 
-    Where another recording was joined, they go on from the end of the one before.
+    Times of a recording that was joined continue from the end of the one before.
     """
     last, shift = -np.inf, 0.0
     for frame in self._decoded(complete):

@@ -143,7 +143,7 @@ def opened(data: bytes | io.BufferedIOBase) -> Iterator[Any]:
     BadSample: not a video, also where that shows only inside the `with`.
   """
   if isinstance(data, bytes):
-    file, head = io.BytesIO(data), data[:8]
+    file, head = io.BytesIO(data), data[:8] if data else b""
   else:
     data.seek(0)
     head = data.read(8)

@@ -9,6 +9,9 @@ from PIL import Image, ImageOps
 
 from vtr_jax.core.errors import BadSample, one_line
 
+# Of Pillow's own limit of pixels, of damaged EXIF data. Once, since threads decode.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 HEAD = 16  # bytes that `is_image` needs
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"II*\0", b"MM\0*")
 _AVIF = (b"avif", b"avis")
@@ -45,20 +48,21 @@ def read(
   if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
     _register_heif()
   try:
-    with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # of Pillow's own limit
-      image = Image.open(io.BytesIO(data))
-      kind, count = image.format or "", getattr(image, "n_frames", 1)
-      if image.width * image.height > max_pixels:
-        raise BadSample(f"{image.width} x {image.height} pixels, above {limit}")
-      image = ImageOps.exif_transpose(image)
-      return _rgb(image), kind, count  # decodes; a truncated file raises here
-  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    image = Image.open(io.BytesIO(data))
+    kind, count = image.format or "", getattr(image, "n_frames", 1)
+    if image.width * image.height > max_pixels:
+      raise BadSample(f"{image.width} x {image.height} pixels, above {limit}")
+    image = ImageOps.exif_transpose(image)
+    return _rgb(image), kind, count  # decodes; a truncated file raises here
+  except BadSample:
+    raise
+  except Exception as e:  # for damaged files, Pillow raises many kinds
     raise BadSample(f"not an image ({one_line(e)})") from e
 
 
 def _rgb(image: Image.Image) -> Image.Image:
   if image.mode[:1] not in ("I", "F"):
+    image.info.pop("transparency", None)
     return image.convert("RGB")
   values = np.asarray(image).astype(np.float64)
   top = float(values.max(initial=0))
