@@ -92,22 +92,21 @@ def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
   Raises:
     Broken: after the packets before the first damaged one.
   """
-  sent, skipped, start = container.format.name in _SENT, [], None
+  sent = container.format.name in _SENT
+  begun, skipped = not sent, []
   for packet in container.demux(stream):
     if packet.is_corrupt and not sent:
       raise Broken("a packet is cut or broken")
     if not packet.size:
       continue
-    if sent and start is None:
-      skipped.append(packet)
-      if packet.is_keyframe:
-        skipped, start = [], packet.pts or 0
-        yield packet
-      elif len(skipped) == _MAX_SKIPPED:
-        yield from skipped
-        skipped, start = [], 0
-    elif not skipped or packet.pts is None or packet.pts >= start:
+    if begun or packet.is_keyframe:
+      begun, skipped = True, []
       yield packet
+      continue
+    skipped.append(packet)
+    if len(skipped) == _MAX_SKIPPED:
+      yield from skipped
+      begun, skipped = True, []
   yield from skipped  # no key frame is marked
 
 
