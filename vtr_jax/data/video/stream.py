@@ -60,7 +60,7 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
       real video has; too slow.
   """
   deadline = Deadline(seconds)
-  if _picture(file):
+  if _is_picture(file):
     return Timeline(np.zeros(1), 1 / 25, None, [], [0], False, False)
   with opened(file) as container:
     stream = video_stream(container)
@@ -241,11 +241,9 @@ def _by_groups(
         raise Surprise from e  # otherwise `opened` would report that it is not a video
 
 
-def _picture(file: io.BufferedIOBase) -> bytes:
-  """The whole file if it is a still picture, else nothing."""
+def _is_picture(file: io.BufferedIOBase) -> bool:
   file.seek(0)
-  head = file.read(image.HEAD)
-  return head + file.read() if image.is_image(head) else b""
+  return image.is_image(file.read(image.HEAD))
 
 
 def _in_order(
@@ -257,8 +255,9 @@ def _in_order(
     BadSample: too slow.
   """
   number, cut = 0, []
-  if data := _picture(file):
-    yield 0, still(data)
+  if _is_picture(file):
+    file.seek(0)
+    yield 0, still(file.read())
     return
   with opened(file) as container:
     stream = video_stream(container)
