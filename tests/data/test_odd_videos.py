@@ -11,7 +11,7 @@ from PIL import Image
 
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data import crops
-from vtr_jax.data.video import decode, packets
+from vtr_jax.data.video import container, decode, packets
 
 GOOD = clips.mp4()
 SPREAD = lambda n: decode.frame_indices(n, 8, "segments", 1, None)
@@ -120,7 +120,7 @@ def test_a_decompression_bomb_is_rejected_at_once():
 
 
 def test_frames_with_too_many_pixels_are_rejected(monkeypatch):
-  monkeypatch.setattr(decode, "_MAX_PIXELS", 96 * 96 - 1)
+  monkeypatch.setattr(container, "MAX_PIXELS", 96 * 96 - 1)
   with pytest.raises(BadSample, match="frames of 96 x 96 pixels are too large"):
     decode.decode(GOOD)
 

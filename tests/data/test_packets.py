@@ -12,6 +12,7 @@ from av.video.reformatter import VideoReformatter
 from conftest import ROOT
 
 from vtr_jax.core.errors import BadSample
+from vtr_jax.data.video import container as containers
 from vtr_jax.data.video import decode, packets
 
 ORIGINALS = (
@@ -62,7 +63,7 @@ def random_selection(count, seed):
 
 
 def runs_of(data, selected):
-  with decode.opened(data) as container:
+  with containers.opened(data) as container:
     stream = container.streams.video[0]
     found, _ = packets.read(container, stream, packets.Deadline(9))
     return packets.runs(stream, found, selected)
@@ -101,7 +102,7 @@ def test_only_groups_with_selected_frames_are_decoded(kind, lengths):
 def test_unselected_non_reference_frames_are_not_decoded():
   data, decoded = movies.movie("b_frames"), []
   (run,) = runs_of(data, [11])
-  with decode.opened(data) as container:
+  with containers.opened(data) as container:
     stream = container.streams.video[0]
     codec = stream.codec_context
     packets.read(container, stream, packets.Deadline(9))
@@ -120,7 +121,7 @@ def test_damage_between_the_selected_frames_does_not_change_them():
   """Sequential decoding would lose everything after it."""
   good = movies.movie("all_intra")
   every = decode_sequentially(good)
-  with decode.opened(good) as container:
+  with containers.opened(good) as container:
     packet = list(container.demux(video=0))[20]
   data = bytearray(good)
   data[packet.pos : packet.pos + packet.size] = bytes(packet.size)

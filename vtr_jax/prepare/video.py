@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from vtr_jax.core.errors import BadSample, one_line
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.decode import choose_stream, opened
+from vtr_jax.data.video.container import choose_stream, opened
 from vtr_jax.data.video.packets import Deadline
 from vtr_jax.prepare.options import Options, Result
 
@@ -146,11 +146,10 @@ class _Reader:
     """
     last, shift = -np.inf, 0.0
     for frame in self._decoded(complete):
-      untimed = frame.time is None or np.isnan(frame.time)
-      if untimed and not complete:
+      if frame.time is None and not complete:
         raise BadSample("no times to seek by")
       following = 0.0 if last == -np.inf else last + 1 / self.rate
-      time = following if untimed else frame.time + shift
+      time = following if frame.time is None else frame.time + shift
       if time < last - _JOINED:
         shift += following - time
         time = following

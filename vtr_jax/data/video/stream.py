@@ -20,7 +20,8 @@ from jaxtyping import Float, Int, UInt8
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.decode import Picture, opened, still, video_stream
+from vtr_jax.data.video.container import opened, video_stream
+from vtr_jax.data.video.decode import Picture, still
 from vtr_jax.data.video.packets import Deadline, Run, Surprise
 
 _GROUP = 1000  # ours: packets held at once; larger groups are decoded as they come
