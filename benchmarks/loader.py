@@ -1,8 +1,6 @@
 """Clips per second of the loader, against those that the training step consumes.
 
   python -m benchmarks.loader [--config=configs/simvtp.py]
-  python -m benchmarks.loader --config=configs/finetune_actions.py:ucf101,mac \\
-    --config.batch_size=8
   python -m benchmarks.loader --augment [--workers=1]
 
 Both are measured in one run, one after the other, with the config's own data, batch and
@@ -132,7 +130,7 @@ def augmentation_parts(config: TrainConfig) -> None:
 def augmentation_cost(config: TrainConfig) -> None:
   """Prints `augmentation_parts`, and the loader's speed without and with them."""
   augmentation_parts(config)
-  data = dataclasses.replace(config.data, curriculum=(), mixture=())
+  data = dataclasses.replace(config.data, mixture=())
   full = dataclasses.replace(data, rand_augment=FULL, erase=ERASE)
   config = dataclasses.replace(config, clip=CLIP, batch_size=8)
   for workers in map(int, _WORKERS.value):
