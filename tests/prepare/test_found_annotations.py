@@ -76,7 +76,7 @@ def test_members_of_a_tar_come_in_any_order_and_keys_may_hold_times(tmp_path):
     ("./d/b.txt", b"cap b"),
     ("x_0.0_10.0.mp4", b"X"),
     ("x_0.0_10.0.json", b'{"caption": "ten"}'),
-    ("x_10.0_20.0.3gp", b"Y"),
+    ("x_10.0_20.0.3GP", b"Y"),
     ("x_10.0_20.0.txt", b"twenty"),
   ]
   path = tar(tmp_path / "t.tar", members)

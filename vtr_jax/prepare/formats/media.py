@@ -95,7 +95,9 @@ class Files:
     known = path.lower().endswith(self._endings)
     if known and os.path.isfile(path):
       return Media(path)
-    spelt = [other for other in _spellings(name) if inside(self._source, other, where)]
+    spelt = list(_spellings(name))
+    for other in spelt:
+      inside(self._source, other, where)
     for look in (self._exactly, self._deeper):
       for other in (name, *others, *spelt):
         paths = look(*self._parts(other))

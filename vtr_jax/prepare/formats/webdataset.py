@@ -55,7 +55,8 @@ def _samples(path: str) -> Iterator[tuple[str, dict]]:
 
 def _parts(name: str) -> tuple[str, str, str]:
   """(stem, dot, ending in lower case) of a member's name."""
-  match = re.search(r"\.(?!\d)|\.(?=3g[p2]$)", name)  # not the dot of a time, 10.0
+  # Not the dot of a time, 10.0.
+  match = re.search(r"\.(?!\d)|\.(?=3g[p2]$)", name, re.IGNORECASE)
   at = match.start() if match else len(name)
   return name[:at], name[at : at + 1], name[at + 1 :].lower()
 
