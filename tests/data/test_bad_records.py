@@ -135,7 +135,6 @@ def test_a_record_whose_decoding_hangs_is_replaced_and_so_is_its_worker(
     for key in one:
       np.testing.assert_array_equal(one[key][~bad], other[key][~bad], err_msg=key)
   assert sum((~batch["valid"]).sum() for batch in replaced) == 4
-  clips.assert_same(clips.take(tmp_path, tokenizer, 4, data=data), replaced)
   assert not multiprocessing.active_children()
 
 

@@ -153,7 +153,9 @@ def test_layers_and_heads_have_a_row_each(monkeypatch):
   ("file", "changes", "first"),
   [
     pytest.param(mac, dict(text_norm="post", pool="cls"), 0, marks=pytest.mark.nightly),
-    (miles, dict(pool="mean", compute=SCANNED), None),
+    pytest.param(
+      *(miles, dict(pool="mean", compute=SCANNED), None), marks=pytest.mark.nightly
+    ),
     pytest.param(mac, dict(arch="clip", pool="cls"), -1, marks=pytest.mark.nightly),
     (simvtp, {}, None),
   ],

@@ -222,6 +222,7 @@ def test_neighbours_are_the_nearest_others(monkeypatch):
   assert [clip for _, clip in grids[0]] == [0, 2, 3]
 
 
+@pytest.mark.nightly  # by day: each picture by itself
 def test_the_evaluator_and_the_commands_of_the_docs_write_all_figures(
   smoke, tmp_path, monkeypatch
 ):

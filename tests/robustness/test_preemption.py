@@ -97,7 +97,7 @@ def test_a_second_sigterm_ends_the_run_at_once(reference_run, tmp_path):
   [
     pytest.param("twice", 0.0, marks=pytest.mark.nightly),
     # Threads of the compiler, which are still running, must not crash.
-    ("xla", 1.0),
+    pytest.param("xla", 1.0, marks=pytest.mark.nightly),
     pytest.param("build", 0.0, marks=pytest.mark.nightly),
     pytest.param("evaluation", 0.0, marks=pytest.mark.nightly),
   ],
