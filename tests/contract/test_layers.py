@@ -75,8 +75,11 @@ def test_every_layer_exists():
       assert path.is_dir() or path.with_suffix(".py").exists(), name
 
 
-def test_training_imports_neither_tensorflow_nor_pytorch(smoke, tmp_path):
-  """In a fresh interpreter: every module imported, two steps trained."""
+@pytest.mark.parametrize(
+  "train", [False, pytest.param(True, marks=pytest.mark.nightly)]
+)
+def test_nothing_imports_tensorflow_or_pytorch(train, smoke, tmp_path):
+  """In a fresh interpreter: every module imported; at night, two steps trained."""
   modules = [
     ".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
     for p in FILES
@@ -88,7 +91,8 @@ import importlib, sys
 for name in {modules!r}:
   importlib.import_module(name)
 from vtr_jax.train import train_and_evaluate
-train_and_evaluate({smoke!r}, {str(tmp_path)!r})
+if {train}:
+  train_and_evaluate({smoke!r}, {str(tmp_path)!r})
 print(sorted({{"tensorflow", "torch"}} & set(sys.modules)))
 """
   run = subprocess.run(

@@ -46,6 +46,7 @@ def call(run, name="custom", **flags):
   )
 
 
+@pytest.mark.nightly  # by day: of retrieval, test_evaluate.py
 def test_results_equal_those_of_the_training_run(run, tmp_path, capsys):
   results = call(run, changes=ACTIONS | dict(windows=3), out=str(tmp_path))
   expected = {k.removeprefix("test/"): v for k, v in run[1].items()}

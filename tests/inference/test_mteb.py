@@ -49,6 +49,7 @@ def batches(key, values, size):
   return [{key: values[i : i + size]} for i in range(0, len(values), size)]
 
 
+@pytest.mark.nightly  # by day: the model's own, test_model.py
 def test_embeddings_equal_those_of_the_run(run, encoder):
   """Frames are resized by another library, so edges differ; texts are equal."""
   _, ours = run

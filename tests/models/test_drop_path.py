@@ -21,6 +21,10 @@ from vtr_jax.train.config import TrainConfig
 SIZE = TransformerConfig(width=16, depth=3, mlp_dim=32, num_heads=2)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 5, 16)), jnp.float32)
 WAYS = [(scan, remat) for scan in (False, True) for remat in ("none", "full")]
+# Layers are separate by default.
+SCAN = pytest.mark.parametrize(
+  "scan", [False, pytest.param(True, marks=pytest.mark.nightly)]
+)
 KINDS = {
   Block: (SIZE, Compute("float32")),
   DividedBlock: (SIZE, Compute("float32"), layers.VIT, 2, "output"),
@@ -102,7 +106,7 @@ def params_of(block, scan):
   return nn.unbox(model.init(jax.random.key(0), X))["params"]
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@SCAN
 @pytest.mark.parametrize("block", KINDS)
 def test_a_block_of_rate_1_leaves_its_input(block, scan):
   """The first of two blocks is never dropped, the second nearly always."""
@@ -117,7 +121,7 @@ def test_a_block_of_rate_1_leaves_its_input(block, scan):
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@SCAN
 @pytest.mark.parametrize("block", KINDS)
 def test_off_it_needs_no_rng_and_parameters_have_the_same_names(block, scan):
   compute = Compute("float32", scan=scan)

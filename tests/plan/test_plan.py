@@ -338,7 +338,13 @@ def test_rows_say_what_they_are():
   assert table([plan]).split()[-1] == "-"  # the largest batch
 
 
-@pytest.mark.parametrize(("module", "variant"), RECIPES)
+@pytest.mark.parametrize(
+  ("module", "variant"),
+  [
+    r if r[0] is simvtp else pytest.param(*r, marks=pytest.mark.nightly)
+    for r in RECIPES
+  ],
+)
 def test_the_full_recipes_are_estimated_without_a_compiler(module, variant):
   config = config_of(module, variant, batch_size=1024)
   target = chips.find("v5e:16x16", compiler=False)

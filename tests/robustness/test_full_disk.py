@@ -9,9 +9,8 @@ from conftest import ROOT, program
 from training import losses, params, without_evals
 
 
-@pytest.mark.parametrize(
-  "what", ["full", pytest.param("read_only", marks=pytest.mark.nightly)]
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("what", ["full", "read_only"])
 def test_a_run_on_a_full_or_read_only_disk_ends_at_the_next_save(smoke, tmp_path, what):
   command = [*program("fill_disk")]
   if what == "read_only":  # mounts of its own, which go with it

@@ -309,7 +309,7 @@ def test_replay_rejects_a_directory_that_is_not_a_dump(tmp_path):
   [
     pytest.param("roll_back", marks=NIGHTLY),  # by day: of steps that are not finite
     pytest.param("skip", marks=NIGHTLY),
-    "warn",
+    pytest.param("warn", marks=NIGHTLY),
   ],
 )
 def test_a_spike_is_reported_and_on_spike_decides_what_follows(

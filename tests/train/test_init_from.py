@@ -62,6 +62,7 @@ def test_a_run_starts_from_the_parameters_of_another(pretrained, data_dir, tmp_p
   assert copy == (pretrained / "tokenizer.model").read_bytes()
 
 
+@pytest.mark.nightly  # by day: tests/weights/test_stacks.py
 @pytest.mark.parametrize("scan", [False, True])
 def test_layers_are_stacked_or_not_in_either_run(scan, data_dir, tmp_path):
   first = config_values(mac, data_dir, steps=1, checkpoint_every=1)

@@ -291,6 +291,7 @@ def test_a_step_compiles_once(smoke, tmp_path):
     run.writer.close()
 
 
+@pytest.mark.nightly  # by day: of each term, objectives/; of rows, data/
 def test_damaged_records_do_not_contribute_to_the_loss(
   mac_smoke, data_dir, tmp_path, monkeypatch
 ):

@@ -315,7 +315,9 @@ LISTS = KEY_LISTS | VIDEOPRISM | dict(mcq=dict(keys=mcq_keys()))
 
 
 @pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("prefix", ["", "module._orig_mod."])
+@pytest.mark.parametrize(
+  "prefix", ["", pytest.param("module._orig_mod.", marks=pytest.mark.nightly)]
+)
 def test_every_key_of_the_real_files_is_used_or_ignored_by_name(name, prefix):
   """By lists of the keys and shapes of the full-size files."""
   kind = KINDS[name]
