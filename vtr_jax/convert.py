@@ -1,5 +1,7 @@
 """Imports public weights: python -m vtr_jax.convert --from=miles --checkpoint=MILES.pth
 
+--checkpoint is a file, or a folder as a hub stores it: its config.json states the kind
+of weights, heads, GELU, epsilon and colours, and it may hold the vocabulary.
 Prints how many keys of the file are used or ignored and how many parameters are
 initialised at random; --verbose lists them all. With --to=DIR it writes a run, which
 --config.init_from, evaluation, embedding and search accept like any other. Without
@@ -34,17 +36,19 @@ def convert(
   tokenizer: str = "",
   allow: tuple[str, ...] = (),
   verbose: bool = False,
+  heads: Mapping[str, int] | None = None,
 ) -> None:
   """Prints a report on a file; if `to` is given, writes a run.
 
   Args:
-    kind: one of weights.registry.SOURCES.
-    file: safetensors, .npz, or a PyTorch file.
+    kind: one of weights.registry.SOURCES; "" = as the folder's config states.
+    file: safetensors, .npz, a PyTorch file, or a folder; see weights/snapshot.py.
     to: the run's directory, which must not exist or be empty.
     values: a complete config; None = the kind's recipe with the file's sizes.
-    tokenizer: vocabulary file that is copied into the run.
+    tokenizer: vocabulary file that is copied into the run; "" = the folder's.
     allow: see weights/match.py.
     verbose: whether to list every key of the file and every initialised parameter.
+    heads: tower -> number of attention heads, where no file states it.
 
   Raises:
     WeightsError: the file cannot be read, or does not fit.
@@ -54,17 +58,34 @@ def convert(
   from vtr_jax.data.tokenizers import base as tokenizers
   from vtr_jax.train import state
   from vtr_jax.train.config import TrainConfig
-  from vtr_jax.weights import files, infer, match, registry, stacks
+  from vtr_jax.weights import infer, match, registry, snapshot, stacks
 
+  found = snapshot.find(file)
+  facts = found.facts
+  if facts:
+    kind = kind or facts.kind
+    facts.expect(kind)
+  elif not kind:
+    raise WeightsError(
+      f"--from: missing, and no config.json at {file} states the kind of weights; one "
+      f"of {', '.join(registry.SOURCES)}"
+    )
   source = registry.find(kind)
   directory = pathlib.Path(to)
   if to and directory.exists() and not _is_empty(directory):
     raise ConfigError(f"--to: {directory} is not empty; choose another directory")
-  arrays = files.read(file)
+  arrays = found.read()
+  tokenizer = tokenizer or str(found.vocabulary or "")
   inferred = values is None
   if values is None:
-    values = infer.infer(infer.recipe(source), kind, source, arrays)
+    recipe = infer.recipe(source)
+    values = infer.infer(recipe, kind, source, arrays)
     values["name"] = kind
+    if facts:
+      facts.apply(values)
+    if not source.infer:
+      stated = facts.towers if facts else ()
+      infer.set_heads(values, recipe, heads or {}, stated, file)
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   c = config.read(TrainConfig, values)
   objective, spec = c.make_objective(), c.spec()
@@ -83,8 +104,9 @@ def convert(
   short = f"{report.summary()}\n\n{report.table()}"
   print(report.text() if verbose else short, flush=True)
   report.check()
-  assumed = inferred and not source.infer
-  warnings = _assumptions(objective.model.config) if assumed else []
+  warnings = facts.check(objective.model.config, objective.model.clip) if facts else []
+  if inferred and not source.infer and not facts:
+    warnings += _assumptions(objective.model.config)
   if to:
     if tokenizer:
       tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
@@ -147,38 +169,55 @@ def _write(
 
 def _assumptions(config: Any) -> list[str]:
   """Warnings about settings that no weights file contains."""
-  towers = [n for n in ("video", "text", "encoder", "decoder") if hasattr(config, n)]
-  sizes = {name: getattr(config, name) for name in towers}
-  heads = ", ".join(f"{name} {size.num_heads}" for name, size in sizes.items() if size)
-  cure = "if this is wrong, give --config"
-  lines = [f"number of heads is not in the file, assumed {heads}; {cure}"]
-  if arch := getattr(config, "arch", ""):
-    gelu = f"{config.parts.kind.gelu} (arch {arch!r})"
-    lines.append(f"kind of GELU is not in the file, assumed {gelu}; {cure}")
-  return lines
+  if not getattr(config, "arch", ""):
+    return []
+  gelu = f"{config.parts.kind.gelu} (arch {config.arch!r})"
+  cure = "if this is wrong, give the folder with its config.json, or --config"
+  return [f"kind of GELU is not in the file, assumed {gelu}; {cure}"]
+
+
+def _heads(given: list[str]) -> dict[str, int]:
+  """Tower -> number of heads, from "video:12,text:8"."""
+  heads = {}
+  for part in given:
+    tower, _, count = part.partition(":")
+    if not count.isdecimal() or int(count) < 1:
+      raise ConfigError(f"--heads: {part!r} is not TOWER:NUMBER, as text:12")
+    heads[tower] = int(count)
+  return heads
 
 
 def main() -> None:
   values = flags.FLAGS
   kind = values["from"].value
-  if not kind or not values.checkpoint:
-    raise WeightsError("--from and --checkpoint: both are needed")
+  if not values.checkpoint:
+    raise WeightsError("--checkpoint: missing; a file of weights, or its folder")
   config = None if CONFIG.value is None else cli.load(CONFIG, "")
+  if config is not None and values.heads:
+    raise ConfigError("--heads: the numbers of heads are those of --config; omit it")
   convert(
-    kind,
+    kind or "",
     values.checkpoint,
     values.to,
     config,
     values.tokenizer,
     tuple(values.allow),
     values.verbose,
+    _heads(values.heads),
   )
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("from", "", "Kind of weights: vit, distilbert, miles, clip, ...")
   flags.DEFINE_string(
-    "checkpoint", "", "The file: .safetensors, .npz, .pth, .pt, .bin."
+    "from",
+    "",
+    "Kind of weights: vit, distilbert, ...; empty: as config.json says.",
+  )
+  flags.DEFINE_string(
+    "checkpoint", "", "File (.safetensors, .npz, .pth, .pt, .bin), or a hub's folder."
+  )
+  flags.DEFINE_list(
+    "heads", [], "Attention heads where no file states them, as video:12,text:8."
   )
   flags.DEFINE_string("to", "", "Directory of the run to write; empty: report only.")
   flags.DEFINE_string("tokenizer", "", "Vocabulary file, copied into the run.")

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
@@ -337,6 +338,57 @@ def test_albert_lowercases_and_siglip_also_strips_punctuation(tmp_path):
   assert {",", "(", ")"} <= {p.lstrip("▁") for p in albert_.pieces(ids[valid])}
 
 
+def test_siglip_2_ends_captions_with_eos_and_reads_its_padding(tmp_path):
+  """By Gemma's layout: big_vision lower-cases, adds no <bos>, and keeps <eos>."""
+  spelled = dict(eos_piece="<eos>", bos_piece="<bos>")
+  path = trained_model(tmp_path, pad_id=0, eos_id=1, bos_id=2, unk_id=3, **spelled)
+  tokenizer = tokenizers.load(path)
+  assert type(tokenizer) is kinds.Siglip2
+  model = sentencepiece.SentencePieceProcessor(model_file=path)
+  words = model.EncodeAsIds("a red ball, (a box)")
+  ids, valid = tokenizer.encode("A RED ball, (a box)", 40)
+  assert ids.tolist() == [*words, 1, *[0] * (39 - len(words))]
+  assert valid.all()
+  assert tokenizer.encode("A RED ball, (a box)", 4)[0].tolist() == [*words[:3], 1]
+  assert tokenizer.mask_id == model.GetPieceSize() == tokenizer.vocab_size - 1
+  assert tokenizer.decode(ids) == "a red ball, (a box)"
+
+
+@pytest.mark.parametrize("make", [bert, clip])
+def test_a_tokenizer_json_gives_the_ids_of_its_vocabulary_file(make, tmp_path):
+  plain = tokenizers.load(make(tmp_path))
+  path = tmp_path / "tokenizer.json"
+  plain._model.save(str(path))  # as the package tokenizers writes it
+  loaded = tokenizers.load(str(path))
+  assert type(loaded) is type(plain)
+  assert loaded.vocab_size == plain.vocab_size
+  for caption in ("a red ball moves, 5", "don't ?! café"):
+    assert (
+      loaded.encode(caption, 12)[0].tolist() == plain.encode(caption, 12)[0].tolist()
+    )
+
+
+def test_a_tokenizer_json_that_cannot_be_kept_to_is_rejected(tmp_path):
+  path = tmp_path / "tokenizer.json"
+  tokenizers.load(bert(tmp_path))._model.save(str(path))
+  good = json.loads(path.read_text())
+  cased = good | dict(normalizer=good["normalizer"] | dict(lowercase=False))
+  gaps = dict(good["model"]["vocab"], more=900)
+  for content, words in (
+    (cased, "lowercase is False, but the vocabulary is uncased"),
+    (
+      good | dict(model=good["model"] | dict(vocab=gaps)),
+      "have gaps; give its vocab.txt",
+    ),
+    (dict(model=dict(type="Unigram")), "of kind 'Unigram'; give its SentencePiece"),
+    (dict(model=dict(type="BPE", merges=[])), "of kind 'BPE'"),
+    (dict(model=[]), "not a tokenizer.json"),
+  ):
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=re.escape(words)):
+      tokenizers.load(str(path))
+
+
 def test_clip_fixes_neither_html_entities_nor_mojibake(tmp_path):
   """Like HF; OpenAI's code would turn &amp; into &."""
   tokenizer = tokenizers.load(clip(tmp_path))
@@ -406,7 +458,7 @@ def test_a_run_keeps_a_copy_of_its_vocabulary_and_loads_it(smoke, tmp_path):
   [
     (b"", "not a SentencePiece model, nor"),
     (b"once upon a time\n", "not a SentencePiece model, nor"),
-    (b'{"model": {"vocab": {}}}', "not a SentencePiece model, nor"),
+    (b'{"model": {"vocab": {}}}', "not a tokenizer.json"),
     (b"\x80\x04\x95\x00\xff\xfe", "not a SentencePiece model, nor"),
     (gzip.compress(MERGES.encode(), mtime=0)[:-12], "a damaged gzip file"),
     (b"\x1f\x8b\x08 not gzip at all", "a damaged gzip file"),

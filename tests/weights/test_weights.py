@@ -295,7 +295,7 @@ def simvtp_config(encoder, decoder):
 
 
 VIDEOPRISM = json.loads((hf_cases.FILE.parent / "videoprism_keys.json").read_text())
-KINDS = LIST_KINDS | dict.fromkeys(VIDEOPRISM, "videoprism")
+KINDS = LIST_KINDS | dict(viclip="viclip") | dict.fromkeys(VIDEOPRISM, "videoprism")
 
 
 def mcq_keys():
@@ -311,7 +311,39 @@ def mcq_keys():
   return keys | {"bridge_proj.0.weight": [256, 768]}
 
 
+def viclip_keys():
+  """ViCLIP-L/14's keys and shapes, from its code."""
+  keys = {"temp": [], "vision_encoder.temporal_positional_embedding": [1, 8, 1024]}
+  for side, width, places in (("vision", 1024, 257), ("text", 768, 32)):
+    keys[f"{side}_encoder.positional_embedding"] = [places, width]
+    norms = ["ln_pre", "ln_post"] if side == "vision" else ["ln_final"]
+    layers = 24 if side == "vision" else 12
+    for i in range(layers):
+      block = f"{side}_encoder.transformer.resblocks.{i}."
+      keys[f"{block}attn.in_proj_weight"] = [3 * width, width]
+      keys[f"{block}attn.in_proj_bias"] = [3 * width]
+      linear = dict(attn_out_proj=(1, 1), mlp_c_fc=(4, 1), mlp_c_proj=(1, 4))
+      for name, (out, into) in linear.items():
+        name = name.replace("_", ".", 1)
+        keys[f"{block}{name}.weight"] = [out * width, into * width]
+        keys[f"{block}{name}.bias"] = [out * width]
+      norms += [f"transformer.resblocks.{i}.ln_{n}" for n in (1, 2)]
+    keys |= {
+      f"{side}_encoder.{name}.{part}": [width]
+      for name in norms
+      for part in ("weight", "bias")
+    }
+  return keys | {
+    "vision_encoder.class_embedding": [1024],
+    "vision_encoder.conv1.weight": [1024, 3, 1, 14, 14],
+    "vision_encoder.proj": [1024, 768],
+    "text_encoder.token_embedding.weight": [49408, 768],
+    "text_encoder.text_projection": [768, 768],
+  }
+
+
 LISTS = KEY_LISTS | VIDEOPRISM | dict(mcq=dict(keys=mcq_keys()))
+LISTS |= dict(viclip=dict(keys=viclip_keys()))
 
 
 @pytest.mark.parametrize("name", LISTS)

@@ -34,8 +34,9 @@ class ArchSpec:
 
 # CLIP: arXiv 2103.00020 and its code; open_clip trains most of its models with the
 # exact GELU. SigLIP: arXiv 2303.15343 and big_vision. SimVTP: the two copies of its
-# encoder that its code fine-tunes. VideoPrism: arXiv 2402.13217 and its code; of its
-# video tower, only the pooling is stated here, see models/backbones/videoprism.py.
+# encoder that its code fine-tunes. sentence: a sentence encoder of BERT's layers, into
+# whose space clips are projected; ours. VideoPrism: arXiv 2402.13217 and its code; of
+# its video tower, only the pooling is stated here, see models/backbones/videoprism.py.
 _CLIP = ArchSpec(
   kind=BlockConfig(1e-5, "quick"),
   patch_bias=False,
@@ -48,6 +49,7 @@ _CLIP = ArchSpec(
 
 ARCHS = dict(
   frozen=ArchSpec(relu=True, projections=("affine", "affine")),
+  sentence=ArchSpec(projections=("affine", "none")),
   clip=_CLIP,
   open_clip=dataclasses.replace(_CLIP, kind=BlockConfig(1e-5, "exact")),
   siglip=ArchSpec(
@@ -110,7 +112,7 @@ class Config:
   Keyword-only, so that an objective's own `Config` may add keys without a default.
   """
 
-  # frozen | clip | open_clip | siglip | simvtp | videoprism; code: Frozen
+  # frozen | sentence | clip | open_clip | siglip | simvtp | videoprism; code: Frozen
   arch: str = "frozen"
   video: BackboneConfig
   text: TransformerConfig
@@ -151,7 +153,7 @@ class Config:
     """Checks that the architecture supports the other keys."""
     parts, where = self.parts, f"arch {self.arch!r}"
     require(
-      self.arch == "frozen" or self.text_norm == "pre",
+      self.arch in ("frozen", "sentence") or self.text_norm == "pre",
       f"text_norm: {self.text_norm!r}, but {where} has it before each layer; set 'pre'",
     )
     check_video(self)

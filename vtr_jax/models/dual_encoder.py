@@ -19,7 +19,13 @@ from vtr_jax.models.backbones import base as backbones
 from vtr_jax.models.backbones.base import BackboneConfig, Tokens
 from vtr_jax.models.config import Config
 from vtr_jax.models.depth import layers_above
-from vtr_jax.models.layers import Dense, l2_normalize, logical
+from vtr_jax.models.layers import (
+  BlockConfig,
+  Dense,
+  TransformerConfig,
+  l2_normalize,
+  logical,
+)
 from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.pooling import POOLS, VideoFeatures
 from vtr_jax.models.text_embed import mask_text
@@ -52,14 +58,14 @@ class DualEncoder(nn.Module):
       size: Any = c.video  # of a backbone with heads; checked by `Config`
       self.video_pool = POOLS[parts.attention_pool](size, c.compute, parts.kind)
     if parts.norm_pooled:
-      self.video_norm = LayerNorm(parts.kind.epsilon, "float32")
+      self.video_norm = _pooled_norm(c.video, parts.kind)
 
   def setup(self):
     self.setup_video()
     c, parts = self.config, self.config.parts
     self.text_tower = TextTower(self.text, c)
     if parts.norm_pooled:
-      self.text_norm = LayerNorm(parts.kind.epsilon, "float32")
+      self.text_norm = _pooled_norm(c.text, parts.kind)
     video, text = (
       None
       if how == "none"
@@ -220,6 +226,13 @@ class DualEncoder(nn.Module):
     bound = math.log(self.config.parts.max_scale)
     excess = jnp.maximum(self.logit_scale - bound, 0)
     return jnp.exp(self.logit_scale - jax.lax.stop_gradient(excess))
+
+
+def _pooled_norm(size: Any, kind: BlockConfig) -> LayerNorm:
+  """The LayerNorm of pooled features; a backbone may have no epsilon of its own."""
+  if isinstance(size, TransformerConfig):
+    kind = size.adapted(kind)
+  return LayerNorm(kind.epsilon, "float32")
 
 
 def _frame_mean(

@@ -40,11 +40,23 @@ class TransformerConfig:
   depth: int  # number of blocks
   mlp_dim: int  # width of the MLP's hidden layer
   num_heads: int  # of attention
+  # of its LayerNorms, and its kind of GELU, where public weights differ from their
+  # architecture; 0 and "" = the architecture's; ours
+  epsilon: float = 0.0
+  gelu: str = ""
 
   def __post_init__(self):
+    require(self.epsilon >= 0, f"epsilon: {self.epsilon} must not be negative")
+    choose(self.gelu, ("", *GELUS), "gelu")
     require(
       self.width % self.num_heads == 0,
       f"num_heads: {self.num_heads} does not divide width {self.width}",
+    )
+
+  def adapted(self, kind: "BlockConfig") -> "BlockConfig":
+    """An architecture's blocks with the epsilon and the GELU that are set here."""
+    return dataclasses.replace(
+      kind, epsilon=self.epsilon or kind.epsilon, gelu=self.gelu or kind.gelu
     )
 
 
@@ -373,11 +385,12 @@ class Transformer(nn.Module):
     drop_path: float = 0.0,
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
-    fields = self.size, self.compute, self.kind
+    kind = self.size.adapted(self.kind)
+    fields = self.size, self.compute, kind
     x = run_blocks(Block, fields, self.size.depth, self.compute, x, valid, drop_path)
     if not self.norm_last:
       return x
-    return activation(self.kind.norm(self.compute.dtype)(name="norm")(x))
+    return activation(kind.norm(self.compute.dtype)(name="norm")(x))
 
 
 def l2_normalize(x: Float[AnyArray, "*b d"]) -> Float[Array, "*b d"]:

@@ -40,8 +40,9 @@ class AttentionPool(nn.Module):
     probe = self.param("probe", init, (1, width)).astype(dtype)
     mix = functools.partial(attend, implementation=self.compute.attention)
     y = multi_head(self, mix, probe[None], x, heads, dtype)[:, 0]
-    norm = LayerNorm(self.kind.epsilon, dtype, name="norm")
-    return y + Mlp(self.size.mlp_dim, dtype, self.kind.gelu, name="mlp")(norm(y))
+    kind = self.size.adapted(self.kind)
+    norm = LayerNorm(kind.epsilon, dtype, name="norm")
+    return y + Mlp(self.size.mlp_dim, dtype, kind.gelu, name="mlp")(norm(y))
 
 
 class ScaledPool(nn.Module):
@@ -73,7 +74,7 @@ class ScaledPool(nn.Module):
       inner=4 * width,
       query_scale=jax.nn.softplus(scale) * 1.442695041,  # 1 / log 2: 1 at the start
     )
-    return self.kind.norm(dtype)(name="norm")(y[:, 0])
+    return self.size.adapted(self.kind).norm(dtype)(name="norm")(y[:, 0])
 
 
 POOLS = dict(siglip=AttentionPool, videoprism=ScaledPool)

@@ -39,7 +39,7 @@ def sinusoids(length: int, width: int) -> Float[np.ndarray, "l d"]:
 
 
 class TextEmbed(nn.Module):
-  """Word and learned position embeddings, LayerNorm (epsilon 1e-12), dropout.
+  """Word and learned position embeddings, LayerNorm, dropout.
 
   BERT also adds its token-type-0 embedding to every token; here it is part of the
   position table.
@@ -51,6 +51,7 @@ class TextEmbed(nn.Module):
   dtype: str
   norm: bool = True
   sinusoid: bool = False  # words times sqrt(width) plus sinusoids, none of it learned
+  epsilon: float = 1e-12  # of the LayerNorm; BERT's
 
   @nn.compact
   def __call__(
@@ -74,5 +75,5 @@ class TextEmbed(nn.Module):
       x *= math.sqrt(self.width)
     x += positions[None, : ids.shape[1]].astype(self.dtype)
     if self.norm:
-      x = LayerNorm(1e-12, self.dtype, name="norm")(x)
+      x = LayerNorm(self.epsilon, self.dtype, name="norm")(x)
     return nn.Dropout(self.dropout)(x, deterministic=not train)

@@ -1,7 +1,6 @@
 """The text tower: token embeddings through a stack of blocks."""
 
 import dataclasses
-import functools
 import math
 
 import flax.linen as nn
@@ -14,6 +13,7 @@ from vtr_jax.models.config import Config
 from vtr_jax.models.depth import layer_of
 from vtr_jax.models.layers import (
   Attention,
+  BlockConfig,
   Compute,
   Mlp,
   Transformer,
@@ -22,12 +22,13 @@ from vtr_jax.models.layers import (
   logical,
   run_blocks,
 )
-from vtr_jax.models.norm_gelu import LayerNorm
 from vtr_jax.models.text_embed import TextEmbed
+
+POST_NORM = BlockConfig(epsilon=1e-12)  # BERT's and DistilBERT's
 
 
 class TextBlock(nn.Module):
-  """Post-norm block (BERT, DistilBERT; LayerNorm epsilon 1e-12)."""
+  """Post-norm block (BERT, DistilBERT)."""
 
   size: TransformerConfig
   compute: Compute
@@ -37,10 +38,11 @@ class TextBlock(nn.Module):
   def __call__(
     self, x: Float[Array, "b l d"], valid: Bool[AnyArray, "b l"]
   ) -> Float[Array, "b l d"]:
-    norm = functools.partial(LayerNorm, 1e-12, self.compute.dtype)
+    kind = self.size.adapted(POST_NORM)
+    norm = kind.norm(self.compute.dtype)
     attention = Attention(self.size.num_heads, self.compute, name="attention")
     x = norm(name="norm_attention")(x + attention(x, valid))
-    y = Mlp(self.size.mlp_dim, self.compute.dtype, name="mlp")(x)
+    y = Mlp(self.size.mlp_dim, self.compute.dtype, kind.gelu, name="mlp")(x)
     y = nn.Dropout(self.dropout, deterministic=False)(y)
     return activation(norm(name="norm_mlp")(x + y))
 
@@ -64,7 +66,10 @@ class TextTower(nn.Module):
     rate = c.text_dropout if train else 0.0
     dtype, norm = c.compute.dtype, parts.norm_text_embed
     width, sinusoid = c.text.width, parts.sinusoid_text
-    embed = TextEmbed(self.text, width, rate, dtype, norm, sinusoid, name="embed")
+    epsilon = c.text.adapted(POST_NORM).epsilon
+    embed = TextEmbed(
+      self.text, width, rate, dtype, norm, sinusoid, epsilon, name="embed"
+    )
     x = embed(ids, valid, train=train)
     if parts.text_at == "appended":
       init = nn.initializers.truncated_normal(0.02)

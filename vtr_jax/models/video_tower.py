@@ -61,7 +61,8 @@ class VideoTower(Backbone):
   def block(self, frames: int) -> tuple[type[nn.Module], tuple]:
     """(class of the blocks, its fields) for clips of `frames`."""
     del frames
-    return Block, (self.config.video, self.config.compute, self.config.parts.kind)
+    c = self.config
+    return Block, (c.video, c.compute, c.video.adapted(c.parts.kind))
 
   @nn.compact
   def __call__(
@@ -82,7 +83,7 @@ class VideoTower(Backbone):
       cls = jnp.broadcast_to(cls[None, None], (x.shape[0], 1, width))
       x = jnp.concatenate([cls, x], axis=1)
     x = activation(x)
-    norm = parts.kind.norm(dtype)
+    norm = c.video.adapted(parts.kind).norm(dtype)
     if parts.norm_input:
       x = activation(norm(name="norm_input")(x))
     block, fields = self.block(frames)

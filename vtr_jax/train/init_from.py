@@ -40,6 +40,7 @@ class RunReport(NamedTuple):
   source: str  # directory of the run
   initialised: list[str]  # parameters with their own initial values
   unused: list[str]  # parameters of the other run
+  warnings: tuple[str, ...] = ()
 
   def summary(self) -> str:
     """Both lists in one line, by groups of parameters."""

@@ -28,6 +28,7 @@ from vtr_jax.train.config import Parts, TrainConfig, with_defaults
 from vtr_jax.train.guard import Guard
 from vtr_jax.train.profiler import MonitorOptions, Profile
 from vtr_jax.train.state import TrainState
+from vtr_jax.weights import snapshot
 from vtr_jax.weights.load import pieces
 from vtr_jax.weights.registry import SOURCES
 
@@ -125,6 +126,7 @@ def build(
     out.log(line)
   for report in reports:
     out.log(report.summary())
+    warnings += report.warnings
   for warning in warnings:
     out.warn(int(state.step), warning)
   dtype = parts.objective.compute.dtype
@@ -288,13 +290,15 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
   """The run's own copy of the tokenizer, which its checkpoints depend on."""
   copy = path / "tokenizer.model"
   # Token embeddings are valid only with the tokenizer they were trained with.
-  public = pieces(config.init_from)
-  for kind, _ in public:
-    require(
-      bool(config.tokenizer) or not SOURCES[kind].words,
-      f"config.tokenizer: missing; give the vocabulary file of the {kind!r} weights, "
-      "which their token embeddings depend on",
-    )
+  public, own = pieces(config.init_from), ""
+  for kind, place in public:
+    if SOURCES[kind].words and not config.tokenizer:
+      own = str(snapshot.find(place).vocabulary or "")
+      require(
+        bool(own),
+        f"config.tokenizer: missing; give the vocabulary file of the {kind!r} weights, "
+        "which their token embeddings depend on",
+      )
   run = "" if public else config.init_from
   first = pathlib.Path(run or data) / "tokenizer.model"
   if run and not copy.exists():
@@ -304,7 +308,7 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
       f"config.tokenizer: missing, and {run} has none; give its vocabulary file, "
       "or that of the data if token embeddings start at random",
     )
-  source = pathlib.Path(config.tokenizer or first)
+  source = pathlib.Path(config.tokenizer or own or first)
   if copy.exists():  # a run resumes even if the source is gone
     if source.exists() and copy.read_bytes() != source.read_bytes():
       raise ConfigError(f"{copy}: differs from {source}; a run keeps its tokenizer")

@@ -117,18 +117,20 @@ def _fused_kernel(weight: str, path: str) -> Entries:
   )
 
 
-def patches(weight: str, path: str, tubelet: tuple[int, int, int]) -> Entry:
+def patches(
+  weight: str, path: str, tubelet: tuple[int, int, int], flat: bool = True
+) -> Entry:
   """A convolution [d, c, h, w], or [d, c, t, h, w], whose stride is its kernel size.
 
   The model has a matrix [t h w c, d]. `tubelet` is the kernel size (t, h, w) to save;
-  for t = 1 a two-dimensional kernel is saved.
+  for t = 1 a two-dimensional kernel is saved, unless `flat` is False.
   """
 
   def load(x: np.ndarray) -> Arrays:
     return (np.moveaxis(x, (0, 1), (-1, -2)).reshape(-1, x.shape[0]),)
 
   def save(x: np.ndarray) -> Arrays:
-    sizes = tubelet if tubelet[0] > 1 else tubelet[1:]
+    sizes = tubelet[1:] if flat and tubelet[0] == 1 else tubelet
     return (np.moveaxis(x.reshape(*sizes, 3, -1), (-1, -2), (0, 1)),)
 
   return Entry((weight,), (path,), load, save)

@@ -4,7 +4,7 @@ import copy
 import importlib.resources
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +12,9 @@ import numpy as np
 
 from vtr_jax.core import config as config_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
+from vtr_jax.core.config import choose, require
+from vtr_jax.core.errors import WeightsError
+from vtr_jax.models.config import ARCHS
 from vtr_jax.objectives import base as objectives
 from vtr_jax.weights import match
 from vtr_jax.weights.entries import Entry
@@ -25,6 +28,10 @@ _MAX_TOKENS = 64  # per caption (ours): longer ones are rare and cost as much ea
 _TEXT_HEADS = {1152: 16}
 _VISION_HEADS = _TEXT_HEADS | {1280: 16, 1408: 16, 1536: 16, 1664: 16}
 _DECODER_HEADS = _TEXT_HEADS | {640: 8}
+# Other widths of public models, whose heads are width / 64. Of BERT's, 384 is not one:
+# MiniLM has 12 heads.
+_BERT_WIDTHS = (128, 256, 512, 768, 1024)
+_WIDTHS = (192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 
 
 def recipe(source: Source) -> dict[str, Any]:
@@ -42,7 +49,7 @@ def infer(
   """`values`, a complete config, with the sizes of a file's arrays.
 
   The number of heads is not in the file: it is that of the public models of the same
-  width, otherwise width / 64.
+  width, otherwise width / 64; see `set_heads`.
 
   Raises:
     WeightsError: the file is of another kind.
@@ -71,6 +78,52 @@ def infer(
   return c
 
 
+def set_heads(
+  config: dict[str, Any],
+  before: Mapping[str, Any],
+  given: Mapping[str, int],
+  stated: Container[str],
+  file: str,
+) -> None:
+  """Sets numbers of heads in an inferred config; those that it has may be guesses.
+
+  Args:
+    config: of `infer`.
+    before: what it was inferred from; towers that are as in there are not in the file.
+    given: tower -> heads, by the user.
+    stated: names of towers whose heads are known, "video" for an encoder.
+    file: for messages.
+
+  Raises:
+    ConfigError: a tower is not one of the config, or cannot have that many heads.
+    WeightsError: there are public models of a tower's width with other numbers of
+      heads, or none.
+  """
+  o = config["objective"]
+  towers = [k for k in ("video", "text", "encoder", "decoder") if o.get(k)]
+  for tower, count in given.items():
+    choose(tower, towers, "--heads")
+    width = o[tower]["width"]
+    require(width % count == 0, f"--heads: {count} does not divide {tower} {width}")
+    o[tower]["num_heads"] = count
+  known = {*given, *(k for k in towers if ("video" if k == "encoder" else k) in stated)}
+  unsure = []
+  same = [k for k in towers if o[k] == before["objective"].get(k)]
+  for tower in [k for k in towers if k not in (*known, *same)]:
+    width = o[tower]["width"]
+    bert = tower == "text" and o["text_norm"] == "post"
+    others = dict(text=_TEXT_HEADS, decoder=_DECODER_HEADS).get(tower, _VISION_HEADS)
+    if width not in ([*_BERT_WIDTHS] if bert else [*_WIDTHS, *others]):
+      unsure.append((tower, width))
+  if unsure:
+    widths = ", ".join(f"{tower} of width {width}" for tower, width in unsure)
+    flag = ",".join(f"{tower}:N" for tower, _ in unsure)
+    raise WeightsError(
+      f"{file}: no file states the number of attention heads ({widths}); give the "
+      f"folder with its config.json, or --heads={flag}"
+    )
+
+
 def _deepest_model(c: dict[str, Any]) -> nn.Module:
   """The model of `c` with the maximal depth, whose layouts have all keys of a file."""
   values = copy.deepcopy(c["objective"])
@@ -78,10 +131,15 @@ def _deepest_model(c: dict[str, Any]) -> nn.Module:
     if values.get(tower):
       values[tower]["depth"] = _MAX_DEPTH
   if "video" in values:
-    values["projection"] = values["video"]["width"]
+    values["projection"] = values[_unprojected(values["arch"])]["width"]
   read = lambda cls, key: config_lib.read(cls, c[key], f"config.{key}")
   specs = read(ClipSpec, "clip"), read(TextSpec, "text"), read(MaskSpec, "mask")
   return objectives.build(values, *specs).model
+
+
+def _unprojected(arch: str) -> str:
+  """The tower whose width is that of the joint space, if only one is projected."""
+  return "text" if ARCHS[arch].projections == ("affine", "none") else "video"
 
 
 def _shapes(
@@ -128,7 +186,7 @@ def _infer_dual_encoder(
     if len(shapes.get(kernel, ())) == 2:
       o["projection"] = shapes[kernel][1]
   if "none" in parts.projections:
-    o["projection"] = o["video"]["width"]
+    o["projection"] = o[_unprojected(o["arch"])]["width"]
 
 
 def _infer_tower(

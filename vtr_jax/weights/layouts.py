@@ -7,6 +7,7 @@ layout is built for one model, whose depths and tubelet size it takes.
 from collections.abc import Callable, Iterator, Sequence
 
 import flax.linen as nn
+import numpy as np
 
 from vtr_jax.models.dual_encoder import DualEncoder
 from vtr_jax.objectives.actions import Actions
@@ -197,11 +198,34 @@ def _frozen_block(prefix: str, path: str) -> Entries:
 
 def openai_clip(model: DualEncoder) -> Entries:
   """OpenAI's CLIP, and open_clip's models of the same architecture."""
-  c, visual = model.config, "visual."
+  yield from _openai_towers(model, "visual.", "")
+  if reads_text(model) and model.config.learn_temperature:
+    yield e.plain("logit_scale", "logit_scale")
+
+
+def viclip(model: DualEncoder) -> Entries:
+  """ViCLIP (InternVid, arXiv 2307.06942): CLIP with positions in time.
+
+  It stores the temperature, not the logarithm of its inverse.
+  """
+  video = "vision_encoder."
+  yield from _openai_towers(model, video, "text_encoder.", flat=False)
+  times = video + "temporal_positional_embedding"
+  yield e.squeezed(times, f"{VIDEO}/time_positions", 1)
+  if reads_text(model) and model.config.learn_temperature:
+    convert = lambda x: (-np.log(x),), lambda x: (np.exp(-x),)
+    yield Entry(("temp",), ("logit_scale",), *convert)
+
+
+def _openai_towers(
+  model: DualEncoder, visual: str, text: str, flat: bool = True
+) -> Entries:
+  """Both towers of CLIP; `flat`, see `entries.patches`."""
+  c = model.config
   yield e.plain(visual + "class_embedding", f"{VIDEO}/cls_token")
   yield e.plain(visual + "positional_embedding", f"{VIDEO}/space_positions")
   conv, kernel = visual + "conv1.weight", f"{VIDEO}/proj/kernel"
-  yield e.patches(conv, kernel, model.clip.tubelet_size)
+  yield e.patches(conv, kernel, model.clip.tubelet_size, flat)
   yield from e.norm(visual + "ln_pre", f"{VIDEO}/norm_input")
   layers = visual + "transformer.resblocks"
   yield from blocks(c.video.depth, layers, VIDEO, _openai_block)
@@ -210,14 +234,13 @@ def openai_clip(model: DualEncoder) -> Entries:
     return
   yield e.plain(visual + "proj", "video_proj/kernel")
   words = f"{TEXT}/embed/words"
-  yield e.token_embeddings("token_embedding.weight", words, model.text.mask_id)
-  yield e.plain("positional_embedding", f"{TEXT}/embed/positions")
+  yield e.token_embeddings(text + "token_embedding.weight", words, model.text.mask_id)
+  yield e.plain(text + "positional_embedding", f"{TEXT}/embed/positions")
   tower = f"{TEXT}/transformer"
-  yield from blocks(c.text.depth, "transformer.resblocks", tower, _openai_block)
-  yield from e.norm("ln_final", f"{tower}/norm")
-  yield e.plain("text_projection", "text_proj/kernel")
-  if c.learn_temperature:
-    yield e.plain("logit_scale", "logit_scale")
+  layers = text + "transformer.resblocks"
+  yield from blocks(c.text.depth, layers, tower, _openai_block)
+  yield from e.norm(text + "ln_final", f"{tower}/norm")
+  yield e.plain(text + "text_projection", "text_proj/kernel")
 
 
 def _openai_block(prefix: str, path: str) -> Entries:

@@ -1,32 +1,44 @@
 """Public weights as initial parameters: `init_from = "vit:FILE,distilbert:FILE"`."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError
-from vtr_jax.weights import files, stacks
+from vtr_jax.weights import snapshot, stacks
 from vtr_jax.weights.match import Report, match
 from vtr_jax.weights.registry import SOURCES, Patterns, find
 
 
 def pieces(init_from: str) -> list[tuple[str, str]]:
-  """(kind, file) pairs; [] if `init_from` is a run's directory, or empty."""
-  split = [part.partition(":") for part in init_from.split(",")]
-  if not any(colon and kind in SOURCES for kind, colon, _ in split):
+  """(kind, file or folder) pairs; [] if `init_from` is a run's directory, or empty.
+
+  The kind may be left out of KIND:FOLDER where the folder's config states it.
+  """
+  split = [_piece(part) for part in init_from.split(",") if init_from]
+  if not any(known for *_, known in split):
     return []
-  for kind, _, path in split:
+  for kind, path, _ in split:
     find(kind)
     if not path:
       raise WeightsError(f"config.init_from: {kind}: no file; write {kind}:FILE")
-  return [(kind, path) for kind, _, path in split]
+  return [(kind, path) for kind, path, _ in split]
+
+
+def _piece(part: str) -> tuple[str, str, bool]:
+  """(kind, path, whether it names weights of a known kind)."""
+  kind, colon, path = part.partition(":")
+  if colon and kind in SOURCES:
+    return kind, path, True
+  facts = snapshot.facts(part)
+  return (facts.kind, part, True) if facts else (kind, path, False)
 
 
 def load(
   init_from: str,
-  model: nn.Module,
+  model: Any,
   expected: Mapping[str, Any],
   allow: Patterns = (),
   heads: tuple[str, ...] = (),
@@ -49,19 +61,24 @@ def load(
   """
   single, reports = {}, []
   for kind, path in pieces(init_from):
+    found, warnings = snapshot.find(path), []
+    if found.facts:
+      found.facts.expect(kind)
     params, report = match(
       f"{kind}:{path}",
       kind,
       find(kind),
-      files.read(path),
+      found.read(),
       model,
       stacks.shapes(expected),
       allow,
       heads,
     )
     report.check()
+    if found.facts:
+      warnings = found.facts.check(model.config, model.clip)
     if both := sorted(set(params) & set(single)):
       raise WeightsError(f"{kind}:{path}: {both[0]} is in an earlier file as well")
     single |= params
-    reports.append(report)
+    reports.append(dataclasses.replace(report, warnings=tuple(warnings)))
   return stacks.join(single, expected), reports

@@ -40,6 +40,7 @@ class Report:
   lines: tuple[Line, ...]
   initialised: tuple[str, ...]  # paths of parameters that are not in the file
   problems: tuple[str, ...]
+  warnings: tuple[str, ...] = ()  # of what the file's folder states, see facts.py
 
   def summary(self) -> str:
     """One line of counts."""

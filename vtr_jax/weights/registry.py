@@ -77,11 +77,26 @@ _CLIP_TEXT = (
 _VIDEOMAE_DECODER = (r"(decoder|encoder_to_decoder)\..*", "mask_token")
 _CLIP_IGNORED = (".*position_ids", "input_resolution", "context_length", "vocab_size")
 
+_SIGLIP = Source(
+  recipe="configs/mac.py:clip",
+  dual=(layouts.hf_siglip,),
+  archs=("siglip",),
+  others=(*_CLIP_TEXT, r"vision_model\.head\..*"),  # its pooling, with another one
+  ignored=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
+  initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
+  changes={
+    "objective.arch": "siglip",
+    "contrastive.loss": "sigmoid",
+    "clip.mean": (0.5, 0.5, 0.5),
+    "clip.std": (0.5, 0.5, 0.5),
+  },
+)
+
 SOURCES = dict(
   vit=Source(
     recipe=_MAC,
     dual=(layouts.timm_vit, layouts.hf_vit),
-    archs=("frozen",),
+    archs=("frozen", "sentence"),
     words=False,
     renames=(  # transformers before 5
       (r"^vit\.", ""),
@@ -97,7 +112,7 @@ SOURCES = dict(
   distilbert=Source(
     recipe=_MAC,
     dual=(layouts.distilbert,),
-    archs=("frozen",),
+    archs=("frozen", "sentence"),
     only_text=True,
     renames=((r"^distilbert\.", ""), *_BERT_SPELLING),
     ignored=(
@@ -110,11 +125,21 @@ SOURCES = dict(
   bert=Source(
     recipe=_MAC,
     dual=(layouts.bert,),
-    archs=("frozen",),
+    archs=("frozen", "sentence"),
     only_text=True,
     renames=((r"^bert\.", ""), *_BERT_SPELLING),
     ignored=(r"(pooler|cls|classifier)\..*", ".*position_ids"),
     initialised=("video_.*", "text_proj/.*", *_DUAL_ONLY, *_PIXELS),
+  ),
+  sentence_transformers=Source(
+    recipe=_MAC,
+    dual=(layouts.bert, layouts.distilbert),
+    archs=("sentence", "frozen"),
+    only_text=True,
+    renames=((r"^(bert|distilbert)\.", ""), *_BERT_SPELLING),
+    ignored=(r"(pooler|cls|vocab_\w+)\..*", ".*position_ids"),
+    initialised=("video_.*", "text_proj/.*", *_DUAL_ONLY, *_PIXELS),
+    changes={"objective.arch": "sentence", "objective.pool": "mean"},
   ),
   bert_words=Source(  # SimVTP starts from BERT's embedding layer
     recipe="configs/simvtp.py:webvid2m",
@@ -225,20 +250,21 @@ SOURCES = dict(
     initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
     changes={"objective.arch": "open_clip"},
   ),
-  siglip=Source(
+  viclip=Source(
     recipe="configs/mac.py:clip",
-    dual=(layouts.hf_siglip,),
-    archs=("siglip",),
-    others=(*_CLIP_TEXT, r"vision_model\.head\..*"),  # its pooling, with another one
-    ignored=(".*position_ids", "logit_bias"),  # the bias is config.contrastive.bias
-    initialised=(*_TIME, *_DUAL_ONLY, *_PIXELS),
+    dual=(layouts.viclip,),
+    archs=("clip", "open_clip"),
+    others=(r"text_encoder\..*", r"vision_encoder\.proj", "temp"),
+    ignored=(r"text_encoder\.attn_mask",),
+    initialised=(*_DUAL_ONLY, *_PIXELS),
+    # Of a user's script; ViCLIP's own states none.
     changes={
-      "objective.arch": "siglip",
-      "contrastive.loss": "sigmoid",
-      "clip.mean": (0.5, 0.5, 0.5),
-      "clip.std": (0.5, 0.5, 0.5),
+      "clip.mean": (0.485, 0.456, 0.406),
+      "clip.std": (0.229, 0.224, 0.225),
     },
   ),
+  siglip=_SIGLIP,
+  siglip2=_SIGLIP,  # of fixed size: the same model with another vocabulary
   videoprism=Source(
     recipe="configs/mac.py:videoprism",
     dual=(videoprism_layouts.videoprism_lvt, videoprism_layouts.videoprism),

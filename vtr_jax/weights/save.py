@@ -28,6 +28,7 @@ _REQUIRED: dict[str, dict[str, Any]] = dict(
   bert=dict(text_norm="post"),
   openai_clip=dict(pool="cls", frames=1),
   hf_clip=dict(pool="cls", frames=1),
+  viclip=dict(pool="cls", frames=1),
   hf_siglip=dict(pool="cls", frames=1),
   simvtp_finetuned=_TUBES,
   videomae_tower=_TUBES,
@@ -48,7 +49,7 @@ def layouts() -> dict[str, str]:
   """Layout -> the kind of public weights that has it."""
   return {
     layout.__name__: kind
-    for kind, source in SOURCES.items()
+    for kind, source in reversed(SOURCES.items())  # of several, the first one
     for layout in (*source.dual, *source.simvtp)
   }
 
@@ -127,4 +128,6 @@ def _constants(layout: str, model: Any, bias: float) -> dict[str, np.ndarray]:
       arrays["logit_scale"] = np.full(shape, scale, np.float32)
     if layout == "hf_siglip":
       arrays["logit_bias"] = np.full(shape, bias, np.float32)
+  if layout == "viclip" and reads_text(model) and not model.config.learn_temperature:
+    arrays["temp"] = np.full((), model.config.temperature, np.float32)
   return arrays

@@ -15,6 +15,7 @@ from vtr_jax.data.tokenizers.kinds import (
   Clip,
   SentencePiece,
   Siglip,
+  Siglip2,
   VideoPrism,
 )
 
@@ -83,9 +84,10 @@ def load(path: str, t5_rules: str = "siglip") -> Tokenizer:
   """Loads a vocabulary file, whose content determines its kind.
 
   Args:
-    path: a SentencePiece model in our layout (with <cls>), ALBERT's or T5's; BERT's
-      vocab.txt, which has lines such as [CLS] and [SEP]; or CLIP's merges, whose first
-      line contains #version. Files may be compressed with gzip.
+    path: a SentencePiece model in our layout (with <cls>), ALBERT's, T5's or Gemma's;
+      BERT's vocab.txt, which has lines such as [CLS] and [SEP]; CLIP's merges, whose
+      first line contains #version; or the tokenizer.json of BERT or CLIP. Files may be
+      compressed with gzip.
     t5_rules: `TextSpec.t5_rules`; a T5 file does not tell whose it is.
 
   Raises:
@@ -101,12 +103,14 @@ def _kind(path: str, t5_rules: str) -> Callable[[str], Tokenizer]:
     first = tuple(model.IdToPiece(i) for i in range(min(5, model.GetPieceSize())))
     if model.IdToPiece(model.PieceToId("<cls>")) == "<cls>":
       return SentencePiece
-    for kind in (Albert, VideoPrism if t5_rules == "videoprism" else Siglip):
+    t5 = VideoPrism if t5_rules == "videoprism" else Siglip
+    for kind in (Albert, Siglip2, t5):
       if first[: len(kind.LAYOUT)] == kind.LAYOUT:
         return kind
     raise DataError(
       f"{path}: a SentencePiece model of another layout, it begins with "
-      f"{' '.join(first)}; give ours (<pad> <unk> <cls> <mask>), ALBERT's or T5's"
+      f"{' '.join(first)}; give ours (<pad> <unk> <cls> <mask>), ALBERT's, T5's or "
+      "Gemma's"
     )
   try:
     lines = kinds.lines(path, data)

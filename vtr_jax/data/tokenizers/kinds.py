@@ -20,29 +20,62 @@ import sentencepiece
 from jaxtyping import Bool, Int, Int32, Int64
 from numpy.typing import ArrayLike
 
-from vtr_jax.core.errors import BadSample, DataError
+from vtr_jax.core import io
+from vtr_jax.core.errors import BadSample, DataError, one_line
 
 # Merges that CLIP's code reads; OpenAI's file has five times as many.
 _MERGES = 49152 - 256 - 2
 
 
 def read(path: str) -> bytes:
-  """The content of a vocabulary file, decompressed if it is gzip.
+  """The content of a vocabulary file.
+
+  Decompressed if it is gzip; a tokenizer.json of BERT's or CLIP's kind as the vocab.txt
+  or the merges that it contains.
 
   Raises:
-    DataError: the file is missing, a directory, or truncated or damaged gzip.
+    DataError: the file is missing, a directory, truncated or damaged gzip, or a
+      tokenizer.json of another kind.
   """
   try:
     with open(path, "rb") as f:
       data = f.read()
   except OSError as e:
     raise DataError(f"{path}: cannot read the tokenizer ({e.strerror})") from e
-  if not data.startswith(b"\x1f\x8b"):
-    return data
+  if data.startswith(b"\x1f\x8b"):
+    try:
+      data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as e:
+      raise DataError(f"{path}: a damaged gzip file; copy it again") from e
+  return _from_json(path, data) if data[:1] == b"{" else data
+
+
+def _from_json(path: str, data: bytes) -> bytes:
+  """The vocab.txt or the merges that a tokenizer.json of the tokenizers package has."""
   try:
-    return gzip.decompress(data)
-  except (OSError, EOFError, zlib.error) as e:
-    raise DataError(f"{path}: a damaged gzip file; copy it again") from e
+    found = io.mapping(data)
+    model, normal = found["model"], found.get("normalizer") or {}
+    kind = model["type"]
+    if kind == "WordPiece":
+      pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+      if [model["vocab"][piece] for piece in pieces] != [*range(len(pieces))]:
+        raise DataError(f"{path}: ids of the vocabulary have gaps; give its vocab.txt")
+      lower = normal.get("lowercase")
+      if lower is not None and lower != _is_uncased(pieces):
+        raise DataError(
+          f"{path}: lowercase is {lower}, but the vocabulary is "
+          f"{'uncased' if _is_uncased(pieces) else 'cased'}; that is not supported"
+        )
+      return "\n".join(pieces).encode()
+    if kind == "BPE" and model.get("end_of_word_suffix") == "</w>":
+      merges = (x if isinstance(x, str) else " ".join(x) for x in model["merges"])
+      return "\n".join(["#version: of tokenizer.json", *merges]).encode()
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
+    raise DataError(f"{path}: not a tokenizer.json ({one_line(e)})") from e
+  raise DataError(
+    f"{path}: a vocabulary of kind {kind!r}; give its SentencePiece model instead, "
+    "spiece.model or tokenizer.model"
+  )
 
 
 class _Vocabulary:
@@ -221,6 +254,33 @@ class Siglip(SentencePiece):
   def _encode(self, caption: str) -> list[int]:
     text = caption.lower().translate(str.maketrans("", "", string.punctuation))
     return super()._encode(" ".join(text.split()))
+
+
+class Siglip2(SentencePiece):
+  """Gemma's SentencePiece model as SigLIP 2 uses it: caption <eos> <pad> ...
+
+  Text is lower-cased; a truncated caption keeps <eos>. All positions are valid: the
+  text tower attends to its padding and pools the last position. As for SigLIP,
+  `mask_id` is one beyond the vocabulary: Gemma's own <mask> is never trained.
+  """
+
+  LAYOUT = ("<pad>", "<eos>", "<bos>", "<unk>")  # the first pieces
+
+  def encode(
+    self, caption: str, length: int
+  ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
+    """As for the other kinds, but every position is valid."""
+    ids, valid = super().encode(caption, length)
+    return ids, np.ones_like(valid)
+
+  def _set_ids(self) -> None:
+    self.pad_id, end_id, start_id, self.unk_id = map(self._find, self.LAYOUT)
+    self.mask_id = self._model.GetPieceSize()
+    self.special_ids = self.pad_id, end_id, start_id, self.unk_id, self.mask_id
+    self._after = (end_id,)
+
+  def _encode(self, caption: str) -> list[int]:
+    return super()._encode(caption.lower())
 
 
 class VideoPrism(SentencePiece):

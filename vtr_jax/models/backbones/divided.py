@@ -32,4 +32,5 @@ class Tower(video_tower.VideoTower):
 
   def block(self, frames: int) -> tuple:
     c = self.config
-    return DividedBlock, (c.video, c.compute, c.parts.kind, frames, c.video.time_init)
+    kind = c.video.adapted(c.parts.kind)
+    return DividedBlock, (c.video, c.compute, kind, frames, c.video.time_init)
