@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict
 
 from vtr_jax.core import cli
 from vtr_jax.core.errors import ConfigError, WeightsError
+from vtr_jax.core.paths import near
 
 
 def export(checkpoint: str, to: str, layout: str) -> None:
@@ -44,7 +45,7 @@ def export(checkpoint: str, to: str, layout: str) -> None:
   if pathlib.Path(to).exists():
     raise ConfigError(f"--to: {to} exists; choose another name")
   if not pathlib.Path(to).absolute().parent.is_dir():
-    raise ConfigError(f"--to: {to}: no such directory; create it first")
+    raise ConfigError(f"--to: {to}: no such directory; create it first{near(to)}")
   run = load_lib.load(checkpoint, text=False)
   params = {
     path: np.asarray(jax.device_get(x))

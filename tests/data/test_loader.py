@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import clips
@@ -222,6 +223,24 @@ def test_worker_processes_give_the_same_batches_and_leave_no_shared_memory(
 def test_invalid_data_configs_are_rejected(root, changes, message):
   with pytest.raises(ConfigError, match=message):
     clips.config(root, **changes)
+
+
+def test_shared_memory_that_is_too_small_is_reported_before_any_worker_starts(
+  root, tokenizer, monkeypatch
+):
+  """A worker that writes beyond its end would be killed without a word."""
+  found = os.statvfs("/dev/shm")
+  small = types.SimpleNamespace(f_bavail=1, f_frsize=4096)
+  monkeypatch.setattr(
+    os, "statvfs", lambda path: small if path == "/dev/shm" else found
+  )
+  message = r"num_workers: 2 workers need .* MB of /dev/shm, which has 0 MB; .*=0\.5g"
+  with pytest.raises(ConfigError, match=message):
+    clips.take(root, tokenizer, 1, data=clips.config(root, num_workers=2))
+  source = clips.config(root).open()
+  with pytest.raises(ConfigError, match=message):
+    loader.eval_videos(source, clips.config(root), clips.CLIP, 4, workers=2)
+  assert len(clips.take(root, tokenizer, 1)) == 1  # threads need none
 
 
 def test_a_vocab_size_below_the_tokenizer_s_is_rejected(root, tokenizer):

@@ -15,7 +15,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax.core import compile_cache, config_help, renames, shutdown
+from vtr_jax.core import compile_cache, config_help, paths, renames, shutdown
 from vtr_jax.core.errors import (
   ConfigError,
   DataError,
@@ -33,6 +33,7 @@ Comments = Callable[[dict[str, Any]], Mapping[str, str]]
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 _HELP = ("--help", "-help", "-h")
+_TEXTS = frozenset({"coordinator", "token", "texts", "wandb"})  # flags without paths
 
 
 def start(
@@ -109,7 +110,10 @@ def run(
       if e.filename is None and e.errno not in _DISK:
         _crash()
       where = e.filename or "a file that is being written"
-      _exit(DataError(f"{where}: {e.strerror}; fix it and run it again"))
+      cure = "fix it and run it again"
+      if isinstance(e, FileNotFoundError) and e.filename:
+        cure += paths.near(e.filename)
+      _exit(DataError(f"{where}: {e.strerror}; {cure}"))
     except KeyboardInterrupt:
       shutdown.interrupted()
     except Exception:
@@ -179,10 +183,14 @@ def connect() -> None:
 
 def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   """Parses the flags; an unknown key or a wrong value ends with one line."""
+  try:
+    argv[:] = paths.arguments(argv, _TEXTS)
+  except ConfigError as e:
+    _reject(str(e))
   _let_configs_import(argv)
   for path in _config_files(argv) if "config" in flags.FLAGS else ():
     if not pathlib.Path(path).exists():
-      _reject(f"--config: {path}: no such file")
+      _reject(f"--config: {path}: no such file{paths.near(path)}")
   if set(_HELP) & set(argv):
     _help([text for text in argv if text not in _HELP], comments)
   try:

@@ -12,6 +12,7 @@ its own generator.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
@@ -21,6 +22,7 @@ from jaxtyping import Int64
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, DataError
+from vtr_jax.core.shutdown import warn
 from vtr_jax.data import sources
 from vtr_jax.data.examples import (
   CaptionRows,
@@ -33,7 +35,13 @@ from vtr_jax.data.examples import (
 )
 from vtr_jax.data.mixture import Joined, Mixture
 from vtr_jax.data.tokenizers import base as tokenizers
-from vtr_jax.data.workers import Batches, ByTurns, HostBatches, Repeated
+from vtr_jax.data.workers import (
+  Batches,
+  ByTurns,
+  HostBatches,
+  Repeated,
+  check_shared_memory,
+)
 
 
 def train_batches(
@@ -76,7 +84,7 @@ def train_batches(
   Raises:
     DataError: the split cannot be opened, or does not fit the tokenizer.
     ConfigError: the hosts cannot share the batch evenly, `data.repeats` does not
-      divide it, or frames do not fit the clip.
+      divide it, frames do not fit the clip, or shared memory is too small.
     DataBudgetError: (while iterating) ten records in a row are unusable.
   """
   check_frames(data, clip)
@@ -106,6 +114,9 @@ def train_batches(
       stream = order.random_map(TrainExample(source, rows, reader))
       batches[part_frames, frames] = HostBatches(stream, batch_size, host, num_hosts)
 
+  spec = rows.spec(clip, text_spec, mask, batch_size).values()
+  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in spec) // num_hosts
+  check_shared_memory(size, data.num_workers)
   turn = functools.partial(_turn, data, clip, at)
   return Batches(
     ByTurns(batches, turn).slice(slice(start_step, None)), data.num_workers
@@ -137,9 +148,11 @@ def eval_videos(
     valid = False and record = -1; every host gets the same number of batches.
 
   Raises:
-    ConfigError: the hosts cannot share the batch evenly.
+    ConfigError: the hosts cannot share the batch evenly, or shared memory is too small.
     DataError: (while iterating) a record is unusable; its index and id are named.
   """
+  frame = clip.image_size**2 * 3
+  check_shared_memory(batch_size // num_hosts * clip.num_frames * frame, workers)
   dataset = grain.MapDataset.range(len(source)).map(EvalExample(source, data, clip))
   return Batches(HostBatches(dataset, batch_size, host, num_hosts), workers)
 
@@ -156,6 +169,8 @@ def captions(source: sources.Split) -> tuple[list[str], Int64[np.ndarray, " q"]]
       raise sources.unusable(source, index, BadSample("no caption"))
     texts += annotation.captions
     owner += [index] * len(annotation.captions)
+  if len(texts) > 1 and len(set(texts)) == 1:
+    warn(f"{source.directory}: all {len(texts)} captions are equal, {texts[0][:60]!r}")
   return texts, np.array(owner, np.int64)
 
 

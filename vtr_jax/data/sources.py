@@ -16,6 +16,7 @@ from array_record.python import array_record_module  # pyright: ignore
 from vtr_jax.core import io
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.paths import near
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -290,8 +291,11 @@ def digest(identity: list, more: bytes = b"") -> str:
 
 def _builder(directory: str) -> tfds.core.DatasetBuilder:
   if not os.path.exists(os.path.join(directory, "dataset_info.json")):
-    cause = "no dataset_info.json" if os.path.isdir(directory) else "no such directory"
-    raise DataError(f"{directory}: {cause}; correct data.dir and data.name")
+    cause = "no dataset_info.json; correct data.dir and data.name"
+    if not os.path.isdir(directory):
+      cause = "no such directory; correct data.dir and data.name"
+      cause += near(directory)
+    raise DataError(f"{directory}: {cause}")
   try:
     return tfds.builder_from_directory(directory)
   except Exception as e:  # TFDS raises whatever its JSON parsers raise

@@ -22,10 +22,33 @@ from vtr_jax.core.shutdown import warn
 from vtr_jax.data import deadline
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
+_SHARED_MEMORY = "/dev/shm"
 _BUFFER = 2  # finished batches that wait in each worker
 _LOOK = 1.0  # seconds between two looks at why a batch does not come
 _PATIENCE = 20  # looks until that is logged; ours
 _IN_A_ROW = 3  # times that workers are stuck before a batch comes, then it ends; ours
+
+
+def check_shared_memory(size: int, workers: int) -> None:
+  """Checks that /dev/shm holds the batches of `size` bytes that wait in workers.
+
+  A worker that writes beyond its end is killed, and says nothing. Containers have 64 MB
+  unless they ask for more.
+
+  Raises:
+    ConfigError: it does not; names the size that is needed.
+  """
+  try:
+    found = os.statvfs(_SHARED_MEMORY)
+  except OSError:  # another system, without it
+    return
+  free, need = found.f_bavail * found.f_frsize, size * workers * (_BUFFER + 1)
+  if need > free:
+    raise ConfigError(
+      f"config.data.num_workers: {workers} workers need {need / 1e6:,.0f} MB of "
+      f"{_SHARED_MEMORY}, which has {free / 1e6:,.0f} MB; start the container with "
+      f"--shm-size={-(-need // 2**29) / 2:g}g, or set fewer workers, 0 = none"
+    )
 
 
 class HostBatches(grain.MapDataset):

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 
-from vtr_jax.core import config, io, sharding
+from vtr_jax.core import config, io, paths, sharding
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data.tokenizers import base as tokenizers
@@ -35,7 +35,7 @@ def load(
     DataError: `text`, and the run has no tokenizer.
     ConfigError: its config does not fit this version.
   """
-  path = pathlib.Path(directory)
+  path = pathlib.Path(paths.local(os.fspath(directory), "the run"))
   try:
     values = io.mapping((path / "config.json").read_bytes())
   except (OSError, ValueError) as e:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.data.crops import resize_view
@@ -247,7 +248,8 @@ class LoadedModel:
       plain = isinstance(video, str | os.PathLike)
       name = str(video) if plain else f"video {number}"
       reason = e.strerror if isinstance(e, OSError) else e
-      raise DataError(f"{name}: {reason}; repair it or leave it out") from e
+      hint = near(name) if isinstance(e, FileNotFoundError) else ""
+      raise DataError(f"{name}: {reason}; repair it or leave it out{hint}") from e
 
   def _token_rows(self, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     if not texts:

@@ -28,6 +28,7 @@ import vtr_jax
 from vtr_jax.core import io
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
+from vtr_jax.core.paths import near
 from vtr_jax.data import notes, sources
 from vtr_jax.prepare import tokenizer
 from vtr_jax.prepare.place import VERSION, Place
@@ -61,7 +62,8 @@ class Final:
     if not self.tokenizer:
       return dict(tokenizer=dict(vocab_size=self.vocab_size))
     if not os.path.isfile(self.tokenizer):
-      raise DataError(f"{self.tokenizer}: no such file; correct --tokenizer")
+      cure = f"correct --tokenizer{near(self.tokenizer)}"
+      raise DataError(f"{self.tokenizer}: no such file; {cure}")
     data = pathlib.Path(self.tokenizer).read_bytes()
     return dict(tokenizer=dict(sha256=hashlib.sha256(data).hexdigest()))
 

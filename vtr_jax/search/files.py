@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.paths import near
 from vtr_jax.prepare.formats import media
 
 ENDINGS = media.VIDEO + media.IMAGE
@@ -31,7 +32,8 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     DataError: there is no such folder, or no video or image in it.
   """
   if not os.path.isdir(root):
-    raise DataError(f"{root}: no such folder; give the one that holds the videos")
+    cure = f"give the one that holds the videos{near(root)}"
+    raise DataError(f"{root}: no such folder; {cure}")
   top, entries, left_out, others = os.path.realpath(root), [], [], 0
   paths, unreadable = _paths(root)
   left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in unreadable]

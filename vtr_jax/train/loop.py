@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core import sharding
@@ -141,6 +142,8 @@ def _steps(
     with run.stop.during("free" if first else "wait"):
       local = log.timed_next(batches)
     quarantine.add(local, done - 1)
+    if first and (warning := _equal_texts(local)):
+      run.writer.warn(start, warning)
     on_device = {k: v for k, v in local.items() if k not in batch_lib.HOST_KEYS}
     global_batch = sharding.put_batch(on_device, run.mesh)
     with run.stop.during("free" if first else "busy"), run.profile.step(done):
@@ -166,6 +169,17 @@ def _steps(
       raise Preempted("a stop was requested")
     if done < c.steps:  # after the last step all evaluators run
       log.pause(_evaluate(run, done, due(done))[1])
+
+
+def _equal_texts(batch: Mapping[str, np.ndarray]) -> str:
+  """A warning if all captions of a batch are equal; otherwise empty."""
+  ids = batch.get("text_ids", np.zeros((0, 0)))
+  if len(ids) < 2 or (ids != ids[:1]).any():
+    return ""
+  return (
+    "all captions of the first batch are equal: contrast cannot learn from them; check "
+    "the annotations, and config.text.max_length"
+  )
 
 
 def _take_metrics(run: Run, log: Progress, delay: int = 0) -> None:

@@ -11,7 +11,7 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax.core import io, precision, processes, renames, sharding
+from vtr_jax.core import io, paths, precision, processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.preemption import StopSignal
@@ -74,8 +74,9 @@ def build(
 
   If `locks` is given, no other run can be built in `directory` until it is closed.
   """
+  directory = paths.local(str(directory), "--workdir")
   values, renamed = renames.upgrade(values)
-  values = with_defaults(values)
+  values = with_defaults(paths.of_config(values))
   section, dtype = values.get("objective"), functools.partial(_dtype, directory)
   section = _with_layout(objectives.with_dtype(section, dtype), directory)
   values = _from_data(values | dict(objective=section))
@@ -118,6 +119,7 @@ def build(
   else:
     state, reports = init_state()
     warnings += optim.short_warmup(config.optim, config.steps)
+    warnings += _few_clips(config)
   is_main = jax.process_index() == 0
   if is_main:
     _describe(state, reports, path)
@@ -270,6 +272,19 @@ def _data_directory(config: TrainConfig) -> str:
     raise DataError(
       f"{e} (the demo, --config=configs/simvtp.py, generates its own data)"
     ) from None
+
+
+def _few_clips(config: TrainConfig) -> list[str]:
+  """A warning if the training data are smaller than a batch."""
+  data, size = config.data, config.batch_size
+  splits = data.open_mixture() if data.mixture else [data.open()]
+  count = sum(map(len, splits))
+  if count * data.repeats >= size:
+    return []
+  return [
+    f"{count} clips are fewer than config.batch_size = {size}: clips of a batch are "
+    "each other's negatives and repeat; lower it, or add data"
+  ]
 
 
 def _check_data(

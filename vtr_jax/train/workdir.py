@@ -130,14 +130,29 @@ def plain(values: Any) -> Any:
 
 def provenance() -> dict[str, Any]:
   """Versions and git revision that produced a result."""
-  git = ["git", "-C", str(pathlib.Path(__file__).parent), "rev-parse", "HEAD"]
-  try:
-    run = subprocess.run(git, capture_output=True, text=True, check=True)
-    revision = run.stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    revision = "unknown"
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  return dict(git_revision=revision, python=platform.python_version(), **versions)
+  return dict(git_revision=_revision(), python=platform.python_version(), **versions)
+
+
+def _revision() -> str:
+  """The commit of this package, and whether files differ from it; or "unknown".
+
+  An installed package may lie in the repository of something else, whose commit says
+  nothing.
+  """
+  here = pathlib.Path(__file__)
+
+  def git(*words: str) -> str:
+    command = ["git", "-C", str(here.parent), *words]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return run.stdout.strip()
+
+  try:
+    git("ls-files", "--error-unmatch", here.name)
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
+  except (OSError, subprocess.CalledProcessError):
+    return "unknown"
 
 
 def _check_unchanged(workdir: pathlib.Path, before: dict, current: dict) -> None:
@@ -149,7 +164,9 @@ def _check_unchanged(workdir: pathlib.Path, before: dict, current: dict) -> None
     if before.get(key) != current.get(key) and not key.startswith(FREE_KEYS)
   ]
   if changed:
+    cure = "use another --workdir, or undo"
+    if before.get("steps", 0) < current.get("steps", 0):
+      cure = f"to train longer, use another --workdir and init_from={workdir}; or undo"
     raise ConfigError(
-      f"{workdir}: holds a run with another config; use another --workdir, or undo: "
-      + "; ".join(changed)
+      f"{workdir}: holds a run with another config; {cure}: {'; '.join(changed)}"
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError, one_line
+from vtr_jax.core.paths import near
 from vtr_jax.weights import pickles
 
 Arrays = dict[str, np.ndarray]
@@ -38,7 +39,8 @@ def read(path: str | pathlib.Path) -> Arrays:
     with open(path, "rb") as f:
       start = f.read(9)
   except OSError as e:
-    raise WeightsError(f"{path}: cannot be read ({e.strerror})") from e
+    hint = near(path) if isinstance(e, FileNotFoundError) else ""
+    raise WeightsError(f"{path}: cannot be read ({e.strerror}){hint}") from e
   if start.startswith(b"PK\x03\x04"):
     return _npz(path) if _is_npz(path) else _torch(path)
   if start[8:9] == b"{":

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.paths import near
 
 # Merges that CLIP's code reads; OpenAI's file has five times as many.
 _MERGES = 49152 - 256 - 2
@@ -41,7 +42,8 @@ def read(path: str) -> bytes:
     with open(path, "rb") as f:
       data = f.read()
   except OSError as e:
-    raise DataError(f"{path}: cannot read the tokenizer ({e.strerror})") from e
+    hint = near(path) if isinstance(e, FileNotFoundError) else ""
+    raise DataError(f"{path}: cannot read the tokenizer ({e.strerror}){hint}") from e
   if data.startswith(b"\x1f\x8b"):
     try:
       data = gzip.decompress(data)

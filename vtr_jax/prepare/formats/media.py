@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 
 from vtr_jax.core.errors import DataError
+from vtr_jax.core.paths import near
 from vtr_jax.prepare.formats.base import Media
 
 # The first is the assumed ending of a missing file.
@@ -56,7 +57,8 @@ def inside(source: str, name: str, where: str) -> str:
 def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
   """Sorted paths of all files under `source` with one of `endings`."""
   if not os.path.isdir(source):
-    raise DataError(f"{source}: no such directory; set --source to that of the media")
+    cure = f"set --source to that of the media{near(source)}"
+    raise DataError(f"{source}: no such directory; {cure}")
   seen = set()
   for folder, folders, names in os.walk(source, followlinks=True):
     real = os.path.realpath(folder)

@@ -11,6 +11,7 @@ from typing import Any
 
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import ConfigError, DataError, one_line
+from vtr_jax.core.paths import near
 from vtr_jax.data.notes import Note, problem
 from vtr_jax.prepare.formats.base import Request
 
@@ -97,8 +98,10 @@ def listed(request: Request, *patterns: str) -> list[tuple[str, str]]:
     return [(split_of(where) or request.split or "train", where)]
   if not os.path.isdir(where):
     name = "annotations" if request.annotations else "source"
-    raise DataError(f"{where}: no such file or directory; correct --{name}")
-  paths = {p for pattern in patterns for p in glob.glob(os.path.join(where, pattern))}
+    cure = f"correct --{name}{near(where)}"
+    raise DataError(f"{where}: no such file or directory; {cure}")
+  within = os.path.join(glob.escape(where), "")
+  paths = {p for pattern in patterns for p in glob.glob(within + pattern)}
   if not paths:
     raise DataError(
       f"{where}: holds no {' or '.join(patterns)}; set --annotations to the file, "
@@ -347,4 +350,5 @@ def _not_utf8(path: str) -> DataError:
 
 def unreadable(path: str, error: OSError) -> DataError:
   """The error for a file that cannot be opened."""
-  return DataError(f"{path}: {error.strerror or error}; look at --annotations")
+  hint = near(path) if isinstance(error, FileNotFoundError) else ""
+  return DataError(f"{path}: {error.strerror or error}; look at --annotations{hint}")

@@ -1,0 +1,98 @@
+"""Paths as users write them, in flags, in configs and from Python."""
+
+import os
+import pathlib
+import unicodedata
+
+import pytest
+from conftest import run_main
+
+from vtr_jax.core import paths
+from vtr_jax.core.errors import ConfigError
+from vtr_jax.inference import load as load_lib
+from vtr_jax.train import setup
+
+HOME = os.path.expanduser("~")
+
+
+@pytest.mark.parametrize(
+  ("given", "expected"),
+  [
+    ("~", HOME),
+    ("~/runs/a", f"{HOME}/runs/a"),
+    ("vit:~/v.pth,bert:~/b,c", f"vit:{HOME}/v.pth,bert:{HOME}/b,c"),
+    ("runs/~/a", "runs/~/a"),
+    ("~nobody-of-that-name/a", "~nobody-of-that-name/a"),
+    ("C:/a", "C:/a"),
+    ("", ""),
+  ],
+)
+def test_home_directories_are_expanded(given, expected):
+  assert paths.local(given, "--workdir") == expected
+
+
+@pytest.mark.parametrize("address", ["gs://b/run", "s3://b", "hdfs://h/x", "https://a"])
+def test_addresses_are_no_paths(address):
+  with pytest.raises(ConfigError, match=rf"^--out: {address}: not a path; mount it"):
+    paths.local(address, "--out")
+  with pytest.raises(ConfigError, match="not a path"):
+    paths.local(f"runs/a,clip:{address}", "config.init_from")
+  with pytest.raises(ConfigError, match=r"give the path alone, /data/x$"):
+    paths.local("file:///data/x", "--out")
+
+
+def test_arguments_are_paths_unless_they_are_texts():
+  given = ["main", "index", "~/v", "--out=~/i", "--checkpoint", "~/r", "--a", "--b=c=~"]
+  assert paths.arguments(given, frozenset()) == [
+    *("main", "index", f"{HOME}/v", f"--out={HOME}/i", "--checkpoint", f"{HOME}/r"),
+    *("--a", "--b=c=~"),
+  ]
+  texts = ["main", "--texts=see http://a.b", "--texts", "http://a.b/~"]
+  assert paths.arguments(texts, frozenset({"texts"})) == texts
+  with pytest.raises(ConfigError, match=r"^--checkpoint: s3://b: "):
+    paths.arguments(["main", "--checkpoint", "s3://b"], frozenset())
+
+
+@pytest.mark.parametrize(
+  ("module", "flag"),
+  [
+    ("vtr_jax.main", "--workdir=gs://bucket/run"),
+    ("vtr_jax.main", "--config.data.dir=s3://bucket/data"),
+    ("vtr_jax.prepare", "--out=gs://bucket/data"),
+  ],
+)
+def test_a_command_with_an_address_ends_before_any_work(module, flag, tmp_path):
+  done = run_main(flag, "--config=configs/mac.py:smoke", module=module)
+  (line,) = done.stderr.splitlines()
+  name, _, address = flag.partition("=")
+  assert done.returncode == 2
+  assert line.startswith(f"ConfigError: {name}: {address}: not a path; mount it")
+
+
+def test_the_keys_of_a_config_and_arguments_of_python_are_paths_too(smoke, tmp_path):
+  for key in (("data", "dir"), ("tokenizer",), ("init_from",)):
+    values = dict(smoke, data=dict(smoke["data"]))
+    section = values["data"] if len(key) == 2 else values
+    section[key[-1]] = "gs://bucket/x"
+    with pytest.raises(ConfigError, match=rf"^config\.{'.'.join(key)}: gs://bucket/x"):
+      setup.build(values, tmp_path)
+  with pytest.raises(ConfigError, match=r"^--workdir: gs://bucket/run"):
+    setup.build(smoke, "gs://bucket/run")
+  with pytest.raises(ConfigError, match=r"the run: gs://bucket/run"):
+    load_lib.load("gs://bucket/run")
+  read = paths.of_config(dict(data=dict(dir="~/d"), tokenizer="~/t", init_from=""))
+  assert read == dict(data=dict(dir=f"{HOME}/d"), tokenizer=f"{HOME}/t", init_from="")
+
+
+def test_the_nearest_name_is_that_of_the_folder_which_exists(tmp_path):
+  (tmp_path / "Holiday 2024" / "inner").mkdir(parents=True)
+  accented = unicodedata.normalize("NFD", "café.mp4")
+  (tmp_path / accented).touch()
+  hint = lambda name: paths.near(tmp_path / name)
+  assert hint("holiday 2024") == f"; did you mean {str(tmp_path / 'Holiday 2024')!r}?"
+  assert hint("Holiday_2024/inner/x.mp4") == hint("holiday 2024")
+  assert hint(unicodedata.normalize("NFC", "Café.mp4")) == (
+    f"; did you mean {str(tmp_path / accented)!r}?"
+  )
+  assert hint("unlike anything") == ""
+  assert paths.near(pathlib.Path("/")) == ""
