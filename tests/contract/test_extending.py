@@ -60,6 +60,7 @@ def test_an_added_objective_trains_and_an_added_evaluator_runs(project, data_dir
   assert any("loss/uniformity" in record for record in losses)
 
 
+@pytest.mark.nightly  # by day: an added objective
 def test_an_added_task_trains_on_its_own_rows(project, data_dir):
   sizes = [
     len(code.splitlines()) for name, code in FILES.items() if name.endswith("count.py")

@@ -138,6 +138,7 @@ def test_a_record_whose_decoding_hangs_is_replaced_and_so_is_its_worker(
   assert not multiprocessing.active_children()
 
 
+@pytest.mark.nightly  # by day: one that is replaced
 def test_three_hanging_records_in_a_row_are_an_error(tmp_path, tokenizer, monkeypatch):
   clips.prepare(tmp_path, dict(train=clips.records(8, frames=10)))
   hang_on(monkeypatch, dict.fromkeys(range(8), b"wait"))

@@ -248,6 +248,7 @@ def assert_starts(name, place, data_dir, folder, capsys):
   train_and_evaluate(config, folder)
 
 
+@pytest.mark.nightly  # by day: from public weights, test_weights_actions.py
 def test_a_classifier_starts_from_a_run(pretrained, data_dir, tmp_path, capsys):
   assert_starts("mac", pretrained, data_dir, tmp_path, capsys)
   # One of other classes needs a new head.

@@ -52,6 +52,7 @@ def test_throughput_mfu_and_goodput_are_logged_over_two_starts(
   assert spent(6) < 0.5
 
 
+@pytest.mark.nightly
 def test_a_run_that_waits_for_data_warns_once(smoke, tmp_path, monkeypatch, capsys):
   quick = loader.Batches.__next__
 
