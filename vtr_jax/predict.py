@@ -89,7 +89,8 @@ class Prediction(NamedTuple):
   """Rows, best first for each file or slice, and what is missing.
 
   columns: path; start and end (seconds, if there are slices); class and probability, or
-  text and score (cosine), or embedding (unit norm). unreadable: (path, reason).
+  text and score (cosine), or embedding (unit norm). unreadable: (path, reason); of a
+  damaged file, there are rows of what is left of it.
   """
 
   columns: dict[str, np.ndarray]
@@ -123,10 +124,9 @@ def predict(request: Request) -> Prediction:
   def clips() -> Iterator[np.ndarray]:
     found = parallel_map(functools.partial(_read, request, model), zip(paths))
     bar = Bar(found, "reading videos", len(paths), unit="video")
-    for path, rows in zip(paths, bar, strict=True):
-      if isinstance(rows, str):
-        unreadable.append((path, rows))
-        continue
+    for path, (rows, problem) in zip(paths, bar, strict=True):
+      if problem:
+        unreadable.append((path, problem))
       for row in rows:
         owners.append((path, row.start, row.end))
         yield from row.clips
@@ -177,23 +177,27 @@ def _check(request: Request, model: LoadedModel) -> None:
     model.objective.prediction(name, f"--checkpoint: for {request.kind}")
 
 
-def _read(request: Request, model: LoadedModel, path: str) -> list[_Row] | str:
-  """The rows of a file, or why it cannot be read; thread-safe."""
+def _read(request: Request, model: LoadedModel, path: str) -> tuple[list[_Row], str]:
+  """(rows of a file, why it, or the rest of it, cannot be read); thread-safe."""
   c = model.config
   try:
     if request.views == 1:
-      parts = windows.slices(path, max(request.slices, 1), model)
-      return [_Row(part.start, part.end, [part.frames]) for part in parts]
+      parts, problem = windows.slices(path, max(request.slices, 1), model)
+      return [_Row(part.start, part.end, [part.frames]) for part in parts], problem
     data, size = c.data, c.clip.image_size
     views = Views(
       c.clip.num_frames, data.sampling, data.stride, request.windows, request.crops
     )
     video = pathlib.Path(path).read_bytes()
     firsts = range(0, len(views), views.crops)
-    found = [views_lib.crops(video, first, views, data, size) for first in firsts]
-    return [_Row(0.0, 0.0, list(itertools.chain.from_iterable(found)))]
+    damage: list[str] = []
+    found = [
+      views_lib.crops(video, first, views, data, size, damage) for first in firsts
+    ]
+    rows = [_Row(0.0, 0.0, list(itertools.chain.from_iterable(found)))]
+    return rows, damage[0] if damage else ""
   except Exception as e:  # one unusual file among many must not end the run
-    return files.reason(e)
+    return [], files.reason(e)
 
 
 def _columns(

@@ -90,6 +90,26 @@ def test_a_transport_stream_begins_at_its_first_key_frame():
   np.testing.assert_array_equal(frames, by_stream(data)[0])
 
 
+@pytest.mark.parametrize("kind", ["matroska", "webm", "avi", "flv"])
+def test_a_file_that_ends_too_early_is_damaged_by_every_way_in(kind):
+  """Also where FFmpeg ends without an error; a stream without a length is whole."""
+  whole = copied(movies.movie("vp9" if kind == "webm" else "ts"), range(99), kind=kind)
+  check(whole, movies.FRAMES)
+  cut, damage = whole[: len(whole) * 3 // 5], []
+  frames = decode.decode(cut, damage=damage)
+  good = len(frames)
+  assert 5 < good < movies.FRAMES
+  assert damage == [f"damaged after {good} frames"]
+  assert stream.timeline(io.BytesIO(cut)).damaged
+  for copy in (False, True):
+    with pytest.raises(BadSample, match=r"^damaged after \d+ frames \("):
+      video.encode(cut, Options(copy=copy))
+  if kind in ("matroska", "webm"):
+    at = whole.index(b"\x18\x53\x80\x67") + 4
+    endless = whole[:at] + b"\x01" + b"\xff" * 7 + whole[at + 8 :]
+    check(endless, movies.FRAMES)
+
+
 def with_cover(mark, sound):
   """A JPEG stream, then a video or sound."""
   file = io.BytesIO()

@@ -4,7 +4,9 @@ import csv
 import dataclasses
 import json
 import os
+import re
 
+import damage
 import jax
 import numpy as np
 import pytest
@@ -107,6 +109,23 @@ def test_classes_are_the_softmax_of_the_run_s_logits(runs, actions, folder):
     np.testing.assert_array_equal(few[key], kept)
 
 
+@pytest.mark.parametrize("options", [{}, dict(slices=3), dict(windows=2)])
+def test_a_video_that_ends_too_early_is_predicted_and_listed(
+  options, runs, folder, tmp_path
+):
+  """By what is left of it; a whole one is not listed."""
+  whole = damage.textured(movflags="frag_keyframe")
+  (tmp_path / "whole.mp4").write_bytes(whole)
+  (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) * 8 // 10])
+  found, unreadable = predict(Request(runs[0], (str(tmp_path),), top=1, **options))
+  ((name, reason),) = unreadable
+  assert name == str(tmp_path / "cut.mp4")
+  assert re.fullmatch(r"damaged after \d+ frames", reason)
+  names = [str(tmp_path / f"{name}.mp4") for name in ("cut", "whole")]
+  assert list(dict.fromkeys(found["path"].tolist())) == names
+  assert len(found["path"]) == 2 * options.get("slices", 1)
+
+
 def test_probabilities_are_averaged_over_views(runs, actions, folder):
   """Windows times crops; the mean of probabilities, not of logits."""
   path = folder / "a.mp4"
@@ -148,8 +167,8 @@ def test_slices_are_rows_with_times(runs, joint, folder):
   np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
   assert np.abs(expected[0] - expected[3]).max() > 1e-3
   # More parts than frames: each shows the frame at its time.
-  many = windows.slices(paths[0], 300, joint)
-  assert len(many) == 300
+  many, problem = windows.slices(paths[0], 300, joint)
+  assert (len(many), problem) == (300, "")
   np.testing.assert_array_equal(many[0].frames, many[1].frames)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from training import trained_smoke
 import vtr_jax
 from configs import simvtp
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.data.video import decode
 from vtr_jax.search import files, store, windows, writer
 from vtr_jax.search.build import build
 from vtr_jax.search.searcher import Hit, Searcher
@@ -173,17 +175,38 @@ def test_files_with_transient_errors_are_tried_again(
   assert build(folder, place, model).embedded == 7
 
 
-def test_damaged_files_are_indexed_in_part_or_listed(run, tmp_path):
-  """Each is indexed up to the damage, or listed as unreadable."""
+def test_damaged_files_are_listed_and_indexed_in_part(run, tmp_path):
+  """Every one is listed; what has good frames is indexed up to the damage."""
   root = tmp_path / "damaged"
   root.mkdir()
   kinds = damage.damaged()
   for name, data in kinds.items():
     (root / f"{name}.mp4").write_bytes(data)
   report = build(root, tmp_path / "index", run[0])
-  names = {name for name, _ in report.unreadable} | content(tmp_path / "index").keys()
-  assert names == {f"{name}.mp4" for name in kinds}
+  assert [name for name, _ in report.unreadable] == sorted(f"{k}.mp4" for k in kinds)
   assert all(reason and "\n" not in reason for _, reason in report.unreadable)
+  indexed = content(tmp_path / "index").keys()
+  assert {"pieces_cut.mp4", "flipped.mp4"} <= indexed
+  reasons = dict(report.unreadable)
+  assert all(re.fullmatch(r"damaged after \d+ frames", reasons[k]) for k in indexed)
+
+
+@pytest.mark.parametrize("window", [100.0, 0.5])
+def test_a_video_that_ends_too_early_is_indexed_and_listed(window, run, tmp_path):
+  """As one clip and as several, all of which are whole; a whole one is not listed."""
+  root = tmp_path / "clips"
+  root.mkdir()
+  whole = damage.textured(movflags="frag_keyframe")
+  (root / "whole.mp4").write_bytes(whole)
+  (root / "cut.mp4").write_bytes(whole[: len(whole) * 8 // 10])
+  report = build(root, tmp_path / "index", run[0], options=windows.Options(window))
+  ((name, reason),) = report.unreadable
+  assert name == "cut.mp4"
+  good = len(decode.decode((root / "cut.mp4").read_bytes()))
+  found = re.fullmatch(r"damaged after (\d+) frames", reason)
+  assert found
+  assert 12 < int(found[1]) <= good < 24
+  assert content(tmp_path / "index").keys() == {"cut.mp4", "whole.mp4"}
 
 
 def test_links_out_of_the_folder_are_listed_as_unreadable(run, folder, tmp_path):

@@ -300,9 +300,15 @@ class EvalExample:
 
 
 def read_clip(
-  data: bytes, clip: ClipSpec, config: DataConfig, rng: np.random.Generator | None
+  data: bytes,
+  clip: ClipSpec,
+  config: DataConfig,
+  rng: np.random.Generator | None,
+  damage: list[str] | None = None,
 ) -> UInt8[np.ndarray, "t h w 3"]:
   """Decodes one clip and augments it; without a generator the centred one as it is.
+
+  `damage` is `video.decode`'s.
 
   Raises:
     BadSample: see `video.decode`.
@@ -320,7 +326,8 @@ def read_clip(
       height, width, clip.image_size, config.crop, config.crop_scales, config.flip, rng
     )
 
-  frames = decode.decode(data, indices, view, clip.num_frames, config.decode_timeout)
+  limits = clip.num_frames, config.decode_timeout, damage
+  frames = decode.decode(data, indices, view, *limits)
   if rng is None:
     return frames
   frames = augment.rand_augment(frames, config.rand_augment, rng)

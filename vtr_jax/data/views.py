@@ -97,7 +97,12 @@ class ViewExample:
 
 
 def crops(
-  video: bytes, view: int, views: Views, data: DataConfig, size: int
+  video: bytes,
+  view: int,
+  views: Views,
+  data: DataConfig,
+  size: int,
+  damage: list[str] | None = None,
 ) -> list[UInt8[np.ndarray, "t h w 3"]]:
   """All crops of the window of clip number `view`, decoded once.
 
@@ -107,6 +112,7 @@ def crops(
     views: of the video.
     data: how long decoding may take.
     size: height and width of a crop.
+    damage: see `decode.decode`.
 
   Raises:
     BadSample: see `decode.decode`.
@@ -118,9 +124,8 @@ def crops(
     # They differ in their positions only. This one ends where the frame does.
     return cuts[0]._replace(top=0, left=0, size=max(cuts[0].height, cuts[0].width))
 
-  frames = decode.decode(
-    video, views.indices(view), full, views.frames, data.decode_timeout
-  )
+  limits = views.frames, data.decode_timeout, damage
+  frames = decode.decode(video, views.indices(view), full, *limits)
   return [
     frames[:, cut.top : cut.top + cut.size, cut.left : cut.left + cut.size]
     for cut in cuts

@@ -22,6 +22,7 @@ from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
+from vtr_jax.core.shutdown import warn
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
@@ -212,8 +213,14 @@ class LoadedModel:
     clip, data = self.config.clip, self.config.data
     return frame_indices(count, clip.num_frames, data.sampling, data.stride, None)
 
-  def clip(self, video: Video) -> UInt8[np.ndarray, "t h w 3"]:
+  def clip(
+    self, video: Video, damage: list[str] | None = None
+  ) -> UInt8[np.ndarray, "t h w 3"]:
     """The clip in the middle of a video, as the model's input.
+
+    Args:
+      video: a path, the bytes of a file, or frames.
+      damage: gets a line if the clip is of what is left of a damaged file.
 
     Raises:
       BadSample: it cannot be decoded, or has no frames. OSError: it cannot be read.
@@ -225,7 +232,7 @@ class LoadedModel:
         raise BadSample("no frames")
       return self.resized(video[self.indices(len(video))])
     data = video if isinstance(video, bytes) else pathlib.Path(video).read_bytes()
-    return read_clip(data, self.config.clip, self.config.data, None)
+    return read_clip(data, self.config.clip, self.config.data, None, damage)
 
   def resized(
     self, frames: UInt8[np.ndarray, "t h w 3"]
@@ -242,14 +249,18 @@ class LoadedModel:
     )
 
   def _named_clip(self, number: int, video: Video) -> np.ndarray:
+    damage: list[str] = []
+    plain = isinstance(video, str | os.PathLike)
+    name = str(video) if plain else f"video {number}"
     try:
-      return self.clip(video)
+      clip = self.clip(video, damage)
     except (BadSample, OSError) as e:
-      plain = isinstance(video, str | os.PathLike)
-      name = str(video) if plain else f"video {number}"
       reason = e.strerror if isinstance(e, OSError) else e
       hint = near(name) if isinstance(e, FileNotFoundError) else ""
       raise DataError(f"{name}: {reason}; repair it or leave it out{hint}") from e
+    for reason in damage:
+      warn(f"{name}: {reason}; the clip is of these")
+    return clip
 
   def _token_rows(self, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:
     if not texts:

@@ -12,7 +12,7 @@ from av.video.reformatter import VideoReformatter
 
 from vtr_jax.core.errors import BadSample, one_line
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.container import choose_stream, opened
+from vtr_jax.data.video.container import choose_stream, ends_early, opened
 from vtr_jax.data.video.packets import Deadline
 from vtr_jax.prepare.options import Options, Result
 
@@ -70,8 +70,9 @@ def _encode(
   *,
   seek: bool,
 ) -> Result:
+  early = ends_early(data)
   with opened(data) as container:
-    reader = _Reader(container, options, deadline)
+    reader = _Reader(container, options, deadline, early)
     shown = reader.part(start, end, seek)
     if options.copy:
       assert isinstance(data, bytes)
@@ -84,7 +85,8 @@ def _encode(
 class _Reader:
   """Frames of a container with their times, as far as they are good."""
 
-  def __init__(self, container: Any, options: Options, deadline: Deadline):
+  def __init__(self, container: Any, options: Options, deadline: Deadline, early: bool):
+    """Takes a container; `early`, see `container.ends_early`."""
     stream = choose_stream(container)
     codec = stream.codec_context
     if codec is None:
@@ -100,7 +102,7 @@ class _Reader:
     self.rate = rate if 0 < rate <= 1000 else 25.0  # 25 if the file's is implausible
     self.warnings: list[str] = []
     self._container, self._stream, self._options = container, stream, options
-    self._deadline = deadline
+    self._deadline, self._early = deadline, early
 
   def part(self, start: float, end: float, seek: bool) -> Iterator[Shown]:
     """Frames shown from `start` until `end`, times counted from `start`.
@@ -178,6 +180,8 @@ class _Reader:
       # The only sign of a truncated file may be this count; 0: the file has none.
       if complete and packets < declared:
         raise BadSample(f"{packets} of {declared} frames are there")
+      if complete and self._early:
+        raise BadSample("the file ends before the end that it states")
     except (av.FFmpegError, packets_lib.Broken, BadSample) as e:
       if not 0 < self._options.needed <= frames:
         why = e.strerror if isinstance(e, av.FFmpegError) else one_line(e)

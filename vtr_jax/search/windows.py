@@ -95,7 +95,8 @@ def clips(
   """All clips of a file in order, one at a time.
 
   Raises:
-    BadSample: the file, or the rest of it, cannot be decoded.
+    BadSample: the file, or the rest of it, cannot be decoded; also after the last clip,
+      if the file ends too early.
     OSError: the file cannot be read.
   """
   with open(path, "rb") as file:
@@ -128,8 +129,13 @@ def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) 
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
-def slices(path: str | os.PathLike, count: int, model: LoadedModel) -> list[Clip]:
+def slices(
+  path: str | os.PathLike, count: int, model: LoadedModel
+) -> tuple[list[Clip], str]:
   """`count` clips of equal length that together are a file; one if it is an image.
+
+  Returns:
+    The clips; and if they are of what is left of a damaged file, how it is damaged.
 
   Raises:
     BadSample: the file, or a part of it, cannot be decoded.
@@ -141,10 +147,17 @@ def slices(path: str | os.PathLike, count: int, model: LoadedModel) -> list[Clip
     parts = list(itertools.pairwise(edges))
     if len(timeline.times) == 1:
       parts = [(0.0, 0.0)]
-    found = list(_read(file, timeline, parts, model))
+    found, problem = [], ""
+    try:
+      for part in _read(file, timeline, parts, model):
+        found.append(part)
+    except BadSample as e:
+      problem = str(e)
   if len(found) < len(parts):
-    raise BadSample(f"only {len(found)} of {len(parts)} slices can be decoded")
-  return found
+    raise BadSample(
+      problem or f"only {len(found)} of {len(parts)} slices can be decoded"
+    )
+  return found, problem
 
 
 def _timeline(file: io.BufferedIOBase, model: LoadedModel) -> stream.Timeline:
@@ -164,7 +177,10 @@ def _read(
   single = start == 0 and (end >= timeline.duration or len(timeline.times) == 1)
   if single and os.fstat(file.fileno()).st_size <= _MAX_SINGLE:
     file.seek(0)
-    yield Clip(start, end, model.clip(file.read()), 1.0)
+    damage: list[str] = []
+    yield Clip(start, end, model.clip(file.read(), damage), 1.0)
+    if damage:
+      raise BadSample(damage[0])
     return
 
   def view(height: int, width: int) -> View:
@@ -174,6 +190,9 @@ def _read(
   decoded = stream.clips(file, timeline, numbers, view, deadline)
   for part, frames in zip(parts, decoded, strict=False):
     yield Clip(*part, frames, min(part[1] / timeline.duration, 1.0))
+  # Of a file that is cut, what is left may be whole.
+  if timeline.damaged:
+    raise BadSample(f"damaged after {len(timeline.times)} frames")
 
 
 def _frame_numbers(

@@ -20,6 +20,8 @@ MAX_PIXELS = 2**26
 _NOT_VIDEO = (
   Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 )
+_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_HEAD = 4096  # ours: bytes that hold the beginning of a Matroska file
 _STILL = ("mjpeg", "png", "webp", "bmp", "gif")  # codecs of covers
 
 
@@ -61,6 +63,38 @@ class _Nameless:
 
   def __init__(self, file: io.BufferedIOBase):
     self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def ends_early(data: bytes | io.BufferedIOBase) -> bool:
+  """Whether a Matroska or WebM file is shorter than it says (RFC 8794 and 9559).
+
+  FFmpeg's demuxer ends there without an error, and such a file states no number of
+  frames. Of a stream that was never closed, the length is unknown.
+  """
+  if isinstance(data, bytes):
+    head, size = data[:_HEAD], len(data)
+  else:
+    data.seek(0)
+    head, size = data.read(_HEAD), data.seek(0, io.SEEK_END)
+    data.seek(0)
+  if not head.startswith(_EBML):
+    return False
+  at, length = _length(head, len(_EBML))
+  at += length or 0
+  if head[at : at + 4] != _SEGMENT:
+    return False
+  at, length = _length(head, at + 4)
+  return length is not None and at + length > size
+
+
+def _length(head: bytes, at: int) -> tuple[int, int | None]:
+  """(where the content of an element begins, its length in bytes if it is known)."""
+  if at >= len(head) or not head[at]:
+    return at, None
+  count = 9 - head[at].bit_length()  # bytes of the number; leading zeros tell
+  bits = (1 << 7 * count) - 1
+  value = int.from_bytes(head[at : at + count]) & bits
+  return at + count, None if value == bits else value
 
 
 def choose_stream(container: Any) -> Any:

@@ -15,7 +15,7 @@ from vtr_jax.core.errors import BadSample
 from vtr_jax.data.crops import View
 from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.container import MAX_PIXELS, opened, video_stream
+from vtr_jax.data.video.container import MAX_PIXELS, ends_early, opened, video_stream
 from vtr_jax.data.video.packets import Deadline, Surprise
 
 SAMPLINGS = ("segments", "contiguous")
@@ -30,6 +30,7 @@ def decode(
   view: Callable[[int, int], View] | None = None,
   needed: int = 1,
   seconds: float = float("inf"),
+  damage: list[str] | None = None,
 ) -> UInt8[np.ndarray, "t h w 3"]:
   """Decodes the requested frames as RGB, on one thread.
 
@@ -46,6 +47,7 @@ def decode(
     needed: a damaged file with fewer good frames than this is rejected; an
       intact file may be shorter.
     seconds: of CPU time that the file may take; see packets.Deadline.
+    damage: gets a line if frames are taken from a file that is found damaged.
 
   Raises:
     BadSample: no frame can be decoded, or too few; too large; too slow.
@@ -58,10 +60,11 @@ def decode(
     codec = stream.codec_context
     declared = packets_lib.declared(stream)
     packets, damaged = packets_lib.read(container, stream, deadline)
-    damaged |= len(packets) < declared
+    damaged |= len(packets) < declared or ends_early(data)
     count = sum(not packet.is_discard for packet in packets)
     # One packet is one frame, except in damaged and in unusual files: there the
     # first pass finds out how many frames there are, and the second uses that.
+    torn = False
     for attempt in range(2):
       if not count or (damaged and count < needed):
         break
@@ -69,11 +72,15 @@ def decode(
       if not damaged and attempt == 0:
         pictures = _decode_runs(stream, packets, requested, picture, deadline)
       if pictures is None:
-        pictures, count, torn = _decode_all(
+        pictures, count, found = _decode_all(
           codec, packets, requested, picture, deadline
         )
+        torn |= found
         damaged |= torn
       if len(pictures) == len(set(requested)):
+        if damaged and damage is not None:
+          good = count if torn else sum(not packet.is_discard for packet in packets)
+          damage.append(f"damaged after {good} frames")
         return np.stack([pictures[number] for number in requested])
   if not count:
     raise BadSample("no frame can be decoded")

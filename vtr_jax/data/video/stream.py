@@ -20,7 +20,7 @@ from jaxtyping import Float, Int, UInt8
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
-from vtr_jax.data.video.container import opened, video_stream
+from vtr_jax.data.video.container import ends_early, opened, video_stream
 from vtr_jax.data.video.decode import Picture, still
 from vtr_jax.data.video.packets import Deadline, Run, Surprise
 
@@ -63,6 +63,7 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
   deadline = Deadline(seconds)
   if _is_picture(file):
     return Timeline(np.zeros(1), 1 / 25, None, [], [0], False, False)
+  early = ends_early(file)
   with opened(file) as container:
     stream = video_stream(container)
     codec, keys, decoded, shown, damaged = stream.codec_context, [], [], [], False
@@ -81,7 +82,7 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
       damaged = True
     if not shown:
       raise BadSample("no complete frame")
-    damaged |= len(decoded) < declared
+    damaged |= len(decoded) < declared or early
     rate = float(stream.guessed_rate or stream.average_rate or 25)
     if None in decoded or len(set(shown)) < len(shown):
       times = np.arange(len(shown)) / rate
