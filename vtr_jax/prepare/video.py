@@ -180,8 +180,8 @@ class _Reader:
       # The only sign of a truncated file may be this count; 0: the file has none.
       if complete and packets < declared:
         raise BadSample(f"{packets} of {declared} frames are there")
-      if complete and self._early:
-        raise BadSample("the file ends before the end that it states")
+      if complete and packets_lib.lacks(stream, packets, self._early):
+        raise BadSample("the file is shorter than it states")
     except (av.FFmpegError, packets_lib.Broken, BadSample) as e:
       if not 0 < self._options.needed <= frames:
         why = e.strerror if isinstance(e, av.FFmpegError) else one_line(e)

@@ -66,10 +66,10 @@ class _Nameless:
 
 
 def ends_early(data: bytes | io.BufferedIOBase) -> bool:
-  """Whether a Matroska or WebM file is shorter than it says (RFC 8794 and 9559).
+  """Whether a Matroska, WebM (RFC 8794 and 9559) or AVI file is shorter than it says.
 
-  FFmpeg's demuxer ends there without an error, and such a file states no number of
-  frames. Of a stream that was never closed, the length is unknown.
+  FFmpeg's demuxers end there without an error. Of a stream that was never closed, the
+  length is unknown.
   """
   if isinstance(data, bytes):
     head, size = data[:_HEAD], len(data)
@@ -77,6 +77,8 @@ def ends_early(data: bytes | io.BufferedIOBase) -> bool:
     data.seek(0)
     head, size = data.read(_HEAD), data.seek(0, io.SEEK_END)
     data.seek(0)
+  if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+    return 8 + int.from_bytes(head[4:8], "little") % 0xFFFFFFFF > size
   if not head.startswith(_EBML):
     return False
   at, length = _length(head, len(_EBML))

@@ -55,12 +55,12 @@ def decode(
   deadline, picture = Deadline(seconds), Picture(view)
   if image.is_image(data[: image.HEAD]):
     return np.stack([picture(still(data))] * len(_requested(indices, 1)))
+  early = ends_early(data)
   with opened(data) as container:
     stream = video_stream(container)
     codec = stream.codec_context
-    declared = packets_lib.declared(stream)
     packets, damaged = packets_lib.read(container, stream, deadline)
-    damaged |= len(packets) < declared or ends_early(data)
+    damaged |= packets_lib.lacks(stream, len(packets), early)
     count = sum(not packet.is_discard for packet in packets)
     # One packet is one frame, except in damaged and in unusual files: there the
     # first pass finds out how many frames there are, and the second uses that.

@@ -86,6 +86,17 @@ def declared(stream: Any) -> int:
   return min(stream.frames, indexed) if indexed else stream.frames
 
 
+def lacks(stream: Any, count: int, early: bool) -> bool:
+  """Whether a file of `count` packets lacks some that it announces.
+
+  Args:
+    stream: of the file, opened.
+    count: of its packets.
+    early: see `container.ends_early`; a file with all frames may state a wrong length.
+  """
+  return count < declared(stream) or (early and not 0 < stream.frames <= count)
+
+
 def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
   """Packets that have content, of a sent stream from its first key frame on.
 

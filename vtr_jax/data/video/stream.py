@@ -67,7 +67,6 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
   with opened(file) as container:
     stream = video_stream(container)
     codec, keys, decoded, shown, damaged = stream.codec_context, [], [], [], False
-    declared = packets_lib.declared(stream)
     try:
       for packet in packets_lib.demuxed(container, stream):
         deadline.check()
@@ -82,7 +81,7 @@ def timeline(file: io.BufferedIOBase, seconds: float = float("inf")) -> Timeline
       damaged = True
     if not shown:
       raise BadSample("no complete frame")
-    damaged |= len(decoded) < declared or early
+    damaged |= packets_lib.lacks(stream, len(decoded), early)
     rate = float(stream.guessed_rate or stream.average_rate or 25)
     if None in decoded or len(set(shown)) < len(shown):
       times = np.arange(len(shown)) / rate
