@@ -3,12 +3,17 @@
 import struct
 
 import clips
+import damage
 import numpy as np
 import pytest
 
+from vtr_jax.core.batch import ClipSpec
 from vtr_jax.core.errors import BadSample
 from vtr_jax.data import crops
+from vtr_jax.data.examples import read_clip
 from vtr_jax.data.video import decode
+from vtr_jax.data.views import Views
+from vtr_jax.data.views import crops as view_crops
 
 GOOD = clips.mp4()
 FAST = clips.mp4(movflags="faststart")
@@ -181,3 +186,41 @@ def test_contiguous_starts_anywhere_and_repeats_the_last_frame():
   assert decode.frame_indices(20, 4, "contiguous", 4, None)[0] == 2
   short = decode.frame_indices(6, 4, "contiguous", 4, rng)
   np.testing.assert_array_equal(short, [0, 4, 5, 5])
+
+
+def test_segments_of_equal_time_are_taken_where_the_rate_varies():
+  """By hand: ten frames in the first second, then one a second; the last for 0.1 s."""
+  times = np.array([*np.arange(10) / 10, *range(1, 11)])
+  by_time = decode.TimeSegments(4)
+  # Parts of 2.525 s, whose middles are 1.26, 3.79, 6.31 and 8.84 s.
+  assert by_time.at(times).tolist() == [10, 12, 15, 17]
+  assert by_time(20).tolist() == [2, 7, 12, 17]
+  for even in (np.arange(20), np.arange(20) / 30 + 5, np.r_[np.arange(19), 19.3]):
+    np.testing.assert_array_equal(by_time.at(even), by_time(20))
+  assert by_time.at(np.zeros(1)).tolist() == [0] * 4
+  draw = lambda seed: decode.TimeSegments(4, np.random.default_rng(seed)).at(times)
+  drawn = list(map(draw, range(999)))
+  low, high = np.min(drawn, axis=0), np.max(drawn, axis=0)
+  # The frames shown at the beginning and before the end of each part.
+  assert low.tolist() == [0, 11, 14, 16]
+  assert high.tolist() == [11, 14, 16, 19]
+
+
+def test_frames_are_chosen_by_their_times_in_every_reader(tmp_path):
+  """A file of that kind: 24 frames in the first half of its time, then one."""
+  grays = [np.full((64, 64, 3), 10 * i, np.uint8) for i in range(25)]
+  shown = [(40 * i, gray) for i, gray in enumerate(grays[:24])] + [(1920, grays[24])]
+  data = damage.written(shown)
+  times = decode.frame_times(data)
+  chosen = decode.TimeSegments(4).at(times)
+  assert chosen.tolist() != decode.TimeSegments(4)(25).tolist()
+  frames = decode.decode(data)[chosen]
+  np.testing.assert_array_equal(decode.decode(data, decode.TimeSegments(4)), frames)
+  config = clips.config(tmp_path, sampling="time_segments")
+  spec = ClipSpec(4, 64, (1, 16, 16))
+  np.testing.assert_array_equal(read_clip(data, spec, config, None), frames)
+  views = Views(4, "time_segments", 1)
+  (seen,) = view_crops(data, 0, views, config, 64)
+  np.testing.assert_array_equal(seen, frames)
+  plain = clips.config(tmp_path)
+  assert (read_clip(data, spec, plain, None) != frames).any()

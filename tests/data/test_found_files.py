@@ -221,3 +221,39 @@ def test_a_damaged_picture_is_a_bad_sample():
   with pytest.raises(BadSample, match="not an image"):
     decode.decode(data[: len(data) // 2])
   assert not is_image(clips.mp4()[:16])
+
+
+def coded(options, codec="libx264", kind="mp4"):
+  """Twelve frames of a movie, encoded with these options."""
+  file = io.BytesIO()
+  with av.open(file, "w", format=kind) as out:
+    track = out.add_stream(codec, rate=25, options=options)
+    track.width, track.height, track.pix_fmt = 96, 96, "yuv420p"
+    for i in range(12):
+      frame = av.VideoFrame.from_ndarray(movies.picture(i), format="rgb24")
+      out.mux(track.encode(frame.reformat(96, 96)))
+    out.mux(track.encode())
+  return file.getvalue()
+
+
+@pytest.mark.parametrize(
+  ("params", "text"),
+  [
+    ("interlaced=1:tff=1", "interlaced: the two fields of a frame stay woven"),
+    ("transfer=smpte2084", "HDR (PQ): colours are read without tone mapping"),
+    ("transfer=arib-std-b67", "HDR (HLG): colours are read without tone mapping"),
+  ],
+)
+def test_what_is_read_by_a_rule_is_warned_of_once(params, text, capfd):
+  """By prepare for each file, by readers once; frames are those of the plain file."""
+  data = coded({"g": "12", "x264-params": params})
+  for copy in (False, True):
+    assert video.encode(data, Options(copy=copy)).warnings == (text,)
+  decode._warn_once.cache_clear()
+  frames = decode.decode(data)
+  decode.decode(data)
+  assert capfd.readouterr().err == f"WARNING: {text} (said once)\n"
+  if "transfer" in params:
+    plain = decode.decode(coded({"g": "12"}))
+    np.testing.assert_allclose(frames.astype(int), plain, atol=12)
+    assert capfd.readouterr().err == ""

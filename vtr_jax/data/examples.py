@@ -28,7 +28,8 @@ class DataConfig:
   dir: str = "data"  # directory of all prepared data sets; ours
   # split to train on; TFDS slices such as "train[:1000]" are allowed; ours
   split: str = "train"
-  # segments | contiguous, see video.frame_indices; code: Frozen
+  # segments | time_segments (of equal time where the rate varies) | contiguous, see
+  # video.frame_indices; code: Frozen
   sampling: str = "segments"
   stride: int = 1  # frames between two of a clip; read by contiguous; ours
   # resize | multi_scale | random_resized, see crops.random_view; code: Frozen, MCQ
@@ -313,11 +314,7 @@ def read_clip(
   Raises:
     BadSample: see `video.decode`.
   """
-
-  def indices(count: int) -> np.ndarray:
-    return decode.frame_indices(
-      count, clip.num_frames, config.sampling, config.stride, rng
-    )
+  indices = decode.chooser(clip.num_frames, config.sampling, config.stride, rng)
 
   def view(height: int, width: int) -> crops.View:
     if rng is None:

@@ -32,14 +32,17 @@ class Views:
   def indices(self, view: int) -> Callable[[int], Int[np.ndarray, " t"]]:
     """From the number of frames of a video to those of clip number `view`.
 
-    "segments": window k of K takes the k-th of K frames spread over each segment.
+    "segments": window k of K takes the k-th of K frames spread over each segment, by
+    time only if there is one.
     "contiguous": starts are spread evenly from the first frame to the last that
     leaves a full window (VideoMAE). One window is the middle one in both.
     """
     window, n = view // self.crops, self.frames
+    if self.windows == 1 and self.sampling == "time_segments":
+      return decode.TimeSegments(n)
 
     def chosen(count: int) -> np.ndarray:
-      if self.sampling == "segments":
+      if self.sampling != "contiguous":
         fine = decode.frame_indices(count, n * self.windows, "segments", 1, None)
         return fine[window :: self.windows]
       if self.windows == 1:

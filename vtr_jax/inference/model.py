@@ -26,7 +26,7 @@ from vtr_jax.core.shutdown import warn
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
-from vtr_jax.data.video.decode import frame_indices
+from vtr_jax.data.video.decode import TimeSegments, frame_indices
 from vtr_jax.eval import ranks
 from vtr_jax.objectives.base import Objective, Params, probabilities
 from vtr_jax.train.config import TrainConfig
@@ -208,9 +208,13 @@ class LoadedModel:
     rows = (row | dict(video=clip) for row, clip in pairs)
     return self._rows(self._match, rows)
 
-  def indices(self, count: int) -> Int[np.ndarray, " t"]:
-    """Which of `count` frames make the clip in the middle."""
+  def indices(
+    self, count: int, times: Float[np.ndarray, " n"] | None = None
+  ) -> Int[np.ndarray, " t"]:
+    """Which of `count` frames, shown at `times`, make the clip in the middle."""
     clip, data = self.config.clip, self.config.data
+    if times is not None and data.sampling == "time_segments":
+      return TimeSegments(clip.num_frames).at(times)
     return frame_indices(count, clip.num_frames, data.sampling, data.stride, None)
 
   def clip(

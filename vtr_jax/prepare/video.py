@@ -13,6 +13,7 @@ from av.video.reformatter import VideoReformatter
 from vtr_jax.core.errors import BadSample, one_line
 from vtr_jax.data.video import packets as packets_lib
 from vtr_jax.data.video.container import choose_stream, ends_early, opened
+from vtr_jax.data.video.decode import unusual
 from vtr_jax.data.video.packets import Deadline
 from vtr_jax.prepare.options import Options, Result
 
@@ -174,6 +175,8 @@ class _Reader:
         for frame in stream.codec_context.decode(packet):
           if frame.is_corrupt:
             raise BadSample("a frame is broken")
+          if not frames:
+            self.warnings += unusual(frame)
           frame.time_base = stream.time_base
           frames += 1
           yield frame

@@ -204,7 +204,7 @@ def _frame_numbers(
   if stop <= first:  # no frame starts here: the previous one is still shown
     first = max(int(first) - 1, 0)
     stop = first + 1
-  return first + model.indices(int(stop - first))
+  return first + model.indices(int(stop - first), timeline.times[first:stop])
 
 
 def _shots(

@@ -3,7 +3,10 @@
 One image is a video of one frame. See packets.py for how little is decoded.
 """
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
@@ -12,15 +15,18 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Float, Int, UInt8
 
 from vtr_jax.core.errors import BadSample
+from vtr_jax.core.shutdown import warn
 from vtr_jax.data.crops import View
 from vtr_jax.data.video import image
 from vtr_jax.data.video import packets as packets_lib
 from vtr_jax.data.video.container import MAX_PIXELS, ends_early, opened, video_stream
 from vtr_jax.data.video.packets import Deadline, Surprise
 
-SAMPLINGS = ("segments", "contiguous")
+SAMPLINGS = ("segments", "time_segments", "contiguous")
 Indices = Sequence[int] | Int[np.ndarray, " n"]  # sorted frame numbers
 
+# Transfer characteristics (ITU-T H.273, table 3).
+_HDR = {16: "PQ", 18: "HLG"}
 _MAX_BYTES = 2**34  # of frames that are kept; a small file may unfold to any size; ours
 
 
@@ -54,7 +60,7 @@ def decode(
   """
   deadline, picture = Deadline(seconds), Picture(view)
   if image.is_image(data[: image.HEAD]):
-    return np.stack([picture(still(data))] * len(_requested(indices, 1)))
+    return np.stack([picture(still(data))] * len(_requested(indices, 1, [])))
   early = ends_early(data)
   with opened(data) as container:
     stream = video_stream(container)
@@ -68,7 +74,7 @@ def decode(
     for attempt in range(2):
       if not count or (damaged and count < needed):
         break
-      requested, pictures = _requested(indices, count), None
+      requested, pictures = _requested(indices, count, packets), None
       if not damaged and attempt == 0:
         pictures = _decode_runs(stream, packets, requested, picture, deadline)
       if pictures is None:
@@ -123,9 +129,13 @@ def still(data: bytes) -> av.VideoFrame:
   return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
 
-def _requested(indices: Any, count: int) -> list[int]:
+def _requested(indices: Any, count: int, packets: Sequence[av.Packet]) -> list[int]:
   if indices is None:
     return list(range(count))
+  if isinstance(indices, TimeSegments):
+    shown = packets_lib.times(packets)
+    if shown and len(shown) == count:
+      return indices.at(np.array(shown, np.float64)).tolist()
   chosen: Any = indices(count) if callable(indices) else indices
   return [int(i) for i in chosen]
 
@@ -203,6 +213,8 @@ class Picture:
 
   def _look_at(self, frame: av.VideoFrame) -> None:
     """Fixes the turn, the size before it, and the part to cut after it."""
+    for text in unusual(frame):
+      _warn_once(text)
     # Counter-clockwise; telephones film on their side.
     self._turns = round(frame.rotation / 90) % 4
     self._size = frame.height, frame.width
@@ -213,6 +225,21 @@ class Picture:
   def _turned(self, size: tuple[int, int]) -> tuple[int, int]:
     height, width = size
     return (width, height) if self._turns % 2 else size
+
+
+def unusual(frame: av.VideoFrame) -> Iterator[str]:
+  """What is read by a rule that its maker may not expect, see docs/formats.md."""
+  if frame.interlaced_frame:
+    yield "interlaced: the two fields of a frame stay woven"
+  if (name := _HDR.get(int(frame.color_trc or 0))) is not None:
+    yield f"HDR ({name}): colours are read without tone mapping"
+
+
+@functools.cache
+def _warn_once(text: str) -> None:
+  """In the process that a user sees: workers would repeat it."""
+  if multiprocessing.parent_process() is None:
+    warn(f"{text} (said once)")
 
 
 def frame_indices(
@@ -229,13 +256,14 @@ def frame_indices(
     clip_frames: frames of the clip.
     sampling: "segments" takes one frame from each of `clip_frames` equal parts
       (TSN, Frozen in Time); a video with fewer frames repeats some of them.
+      "time_segments" is the same here, see `TimeSegments`.
       "contiguous" takes every `stride`-th frame of one window; a video that is
       shorter than the window repeats its last frame (SimVTP).
     stride: frames from one to the next; read by "contiguous" only.
     rng: the example's generator; None takes the middle, for evaluation.
   """
   steps = np.arange(clip_frames)
-  if sampling == "segments":
+  if sampling != "contiguous":
     start = steps * num_frames // clip_frames
     # A part is at least one frame long: Frozen in Time fails where it is not.
     end = np.maximum((steps + 1) * num_frames // clip_frames, start + 1)
@@ -243,3 +271,46 @@ def frame_indices(
   free = max(num_frames - clip_frames * stride, 0)
   start = free // 2 if rng is None else rng.integers(free + 1)
   return np.minimum(start + steps * stride, num_frames - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeSegments:
+  """One frame from each of `clip_frames` parts of equal time ("time_segments").
+
+  A telephone that films slowly, or a screen recorder, writes frames at a rate that
+  varies: equal numbers of frames may then be a second, or a minute. Where no frame is
+  half a part from where an even rate has it, "segments" are taken.
+  """
+
+  clip_frames: int
+  rng: np.random.Generator | None = None  # None takes the middle of each part
+
+  def __call__(self, num_frames: int) -> Int[np.ndarray, " t"]:
+    """Of a video whose times are unknown: by numbers of frames."""
+    return frame_indices(num_frames, self.clip_frames, "segments", 1, self.rng)
+
+  def at(self, times: Float[np.ndarray, " n"]) -> Int[np.ndarray, " t"]:
+    """Numbers of the frames that are shown then, sorted.
+
+    Args:
+      times: when each frame is first shown, ascending, in any unit.
+    """
+    count, parts = len(times), self.clip_frames
+    # The last frame is shown as long as most are.
+    since = times - times[0]
+    last = np.median(np.diff(times)) if count > 1 else 1.0
+    share = since / (since[-1] + last)
+    if np.abs(share - np.arange(count) / count).max() <= 0.5 / parts:
+      return self(count)
+    within = 0.5 if self.rng is None else self.rng.random(parts)
+    moments = (np.arange(parts) + within) / parts
+    return np.searchsorted(share, moments, side="right") - 1
+
+
+def chooser(
+  clip_frames: int, sampling: str, stride: int, rng: np.random.Generator | None
+) -> Callable[[int], Indices]:
+  """`frame_indices` as `decode` asks for it, by time where `sampling` says so."""
+  if sampling == "time_segments":
+    return TimeSegments(clip_frames, rng)
+  return lambda count: frame_indices(count, clip_frames, sampling, stride, rng)
