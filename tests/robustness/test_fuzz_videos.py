@@ -5,6 +5,7 @@ import io
 import struct
 
 import clips
+import found
 import fuzz
 import fuzz_work
 import movies
@@ -19,7 +20,8 @@ KINDS = (
   *("b_frames", "faststart", "fragmented", "variable_rate", "ts", "avi", "avi_mpeg4_b"),
   *("mpeg1", "no_container", "vp8", "vp9", "gif", "ten_bit"),
 )
-IMAGES = ("jpeg", "png", "webp", "bmp", "gif")
+FOUND = [name for name in found.VIDEOS if name != "sound"]
+IMAGES = ("jpeg", "png", "webp", "bmp", "gif", "avif", "tiff", "mpo")
 
 
 def damaged(rng, *videos):
@@ -46,6 +48,11 @@ def videos(kind, _):
   return Inputs({}, good[:1], make)
 
 
+def found_videos(kind, _):
+  good = found.VIDEOS[kind][1](), movies.movie("b_frames")
+  return Inputs({}, good[:1], lambda rng: damaged(rng, *good))
+
+
 def images(kind, _):
   out = io.BytesIO()
   Image.fromarray(movies.picture(3)).save(out, kind.upper())
@@ -54,11 +61,13 @@ def images(kind, _):
 
 for name, kinds, make, read in (
   ("video", KINDS, videos, fuzz_work.video),
+  ("found", FOUND, found_videos, fuzz_work.video),
   ("image", IMAGES, images, fuzz_work.image),
 ):
   for kind in kinds:
     inputs = functools.partial(make, kind)
-    CASES.append(Case(f"{name}-{kind}", (5, 600), inputs, read, in_worker=True))
+    counts = (2 if name == "found" else 5, 600)
+    CASES.append(Case(f"{name}-{kind}", counts, inputs, read, in_worker=True))
 
 
 @CASES.each

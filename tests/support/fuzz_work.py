@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 
+import av
 import clips
 import fuzz
 import numpy as np
@@ -13,6 +14,7 @@ from vtr_jax.data import crops, loader, sources
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.video import decode as video_lib
 from vtr_jax.data.video import stream
+from vtr_jax.data.video.container import choose_stream
 from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import check
 from vtr_jax.prepare import image as images
@@ -85,9 +87,22 @@ def video(data):
   for options in (Options(short_side=32, needed=2, max_seconds=60), Options(copy=True)):
     made = fuzz.outcome(lambda o=options: prepare_video.encode(data, o))
     assert made is None or (made.frames > 0 and made.data)
+    if made and not made.warnings and not is_image(data[:HEAD]):
+      own = fuzz.outcome(lambda: ffmpegs_count(data))
+      assert own in (None, made.frames), f"{made.frames} frames, FFmpeg reads {own}"
   made = fuzz.outcome(lambda: prepare_video.encode(data, Options(fps=5.0), 0.1, 0.5))
   assert made is None or made.frames > 0
   fuzz.outcome(lambda: prepare_video.encode(data, Options(max_seconds=60), 11.0, 12.0))
+
+
+def ffmpegs_count(data):
+  """Frames that FFmpeg decodes, damage concealed; None where it decodes none."""
+  try:
+    with av.open(io.BytesIO(data)) as container:
+      stream = choose_stream(container)
+      return sum(1 for _ in container.decode(stream)) or None
+  except (av.FFmpegError, BadSample):
+    return None
 
 
 def image(data):

@@ -38,8 +38,8 @@ def _result(image: Image.Image, data: bytes, kind: str, count: int) -> Result:
   darkest, brightest = image.convert("L").getextrema()
   blank = brightest - darkest < _BLANK  # pyright: ignore[reportOperatorIssue]
   warnings = ["blank: all pixels are nearly equal"] if blank else []
-  if count > 1 and kind != "MPO":  # a phone's second picture shows the same
-    warnings.append(f"animated: only the first of {count} pictures is taken")
+  if animated := image_lib.animated(kind, count):
+    warnings.append(animated)
   return Result(
     data,
     warnings=tuple(warnings),

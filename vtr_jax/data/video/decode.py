@@ -125,7 +125,10 @@ def still(data: bytes) -> av.VideoFrame:
   Raises:
     BadSample: it cannot be decoded, or is too large.
   """
-  rgb = np.asarray(image.read(data, MAX_PIXELS)[0])
+  picture, kind, count = image.read(data, MAX_PIXELS)
+  if animated := image.animated(kind, count):
+    _warn_once(animated)
+  rgb = np.asarray(picture)
   return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
 

@@ -60,6 +60,13 @@ def read(
     raise BadSample(f"not an image ({one_line(e)})") from e
 
 
+def animated(kind: str, count: int) -> str:
+  """A warning if a file of that format and number of pictures is an animation."""
+  # A phone's second picture shows the same.
+  several = count > 1 and kind != "MPO"
+  return f"animated: only the first of {count} pictures is taken" if several else ""
+
+
 def _rgb(image: Image.Image) -> Image.Image:
   if image.mode[:1] not in ("I", "F"):
     image.info.pop("transparency", None)
