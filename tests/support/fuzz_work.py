@@ -98,7 +98,7 @@ def video(data):
 def ffmpegs_count(data):
   """Frames that FFmpeg decodes, damage concealed; None where it decodes none."""
   try:
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), metadata_errors="replace") as container:
       stream = choose_stream(container)
       return sum(1 for _ in container.decode(stream)) or None
   except (av.FFmpegError, BadSample):
