@@ -1,10 +1,14 @@
 """Notes: written with the records, or added to prepared ones; never half of them."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 
 import clips
 import pytest
-from conftest import run_main
+from conftest import ROOT, run_main
 from format_cases import put
 from prepare_cases import TEST, TRAIN, content, make, write_source
 
@@ -321,3 +325,64 @@ def test_the_command_adds_questions_to_a_data_set_of_another_source(tmp_path):
   assert (none, cat[0].answer) == ((), "cat")
   (man, none) = notes.read(data, "test", own_split="validation")
   assert (man[0].answer, none) == ("man", ())
+
+
+KILLED = """
+import os, signal, sys
+from vtr_jax.prepare import notes
+from vtr_jax.prepare.formats import base
+from vtr_jax.data.notes import Note
+
+directory, source, place, before = sys.argv[1:]
+replace, calls = os.replace, []
+
+def replaced(old, new):
+  calls.append(new)
+  last = len(calls) == int(place)
+  if last and before == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+  replace(old, new)
+  if last:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replaced
+items = base.open("csv", base.Request(source))
+items = [item._replace(notes=(Note("question", "1", f"{item.id}?", "man"),))
+         for item in items]
+notes.add(directory, items, dict(format="csv", source="videos"), 0.01)
+"""
+
+
+@pytest.mark.nightly
+def test_notes_that_were_killed_are_completed_by_the_same_command(
+  source, plain, tmp_path
+):
+  """Before and after each file that is put in its place; another set is kept."""
+  found = base.open("csv", base.Request(str(source)))
+  other = [item._replace(notes=(NOTE,)) for item in found]
+  adding.add(plain, other, dict(format="umt", source="videos"), 0.01)
+  kept = {k: v for k, v in content(plain).items() if "notes-csv" not in k}
+
+  def add(place, before, directory):
+    arguments = (str(directory), str(source), str(place), str(before))
+    return subprocess.run([sys.executable, "-c", KILLED, *arguments], cwd=ROOT)
+
+  reference = tmp_path / "reference"
+  shutil.copytree(plain, reference)
+  assert add(99, 0, reference).returncode == 0
+  deaths = 0
+  for place in range(1, 9):
+    for before in (1, 0):
+      directory = tmp_path / f"{place}-{before}"
+      shutil.copytree(plain, directory)
+      if add(place, before, directory).returncode != -signal.SIGKILL:
+        continue
+      deaths += 1
+      after = content(directory)
+      assert {k: after[k] for k in kept if k != "manifest.json"} == (
+        {k: v for k, v in kept.items() if k != "manifest.json"}
+      )
+      assert rows(directory, "test", "umt") == rows(plain, "test", "umt")
+      assert add(99, 0, directory).returncode == 0
+      assert content(directory) == content(reference)
+  assert deaths >= 6

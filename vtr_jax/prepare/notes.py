@@ -35,6 +35,8 @@ def add(
   """
   directory, name = pathlib.Path(directory), origin["format"]
   with processes.locked(directory.parent / f".lock-{directory.name}", "run"):
+    for path in directory.glob(".*.tmp"):  # of a run that was killed
+      path.unlink()
     texts, absent = _texts(directory, items)
     _check_absent(directory, items, texts, absent, bad_budget)
     made = {split: notes.facts(text) for split, text in texts.items()}
