@@ -91,11 +91,30 @@ def test_members_of_a_tar_come_in_any_order_and_keys_may_hold_times(tmp_path):
   ]
 
 
-def test_litter_is_passed_over_by_every_walk(tmp_path):
+def test_litter_is_passed_over_by_every_walk(tmp_path, capfd):
   litter = ("._a.mp4", ".hidden.mp4", "@eaDir/a.mp4", "__MACOSX/a.mp4", ".Trash/b.mp4")
   put(tmp_path, dict.fromkeys(litter, "x") | {"a.mp4": "x", "c/a.txt": "x"})
   put(tmp_path, {"Thumbs.db": "x", "c/#recycle/d.mp4": "x", "a.txt": "one"})
   assert [i[2] for i in read("folder", tmp_path)] == ["a.mp4"]
+  told = f"{tmp_path}: 3 files are passed over: hidden or of the system 3\n"
+  assert capfd.readouterr().err == told  # in folders that are left out, none is counted
   entries, left_out = files.walk(str(tmp_path))
   assert [e.path for e in entries] == ["a.mp4"]
   assert left_out == []
+  assert capfd.readouterr().err == (
+    f"{tmp_path}: 5 files are passed over: hidden or of the system 3, .txt 2\n"
+  )
+
+
+def test_files_of_known_kinds_that_are_not_read_are_listed_with_a_cure(tmp_path, capfd):
+  put(tmp_path, dict.fromkeys(("a.mp4", "b.RMVB", "c.dng", "d", "e.srt"), "x"))
+  entries, left_out = files.walk(str(tmp_path))
+  assert [e.path for e in entries] == ["a.mp4"]
+  assert sorted(left_out) == [
+    ("b.RMVB", ".rmvb is not read; convert it to .mp4, as with ffmpeg"),
+    ("c.dng", ".dng is not read; save it as .png or .jpg"),
+  ]
+  assert ": 2 files are passed over: .srt 1, no ending 1\n" in capfd.readouterr().err
+  assert [i[2] for i in read("folder", tmp_path)] == ["a.mp4"]
+  told = ": 4 files are passed over: .dng 1, .rmvb 1, .srt 1, no ending 1\n"
+  assert told in capfd.readouterr().err

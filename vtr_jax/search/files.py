@@ -26,7 +26,8 @@ class Entry(NamedTuple):
 def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   """Files in `root` and its subfolders, sorted; (path, reason) of those left out.
 
-  Links are followed where they stay in the folder.
+  Links are followed where they stay in the folder. Files of other kinds are counted in
+  a line on standard error; those of known kinds that are not read are left out.
 
   Raises:
     DataError: there is no such folder, or no video or image in it.
@@ -34,13 +35,16 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   if not os.path.isdir(root):
     cure = f"give the one that holds the videos{near(root)}"
     raise DataError(f"{root}: no such folder; {cure}")
-  top, entries, left_out, others = os.path.realpath(root), [], [], 0
-  paths, unreadable = _paths(root)
+  top, entries, left_out = os.path.realpath(root), [], []
+  paths, others, unreadable = _paths(root)
   left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in unreadable]
   for path in paths:
     name = os.path.relpath(path, root).replace(os.sep, "/")
     if not name.lower().endswith(ENDINGS):
-      others += 1
+      if reason := media.unread(name):
+        left_out.append((name, reason))
+      else:
+        others.append(os.path.basename(name))
       continue
     real = os.path.realpath(path)
     if os.path.commonpath([top, real]) != top:
@@ -55,18 +59,19 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
       entries.append(Entry(name, stat.st_size, stat.st_mtime_ns))
   if not entries:
     raise DataError(
-      f"{root}: no video or image among its files ({others} others, {len(left_out)} "
-      f"that cannot be read); known endings: {' '.join(ENDINGS)}"
+      f"{root}: no video or image among its files ({len(others)} others, "
+      f"{len(left_out)} that cannot be read); known endings: {' '.join(ENDINGS)}"
     )
+  media.tell_passed_over(root, others)
   return sorted(entries), left_out
 
 
-def _paths(root: str) -> tuple[list[str], list[OSError]]:
-  """(all files, folders that cannot be read).
+def _paths(root: str) -> tuple[list[str], list[str], list[OSError]]:
+  """(files, names of hidden ones and such, folders that cannot be read).
 
   A folder that is reached again through a link is skipped.
   """
-  seen, paths, unreadable = set(), [], []
+  seen, paths, litter, unreadable = set(), [], [], []
   top = os.path.realpath(root)
   for folder, folders, names in os.walk(
     root, onerror=unreadable.append, followlinks=True
@@ -78,7 +83,8 @@ def _paths(root: str) -> tuple[list[str], list[OSError]]:
     seen.add(real)
     folders[:] = sorted(name for name in folders if not media.is_litter(name))
     paths += [os.path.join(folder, n) for n in names if not media.is_litter(n)]
-  return paths, unreadable
+    litter += [name for name in names if media.is_litter(name)]
+  return paths, litter, unreadable
 
 
 def digest(path: str) -> str:

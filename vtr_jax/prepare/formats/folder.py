@@ -15,7 +15,8 @@ from vtr_jax.prepare.formats.base import Item, Media, Request
 def read(request: Request) -> Iterator[Item]:
   """One item a file, called by its path, sorted by folder and name."""
   parse.no_annotations(request, "folder")
-  for path in media.walk(request.source, media.VIDEO + media.IMAGE):
+  endings = media.VIDEO + media.IMAGE
+  for path in media.walk(request.source, endings, (".txt", ".json")):
     name = os.path.relpath(path, request.source)
     first = parse.split_named(name.split(os.sep)[0])
     is_split = first in ("train", "validation", "test") and os.sep in name

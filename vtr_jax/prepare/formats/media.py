@@ -1,5 +1,6 @@
 """From names in annotations to media files, never outside the source directory."""
 
+import collections
 import functools
 import os
 import unicodedata
@@ -7,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.paths import near
+from vtr_jax.core.shutdown import print_line
 from vtr_jax.prepare.formats.base import Media
 
 # The first is the assumed ending of a missing file.
@@ -18,6 +20,14 @@ IMAGE = (
   *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
   *(".avif", ".heic", ".heif"),
 )
+# Known, but not read.
+_OTHER_VIDEO = (
+  *(".rm", ".rmvb", ".swf", ".mxf", ".y4m", ".yuv", ".dv", ".wtv", ".m3u8", ".mpd"),
+)
+_OTHER_IMAGE = (
+  *(".svg", ".psd", ".xcf", ".eps", ".jxl", ".jp2", ".exr", ".hdr", ".ico", ".pnm"),
+  *(".ppm", ".pgm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
 # What systems and shares leave in folders; hidden files and folders too.
 _LITTER = (
   *("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information"),
@@ -28,6 +38,31 @@ _LITTER = (
 def is_litter(name: str) -> bool:
   """Whether a walk passes over a file or folder of this name."""
   return name.startswith(".") or name.lower() in _LITTER
+
+
+def unread(name: str) -> str:
+  """Why a file of a known kind is not read, with the cure; "" of other kinds."""
+  ending = os.path.splitext(name)[1].lower()
+  if ending in _OTHER_VIDEO:
+    return f"{ending} is not read; convert it to .mp4, as with ffmpeg"
+  if ending in _OTHER_IMAGE:
+    return f"{ending} is not read; save it as .png or .jpg"
+  return ""
+
+
+def tell_passed_over(root: str, names: Iterable[str]) -> None:
+  """Prints how many files a walk passes over, by their endings."""
+  kinds = collections.Counter(
+    "hidden or of the system"
+    if is_litter(name)
+    else os.path.splitext(name)[1].lower() or "no ending"
+    for name in names
+  )
+  if kinds:
+    order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{kind} {count}" for kind, count in order[:8])
+    more = f", and {len(kinds) - 8} more endings" if len(kinds) > 8 else ""
+    print_line(f"{root}: {kinds.total()} files are passed over: {listed}{more}")
 
 
 def inside(source: str, name: str, where: str) -> str:
@@ -54,12 +89,18 @@ def inside(source: str, name: str, where: str) -> str:
   return path
 
 
-def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
-  """Sorted paths of all files under `source` with one of `endings`."""
+def walk(
+  source: str, endings: tuple[str, ...], used: tuple[str, ...] | None = None
+) -> Iterator[str]:
+  """Sorted paths of all files under `source` with one of `endings`.
+
+  The others, but for those with endings `used`, are counted in a line on standard
+  error, unless that is None.
+  """
   if not os.path.isdir(source):
     cure = f"set --source to that of the media{near(source)}"
     raise DataError(f"{source}: no such directory; {cure}")
-  seen = set()
+  seen, others = set(), []
   for folder, folders, names in os.walk(source, followlinks=True):
     real = os.path.realpath(folder)
     if real in seen:  # a link back to a folder above
@@ -70,6 +111,10 @@ def walk(source: str, endings: tuple[str, ...]) -> Iterator[str]:
     for name in sorted(names):
       if name.lower().endswith(endings) and not is_litter(name):
         yield os.path.join(folder, name)
+      elif is_litter(name) or not name.lower().endswith(used or ()):
+        others.append(name)
+  if used is not None:
+    tell_passed_over(source, others)
 
 
 class Files:
