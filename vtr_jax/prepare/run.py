@@ -10,6 +10,7 @@ from typing import Any
 from vtr_jax.core import processes
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
+from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
 from vtr_jax.prepare import merge, notes, pool, spool
 from vtr_jax.prepare.formats import base
@@ -127,7 +128,9 @@ def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) ->
       exists[path] = os.path.isfile(path)
     reason = unfit(item, options) or ("" if exists[path] else "no such file")
     bad += bool(reason)
-    first = first or (reason and f"{item.id} ({path}): {reason}")
+    if reason and not first:
+      hint = "" if exists[path] else near(path)
+      first = f"{item.id} ({path}): {reason}{hint}"
   if bad > final.bad_budget * len(items):
     raise DataBudgetError(
       f"{bad} of {len(items)} items are unfit, the first is {first}; fix it or raise "
