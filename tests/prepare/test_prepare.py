@@ -210,8 +210,8 @@ def test_exactly_the_bad_items_are_refused_within_the_budget(tmp_path):
 def test_missing_files_end_the_run_before_any_work(source, tmp_path):
   items = base.open("csv", base.Request(str(source)))
   gone = [i._replace(media=base.Media(str(tmp_path / i.id))) for i in items]
-  (tmp_path / f"{items[0].id.upper()}.backup").touch()
-  message = r"18 of 18 items are unfit.*no such file; did you mean '.*\.backup'\?; fix"
+  (tmp_path / items[0].id.upper()).touch()
+  message = r"18 of 18 items are unfit.*no such file; did you mean '.*/V00\.MP4'\?; fix"
   with pytest.raises(DataBudgetError, match=message):
     make(source, tmp_path, items=gone)
 
