@@ -224,6 +224,24 @@ def test_links_out_of_the_folder_are_listed_as_unreadable(run, folder, tmp_path)
   assert content(tmp_path / "index").keys() == {*NAMES, "picture.png", "in.mp4"}
 
 
+def test_links_of_a_hub_s_cache_are_followed(tmp_path):
+  """Files of a snapshot are links to the blobs of its repository."""
+  blobs = tmp_path / "datasets--owner--name" / "blobs"
+  kept = tmp_path / "datasets--owner--name" / "snapshots" / "abc" / "videos"
+  blobs.mkdir(parents=True)
+  kept.mkdir(parents=True)
+  for name in ("a", "b"):
+    (blobs / name).write_bytes(name.encode())
+    (kept / f"{name}.mp4").symlink_to(blobs / name)
+  (tmp_path / "secret").touch()
+  (kept / "c.mp4").symlink_to(tmp_path / "secret")
+  entries, left_out = files.walk(str(kept))
+  assert [entry.path for entry in entries] == ["a.mp4", "b.mp4"]
+  ((name, reason),) = left_out
+  assert name == "c.mp4"
+  assert reason == f"a link to {tmp_path}/secret, out of the folder; index that one"
+
+
 def test_folders_without_videos_are_rejected(run, folder, tmp_path):
   (tmp_path / "empty").mkdir()
   (tmp_path / "empty" / "a.txt").write_text("")

@@ -26,7 +26,8 @@ class Entry(NamedTuple):
 def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   """Files in `root` and its subfolders, sorted; (path, reason) of those left out.
 
-  Links are followed where they stay in the folder. Files of other kinds are counted in
+  Links are followed where they stay in the folder, or in the hub's cache that it is a
+  part of. Files of other kinds are counted in
   a line on standard error; those of known kinds that are not read are left out.
 
   Raises:
@@ -35,7 +36,7 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   if not os.path.isdir(root):
     cure = f"give the one that holds the videos{near(root)}"
     raise DataError(f"{root}: no such folder; {cure}")
-  top, entries, left_out = os.path.realpath(root), [], []
+  top, entries, left_out = boundary(root), [], []
   paths, others, unreadable = _paths(root)
   left_out += [(os.path.relpath(e.filename, root), e.strerror) for e in unreadable]
   for path in paths:
@@ -48,7 +49,7 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
       continue
     real = os.path.realpath(path)
     if os.path.commonpath([top, real]) != top:
-      left_out.append((name, "leads out of the folder"))
+      left_out.append((name, f"a link to {real}, out of the folder; index that one"))
       continue
     try:
       stat = os.stat(path)
@@ -66,13 +67,25 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   return sorted(entries), left_out
 
 
+def boundary(root: str) -> str:
+  """The folder that links may not leave: `root`, or the cached repository around it.
+
+  A hub's cache has the files of OWNER--NAME/snapshots/COMMIT in OWNER--NAME/blobs.
+  """
+  top = pathlib.Path(os.path.realpath(root))
+  for parent in top.parents:
+    if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
+      return str(parent.parent)
+  return str(top)
+
+
 def _paths(root: str) -> tuple[list[str], list[str], list[OSError]]:
   """(files, names of hidden ones and such, folders that cannot be read).
 
   A folder that is reached again through a link is skipped.
   """
   seen, paths, litter, unreadable = set(), [], [], []
-  top = os.path.realpath(root)
+  top = boundary(root)
   for folder, folders, names in os.walk(
     root, onerror=unreadable.append, followlinks=True
   ):

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from email.message import Message
 from typing import NamedTuple
 
+from vtr_jax.search.files import boundary
+
 # Files are served with one of these types or none: never as HTML.
 TYPES = {
   ".mp4": "video/mp4",
@@ -63,7 +65,8 @@ def open_inside(path: str, root: str, name: str) -> io.BufferedIOBase:
       message contains `name`.
   """
   real = os.path.realpath(path)
-  if os.path.commonpath([real, os.path.realpath(root)]) != os.path.realpath(root):
+  top = boundary(root)
+  if os.path.commonpath([real, top]) != top:
     raise HTTPError(403, f"{name}: lies outside the indexed folder")
   try:
     # Without O_NONBLOCK, a pipe instead of the file would block `open` forever.
