@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import config_flags
 
 from vtr_jax.core import cli
-from vtr_jax.core.errors import ConfigError, WeightsError
+from vtr_jax.core.errors import ConfigError, DataError, WeightsError
 from vtr_jax.objectives.base import Objective
 from vtr_jax.weights.match import Report
 
@@ -60,7 +60,9 @@ def convert(
   from vtr_jax.train.config import TrainConfig
   from vtr_jax.weights import infer, match, registry, snapshot, stacks
 
-  found = snapshot.find(file)
+  if kind:
+    registry.find(kind)
+  found = snapshot.find(file, kind)
   facts = found.facts
   if facts:
     kind = kind or facts.kind
@@ -75,7 +77,6 @@ def convert(
   if to and directory.exists() and not _is_empty(directory):
     raise ConfigError(f"--to: {directory} is not empty; choose another directory")
   arrays = found.read()
-  tokenizer = tokenizer or str(found.vocabulary or "")
   inferred = values is None
   if values is None:
     recipe = infer.recipe(source)
@@ -84,10 +85,12 @@ def convert(
     if facts:
       facts.apply(values)
     if not source.infer:
-      stated = facts.towers if facts else ()
+      stated = facts.towers if facts else {}
       infer.set_heads(values, recipe, heads or {}, stated, file)
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   c = config.read(TrainConfig, values)
+  if to and tokenizer:
+    tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
   objective, spec = c.make_objective(), c.spec()
   expected: dict[Any, Any] = flatten_dict(
     nn.unbox(state.abstract_params(objective, spec)), sep="/"
@@ -105,12 +108,22 @@ def convert(
   print(report.text() if verbose else short, flush=True)
   report.check()
   warnings = facts.check(objective.model.config, objective.model.clip) if facts else []
-  if inferred and not source.infer and not facts:
+  if inferred and not source.infer and not (facts and facts.towers):
     warnings += _assumptions(objective.model.config)
+  if kind == "sentence_transformers" and not (facts and facts.pool):
+    warnings.append(
+      f"pooling is not in the file, assumed {values['objective']['pool']}; if this is "
+      "wrong, give the folder with its modules.json"
+    )
   if to:
-    if tokenizer:
-      tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
-    elif objective.reads_text:
+    if not tokenizer and found.vocabulary and objective.reads_text:
+      try:
+        own = tokenizers.load(str(found.vocabulary), c.text.t5_rules)
+        tokenizers.check(own, c.text)
+        tokenizer = str(found.vocabulary)
+      except DataError as e:
+        warnings.append(str(e))
+    if not tokenizer and objective.reads_text:
       warnings.append(
         "no --tokenizer: to read captions, copy the vocabulary file to "
         f"{directory / 'tokenizer.model'}"

@@ -26,6 +26,7 @@ from jaxtyping import Float, UInt8
 from vtr_jax.core import cli
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import DataError, NotFiniteError, printable
+from vtr_jax.core.paths import local
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import views as views_lib
 from vtr_jax.data.views import Views
@@ -152,7 +153,7 @@ def predict(request: Request) -> Prediction:
 def _find(videos: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
   """(files, once each; (path, reason) of those left out)."""
   paths, left_out = [], []
-  for name in videos:
+  for name in (local(name, "VIDEOS") for name in videos):
     if os.path.isdir(name):
       entries, others = files.walk(name)
       paths += [os.path.join(name, entry.path) for entry in entries]

@@ -33,7 +33,7 @@ def test_home_directories_are_expanded(given, expected):
 
 @pytest.mark.parametrize("address", ["gs://b/run", "s3://b", "hdfs://h/x", "https://a"])
 def test_addresses_are_no_paths(address):
-  with pytest.raises(ConfigError, match=rf"^--out: {address}: not a path; mount it"):
+  with pytest.raises(ConfigError, match=rf"^--out: {address}: not a path; copy it"):
     paths.local(address, "--out")
   with pytest.raises(ConfigError, match="not a path"):
     paths.local(f"runs/a,clip:{address}", "config.init_from")
@@ -41,16 +41,17 @@ def test_addresses_are_no_paths(address):
     paths.local("file:///data/x", "--out")
 
 
-def test_arguments_are_paths_unless_they_are_texts():
-  given = ["main", "index", "~/v", "--out=~/i", "--checkpoint", "~/r", "--a", "--b=c=~"]
-  assert paths.arguments(given, frozenset()) == [
-    *("main", "index", f"{HOME}/v", f"--out={HOME}/i", "--checkpoint", f"{HOME}/r"),
-    *("--a", "--b=c=~"),
+def test_flags_that_are_paths_are_read_as_such_and_nothing_else_is():
+  names = frozenset({"out", "checkpoint"})
+  given = ["main", "index", "~/v", "--out=~/i", "--checkpoint", "~/r", "--a", "--b=~/c"]
+  assert paths.arguments(given, names) == [
+    *("main", "index", "~/v", f"--out={HOME}/i", "--checkpoint", f"{HOME}/r"),
+    *("--a", "--b=~/c"),
   ]
-  texts = ["main", "--texts=see http://a.b", "--texts", "http://a.b/~"]
-  assert paths.arguments(texts, frozenset({"texts"})) == texts
+  texts = ["main", "query", "I", "http://a.b is on screen", "--texts=http://a.b"]
+  assert paths.arguments(texts, names) == texts
   with pytest.raises(ConfigError, match=r"^--checkpoint: s3://b: "):
-    paths.arguments(["main", "--checkpoint", "s3://b"], frozenset())
+    paths.arguments(["main", "--checkpoint", "s3://b"], names)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_command_with_an_address_ends_before_any_work(module, flag, tmp_path):
   (line,) = done.stderr.splitlines()
   name, _, address = flag.partition("=")
   assert done.returncode == 2
-  assert line.startswith(f"ConfigError: {name}: {address}: not a path; mount it")
+  assert line.startswith(f"ConfigError: {name}: {address}: not a path; copy it")
 
 
 def test_the_keys_of_a_config_and_arguments_of_python_are_paths_too(smoke, tmp_path):
@@ -78,7 +79,7 @@ def test_the_keys_of_a_config_and_arguments_of_python_are_paths_too(smoke, tmp_p
       setup.build(values, tmp_path)
   with pytest.raises(ConfigError, match=r"^--workdir: gs://bucket/run"):
     setup.build(smoke, "gs://bucket/run")
-  with pytest.raises(ConfigError, match=r"the run: gs://bucket/run"):
+  with pytest.raises(ConfigError, match=r"^directory: gs://bucket/run"):
     load_lib.load("gs://bucket/run")
   read = paths.of_config(dict(data=dict(dir="~/d"), tokenizer="~/t", init_from=""))
   assert read == dict(data=dict(dir=f"{HOME}/d"), tokenizer=f"{HOME}/t", init_from="")
@@ -95,4 +96,7 @@ def test_the_nearest_name_is_that_of_the_folder_which_exists(tmp_path):
     f"; did you mean {str(tmp_path / accented)!r}?"
   )
   assert hint("unlike anything") == ""
+  assert hint("Holiday 2024") == ""
+  (tmp_path / "link.mp4").symlink_to(tmp_path / "gone.mp4")
+  assert hint("link.mp4") == "; it is a link to a file that does not exist"
   assert paths.near(pathlib.Path("/")) == ""

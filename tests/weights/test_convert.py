@@ -202,7 +202,7 @@ def test_init_from_rejects_paths_that_are_neither_a_run_nor_weights(
   named, data_dir, tmp_path
 ):
   values = small(data_dir) | dict(init_from=named)
-  hint = "'vitt' is not a kind.*'vit'" if ":" in named else "give the --workdir"
+  hint = "'vitt' is not a kind.*'vit'" if ":" in named else "there is no such folder"
   message = f"is not a run; {hint}"
   with pytest.raises(CheckpointError, match=message):
     setup.build(values, tmp_path)
@@ -212,7 +212,7 @@ def test_init_from_rejects_paths_that_are_neither_a_run_nor_weights(
   ("init_from", "words"),
   [
     ("vit:", "vit: no file"),
-    ("vit:absent.pth", "absent.pth: cannot be read"),
+    ("vit:absent.pth", "absent.pth: no such file or folder"),
     ("vit:{0}/vit.safetensors,vitt:x", "did you mean 'vit'"),
     ("vit:{0}/vit.safetensors,vit:{0}/vit.safetensors", "in an earlier file"),
     ("clip:{0}/clip.safetensors", "arch 'frozen'"),

@@ -19,12 +19,14 @@ from weight_cases import HF, SIZE, assert_close
 from configs import mac
 from vtr_jax import convert
 from vtr_jax.core import precision
-from vtr_jax.core.errors import ConfigError, WeightsError
+from vtr_jax.core.config import read
+from vtr_jax.core.errors import CheckpointError, ConfigError, WeightsError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.inference import load as load_lib
 from vtr_jax.models.layers import l2_normalize
 from vtr_jax.train import setup
-from vtr_jax.weights import files, hub_configs, infer, save, snapshot
+from vtr_jax.train.config import TrainConfig, with_defaults
+from vtr_jax.weights import files, hub_configs, infer, registry, save, snapshot
 
 safetensors = pytest.importorskip("safetensors.numpy")
 
@@ -239,7 +241,7 @@ def test_a_file_is_described_by_the_config_next_to_it(hub, tmp_path):
   path = hub("bert", num_attention_heads=4) / "model.safetensors"
   model = converted(path, tmp_path / "run", "bert")
   assert model.config.objective["text"]["num_heads"] == 4
-  with pytest.raises(WeightsError, match=r"num_heads: 2, but .*config\.json states 4"):
+  with pytest.raises(ConfigError, match=r"--heads: text:2, but .* states 4; omit it"):
     convert.convert("bert", str(path), heads=dict(text=2))
 
 
@@ -339,6 +341,69 @@ def test_weights_are_found_by_the_names_of_hubs(hub, tmp_path):
     WeightsError, match=r"no weights in it; model\.safetensors or pyt"
   ):
     snapshot.find(tmp_path / "empty")
+
+
+def test_the_words_of_a_sentence_encoder_may_start_simvtp(hub):
+  """Whose pooling is another setting."""
+  facts = snapshot.facts(sentence_encoder(hub("bert")))
+  assert facts
+  facts.expect("bert_words")
+  values = infer.recipe(registry.find("bert_words"))
+  values["text"]["vocab_size"] = HF.WORDS
+  pool = values["objective"]["pool"]
+  facts.apply(values)
+  assert values["objective"]["pool"] == pool
+
+
+def test_a_sentence_encoder_reads_as_many_tokens_as_it_states(hub):
+  folder = sentence_encoder(hub("bert"))
+  write(folder / "sentence_bert_config.json", dict(max_seq_length=7))
+  facts = snapshot.facts(folder)
+  assert facts
+  assert facts.max_length == 7
+  (folder / "1_Pooling" / "config.json").unlink()
+  with pytest.raises(WeightsError, match=r"1_Pooling/config\.json: missing; copy"):
+    snapshot.find(folder)
+
+
+def test_a_lone_sentence_encoder_s_pooling_is_assumed_with_a_warning(hub, capsys):
+  path = hub("bert") / "model.safetensors"
+  convert.convert("sentence_transformers", str(path))
+  assert "warning: pooling is not in the file, assumed mean" in capsys.readouterr().out
+
+
+def test_configs_of_other_models_do_not_describe_the_authors_own_files(tmp_path):
+  write(tmp_path / "config.json", dict(model_type="videoprism"))
+  (tmp_path / "a.npz").touch()
+  assert snapshot.find(tmp_path / "a.npz", "videoprism").facts is None
+  with pytest.raises(WeightsError, match="move these to a folder of their own"):
+    snapshot.find(tmp_path / "a.npz", "bert")
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    dict(model_type="bert", hidden_act=["gelu"]),
+    dict(model_type="clip", vision_config="x"),
+    dict(model_type=["bert"]),
+    dict(architecture="vit_a", pretrained_cfg=dict(mean=["a", 1, 2], std=[1, 1, 1])),
+  ],
+)
+def test_values_of_other_types_are_reported(config, tmp_path):
+  write(tmp_path / "config.json", config)
+  with pytest.raises(WeightsError, match=f"^{tmp_path}.*(other types|not supported)"):
+    hub_configs.read(tmp_path)
+
+
+def test_places_that_do_not_exist_name_the_nearest(hub, tmp_path):
+  folder = hub("bert")
+  near = rf"hub-brt: no such file or folder; did you mean '{folder}'\?"
+  with pytest.raises(WeightsError, match=near):
+    convert.convert("", str(tmp_path / "hub-brt"))
+  with pytest.raises(CheckpointError, match=r"hub-brt: not a run .*did you mean"):
+    load_lib.load(tmp_path / "hub-brt")
+  with pytest.raises(CheckpointError, match="published weights, not a run; make one"):
+    load_lib.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -467,9 +532,17 @@ def test_training_starts_from_folders_and_keeps_to_what_they_state(
   incidents = (tmp_path / "b" / "incidents.jsonl").read_text()
   assert "config.objective.video.epsilon: 1e-06 is used" in incidents
   assert "config.clip.mean: " in incidents
-  hub("vit", num_attention_heads=4)
-  with pytest.raises(WeightsError, match=r"video.num_heads: 2, but .* states 4, which"):
+  hub("vit", num_attention_heads=4, intermediate_size=32)
+  message = r"set config\.objective\.video\.mlp_dim=32 \(it is 24\), .*num_heads=4"
+  with pytest.raises(WeightsError, match=message):
     setup.build(values, tmp_path / "c")
+  # A run keeps its own copies: the folders may go.
+  (tmp_path / "b" / "checkpoints" / "1").mkdir(parents=True)
+  bert.rename(tmp_path / "elsewhere")
+  values["tokenizer"] = ""
+  config = read(TrainConfig, with_defaults(values))
+  tokenizer = setup._tokenizer(config, str(data_dir), tmp_path / "b")
+  assert tokenizer.vocab_size == run.tokenizer.vocab_size
 
 
 def viclip_state():

@@ -33,7 +33,14 @@ Comments = Callable[[dict[str, Any]], Mapping[str, str]]
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 _HELP = ("--help", "-help", "-h")
-_TEXTS = frozenset({"coordinator", "token", "texts", "wandb"})  # flags without paths
+# Flags whose values are paths, of all commands.
+_PATHS = frozenset(
+  {
+    *("workdir", "data", "checkpoint", "out", "to", "tokenizer", "image", "clip"),
+    *("texts_file", "embeddings", "source", "annotations", "check", "notes_of"),
+    *("config", "config.data.dir", "config.tokenizer", "config.init_from"),
+  }
+)
 
 
 def start(
@@ -184,7 +191,7 @@ def connect() -> None:
 def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   """Parses the flags; an unknown key or a wrong value ends with one line."""
   try:
-    argv[:] = paths.arguments(argv, _TEXTS)
+    argv[:] = paths.arguments(argv, _PATHS)
   except ConfigError as e:
     _reject(str(e))
   _let_configs_import(argv)

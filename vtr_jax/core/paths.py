@@ -29,7 +29,7 @@ def local(text: str, name: str) -> str:
   for part in parts:
     if found := _ADDRESS.fullmatch(part):
       scheme, rest = found.groups()
-      cure = f"mount it as a directory, or copy it, and give that path ({scheme}://)"
+      cure = "copy it here, or mount it as a directory, and give that path"
       if scheme == "file":
         cure = f"give the path alone, {rest}"
       raise ConfigError(f"{name}: {part}: not a path; {cure}")
@@ -47,6 +47,10 @@ def near(path: str | os.PathLike) -> str:
   Case, and how accents are composed, count little.
   """
   path = pathlib.Path(path)
+  if path.is_symlink():
+    return "; it is a link to a file that does not exist"
+  if path.exists():
+    return ""
   while path.name and not path.parent.is_dir():
     path = path.parent
   spelled = lambda name: unicodedata.normalize("NFC", name).casefold()
@@ -75,27 +79,25 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any]:
   return values
 
 
-def arguments(argv: list[str], texts: frozenset[str]) -> list[str]:
-  """A command line whose paths are `local` ones.
+def arguments(argv: list[str], names: frozenset[str]) -> list[str]:
+  """A command line whose flags of these names have `local` paths.
 
   Args:
-    argv: the program, flags as --NAME=VALUE or --NAME VALUE, and other words.
-    texts: names of flags that are no paths, whatever they look like.
+    argv: the program, flags as --NAME=VALUE or --NAME VALUE, and other words, which
+      are left to the command.
+    names: of flags that are paths.
 
   Raises:
     ConfigError: see `local`.
   """
-  result, flag = argv[:1], ""
+  result, waiting = argv[:1], ""
   for text in argv[1:]:
     name, equals, value = text.partition("=")
-    if not text.startswith("-"):
-      name, value = flag or text, text
-    elif not equals:
-      flag = text
-      result.append(text)
-      continue
-    flag = ""
-    if name.lstrip("-") not in texts:
-      value = local(value, name)
-    result.append(f"{name}={value}" if text.startswith("-") else value)
+    if waiting:
+      text = local(text, waiting)
+    elif equals and text.startswith("-") and name.lstrip("-") in names:
+      text = f"{name}={local(value, name)}"
+    flag = not waiting and not equals and text.startswith("-")
+    waiting = text if flag and text.lstrip("-") in names else ""
+    result.append(text)
   return result

@@ -35,13 +35,21 @@ def load(
     DataError: `text`, and the run has no tokenizer.
     ConfigError: its config does not fit this version.
   """
-  path = pathlib.Path(paths.local(os.fspath(directory), "the run"))
+  path = pathlib.Path(paths.local(os.fspath(directory), "directory"))
   try:
     values = io.mapping((path / "config.json").read_bytes())
   except (OSError, ValueError) as e:
+    reason = (e.strerror or "") if isinstance(e, OSError) else str(e)
+    hint = "" if path.exists() else paths.near(path)
+    cure = f"give the --workdir of a training{hint}"
     raise CheckpointError(
-      f"{path}: not a run ({e}); give the --workdir of a training"
+      f"{path}: not a run (config.json: {reason}); {cure}"
     ) from None
+  if "model_type" in values:
+    raise CheckpointError(
+      f"{path}: published weights, not a run; make one of them: python -m "
+      f"vtr_jax.convert --checkpoint={path} --to=RUN"
+    )
   # The evaluators of the run are not read: they may no longer exist.
   values = workdir.upgraded(values) | dict(evals={})
   c = config.read(TrainConfig, values, f"{path}/config.json")

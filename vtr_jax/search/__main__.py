@@ -16,7 +16,7 @@ import time
 
 from absl import flags
 
-from vtr_jax.core import cli
+from vtr_jax.core import cli, paths
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import ConfigError, printable
 
@@ -47,6 +47,7 @@ def index(folder: str = "", *more: str) -> None:
   from vtr_jax.search import build, windows
 
   require(bool(folder) and not more, "index: give one FOLDER")
+  folder = paths.local(folder, "FOLDER")
   require(bool(_OUT.value), "--out: missing; name the directory of the index")
   require(bool(_CHECKPOINT.value), "--checkpoint: missing; name the directory of a run")
   require(_THREADS.value >= 0, f"--threads: {_THREADS.value}; must be 0 or more")
@@ -114,7 +115,7 @@ _COMMANDS = dict(index=index, query=query, serve=serve)
 
 
 def _indexes(names: str) -> list[str]:
-  indexes = [name for name in names.split(",") if name]
+  indexes = [name for name in paths.local(names, "INDEX").split(",") if name]
   require(bool(indexes), "INDEX: missing; name the directory of an index")
   return indexes
 

@@ -35,6 +35,8 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
   """
   if not os.path.isdir(root):
     cure = f"give the one that holds the videos{near(root)}"
+    if os.path.isfile(root):
+      raise DataError(f"{root}: is a file; {cure}")
     raise DataError(f"{root}: no such folder; {cure}")
   top, entries, left_out = boundary(root), [], []
   paths, others, unreadable = _paths(root)
@@ -48,6 +50,9 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
         others.append(os.path.basename(name))
       continue
     real = os.path.realpath(path)
+    if not os.path.exists(path):
+      left_out.append((name, "a link to a file that does not exist"))
+      continue
     if os.path.commonpath([top, real]) != top:
       left_out.append((name, f"a link to {real}, out of the folder; index that one"))
       continue

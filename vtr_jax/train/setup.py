@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from vtr_jax.core import io, paths, precision, processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
+from vtr_jax.core.paths import near
 from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import sources
 from vtr_jax.data.examples import check_frames
@@ -239,9 +240,13 @@ def _check_run(directory: str) -> None:
   """Raises CheckpointError if `init_from` is neither a run nor public weights."""
   if not (pathlib.Path(directory) / "config.json").exists():
     kind = directory.partition(":")[0]
-    hint = "give the --workdir of a training, or KIND:FILE"
+    hint = (
+      "give the --workdir of a training, or KIND:FILE or a folder of public weights"
+    )
     if ":" in directory:
       hint = f"{kind!r} is not a kind of weights, {nearest(kind, SOURCES)}"
+    elif not pathlib.Path(directory).exists():
+      hint = f"there is no such folder{near(directory)}"
     raise CheckpointError(f"config.init_from: {directory} is not a run; {hint}")
 
 
@@ -305,7 +310,8 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
   """The run's own copy of the tokenizer, which its checkpoints depend on."""
   copy = path / "tokenizer.model"
   # Token embeddings are valid only with the tokenizer they were trained with.
-  public, own = pieces(config.init_from), ""
+  # A run that resumes has its copy: what it started from may be gone.
+  public, own = [] if copy.exists() else pieces(config.init_from), ""
   for kind, place in public:
     if SOURCES[kind].words and not config.tokenizer:
       own = str(snapshot.find(place).vocabulary or "")

@@ -11,17 +11,10 @@ from typing import Any
 
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.models.config import ARCHS
-from vtr_jax.models.layers import VIT, BlockConfig
+from vtr_jax.models.layers import VIT, BlockConfig, TransformerConfig
 from vtr_jax.models.text_tower import POST_NORM
 
 _SIZES = ("width", "depth", "mlp_dim")
-# Kinds that can be read from the same folder.
-_SAME = (
-  {"bert", "bert_words", "sentence_transformers"},
-  {"distilbert", "sentence_transformers"},
-  {"clip", "open_clip"},
-  {"siglip", "siglip2"},
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +27,14 @@ class Facts:
   towers: Mapping[str, Mapping[str, Any]]
   clip: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of `ClipSpec`
   vocab_size: int = 0  # rows of token embeddings; 0 = not stated
+  also: tuple[str, ...] = ()  # other kinds by which the same weights may be read
+  post_norm: bool = False  # of the text tower: a LayerNorm after each sum
   pool: str = ""  # cls | mean, of a sentence encoder
+  max_length: int = 0  # tokens that a sentence encoder reads; 0 = not stated
 
   def expect(self, kind: str) -> None:
     """Raises WeightsError if weights of a kind cannot be what the folder states."""
-    if not any({kind, self.kind} <= same for same in (*_SAME, {kind})):
+    if kind not in (self.kind, *self.also):
       raise WeightsError(
         f"{self.source}: states weights of kind {self.kind!r}, not {kind!r}; correct "
         "--from (or init_from), or keep the weights in a folder of their own"
@@ -50,29 +46,30 @@ class Facts:
     Raises:
       WeightsError: a size that the folder states is not that of the arrays.
     """
+    objective, text = config["objective"], config["text"]
     for tower, stated in self.towers.items():
-      name, section = _section(config["objective"], tower)
-      if not section:
+      name = _name(tower, objective)
+      if not objective.get(name):
         continue
+      section = objective[name]
       for key in _SIZES:
         self._compare(f"{name}.{key}", stated.get(key), section[key])
-      kind = _architecture(config["objective"], name)
+      values = objective.get("arch", ""), objective.get("text_norm", "")
+      kind = _architecture(name, *values)
       section["num_heads"] = stated["num_heads"]
       section["gelu"] = "" if stated["gelu"] == kind.gelu else stated["gelu"]
       epsilon = stated.get("epsilon", kind.epsilon)
       section["epsilon"] = 0.0 if epsilon == kind.epsilon else epsilon
-    if self.pool:
-      config["objective"]["pool"] = self.pool
-    words = config["text"]["vocab_size"]
+    if objective.get("text") and self.pool:
+      objective["pool"] = self.pool
+      text["max_length"] = self.max_length or text["max_length"]
     if self.vocab_size and "text" in self.towers:
       # CLIP's and SigLIP's get one more row, for a mask token.
+      words = text["vocab_size"]
       self._compare("text.vocab_size", self.vocab_size, words, words - 1)
     # SimVTP's positions are fixed: its arrays do not tell the size of images.
-    sizes = [
-      "tubelet_size",
-      *([] if "encoder" in config["objective"] else ["image_size"]),
-    ]
-    for key in sizes:
+    learned = "encoder" not in objective
+    for key in ("tubelet_size", *(["image_size"] if learned else [])):
       if key in self.clip:
         self._compare(f"clip.{key}", self.clip[key], config["clip"][key])
     config["clip"].update(self.clip)
@@ -93,26 +90,40 @@ class Facts:
       clip: the `ClipSpec`.
 
     Raises:
-      WeightsError: its heads or its GELU are not those that the folder states.
+      WeightsError: it has other sizes, heads or GELU than the folder states; names all
+        keys to set. Depths may differ, as the report on the weights tells.
     """
-    warnings = []
+    warnings, wrong = [], []
     for tower, stated in self.towers.items():
-      name, section = _section(objective, tower)
-      if section is None or not hasattr(section, "adapted"):
+      name = _name(tower, vars(objective))
+      section = getattr(objective, name, None)
+      if not isinstance(section, TransformerConfig):
         continue
-      kind = section.adapted(_architecture(objective, name))
-      for key, here in (("num_heads", section.num_heads), ("gelu", kind.gelu)):
+      norm = getattr(objective, "text_norm", "")
+      kind = section.adapted(_architecture(name, getattr(objective, "arch", ""), norm))
+      for key in ("width", "mlp_dim", "num_heads", "gelu"):
+        here = kind.gelu if key == "gelu" else getattr(section, key)
         if stated[key] != here:
-          raise WeightsError(
-            f"config.objective.{name}.{key}: {here!r}, but {self.source} states "
-            f"{stated[key]!r}, which the weights were trained with; set it"
-          )
+          wrong.append(f"config.objective.{name}.{key}={stated[key]} (it is {here})")
+      if tower == "text" and self.post_norm and norm == "pre":
+        wrong.append("config.objective.text_norm=post (it is pre)")
       epsilon = stated.get("epsilon", kind.epsilon)
       if epsilon != kind.epsilon:
         warnings.append(
           f"config.objective.{name}.epsilon: {kind.epsilon:g} is used, "
           f"{self.source} states {epsilon:g}"
         )
+    if wrong:
+      raise WeightsError(
+        f"{self.source}: the weights were trained with other settings; set "
+        + ", ".join(wrong)
+      )
+    pool = getattr(objective, "pool", "")
+    if self.pool and hasattr(objective, "text") and pool != self.pool:
+      warnings.append(
+        f"config.objective.pool: {pool!r} is used, {self.source.parent} states "
+        f"{self.pool!r}"
+      )
     for key in ("mean", "std"):
       here = tuple(getattr(clip, key))
       if tuple(self.clip.get(key, here)) != here:
@@ -123,27 +134,13 @@ class Facts:
     return warnings
 
 
-def _section(objective: Any, tower: str) -> tuple[str, Any]:
-  """(name, section) of a tower in an objective's config, a dict or a dataclass."""
-  has = (
-    objective.__contains__
-    if isinstance(objective, Mapping)
-    else (lambda key: hasattr(objective, key))
-  )
-  name = "encoder" if tower == "video" and has("encoder") else tower
-  if not has(name):
-    return name, None
-  return name, _get(objective, name)
+def _name(tower: str, objective: Mapping[str, Any]) -> str:
+  """The section of a tower: SimVTP's video tower is its encoder."""
+  return "encoder" if tower == "video" and "encoder" in objective else tower
 
 
-def _get(section: Any, key: str) -> Any:
-  return section[key] if isinstance(section, Mapping) else getattr(section, key)
-
-
-def _architecture(objective: Any, name: str) -> BlockConfig:
-  """Blocks of a tower of that name, before its section changes them."""
+def _architecture(name: str, arch: str, text_norm: str) -> BlockConfig:
+  """Blocks of a tower's section of that name, before the section changes them."""
   if name in ("encoder", "decoder"):
     return VIT
-  if name == "text" and _get(objective, "text_norm") == "post":
-    return POST_NORM
-  return ARCHS[_get(objective, "arch")].kind
+  return POST_NORM if name == "text" and text_norm == "post" else ARCHS[arch].kind

@@ -81,6 +81,10 @@ _DUAL = dict(
   siglip=(_SIGLIP, _SIGLIP | dict(vocab_size=32000)),
 )
 _SIGLIP2_WORDS = 256_000  # Gemma's vocabulary
+# Kinds that differ in settings which the config states.
+_ALIKE = dict(
+  clip=("open_clip",), open_clip=("clip",), siglip=("siglip2",), siglip2=("siglip",)
+)
 # Settings of open_clip's towers that change the architecture.
 _OPEN_CLIP = dict(
   vision_cfg=("timm_model_name", "attentional_pool", "no_ln_pre", "ls_init_value"),
@@ -94,6 +98,16 @@ def read(folder: pathlib.Path) -> Facts | None:
   Raises:
     WeightsError: a file is damaged, or names a model that is not supported.
   """
+  try:
+    return _read(folder)
+  except (TypeError, ValueError, AttributeError, KeyError) as e:
+    raise WeightsError(
+      f"{folder}: its config has values of other types than expected ({one_line(e)}); "
+      "copy it again"
+    ) from e
+
+
+def _read(folder: pathlib.Path) -> Facts | None:
   path, open_clip = folder / "config.json", folder / "open_clip_config.json"
   found = _json(path)
   if "model_type" in found:
@@ -152,7 +166,9 @@ def _transformers(path: pathlib.Path, found: dict[str, Any]) -> Facts:
     if how != "absolute":
       raise WeightsError(f"{path}: position_embedding_type {how!r} is not supported")
     towers = dict(text=_tower(path, values, names))
-    return Facts(path, kind, towers, vocab_size=_int(path, values, "vocab_size"))
+    also = ("sentence_transformers", *(["bert_words"] if kind == "bert" else []))
+    words = _int(path, values, "vocab_size")
+    return Facts(path, kind, towers, {}, words, also, post_norm=True)
   if kind == "vit":
     values = _BASE | found
     return Facts(path, kind, dict(video=_tower(path, values)), _clip(path, values))
@@ -172,7 +188,8 @@ def _transformers(path: pathlib.Path, found: dict[str, Any]) -> Facts:
   supported = ", ".join(["bert", "distilbert", "vit", "videomae", *_DUAL])
   raise WeightsError(
     f"{path}: model_type {kind!r} is not supported; {supported} are (siglip2 of "
-    "variable resolution is not)"
+    "variable resolution is not); if it describes other weights, move these to a "
+    "folder of their own"
   )
 
 
@@ -191,7 +208,8 @@ def _dual(path: pathlib.Path, found: dict[str, Any], kind: str) -> Facts:
     kind = "open_clip"
   if kind == "siglip" and vocab_size == _SIGLIP2_WORDS:
     kind = "siglip2"
-  return Facts(path, kind, towers, _clip(path, video), vocab_size)
+  also = _ALIKE[kind]
+  return Facts(path, kind, towers, _clip(path, video), vocab_size, also)
 
 
 def _open_clip(path: pathlib.Path, model: dict[str, Any]) -> Facts:
@@ -221,7 +239,8 @@ def _open_clip(path: pathlib.Path, model: dict[str, Any]) -> Facts:
 
   kind = "clip" if model.get("quick_gelu") else "open_clip"
   towers = dict(video=tower(video), text=tower(text))
-  return Facts(path, kind, towers, _clip(path, video), _int(path, text, "vocab_size"))
+  words = _int(path, text, "vocab_size")
+  return Facts(path, kind, towers, _clip(path, video), words, _ALIKE[kind])
 
 
 def _sentence_encoder(facts: Facts, path: pathlib.Path) -> Facts:
@@ -230,7 +249,10 @@ def _sentence_encoder(facts: Facts, path: pathlib.Path) -> Facts:
   for module in modules(path):
     name = str(module.get("type")).rpartition(".")[2]
     if name == "Pooling":
-      stated = _json(path.parent / str(module.get("path")) / "config.json")
+      pooling = path.parent / str(module.get("path")) / "config.json"
+      if not pooling.is_file():
+        raise WeightsError(f"{pooling}: missing; copy the whole folder")
+      stated = _json(pooling)
       pools |= {k.removeprefix("pooling_mode_") for k, v in stated.items() if v is True}
       pools |= {stated["pooling_mode"]} if "pooling_mode" in stated else set()
     elif name not in ("Transformer", "Normalize"):
@@ -246,8 +268,14 @@ def _sentence_encoder(facts: Facts, path: pathlib.Path) -> Facts:
     raise WeightsError(
       f"{path}: of a {facts.kind!r} model; BERT and DistilBERT are read"
     )
-  kind = "sentence_transformers"
-  return dataclasses.replace(facts, kind=kind, pool=pool[pools.pop()])
+  settings = _json(path.parent / "sentence_bert_config.json")
+  return dataclasses.replace(
+    facts,
+    kind="sentence_transformers",
+    also=tuple({facts.kind, *facts.also} - {"sentence_transformers"}),
+    pool=pool[pools.pop()],
+    max_length=_int(path, settings, "max_seq_length") if settings else 0,
+  )
 
 
 def _tower(

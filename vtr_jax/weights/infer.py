@@ -4,7 +4,7 @@ import copy
 import importlib.resources
 import json
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -82,20 +82,21 @@ def set_heads(
   config: dict[str, Any],
   before: Mapping[str, Any],
   given: Mapping[str, int],
-  stated: Container[str],
+  stated: Mapping[str, Mapping[str, Any]],
   file: str,
 ) -> None:
-  """Sets numbers of heads in an inferred config; those that it has may be guesses.
+  """Sets numbers of heads in an inferred config; its current values may be guesses.
 
   Args:
     config: of `infer`.
-    before: what it was inferred from; towers that are as in there are not in the file.
+    before: what it was inferred from; towers unchanged from it are not in the file.
     given: tower -> heads, by the user.
-    stated: names of towers whose heads are known, "video" for an encoder.
+    stated: `Facts.towers`; "video" may be an encoder.
     file: for messages.
 
   Raises:
-    ConfigError: a tower is not one of the config, or cannot have that many heads.
+    ConfigError: a tower is not one of the config, cannot have that many heads, or has
+      other ones by its config.
     WeightsError: there are public models of a tower's width with other numbers of
       heads, or none.
   """
@@ -105,11 +106,16 @@ def set_heads(
     choose(tower, towers, "--heads")
     width = o[tower]["width"]
     require(width % count == 0, f"--heads: {count} does not divide {tower} {width}")
+    known = stated.get("video" if tower == "encoder" else tower, {}).get("num_heads")
+    require(
+      known in (None, count),
+      f"--heads: {tower}:{count}, but the config of {file} states {known}; omit it",
+    )
     o[tower]["num_heads"] = count
-  known = {*given, *(k for k in towers if ("video" if k == "encoder" else k) in stated)}
+  named = [k for k in towers if ("video" if k == "encoder" else k) in stated]
   unsure = []
   same = [k for k in towers if o[k] == before["objective"].get(k)]
-  for tower in [k for k in towers if k not in (*known, *same)]:
+  for tower in [k for k in towers if k not in (*given, *named, *same)]:
     width = o[tower]["width"]
     bert = tower == "text" and o["text_norm"] == "post"
     others = dict(text=_TEXT_HEADS, decoder=_DECODER_HEADS).get(tower, _VISION_HEADS)

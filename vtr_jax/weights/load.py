@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vtr_jax.core.errors import WeightsError
+from vtr_jax.core.paths import near
 from vtr_jax.weights import snapshot, stacks
 from vtr_jax.weights.match import Report, match
 from vtr_jax.weights.registry import SOURCES, Patterns, find
@@ -20,7 +21,12 @@ def pieces(init_from: str) -> list[tuple[str, str]]:
   split = [_piece(part) for part in init_from.split(",") if init_from]
   if not any(known for *_, known in split):
     return []
-  for kind, path, _ in split:
+  for kind, path, known in split:
+    if not known and not path:
+      raise WeightsError(
+        f"config.init_from: {kind}: neither KIND:FILE nor a folder whose config states "
+        f"the kind{near(kind)}"
+      )
     find(kind)
     if not path:
       raise WeightsError(f"config.init_from: {kind}: no file; write {kind}:FILE")
@@ -61,13 +67,14 @@ def load(
   """
   single, reports = {}, []
   for kind, path in pieces(init_from):
-    found, warnings = snapshot.find(path), []
+    source, found, warnings = find(kind), snapshot.find(path, kind), []
     if found.facts:
       found.facts.expect(kind)
+      warnings = found.facts.check(model.config, model.clip)
     params, report = match(
       f"{kind}:{path}",
       kind,
-      find(kind),
+      source,
       found.read(),
       model,
       stacks.shapes(expected),
@@ -75,8 +82,6 @@ def load(
       heads,
     )
     report.check()
-    if found.facts:
-      warnings = found.facts.check(model.config, model.clip)
     if both := sorted(set(params) & set(single)):
       raise WeightsError(f"{kind}:{path}: {both[0]} is in an earlier file as well")
     single |= params

@@ -10,6 +10,7 @@ import re
 
 from vtr_jax.core import io
 from vtr_jax.core.errors import WeightsError, one_line
+from vtr_jax.core.paths import near
 from vtr_jax.weights import files, hub_configs
 from vtr_jax.weights.facts import Facts
 from vtr_jax.weights.files import Arrays
@@ -33,6 +34,10 @@ _VOCABULARIES = (
   "merges.txt",
   "bpe_simple_vocab_16e6.txt.gz",
   "tokenizer.json",
+)
+# Kinds of the authors' own files, which no config of a hub describes.
+_UNDESCRIBED = (
+  *("frozen", "miles", "mcq", "simvtp", "simvtp_finetuned", "viclip", "videoprism"),
 )
 _SHARD = r"-\d{5}-of-(\d{5})\.(safetensors|bin)$"
 # Keys of models whose other keys look like those of a kind that is read.
@@ -75,25 +80,31 @@ class Snapshot:
     return arrays
 
 
-def find(place: str | pathlib.Path) -> Snapshot:
+def find(place: str | pathlib.Path, kind: str = "") -> Snapshot:
   """The parts of a checkpoint.
 
   Args:
     place: a file of weights; a hub snapshot; or a repository in a hub's cache.
+    kind: of the weights, if it is known.
 
   Raises:
-    WeightsError: a folder has no weights, or more than one candidate; a shard is
-      missing; or a config is damaged or of a model that is not supported.
+    WeightsError: there is no such place; a folder has no weights, or more than one
+      candidate; a shard is missing; or a config is damaged or of a model that is not
+      supported.
   """
   place = pathlib.Path(place)
+  if not place.exists():
+    raise WeightsError(f"{place}: no such file or folder{near(place)}")
   if place.is_dir():
     folder = _transformer(_cached(place))
-    return Snapshot(_weights(folder), *_described(folder))
+    described = (None, None) if kind in _UNDESCRIBED else _described(folder)
+    return Snapshot(_weights(folder), *described)
   if found := re.search(_SHARD, place.name):
     raise WeightsError(
       f"{place}: one of {int(found[1])} shards; give the folder, which has the index"
     )
-  # Whether a missing file is an error is up to the reader.
+  if kind in _UNDESCRIBED:
+    return Snapshot((place,))
   return Snapshot((place,), *_described(place.parent))
 
 
@@ -146,6 +157,8 @@ def _weights(folder: pathlib.Path) -> tuple[pathlib.Path, ...]:
   if others:
     names = ", ".join(path.name for path in others[:5])
     raise WeightsError(f"{folder}: {len(others)} files of weights ({names}); give one")
+  if (folder / "checkpoints").is_dir():
+    raise WeightsError(f"{folder}: a run of this project; use it as it is")
   raise WeightsError(
     f"{folder}: no weights in it; {_WEIGHTS[0]} or {_WEIGHTS[3]} is expected (those of "
     "TensorFlow and Flax are not read)"

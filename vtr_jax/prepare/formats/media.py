@@ -99,7 +99,8 @@ def walk(
   """
   if not os.path.isdir(source):
     cure = f"set --source to that of the media{near(source)}"
-    raise DataError(f"{source}: no such directory; {cure}")
+    what = "is a file" if os.path.isfile(source) else "no such directory"
+    raise DataError(f"{source}: {what}; {cure}")
   seen, others = set(), []
   for folder, folders, names in os.walk(source, followlinks=True):
     real = os.path.realpath(folder)
