@@ -90,8 +90,8 @@ class Prediction(NamedTuple):
   """Rows, best first for each file or slice, and what is missing.
 
   columns: path; start and end (seconds, if there are slices); class and probability, or
-  text and score (cosine), or embedding (unit norm). unreadable: (path, reason); of a
-  damaged file, there are rows of what is left of it.
+  text and score (cosine), or embedding (unit norm). unreadable: (path, reason); a
+  damaged file may be listed here and still have rows.
   """
 
   columns: dict[str, np.ndarray]

@@ -151,9 +151,9 @@ def test_a_damaged_picture_is_a_bad_sample():
 @pytest.mark.parametrize(
   ("params", "text"),
   [
-    ("interlaced=1:tff=1", "interlaced: the two fields of a frame stay woven"),
-    ("transfer=smpte2084", "HDR (PQ): colours are read without tone mapping"),
-    ("transfer=arib-std-b67", "HDR (HLG): colours are read without tone mapping"),
+    ("interlaced=1:tff=1", "interlaced: it is not deinterlaced"),
+    ("transfer=smpte2084", "HDR (PQ): no tone mapping"),
+    ("transfer=arib-std-b67", "HDR (HLG): no tone mapping"),
   ],
 )
 def test_what_is_read_by_a_rule_is_warned_of_once(params, text, capfd):

@@ -234,7 +234,7 @@ def test_shared_memory_that_is_too_small_is_reported_before_any_worker_starts(
   monkeypatch.setattr(
     os, "statvfs", lambda path: small if path == "/dev/shm" else found
   )
-  message = r"num_workers: 2 workers need .* MB of /dev/shm, which has 0 MB; .*=0\.5g"
+  message = r"num_workers: 2 workers need .* MiB of /dev/shm, which has 0 MiB; .*=1g"
   with pytest.raises(ConfigError, match=message):
     clips.take(root, tokenizer, 1, data=clips.config(root, num_workers=2))
   source = clips.config(root).open()

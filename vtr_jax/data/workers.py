@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import queue
 import signal
@@ -30,7 +31,7 @@ _IN_A_ROW = 3  # times that workers are stuck before a batch comes, then it ends
 
 
 def check_shared_memory(size: int, workers: int) -> None:
-  """Checks that /dev/shm holds the batches of `size` bytes that wait in workers.
+  """Checks that /dev/shm has room for batches of `size` bytes that wait in workers.
 
   A worker that writes beyond its end is killed, and says nothing. Containers have 64 MB
   unless they ask for more.
@@ -45,9 +46,9 @@ def check_shared_memory(size: int, workers: int) -> None:
   free, need = found.f_bavail * found.f_frsize, size * workers * (_BUFFER + 1)
   if need > free:
     raise ConfigError(
-      f"config.data.num_workers: {workers} workers need {need / 1e6:,.0f} MB of "
-      f"{_SHARED_MEMORY}, which has {free / 1e6:,.0f} MB; start the container with "
-      f"--shm-size={-(-need // 2**29) / 2:g}g, or set fewer workers, 0 = none"
+      f"config.data.num_workers: {workers} workers need {need / 2**20:,.0f} MiB of "
+      f"{_SHARED_MEMORY}, which has {free / 2**20:,.0f} MiB; start the container with "
+      f"--shm-size={math.ceil(need / 2**30)}g, or set fewer workers, 0 = none"
     )
 
 

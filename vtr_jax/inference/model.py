@@ -263,7 +263,7 @@ class LoadedModel:
       hint = near(name) if isinstance(e, FileNotFoundError) else ""
       raise DataError(f"{name}: {reason}; repair it or leave it out{hint}") from e
     for reason in damage:
-      warn(f"{name}: {reason}; the clip is of these")
+      warn(f"{name}: {reason}; the clip is taken from these")
     return clip
 
   def _token_rows(self, texts: Sequence[str]) -> Iterator[dict[str, np.ndarray]]:

@@ -68,8 +68,7 @@ class _Nameless:
 def ends_early(data: bytes | io.BufferedIOBase) -> bool:
   """Whether a Matroska, WebM (RFC 8794 and 9559) or AVI file is shorter than it says.
 
-  FFmpeg's demuxers end there without an error. Of a stream that was never closed, the
-  length is unknown.
+  FFmpeg's demuxers end there without an error. A live recording states no length.
   """
   if isinstance(data, bytes):
     head, size = data[:_HEAD], len(data)
@@ -78,7 +77,8 @@ def ends_early(data: bytes | io.BufferedIOBase) -> bool:
     head, size = data.read(_HEAD), data.seek(0, io.SEEK_END)
     data.seek(0)
   if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-    return 8 + int.from_bytes(head[4:8], "little") % 0xFFFFFFFF > size
+    stated = int.from_bytes(head[4:8], "little")
+    return stated != 0xFFFFFFFF and 8 + stated > size
   if not head.startswith(_EBML):
     return False
   at, length = _length(head, len(_EBML))

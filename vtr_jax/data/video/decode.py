@@ -231,11 +231,11 @@ class Picture:
 
 
 def unusual(frame: av.VideoFrame) -> Iterator[str]:
-  """What is read by a rule that its maker may not expect, see docs/formats.md."""
+  """Warnings about properties that decoding does not correct, see docs/data.md."""
   if frame.interlaced_frame:
-    yield "interlaced: the two fields of a frame stay woven"
+    yield "interlaced: it is not deinterlaced"
   if (name := _HDR.get(int(frame.color_trc or 0))) is not None:
-    yield f"HDR ({name}): colours are read without tone mapping"
+    yield f"HDR ({name}): no tone mapping"
 
 
 @functools.cache
@@ -280,9 +280,9 @@ def frame_indices(
 class TimeSegments:
   """One frame from each of `clip_frames` parts of equal time ("time_segments").
 
-  A telephone that films slowly, or a screen recorder, writes frames at a rate that
-  varies: equal numbers of frames may then be a second, or a minute. Where no frame is
-  half a part from where an even rate has it, "segments" are taken.
+  A phone in low light, or a screen recorder, writes frames at a rate that varies: the
+  same number of frames may last a second or a minute. If every frame is within half a
+  segment of its time at a constant rate, "segments" is used.
   """
 
   clip_frames: int

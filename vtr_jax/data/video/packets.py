@@ -92,9 +92,11 @@ def lacks(stream: Any, count: int, early: bool) -> bool:
   Args:
     stream: of the file, opened.
     count: of its packets.
-    early: see `container.ends_early`; a file with all frames may state a wrong length.
+    early: see `container.ends_early`; ignored if all announced frames are there, since
+      a file may state a wrong length.
   """
-  return count < declared(stream) or (early and not 0 < stream.frames <= count)
+  complete = 0 < stream.frames <= count
+  return count < declared(stream) or (early and not complete)
 
 
 def demuxed(container: Any, stream: Any) -> Iterator[av.Packet]:
