@@ -46,6 +46,6 @@ def _moments(name: str, video: dict[str, Any], where: str) -> Iterator[Note]:
     here = f"{where}: timestamps[{i}]"
     numbers = [t for t in parse.as_list(window, here) if isinstance(t, int | float)]
     backwards = len(numbers) == 2 and numbers[0] >= numbers[1]
-    if text.strip() and not backwards:
+    if isinstance(text, str) and text.strip() and not backwards:
       windows = (parse.segment(window, here),)
       yield parse.note(here, "moment", f"{name}#{i}", text, windows=windows)
