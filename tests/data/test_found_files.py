@@ -56,6 +56,15 @@ def test_an_avi_without_the_frames_that_were_dropped_is_whole():
   assert (len(line.times), line.damaged) == (37, False)
 
 
+def test_frames_without_times_are_shown_at_the_rate_of_the_file():
+  data = found.untimed()
+  with av.open(io.BytesIO(data)) as source:
+    assert sum(p.pts is None for p in source.demux(video=0) if p.size) > 15
+  frames = check(data, movies.FRAMES)
+  np.testing.assert_array_equal(frames, decode.decode(movies.movie("b_frames")))
+  np.testing.assert_allclose(np.diff(decode.frame_times(data)), 1 / 25, atol=1e-6)
+
+
 def test_two_transport_streams_joined_are_one_video():
   whole = movies.movie("ts")
   frames = check(whole + whole, 2 * movies.FRAMES)

@@ -10,10 +10,11 @@ from av.stream import Disposition
 from PIL import Image, ImageOps
 
 
-def copied(data, keep, shift=0, kind="mp4"):
+def copied(data, keep, shift=0, kind="mp4", **options):
   """The packets numbered `keep`, without encoding them again."""
   file = io.BytesIO()
-  with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=kind) as out:
+  written = av.open(file, "w", format=kind, options=options)
+  with av.open(io.BytesIO(data)) as source, written as out:
     track = out.add_stream_from_template(source.streams.video[0])
     for i, packet in enumerate(source.demux(video=0)):
       if packet.dts is not None and i in keep:
@@ -78,6 +79,15 @@ def dropped():
   return copied(movies.movie("avi_mpeg4"), keep, kind="avi")
 
 
+def untimed():
+  """Matroska whose first 20 frames have negative times, which are read as none."""
+  whole = movies.movie("b_frames")
+  with av.open(io.BytesIO(whole)) as source:
+    times = sorted(p.pts for p in source.demux(video=0) if p.pts is not None)
+  kept = dict(shift=times[20], kind="matroska", avoid_negative_ts="disabled")
+  return copied(whole, range(movies.FRAMES), **kept)
+
+
 def headless():
   """A transport stream whose first key frame is cut."""
   whole = movies.movie("ts")
@@ -91,6 +101,7 @@ VIDEOS = {
     ("trimmed", "trimmed by an edit list", trimmed),
     ("dropped", "frames dropped, which the header counts", dropped),
     ("joined", "two recordings joined", lambda: 2 * movies.movie("ts")),
+    ("untimed", "half of its frames have no times", untimed),
     ("headless", "begins between key frames", headless),
     ("cover", "a cover before the video", lambda: with_cover(False, sound=False)),
     ("marked_cover", "a cover, marked", lambda: with_cover(True, sound=False)),
