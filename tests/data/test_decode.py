@@ -195,7 +195,7 @@ def test_segments_of_equal_time_are_taken_where_the_rate_varies():
   # Parts of 2.525 s, whose middles are 1.26, 3.79, 6.31 and 8.84 s.
   assert by_time.at(times).tolist() == [10, 12, 15, 17]
   assert by_time(20).tolist() == [2, 7, 12, 17]
-  for even in (np.arange(20), np.arange(20) / 30 + 5, np.r_[np.arange(19), 19.3]):
+  for even in (np.arange(20.0), np.arange(20) / 30 + 5, np.r_[np.arange(19), 19.3]):
     np.testing.assert_array_equal(by_time.at(even), by_time(20))
   assert by_time.at(np.zeros(1)).tolist() == [0] * 4
   draw = lambda seed: decode.TimeSegments(4, np.random.default_rng(seed)).at(times)

@@ -40,9 +40,9 @@ class TransformerConfig:
   depth: int  # number of blocks
   mlp_dim: int  # width of the MLP's hidden layer
   num_heads: int  # of attention
-  # of its LayerNorms, and its kind of GELU, where public weights differ from their
-  # architecture; 0 and "" = the architecture's; ours
+  # of its LayerNorms, where weights differ from their architecture; 0 = its own; ours
   epsilon: float = 0.0
+  # kind of GELU, likewise, see models/norm_gelu.py; "" = the architecture's; ours
   gelu: str = ""
 
   def __post_init__(self):

@@ -213,7 +213,8 @@ def viclip(model: DualEncoder) -> Entries:
   times = video + "temporal_positional_embedding"
   yield e.squeezed(times, f"{VIDEO}/time_positions", 1)
   if reads_text(model) and model.config.learn_temperature:
-    convert = lambda x: (-np.log(x),), lambda x: (np.exp(-x),)
+    array = lambda x: (np.asarray(x),)  # functions of NumPy return numbers
+    convert = lambda x: array(-np.log(x)), lambda x: array(np.exp(-x))
     yield Entry(("temp",), ("logit_scale",), *convert)
 
 
