@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import run_main
+from training import trained_smoke
 
 from configs import finetune_actions, mac
 from vtr_jax import evaluate
@@ -117,8 +118,7 @@ def test_other_flags_and_objectives_are_rejected(run, data_dir, tmp_path, monkey
       ConfigError, match=r"needs embed_text, .*predict \(.*logits.*; .* ucf101_ft"
     ):
       call(run, name)
-  config = smoke(data_dir, mac, "smoke") | dict(evals={})
-  train_and_evaluate(config, tmp_path / "mac")
+  trained_smoke(mac, data_dir, tmp_path / "mac")
   with pytest.raises(ConfigError, match=r"needs logits, .*; fine-tune it by configs"):
     call((tmp_path / "mac",), "ucf101_ft")
 

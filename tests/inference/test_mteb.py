@@ -4,6 +4,7 @@ import types
 
 import numpy as np
 import pytest
+from training import trained_smoke
 
 from configs import mac
 from vtr_jax.core.errors import DataError
@@ -12,7 +13,6 @@ from vtr_jax.data.video.decode import decode
 from vtr_jax.eval import protocols
 from vtr_jax.inference import embed_split
 from vtr_jax.inference.mteb import Encoder
-from vtr_jax.train.loop import train_and_evaluate
 
 
 class Decoder:
@@ -31,13 +31,8 @@ class Decoder:
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
   """(directory, our embeddings of its test split)."""
-  config = mac.get_config("smoke").to_dict()
-  config["data"]["dir"] = str(data_dir)
-  config |= dict(steps=2, checkpoint_every=2, evals={})
-  config["optim"]["warmup_steps"] = 1
-  directory = tmp_path_factory.mktemp("run")
-  train_and_evaluate(config, directory)
-  return directory, embed_split.embed(str(directory), protocols.get("custom"))[0]
+  directory = trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run"))
+  return directory, embed_split.embed(directory, protocols.get("custom"))[0]
 
 
 @pytest.fixture(scope="module")

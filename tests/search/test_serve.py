@@ -23,6 +23,7 @@ import page
 import pytest
 from conftest import ROOT
 from PIL import Image
+from training import trained_smoke
 
 import vtr_jax
 from configs import mac
@@ -30,7 +31,6 @@ from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data.video import packets
 from vtr_jax.search import build
 from vtr_jax.search.server import access, delivery, handler, media, serve
-from vtr_jax.train.loop import train_and_evaluate
 
 NAMES = ("a/red ball.mp4", "a/odd näme #1.mp4", "b/blue.avi", "b/still.png")
 
@@ -545,11 +545,7 @@ def test_the_serve_command_answers_until_it_is_interrupted(command_index, signal
 def command_index(data_dir, tmp_path_factory):
   """(directory of an index, records of the files in it)."""
   place = tmp_path_factory.mktemp("command")
-  config = mac.get_config("smoke").to_dict()
-  config["data"]["dir"] = str(data_dir)
-  config |= dict(steps=2, checkpoint_every=2, evals={})
-  config["optim"]["warmup_steps"] = 1
-  train_and_evaluate(config, str(place / "run"))
+  trained_smoke(mac, data_dir, place / "run")
   model = vtr_jax.load(place / "run")
   source = model.config.data.open("test")
   records = [source[i] for i in range(6)]

@@ -1,9 +1,12 @@
 """Training runs in tests: started in processes, read back, compared."""
 
+import functools
 import json
 import os
 import pathlib
+import shutil
 import subprocess
+import tempfile
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -98,10 +101,19 @@ def write_damaged_data(data_dir, root, spoil, variant="tiny"):
     f.write(tokenizer)
 
 
-def trained_smoke(file, data_dir, place):
+@functools.cache
+def _smoke_run(file, data_dir):
+  """A run of two steps, trained once in each process of the tests."""
+  place = tempfile.TemporaryDirectory()
   config = file.get_config("smoke").to_dict()
-  config["data"]["dir"] = str(data_dir)
+  config["data"]["dir"] = data_dir
   config |= dict(steps=2, checkpoint_every=2, evals={})
   config["optim"]["warmup_steps"] = 1
-  train_and_evaluate(config, place)
+  train_and_evaluate(config, place.name)
+  return place  # removed when the process ends
+
+
+def trained_smoke(file, data_dir, place):
+  """A copy, in `place`, of a run of two steps by the smoke config of `file`."""
+  shutil.copytree(_smoke_run(file, str(data_dir)).name, place, dirs_exist_ok=True)
   return str(place)

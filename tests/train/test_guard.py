@@ -133,6 +133,7 @@ def test_a_few_bad_steps_are_skipped(smoke, tmp_path, spoil):
   assert "(2 in 100 steps, guard.budget is 3)" in reported[1]
 
 
+@pytest.mark.nightly  # by day: a bad step, and the guard's own decisions
 def test_too_many_bad_steps_roll_back_and_skip_their_data(smoke, tmp_path, spoil):
   """The result is that of a run from the checkpoint that never had that data."""
   config = without_evals(smoke, steps=8) | dict(checkpoint_keep=9)
@@ -273,6 +274,7 @@ def test_the_dump_of_a_spike_replays_the_same_step(
   assert "12 records, 4 device(s)" in eight.stdout
 
 
+@pytest.mark.nightly
 def test_an_evaluation_of_a_diverged_run_raises_diverged_error(data_dir, tmp_path):
   """With the exit code of a diverged training."""
   config = mac.get_config("smoke").to_dict()

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
+from training import trained_smoke
 
 from configs import finetune_actions, mac, miles, simvtp
 from vtr_jax.core import sharding
@@ -31,7 +32,7 @@ def config_values(file, data_dir, variant="smoke", **changes):
 def pretrained(data_dir, tmp_path_factory):
   """Directory of a MAC run; parameters: those of its checkpoint."""
   place = tmp_path_factory.mktemp("mac")
-  train_and_evaluate(config_values(mac, data_dir), place)
+  trained_smoke(mac, data_dir, place)
   return place
 
 

@@ -90,6 +90,7 @@ def test_a_decoder_without_token_predictions_is_evaluated(mac_smoke, tmp_path, c
   assert (tmp_path / "figures" / "reconstruction.png").exists()
 
 
+@pytest.mark.nightly
 def test_the_same_command_again_only_evaluates(finished, smoke):
   workdir, _ = finished
   before = json.loads((workdir / "results.json").read_text())["results"]
