@@ -91,6 +91,13 @@ def test_members_of_a_tar_come_in_any_order_and_keys_may_hold_times(tmp_path):
   ]
 
 
+def test_a_caption_of_any_length_is_read(tmp_path):
+  caption = "word " * 60_000
+  put(tmp_path, {"a.mp4": "x", "all.csv": f'path,caption\na.mp4,"{caption}"\n'})
+  (item,) = base.open("csv", Request(str(tmp_path)))
+  assert item.captions[0].split() == caption.split()
+
+
 def test_litter_is_passed_over_by_every_walk(tmp_path, capfd):
   litter = ("._a.mp4", ".hidden.mp4", "@eaDir/a.mp4", "__MACOSX/a.mp4", ".Trash/b.mp4")
   put(tmp_path, dict.fromkeys(litter, "x") | {"a.mp4": "x", "c/a.txt": "x"})

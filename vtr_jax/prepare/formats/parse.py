@@ -16,6 +16,7 @@ from vtr_jax.data.notes import Note, problem
 from vtr_jax.prepare.formats.base import Request
 
 LOOK = "look at the file and at --format"
+csv.field_size_limit(2**31 - 1)  # its own of 131,072 would reject a long transcript
 # Names of the splits in published files.
 _SPLITS = dict(
   train="train",
