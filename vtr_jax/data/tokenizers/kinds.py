@@ -258,22 +258,15 @@ class Siglip(SentencePiece):
     return super()._encode(" ".join(text.split()))
 
 
-class Siglip2(SentencePiece):
+class Siglip2(Siglip):
   """Gemma's SentencePiece model as SigLIP 2 uses it: caption <eos> <pad> ...
 
-  Text is lower-cased; a truncated caption keeps <eos>. All positions are valid: the
-  text tower attends to its padding and pools the last position. As for SigLIP,
-  `mask_id` is one beyond the vocabulary: Gemma's own <mask> is never trained.
+  Text is lower-cased and keeps its punctuation; a truncated caption keeps <eos>. All
+  positions are valid, and `mask_id` is one beyond the vocabulary, as for SigLIP:
+  Gemma's own <mask> is never trained.
   """
 
   LAYOUT = ("<pad>", "<eos>", "<bos>", "<unk>")  # the first pieces
-
-  def encode(
-    self, caption: str, length: int
-  ) -> tuple[Int32[np.ndarray, " l"], Bool[np.ndarray, " l"]]:
-    """As for the other kinds, but every position is valid."""
-    ids, valid = super().encode(caption, length)
-    return ids, np.ones_like(valid)
 
   def _set_ids(self) -> None:
     self.pad_id, end_id, start_id, self.unk_id = map(self._find, self.LAYOUT)
@@ -282,7 +275,7 @@ class Siglip2(SentencePiece):
     self._after = (end_id,)
 
   def _encode(self, caption: str) -> list[int]:
-    return super()._encode(caption.lower())
+    return SentencePiece._encode(self, caption.lower())
 
 
 class VideoPrism(SentencePiece):
