@@ -95,24 +95,26 @@ def find(place: str | pathlib.Path, kind: str = "") -> Snapshot:
   place = pathlib.Path(place)
   if not place.exists():
     raise WeightsError(f"{place}: no such file or folder{near(place)}")
+  folder = _folder(place)
+  described = (None, None) if kind in _UNDESCRIBED else _described(folder)
   if place.is_dir():
-    folder = _transformer(_cached(place))
-    described = (None, None) if kind in _UNDESCRIBED else _described(folder)
     return Snapshot(_weights(folder), *described)
   if found := re.search(_SHARD, place.name):
     raise WeightsError(
       f"{place}: one of {int(found[1])} shards; give the folder, which has the index"
     )
-  if kind in _UNDESCRIBED:
-    return Snapshot((place,))
-  return Snapshot((place,), *_described(place.parent))
+  return Snapshot((place,), *described)
 
 
 def facts(place: str | pathlib.Path) -> Facts | None:
   """What the config of a folder, or next to a file, states, if there is one."""
   place = pathlib.Path(place)
-  folder = _transformer(_cached(place)) if place.is_dir() else place.parent
-  return _described(folder)[0] if place.exists() else None
+  return _described(_folder(place))[0] if place.exists() else None
+
+
+def _folder(place: pathlib.Path) -> pathlib.Path:
+  """The folder whose config describes a place."""
+  return _transformer(_cached(place)) if place.is_dir() else place.parent
 
 
 def _described(folder: pathlib.Path) -> tuple[Facts | None, pathlib.Path | None]:
