@@ -12,6 +12,12 @@ from vtr_jax.train import loop, setup, workdir
 from vtr_jax.train.config import TrainConfig
 
 
+def revision():
+  """That of a process which starts now."""
+  workdir._revision.cache_clear()
+  return workdir.provenance()["git_revision"]
+
+
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
   """A repository with one commit; `workdir` believes that it lies in there."""
@@ -35,20 +41,20 @@ def test_the_revision_is_that_of_this_package_and_tells_of_changes(
   """A package that is installed within another repository has none."""
   repository("add", "other.py")
   repository("commit", "-qm", "of something else")
-  assert workdir.provenance()["git_revision"] == "unknown"
+  assert revision() == "unknown"
   repository("add", "workdir.py")
   repository("commit", "-qm", "ours")
   head = repository("rev-parse", "HEAD")
-  assert workdir.provenance()["git_revision"] == head
+  assert revision() == head
   (tmp_path / "untracked").touch()
-  assert workdir.provenance()["git_revision"] == head
+  assert revision() == head
   (tmp_path / "other.py").write_text("2")
-  assert workdir.provenance()["git_revision"] == f"{head} with local changes"
+  assert revision() == f"{head} with local changes"
 
 
 def test_the_revision_is_unknown_without_a_repository(tmp_path, monkeypatch):
   monkeypatch.setattr(workdir, "__file__", str(tmp_path / "workdir.py"))
-  assert workdir.provenance()["git_revision"] == "unknown"
+  assert revision() == "unknown"
 
 
 def test_a_run_with_more_steps_is_told_how_to_train_longer(mac_smoke, tmp_path):

@@ -5,6 +5,7 @@ incidents.jsonl, results.json, checkpoints/, damaged/, dumps/, figures/, tensorb
 profile/, tokenizer.model, lock
 """
 
+import functools
 import importlib.metadata
 import json
 import os
@@ -131,16 +132,17 @@ def plain(values: Any) -> Any:
 def provenance() -> dict[str, Any]:
   """Versions and git revision that produced a result."""
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-  return dict(git_revision=_revision(), python=platform.python_version(), **versions)
+  revision = _revision(pathlib.Path(__file__))
+  return dict(git_revision=revision, python=platform.python_version(), **versions)
 
 
-def _revision() -> str:
-  """The commit of this package, and whether files differ from it; or "unknown".
+@functools.cache  # asked for at every save; what runs was read when it started
+def _revision(here: pathlib.Path) -> str:
+  """The commit of the package of a file, and whether others differ; or "unknown".
 
   An installed package may lie in the repository of something else, whose commit says
   nothing.
   """
-  here = pathlib.Path(__file__)
 
   def git(*words: str) -> str:
     command = ["git", "-C", str(here.parent), *words]
