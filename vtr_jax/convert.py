@@ -23,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import config_flags
 
 from vtr_jax.core import cli
+from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import ConfigError, DataError, WeightsError
 from vtr_jax.objectives.base import Objective
 from vtr_jax.weights.match import Report
@@ -60,7 +61,7 @@ def convert(
   from vtr_jax.train.config import TrainConfig
   from vtr_jax.weights import infer, match, registry, snapshot, stacks
 
-  if kind:
+  if kind:  # before anything is read
     registry.find(kind)
   found = snapshot.find(file, kind)
   facts = found.facts
@@ -116,23 +117,32 @@ def convert(
       "wrong, give the folder with its modules.json"
     )
   if to:
-    if not tokenizer and found.vocabulary and objective.reads_text:
-      try:
-        own = tokenizers.load(str(found.vocabulary), c.text.t5_rules)
-        tokenizers.check(own, c.text)
-        tokenizer = str(found.vocabulary)
-      except DataError as e:
-        warnings.append(str(e))
     if not tokenizer and objective.reads_text:
-      warnings.append(
-        "no --tokenizer: to read captions, copy the vocabulary file to "
-        f"{directory / 'tokenizer.model'}"
-      )
+      tokenizer, more = _vocabulary(found.vocabulary, c.text, directory)
+      warnings += more
     params = stacks.join(single, expected)
     params |= _initialise(objective, spec, set(expected) - set(params), c.seed)
     _write(directory, values, params, report, tokenizer)
   for warning in warnings:
     print(f"warning: {warning}", flush=True)
+
+
+def _vocabulary(
+  own: pathlib.Path | None, text: TextSpec, directory: pathlib.Path
+) -> tuple[str, list[str]]:
+  """(the folder's own vocabulary if it fits, else "", warnings)."""
+  from vtr_jax.data.tokenizers import base as tokenizers
+
+  warnings = []
+  if own:
+    try:
+      tokenizers.check(tokenizers.load(str(own), text.t5_rules), text)
+      return str(own), []
+    except DataError as e:
+      warnings.append(str(e))
+  where = directory / "tokenizer.model"
+  lacks = f"no --tokenizer: to read captions, copy the vocabulary file to {where}"
+  return "", [*warnings, lacks]
 
 
 def _is_empty(directory: pathlib.Path) -> bool:
