@@ -42,9 +42,9 @@ def _expanded(part: str) -> str:
 
 
 def near(path: str | os.PathLike) -> str:
-  """ "; did you mean NAME?" for a path that does not exist, or ""; from its folder.
+  """The end of a message about a missing path: the nearest name, or "".
 
-  Case, and how accents are composed, count little.
+  Names are compared without case, and in the same Unicode form.
   """
   path = pathlib.Path(path)
   if path.is_symlink():

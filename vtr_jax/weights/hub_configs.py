@@ -147,7 +147,7 @@ def modules(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
-  """The object in a JSON file; {} if there is no such file."""
+  """The mapping in a JSON file; {} if the file is missing."""
   if not path.is_file():
     return {}
   try:
