@@ -170,11 +170,11 @@ def main(_) -> None:
     augmentation_cost(config)
     return
   consumed = step_rate(config)
-  print(f"{config.name}: the step alone consumes {consumed:.0f} clips/s")
+  print(f"{config.name}: the step alone consumes {consumed:.3g} clips/s")
   for workers in map(int, _WORKERS.value):
     first, rate = loader_rate(config, workers)
     print(
-      f"workers {workers}: {rate:6.0f} clips/s, {rate / consumed:5.1f} times the step, "
+      f"workers {workers}: {rate:6.1f} clips/s, {rate / consumed:5.1f} times the step, "
       f"first batch after {first:.1f} s"
     )
 

@@ -7,8 +7,9 @@ import pytest
 from gradient_cases import normal, value_and_gradients
 
 from vtr_jax.core import sharding
+from vtr_jax.models import layers
 from vtr_jax.models.attention import attend
-from vtr_jax.models.layers import Dense
+from vtr_jax.models.layers import Compute, Dense, Transformer, TransformerConfig
 
 VALID = np.arange(9) < np.array([[9], [4]])
 
@@ -70,6 +71,42 @@ def test_cudnn_gets_even_lengths_and_full_masks(length, valid, causal, monkeypat
   ours = value_and_gradients(lambda *x: attend(*x, valid, "cudnn", causal), *inputs)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=0)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_tower_is_padded_once_for_cudnn(scan, monkeypatch):
+  """Instead of in each layer: values, gradients and attention maps stay the same."""
+  plain, lengths = jax.nn.dot_product_attention, []
+
+  def kernel(query, key, value, *, implementation, **masks):
+    assert implementation == "cudnn"
+    assert query.shape[1] % 2 == 0
+    lengths.append(masks.get("key_value_seq_lengths"))
+    exact = (x.astype("float32") for x in (query, key, value))
+    return plain(*exact, implementation="xla", **masks).astype(query.dtype)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+  monkeypatch.setattr(sharding, "platform", lambda: "gpu")
+  size, compute = TransformerConfig(16, 2, 32, 2), Compute("bfloat16", "cudnn", scan)
+  tower = Transformer(size, compute)
+  x = jnp.asarray(normal(0, 2, 33, 16), "bfloat16")
+  params = tower.init(jax.random.key(0), x)
+
+  def run():
+    apply = lambda p, x: tower.apply(p, x, mutable=["intermediates"])
+    results = value_and_gradients(lambda p, x: apply(p, x)[0], params, x)
+    return results, jax.tree.leaves(apply(params, x)[1])
+
+  lengths.clear()
+  once, maps = run()
+  assert lengths
+  assert all(n is not None and n.shape == (2,) for n in lengths)
+  lengths.clear()
+  monkeypatch.setattr(layers, "evened", lambda x, _: (x, None))
+  each, expected = run()
+  assert set(map(str, lengths)) == {"None"}
+  for a, b in zip(once + maps, each + expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-2 * np.abs(b).max(), rtol=0)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")

@@ -1,6 +1,7 @@
 """The planner: parsing compiled programs, estimates, search and output."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -294,12 +295,32 @@ def test_gpus_are_estimated_without_a_compiler(monkeypatch):
   assert gpus.INSTALL in plan.text()
 
 
-def test_cudnn_is_not_planned_where_no_gpu_is():
+@pytest.mark.parametrize(
+  ("how", "topology", "needs"),
+  [("cudnn", "v5e:2x2", "GPU"), ("pallas", "h100:8", "TPU")],
+)
+def test_attention_of_other_chips_is_not_planned(how, topology, needs):
+  config = config_of(mac, batch_size=32)
+  config.objective["compute"] |= dict(attention=how, dtype="bfloat16")
+  with pytest.raises(ConfigError, match=f"attention: '{how}' needs a {needs}"):
+    problem.make(config, chips.find(topology, compiler=False))
+
+
+def test_a_kernel_of_absent_chips_is_planned_as_auto():
   config = config_of(mac, batch_size=32)
   config.objective["compute"] |= dict(attention="cudnn", dtype="bfloat16")
   target = chips.find("h100:8", compiler=False)
-  with pytest.raises(ConfigError, match="attention: 'cudnn' is planned only on a GPU"):
-    problem.make(config, target)
+  plan = command.plan(config, target, search=False)
+  assert "attention=auto" in plan.text()
+
+
+def test_cudnns_attention_is_traced_where_no_gpu_is():
+  x = jax.ShapeDtypeStruct((2, 40, 2, 64), jnp.bfloat16)
+  fused = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+  with gpus.cudnn():
+    traced = str(jax.make_jaxpr(fused)(x, x, x))
+  assert "attention" in traced
+  assert "exp" not in traced
 
 
 def test_every_gpu_has_a_peak_and_a_description():
@@ -526,3 +547,21 @@ def test_the_command_plans_for_absent_gpus(tmp_path):
   n = planned_on_two_slices(tmp_path / "plan.json", "--topology=h100:4")
   assert n["kernels"] > 100
   assert n["hbm_gb"] == n["moved_gb"] > 0
+
+
+@pytest.mark.nightly
+def test_absent_gpus_are_planned_with_the_attention_that_they_run(tmp_path):
+  """cuDNN's, whose scores stay in fast memory."""
+  if not gpus.installed():
+    pytest.skip(f"XLA's compiler for GPUs is not installed: {gpus.INSTALL}")
+  moved = {}
+  for how in ("auto", "cudnn", "xla"):
+    options = "--topology=h200:1", "--batch_size=8", "--nosearch"
+    run = run_main(
+      *("--config=configs/mac.py:webvid2m_cc3m", *options),
+      *(f"--config.objective.compute.attention={how}", f"--json={tmp_path / how}"),
+      module="vtr_jax.plan",
+    )
+    assert run.returncode == 0, run.stderr
+    moved[how] = json.loads((tmp_path / how).read_text())[0]["hbm_gb"]
+  assert moved["auto"] == moved["cudnn"] < 0.7 * moved["xla"]

@@ -34,8 +34,9 @@ einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 class Seen(NamedTuple):
   """Which tokens of a row see which, for self-attention; see `attend`."""
 
-  valid: Bool[AnyArray, "b n"]
-  groups: Int32[AnyArray, "#b n"]
+  valid: Bool[AnyArray, "b n"] | None
+  groups: Int32[AnyArray, "#b n"] | None
+  length: int | None = None  # the valid tokens are the first ones, so many of each row
 
 
 def attend(
@@ -47,6 +48,7 @@ def attend(
   causal: bool = False,
   logit_cap: float = 0.0,
   groups: Int32[AnyArray, "#b n"] | None = None,
+  length: int | None = None,
 ) -> Float[Array, "b n h e"]:
   """softmax(query key / sqrt(e)) value, of each head.
 
@@ -61,6 +63,8 @@ def attend(
     groups: a query attends to the valid keys of its own group and of group `ALL`, and
       one of group `ALL` to every valid key; other numbers are 0 or more. Self-attention
       only. One row serves all rows. None = one group.
+    length: of self-attention whose `valid` are the first tokens, so many of each row;
+      cuDNN then reads no mask, and what the others get is not defined.
 
   Raises:
     ConfigError: the implementation is for other devices.
@@ -74,7 +78,23 @@ def attend(
     from vtr_jax.models import pallas_attention  # imports Pallas, which takes a second
 
     return pallas_attention.attend(query, key, value, valid, groups, causal)
+  if length is not None:
+    return _cudnn_of_length(query, key, value, length, causal)
   return _cudnn(query, key, value, _seen(valid, groups), causal)
+
+
+def evened(x: Float[Array, "b n d"], implementation: str) -> tuple[Array, Seen | None]:
+  """(tokens, which are seen), with one more token where cuDNN would pad in each layer.
+
+  Its gradient needs an even number. The tokens are as they are, and the second is None,
+  for other implementations and devices, and for few tokens.
+  """
+  (b, n), odd = x.shape[:2], x.shape[1] % 2 == 1
+  cudnn = implementation in ("auto", "cudnn") and sharding.platform() == "gpu"
+  if not (odd and cudnn and n >= _SHORTEST and x.dtype == jnp.bfloat16):
+    return x, None
+  valid = jnp.broadcast_to(jnp.arange(n + 1)[None] < n, (b, n + 1))
+  return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), Seen(valid, None, n)
 
 
 def resolve(
@@ -92,11 +112,7 @@ def resolve(
   """
   platform = sharding.platform()
   if implementation != "auto":
-    if PLATFORMS.get(implementation, platform) != platform:
-      raise ConfigError(
-        f"config.objective.compute.attention: {implementation!r} needs a "
-        f"{PLATFORMS[implementation].upper()}, this step is for {platform}; set 'auto'"
-      )
+    check(implementation, platform)
     return implementation
   if logit_cap or min(query.shape[1], key.shape[1]) < _SHORTEST:
     return "xla"
@@ -107,9 +123,21 @@ def resolve(
   return "cudnn" if platform == "gpu" and _cudnn_supports(key) else "xla"
 
 
+def check(implementation: str, platform: str) -> None:
+  """Raises ConfigError if the implementation is for other devices."""
+  if PLATFORMS.get(implementation, platform) != platform:
+    raise ConfigError(
+      f"config.objective.compute.attention: {implementation!r} needs a "
+      f"{PLATFORMS[implementation].upper()}, this step is for {platform}; set 'auto'"
+    )
+
+
 def _cudnn_supports(key: Float[Array, "b m h e"]) -> bool:
-  """cuDNN's own limits (jax.nn.dot_product_attention): NVIDIA GPUs from Ampere on."""
-  capability = str(getattr(jax.devices()[0], "compute_capability", ""))
+  """cuDNN's own limits (jax.nn.dot_product_attention): NVIDIA GPUs from Ampere on.
+
+  A GPU that a step is planned for (plan/gpus.py) is one of these.
+  """
+  capability = str(getattr(jax.devices()[0], "compute_capability", "8.0"))
   size, (major, _, _) = key.shape[3], capability.partition(".")
   ampere = major.isdigit() and int(major) >= 8
   return ampere and key.dtype == jnp.bfloat16 and size <= 128 and size % 8 == 0
@@ -123,6 +151,19 @@ def _seen(valid: AnyArray | None, groups: AnyArray | None) -> Array | None:
     same = (queries == keys) | (queries == ALL) | (keys == ALL)
     seen = same if seen is None else seen & same
   return seen
+
+
+def _cudnn_of_length(
+  query: Array, key: Array, value: Array, length: int, causal: bool
+) -> Array:
+  lengths = jnp.full(len(query), length, jnp.int32)
+  return jax.nn.dot_product_attention(
+    *(query, key, value),
+    query_seq_lengths=lengths,
+    key_value_seq_lengths=lengths,
+    is_causal=causal,
+    implementation="cudnn",
+  )
 
 
 def _cudnn(

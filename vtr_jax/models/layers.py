@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 from vtr_jax.core import precision, sharding
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import choose, require
-from vtr_jax.models.attention import IMPLEMENTATIONS, Seen, attend, einsum
+from vtr_jax.models.attention import IMPLEMENTATIONS, Seen, attend, einsum, evened
 from vtr_jax.models.norm_gelu import GELUS, LayerNorm
 
 _XAVIER = nn.initializers.xavier_uniform()
@@ -203,6 +203,7 @@ def multi_head(
   key_bias: bool = False,
   inner: int = 0,
   query_scale: Float[Array, " e"] | None = None,
+  length: int | None = None,
 ) -> Float[Array, "b m d"]:
   """Multi-head attention of `queries` to `memory`, inside `module`'s compact method.
 
@@ -221,6 +222,7 @@ def multi_head(
     key_bias: whether keys have a bias.
     inner: width of all heads together; 0 = that of the tokens.
     query_scale: factor of each channel of a head.
+    length: number of tokens before the padding of `Seen.length`; None = all.
   """
   width = memory.shape[-1]
   inner = inner or width
@@ -236,7 +238,8 @@ def multi_head(
   query = jnp.broadcast_to(query, (memory.shape[0], *query.shape[1:]))
   named = zip((query, key, value), _KEPT[:3], strict=True)
   query, key, value = (checkpoint_name(x, name) for x, name in named)
-  module.sow("intermediates", "heads", (query, key))  # read by figures alone
+  real = query[:, :length], key[:, :length]
+  module.sow("intermediates", "heads", real)  # read by figures alone
   y = checkpoint_name(mix(query, key, value), "attended")
   y = y.reshape(*y.shape[:2], inner)
   return Dense(width, ("heads", "embed"), dtype, kernel_init=inits[1], name="out")(y)
@@ -253,16 +256,16 @@ class Attention(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], valid: Bool[AnyArray, "b n"] | Seen | None = None
   ) -> Float[Array, "b n d"]:
-    seen, groups = valid if isinstance(valid, Seen) else (valid, None)
+    seen = valid if isinstance(valid, Seen) else Seen(valid, None)
 
     def mix(query: Array, key: Array, value: Array) -> Array:
       with jax.named_scope("attend"):
         how, kind = self.compute.attention, self.kind
-        masks = seen, how, kind.causal, kind.logit_cap, groups
+        masks = seen.valid, how, kind.causal, kind.logit_cap, seen.groups, seen.length
         return attend(query, key, value, *masks)
 
-    heads, dtype = self.num_heads, self.compute.dtype
-    return multi_head(self, mix, x, x, heads, dtype, key_bias=self.kind.key_bias)
+    options = dict(key_bias=self.kind.key_bias, length=seen.length)
+    return multi_head(self, mix, x, x, self.num_heads, self.compute.dtype, **options)
 
 
 class Mlp(nn.Module):
@@ -344,7 +347,9 @@ def run_blocks(
     drop_path: of the last block, in [0, 1); rates grow linearly from 0 in the first
       one (timm). Only training sets it: 0 draws nothing.
   """
-  rates = None
+  count, rates = x.shape[1], None
+  if valid is None and block is Block:
+    x, valid = evened(x, compute.attention)
   if drop_path:
     rates = jnp.asarray(np.linspace(0, drop_path, depth), jnp.float32)
 
@@ -361,11 +366,11 @@ def run_blocks(
       length=depth,
       metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    return step(block(*fields, name="blocks"), x, rates)[0]
+    return step(block(*fields, name="blocks"), x, rates)[0][:, :count]
   for i in range(depth):
     layer = block(*fields, name=f"block_{i}")
     x = run(layer, x, None if rates is None else rates[i])
-  return x
+  return x[:, :count]
 
 
 class Transformer(nn.Module):

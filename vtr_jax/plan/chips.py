@@ -95,6 +95,11 @@ class Target:
     return self.count / self.chip.per_chip
 
   @property
+  def platform(self) -> str:
+    """Of absent devices: tpu | gpu."""
+    return "gpu" if self.chip in GPUS.values() else "tpu"
+
+  @property
   def slice_of(self) -> dict[int, int]:
     """Slice of each device, by its id; for GPUs, those that NVLink joins are one."""
     key = "process_index" if self.options else "slice_index"

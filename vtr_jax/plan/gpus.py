@@ -1,15 +1,20 @@
 """NVIDIA's GPUs, described so that XLA compiles for them where none is attached."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from vtr_jax.core.errors import ConfigError
 
 # XLA's compiler for GPUs, of the version that fits jax, and NVIDIA's assembler.
 INSTALL = "pip install 'jax[cuda12-local]' nvidia-cuda-nvcc-cu12"
+
+_CUDNN = 9, 10  # from 9.8 on, jax's fused attention is the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Gpu:
   registers_per_block_limit: 65536
 }}
 platform_name: "CUDA"
-dnn_version_info {{ major: 9 minor: 10 }}
+dnn_version_info {{ major: {_CUDNN[0]} minor: {_CUDNN[1]} }}
 runtime_version {{ major: 12 minor: 9 }}
 device_description_str: "{self.kind}"
 """
@@ -118,6 +123,21 @@ def compiler_options() -> dict[str, Any]:
   raise ConfigError(
     f"--topology: ptxas, NVIDIA's assembler, is missing; {INSTALL}, or add --estimate"
   )
+
+
+@contextlib.contextmanager
+def cudnn() -> Iterator[None]:
+  """Lets steps be traced with cuDNN's attention where neither cuDNN nor a GPU is.
+
+  jax reads the installed version while it traces; the compiler takes the one that
+  `Gpu.describe` states.
+  """
+  from jax._src.cudnn import fused_attention_stablehlo as fused
+
+  major, minor = _CUDNN
+  version = 10_000 * major + 100 * minor
+  with mock.patch.object(fused, "check_cudnn_version", return_value=version):
+    yield
 
 
 def _options(cuda: pathlib.Path) -> dict[str, Any]:

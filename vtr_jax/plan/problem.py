@@ -1,5 +1,6 @@
 """A config's training step as shapes: its memory and its trace, without any array."""
 
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -8,8 +9,9 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from vtr_jax.core import sharding
-from vtr_jax.core.config import require
+from vtr_jax.models import attention
 from vtr_jax.objectives import base as objectives
+from vtr_jax.plan import gpus
 from vtr_jax.plan.chips import Target
 from vtr_jax.train import flops
 from vtr_jax.train.config import Parts, TrainConfig
@@ -41,7 +43,10 @@ class Problem:
     """The trace of the training step; the mesh must be of devices."""
     shapes, _ = self.parts.abstract(self.mesh)
     train = self.parts.train_step(self.devices)
-    with sharding.scope(self.devices):
+    platform = self.devices.devices.flat[0].platform
+    absent = platform == "gpu" and jax.default_backend() != "gpu"
+    traceable = gpus.cudnn() if absent else contextlib.nullcontext()
+    with sharding.scope(self.devices), traceable:
       return train.jitted.trace(shapes, self.parts.spec)
 
   def flops(self) -> float:
@@ -75,18 +80,18 @@ def make(config: TrainConfig, target: Target) -> Problem:
   """The problem of a target, checked as a training would be.
 
   Raises:
-    ConfigError: the mesh or the batch does not divide, or attention is cuDNN's, which
-      JAX refuses to trace where no GPU is.
+    ConfigError: the mesh or the batch does not divide, or the attention is for other
+      devices.
   """
-  attention = config.objective.get("compute", {}).get("attention")
-  require(
-    target.name == "local" or attention != "cudnn",
-    "config.objective.compute.attention: 'cudnn' is planned only on a GPU, with "
-    "--topology=local; use 'xla', which reads and writes more",
-  )
   if target.name != "local":
+    compute = config.objective.get("compute", {})
+    how = compute.get("attention", "auto")
+    attention.check(how, target.platform)
+    # Initial shapes are traced on this machine, where no kernel of the chips can be.
+    how = "xla" if how == "xla" else "auto"
+    objective = config.objective | dict(compute=compute | dict(attention=how))
     # All chips in the list multiply it.
-    objective = objectives.with_dtype(config.objective, lambda: "bfloat16")
+    objective = objectives.with_dtype(objective, lambda: "bfloat16")
     config = dataclasses.replace(config, objective=objective)
   if target.devices is None:
     sizes = sharding.mesh_sizes(config.mesh, target.count)
