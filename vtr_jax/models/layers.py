@@ -264,8 +264,10 @@ class Attention(nn.Module):
         masks = seen.valid, how, kind.causal, kind.logit_cap, seen.groups, seen.length
         return attend(query, key, value, *masks)
 
-    options = dict(key_bias=self.kind.key_bias, length=seen.length)
-    return multi_head(self, mix, x, x, self.num_heads, self.compute.dtype, **options)
+    heads, dtype, key_bias = self.num_heads, self.compute.dtype, self.kind.key_bias
+    return multi_head(
+      self, mix, x, x, heads, dtype, key_bias=key_bias, length=seen.length
+    )
 
 
 class Mlp(nn.Module):
