@@ -87,8 +87,8 @@ def webvid2m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the paper is ours."""
   c = webvid2m()
-  c |= dict(steps=800, batch_size=128, eval_batch_size=100, log_every=20)
-  c |= dict(checkpoint_every=200, checkpoint_keep=2)
+  c |= dict(steps=720, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(checkpoint_every=180, checkpoint_keep=2)
   c["clip"] |= dict(num_frames=8, image_size=64)
   # One caption in 120 is longer and loses its last words.
   c["text"] = dict(max_length=16, vocab_size=256)
@@ -112,12 +112,12 @@ def demo() -> dict:
   )
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(
-    validation=common.retrieval("validation", every=200),
+    validation=common.retrieval("validation", every=180),
     test=common.retrieval("test", dual_softmax=0.05, rerank=5),
     novel=common.retrieval("novel"),
     motion=common.motion_recognition("test", single=True),
     labels=common.motion_recognition("test", single=False),
-    reconstruction=dict(kind="reconstruction", split="test", batches=2, every=200),
+    reconstruction=dict(kind="reconstruction", split="test", batches=2, every=180),
     # What the model sees, of all of the split; 7 s of CPU time; ours.
     pictures=dict(kind="pictures", split="test[:30%]"),
   )
