@@ -43,7 +43,7 @@ class Recipe(NamedTuple):
   segments: int  # clips per video in the test; 3 crops of each
 
 
-# All code, but for moving_shapes and folder: ours.
+# All code, but for hmdb51, moving_shapes and folder: ours.
 RECIPES = dict(
   ucf101=Recipe(9537, 101, 100, 256, 0.70, 0.2, 0.5, "contiguous", True, 5),
   hmdb51=Recipe(3570, 51, 100, 256, 0.70, 0.2, 0.5, "contiguous", True, 5),
@@ -69,7 +69,8 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
   repeats = 1 if embedded else 2  # code
   clips = recipe.batch_size // repeats
   c.steps = recipe.epochs * max(recipe.clips // clips, 1)
-  c.batch_size = recipe.batch_size
+  if pretrained != "smoke":
+    c.batch_size = recipe.batch_size
   c.checkpoint_every = max(c.steps // 10, 1)  # ours
   if not embedded and pretrained not in ("demo", "smoke"):
     c.clip.num_frames = 16  # code
@@ -96,15 +97,14 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
   c.loss_weights = dict(actions=1.0)
   c.optim.update(
     lr=5e-4 * clips / 256,  # code
-    min_lr=1e-6,  # code
+    min_lr=1e-6 * clips / 256,  # code
     schedule="cosine",  # code
-    warmup_steps=5 * c.steps // recipe.epochs,  # code: 5 epochs
     b1=0.9,  # code
     b2=0.999,  # code
     eps=1e-8,  # code
     weight_decay=0.05,  # code
-    # Code: neither biases nor norms; on their scale it would pull towards 0.
-    decay_rules=((r"(kernel|positions)$", 1.0), (".*", 0.0)),
+    # Code: neither biases and norms, which it would pull towards 0, nor positions.
+    decay_rules=((r"kernel$", 1.0), (".*", 0.0)),
     layer_decay=recipe.layer_decay,
     clip_norm=0.0,  # code
     muon="",  # code: AdamW
@@ -115,7 +115,10 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
   crops = 1 if embedded else 3
   test = dict(kind="recognition", split="test", windows=recipe.segments, crops=crops)
   c.evals = dict(test=test)
-  return common.complete(c)
+  c = common.complete(c)
+  if not embedded:  # code: 5 epochs; it follows --config.steps
+    c.optim.warmup_steps = 5 * c.get_ref("steps") // recipe.epochs
+  return c
 
 
 def _objective(pretrained: Any, recipe: Recipe, embedded: bool) -> dict:

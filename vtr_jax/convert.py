@@ -24,7 +24,8 @@ from ml_collections import config_flags
 
 from vtr_jax.core import cli
 from vtr_jax.core.batch import TextSpec
-from vtr_jax.core.errors import ConfigError, DataError, WeightsError
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import ConfigError, DataError, WeightsError, one_line
 from vtr_jax.objectives.base import Objective
 from vtr_jax.weights.match import Report
 
@@ -38,6 +39,7 @@ def convert(
   allow: tuple[str, ...] = (),
   verbose: bool = False,
   heads: Mapping[str, int] | None = None,
+  classes: str = "",
 ) -> None:
   """Prints a report on a file; if `to` is given, writes a run.
 
@@ -50,6 +52,7 @@ def convert(
     allow: see weights/match.py.
     verbose: whether to list every key of the file and every initialised parameter.
     heads: tower -> number of attention heads, where no file states it.
+    classes: file with the names of a classifier's classes, in the order of its logits.
 
   Raises:
     WeightsError: the file cannot be read, or does not fit.
@@ -89,6 +92,13 @@ def convert(
       stated = facts.towers if facts else {}
       infer.set_heads(values, recipe, heads or {}, stated, file)
   values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
+  if classes:
+    require(
+      values["objective"].get("name") == "actions",
+      "--classes: is for classifiers; name one by --config, as "
+      "configs/finetune_actions.py:kinetics400,videomae, or omit it",
+    )
+    values["objective"] = values["objective"] | dict(classes=_classes(classes))
   c = config.read(TrainConfig, values)
   if to and tokenizer:
     tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
@@ -125,6 +135,30 @@ def convert(
     _write(directory, values, params, report, tokenizer)
   for warning in warnings:
     print(f"warning: {warning}", flush=True)
+
+
+def _classes(path: str) -> tuple[str, ...]:
+  """Names of the classes: one a line, numbered (as UCF101's classInd.txt) or not.
+
+  Raises:
+    ConfigError: the file cannot be read, or has no names.
+  """
+  try:
+    text = pathlib.Path(path).read_text(encoding="utf-8-sig")
+  except (OSError, UnicodeDecodeError) as e:
+    raise ConfigError(
+      f"--classes: {path} cannot be read ({one_line(e)}); name a text file with "
+      "one class a line"
+    ) from None
+  names = [line.strip() for line in text.splitlines() if line.strip()]
+  require(len(names) > 0, f"--classes: {path} has no names; write one class a line")
+  split = [name.split(maxsplit=1) for name in names]
+  first = int(split[0][0]) if split[0][0] in ("0", "1") else -1
+  numbers = [str(first + i) for i in range(len(names))]
+  numbered = first >= 0 and [pair[0] for pair in split] == numbers
+  if numbered and all(len(pair) == 2 for pair in split):
+    names = [name for _, name in split]
+  return tuple(names)
 
 
 def _vocabulary(
@@ -227,6 +261,7 @@ def main() -> None:
     tuple(values.allow),
     values.verbose,
     _heads(values.heads),
+    values.classes,
   )
 
 
@@ -241,6 +276,9 @@ if __name__ == "__main__":
   )
   flags.DEFINE_list(
     "heads", [], "Attention heads where no file states them, as video:12,text:8."
+  )
+  flags.DEFINE_string(
+    "classes", "", "File of a classifier's classes, one a line, in its order."
   )
   flags.DEFINE_string("to", "", "Directory of the run to write; empty: report only.")
   flags.DEFINE_string("tokenizer", "", "Vocabulary file, copied into the run.")

@@ -9,7 +9,7 @@ import flax.linen as nn
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from configs import clip4clip, common, mac, miles, simvtp
+from configs import clip4clip, common, finetune_actions, mac, miles, simvtp
 from configs import finetune_retrieval as finetune
 from vtr_jax.core import config_help
 from vtr_jax.core.config import default, flatten, keys, read, section
@@ -51,6 +51,52 @@ def test_clip4clip_encodes_frames_independently_with_clip_b32(data):
   )
   frozen = {path.split("/")[1] for path, rate in rates.items() if not rate}
   assert frozen == {"proj", "cls_token", "space_positions", "norm_input", "embed"}
+
+
+# VideoMAE's scripts for ViT-B (arXiv 2203.12602): rate, its end, steps of warm-up (5
+# epochs) and in all, layer decay, drop path, dropout of the head, views along time.
+ACTIONS = dict(
+  ucf101=(5e-4 / 2, 1e-6 / 2, 370, 7400, 0.70, 0.2, 0.5, 5),
+  hmdb51=(5e-4 / 2, 1e-6 / 2, 135, 2700, 0.70, 0.2, 0.5, 5),  # as UCF101; ours
+  kinetics400=(5e-4 * 1.5, 1e-6 * 1.5, 3125, 46875, 0.75, 0.1, 0.0, 5),
+  ssv2=(5e-4 * 1.5, 1e-6 * 1.5, 2195, 13170, 0.75, 0.1, 0.0, 2),
+)
+
+
+@pytest.mark.parametrize("data", ACTIONS)
+@pytest.mark.parametrize("run", ["mac", "miles", "simvtp", "videomae"])
+def test_action_recognition_is_fine_tuned_as_videomae_is(data, run):
+  values = finetune_actions.get_config(f"{data},{run}").to_dict()
+  c = read(TrainConfig, values)
+  lr, low, warmup, steps, decay, drop, dropout, windows = ACTIONS[data]
+  assert c.optim.lr == pytest.approx(lr)
+  assert c.optim.min_lr == pytest.approx(low)
+  assert (c.optim.warmup_steps, c.steps) == (warmup, steps)
+  assert c.optim.layer_decay == decay
+  assert (c.optim.b2, c.optim.weight_decay, c.optim.clip_norm) == (0.999, 0.05, 0)
+  objective = c.objective
+  assert (objective["drop_path"], objective["head_dropout"]) == (drop, dropout)
+  assert (objective["smoothing"], objective["head_scale"]) == (0.1, 0.001)
+  assert (c.clip.num_frames, c.data.repeats, c.data.erase) == (16, 2, 0.25)
+  assert c.data.flip == (data != "ssv2")
+  assert c.mask.video_ratio == 0
+  assert (values["evals"]["test"]["windows"], values["evals"]["test"]["crops"]) == (
+    windows,
+    3,
+  )
+  made = c.make_objective()
+  assert made.row_group % (2 * c.data.repeats) == 0
+  params = flatten_dict(nn.unbox(state.abstract_params(made, c.spec())), sep="/")
+  nested = unflatten_dict(params, sep="/")
+  decays = optim.by_rule(nested, c.optim.decay_rules, "rules")
+  for path, factor in flatten_dict(decays, sep="/").items():
+    assert factor == path.endswith("kernel"), path
+
+
+def test_warm_up_follows_the_number_of_steps():
+  values = finetune_actions.get_config("folder,mac,demo")
+  values.steps = 300
+  assert read(TrainConfig, values.to_dict()).optim.warmup_steps == 50
 
 
 def test_an_unknown_data_set_or_run_is_rejected():

@@ -2,10 +2,8 @@
 
 import dataclasses
 import json
-from typing import Any
 
 import clips
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import sources, views
 from vtr_jax.data.moving_shapes import scene
 from vtr_jax.eval import protocols
-from vtr_jax.eval.evaluators import base, zero_shot
+from vtr_jax.eval.evaluators import base, recognition, zero_shot
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.train.loop import train_and_evaluate
 
@@ -126,17 +124,6 @@ def test_other_flags_and_objectives_are_rejected(run, data_dir, tmp_path, monkey
 # A classifier of three classes whose logits are known: brightness tells the class.
 
 
-class Named(nn.Module):
-  """Stands for a model whose config names classes."""
-
-  config: Any
-
-
-class Classes:
-  def __init__(self, classes, num_classes):
-    self.classes, self.num_classes = tuple(classes), num_classes
-
-
 def logits(params, batch):
   """`slope` times the brightness above 88, and `bias`."""
   mean = batch["video"].astype(jnp.float32).mean(axis=(1, 2, 3, 4))
@@ -162,7 +149,8 @@ LABELS = ("abc", "aab", "abd")
 
 def build(root, tokenizer, split, classes="abc", num_classes=0, **changes):
   objective = clips.objective(logits=logits)
-  objective = dataclasses.replace(objective, model=Named(Classes(classes, num_classes)))
+  count = num_classes or len(classes)
+  objective = dataclasses.replace(objective, classes=tuple(classes), num_classes=count)
   context = base.Context(
     objective,
     clips.CLIP,
@@ -216,10 +204,23 @@ def test_unfit_labels_are_rejected(labelled, tokenizer):
     build(labelled, tokenizer, "none")
 
 
+def test_labels_are_ordered_as_public_data_sets_number_them():
+  names = ["HammerThrow", "b", "Hammering", "JumpRope", "JumpingJack", "b", "a"]
+  assert recognition.in_usual_order(names) == [
+    *("a", "b", "Hammering", "HammerThrow", "JumpingJack", "JumpRope")
+  ]
+  assert recognition.in_usual_order(["10", "9", "0", "9"]) == ["0", "9", "10"]
+
+
+def test_an_objective_without_classes_is_told(labelled, tokenizer):
+  with pytest.raises(ConfigError, match=r"needs classes, .* \(Objective\.classes"):
+    build(labelled, tokenizer, "abc", classes="")
+
+
 def test_classes_of_converted_weights_are_the_sorted_labels(labelled, tokenizer):
   evaluator = build(labelled, tokenizer, "abc", classes="", num_classes=3)
   evaluator.run(ALWAYS_A)
   assert evaluator.protocol()["classes"] == ["a", "b", "c"]
-  assert "classes: the split's labels, sorted" in evaluator.report()
+  assert "convert them with --classes=FILE" in evaluator.report()
   with pytest.raises(ConfigError, match=r"'aab' of clips has 2 labels, the head 3; na"):
     build(labelled, tokenizer, "aab", classes="", num_classes=3)

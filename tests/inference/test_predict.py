@@ -6,9 +6,11 @@ import json
 import os
 import re
 
+import clips
 import damage
 import jax
 import numpy as np
+import prepare_cases
 import pytest
 from conftest import run_main
 from PIL import Image
@@ -22,6 +24,7 @@ from vtr_jax.data.views import Views
 from vtr_jax.data.views import crops as view_crops
 from vtr_jax.inference import table
 from vtr_jax.predict import Request, predict
+from vtr_jax.prepare.formats import base
 from vtr_jax.search import windows
 from vtr_jax.train.loop import train_and_evaluate
 
@@ -282,6 +285,41 @@ def test_texts_come_from_flags_and_files(tmp_path):
 def test_unfit_requests_are_rejected(changes, message):
   with pytest.raises(ConfigError, match=message):
     Request(**dict(checkpoint="run", videos=("a.mp4",)) | changes)
+
+
+def test_a_folder_of_each_class_becomes_a_classifier(tmp_path):
+  """From own videos to predictions, as docs/finetuning.md describes it."""
+  for i, name in enumerate(
+    ("train/high jump", "train/run", "test/run", "test/high jump")
+  ):
+    folder = tmp_path / "videos" / name
+    folder.mkdir(parents=True)
+    for seed in range(4 if "train" in name else 2):
+      (folder / f"{seed}.mp4").write_bytes(clips.mp4(8, 32, 32, seed=10 * i + seed))
+  source = str(tmp_path / "videos")
+  prepare_cases.make(source, tmp_path, items=base.open("folder", base.Request(source)))
+  values = finetune_actions.get_config("folder,mac,smoke")
+  values.steps = 2
+  values = values.to_dict()
+  values["data"] |= dict(name="mine", dir=str(tmp_path), num_workers=0)
+  values |= dict(batch_size=8, checkpoint_every=2)
+  results = train_and_evaluate(values, tmp_path / "run")
+  assert set(results) == {"test/top1", "test/top5", "test/mean_class_top1"}
+  found, unreadable = predict(Request(str(tmp_path / "run"), (source,), top=0))
+  assert not unreadable
+  assert set(found["class"].tolist()) == {"high jump", "run"}
+  assert len(found["path"]) == 12 * 2
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_work(tmp_path):
+  (tmp_path / "folder.csv").mkdir()
+  (tmp_path / "file").write_text("")
+  for name, message in (("folder.csv", "is a folder"), ("file/t.csv", "is no folder")):
+    with pytest.raises(ConfigError, match=message):
+      table.check(tmp_path / name)
+  table.check(tmp_path / "new" / "T.CSV")
+  table.write(tmp_path / "T.CSV", dict(path=np.array(["a"])))
+  assert (tmp_path / "T.CSV").read_text() == "path\na\n"
 
 
 def test_parquet_needs_pyarrow(monkeypatch):

@@ -36,7 +36,7 @@ class Blocks(nn.Module):
   fields: tuple
   depth: int
   compute: Compute
-  drop_path: float = 0.0
+  drop_path: float | tuple[float, ...] = 0.0
 
   @nn.compact
   def __call__(self, x):
@@ -66,7 +66,13 @@ class Ones(nn.Module):
 @pytest.mark.parametrize(("scan", "remat"), WAYS)
 @pytest.mark.parametrize(
   ("rate", "depth", "want"),
-  [(0.2, 5, [0, 0.05, 0.1, 0.15, 0.2]), (0.2, 1, [0]), (0.0, 2, [-1, -1])],
+  [
+    (0.2, 5, [0, 0.05, 0.1, 0.15, 0.2]),
+    (0.2, 1, [0]),
+    (0.0, 2, [-1, -1]),
+    ((0.1, 0.3), 2, [0.1, 0.3]),
+    ((0.0, 0.0), 2, [-1, -1]),
+  ],
 )
 def test_rates_grow_linearly_over_the_blocks(scan, remat, rate, depth, want):
   compute = Compute("float32", scan=scan, remat=remat)

@@ -11,6 +11,7 @@ from viz_cases import random_clips, small_model
 from configs import mac
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.eval.viz import attention
+from vtr_jax.models import layers
 
 VIDEO = dict(
   name="videoprism",
@@ -69,6 +70,21 @@ def test_dropping_tubelets_removes_whole_places():
   full, kept = run(params)
   want = np.take_along_axis(np.asarray(full), keep[:, :, None], axis=1)
   np.testing.assert_allclose(kept, want, atol=1e-5)
+
+
+def test_drop_path_grows_over_all_stacks(monkeypatch):
+  found, run = [], layers.run_blocks
+  objective, params, batch = small()
+
+  def record(*args):
+    found.extend(args[-1])
+    return run(*args)
+
+  monkeypatch.setattr(layers, "run_blocks", record)
+  call = lambda m: m.video_tower(batch["video"], drop_path=0.3)
+  key = jax.random.key(0)
+  objective.model.apply({"params": params}, method=call, rngs=dict(dropout=key))
+  np.testing.assert_allclose(found, [0, 0.1, 0.2, 0.3], atol=1e-7)
 
 
 def test_unsupported_options_are_rejected():

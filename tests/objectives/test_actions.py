@@ -9,6 +9,7 @@ from configs import finetune_actions
 from vtr_jax.core.batch import MaskSpec, patchify, unpatchify
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.data import sources
 from vtr_jax.data.examples import Reader
 from vtr_jax.data.tokenizers.base import NoText
 from vtr_jax.objectives.actions import LabelRows
@@ -69,6 +70,17 @@ def test_a_row_has_the_tubelets_that_stay_visible(monkeypatch):
   assert (np.diff(masked["video_keep_idx"]) > 0).all()
   assert masked["label"] == 1
   assert "video_keep_idx" not in row(MaskSpec("random", 0.0))
+
+
+def test_records_without_a_label_are_no_examples(monkeypatch):
+  labels = ["run", "", "", "jump"]
+  monkeypatch.setattr(sources, "labels", lambda *_: labels)
+  monkeypatch.setattr(sources.Split, "__getitem__", lambda _, i: dict(id="abcd"[i]))
+  source = sources.Split("", "train", [None] * 4)
+  found = LabelRows(("run", "jump")).examples(source)
+  assert [found[i]["id"] for i in range(len(found))] == ["a", "d"]
+  labels[1:3] = "x", "y"
+  assert LabelRows(("run",)).examples(source) is source
 
 
 def test_a_backbone_that_needs_other_masks_is_refused():

@@ -492,6 +492,24 @@ def test_a_folder_with_sidecar_files_is_read(tmp_path):
   ]
 
 
+def test_a_folder_of_each_class_gives_its_label(tmp_path, capfd):
+  names = "train/jump high/1.mp4", "train/run/deep/2.mp4", "val/run/3.png", "4.mp4"
+  put(tmp_path, dict.fromkeys(names, ""))
+  (tmp_path / "train" / "wave").mkdir()
+  (tmp_path / "train" / "run" / "empty").mkdir()
+  items = base.open("folder", Request(str(tmp_path)))
+  assert [(i.id, i.split, i.label) for i in items] == [
+    ("4.mp4", "train", ""),
+    ("train/jump high/1.mp4", "train", "jump high"),
+    ("train/run/deep/2.mp4", "train", "run"),
+    ("val/run/3.png", "validation", "run"),
+  ]
+  told = f"{tmp_path}: labels without a video or image: wave\n"
+  assert capfd.readouterr().err == told
+  put(tmp_path, {"4.txt": "a caption"})
+  assert {i.label for i in base.open("folder", Request(str(tmp_path)))} == {""}
+
+
 def test_webdataset_reads_parts_of_the_tar(tmp_path):
   members = [
     ("sub", b"", tarfile.DIRTYPE),

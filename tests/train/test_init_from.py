@@ -1,5 +1,6 @@
 """Runs that start from another run's parameters."""
 
+import functools
 import json
 import re
 
@@ -13,7 +14,7 @@ from configs import finetune_actions, mac, miles, simvtp
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError
 from vtr_jax.objectives import base as objectives
-from vtr_jax.train import restore_params, setup
+from vtr_jax.train import init_from, restore_params, setup
 from vtr_jax.train.loop import train_and_evaluate
 from vtr_jax.weights import stacks
 
@@ -249,18 +250,39 @@ def assert_starts(name, place, data_dir, folder, capsys):
   train_and_evaluate(config, folder)
 
 
+@pytest.mark.parametrize("head", ["haed", "head.*", "head/kernal", "video_tower/x"])
+def test_a_head_that_the_model_has_not_is_rejected(head):
+  params = dict(head=dict(kernel=1, bias=2), video_tower=dict(proj=dict(kernel=3)))
+  init_from.check_heads(("head", "video_tower/proj", "head/bias"), params)
+  with pytest.raises(ConfigError, match=f"init_heads: '{re.escape(head)}' is no param"):
+    init_from.check_heads(("head", head), params)
+
+
+def test_a_head_of_other_classes_must_be_new(tmp_path):
+  (tmp_path / "config.json").write_text('{"objective": {"classes": ["a", "b", "c"]}}')
+  check = functools.partial(init_from.check_classes, str(tmp_path))
+  check(("a", "b", "c"), ())
+  check(("a", "c", "b"), ("head",))
+  check((), ())
+  with pytest.raises(
+    ConfigError, match=r"class 1 of .* is 'b', of this config 'c'; name"
+  ):
+    check(("a", "c", "b"), ())
+  with pytest.raises(ConfigError, match=r"class 2 of .* is 'c', of this config None"):
+    check(("a", "b"), ("head_pool",))
+
+
 @pytest.mark.nightly  # by day: from public weights, test_weights_actions.py
 def test_a_classifier_starts_from_a_run(pretrained, data_dir, tmp_path, capsys):
   assert_starts("mac", pretrained, data_dir, tmp_path, capsys)
   # One of other classes needs a new head.
   other = classifier(data_dir, "mac", init_from=str(tmp_path), init_heads=[])
-  other["objective"] |= dict(classes=other["objective"]["classes"][:5], num_classes=5)
-  with pytest.raises(
-    ConfigError, match=r"head/kernel is \(32, 18\), not \(32, 5\); .*config\.init_heads"
-  ):
+  classes = (*other["objective"]["classes"], "another")
+  other["objective"] |= dict(classes=classes, num_classes=len(classes))
+  with pytest.raises(ConfigError, match=r"class 18 of .* is None, of this config 'ano"):
     build(other, tmp_path / "other")
   run = build(other | dict(init_heads=["head"]), tmp_path / "new")
-  assert run.state.params["head"]["kernel"].shape == (32, 5)
+  assert run.state.params["head"]["kernel"].shape == (32, len(classes))
 
 
 @pytest.mark.nightly
@@ -279,10 +301,12 @@ def test_classifiers_start_from_runs_of_every_objective(
     (["", ""], "config.data: the training split has no labels; prepare it with"),
     (["a", "a"], "the training split has one class only, 'a'; nothing to tell"),
     (["a", "b"], "num_classes: 3, but the training split has 2 classes, as 'a'; set 0"),
+    (["jumps", "run", "fly"], r"classes: lacks 'fly' and 1 more of .*known: jump, run"),
   ],
 )
 def test_training_labels_that_do_not_fit_are_rejected(labels, message):
-  section = dict(name="actions", classes=(), num_classes=3)
+  named = ("run", "jump") if "run" in labels else ()
+  section = dict(name="actions", classes=named, num_classes=3)
   with pytest.raises(ConfigError, match=message):
     objectives.from_data(section, lambda: labels)
 

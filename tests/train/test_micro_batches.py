@@ -88,6 +88,8 @@ def cases():
   yield pytest.param("mac", learned, LAYOUTS, marks=pytest.mark.nightly)
   yield pytest.param("mac", dict(decoder=decoder), LAYOUTS, marks=pytest.mark.nightly)
   yield pytest.param("miles", learned, LAYOUTS, marks=pytest.mark.nightly)
+  mixed = dict(mix=dict(prob=1.0, group=4), smoothing=0.1)
+  yield pytest.param("finetune_actions", mixed, whole, marks=pytest.mark.nightly)
   yield pytest.param("simvtp", dict(negatives="hard", negatives_group=16), SOME)
 
 

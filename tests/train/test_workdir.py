@@ -1,10 +1,12 @@
 """A run's directory, its provenance, and warnings before the first step."""
 
+import dataclasses
 import subprocess
 
 import numpy as np
 import pytest
 
+from configs import finetune_actions
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader, sources
@@ -71,9 +73,37 @@ def test_data_that_are_smaller_than_a_batch_are_warned_of(mac_smoke):
   config = read(TrainConfig, mac_smoke)
   count = len(config.data.open())
   sized = lambda size: read(TrainConfig, mac_smoke | dict(batch_size=size))
-  assert setup._few_clips(sized(count)) == []
-  (line,) = setup._few_clips(sized(count + 1))
+  pairs = config.make_objective()
+  assert setup._few_clips(sized(count), pairs) == []
+  (line,) = setup._few_clips(sized(count + 1), pairs)
   assert f"{count} clips are fewer than config.batch_size = {count + 1}" in line
+  assert "negatives" in line
+  classifier = dataclasses.replace(pairs, pairs=())
+  (line,) = setup._few_clips(sized(count + 1), classifier)
+  assert "they repeat" in line
+  assert "negatives" not in line
+
+
+def test_batches_that_groups_of_rows_do_not_fit_are_rejected(data_dir, tmp_path):
+  values = finetune_actions.get_config("moving_shapes,mac,smoke").to_dict()
+  values["data"]["dir"] = str(data_dir)
+  values["objective"]["mix"] |= dict(prob=1.0, group=4)
+  with pytest.raises(
+    ConfigError, match=r"batch_size: 18 rows .* of 4 .*; use 16 or 20"
+  ):
+    setup.build(values | dict(batch_size=18), tmp_path)
+  values["data"]["repeats"] = 4
+  with pytest.raises(ConfigError, match=r"mix\.group: 4 is not .* of 8, .*use 8"):
+    setup.build(values | dict(batch_size=16), tmp_path)
+
+
+def test_classes_without_clips_and_clips_without_class_are_told(mac_smoke, monkeypatch):
+  config = read(TrainConfig, mac_smoke)
+  objective = dataclasses.replace(config.make_objective(), classes=("a", "b"))
+  monkeypatch.setattr(setup, "_labels", lambda _: ["a", "", "a", ""])
+  first, second = setup._unusual_labels(config, objective)
+  assert "no training clip of 'b'; they are never learned" in first
+  assert second == "2 training clips have no label and are left out"
 
 
 def test_captions_that_are_all_equal_are_warned_of(data_dir, monkeypatch, capfd):

@@ -25,6 +25,7 @@ from weight_cases import (
 from weights import convert
 
 from configs import finetune_actions
+from vtr_jax import convert as convert_command
 from vtr_jax.core import config as config_lib
 from vtr_jax.core.errors import WeightsError
 from vtr_jax.objectives import base as objectives
@@ -259,3 +260,24 @@ def test_training_starts_from_a_file_without_a_tokenizer(pretrained, tmp_path):
     config_lib.ConfigError, match=r"num_classes: 5, but .* has 2 classes, as 'a'; set 0"
   ):
     setup.build(c, tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+  ("text", "names"),
+  [
+    ("1 Apply Make\n2 run\n", ("Apply Make", "run")),
+    ("0 a\n1 b\n", ("a", "b")),
+    ("\ufeffjump high\n\nrun\n", ("jump high", "run")),
+    ("1 km run\n3 km run\n", ("1 km run", "3 km run")),
+  ],
+)
+def test_names_of_classes_are_read_with_and_without_numbers(text, names, tmp_path):
+  (tmp_path / "names.txt").write_text(text, encoding="utf-8")
+  assert convert_command._classes(str(tmp_path / "names.txt")) == names
+
+
+@pytest.mark.parametrize(("text", "says"), [(b"", "no names"), (b"\xff\xfe", "cannot")])
+def test_files_without_names_of_classes_are_rejected(text, says, tmp_path):
+  (tmp_path / "names.txt").write_bytes(text)
+  with pytest.raises(config_lib.ConfigError, match=f"--classes: .*{says}"):
+    convert_command._classes(str(tmp_path / "names.txt"))

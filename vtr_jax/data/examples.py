@@ -188,7 +188,7 @@ class Rows(Protocol):
   Methods must be picklable with their object.
   """
 
-  def examples(self, source: sources.Records) -> sources.Records:
+  def examples(self, source: sources.Split) -> sources.Records:
     """What rows are made of: the records, or more or fewer of them, with notes."""
     ...
 
@@ -208,7 +208,7 @@ class Rows(Protocol):
 class CaptionRows:
   """A clip, one of its captions, and masks of both: the rows of pre-training."""
 
-  def examples(self, source: sources.Records) -> sources.Records:
+  def examples(self, source: sources.Split) -> sources.Records:
     return source
 
   def spec(

@@ -90,8 +90,8 @@ def train_batches(
   check_frames(data, clip)
   require(
     batch_size % data.repeats == 0,
-    f"batch_size: {batch_size} is not a multiple of data.repeats = {data.repeats}; "
-    "change one of them",
+    f"config.batch_size: {batch_size} is not a multiple of config.data.repeats = "
+    f"{data.repeats}; change one of them",
   )
   tokenizers.check(tokenizer, text_spec)
   if data.mixture:

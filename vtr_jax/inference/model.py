@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 
 from vtr_jax.core import processes
+from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
@@ -91,8 +92,12 @@ class LoadedModel:
       ConfigError: the objective predicts no classes.
     """
     self._predict("logits")
-    c = self.objective.model.config
-    return tuple(c.classes) or tuple(map(str, range(c.num_classes)))
+    known = self.objective.classes
+    require(
+      self.objective.num_classes > 0,
+      f"{self.name}: its objective states no classes of its logits (Objective.classes)",
+    )
+    return known or tuple(map(str, range(self.objective.num_classes)))
 
   @functools.cached_property
   def dim(self) -> int:

@@ -31,10 +31,21 @@ def check(path: str | os.PathLike) -> None:
   """Rejects what `write` could not write, before anything is computed.
 
   Raises:
-    ConfigError: the ending is unknown, or its package is not installed.
+    ConfigError: the ending is unknown, its package is not installed, or no file can be
+      written there.
   """
-  ending = pathlib.Path(path).suffix
+  ending = pathlib.Path(path).suffix.lower()
   choose(ending, _FORMATS, f"--out: the ending of {os.fspath(path)}")
+  require(
+    not os.path.isdir(path), f"--out: {os.fspath(path)} is a folder; name a file in it"
+  )
+  folder = os.path.dirname(os.path.abspath(path))
+  while not os.path.exists(folder):  # made when it is written
+    folder = os.path.dirname(folder)
+  require(
+    os.path.isdir(folder) and os.access(folder, os.W_OK),
+    f"--out: {folder} is no folder that can be written to; name a file elsewhere",
+  )
   require(
     ending != ".parquet" or importlib.util.find_spec("pyarrow") is not None,
     "--out: .parquet needs pyarrow; pip install pyarrow, or choose .csv or .jsonl",
@@ -51,7 +62,7 @@ def write(path: str | os.PathLike, columns: Mapping[str, Column]) -> None:
   Raises:
     OSError: see `core.io.atomic_write`.
   """
-  atomic_write(path, _FORMATS[pathlib.Path(path).suffix](columns))
+  atomic_write(path, _FORMATS[pathlib.Path(path).suffix.lower()](columns))
 
 
 def _plain(column: np.ndarray) -> list:

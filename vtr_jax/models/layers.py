@@ -8,7 +8,7 @@ Initialisation is VideoMAE's: Xavier-uniform kernels, zero biases.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -335,7 +335,7 @@ def run_blocks(
   compute: Compute,
   x: Float[Array, "b n d"],
   valid: Bool[AnyArray, "b n"] | Seen | None = None,
-  drop_path: float = 0.0,
+  drop_path: float | Sequence[float] = 0.0,
 ) -> Float[Array, "b n d"]:
   """`depth` blocks `block(*fields)`, inside a compact method; see `Compute`.
 
@@ -347,13 +347,14 @@ def run_blocks(
     x: tokens.
     valid: tokens that are attended to; None = all.
     drop_path: of the last block, in [0, 1); rates grow linearly from 0 in the first
-      one (timm). Only training sets it: 0 draws nothing.
+      one (timm). Or the rate of each block. Only training sets it: 0 draws nothing.
   """
   count, rates = x.shape[1], None
   if valid is None and block is Block:
     x, valid = evened(x, compute.attention)
-  if drop_path:
-    rates = jnp.asarray(np.linspace(0, drop_path, depth), jnp.float32)
+  if np.any(drop_path):
+    each = np.linspace(0, drop_path, depth) if np.ndim(drop_path) == 0 else drop_path
+    rates = jnp.asarray(each, jnp.float32)
 
   def run(layer: Any, x: Array, rate: Array | None) -> Array:
     return layer(x, valid) if rate is None else layer(x, valid, rate)
@@ -389,7 +390,7 @@ class Transformer(nn.Module):
     x: Float[Array, "b n d"],
     valid: Bool[AnyArray, "b n"] | Seen | None = None,
     *,
-    drop_path: float = 0.0,
+    drop_path: float | Sequence[float] = 0.0,
   ) -> Float[Array, "b n d"]:
     x = activation(x.astype(self.compute.dtype))
     kind = self.size.adapted(self.kind)

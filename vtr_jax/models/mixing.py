@@ -86,8 +86,8 @@ def mix(
   """
   require(
     len(video) % config.group == 0,
-    f"group: {config.group} rows do not divide the {len(video)} rows of a microbatch; "
-    "change one of them",
+    f"config.objective.mix.group: {config.group} does not divide the {len(video)} rows "
+    "of a batch or microbatch; change one of them",
   )
   grouped = lambda x: jnp.asarray(x).reshape(-1, config.group, *x.shape[1:])
   first = grouped(row)[:, 0] // config.group

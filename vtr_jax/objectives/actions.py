@@ -23,10 +23,10 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import choose, nearest, require
-from vtr_jax.core.errors import BadSample
-from vtr_jax.data import masks
+from vtr_jax.core.errors import BadSample, ConfigError
+from vtr_jax.data import masks, sources
 from vtr_jax.data.examples import Reader
-from vtr_jax.data.sources import Records
+from vtr_jax.data.sources import Records, Split
 from vtr_jax.models import dual_encoder
 from vtr_jax.models.backbones.base import BackboneConfig
 from vtr_jax.models.config import ARCHS, ArchSpec, check_video
@@ -75,6 +75,7 @@ class Config:
       require(0 <= value < 1, f"{name}: {value} not in [0, 1)")
     require(self.head_scale > 0, f"head_scale: {self.head_scale} must be positive")
     require(len(set(self.classes)) == len(self.classes), "classes: a name occurs twice")
+    require(len(self.classes) != 1, "classes: one name only; nothing to tell apart")
     require(self.num_classes >= 0, f"num_classes: {self.num_classes} is negative")
     count = len(self.classes)
     require(
@@ -87,19 +88,30 @@ class Config:
   def parts(self) -> ArchSpec:
     return ARCHS[self.arch]
 
+  @property
+  def count(self) -> int:
+    """Number of classes; 0 = not known yet."""
+    return len(self.classes) or self.num_classes
+
 
 def from_data(values: dict[str, Any], labels: Callable[[], list[str]]) -> dict:
   """Section `objective` with the classes of the training split where it has none.
 
   Raises:
-    ConfigError: the split has no labels, one class only, or not as many as expected.
+    ConfigError: the split has no labels, one class only, not as many as expected, or
+      one that is not among the config's.
   """
-  if values.get("classes"):
-    return values
-  found = labels()
-  classes = tuple(sorted(set(found) - {""}))
+  classes = tuple(sorted(set(labels()) - {""}))
   where = "config.data: the training split"
   require(len(classes) > 0, f"{where} has no labels; prepare it with a format that has")
+  if named := values.get("classes"):
+    if unknown := sorted(set(classes) - set(named)):
+      others = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+      raise ConfigError(
+        f"config.objective.classes: lacks {unknown[0]!r}{others} of the training "
+        f"split, {nearest(unknown[0], named)}; add it, or set () to take all of them"
+      )
+    return values
   require(
     len(classes) > 1, f"{where} has one class only, {classes[0]!r}; nothing to tell"
   )
@@ -112,14 +124,30 @@ def from_data(values: dict[str, Any], labels: Callable[[], list[str]]) -> dict:
   return values | dict(classes=classes)
 
 
+class _Labelled:
+  """The records of a split that have a label."""
+
+  def __init__(self, source: Split, labels: list[str]):
+    self.directory = source.directory
+    self._source = source
+    self._indices = np.flatnonzero(labels)
+
+  def __len__(self) -> int:
+    return len(self._indices)
+
+  def __getitem__(self, index: int) -> dict:
+    return self._source[int(self._indices[index])]
+
+
 class LabelRows:
   """A clip and its label."""
 
   def __init__(self, classes: tuple[str, ...]):
     self._index = {name: i for i, name in enumerate(classes)}
 
-  def examples(self, source: Records) -> Records:
-    return source
+  def examples(self, source: Split) -> Records:
+    labels = sources.labels(source.directory, source.name)
+    return source if all(labels) else _Labelled(source, labels)
 
   def spec(
     self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
@@ -162,7 +190,7 @@ class Actions(dual_encoder.DualEncoder):
       self.head_pool = AttentionPool(c.video, c.compute, c.parts.kind)
     self.head_drop = nn.Dropout(c.head_dropout)
     self.head = Dense(
-      len(c.classes) or c.num_classes,
+      c.count,
       ("embed", "classes"),
       "float32",
       kernel_init=nn.initializers.variance_scaling(
@@ -212,7 +240,7 @@ def forward(
   mixing, key = jax.random.split(key)
   valid: AnyArray = batch["valid"]
   video = batch["video"]
-  targets = smooth_targets(batch["label"], len(c.classes) or c.num_classes, c.smoothing)
+  targets = smooth_targets(batch["label"], c.count, c.smoothing)
   if c.mix.prob:
     video, targets = mix(mixing, video, targets, valid, batch["row"], c.mix)
   rngs = dropout(key, batch)
@@ -230,7 +258,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   """
   dual_encoder.check_drops(config.video, clip, mask)
   require(
-    bool(config.classes or config.num_classes),
+    config.count > 0,
     "config.objective.num_classes: 0 until training reads the labels; set their number",
   )
   model = Actions(clip, text, mask, config)
@@ -246,4 +274,6 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     row_group=config.mix.group if config.mix.prob else 1,
     rows=LabelRows(config.classes),
     reads_text=False,
+    classes=config.classes,
+    num_classes=config.count,
   )

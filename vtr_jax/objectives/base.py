@@ -90,6 +90,9 @@ class Objective:
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
   reads_text: bool = True  # whether a run of it needs a tokenizer
+  # Of `logits`: names in their order, () = not known, and their number, 0 = no classes.
+  classes: tuple[str, ...] = ()
+  num_classes: int = 0
 
   def teacher_params(self, params: Any) -> Any:
     """The teacher's part of `params` or a tree of its structure; None = no teacher."""

@@ -63,7 +63,11 @@ class TrainConfig:
       value = getattr(self, field.name)
       if field.type is int and field.name != "seed":
         require(value > 0, f"{field.name}: {value} must be positive")
-    require(self.batch_size > 1, "batch_size: 1 leaves no negatives; use 2 or more")
+    require(
+      self.batch_size > 1,
+      "batch_size: 1 is too few rows for a loss of pairs "
+      "or a mean over a batch; use 2 or more",
+    )
     require(0 <= self.seed < 2**32, f"seed: {self.seed} not in [0, 2**32)")
 
   def spec(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -7,6 +7,8 @@ does (models.video_tower.time_positions). A config may name heads that the other
 not. weights/ describes the import of public files.
 """
 
+import itertools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from vtr_jax.core import sharding
+from vtr_jax.core.config import nearest, require
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.models.video_tower import time_positions
 from vtr_jax.objectives.base import Objective
@@ -86,11 +89,43 @@ def start_from(
     ConfigError: its parameters do not match.
     WeightsError: see weights/load.py.
   """
+  check_heads(heads, state.params)
   if load.pieces(source):
     params, reports = _from_files(source, state.params, objective, allow, heads)
   else:
+    check_classes(source, objective.classes, heads)
     params, reports = _from_run(source, state.params, mesh, objective, heads)
   return with_params(state, objective, params), reports
+
+
+def check_heads(heads: tuple[str, ...], initial: Any) -> None:
+  """Raises ConfigError if one of `heads` is no parameter of the model."""
+  paths = list(flatten_dict(initial, sep="/"))
+  for head in heads:
+    known = {"/".join(p.split("/")[: head.count("/") + 1]) for p in paths}
+    require(
+      any(is_under(path, (head,)) for path in paths),
+      f"config.init_heads: {head!r} is no parameter of this model; give the beginning "
+      f"of a path, not a pattern; {nearest(head, known)}",
+    )
+
+
+def check_classes(source: str, own: tuple[str, ...], heads: tuple[str, ...]) -> None:
+  """Raises ConfigError if a run's head is used whose classes are not those of `own`."""
+  try:
+    values = json.loads((pathlib.Path(source) / "config.json").read_text())
+    theirs = tuple(values["objective"].get("classes") or ())
+  except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    return  # told where the run is opened
+  if not own or not theirs or is_under("head/kernel", heads) or own == theirs:
+    return
+  pairs = itertools.zip_longest(theirs, own)
+  i, (old, new) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+  raise ConfigError(
+    f"config.init_from: class {i} of {source} is {old!r}, of this config {new!r}; name "
+    "the head in config.init_heads, so that it is new, or set that run's "
+    "config.objective.classes"
+  )
 
 
 def _from_files(

@@ -1,5 +1,6 @@
 """Sets up a run: checks its config, finds its data, opens or creates its directory."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -93,6 +94,7 @@ def build(
     config.micro_batches,
     parts.objective.row_group if config.micro_batches > 1 else 1,
   )
+  _check_groups(config, parts.objective)
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
   path = _workdir(directory, values, locks)
   data = _data_directory(config)
@@ -120,7 +122,8 @@ def build(
   else:
     state, reports = init_state()
     warnings += optim.short_warmup(config.optim, config.steps)
-    warnings += _few_clips(config)
+    warnings += _few_clips(config, parts.objective)
+    warnings += _unusual_labels(config, parts.objective)
   is_main = jax.process_index() == 0
   if is_main:
     _describe(state, reports, path)
@@ -192,17 +195,56 @@ def _from_data(values: dict[str, Any]) -> dict[str, Any]:
   def labels() -> list[str]:
     config = read(TrainConfig, values)
     _data_directory(config)
-    if config.data.mixture:
-      parts = [(part.name, part.split) for part in config.data.mixture]
-    else:
-      parts = [(config.data.name, config.data.split)]
-    return [
-      label
-      for name, split in parts
-      for label in sources.labels(sources.find(config.data.dir, name), split)
-    ]
+    return _labels(config)
 
   return values | dict(objective=objectives.from_data(values.get("objective"), labels))
+
+
+def _labels(config: TrainConfig) -> list[str]:
+  """The class of each training record; empty where there is none."""
+  if config.data.mixture:
+    parts = [(part.name, part.split) for part in config.data.mixture]
+  else:
+    parts = [(config.data.name, config.data.split)]
+  return [
+    label
+    for name, split in parts
+    for label in sources.labels(sources.find(config.data.dir, name), split)
+  ]
+
+
+def _unusual_labels(config: TrainConfig, objective: objectives.Objective) -> list[str]:
+  """Warnings of a classifier's classes without a clip, and of clips without a class."""
+  if not objective.classes:
+    return []
+  counts, warnings = collections.Counter(_labels(config)), []
+  if empty := [name for name in objective.classes if not counts[name]]:
+    more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+    listed = ", ".join(map(repr, empty[:3])) + more
+    warnings.append(
+      f"config.objective.classes: no training clip of {listed}; they are never learned"
+    )
+  if counts[""]:
+    warnings.append(f"{counts['']} training clips have no label and are left out")
+  return warnings
+
+
+def _check_groups(config: TrainConfig, objective: objectives.Objective) -> None:
+  """Raises ConfigError if batches cannot be cut into the objective's groups of rows."""
+  size, group, repeats = config.batch_size, objective.row_group, config.data.repeats
+  low = size // group * group
+  near = f"{low} or {low + group}" if low else str(group)
+  require(
+    size % group == 0,
+    f"config.batch_size: {size} rows do not divide into the objective's groups of "
+    f"{group} (mix.group or match_one_in); use {near}",
+  )
+  require(
+    bool(objective.pairs) or group == 1 or group % (2 * repeats) == 0,
+    f"config.objective.mix.group: {group} is not a multiple of {2 * repeats}, twice "
+    f"config.data.repeats: clips would be mixed with clips of their own record; use "
+    f"{2 * repeats}",
+  )
 
 
 def _init_state(parts: Parts, mesh: jax.sharding.Mesh) -> tuple[TrainState, Sequence]:
@@ -279,16 +321,17 @@ def _data_directory(config: TrainConfig) -> str:
     ) from None
 
 
-def _few_clips(config: TrainConfig) -> list[str]:
+def _few_clips(config: TrainConfig, objective: objectives.Objective) -> list[str]:
   """A warning if the training data are smaller than a batch."""
   data, size = config.data, config.batch_size
   splits = data.open_mixture() if data.mixture else [data.open()]
   count = sum(map(len, splits))
   if count * data.repeats >= size:
     return []
+  why = "clips of a batch are each other's negatives and " if objective.pairs else ""
   return [
-    f"{count} clips are fewer than config.batch_size = {size}: clips of a batch are "
-    "each other's negatives and repeat; lower it, or add data"
+    f"{count} clips are fewer than config.batch_size = {size}: {why or 'they '}repeat; "
+    "lower it, or add data"
   ]
 
 

@@ -23,7 +23,8 @@ from vtr_jax.train.loss import Loss
 
 ROWS = 32
 name, changes, layouts = (json.loads(arg) for arg in sys.argv[1:])
-values = importlib.import_module(f"configs.{name}").get_config("smoke")
+variant = "moving_shapes,mac,smoke" if name == "finetune_actions" else "smoke"
+values = importlib.import_module(f"configs.{name}").get_config(variant)
 values.objective.update(changes)
 values.batch_size = ROWS
 values.mask.video_ratio = 0.5  # every term has something to predict
@@ -34,6 +35,8 @@ rows = batch_lib.fake(config.clip, config.text, objective.mask, ROWS)
 # Unequal numbers of valid rows and masked tokens in each microbatch.
 rows |= dict(valid=np.arange(ROWS) % 7 != 5)
 rows["text_masked"] &= (np.arange(ROWS) % 3 > 0)[:, None]
+rows["label"] = np.arange(ROWS, dtype=np.int32) % 5
+rows = {key: rows[key] for key in config.spec()}
 params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), rows))
 # A teacher that is not the parameters: else there is nothing to predict.
 teacher = jax.tree.map(lambda x: x * 0.9, objective.teacher_params(params))

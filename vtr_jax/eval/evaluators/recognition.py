@@ -46,14 +46,18 @@ class Evaluator:
     self._source = context.data.open(config.split)
     labels = zero_shot.labels(self._source)
     where = f"split {config.split!r} of {context.data.name}"
-    model = context.objective.model.config
-    # Of converted public weights: their data sets number classes by sorted names.
-    self._sorted = not model.classes
-    self._names = list(model.classes) or sorted(set(labels))
+    known, count = context.objective.classes, context.objective.num_classes
     require(
-      not self._sorted or len(self._names) == model.num_classes,
+      count > 0,
+      "config.evals: kind 'recognition' needs classes, which this objective does not "
+      "state (Objective.classes)",
+    )
+    self._sorted = not known  # of converted public weights
+    self._names = list(known) or in_usual_order(labels)
+    require(
+      not self._sorted or len(self._names) == count,
       f"config.objective.classes: none, and {where} has {len(self._names)} labels, the "
-      f"head {model.num_classes}; name them, or test on a split that has all",
+      f"head {count}; name them (convert --classes), or test on a split that has all",
     )
     self._label = label_indices(labels, self._names, where)
     self._views = Views(
@@ -64,20 +68,29 @@ class Evaluator:
       config.crops,
     )
     logits = context.objective.predict["logits"]
-    self._odds = OnDevices(probabilities(logits), context.mesh)
+    self._probabilities = OnDevices(probabilities(logits), context.mesh)
 
   def run(self, params: Params) -> dict[str, float]:
-    odds = each_view(
-      self._context, self._odds, params, self._source, self._views, self._progress
+    each = each_view(
+      self._context,
+      self._probabilities,
+      params,
+      self._source,
+      self._views,
+      self._progress,
     )
-    scores = odds.mean(axis=1, dtype=np.float64).T
+    scores = each.mean(axis=1, dtype=np.float64).T
     self._results, self._confusion = metrics.recognition(scores, self._label)
     return self._results
 
   def summary(self) -> str:
     """The metrics of the last run in two or three lines."""
     text = zero_shot.report(self._config.split, self._results, self._confusion)
-    note = "\nclasses: the split's labels, sorted, as the run names none"
+    note = (
+      "\nclasses: the run names none, so the split's labels in their usual order "
+      "(numbers by value, names without regard to case); if the weights have another, "
+      "convert them with --classes=FILE"
+    )
     return text + note * self._sorted
 
   def report(self) -> str:
@@ -97,6 +110,16 @@ class Evaluator:
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
     zero_shot.draw(directory, name, self._results, self._confusion, self._names)
+
+
+def in_usual_order(labels: list[str]) -> list[str]:
+  """The different labels in the order in which public data sets number their classes.
+
+  UCF101, HMDB51, Kinetics and Something-Something sort names without regard to case.
+  """
+  if all(label.isdecimal() for label in labels):
+    return sorted(set(labels), key=int)
+  return sorted(set(labels), key=lambda label: (label.lower(), label))
 
 
 def label_indices(labels: list[str], classes: list[str], where: str) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int32, Num
 
 from vtr_jax.core.arrays import AnyArray
@@ -98,7 +99,10 @@ class Tower(Backbone):
       x += jnp.tile(space, (frames, 1))[None]
     else:
       x += jnp.take(space, jnp.asarray(keep_idx) % len(space), axis=0)
-    stack = functools.partial(self._stack, drop_path)
+    # One schedule over all stacks, as layer decay counts their blocks.
+    stacks = self.stacks()
+    rates = np.linspace(0, drop_path, sum(stacks.values())).tolist()
+    stack = functools.partial(self._stack, rates)
     x = stack("spatial", x.reshape(rows * frames, count // frames, width))
     x = x.reshape(rows, frames, -1, width).swapaxes(1, 2)
     x = x.reshape(-1, frames, width)  # each patch is a row of the batch
@@ -111,14 +115,18 @@ class Tower(Backbone):
 
   def _stack(
     self,
-    drop_path: float,
+    rates: list[float],
     name: str,
     x: Float[Array, "b n d"],
     norm_last: bool = True,
   ) -> Float[Array, "b n d"]:
-    size = dataclasses.replace(self.config.video, depth=self.stacks()[name])
+    """A stack of blocks; `rates` of drop path are of all blocks of the tower."""
+    stacks = self.stacks()
+    depth, names = stacks[name], list(stacks)
+    first = sum(stacks[before] for before in names[: names.index(name)])
+    size = dataclasses.replace(self.config.video, depth=depth)
     stack = Transformer(size, self.config.compute, KIND, norm_last, name=name)
-    return stack(x, drop_path=drop_path)
+    return stack(x, drop_path=rates[first : first + depth])
 
   def _positions(self, name: str, grid: tuple[int, ...]) -> Float[Array, "n d"]:
     """Learned positions `<name>_positions`, interpolated to `grid`."""

@@ -1,27 +1,68 @@
-"""A folder of videos and images, with or without captions in sidecar files.
+"""A folder of videos and images, with captions or in folders of their classes.
 
-clip.mp4 takes its captions from clip.txt (one a line) or clip.json (a text, a list
-of texts, or an object with caption or captions). A first folder called train, val,
-test or the like is the split.
+A first folder called train, val, test or the like is the split. clip.mp4 takes its
+captions from clip.txt (one a line) or clip.json (a text, a list of texts, or an object
+with caption or captions) next to it. If no file has captions, the next folder is the
+label of all that is in it: train/jump/clip.mp4. A label's folder without any clip is
+named on standard error.
 """
 
 import os
 from collections.abc import Iterator
 
+from vtr_jax.core.errors import printable
+from vtr_jax.core.shutdown import print_line
 from vtr_jax.prepare.formats import media, parse
 from vtr_jax.prepare.formats.base import Item, Media, Request
+
+_SPLITS = ("train", "validation", "test")
+_SIDECARS = (".txt", ".json")
 
 
 def read(request: Request) -> Iterator[Item]:
   """One item a file, called by its path, sorted by folder and name."""
   parse.no_annotations(request, "folder")
-  endings = media.VIDEO + media.IMAGE
-  for path in media.walk(request.source, endings, (".txt", ".json")):
-    name = os.path.relpath(path, request.source)
-    first = parse.split_named(name.split(os.sep)[0])
-    is_split = first in ("train", "validation", "test") and os.sep in name
-    split = first if is_split else request.split or "train"
-    yield Item(name.replace(os.sep, "/"), split, Media(path), _captions(path))
+  items = [
+    _item(request, path)
+    for path in media.walk(request.source, media.VIDEO + media.IMAGE, _SIDECARS)
+  ]
+  if any(item.captions for item in items):
+    items = [item._replace(label="") for item in items]
+  elif empty := sorted(_label_folders(request.source) - {i.label for i in items}):
+    more = ", ..." if len(empty) > 5 else ""
+    listed = ", ".join(map(printable, empty[:5])) + more
+    print_line(f"{request.source}: labels without a video or image: {listed}")
+  yield from items
+
+
+def _item(request: Request, path: str) -> Item:
+  """A file, with its folder as the label."""
+  name = os.path.relpath(path, request.source)
+  *folders, _ = name.split(os.sep)
+  split = parse.split_named(folders[0]) if folders else ""
+  if split in _SPLITS:
+    folders = folders[1:]
+  else:
+    split = request.split or "train"
+  label = folders[0] if folders else ""
+  return Item(name.replace(os.sep, "/"), split, Media(path), _captions(path), label)
+
+
+def _label_folders(source: str) -> set[str]:
+  """Names of the folders that stand for labels."""
+
+  def inside(path: str) -> set[str]:
+    try:
+      entries = list(os.scandir(path))
+    except OSError:  # as `media.walk`, which finds nothing there
+      return set()
+    return {e.name for e in entries if e.is_dir() and not media.is_litter(e.name)}
+
+  labels = set()
+  for name in inside(source):
+    is_split = parse.split_named(name) in _SPLITS
+    labels |= inside(os.path.join(source, name)) if is_split else {name}
+  return labels
 
 
 def _captions(path: str) -> tuple[str, ...]:

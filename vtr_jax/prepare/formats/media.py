@@ -62,7 +62,8 @@ def tell_passed_over(root: str, names: Iterable[str]) -> None:
     order = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
     listed = ", ".join(f"{kind} {count}" for kind, count in order[:8])
     more = f", and {len(kinds) - 8} more endings" if len(kinds) > 8 else ""
-    print_line(f"{root}: {kinds.total()} files are passed over: {listed}{more}")
+    count = "1 file is" if kinds.total() == 1 else f"{kinds.total()} files are"
+    print_line(f"{root}: {count} passed over: {listed}{more}")
 
 
 def inside(source: str, name: str, where: str) -> str:
