@@ -74,6 +74,11 @@ def test_an_added_task_trains_on_its_own_rows(project, data_dir):
   )
   records = (project / "counted" / "metrics.jsonl").read_text().splitlines()
   assert any("loss/count" in json.loads(line) for line in records)
+  (project / "clip.mp4").write_bytes(clips.mp4(8, 32, 32))
+  flags = "--checkpoint=counted", "--top=0", "--out=counts.jsonl", "clip.mp4"
+  run(project, "-m", "vtr_jax.predict", *flags)
+  rows = map(json.loads, (project / "counts.jsonl").read_text().splitlines())
+  assert sorted(row["class"] for row in rows) == ["0", "1", "2", "3"]
 
 
 @pytest.mark.nightly

@@ -202,7 +202,7 @@ def each_view(
   c, hosts, count = context, sharding.host_rows(context.mesh), len(source) * len(views)
   shared = dict(host=hosts.host, num_hosts=hosts.count)
   batches = view_batches(source, c.data, c.clip, views, c.batch_size, **shared)
-  what = f"embedding clips, {len(views)} of each video"
+  what = f"encoding clips, {len(views)} of each video"
   rows = function.rows(params, _bar(c, batches, count, what, progress), count)
   return rows.reshape(len(source), len(views), -1)
 
