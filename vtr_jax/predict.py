@@ -29,6 +29,7 @@ from vtr_jax.core.errors import DataError, NotFiniteError, printable
 from vtr_jax.core.paths import local
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import views as views_lib
+from vtr_jax.data.captions import blank
 from vtr_jax.data.views import Views
 from vtr_jax.eval import ranks
 from vtr_jax.inference import table
@@ -263,7 +264,7 @@ def _texts(given: list[str], path: str) -> tuple[str, ...]:
     except UnicodeDecodeError as e:
       raise DataError(f"{path}: not UTF-8 text; save it as such") from e
   texts = [text.strip() for text in [*given, *lines]]
-  texts = tuple(dict.fromkeys(filter(None, texts)))
+  texts = tuple(dict.fromkeys(text for text in texts if not blank(text)))
   empty = (given or path) and not texts
   require(not empty, f"{path or '--texts'}: no text; give one per line or flag")
   return texts

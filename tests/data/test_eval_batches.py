@@ -118,5 +118,5 @@ def test_eval_texts_accept_a_list_of_strings(tokenizer):
   (batch,) = loader.eval_texts(["a ball", "a red box"], clips.TEXT, tokenizer, 2)
   assert batch["text_ids"].shape == batch["text_valid"].shape == (2, 16)
   np.testing.assert_array_equal(batch["record"], [0, 1])
-  with pytest.raises(DataError, match=r"caption 1 \(' '\): empty caption"):
-    list(loader.eval_texts(["a", " "], clips.TEXT, tokenizer, 2))
+  with pytest.raises(DataError, match=r"caption 1 \(' ': empty caption\)"):
+    loader.eval_texts(["a", " "], clips.TEXT, tokenizer, 2)

@@ -31,6 +31,7 @@ from tokenizer_cases import (
 )
 
 from vtr_jax.core.errors import BadSample, DataError
+from vtr_jax.data.captions import blank
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.tokenizers import kinds
 from vtr_jax.inference import load as load_lib
@@ -68,7 +69,8 @@ def test_ids_are_those_of_transformers(golden, kind):
   assert type(tokenizer) is KINDS[kind]
   empty = 0
   for caption, want in zip(golden["captions"], golden["ids"][kind], strict=True):
-    if len(want) == (1 if kind == "siglip" else 2):  # special tokens alone
+    only_special = len(want) == (1 if kind == "siglip" else 2)
+    if only_special or blank(caption):  # CLIP has bytes for invisible characters
       empty += 1
       with pytest.raises(BadSample):
         tokenizer.encode(caption, 8)
@@ -247,7 +249,7 @@ def test_an_empty_caption_is_a_bad_sample(small):
 
 
 def test_a_siglip_caption_of_punctuation_alone_is_a_bad_sample(tmp_path):
-  with pytest.raises(BadSample, match="empty caption"):
+  with pytest.raises(BadSample, match="empty caption: no token of it in this voc"):
     tokenizers.load(t5(tmp_path)).encode("?!", 8)
 
 

@@ -16,7 +16,7 @@ from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
 from vtr_jax.eval import embeddings, protocols
-from vtr_jax.eval.evaluators import base
+from vtr_jax.eval.evaluators import base, pictures, retrieval
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import embed_split
@@ -225,6 +225,25 @@ def test_unfit_requests_are_rejected_before_embedding(run, tmp_path, monkeypatch
   monkeypatch.setattr(objectives, "build", without)
   with pytest.raises(ConfigError, match="rerank: needs a checkpoint with a matching"):
     call(run, extras=Extras(rerank=2))
+
+
+def test_an_empty_text_is_refused_before_any_video_is_decoded(
+  run, tmp_path, monkeypatch
+):
+  """By `evaluate` and by the evaluators of a run, which name where it is."""
+  words = load_lib.load(run[0]).tokenizer
+  rows = [clips.record(f"c{i}", b"", [text]) for i, text in enumerate(["a ball", "?!"])]
+  data = clips.prepare(tmp_path, dict(test=rows))
+  monkeypatch.setattr(type(words), "_encode", lambda _, text: [5] * text.count("a"))
+  told = r"1 of 2 texts cannot be used: {} \('\?!': empty caption: no token of it in "
+  with pytest.raises(DataError, match=told.format("'c1'")):
+    call(run, data=data)
+  context = embed_split.make_context(
+    load_lib.load(run[0]), protocols.get("custom"), data, 8
+  )
+  for kind in (retrieval, pictures):
+    with pytest.raises(DataError, match=told.format("record 1")):
+      kind.Evaluator(kind.Config("test"), context)
 
 
 def test_a_bank_requires_a_train_split(run, tints, monkeypatch):

@@ -72,7 +72,7 @@ def test_inputs_that_cannot_be_embedded_are_named(run, tmp_path):
   ):
     with unchecked(), pytest.raises(DataError, match=words):
       model.embed_video(videos)
-  with pytest.raises(DataError, match="empty caption among 2 texts"):
+  with pytest.raises(DataError, match=r"1 of 2 texts .* text 1 \(' ': empty caption"):
     model.embed_text(["a red bar", " "])
   with unchecked(), pytest.raises(DataError, match="text 0: 7 is not a string"):
     model.embed_text([7])

@@ -21,8 +21,9 @@ from jaxtyping import Int64
 
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import require
-from vtr_jax.core.errors import BadSample, DataError
+from vtr_jax.core.errors import BadSample
 from vtr_jax.core.shutdown import warn
+from vtr_jax.data import captions as captions_lib
 from vtr_jax.data import sources
 from vtr_jax.data.examples import (
   CaptionRows,
@@ -206,11 +207,10 @@ def eval_texts(
   else:
     texts, owner = list(source), np.arange(len(source))
 
+  captions_lib.check(tokenizer, texts, "evaluation", lambda i: f"caption {i}")
+
   def example(index: int) -> dict:
-    try:
-      ids, valid = tokenizer.encode(texts[index], text_spec.max_length)
-    except BadSample as e:
-      raise DataError(f"caption {index} ({texts[index]!r}): {e}; correct it") from e
+    ids, valid = tokenizer.encode(texts[index], text_spec.max_length)
     return dict(
       text_ids=ids, text_valid=valid, valid=np.True_, record=np.int64(owner[index])
     )

@@ -19,6 +19,7 @@ from vtr_jax.core import io
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, one_line
 from vtr_jax.data import sources
+from vtr_jax.data.captions import blank
 
 KINDS = ("question", "label", "moment")
 
@@ -63,9 +64,9 @@ def problem(note: Note) -> str:
     return "UTF-8 texts for kind, id, text, answer, type and options"
   if note.kind not in KINDS:
     return f"a kind of {', '.join(KINDS)}, got {note.kind!r}"
-  if not note.id or not note.text.strip():
+  if not note.id or blank(note.text):
     return f"an id and a text of the {note.kind}, got {note.id!r} and {note.text!r}"
-  if note.kind == "question" and not note.answer.strip():
+  if note.kind == "question" and blank(note.answer):
     return "an answer of the question, got an empty one"
   if note.options and note.answer not in note.options:
     return f"an answer among the options, got {note.answer!r}"

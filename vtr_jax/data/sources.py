@@ -17,6 +17,7 @@ from vtr_jax.core import io
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import BadSample, DataError, one_line
 from vtr_jax.core.paths import near
+from vtr_jax.data.captions import blank
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -57,8 +58,8 @@ class Records(Protocol):
 class Split:
   """Random access to the records of one prepared split; may be pickled.
 
-  `split[i]` is a dict: id (str), video (bytes), captions (list of str), label
-  (str). Raises BadSample where the shard or the record is damaged or a
+  `split[i]` is a dict: id (str), video (bytes), captions (list of str, without blank
+  ones), label (str). Raises BadSample where the shard or the record is damaged or a
   text is not UTF-8.
   """
 
@@ -92,6 +93,11 @@ class Split:
     except TypeError as e:
       raise BadSample("damaged record (a feature is missing)") from e
 
+  @property
+  def place(self) -> str:
+    """Directory and name, for messages."""
+    return f"{self.directory}: split {self.name!r}"
+
   def __repr__(self) -> str:
     return f"Split({self.directory!r}, {self.name!r}, {len(self)} records)"
 
@@ -104,7 +110,7 @@ def _features(keys: tuple[str, ...]) -> tfds.features.FeaturesDict:
 _TO_PYTHON: dict[str, Callable[[Any], Any]] = dict(
   id=bytes.decode,
   video=bytes,
-  captions=lambda texts: [text.decode() for text in texts],
+  captions=lambda texts: [t for t in map(bytes.decode, texts) if not blank(t)],
   label=bytes.decode,
 )
 

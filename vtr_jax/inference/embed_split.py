@@ -11,6 +11,7 @@ import numpy as np
 from vtr_jax.core import sharding
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.data import captions as captions_lib
 from vtr_jax.data import sources
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.views import Views
@@ -86,6 +87,8 @@ def embed(
   embedder = Embedder(
     context, views, protocol.average, progress=jax.process_index() == 0
   )
+  named = lambda i: repr(fields["names"][fields["owner"][i]])
+  captions_lib.check(context.tokenizer, fields["texts"], source.place, named)
   bank, bank_ids = _bank(context) if extras.querybank else (None, [])
   empty = lambda rows: np.zeros((len(rows), 0), np.float32)
   e = Embeddings(
@@ -213,7 +216,9 @@ def _bank(context: Context) -> tuple[list[str], list[str]]:
     raise DataError(f"{split.directory}: train has no caption; omit --querybank")
   indices = np.unique(np.linspace(0, len(train.captions) - 1, BANK_SIZE).astype(int))
   ids = [train.ids[train.owner[i]] for i in indices]
-  return [train.captions[i] for i in indices], ids
+  texts = [train.captions[i] for i in indices]
+  captions_lib.check(context.tokenizer, texts, split.place, lambda i: repr(ids[i]))
+  return texts, ids
 
 
 def _texts_manifest(context: Context, protocol: Protocol) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.sharding import OnDevices
 from vtr_jax.core.shutdown import warn
+from vtr_jax.data import captions
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
@@ -181,7 +182,7 @@ class LoadedModel:
     """Embeddings of unit norm, one for each text.
 
     Raises:
-      DataError: one is empty.
+      DataError: one is empty, or has no token in the vocabulary.
     """
     if isinstance(texts, str):
       raise DataError("texts: one string; give a list of them")
@@ -277,10 +278,8 @@ class LoadedModel:
     for number, text in enumerate(texts):
       if not isinstance(text, str):
         raise DataError(f"text {number}: {text!r} is not a string")
-    try:
-      pair = encode_all(self.tokenizer, texts, self.config.text.max_length)
-    except BadSample as e:
-      raise DataError(f"{e} among {len(texts)} texts; leave it out") from e
+    captions.check(self.tokenizer, texts, self.name, lambda i: f"text {i}")
+    pair = encode_all(self.tokenizer, texts, self.config.text.max_length)
     for ids, valid in zip(*pair, strict=True):
       yield dict(text_ids=ids, text_valid=valid)
 

@@ -172,9 +172,17 @@ def _stage(place, plan, reports, refused, final) -> pathlib.Path:
       description=f"Prepared by vtr_jax from {plan['origin']['format']}.",
     )
   (staging / "records.jsonl").write_text("".join(lines))
-  pieces = _tokenizer(staging, reports.get(TRAIN, []), final)
+  vocabulary = tokenizer.write(
+    staging / "tokenizer.model",
+    reports.get(TRAIN, []),
+    final.tokenizer,
+    final.vocab_size,
+  )
+  pieces = vocabulary.vocab_size if vocabulary else 0
   write_json(staging / "checksum.json", sums)
   manifest = _manifest(plan, reports, refused, sums, pieces)
+  if vocabulary:
+    manifest["warned"] += tokenizer.without_tokens(place.name, vocabulary, reports)
   if texts:
     origin = plan["origin"]
     entry = dict(origin=origin, splits=notes.save(staging, origin["format"], texts))
@@ -229,24 +237,6 @@ def _checksum(shards: list[dict]) -> dict[str, str]:
       records.update(bytes.fromhex(row["sha256"]))
       captions.update(json.dumps(texts).encode())
   return dict(records=records.hexdigest(), captions=captions.hexdigest())
-
-
-def _tokenizer(staging, train: list[dict], final: Final) -> int:
-  """Writes tokenizer.model and returns its size; 0 without training captions."""
-  from vtr_jax.data.tokenizers.base import load  # imports JAX, which takes a second
-
-  path = staging / "tokenizer.model"
-  texts = [text for made in train for row in made["captions"] for text in row]
-  if not texts:
-    of_notes = (note for made in train for row in made["notes"] for note in row)
-    texts = [t for n in of_notes for t in (n["text"], *n.get("options", ()))]
-  if final.tokenizer:
-    shutil.copyfile(final.tokenizer, path)
-  elif texts:
-    path.write_bytes(tokenizer.train(texts, final.vocab_size))
-  else:
-    return 0
-  return load(final.tokenizer or str(path)).vocab_size
 
 
 def _manifest(plan, reports, refused, sums, pieces: int) -> dict[str, Any]:

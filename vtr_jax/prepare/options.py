@@ -5,6 +5,7 @@ import hashlib
 from typing import NamedTuple
 
 from vtr_jax.core.config import require
+from vtr_jax.data.captions import blank
 from vtr_jax.prepare.formats.base import Item
 
 
@@ -61,12 +62,8 @@ class Options:
 
 
 def captions(item: Item) -> tuple[str, ...]:
-  """The captions that are not blank, which the record holds.
-
-  Blank is also what consists of invisible characters alone, as a zero-width space.
-  """
-  seen = lambda text: any(c.isprintable() and not c.isspace() for c in text)
-  return tuple(text.strip() for text in item.captions if seen(text))
+  """The captions that are not blank, which the record holds."""
+  return tuple(text.strip() for text in item.captions if not blank(text))
 
 
 def unfit(item: Item, options: Options) -> str:
@@ -83,6 +80,6 @@ def unfit(item: Item, options: Options) -> str:
 
 
 def digest(item: Item, data: bytes) -> str:
-  """64 hex digits of the content of an item's record."""
-  texts = repr((item.id, item.label, captions(item))).encode()
+  """64 hex digits of the content of a record: of an item with its `captions`."""
+  texts = repr((item.id, item.label, item.captions)).encode()
   return hashlib.sha256(len(texts).to_bytes(8) + texts + data).hexdigest()

@@ -12,9 +12,11 @@ from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataBudgetError, DataError
 from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
+from vtr_jax.core.shutdown import warn
+from vtr_jax.data import captions as captions_lib
 from vtr_jax.prepare import merge, notes, pool, spool
 from vtr_jax.prepare.formats import base
-from vtr_jax.prepare.options import Options, unfit
+from vtr_jax.prepare.options import Options, captions, unfit
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.shards import Shard, cut, finish, report
 
@@ -115,11 +117,13 @@ def _without_notes(item: base.Item) -> str:
 def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) -> None:
   """Raises early if too many files are missing, or for an invalid tokenizer."""
   if final.tokenizer:
-    from vtr_jax.data.tokenizers import (
-      base as tokenizers,  # imports JAX, which takes a second
-    )
+    from vtr_jax.data.tokenizers.base import load  # imports JAX, which takes a second
 
-    tokenizers.load(final.tokenizer)
+    rows = [(item.id, text) for item in items for text in captions(item)]
+    found = [*captions_lib.empty(load(final.tokenizer), [text for _, text in rows])]
+    if found:
+      told = captions_lib.told(found, len(rows), lambda i: rows[i][0])
+      warn(f"--tokenizer: {told}")
   exists: dict[str, bool] = {}
   bad, first = 0, ""
   for item in items:

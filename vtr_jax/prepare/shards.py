@@ -120,7 +120,7 @@ def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
     made["refused"].append(note | dict(reason=result.refused))
     return b""
   made["warned"] += [note | dict(reason=text) for text in result.warnings]
-  facts = result._asdict()
+  item, facts = item._replace(captions=captions(item)), result._asdict()
   row = {key: facts[key] for key in ("frames", "seconds", "width", "height")}
   made["rows"].append(
     dict(
@@ -131,10 +131,10 @@ def _enter(made: dict[str, Any], item: Item, result: Result) -> bytes:
       sha256=digest(item, result.data),
     )
   )
-  made["captions"].append(captions(item))
+  made["captions"].append(item.captions)
   made["notes"].append([to_json(note) for note in item.notes])
   example = dict(
-    id=item.id, video=result.data, captions=list(captions(item)), label=item.label
+    id=item.id, video=result.data, captions=list(item.captions), label=item.label
   )
   data = _features().serialize_example(_features().encode_example(example))
   # Otherwise the order of the keys differs between processes.

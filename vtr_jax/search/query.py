@@ -4,6 +4,7 @@ import dataclasses
 import os
 
 from vtr_jax.core.config import require
+from vtr_jax.data.captions import blank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Query:
   folder: str = ""
 
   def __post_init__(self):
-    text = bool(self.text.strip())
+    text = not blank(self.text)
     given = [text] + [x is not None for x in (self.image, self.clip, self.like)]
     require(any(given), "query: empty; give text, an image or a clip")
     require(sum(given) == 1, "query: give one of text, image, clip and like")

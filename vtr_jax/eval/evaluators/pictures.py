@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vtr_jax.core.config import require
-from vtr_jax.data import loader, sources
+from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.data.tokenizers.base import Tokenizer
 from vtr_jax.eval import protocols, ranks
@@ -53,6 +53,8 @@ class Evaluator:
     self._source = context.data.open(config.split)
     texts, owner = loader.captions(self._source)
     self._texts, self._owner = protocols.select(texts, owner, "first")
+    name = lambda i: f"record {self._owner[i]}"
+    captions.check(context.tokenizer, self._texts, self._source.place, name)
     count = min(config.clips, len(self._texts))
     self._queries = np.linspace(0, len(self._texts) - 1, count).astype(int)
     self._embed = Embedder(context)

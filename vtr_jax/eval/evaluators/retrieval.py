@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vtr_jax.core.config import choose, require
-from vtr_jax.data import loader, sources
+from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.eval import metrics, protocols, ranks, rescore, scoring
 from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
@@ -55,6 +55,8 @@ class Evaluator:
     self._source = context.data.open(config.split)
     texts, owner = loader.captions(self._source)
     self._texts, self._owner = protocols.select(texts, owner, config.captions)
+    name = lambda i: f"record {self._owner[i]}"
+    captions.check(context.tokenizer, self._texts, self._source.place, name)
     self._embed = Embedder(context)
     if config.rerank:
       self._match = Matcher(context, self._source, self._texts)

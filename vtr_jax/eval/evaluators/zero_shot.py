@@ -18,7 +18,7 @@ import numpy as np
 
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import BadSample, ConfigError
-from vtr_jax.data import sources
+from vtr_jax.data import captions, sources
 from vtr_jax.eval import metrics, protocols
 from vtr_jax.eval.evaluators.base import Context, Embedder
 from vtr_jax.eval.scoring import class_scores
@@ -64,6 +64,9 @@ class Evaluator:
       )
     self._rows = np.flatnonzero([label in self._classes for label in clip_labels])
     self._label = np.array([self._names.index(clip_labels[i]) for i in self._rows])
+    texts, owner = self._texts()
+    name = lambda i: f"class {self._names[owner[i]]!r}"
+    captions.check(context.tokenizer, texts, "evals: classes", name)
     self._embed = Embedder(context)
 
   def run(self, params: Params) -> dict[str, float]:
