@@ -170,7 +170,7 @@ def test_what_is_read_by_a_rule_is_warned_of_once(params, text, capfd):
   data = found.coded({"g": "12", "x264-params": params})
   for copy in (False, True):
     assert video.encode(data, Options(copy=copy)).warnings == (text,)
-  decode._warn_once.cache_clear()
+  decode.tell.cache_clear()
   frames = decode.decode(data)
   decode.decode(data)
   assert capfd.readouterr().err == f"WARNING: {text} (said once)\n"
@@ -178,3 +178,28 @@ def test_what_is_read_by_a_rule_is_warned_of_once(params, text, capfd):
     plain = decode.decode(found.coded({"g": "12"}))
     assert np.abs(frames.astype(int) - plain).mean() < 3
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_training_warns_once_also_with_worker_processes(
+  workers, tmp_path, tokenizer, capfd
+):
+  """Of each kind; the batches are the same."""
+  kinds = ("interlaced=1:tff=1", "transfer=smpte2084")
+  videos = [found.coded({"g": "12", "x264-params": params}) for params in kinds]
+  rows = [clips.record(f"c{i}", video) for i, video in enumerate([*videos, *videos])]
+  clips.prepare(tmp_path, dict(train=rows))
+  decode.tell.cache_clear()
+  capfd.readouterr()
+  config = clips.config(tmp_path, num_workers=workers)
+  batches = clips.take(tmp_path, tokenizer, 3, data=config, batch_size=4)
+  told = [line for line in capfd.readouterr().err.splitlines() if "WARNING" in line]
+  assert sorted(told) == [
+    "WARNING: HDR (PQ): no tone mapping (said once)",
+    "WARNING: interlaced: it is not deinterlaced (said once)",
+  ]
+  decode.tell.cache_clear()
+  plain = clips.config(tmp_path)
+  clips.assert_same(
+    batches, clips.take(tmp_path, tokenizer, 3, data=plain, batch_size=4)
+  )

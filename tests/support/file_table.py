@@ -25,8 +25,9 @@ TITLE = """# Files that are read
 One file of each kind, written by PyAV or Pillow, and what each command does with it:
 the number of frames that are read, or why it is rejected. Training reads records, and
 `embed_video` and `search query` read files, by the same function. Text in parentheses
-is a warning; of interlaced, HDR and animated files, search and `predict` warn once. The
-page is written by `PYTHONPATH=. python tests/support/file_table.py`; a test compares.
+is a warning; of interlaced, HDR and animated files, training, search and `predict` warn
+once. The page is written by `PYTHONPATH=. python tests/support/file_table.py`; a test
+compares.
 
 """
 

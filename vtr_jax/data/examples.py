@@ -252,6 +252,8 @@ class TrainExample:
   def __call__(self, index: int, rng: np.random.Generator) -> dict:
     """The row, made of another record where this one cannot be used.
 
+    `untold` has warnings of a worker process, which `Batches` takes out and tells.
+
     Raises:
       DataBudgetError: ten records in a row cannot be used.
     """
@@ -274,6 +276,7 @@ class TrainExample:
       valid=np.bool_(not problem),
       record=np.int64(index),
       problem=np.array(problem, _PROBLEM),
+      untold=np.array("; ".join(decode.untold()), _PROBLEM),
     )
 
 

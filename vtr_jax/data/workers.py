@@ -21,6 +21,7 @@ from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.core.shutdown import warn
 from vtr_jax.data import deadline
+from vtr_jax.data.video import decode
 
 _THREADS = min(4, os.cpu_count() or 1)  # where there are no worker processes
 _SHARED_MEMORY = "/dev/shm"
@@ -231,9 +232,12 @@ class Batches:
         continue
       self._done += 1
       self._stuck, self._in_a_row = [], 0
+      for texts in set(map(str, batch.get("untold", ()))) - {""}:
+        for text in sorted(texts.split("; ")):
+          decode.tell(text)
       # Copied out of the shared memory at once: it is small in containers, and leaks
       # if an array still lives there when Python exits.
-      return {k: np.array(v, subok=False) for k, v in batch.items()}
+      return {k: np.array(v, subok=False) for k, v in batch.items() if k != "untold"}
     raise ValueError("these batches are closed")
 
   def close(self) -> None:

@@ -27,6 +27,7 @@ Indices = Sequence[int] | Int[np.ndarray, " n"]  # sorted frame numbers
 
 # Transfer characteristics (ITU-T H.273, table 3).
 _HDR = {16: "PQ", 18: "HLG"}
+_untold: list[str] = []  # of a worker process
 _MAX_BYTES = 2**34  # of frames that are kept; a small file may unfold to any size; ours
 
 
@@ -127,7 +128,7 @@ def still(data: bytes) -> av.VideoFrame:
   """
   picture, kind, count = image.read(data, MAX_PIXELS)
   if animated := image.animated(kind, count):
-    _warn_once(animated)
+    tell(animated)
   rgb = np.asarray(picture)
   return av.VideoFrame.from_ndarray(rgb, format="rgb24")
 
@@ -217,7 +218,7 @@ class Picture:
   def _look_at(self, frame: av.VideoFrame) -> None:
     """Fixes the turn, the size before it, and the part to cut after it."""
     for text in unusual(frame):
-      _warn_once(text)
+      tell(text)
     # Counter-clockwise; telephones film on their side.
     self._turns = round(frame.rotation / 90) % 4
     self._size = frame.height, frame.width
@@ -239,10 +240,19 @@ def unusual(frame: av.VideoFrame) -> Iterator[str]:
 
 
 @functools.cache
-def _warn_once(text: str) -> None:
-  """In the process that a user sees: workers would repeat it."""
+def tell(text: str) -> None:
+  """Warns once, in the process that a user sees; a worker keeps it, see `untold`."""
   if multiprocessing.parent_process() is None:
     warn(f"{text} (said once)")
+  else:
+    _untold.append(text)
+
+
+def untold() -> list[str]:
+  """Takes the warnings that this worker process keeps for its parent to tell."""
+  texts = _untold.copy()
+  _untold.clear()
+  return texts
 
 
 def frame_indices(
