@@ -1,8 +1,10 @@
 """Writes docs/files.md: what every way of reading makes of every kind of file.
 
 PYTHONPATH=. python tests/support/file_table.py
+It needs the extra heif.
 """
 
+import contextlib
 import io
 import pathlib
 
@@ -22,12 +24,12 @@ from vtr_jax.prepare.options import Options
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "files.md"
 TITLE = """# Files that are read
 
-One file of each kind, written by PyAV or Pillow, and what each command does with it:
-the number of frames that are read, or why it is rejected. Training reads records, and
-`embed_video` and `search query` read files, by the same function. Text in parentheses
-is a warning; of interlaced, HDR and animated files, training, search and `predict` warn
-once. The page is written by `PYTHONPATH=. python tests/support/file_table.py`; a test
-compares.
+One file of each kind, written by PyAV, Pillow or pillow-heif, and what each command
+does with it: the number of frames that are read, or why it is rejected. Training reads
+records, and `embed_video` and `search query` read files, by the same function. Text in
+parentheses is a warning; of interlaced, HDR and animated files, training, search and
+`predict` warn once. The page is written by
+`PYTHONPATH=. python tests/support/file_table.py`; a test compares.
 
 """
 
@@ -46,6 +48,10 @@ def _files() -> dict[str, tuple[str, bytes]]:
   pictures = {k: v for k, v in found.PICTURES.items() if k[:8] != one[:8] or k == one}
   pictures = (pictures | {"turned (8 orientations)": pictures.pop(one)}).items()
   files |= {name: (name.replace("_", " "), data) for name, (data, _) in pictures}
+  with contextlib.suppress(ImportError):
+    files |= {
+      name: (name.replace("_", " "), found.heif(name)[0]) for name in found.HEIF
+    }
   return files
 
 

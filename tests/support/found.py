@@ -1,6 +1,7 @@
 """Files as people have them: trimmed, joined, with covers, of phones and cameras."""
 
 import functools
+import importlib
 import io
 
 import av
@@ -154,3 +155,28 @@ for _i in range(1, 9):
     _data,
     ImageOps.exif_transpose(Image.open(io.BytesIO(_data))),
   )
+
+HEIF = ("heif", "heif_tiled", "heif_turned", "heif_ten_bits", "heif_second")
+
+
+def heif(name):
+  """(a file, its picture) of one of `HEIF`; raises ImportError without pillow-heif."""
+  library = importlib.import_module("pillow_heif")
+  library.register_heif_opener()
+  large = np.kron(np.asarray(COLOUR), np.ones((3, 3, 1), np.uint8))
+  if name == "heif_tiled":
+    picture = Image.fromarray(large)
+    return saved(picture, "HEIF", quality=100, tile_size=64), picture
+  if name == "heif_turned":
+    turned = saved(COLOUR, "HEIF", quality=100, exif=TURNED[6].tobytes())
+    return turned, COLOUR.transpose(Image.Transpose.ROTATE_270)
+  if name == "heif_ten_bits":
+    wide = (np.asarray(COLOUR).astype(np.uint16) * 257).tobytes()
+    made = library.from_bytes("RGB;16", COLOUR.size, wide)
+  else:
+    made = library.from_pillow(OTHER if name == "heif_second" else COLOUR)
+  if name == "heif_second":
+    made.add_from_pillow(COLOUR)
+  file = io.BytesIO()
+  made.save(file, quality=100, save_all=True, primary_index=len(made) - 1)
+  return file.getvalue(), COLOUR

@@ -18,7 +18,7 @@ VIDEO = (
 )
 IMAGE = (
   *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"),
-  *(".avif", ".heic", ".heif"),
+  *(".avif", ".heic", ".heif", ".hif"),
 )
 # Known, but not read.
 _OTHER_VIDEO = (
