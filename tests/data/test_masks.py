@@ -1,9 +1,12 @@
 """Masks: counts, coverage, determinism; at awkward sizes too."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from vtr_jax.core.batch import MaskSpec
+from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import masks
 
 KINDS = ["tube", "per_frame", "random", "block", "block_tube"]
@@ -162,6 +165,54 @@ def test_whole_word_masking_masks_no_word_in_part():
 
   assert masked_pieces(True) == {0, 3}
   assert masked_pieces(False) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("whole_word", [False, True])
+@pytest.mark.parametrize("most", [0, 1, 5, 32, 64])
+def test_no_caption_has_more_masked_tokens_than_its_length_and_text_max(
+  most, whole_word
+):
+  """Nor a word in part; of captions that do not reach the limit nothing changes."""
+  rng, reached = np.random.default_rng(most), 0
+  for _ in range(400):
+    length, ratio = int(rng.integers(2, 65)), float(rng.choice([0.15, 0.75, 1.0]))
+    ids, valid = np.full(length, 9, np.int32), np.arange(length) < rng.integers(65)
+    ids[0] = rng.choice([0, 9])  # some vocabularies have no special tokens
+    words = np.sort(rng.integers(0, length, length))
+    words = np.unique(words, return_inverse=True)[1]
+    free = make(text_ratio=ratio, whole_word=whole_word)
+    spec, seed = dataclasses.replace(free, text_max=most), int(rng.integers(1000))
+    draw = lambda spec, seed=seed, row=(ids, valid, words): masks.text_mask(
+      spec, *row, (0,), np.random.default_rng(seed)
+    )
+    masked, wanted = draw(spec), draw(free)
+    limit = spec.max_masked_tokens(length)
+    assert limit == min(most or length, length)
+    assert masked.sum() <= limit
+    assert not (masked & ~wanted).any()
+    if wanted.sum() <= limit:
+      np.testing.assert_array_equal(masked, wanted)
+    elif whole_word:
+      assert not {*words[masked]} & {*words[wanted & ~masked]}
+    else:
+      assert masked.sum() == limit
+    reached += wanted.sum() > limit
+  assert bool(reached) == (0 < most < 64)
+
+
+def test_what_a_limit_leaves_unmasked_is_drawn_uniformly():
+  ids = np.full(10, 9, np.int32)
+  spec = MaskSpec("tube", 0.0, text_ratio=0.8, text_max=4)
+  rng = np.random.default_rng(0)
+  drawn = [
+    masks.text_mask(spec, ids, ids > 0, np.arange(10), (0,), rng) for _ in range(3000)
+  ]
+  np.testing.assert_allclose(np.mean(drawn, axis=0), 0.4, atol=0.03)
+
+
+def test_a_negative_limit_is_refused():
+  with pytest.raises(ConfigError, match="text_max: -1 is negative; use 1 or more"):
+    MaskSpec("tube", 0.0, text_max=-1)
 
 
 def test_token_masking_ignores_word_boundaries():

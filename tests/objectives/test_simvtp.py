@@ -18,10 +18,10 @@ from vtr_jax.train.config import TrainConfig
 ROWS = 8
 
 
-def built(**changes):
+def built(mask=None, **changes):
   """(config, objective, batch) of the smoke config with other keys of `objective`."""
   values = recipe.get_config("smoke")
-  values.mask.video_ratio = 0.75
+  values.mask.update(dict(video_ratio=0.75) | (mask or {}))
   values.batch_size = ROWS
   values.objective.update(changes)
   config = read(TrainConfig, values.to_dict())
@@ -49,6 +49,51 @@ def test_matching_reads_every_second_row_with_the_false_pair_of_that_row():
   np.testing.assert_allclose(some.match, every_row.match[np.array(rows)], atol=1e-5)
   np.testing.assert_array_equal(some.match_valid, every_row.match_valid[np.array(rows)])
   np.testing.assert_allclose(some.words, every_row.words, atol=1e-5)
+
+
+@pytest.mark.parametrize("one_pass", [True, False])
+def test_words_at_masked_positions_alone_give_the_full_loss_and_gradient(one_pass):
+  """With rows of no masked token, of the most, and one that does not count."""
+  objectives = [built(mask=dict(text_max=n), one_pass=one_pass) for n in (0, 5)]
+  batch, key = objectives[1][2], jax.random.key(1)
+  length = batch["text_ids"].shape[1]
+  counts = np.array([0, 5, 1, 5, 0, 3, 2, 4])
+  masked = np.tile(np.arange(length) % 3 == 1, (ROWS, 1))
+  masked &= masked.cumsum(axis=1) <= counts[:, None]
+  batch |= dict(text_masked=masked, text_valid=np.ones((ROWS, length), bool))
+  batch |= dict(valid=np.arange(ROWS) != 3)
+  params = nn.unbox(jax.jit(objectives[0][1].init)(jax.random.key(0), batch))
+
+  def gradient(objective):
+    def loss(params):
+      out = objective.forward(params, None, batch, key)
+      total = sum(term.mean() for term in out.terms.values())
+      return total, (out.terms, out.pairs["vtc"].a)
+
+    return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+  (full, (wanted, video)), (some, (terms, again)) = (
+    gradient(objective) for _, objective, _ in objectives
+  )
+  assert float(terms["mlm"].count) == 15
+  np.testing.assert_array_equal(again, video)
+  close = lambda a, b: np.testing.assert_allclose(
+    a, b, rtol=0, atol=1e-6 * abs(b).max()
+  )
+  jax.tree.map(close, terms, wanted)
+  jax.tree.map(close, some, full)
+
+
+@pytest.mark.parametrize(("most", "positions"), [(0, 16), (5, 5), (16, 16), (99, 16)])
+def test_words_are_predicted_at_as_many_positions_as_may_be_masked(most, positions):
+  """Figures have predictions at all of them."""
+  config, objective, batch = built(mask=dict(text_max=most))
+  key = jax.random.key(0)
+  params = nn.unbox(jax.eval_shape(objective.init, key, batch))
+  call = lambda p: apply(objective.model, p, batch, key, rngs=dropout(key, batch))
+  assert jax.eval_shape(call, params).words.shape == (ROWS, positions, 256)
+  shown = jax.eval_shape(objective.predict["reconstruct"], params, batch)
+  assert shown.word_ids.shape == (ROWS, config.text.max_length) == (ROWS, 16)
 
 
 def test_the_predicted_tubelets_of_a_row_depend_on_its_number_alone():

@@ -23,7 +23,7 @@ from vtr_jax.core.config import choose, require
 #   video_mask_idx  int32 [b m]        sorted indices of masked tubelets
 #   text_ids        int32 [b l]        original ids, also of masked tokens
 #   text_valid      bool [b l]         True = a real token, False = padding
-#   text_masked     bool [b l]         True = masked
+#   text_masked     bool [b l]         True = masked; see MaskSpec.max_masked_tokens
 #   row             int32 [b]          number in the global batch, in the loader's order
 #   valid           bool [b]           False = the row counts in no loss and no metric
 Batch = Mapping[str, AnyArray]
@@ -123,6 +123,9 @@ class MaskSpec:
   # chance of each real, non-special token to be masked, [0, 1]; paper: MILES
   text_ratio: float = 0.0
   whole_word: bool = False  # mask all pieces of a word, or none; code: SimVTP
+  # masked tokens of a caption at most, so that no more positions need a prediction
+  # (`max_predictions_per_seq` in BERT's code); 0 = any number; code: SimVTP
+  text_max: int = 0
   # Send only the visible tubelets to the device. Derived by the objective (nothing of
   # it reads masked pixels), never configured.
   visible_only: bool = dataclasses.field(default=False, metadata=dict(derived=True))
@@ -132,6 +135,10 @@ class MaskSpec:
     choose(self.text, ("replace", "drop"), "text")
     require(0 <= self.video_ratio < 1, f"video_ratio: {self.video_ratio} not in [0,1)")
     require(0 <= self.text_ratio <= 1, f"text_ratio: {self.text_ratio} not in [0, 1]")
+    require(
+      self.text_max >= 0,
+      f"text_max: {self.text_max} is negative; use 1 or more, 0 = any number",
+    )
 
   def num_masked(self, grid: tuple[int, int, int]) -> int:
     """Masked tubelets per clip; rounded down as in SimVTP, and one stays visible."""
@@ -139,6 +146,13 @@ class MaskSpec:
     # Without the nudge, 0.7 * 10 = 6.999... would round down to 6.
     count = lambda n: min(int(self.video_ratio * n + 1e-9), n - 1)
     return count(t * h * w) if self.video == "random" else t * count(h * w)
+
+  def max_masked_tokens(self, length: int) -> int:
+    """The most tokens that are masked of a caption padded to `length`.
+
+    All `length` without `text_max`: some vocabularies have no special tokens.
+    """
+    return min(self.text_max or length, length)
 
 
 def spec(
@@ -179,6 +193,8 @@ def fake(
   lengths = rng.integers(2, text.max_length + 1, (batch_size, 1))
   text_valid = np.arange(text.max_length) < lengths
   masked = rng.random((batch_size, text.max_length)) < mask.text_ratio
+  masked &= text_valid & (np.arange(text.max_length) > 0)
+  masked &= masked.cumsum(axis=1) <= mask.max_masked_tokens(text.max_length)
   video = "video_visible" if mask.visible_only else "video"
   return dict(
     {video: rng.integers(0, 256, shapes[video].shape, np.uint8)},
@@ -186,7 +202,7 @@ def fake(
     video_mask_idx=np.sort(order[:, keep:]).astype(np.int32),
     text_ids=rng.integers(4, text.vocab_size, text_valid.shape, np.int32) * text_valid,
     text_valid=text_valid,
-    text_masked=masked & text_valid & (np.arange(text.max_length) > 0),
+    text_masked=masked,
     row=np.arange(batch_size, dtype=np.int32),
     valid=np.ones(batch_size, np.bool_),
   )

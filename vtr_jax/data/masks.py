@@ -59,20 +59,25 @@ def text_mask(
   Every masked token is to be replaced by the mask token, as in SimVTP, or to be
   left out; BERT's 80/10/10 rule is not used. With `spec.whole_word` the pieces of
   a word share one draw, special tokens among them excepted. A short caption may
-  end up with nothing masked.
+  end up with nothing masked. Of more than `spec.text_max` drawn tokens a random choice
+  is masked: those of the lowest draws, whole words again.
 
   Args:
-    spec: its `text_ratio` and `whole_word` are read.
+    spec: its `text_ratio`, `whole_word` and `text_max` are read.
     ids: as `Tokenizer.encode` gives them.
     valid: True = a real token.
     words: as `Tokenizer.word_ids` gives them.
     special_ids: ids that stay.
     rng: the example's generator.
   """
-  drawn = rng.random(ids.shape) < spec.text_ratio
+  draws = rng.random(ids.shape)
   if spec.whole_word:
-    drawn = drawn[words]
-  return drawn & valid & ~np.isin(ids, list(special_ids))
+    draws = draws[words]
+  masked = (draws < spec.text_ratio) & valid & ~np.isin(ids, list(special_ids))
+  most = spec.max_masked_tokens(len(ids))
+  if np.count_nonzero(masked) > most:
+    masked &= draws < np.sort(draws[masked])[most]  # the first one too many
+  return masked
 
 
 def _scattered(

@@ -55,7 +55,7 @@ from vtr_jax.objectives.base import (
   dropout,
   methods,
 )
-from vtr_jax.objectives.losses import cross_entropy, masked_sum
+from vtr_jax.objectives.losses import at_masked, cross_entropy, masked_sum
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,9 @@ class Encoded(NamedTuple):
   joint: Float[Array, "b k+l d"]  # tokens [visible video ; text]
   pixels: Float[Array, "b p c"]  # at mask_idx, normalised as `pixel_decoder.targets`
   mask_idx: Int32[AnyArray, "b p"]  # masked tubelets that are predicted
-  words: Float[Array, "b l v"]  # logits
+  words: Float[Array, "b w v"]  # logits at `w` positions, all masked ones among them
+  word_ids: Int32[AnyArray, "b w"]  # tokens there, see `losses.at_masked`
+  word_masked: Bool[AnyArray, "b w"]
   video: Float[Array, "b d"]  # mean of the video encoded alone
   text: Float[Array, "b d"]  # mean of the text encoded alone
   match: Float[Array, "2m 2"]  # logits of some rows: true pairs, then their false ones
@@ -124,6 +126,7 @@ class SimVTP(nn.Module):
   clip: ClipSpec
   text: TextSpec
   config: Config
+  max_masked: int | None = None  # masked tokens of a row at most; None = all
 
   def setup(self):
     c, dtype = self.config, self.config.compute.dtype
@@ -174,11 +177,20 @@ class SimVTP(nn.Module):
     pair_valid = valid_tokens(some(valid), k)
     is_row = some(batch["valid"])
     mask_idx = choose_masked(self.config, batch, key)
+    words, word_ids, word_masked = at_masked(
+      batch["text_masked"],
+      y.shape[1] if self.max_masked is None else self.max_masked,
+      joint[:, k:],
+      batch["text_ids"],
+      batch["text_masked"],
+    )
     return Encoded(
       joint=joint,
       pixels=self.pixel_decoder(joint[:, :k], keep_idx, mask_idx),
       mask_idx=mask_idx,
-      words=self.word_head(joint[:, k:]),
+      words=self.word_head(words),
+      word_ids=word_ids,
+      word_masked=word_masked,
       video=video,
       text=text,
       match=self.match_head(
@@ -313,11 +325,11 @@ def forward(
   predicted = {**batch, "video_mask_idx": out.mask_idx}
   kind = model.config.pixel_target
   error = pixel_decoder.errors(out.pixels, predicted, kind, model.clip)
-  masked = batch["text_masked"] & valid[:, None]
+  masked = out.word_masked & valid[:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), len(out.match) // 2)
   terms = dict(
     pixels=masked_sum(error, valid),
-    mlm=masked_sum(cross_entropy(out.words, batch["text_ids"]), masked),
+    mlm=masked_sum(cross_entropy(out.words, out.word_ids), masked),
     vtm=masked_sum(cross_entropy(out.match, is_pair), out.match_valid),
   )
   scale = 1 / model.config.temperature
@@ -351,7 +363,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     f"config.mask.text: {mask.text!r} drops masked tokens, but SimVTP predicts them; "
     "set 'replace'",
   )
-  model = SimVTP(clip, text, config)
+  model = SimVTP(clip, text, config, mask.max_masked_tokens(text.max_length))
 
   def init(key: jax.Array, batch: Batch) -> Any:
     rows, group = len(batch["row"]), config.negatives_group

@@ -3,9 +3,10 @@
 Arguments: an objective, changes of its section and [[devices, microbatches], ...], as
 JSON. Each line has devices, microbatches and the largest deviations of a loss, relative
 to it, and of a gradient, relative to the largest of its parameter, from those of one
-device in one pass.
+device in one pass, which predicts words at masked positions and at all others.
 """
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -27,9 +28,11 @@ variant = "moving_shapes,mac,smoke" if name == "finetune_actions" else "smoke"
 values = importlib.import_module(f"configs.{name}").get_config(variant)
 values.objective.update(changes)
 values.batch_size = ROWS
-values.mask.video_ratio = 0.5  # every term has something to predict
+values.mask.update(video_ratio=0.5, text_max=5)  # each term has something to predict
 config = read(TrainConfig, values.to_dict())
 objective = config.make_objective()
+any_number = dataclasses.replace(config.mask, text_max=0)
+whole = dataclasses.replace(config, mask=any_number).make_objective()
 weights = dict.fromkeys(objective.loss_names, 1.0)
 rows = batch_lib.fake(config.clip, config.text, objective.mask, ROWS)
 # Unequal numbers of valid rows and masked tokens in each microbatch.
@@ -42,7 +45,7 @@ params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), rows))
 teacher = jax.tree.map(lambda x: x * 0.9, objective.teacher_params(params))
 
 
-def gradient(devices, micro_batches):
+def gradient(objective, devices, micro_batches):
   mesh = sharding.make_mesh(sharding.MeshConfig(devices, 1, 1), jax.devices()[:devices])
   loss = Loss(objective, weights, DENSE, micro_batches, mesh)
   with sharding.scope(mesh):
@@ -51,9 +54,9 @@ def gradient(devices, micro_batches):
   return jax.tree.map(np.asarray, found)
 
 
-losses, grads = gradient(1, 1)
+losses, grads = gradient(whole, 1, 1)
 for layout in layouts:
-  more, steps = gradient(*layout)
+  more, steps = gradient(objective, *layout)
   assert more.keys() == losses.keys()
   terms = [k for k in losses if k.startswith("loss/")]
   # NumPy's maximum is NaN if one is; Python's may not be.
