@@ -19,9 +19,14 @@ ROWS = 8
 
 
 def built(mask=None, **changes):
-  """(config, objective, batch) of the smoke config with other keys of `objective`."""
+  """(config, objective, batch) of the smoke config with other keys of `objective`.
+
+  `mask`: keys of the section `mask`.
+  """
   values = recipe.get_config("smoke")
-  values.mask.update(dict(video_ratio=0.75) | (mask or {}))
+  values.mask.video_ratio = 0.75
+  for name, value in (mask or {}).items():
+    values.mask[name] = value
   values.batch_size = ROWS
   values.objective.update(changes)
   config = read(TrainConfig, values.to_dict())
