@@ -54,7 +54,7 @@ def test_the_first_of_many_are_listed(tmp_path):
 
 
 def test_prepare_lists_captions_that_are_empty_to_its_vocabulary(tmp_path, capfd):
-  """Blank ones are left out of the records; the others stay, and are told of."""
+  """Blank ones are left out of the records; the others stay, and are reported."""
   source = write_source(tmp_path / "videos")
   items = base.open("csv", base.Request(str(source)))
   items[3] = items[3]._replace(captions=("?!", "\ufe0f", "a ball"))
