@@ -9,8 +9,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
 for setting in NAME CLUSTER ZONE PROJECT TYPE; do need "$setting" "see the head of this file"; done
 
-command="cd /app && pip install -q -r requirements.txt && pip install -q 'jax[tpu]' \
-&& exec python -u -m vtr_jax.main $(printf '%q ' "${args[@]}")"
+# The image may hold this machine's .venv.
+command="cd /app && rm -rf .venv && $(setup_there tpu) && exec .venv/bin/python -u -m vtr_jax.main $(printf '%q ' "${args[@]}")"
 run xpk workload create "--workload=$NAME" "--cluster=$CLUSTER" "--zone=$ZONE" \
   "--project=$PROJECT" "--tpu-type=$TYPE" "--num-slices=${SLICES:-1}" \
   --base-docker-image=python:3.12 --script-dir=. "--max-restarts=${RESTARTS:-100}" \

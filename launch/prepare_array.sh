@@ -14,7 +14,7 @@ set -euo pipefail
 # Slurm runs a copy of this file: the project is where sbatch was called.
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 python=.venv/bin/python
-[ -x "$python" ] || { echo "no .venv here: run launch/test.sh first" >&2; exit 2; }
+[ -x "$python" ] || { echo "no .venv here: run ./launch/setup.sh first" >&2; exit 2; }
 
 # Indices must be 0 to n-1: every part has to be made by one task.
 part=()

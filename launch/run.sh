@@ -47,6 +47,13 @@ given() {
   return 1
 }
 
+# What a machine of a cluster runs in the project's folder to install it, with a plugin:
+# setup_there cuda12. uv fetches a Python where none fits; not every pip may install it.
+setup_there() {
+  echo "{ python3 -m pip install -q --user uv 2>/dev/null || :; } && \
+PATH=\$HOME/.local/bin:\$PATH ACCELERATOR=${ACCELERATOR:-$1} bash launch/setup.sh"
+}
+
 # Ends the script if a setting is missing: need NAME "what it is".
 need() {
   [ -n "${!1:-}" ] || { echo "set $1: $2" >&2; exit 2; }

@@ -8,6 +8,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/run.sh" "$@"
 for setting in ACCELERATORS BUCKET; do need "$setting" "see the head of this file"; done
 name=${NAME:-vtr-jax}
+case "$ACCELERATORS" in tpu-*) plugin=tpu ;; *) plugin=cuda12 ;; esac
 
 given --config.data.dir || args+=(--config.data.dir=/bucket/data)
 task=$(mktemp --suffix=.yaml)
@@ -23,8 +24,7 @@ resources:
 file_mounts:
   /bucket: {source: $BUCKET, mode: MOUNT}
 setup: |
-  python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt
-  .venv/bin/pip install -q "jax[cuda12]"
+  $(setup_there "$plugin")
 run: |
   .venv/bin/python -u -m vtr_jax.main --coordinator=\$(echo "\$SKYPILOT_NODE_IPS" | head -n1):12321 \\
     --num_processes=\$SKYPILOT_NUM_NODES --process_id=\$SKYPILOT_NODE_RANK \\

@@ -16,10 +16,13 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
 # shellcheck source=launch/run.sh
 source launch/run.sh "$@"
+# shellcheck source=launch/accelerator.sh
+source launch/accelerator.sh
 if [ -z "$dry_run" ] && [ ! -x .venv/bin/python ]; then
-  echo "no .venv here: run launch/test.sh first" >&2
+  echo "no .venv here: run ACCELERATOR=cuda12 ./launch/setup.sh first" >&2
   exit 2
 fi
+install_accelerator
 
 # JAX learns from Slurm who the others are. Slurm must not end the others with the first
 # one, which has been preempted as they have; after an error they end by themselves.

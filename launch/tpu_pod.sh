@@ -34,7 +34,7 @@ install() {
     /tmp/vtr_jax.tgz . || return 1
   tpu tpu-vm scp /tmp/vtr_jax.tgz "$NAME:" --worker=all || return 1
   on_all "mkdir -p vtr_jax bucket && tar -xzf vtr_jax.tgz -C vtr_jax && cd vtr_jax \
-&& python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt && .venv/bin/pip install -q 'jax[tpu]' \
+&& $(setup_there tpu) \
 && { mountpoint -q ~/bucket || gcsfuse --implicit-dirs --rename-dir-limit=200000 $BUCKET ~/bucket; }"
 }
 
