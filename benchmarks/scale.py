@@ -1,6 +1,6 @@
 """The tables of docs/scale.md: the three recipes on TPUs that this machine lacks.
 
-  python -m venv .venv && .venv/bin/pip install -r requirements.txt 'jax[tpu]'
+  ACCELERATOR=tpu ./launch/setup.sh
   .venv/bin/python -m benchmarks.scale --keep=scale.json
 
 Each row is a compilation of a minute or two on one core. --keep stores finished rows,

@@ -1,9 +1,10 @@
-"""requirements.txt: every package has hashes, and none a known vulnerability."""
+"""What is required: hashes, no known vulnerability, one range of Pythons."""
 
 import json
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from conftest import ROOT
@@ -21,6 +22,24 @@ def test_every_required_package_has_a_hash():
   assert any(name.startswith("jax==") for name in found)
   for name, rest in found.items():
     assert "--hash=sha256:" in rest, name
+
+
+def test_one_range_of_pythons_is_named_everywhere():
+  package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  first, end = map(int, re.findall(r"3\.(\d+)", package["requires-python"]))
+  minors = [f"3.{minor}" for minor in range(first, end)]
+  told = "Programming Language :: Python :: "
+  assert [c for c in package["classifiers"] if told in c] == [told + v for v in minors]
+  texts = {
+    ".github/workflows/test.yml": f"python: {minors}".replace("'", '"'),
+    "launch/setup.sh": f"(3, {first}) <= sys.version_info < (3, {end})",
+    "README.md": f"Python {minors[0]} to {minors[-1]}",
+    "CONTRIBUTING.md": f"Python {minors[0]} to {minors[-1]}",
+  }
+  for name, text in texts.items():
+    assert text in (ROOT / name).read_text(), name
+  for version in minors:
+    assert f"python{version}" in (ROOT / "launch/setup.sh").read_text()
 
 
 @pytest.mark.nightly

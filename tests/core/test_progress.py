@@ -1,6 +1,10 @@
 """Progress in a log, where standard error is not a terminal."""
 
+import subprocess
+import sys
+
 import tqdm
+from conftest import ROOT
 
 from vtr_jax.core.progress import Bar
 
@@ -34,3 +38,20 @@ def test_without_a_terminal_progress_is_a_line_every_ten_seconds(monkeypatch, ca
 def test_a_short_loop_logs_nothing(capsys):
   assert list(Bar(range(5), "reading")) == [*range(5)]
   assert capsys.readouterr() == ("", "")
+
+
+ALONE = """
+import multiprocessing, multiprocessing.resource_tracker
+import vtr_jax.core.progress as progress
+multiprocessing.set_start_method("spawn")  # like forkserver, the default from 3.14 on
+list(progress.Bar(range(3)))
+print(multiprocessing.resource_tracker._resource_tracker._pid)
+"""
+
+
+def test_a_bar_starts_no_process():
+  """tqdm's own lock would start Python's resource tracker."""
+  made = subprocess.run(
+    [sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True
+  )
+  assert (made.stdout, made.stderr) == ("None\n", "")

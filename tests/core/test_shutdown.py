@@ -1,6 +1,7 @@
 """How a command ends: exit code, one line, and output that cannot be written."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -145,3 +146,46 @@ def test_a_broken_pipe_of_the_work_itself_is_an_error():
   code, _, errors = finish(start("raise BrokenPipeError(32, 'Broken pipe')"))
   assert code == 1
   assert "BrokenPipeError" in errors.splitlines()[-1]
+
+
+def test_semaphores_of_workers_are_removed_without_a_line():
+  """Python's resource tracker removes them, since the command ends by os._exit."""
+  process = start(
+    "import multiprocessing\n"
+    "global queue\n"
+    "queue = multiprocessing.get_context('spawn').Queue()\n"
+    "print(queue._rlock._semlock.name)"
+  )
+  name, errors = process.communicate(timeout=HOLD / 2)
+  assert (process.returncode, errors) == (0, "")
+  assert name.startswith("/mp-")
+  assert not os.path.exists(f"/dev/shm/sem.{name.strip()[1:]}")
+
+
+def jax_platforms(name):
+  """(code, standard error) of a command that needs a device."""
+  env = os.environ | dict(JAX_PLATFORMS=name)
+  command = [sys.executable, "-m", "vtr_jax.plan", "--config=configs/mac.py:smoke"]
+  made = subprocess.run(
+    [*command, "--topology=local"], cwd=ROOT, env=env, capture_output=True, text=True
+  )
+  return made.returncode, made.stderr
+
+
+@pytest.mark.parametrize("name", ["cuda", "tpu", "nowhere"])
+def test_a_platform_that_is_not_there_is_one_line(name):
+  if any(map(os.path.exists, ("/dev/nvidia0", "/dev/accel0", "/dev/vfio/0"))):
+    pytest.skip("this machine has a GPU or a TPU")
+  code, errors = jax_platforms(name)
+  assert code == 2
+  assert re.fullmatch(
+    rf"ConfigError: JAX_PLATFORMS={name}: not on this machine \(.+\); unset it, or "
+    r"install JAX's plugin by ACCELERATOR=cuda12, cuda13 or tpu ./launch/setup.sh\n",
+    errors,
+  )
+
+
+def test_another_error_is_not_blamed_on_the_platform():
+  work = "import jax\njax.devices()\nraise RuntimeError('backend')"
+  process = start(f"import os\nos.environ['JAX_PLATFORMS'] = 'cpu'\n{work}")
+  assert finish(process)[2].endswith("RuntimeError: backend\n")

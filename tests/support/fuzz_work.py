@@ -14,7 +14,7 @@ from vtr_jax.data import crops, loader, sources
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.data.video import decode as video_lib
 from vtr_jax.data.video import stream
-from vtr_jax.data.video.container import choose_stream
+from vtr_jax.data.video.container import LENIENT, choose_stream
 from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import check
 from vtr_jax.prepare import image as images
@@ -98,7 +98,7 @@ def video(data):
 def ffmpegs_count(data):
   """Frames that FFmpeg decodes, damage concealed; None where it decodes none."""
   try:
-    with av.open(io.BytesIO(data), metadata_errors="replace") as container:
+    with av.open(io.BytesIO(data), **LENIENT) as container:
       stream = choose_stream(container)
       return sum(1 for _ in container.decode(stream)) or None
   except (av.FFmpegError, BadSample):

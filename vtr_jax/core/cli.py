@@ -3,6 +3,7 @@
 import errno
 import functools
 import logging
+import os
 import pathlib
 import re
 import signal
@@ -22,6 +23,7 @@ from vtr_jax.core.errors import (
   DivergedError,
   Preempted,
   VtrError,
+  one_line,
 )
 
 # `--help` lists the flags that are defined here as those of the command.
@@ -123,11 +125,27 @@ def run(
       _exit(DataError(f"{where}: {e.strerror}; {cure}"))
     except KeyboardInterrupt:
       shutdown.interrupted()
-    except Exception:
-      _crash()
+    except Exception as e:
+      if (error := _missing_platform(e)) is None:
+        _crash()
+      _exit(error)
 
   compile_cache.enable()
   app.run(main, flags_parser=functools.partial(_parse, comments=comments))
+
+
+def _missing_platform(e: Exception) -> ConfigError | None:
+  """What to say if `e` means that this machine lacks what JAX_PLATFORMS names."""
+  platforms = os.environ.get("JAX_PLATFORMS")
+  # JAX's AssertionError where a plugin sees no device; it has no message.
+  where = traceback.format_exc() if isinstance(e, RuntimeError | AssertionError) else ""
+  if not platforms or "jax/_src/xla_bridge.py" not in where:
+    return None
+  reason = one_line(e).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+  return ConfigError(
+    f"JAX_PLATFORMS={platforms}: not on this machine ({reason}); unset it, or install "
+    "JAX's plugin by ACCELERATOR=cuda12, cuda13 or tpu ./launch/setup.sh"
+  )
 
 
 def _crash() -> NoReturn:
@@ -147,6 +165,9 @@ def _quiet_libraries() -> None:
   absl_logging.get_absl_logger().addFilter(keep)
   # Orbax's tasks for the other arrays of a checkpoint, when one cannot be read.
   logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+  # Commands end by os._exit, without Python's finalizers. Its resource tracker, another
+  # process, then removes the semaphores of workers' queues, and would report them.
+  sys.warnoptions.append("ignore:resource_tracker:UserWarning")
   default = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:

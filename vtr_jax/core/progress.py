@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,3 +50,7 @@ class Bar(tqdm.tqdm):
     if not self._terminal:
       self.delay = math.inf  # as if nothing was displayed: nothing is cleared
     super().close()
+
+
+# tqdm's own lock is shared with other processes: from Python 3.14 on, that starts one.
+Bar.set_lock(threading.RLock())

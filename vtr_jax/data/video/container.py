@@ -22,6 +22,10 @@ _NOT_VIDEO = (
 )
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _HEAD = 4096  # ours: bytes that hold the beginning of a Matroska file
+# PyAV 18 rejects a title that is not UTF-8, unless told otherwise; 19 takes any.
+LENIENT: dict[str, Any] = (
+  {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+)
 _STILL = ("mjpeg", "png", "webp", "bmp", "gif")  # codecs of covers
 
 
@@ -49,7 +53,7 @@ def opened(data: bytes | io.BufferedIOBase) -> Iterator[Any]:
       file,
       # The commonest needs no search, which takes a quarter of opening it.
       format="mp4" if head[4:] == b"ftyp" else None,
-      metadata_errors="replace",
+      **LENIENT,
       options={"max_pixels": str(MAX_PIXELS)},
       container_options={"format_whitelist": _FORMATS},
     ) as container:
