@@ -45,8 +45,7 @@ def webvid2m() -> dict:
       video="tube",  # paper
       video_ratio=0.9,  # paper
       text_ratio=0.75,  # paper
-      # of 64; ours (code: any number), which only captions of over 32 tokens reach
-      text_max=32,
+      text_max=32,  # of 64, only long captions reach it; ours (code: any number)
     ),
     data=dict(
       name="webvid",  # prepared data set under dir
