@@ -179,7 +179,7 @@ def test_a_platform_that_is_not_there_is_one_line(name):
   code, errors = jax_platforms(name)
   assert code == 2
   assert re.fullmatch(
-    rf"ConfigError: JAX_PLATFORMS={name}: not on this machine \(.+\); unset it, or "
+    rf"ConfigError: JAX_PLATFORMS={name}: JAX finds none here \(.+\); unset it, or "
     r"install JAX's plugin by ACCELERATOR=cuda12, cuda13 or tpu ./launch/setup.sh\n",
     errors,
   )

@@ -135,7 +135,7 @@ def run(
 
 
 def _missing_platform(e: Exception) -> ConfigError | None:
-  """What to say if `e` means that this machine lacks what JAX_PLATFORMS names."""
+  """What to say if `e` means that JAX cannot use what JAX_PLATFORMS names."""
   platforms = os.environ.get("JAX_PLATFORMS")
   # JAX's AssertionError where a plugin sees no device; it has no message.
   where = traceback.format_exc() if isinstance(e, RuntimeError | AssertionError) else ""
@@ -143,7 +143,7 @@ def _missing_platform(e: Exception) -> ConfigError | None:
     return None
   reason = one_line(e).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
   return ConfigError(
-    f"JAX_PLATFORMS={platforms}: not on this machine ({reason}); unset it, or install "
+    f"JAX_PLATFORMS={platforms}: JAX finds none here ({reason}); unset it, or install "
     "JAX's plugin by ACCELERATOR=cuda12, cuda13 or tpu ./launch/setup.sh"
   )
 
