@@ -253,6 +253,8 @@ def main(request: Request) -> None:
 def _list(unreadable: list[tuple[str, str]]) -> None:
   for name, reason in unreadable:
     print(f"{printable(name)}: {reason}", file=sys.stderr)
+  for line in files.cures(unreadable):
+    print(line, file=sys.stderr)
 
 
 def _texts(given: list[str], path: str) -> tuple[str, ...]:

@@ -100,3 +100,28 @@ def test_the_nearest_name_is_that_of_the_folder_which_exists(tmp_path):
   (tmp_path / "link.mp4").symlink_to(tmp_path / "gone.mp4")
   assert hint("link.mp4") == "; it is a link to a file that does not exist"
   assert paths.near(pathlib.Path("/")) == ""
+  (tmp_path / "clip 07.mp4").touch()  # of a series, another one is not meant
+  assert hint("clip 08.mp4") == ""
+  assert "clip 07.mp4" in hint("clip 7.mp4")
+  assert "clip 07.mp4" in hint("clip_08.mp4")
+
+
+def test_the_nearest_of_many_names_is_found_without_comparing_all(
+  tmp_path, monkeypatch
+):
+  for number in range(2000):
+    (tmp_path / f"clip {number:04d}, a holiday.mp4").touch()
+  compared = []
+  close = paths.difflib.get_close_matches
+
+  def counted(name, names, **how):
+    compared.append(len(names))
+    return close(name, names, **how)
+
+  monkeypatch.setattr(paths.difflib, "get_close_matches", counted)
+  for name in ("clpi 0777, a holiday.mp4", "CLIP 0777, a holiday.mkv"):
+    found = paths.near(tmp_path / name)
+    assert found == f"; did you mean {str(tmp_path / 'clip 0777, a holiday.mp4')!r}?"
+  assert max(compared) <= 4 * paths._COMPARED
+  (tmp_path / "another.mp4").touch()  # a newer listing is read
+  assert "another.mp4" in paths.near(tmp_path / "anotehr.mp4")

@@ -224,3 +224,19 @@ def test_frames_are_chosen_by_their_times_in_every_reader(tmp_path):
   np.testing.assert_array_equal(seen, frames)
   plain = clips.config(tmp_path)
   assert (read_clip(data, spec, plain, None) != frames).any()
+
+
+@pytest.mark.parametrize("at", [100, 40])
+def test_a_wrong_time_makes_no_clip_a_still(at):
+  """A far outlier, at the end or where a recorder was stopped, counts as one gap."""
+  uneven = np.cumsum(np.tile([0.02, 0.06], 50)) - 0.02
+  wrong = np.concatenate([uneven[:at], uneven[at:] + 1e5])
+  wrong = np.append(wrong, uneven[-1] + 2e5)
+  plain = np.append(uneven, uneven[-1] + 0.06)
+  expected = decode.TimeSegments(8).at(plain)
+  found = decode.TimeSegments(8).at(wrong)
+  assert len({*found.tolist()}) == 8
+  np.testing.assert_allclose(found, expected, atol=1)
+  # A still of half a minute among 30 frames a second is a still.
+  held = np.concatenate([np.arange(30) / 30, 30 + np.arange(30) / 30])
+  assert decode.TimeSegments(8).at(held).tolist().count(29) >= 6

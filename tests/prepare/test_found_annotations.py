@@ -125,3 +125,20 @@ def test_files_of_known_kinds_that_are_not_read_are_listed_with_a_cure(tmp_path,
   assert [i[2] for i in read("folder", tmp_path)] == ["a.mp4"]
   told = ": 4 files are passed over: .dng 1, .rmvb 1, .srt 1, no ending 1\n"
   assert told in capfd.readouterr().err
+
+
+def test_each_kind_of_reason_has_its_cure_once():
+  listed = [
+    ("a.mp4", "damaged after 12 frames"),
+    ("b.mp4", "not a video (Invalid data found when processing input)"),
+    ("c.mp4", "damaged after 7 frames"),
+    ("d.rm", ".rm is not read; convert it to .mp4, as with ffmpeg"),
+    ("e.mp4", "Permission denied"),
+  ]
+  assert [line.partition(": ")[0] for line in files.cures(listed)] == [
+    "2 x damaged after N frames",
+    "1 x not a video",
+    "1 x Permission denied",
+  ]
+  assert "download it again" in files.cures(listed)[0]
+  assert files.cures([]) == []

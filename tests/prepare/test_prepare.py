@@ -207,13 +207,28 @@ def test_exactly_the_bad_items_are_refused_within_the_budget(tmp_path):
   ) | dict(checksum="")
 
 
-def test_missing_files_end_the_run_before_any_work(source, tmp_path):
+def test_missing_files_end_the_run_before_any_work(source, tmp_path, capfd):
   items = base.open("csv", base.Request(str(source)))
   gone = [i._replace(media=base.Media(str(tmp_path / i.id))) for i in items]
   (tmp_path / items[0].id.upper()).touch()
   message = r"18 of 18 items are unfit.*no such file; did you mean '.*/V00\.MP4'\?; fix"
   with pytest.raises(DataBudgetError, match=message):
     make(source, tmp_path, items=gone)
+  (tmp_path / items[2].id.upper()).touch()
+  capfd.readouterr()
+  with pytest.raises(DataBudgetError, match=message):
+    make(source, tmp_path, items=gone)
+  unfit = [x for x in capfd.readouterr().err.splitlines() if x.startswith("unfit: ")]
+  assert len(unfit) == 9
+  assert unfit[0].endswith(": no such file")
+  assert unfit[1].endswith(
+    f"v02.mp4): no such file; did you mean '{tmp_path}/V02.MP4'?"
+  )
+  # Within the budget, the manifest lists each of them with its nearest name.
+  items[2] = gone[2]
+  made = make(source, tmp_path / "out", items=items, final=merge.Final(bad_budget=0.5))
+  (refused,) = manifest(made)["refused"]
+  assert refused["reason"] == f"no such file; did you mean '{tmp_path}/V02.MP4'?"
 
 
 def test_items_without_captions_are_refused_unless_labelled_or_allowed(

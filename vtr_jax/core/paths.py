@@ -1,6 +1,8 @@
 """Paths as users write them: ~ is a home directory, addresses are rejected."""
 
+import bisect
 import difflib
+import functools
 import os
 import pathlib
 import re
@@ -12,6 +14,7 @@ from vtr_jax.core.errors import ConfigError
 
 _ADDRESS = re.compile(r"(?:\w+:)?([A-Za-z][A-Za-z0-9+.-]+)://(.*)")
 _HOME = re.compile(r"(\w+:)?(~[^,/]*(?:/.*)?)")
+_COMPARED = 25  # ours: names on each side of a missing one, in a sorted folder
 _KEYS = (("data", "dir"), ("tokenizer",), ("init_from",))  # paths of a config
 
 
@@ -44,7 +47,8 @@ def _expanded(part: str) -> str:
 def near(path: str | os.PathLike) -> str:
   """The end of a message about a missing path: the nearest name, or "".
 
-  Names are compared without case, and in the same Unicode form.
+  Names are compared without case, and in the same Unicode form. Of a large folder, it
+  may miss a name that differs at both ends. Listings are kept: it may be called often.
   """
   path = pathlib.Path(path)
   if path.is_symlink():
@@ -53,13 +57,44 @@ def near(path: str | os.PathLike) -> str:
     return ""
   while path.name and not path.parent.is_dir():
     path = path.parent
-  spelled = lambda name: unicodedata.normalize("NFC", name).casefold()
   try:
-    names = {spelled(name): name for name in os.listdir(path.parent)}
+    folder = str(path.parent)
+    names, forwards, backwards = _listed(folder, os.stat(folder).st_mtime_ns)
   except OSError:
     return ""
-  close = difflib.get_close_matches(spelled(path.name), sorted(names), n=1, cutoff=0.7)
+  name = _spelled(path.name)
+  # Those that begin or end in the same way, since comparing is slow.
+  around = _around(forwards, name)
+  around += [other[::-1] for other in _around(backwards, name[::-1])]
+  others = sorted({other for other in around if not _renumbered(name, other)})
+  close = difflib.get_close_matches(name, others, n=1, cutoff=0.7)
   return f"; did you mean {str(path.parent / names[close[0]])!r}?" if close else ""
+
+
+def _spelled(name: str) -> str:
+  return unicodedata.normalize("NFC", name).casefold()
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(folder: str, changed: int) -> tuple[dict[str, str], list[str], list[str]]:
+  """Names of a folder as they are compared, and these sorted by beginning and by end.
+
+  `changed` is its time of change: a newer listing is another one.
+  """
+  names = {_spelled(name): name for name in os.listdir(folder)}
+  return names, sorted(names), sorted(name[::-1] for name in names)
+
+
+def _renumbered(name: str, other: str) -> bool:
+  """Whether two names differ in their numbers alone, as files of a series do."""
+  number = re.compile("0*([0-9]+)")
+  same_words = number.sub("0", name) == number.sub("0", other)
+  return same_words and number.findall(name) != number.findall(other)
+
+
+def _around(ordered: list[str], name: str) -> list[str]:
+  at = bisect.bisect_left(ordered, name)
+  return ordered[max(at - _COMPARED, 0) : at + _COMPARED]
 
 
 def of_config(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,8 +140,9 @@ def _check_budget(place: Place, refused: list[dict], items: int, final: Final) -
 
 
 def _kind(note: dict) -> str:
-  """The reason without digits, to count similar ones."""
-  return "".join(c for c in note["reason"] if not c.isdigit())
+  """The reason without digits and similar names, to count similar ones."""
+  reason = note["reason"].partition("; did you mean")[0]
+  return "".join(c for c in reason if not c.isdigit())
 
 
 def _stage(place, plan, reports, refused, final) -> pathlib.Path:

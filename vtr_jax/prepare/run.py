@@ -9,16 +9,18 @@ from typing import Any
 
 from vtr_jax.core import processes
 from vtr_jax.core.config import require
-from vtr_jax.core.errors import DataBudgetError, DataError
+from vtr_jax.core.errors import DataBudgetError, DataError, printable
 from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
-from vtr_jax.core.shutdown import warn
+from vtr_jax.core.shutdown import print_line, warn
 from vtr_jax.data import captions as captions_lib
 from vtr_jax.prepare import merge, notes, pool, spool
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, captions, unfit
 from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.shards import Shard, cut, finish, report
+
+_LISTED = 10  # ours: unfit items that are listed before any work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,20 +127,22 @@ def _survey(items: Sequence[base.Item], options: Options, final: merge.Final) ->
       told = captions_lib.told(found, len(rows), lambda i: rows[i][0])
       warn(f"--tokenizer: {told}")
   exists: dict[str, bool] = {}
-  bad, first = 0, ""
+  bad, listed = 0, []
   for item in items:
     path = item.media.path
     if path not in exists:
       exists[path] = os.path.isfile(path)
     reason = unfit(item, options) or ("" if exists[path] else "no such file")
     bad += bool(reason)
-    if reason and not first:
+    if reason and len(listed) < _LISTED:
       hint = "" if exists[path] else near(path)
-      first = f"{item.id} ({path}): {reason}{hint}"
+      listed.append(f"{item.id} ({path}): {reason}{hint}")
   if bad > final.bad_budget * len(items):
+    for line in listed[1:]:
+      print_line(f"unfit: {printable(line)}")
     raise DataBudgetError(
-      f"{bad} of {len(items)} items are unfit, the first is {first}; fix it or raise "
-      f"--bad_budget={final.bad_budget:g}"
+      f"{bad} of {len(items)} items are unfit, the first is {listed[0]}; fix it or "
+      f"raise --bad_budget={final.bad_budget:g}"
     )
 
 

@@ -3,6 +3,7 @@
 import pathlib
 
 from vtr_jax.core.errors import BadSample, one_line
+from vtr_jax.core.paths import near
 from vtr_jax.data.video.image import HEAD, is_image
 from vtr_jax.prepare import image, spool, video
 from vtr_jax.prepare.formats.base import Item, Media
@@ -50,7 +51,7 @@ def read(media: Media, max_mb: int) -> bytes:
       f.seek(media.offset)
       data = f.read(max(size, 0))
   except FileNotFoundError as e:
-    raise BadSample("no such file") from e
+    raise BadSample(f"no such file{near(media.path)}") from e
   if len(data) < size:
     raise BadSample(f"cut short: {len(data)} of {size} bytes")
   if not data:

@@ -44,7 +44,7 @@ _TOKEN = flags.DEFINE_string("token", "", "serve: secret that the page requires.
 def index(folder: str = "", *more: str) -> None:
   """Creates an index, or updates it."""
   from vtr_jax.inference.load import load  # starts JAX: after the flags
-  from vtr_jax.search import build, windows
+  from vtr_jax.search import build, files, windows
 
   require(bool(folder) and not more, "index: give one FOLDER")
   folder = paths.local(folder, "FOLDER")
@@ -64,6 +64,8 @@ def index(folder: str = "", *more: str) -> None:
   )
   for name, reason in report.unreadable:
     print(f"{printable(name)}: {reason}", file=sys.stderr)
+  for line in files.cures(report.unreadable):
+    print(line, file=sys.stderr)
   listed = f"; see {_OUT.value}/unreadable.jsonl" if report.unreadable else ""
   print(
     f"{_OUT.value}: {report.clips} clips; files: {report.embedded} embedded, "

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import pathlib
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from vtr_jax.core import io
@@ -13,6 +15,24 @@ from vtr_jax.prepare.formats import media
 
 ENDINGS = media.VIDEO + media.IMAGE
 _PIECE = 2**20  # bytes read at once
+_CONVERT = "convert it, as with ffmpeg -i FILE -c:v libx264 NEW.mp4"
+# (part of a reason, what helps); the first that fits. Others say it themselves.
+_CURES = (
+  ("damaged after", "copy or download it again; what is good before that is used"),
+  ("empty file", "copy or download it again"),
+  ("no video stream", "it has only sound, a cover or text: leave it out"),
+  ("not a video", f"copy it again, or if players open it, {_CONVERT}"),
+  ("not an image", "copy it again, or save it as PNG or JPEG"),
+  ("unknown codec", _CONVERT),
+  ("can be decoded", f"copy it again, or {_CONVERT}"),
+  ("no complete frame", "copy or download it again"),
+  ("pixels", "make it smaller"),
+  ("take fewer", "cut it into parts"),
+  ("more than", "cut it into parts, or make it smaller"),
+  ("Permission denied", "allow this user to read it, as with chmod"),
+  ("does not exist", "copy the file that the link leads to, or remove the link"),
+  ("No such file", "correct its name"),
+)
 
 
 class Entry(NamedTuple):
@@ -125,6 +145,21 @@ def reason(error: Exception) -> str:
   if isinstance(error, OSError):
     return error.strerror or one_line(error)
   return f"{type(error).__name__}: {one_line(error)}"
+
+
+def cures(listed: Iterable[tuple[str, str]]) -> list[str]:
+  """A line for each cure: how many files have such a reason, one of them, and the cure.
+
+  Args:
+    listed: (path, reason) of files.
+  """
+  kinds: dict[str, list[str]] = {}  # cure -> reasons
+  for _, why in listed:
+    cure = next((cure for part, cure in _CURES if part in why), "")
+    kinds.setdefault(cure, []).append(why)
+  kinds.pop("", None)
+  plain = lambda why: re.sub(r"\d+", "N", why.partition(" (")[0])
+  return [f"{len(why)} x {plain(why[0])}: {cure}" for cure, why in kinds.items()]
 
 
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:

@@ -27,6 +27,7 @@ Indices = Sequence[int] | Int[np.ndarray, " n"]  # sorted frame numbers
 
 # Transfer characteristics (ITU-T H.273, table 3).
 _HDR = {16: "PQ", 18: "HLG"}
+_MAX_GAP = 1000  # ours: half a minute at 30 frames a second
 _untold: list[str] = []  # of a worker process
 _MAX_BYTES = 2**34  # of frames that are kept; a small file may unfold to any size; ours
 
@@ -293,6 +294,9 @@ class TimeSegments:
   A phone in low light, or a screen recorder, writes frames at a rate that varies: the
   same number of frames may last a second or a minute. If every frame is within half a
   segment of its time at a constant rate, "segments" is used.
+
+  A gap of more than a thousand median ones counts as one: it is a wrong time, or a
+  recorder that was stopped, and would fill the clip with one frame.
   """
 
   clip_frames: int
@@ -309,9 +313,11 @@ class TimeSegments:
       times: when each frame is first shown, ascending, in any unit.
     """
     count, parts = len(times), self.clip_frames
+    gaps = np.diff(times)
     # The last frame is shown as long as most are.
-    since = times - times[0]
-    last = np.median(np.diff(times)) if count > 1 else 1.0
+    last = np.median(gaps) if count > 1 else 1.0
+    gaps = np.where(gaps > _MAX_GAP * last, last, gaps)
+    since = np.concatenate([[0.0], np.cumsum(gaps)])
     share = since / (since[-1] + last)
     if np.abs(share - np.arange(count) / count).max() <= 0.5 / parts:
       return self(count)
