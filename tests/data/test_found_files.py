@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from vtr_jax.core.errors import BadSample
-from vtr_jax.data.video import decode, stream
+from vtr_jax.data.video import container, decode, stream
 from vtr_jax.data.video.image import is_image
 from vtr_jax.prepare import image, video
 from vtr_jax.prepare.options import Options
@@ -83,12 +83,12 @@ def test_a_transport_stream_begins_at_its_first_key_frame():
   np.testing.assert_array_equal(frames, by_stream(data)[0])
 
 
-@pytest.mark.parametrize("kind", ["matroska", "webm", "avi", "flv"])
+@pytest.mark.parametrize("kind", ["matroska", "webm", "avi", "flv", "asf", "gif"])
 def test_a_file_that_ends_too_early_is_damaged_by_every_way_in(kind):
   """Also where FFmpeg ends without an error; a stream without a length is whole."""
-  whole = found.copied(
-    movies.movie("vp9" if kind == "webm" else "ts"), range(99), kind=kind
-  )
+  whole = movies.movie(dict(webm="vp9", gif="gif").get(kind, "ts"))
+  if kind != "gif":
+    whole = found.copied(whole, range(99), kind=kind)
   check(whole, movies.FRAMES)
   cut, damage = whole[: len(whole) * 3 // 5], []
   frames = decode.decode(cut, damage=damage)
@@ -99,6 +99,12 @@ def test_a_file_that_ends_too_early_is_damaged_by_every_way_in(kind):
   for copy in (False, True):
     with pytest.raises(BadSample, match=r"^damaged after \d+ frames \("):
       video.encode(cut, Options(copy=copy))
+  if kind == "gif":  # what follows it, or no trailer, is no damage
+    check(whole + bytes(50), movies.FRAMES)
+    check(whole[:-1], movies.FRAMES)
+  if kind == "asf":  # a live recording states no length
+    at = whole.index(container._ASF_FILE) + 88
+    check(whole[:at] + b"\1" + whole[at + 1 :], movies.FRAMES)
   if kind in ("matroska", "webm"):
     at = whole.index(b"\x18\x53\x80\x67") + 4
     endless = whole[:at] + b"\x01" + b"\xff" * 7 + whole[at + 8 :]
@@ -193,7 +199,7 @@ def test_what_is_read_by_a_rule_is_warned_of_once(params, text, capfd):
   data = found.coded({"g": "12", "x264-params": params})
   for copy in (False, True):
     assert video.encode(data, Options(copy=copy)).warnings == (text,)
-  decode.tell.cache_clear()
+  decode._told.clear()
   frames = decode.decode(data)
   decode.decode(data)
   assert capfd.readouterr().err == f"WARNING: {text} (said once)\n"
@@ -212,7 +218,7 @@ def test_training_warns_once_also_with_worker_processes(
   videos = [found.coded({"g": "12", "x264-params": params}) for params in kinds]
   rows = [clips.record(f"c{i}", video) for i, video in enumerate([*videos, *videos])]
   clips.prepare(tmp_path, dict(train=rows))
-  decode.tell.cache_clear()
+  decode._told.clear()
   capfd.readouterr()
   config = clips.config(tmp_path, num_workers=workers)
   batches = clips.take(tmp_path, tokenizer, 3, data=config, batch_size=4)
@@ -221,7 +227,7 @@ def test_training_warns_once_also_with_worker_processes(
     "WARNING: HDR (PQ): no tone mapping (said once)",
     "WARNING: interlaced: it is not deinterlaced (said once)",
   ]
-  decode.tell.cache_clear()
+  decode._told.clear()
   plain = clips.config(tmp_path)
   clips.assert_same(
     batches, clips.take(tmp_path, tokenizer, 3, data=plain, batch_size=4)

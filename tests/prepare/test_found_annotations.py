@@ -1,7 +1,9 @@
 """Annotations and folders as people have them: other spellings, blanks, litter."""
 
+import os
 import unicodedata
 
+import clips
 import pytest
 from format_cases import put, read, tar
 
@@ -9,6 +11,7 @@ from vtr_jax.core.errors import DataError
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.formats.base import Item, Media, Request
 from vtr_jax.prepare.options import Options, captions, unfit
+from vtr_jax.prepare.work import result
 from vtr_jax.search import files
 
 NFC = "caf\u00e9"
@@ -125,6 +128,31 @@ def test_files_of_known_kinds_that_are_not_read_are_listed_with_a_cure(tmp_path,
   assert [i[2] for i in read("folder", tmp_path)] == ["a.mp4"]
   told = ": 4 files are passed over: .dng 1, .rmvb 1, .srt 1, no ending 1\n"
   assert told in capfd.readouterr().err
+
+
+def test_a_file_whose_name_is_not_utf_8_is_an_item_like_others(tmp_path):
+  data = clips.mp4(frames=2, height=32, width=32)
+  put(tmp_path, {"a.mp4": data})
+  try:
+    (tmp_path / "b\udcff.mp4").write_bytes(data)
+  except OSError:
+    pytest.skip("this disk takes UTF-8 names only")
+  items = base.open("folder", Request(str(tmp_path)))
+  assert [item.id for item in items] == ["a.mp4", "b\\udcff.mp4"]
+  options = Options(allow_no_captions=True, short_side=32)
+  assert [result(item, options).frames for item in items] == [2, 2]
+
+
+def test_a_pipe_is_refused_and_listed_without_waiting_for_it(tmp_path):
+  put(tmp_path, {"a.mp4": "x"})
+  os.mkfifo(tmp_path / "pipe.mp4")
+  pipe = Item("1", "train", Media(str(tmp_path / "pipe.mp4")), ("a",))
+  assert result(pipe, Options()).refused == "not a file"
+  entries, left_out = files.walk(str(tmp_path))
+  assert ([e.path for e in entries], left_out) == (
+    ["a.mp4"],
+    [("pipe.mp4", "not a file")],
+  )
 
 
 def test_each_kind_of_reason_has_its_cure_once():

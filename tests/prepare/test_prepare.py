@@ -3,19 +3,26 @@
 import contextlib
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import clips
 import pytest
 from array_record.python import array_record_module
 from conftest import ROOT, run_main
-from prepare_cases import TEST, TRAIN, arguments, content, make, write_source
+from prepare_cases import (
+  TEST,
+  TRAIN,
+  Hanging,
+  Killing,
+  arguments,
+  content,
+  make,
+  write_source,
+)
 
 from vtr_jax.core.errors import BadSample, ConfigError, DataBudgetError, DataError
 from vtr_jax.data import sources
@@ -140,14 +147,9 @@ def test_only_incomplete_items_are_repeated(source, tmp_path):
 
 
 def test_items_that_hang_or_kill_their_worker_are_refused_alone(source, tmp_path):
-  """A pipe that nobody writes to hangs its reader; another's reader is killed."""
   items = base.open("csv", base.Request(str(source)))[TRAIN:]
-  pipes = [tmp_path / "hung.mp4", tmp_path / "killed.mp4"]
-  for path in pipes:
-    os.mkfifo(path)
-    media = base.Media(str(path))
-    items.insert(1, items[0]._replace(id=path.name, media=media))
-  threading.Thread(target=_kill_reader, args=(pipes[1],), daemon=True).start()
+  for name, kind in (("hung.mp4", Hanging), ("killed.mp4", Killing)):
+    items.insert(1, items[0]._replace(id=name, media=kind(str(tmp_path / name))))
   made = make(
     source,
     tmp_path / "out",
@@ -162,19 +164,6 @@ def test_items_that_hang_or_kill_their_worker_are_refused_alone(source, tmp_path
   test = sources.open_split(str(made), "test")
   assert [test[i]["id"] for i in range(4)] == [f"v{i}.mp4" for i in range(14, 18)]
   assert not multiprocessing.active_children()
-
-
-def _kill_reader(path):
-  """Kills the only worker as soon as it waits for the pipe."""
-  while True:
-    try:
-      os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-      time.sleep(0.01)
-      continue
-    (worker,) = multiprocessing.active_children()
-    os.kill(worker.pid, signal.SIGKILL)
-    return
 
 
 BAD = (

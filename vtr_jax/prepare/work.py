@@ -1,5 +1,6 @@
 """The work on one item, in a worker process: read, check, encode, write the result."""
 
+import os
 import pathlib
 
 from vtr_jax.core.errors import BadSample, one_line
@@ -42,6 +43,8 @@ def read(media: Media, max_mb: int) -> bytes:
   Raises:
     BadSample: the file is missing, too large, or ends before the part.
   """
+  if os.path.exists(media.path) and not os.path.isfile(media.path):
+    raise BadSample("not a file")  # a pipe, say, which would block
   try:
     with open(media.path, "rb") as f:
       end = f.seek(0, 2)

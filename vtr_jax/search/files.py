@@ -32,6 +32,7 @@ _CURES = (
   ("Permission denied", "allow this user to read it, as with chmod"),
   ("does not exist", "copy the file that the link leads to, or remove the link"),
   ("No such file", "correct its name"),
+  ("not a file", "it is a pipe or a device: save what comes from it to a file"),
 )
 
 
@@ -81,8 +82,10 @@ def walk(root: str) -> tuple[list[Entry], list[tuple[str, str]]]:
     except OSError as e:
       left_out.append((name, e.strerror or "cannot be read"))
       continue
-    if os.path.isfile(path):  # not a pipe, which would block
+    if os.path.isfile(path):
       entries.append(Entry(name, stat.st_size, stat.st_mtime_ns))
+    else:
+      left_out.append((name, "not a file"))  # a pipe, say, which would block
   if not entries:
     raise DataError(
       f"{root}: no video or image among its files ({len(others)} others, "

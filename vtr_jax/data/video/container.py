@@ -21,7 +21,11 @@ _NOT_VIDEO = (
   Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
 )
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-_HEAD = 4096  # ours: bytes that hold the beginning of a Matroska file
+_HEAD = 4096  # ours: bytes that hold the beginning of a Matroska or ASF file
+# GUIDs of ASF's header and of its file properties; the trailer of a GIF.
+_ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_GIF_END = b"\x3b"
 # PyAV 18 rejects a title that is not UTF-8, unless told otherwise; 19 takes any.
 LENIENT: dict[str, Any] = (
   {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -70,9 +74,10 @@ class _Nameless:
 
 
 def ends_early(data: bytes | io.BufferedIOBase) -> bool:
-  """Whether a Matroska, WebM (RFC 8794 and 9559) or AVI file is shorter than it says.
+  """Whether a Matroska, WebM (RFC 8794 and 9559), AVI, ASF or GIF file is cut short.
 
-  FFmpeg's demuxers end there without an error. A live recording states no length.
+  All but GIF state their length; FFmpeg's demuxers end there without an error. A live
+  recording states none.
   """
   if isinstance(data, bytes):
     head, size = data[:_HEAD], len(data)
@@ -83,6 +88,12 @@ def ends_early(data: bytes | io.BufferedIOBase) -> bool:
   if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
     stated = int.from_bytes(head[4:8], "little")
     return stated != 0xFFFFFFFF and 8 + stated > size
+  if head.startswith(_ASF):
+    at = head.find(_ASF_FILE)
+    stated, live = _number(head, at + 40, 8), _number(head, at + 88, 4) & 1
+    return at > 0 and not live and stated > size
+  if head.startswith((b"GIF87a", b"GIF89a")):
+    return _gif_ends_early(data if isinstance(data, bytes) else _content(data))
   if not head.startswith(_EBML):
     return False
   at, length = _length(head, len(_EBML))
@@ -91,6 +102,40 @@ def ends_early(data: bytes | io.BufferedIOBase) -> bool:
     return False
   at, length = _length(head, at + 4)
   return length is not None and at + length > size
+
+
+def _number(head: bytes, at: int, size: int) -> int:
+  return int.from_bytes(head[at : at + size], "little")
+
+
+def _content(file: io.BufferedIOBase) -> bytes:
+  content = file.read()
+  file.seek(0)
+  return content
+
+
+def _gif_ends_early(data: bytes) -> bool:
+  """Whether the last block of a GIF (GIF89a, section 12 and on) is cut.
+
+  What follows its trailer, or a missing one after a whole block, is not.
+  """
+  if data.endswith(_GIF_END):
+    return False
+  table = lambda flags: 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
+  at = 13 + table(data[10]) if len(data) > 10 else len(data)
+  while at < len(data):
+    kind = data[at : at + 1]
+    if kind == b"\x2c":  # an image
+      flags = data[at + 9] if at + 9 < len(data) else 0
+      at += 11 + table(flags)
+    elif kind == b"\x21":  # an extension
+      at += 2
+    else:  # the trailer, or none of its blocks
+      return False
+    while at < len(data) and data[at]:
+      at += 1 + data[at]
+    at += 1
+  return at > len(data)
 
 
 def _length(head: bytes, at: int) -> tuple[int, int | None]:

@@ -4,8 +4,8 @@ One image is a video of one frame. See packets.py for how little is decoded.
 """
 
 import dataclasses
-import functools
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,7 +28,9 @@ Indices = Sequence[int] | Int[np.ndarray, " n"]  # sorted frame numbers
 # Transfer characteristics (ITU-T H.273, table 3).
 _HDR = {16: "PQ", 18: "HLG"}
 _MAX_GAP = 1000  # ours: half a minute at 30 frames a second
-_untold: list[str] = []  # of a worker process
+_told: set[str] = set()  # warnings of this process; several threads decode
+_untold: list[str] = []  # those of a worker process that its parent has not told
+_lock = threading.Lock()
 _MAX_BYTES = 2**34  # of frames that are kept; a small file may unfold to any size; ours
 
 
@@ -240,9 +242,12 @@ def unusual(frame: av.VideoFrame) -> Iterator[str]:
     yield f"HDR ({name}): no tone mapping"
 
 
-@functools.cache
 def tell(text: str) -> None:
   """Warns once, in the process that a user sees; a worker keeps it, see `untold`."""
+  with _lock:
+    if text in _told:
+      return
+    _told.add(text)
   if multiprocessing.parent_process() is None:
     warn(f"{text} (said once)")
   else:

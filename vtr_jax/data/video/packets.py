@@ -25,6 +25,9 @@ SKIPPING = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4")
 # A container without times of display; those that come with its packets are made up.
 TIMELESS = "avi"
 
+# A container that announces no frames: FFmpeg counts those that are there.
+COUNTED = "gif"
+
 # Streams as they are sent, of a camera or joined from parts. A packet after a gap is
 # marked as corrupt, though it is whole; the first ones may refer to earlier ones.
 _SENT = ("mpegts", "mpeg")
@@ -95,7 +98,8 @@ def lacks(stream: Any, count: int, early: bool) -> bool:
     early: see `container.ends_early`; ignored if all announced frames are there, since
       a file may state a wrong length.
   """
-  complete = 0 < stream.frames <= count
+  announced = 0 if stream.container.format.name == COUNTED else stream.frames
+  complete = 0 < announced <= count
   return count < declared(stream) or (early and not complete)
 
 

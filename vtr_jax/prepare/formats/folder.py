@@ -44,8 +44,10 @@ def _item(request: Request, path: str) -> Item:
     folders = folders[1:]
   else:
     split = request.split or "train"
-  label = folders[0] if folders else ""
-  return Item(name.replace(os.sep, "/"), split, Media(path), _captions(path), label)
+  # A name may have bytes that are not UTF-8, which a record cannot hold.
+  text = name.replace(os.sep, "/").encode(errors="backslashreplace").decode()
+  label = folders[0].encode(errors="backslashreplace").decode() if folders else ""
+  return Item(text, split, Media(path), _captions(path), label)
 
 
 def _label_folders(source: str) -> set[str]:
