@@ -44,10 +44,13 @@ def _item(request: Request, path: str) -> Item:
     folders = folders[1:]
   else:
     split = request.split or "train"
-  # A name may have bytes that are not UTF-8, which a record cannot hold.
-  text = name.replace(os.sep, "/").encode(errors="backslashreplace").decode()
-  label = folders[0].encode(errors="backslashreplace").decode() if folders else ""
+  text, label = _text(name.replace(os.sep, "/")), _text(folders[0] if folders else "")
   return Item(text, split, Media(path), _captions(path), label)
+
+
+def _text(name: str) -> str:
+  """A name without the bytes that are not UTF-8, which a record cannot hold."""
+  return name.encode(errors="backslashreplace").decode()
 
 
 def _label_folders(source: str) -> set[str]:
@@ -58,13 +61,14 @@ def _label_folders(source: str) -> set[str]:
       entries = list(os.scandir(path))
     except OSError:  # as `media.walk`, which finds nothing there
       return set()
-    return {e.name for e in entries if e.is_dir() and not media.is_litter(e.name)}
+    names = (e.name for e in entries if e.is_dir())
+    return {name for name in names if not media.is_litter(name)}
 
   labels = set()
   for name in inside(source):
     is_split = parse.split_named(name) in _SPLITS
     labels |= inside(os.path.join(source, name)) if is_split else {name}
-  return labels
+  return set(map(_text, labels))
 
 
 def _captions(path: str) -> tuple[str, ...]:
