@@ -1,0 +1,80 @@
+"""Metrics of video question answering: accuracy, ceiling, and answers without a video.
+
+What an answer outside a model's vocabulary counts is worth four points on MSVD-QA: by
+the rule "wrong", the only one of this project, every question is in the denominator, as
+in Just-Ask, HQGA and UMT; "dropped" leaves such questions out, as VIOLET did.
+"""
+
+import collections
+from collections.abc import Collection, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+
+def frequent(answers: Sequence[str], count: int = 0) -> list[str]:
+  """The most frequent answers, all if `count` is 0; of equals, those that come first."""
+  counts = collections.Counter(answers)
+  return [answer for answer, _ in counts.most_common(count or None)]
+
+
+def first_word(question: str) -> str:
+  """A question's first word in lower case."""
+  return question.split(maxsplit=1)[0].lower()
+
+
+def guesses(
+  questions: Sequence[str], answers: Sequence[str], asked: Sequence[str]
+) -> list[str]:
+  """The blind answer to each question: the usual one after its first word.
+
+  Args:
+    questions: of training.
+    answers: of training, not empty.
+    asked: the questions to answer. Those of a first word that training does not have
+      get its most frequent answer.
+  """
+  by_word: dict[str, list[str]] = collections.defaultdict(list)
+  for question, answer in zip(questions, answers, strict=True):
+    by_word[first_word(question)].append(answer)
+  usual = {word: frequent(found, 1)[0] for word, found in by_word.items()}
+  (other,) = frequent(answers, 1)
+  return [usual.get(first_word(question), other) for question in asked]
+
+
+def inside(answers: Sequence[str], words: Collection[str]) -> Bool[np.ndarray, " q"]:
+  """Whether each answer is in a vocabulary."""
+  words = set(words)
+  return np.array([answer in words for answer in answers], np.bool_)
+
+
+def right(predicted: Sequence[str], truth: Sequence[str]) -> Bool[np.ndarray, " q"]:
+  """Whether each answer is the true one, character by character."""
+  pairs = zip(predicted, truth, strict=True)
+  return np.array([own == other for own, other in pairs], np.bool_)
+
+
+def accuracy(
+  hits: Bool[np.ndarray, " q"] | Float[np.ndarray, " q"], groups: Sequence[str]
+) -> dict[str, float]:
+  """"accuracy", and "accuracy/GROUP" of each group that is named, in percent."""
+  results = dict(accuracy=100 * float(np.mean(hits)))
+  names, index = np.unique(np.array(groups, np.str_), return_inverse=True)
+  sums = np.bincount(index.reshape(-1), hits, len(names))
+  shares = 100 * sums / np.bincount(index.reshape(-1), minlength=len(names))
+  named = zip(names.tolist(), shares.tolist(), strict=True)
+  return results | {f"accuracy/{name}": share for name, share in named if name}
+
+
+def counted(
+  values: Float[np.ndarray, " q"], limits: tuple[int, int]
+) -> Float[np.ndarray, " q"]:
+  """Numbers rounded, halves up, and cut to the least and the greatest count."""
+  return np.clip(np.floor(values + 0.5), *limits)
+
+
+def squared_error(
+  predicted: Float[np.ndarray, " q"], truth: Float[np.ndarray, " q"]
+) -> float:
+  """Mean squared error."""
+  return float(np.mean((predicted - truth) ** 2))
