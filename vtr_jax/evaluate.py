@@ -1,4 +1,4 @@
-"""Evaluates a run, or the embeddings of any model, by a protocol of eval/protocols.py.
+"""Evaluates a run, or any model's embeddings or predictions, by a protocol.
 
   python -m vtr_jax.evaluate --checkpoint=runs/mine --data=msvd --protocol=msvd
   python -m vtr_jax.evaluate --embeddings=DIR --protocol=msrvtt_1ka
@@ -6,12 +6,17 @@
   ... --dual_softmax=0.05 --querybank=0.05 --rerank=20         additional, rescored rows
   ... --save_embeddings=DIR                          layout: docs/evaluation.md
   python -m vtr_jax.evaluate --checkpoint=runs/ucf101 --protocol=ucf101_ft
+  python -m vtr_jax.evaluate --predictions=FILE --protocol=msvd_qa --data=data/msvd
+  ... --annotations=DIR                     the published files, instead of --data
+  ... --answers=FILE              a JSON list: the texts that predicted numbers mean
 
+The protocols are in eval/protocols.py, the layouts of files in docs/evaluation.md.
 Prints a table and writes results.json, with the full protocol, to --out; of a
 classifier also a table of its classes and their confusion matrix.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from typing import Any
 
@@ -21,11 +26,12 @@ from absl import flags
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.eval import embeddings, protocols, ranks, scoring
+from vtr_jax.eval import embeddings, noted, predictions, protocols, ranks, scoring
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
 from vtr_jax.inference import embed_split, recognize
+from vtr_jax.prepare import truth as truths
 from vtr_jax.train import workdir
 
 
@@ -35,8 +41,11 @@ class Request:
 
   name: str  # protocol
   changes: dict[str, Any]  # of the protocol's fields
-  checkpoint: str = ""  # directory of a run; this or `embeddings`
+  checkpoint: str = ""  # directory of a run; this, `embeddings` or `predictions`
   embeddings: str = ""  # directory; see eval/embeddings.py
+  predictions: str = ""  # file; see eval/predictions.py
+  annotations: str = ""  # published files that predictions are scored against
+  answers: str = ""  # JSON list of the texts that predicted numbers mean
   data: str = ""  # prepared data: a directory, or a name in the run's; "" = the run's
   candidates: str = ""  # JSON file of a multiple choice
   extras: Extras = dataclasses.field(default_factory=Extras)
@@ -45,8 +54,19 @@ class Request:
   out: str = ""  # directory of results.json; "" = <model>/evaluations/<name>
 
   def __post_init__(self):
-    exactly_one = bool(self.checkpoint) != bool(self.embeddings)
-    require(exactly_one, "--checkpoint, --embeddings: give exactly one")
+    kinds = (self.checkpoint, self.embeddings, self.predictions)
+    exactly_one = sum(map(bool, kinds)) == 1
+    require(exactly_one, "--checkpoint, --embeddings, --predictions: give exactly one")
+    for flag in ("annotations", "answers"):
+      value = getattr(self, flag)
+      require(
+        bool(self.predictions) or not value,
+        f"--{flag}: {value} is for --predictions; omit it",
+      )
+    if self.predictions:
+      for flag in ("candidates", "batch_size", "save_embeddings"):
+        value = getattr(self, flag)
+        require(not value, f"--{flag}: {value} is not for --predictions; omit it")
     if self.embeddings:
       for flag in ("data", "candidates", "batch_size", "save_embeddings"):
         value = getattr(self, flag)
@@ -58,8 +78,9 @@ class Request:
 
   @property
   def model(self) -> str:
-    """Directory of what is evaluated."""
-    return self.checkpoint or self.embeddings
+    """Directory of what is evaluated; of a file, its path without the ending."""
+    path = self.predictions
+    return self.checkpoint or self.embeddings or str(pathlib.Path(path).with_suffix(""))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +105,14 @@ def evaluate(request: Request) -> dict[str, float]:
   protocol, match = protocols.get(request.name, request.changes), None
   if protocol.task != "retrieval" and request.extras != Extras():
     raise ConfigError(f"rescoring: is for retrieval, not for {protocol.task}")
+  noted_task = protocol.task in ("answers", "moments")
+  require(
+    noted_task == bool(request.predictions),
+    f"--predictions: {'is' if noted_task else 'is not'} how task {protocol.task!r} of "
+    f"protocol {request.name} is evaluated; {'give' if noted_task else 'omit'} it",
+  )
+  if noted_task:
+    return _score_predictions(request, protocol)
   if protocol.task == "actions":
     return _classify(request, protocol)
   if request.save_embeddings:
@@ -133,6 +162,39 @@ def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
     evaluator.draw(out, request.name)
     print(f"per class: {out}/{request.name}_classes.md and _confusion.png", flush=True)
   return results
+
+
+def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]:
+  """`evaluate` of a file of answers or moments."""
+  words = predictions.answer_list(request.answers) if request.answers else []
+  truth = truths.read(protocol, request.data, request.annotations)
+  scores = noted.score(request.predictions, protocol, truth, words)
+  what = dict(answers="questions", moments="queries")[protocol.task]
+  clips = len(set(truth.records))
+  outcome = Outcome(
+    scores.results(),
+    clips,
+    len(truth.notes),
+    protocol.split,
+    f"{request.name}: {len(truth.notes):,} {what}, {clips:,} clips",
+    noted.report(scores, protocol),
+    dict(
+      rows=scores.rows,
+      remarks=scores.remarks,
+      predictions=dict(
+        file=request.predictions,
+        sha256=_sha256(request.predictions),
+        answers=request.answers,
+        truth=request.data or request.annotations,
+      ),
+    ),
+  )
+  _write(request, protocol, outcome)
+  return outcome.results
+
+
+def _sha256(path: str) -> str:
+  return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def _of_embeddings(
@@ -209,6 +271,9 @@ def _from_flags(values: flags.FlagValues) -> Request:
     changes=protocols.parse(values.set),
     checkpoint=values.checkpoint,
     embeddings=values.embeddings,
+    predictions=values.predictions,
+    annotations=values.annotations,
+    answers=values.answers,
     data=values.data,
     candidates=values.candidates,
     extras=Extras(values.dual_softmax, values.querybank, values.rerank),
@@ -224,6 +289,9 @@ def _define_flags() -> None:
   flags.DEFINE_multi_string("set", [], "field=value of the protocol; may be repeated.")
   string("checkpoint", "", "A run's --workdir; its newest checkpoint is evaluated.")
   string("embeddings", "", "Embeddings of any model instead; see docs/evaluation.md.")
+  string("predictions", "", "Answers or moments of any model, a file, instead.")
+  string("annotations", "", "Published files that --predictions are scored against.")
+  string("answers", "", "JSON list of the texts that predicted numbers mean.")
   string("data", "", "Prepared data, a directory or a name; the run's own if empty.")
   string("candidates", "", "JSON file of a multiple choice; see docs/evaluation.md.")
   number("dual_softmax", 0.0, "Temperature of dual softmax rescoring; 0 = none.")

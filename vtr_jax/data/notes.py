@@ -31,7 +31,9 @@ class Note(NamedTuple):
   question, the name of the class, or the sentence that describes the moment. answer: of
   a question; one of `options` if there are some. type: a group for reports, such as
   "what"; may be empty. options: the answers to choose from. windows: (start, end) of
-  the moment in seconds from the record's beginning; may reach beyond its end.
+  the moment in seconds from the record's beginning; may reach beyond its end. duration:
+  of the annotated video in seconds; 0 is not known. saliency: (number of a clip of two
+  seconds, score of each rater) of the clips that raters scored; QVHighlights.
   """
 
   kind: str
@@ -41,6 +43,8 @@ class Note(NamedTuple):
   type: str = ""
   options: tuple[str, ...] = ()
   windows: tuple[tuple[float, float], ...] = ()
+  duration: float = 0.0
+  saliency: tuple[tuple[int, ...], ...] = ()
 
 
 class Row(NamedTuple):
@@ -75,7 +79,18 @@ def problem(note: Note) -> str:
   for window in note.windows:
     if not (len(window) == 2 and 0 <= window[0] < window[1] < math.inf):
       return f"0 <= start < end, got {window!r}"
+  if not 0 <= note.duration < math.inf:
+    return f"a duration in seconds, got {note.duration!r}"
+  if note.saliency and not _rated(note.saliency):
+    return "a clip's number and the score of each rater, the same number of all clips"
   return ""
+
+
+def _rated(saliency: tuple[tuple[int, ...], ...]) -> bool:
+  """Whether these are a number and the same raters' scores of each clip."""
+  numbers = [x for clip in saliency for x in clip]
+  whole = all(type(x) is int and 0 <= x <= 10**6 for x in numbers)
+  return whole and len({len(clip) for clip in saliency}) == 1 and len(saliency[0]) > 1
 
 
 def to_json(note: Note) -> dict[str, Any]:
@@ -96,6 +111,8 @@ def from_json(value: dict[str, Any]) -> Note:
     fields["options"] = tuple(fields.get("options", ()))
     windows = fields.get("windows", ())
     fields["windows"] = tuple((float(start), float(end)) for start, end in windows)
+    fields["duration"] = float(fields.get("duration", 0))
+    fields["saliency"] = tuple(map(tuple, fields.get("saliency", ())))
     note = Note(**fields)
     wrong = problem(note)
   except (TypeError, ValueError, OverflowError) as e:

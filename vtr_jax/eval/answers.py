@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 
 def frequent(answers: Sequence[str], count: int = 0) -> list[str]:
-  """The most frequent answers, all if `count` is 0; of equals, those that come first."""
+  """The most frequent answers, all if `count` is 0; of equals, the first ones."""
   counts = collections.Counter(answers)
   return [answer for answer, _ in counts.most_common(count or None)]
 
@@ -57,7 +57,7 @@ def right(predicted: Sequence[str], truth: Sequence[str]) -> Bool[np.ndarray, " 
 def accuracy(
   hits: Bool[np.ndarray, " q"] | Float[np.ndarray, " q"], groups: Sequence[str]
 ) -> dict[str, float]:
-  """"accuracy", and "accuracy/GROUP" of each group that is named, in percent."""
+  """ "accuracy", and "accuracy/GROUP" of each group that is named, in percent."""
   results = dict(accuracy=100 * float(np.mean(hits)))
   names, index = np.unique(np.array(groups, np.str_), return_inverse=True)
   sums = np.bincount(index.reshape(-1), hits, len(names))

@@ -55,7 +55,7 @@ def fitted(score: Float[np.ndarray, " n"], clips: int) -> Float[np.ndarray, " c"
 def summarize(
   scores: Sequence[Float[np.ndarray, " _"]], rated: Sequence[Int[np.ndarray, "_ r"]]
 ) -> dict[str, float]:
-  """"Fair/mAP" and "Fair/Hit@1" and so on, in percent.
+  """ "Fair/mAP" and "Fair/Hit@1" and so on, in percent.
 
   mAP is the mean over queries and raters. Hit@1: the clip of the highest score, the
   first of equal ones, is a highlight for some rater.
@@ -73,9 +73,7 @@ def summarize(
       for s, r in zip(full, rated, strict=True)
       for i in range(r.shape[1])
     ]
-    hits = [
-      i < len(r) and r[i].max() >= least for i, r in zip(top, rated, strict=True)
-    ]
+    hits = [i < len(r) and r[i].max() >= least for i, r in zip(top, rated, strict=True)]
     results[f"{level}/mAP"] = 100 * float(np.mean(precision))
     results[f"{level}/Hit@1"] = 100 * float(np.mean(hits))
   return results

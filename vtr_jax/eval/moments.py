@@ -3,7 +3,7 @@
 Windows are (start, end) in seconds. IoU is the overlap over length + length - overlap.
 R@n at IoU t: the share of queries of which one of the first n listed windows has an IoU
 of at least t with a true window. mAP is that of QVHighlights (Lei et al. 2021,
-`standalone_eval` of Moment-DETR), which is ActivityNet's detection metric for one query.
+`standalone_eval` of Moment-DETR), which is ActivityNet's of detection for one query.
 """
 
 from collections.abc import Sequence
@@ -161,9 +161,7 @@ def rows(windows: Windows, where: Bool[np.ndarray, " q"]) -> Windows:
   return Windows(*(values[where] for values in windows))
 
 
-def constant(
-  part: tuple[float, float], duration: Float[np.ndarray, " q"]
-) -> Windows:
+def constant(part: tuple[float, float], duration: Float[np.ndarray, " q"]) -> Windows:
   """The same part of every video; (0, 1) is all of it."""
   times = duration[:, None, None] * np.array(part)
   valid = np.ones((len(duration), 1), np.bool_)

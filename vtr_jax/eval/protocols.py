@@ -33,9 +33,17 @@ EMBEDDING_FIELDS = (
   "classes",
   "prompts",
 )
-TASKS = ("retrieval", "recognition", "choice", "actions")
-# Fields that mean something to task "actions", which reads labels alone.
-ACTION_FIELDS = ("task", "split", "clips", "frames", "sampling", "windows", "crops")
+TASKS = ("retrieval", "recognition", "choice", "actions", "answers", "moments")
+_NOTES = ("task", "split", "clips", "queries", "notes", "notes_variant", "types")
+# Fields that mean something to tasks which are not scored by embeddings.
+FIELDS = dict(
+  actions=("task", "split", "clips", "frames", "sampling", "windows", "crops"),
+  answers=(*_NOTES, "form", "vocabulary", "outside", "by", "counts"),
+  moments=(
+    *(*_NOTES, "thresholds", "strict", "clamp", "nms", "padded", "lengths"),
+    *("constant",),
+  ),
+)
 
 
 def check_classes(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
@@ -53,7 +61,8 @@ class Protocol:
   """The rules of an evaluation; each default has its source."""
 
   # retrieval | recognition (zero-shot, by texts of the classes) | choice (the correct
-  # one of a clip's candidate sentences) | actions (recognition by a fine-tuned head).
+  # one of a clip's candidate sentences) | actions (recognition by a fine-tuned head) |
+  # answers and moments (predictions against questions and moments of data/notes.py).
   task: str = "retrieval"
   split: str = "test"  # of the prepared data
   clips: int = 0  # in the split; 0 = any number
@@ -82,17 +91,75 @@ class Protocol:
   # MILES's prompt is not public; TVTS-v2, of the same group, has "a person {}".
   prompts: tuple[str, ...] = ("a person {}",)
   temperature: float = 0.0  # 0 = the mean of a class's texts (CLIP)
+  # For answers and moments: the format that reads them, its variant, and the types of
+  # the notes to take; () = all.
+  notes: str = ""
+  notes_variant: str = ""
+  types: tuple[str, ...] = ()
+  # Answers: open (any text) | choice (of a question's options) | count (a number).
+  form: str = "open"
+  # The most frequent answers of training whose share of the test is the ceiling; 0 =
+  # all (HQGA, Just-Ask on MSVD-QA).
+  vocabulary: int = 0
+  # What a question counts whose answer is not in the vocabulary: wrong (ours; Just-Ask,
+  # HQGA, UMT) | dropped (VIOLET).
+  outside: str = "wrong"
+  by: str = "type"  # groups of the report: type (the notes') | first_word
+  # Predicted counts are rounded and cut to these. TGIF-QA's are 0 to 10; ClipBERT and
+  # ALPRO predict 1 to 10.
+  counts: tuple[int, int] = (0, 10)
+  # Moments: IoUs of R@n. All but TACoS, and QVHighlights, have these.
+  thresholds: tuple[float, ...] = (0.3, 0.5, 0.7)
+  strict: bool = False  # IoU above the threshold (2D-TAN), not at least it (TALL)
+  clamp: bool = False  # true windows are cut to their videos' ends, as in lighthouse
+  nms: float = 0.0  # IoU above which a later window is left out of R@5; 0 = none
+  # Seconds to which predicted windows may reach in shorter videos, too.
+  padded: float = 0.0
+  # Names, and the lengths in seconds that true windows are above and at most.
+  lengths: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  # The part of the video that is the blind window; () = the best on training moments.
+  constant: tuple[float, ...] = ()
 
   def __post_init__(self):
     choose(self.task, TASKS, "task")
     choose(self.captions, CAPTIONS, "captions")
     choose(self.average, ("before", "after"), "average")
     choose(self.sampling, ("", "segments", "contiguous"), "sampling")
+    choose(self.form, ("open", "choice", "count"), "form")
+    choose(self.outside, ("wrong", "dropped"), "outside")
+    choose(self.by, ("type", "first_word"), "by")
     for name in ("windows", "crops", "folds"):
       require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
-    for name in ("frames", "clips", "queries", "temperature"):
+    for name in ("frames", "clips", "queries", "temperature", "vocabulary", "padded"):
       require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
     check_classes(self.classes, self.prompts)
+    self._check_moments()
+
+  def _check_moments(self):
+    """Rejects rules of moments and counts that mean nothing."""
+    low, high = self.counts
+    require(low <= high, f"counts: {self.counts}; give the least and the greatest")
+    require(0 <= self.nms <= 1, f"nms: {self.nms} is not an IoU, 0 to 1")
+    ious = bool(self.thresholds) and all(0 <= t <= 1 for t in self.thresholds)
+    require(ious, f"thresholds: {self.thresholds}; give IoUs, 0 to 1")
+    for name, (low, high) in self.lengths.items():
+      require(0 <= low < high, f"lengths.{name}: ({low}, {high}) is not a range")
+    part = self.constant
+    if part:
+      lawful = len(part) == 2 and 0 <= part[0] < part[1] <= 1
+      require(lawful, f"constant: {part} is not a part of the video, such as (0, 0.3)")
+
+
+def _tgif(kind: str, form: str, queries: int) -> Protocol:
+  """The test of one of TGIF-QA's tasks."""
+  return Protocol(
+    task="answers",
+    queries=queries,
+    notes="tgif_qa",
+    notes_variant=kind,
+    types=(kind,),
+    form=form,
+  )
 
 
 TABLE = dict(
@@ -142,7 +209,76 @@ TABLE = dict(
   ssv2_ft=Protocol(
     task="actions", split="validation", clips=24_777, windows=2, crops=3
   ),
+  # Questions (Xu et al., MM 2017): 504 videos of MSVD, 2,990 of MSR-VTT; vocabularies
+  # of HQGA and Just-Ask.
+  msvd_qa=Protocol(task="answers", clips=504, queries=13_157, notes="msvd_qa"),
+  msrvtt_qa=Protocol(
+    task="answers", clips=2990, queries=72_821, notes="msrvtt_qa", vocabulary=4000
+  ),
+  # Yu et al. (AAAI 2019); 1,654 answers occur twice in training (Just-Ask).
+  activitynet_qa=Protocol(
+    task="answers", clips=800, queries=8000, notes="activitynet_qa", vocabulary=1654
+  ),
+  # Jang et al. (CVPR 2017), by the files, which differ from their README. Vocabulary:
+  # HQGA, LAVENDER, all-in-one.
+  tgif_frame=Protocol(
+    task="answers",
+    queries=13_691,
+    notes="tgif_qa",
+    notes_variant="frame",
+    types=("object", "number", "colour", "location", "frame"),
+    vocabulary=1540,
+  ),
+  tgif_action=_tgif("action", "choice", 2274),
+  tgif_transition=_tgif("transition", "choice", 6232),
+  tgif_count=_tgif("count", "count", 3554),
+  # LSMDC 2016 (Torabi et al. 2016): the right one of 5 sentences for 10,053 clips.
+  lsmdc_mc=Protocol(task="answers", queries=10_053, notes="lsmdc_mc", form="choice"),
+  # Gao et al. (TALL, ICCV 2017); NMS: 2D-TAN. Blind window: the best on train.
+  charades_sta=Protocol(
+    task="moments",
+    clips=1334,
+    queries=3720,
+    notes="charades_sta",
+    nms=0.45,
+    constant=(0.0, 0.3),
+  ),
+  # Regneri et al. (TACL 2013), split of TALL; thresholds and NMS: 2D-TAN.
+  tacos=Protocol(
+    task="moments",
+    clips=25,
+    queries=4001,
+    notes="tacos",
+    thresholds=(0.1, 0.3, 0.5),
+    nms=0.4,
+  ),
+  # ActivityNet Captions, val_2 (2D-TAN); lighthouse reports on val_1.
+  activitynet_moments=Protocol(
+    task="moments",
+    clips=4885,
+    queries=17_031,
+    notes="activitynet",
+    notes_variant="val_2",
+    nms=0.5,
+  ),
+  # Lei et al. (NeurIPS 2021). Models predict within 150 s, in shorter videos, too.
+  qvhighlights=Protocol(
+    task="moments",
+    split="validation",
+    clips=1519,
+    queries=1550,
+    notes="moments",
+    thresholds=(0.5, 0.7),
+    padded=150.0,
+    lengths=dict(short=(0.0, 10.0), middle=(10.0, 30.0), long=(30.0, 150.0)),
+  ),
   custom=Protocol(),
+)
+
+
+# Fields of the tasks that are scored by embeddings.
+_EMBEDDED = {field.name for field in dataclasses.fields(Protocol)} - (
+  {*FIELDS["answers"], *FIELDS["moments"]} - {*_NOTES[:4]}
 )
 
 
@@ -159,8 +295,8 @@ def get(name: str, changes: Mapping[str, Any] | None = None) -> Protocol:
   protocol = config.read(Protocol, values | dict(changes or {}), f"protocol {name}")
   for field in changes or ():
     require(
-      protocol.task != "actions" or field in ACTION_FIELDS,
-      f"protocol {name}.{field}: means nothing to task 'actions'; omit it",
+      field in FIELDS.get(protocol.task, _EMBEDDED),
+      f"protocol {name}.{field}: means nothing to task {protocol.task!r}; omit it",
     )
   return protocol
 

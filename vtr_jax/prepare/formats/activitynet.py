@@ -30,12 +30,26 @@ def read(request: Request) -> Iterator[Item]:
       texts = parse.as_object(video, where, "sentences")["sentences"]
       paragraph = " ".join(parse.sentences(texts, where))
       file = files.find(name.removeprefix("v_"), where, name)
-      moments = tuple(_moments(name, video, where))
-      yield Item(name, split, file, parse.sentences(paragraph, where), notes=moments)
+      length = video.get("duration")
+      duration = 0.0 if length is None else number(length, where, "duration")
+      found = tuple(moments(name, video, where, duration=duration))
+      yield Item(name, split, file, parse.sentences(paragraph, where), notes=found)
 
 
-def _moments(name: str, video: dict[str, Any], where: str) -> Iterator[Note]:
-  """A moment per sentence, if the file has the times; called video#number."""
+def moments(
+  name: str, video: dict[str, Any], where: str, fps: float = 1.0, duration: float = 0.0
+) -> Iterator[Note]:
+  """A moment per sentence, if the file has the times; called video#number.
+
+  Sentences that end before they start are left out.
+
+  Args:
+    name: of the video.
+    video: sentences and timestamps, which are pairs.
+    where: file and key of the video.
+    fps: units of the timestamps per second.
+    duration: of the video in seconds; 0 is not known.
+  """
   times = parse.as_list(video.get("timestamps", []), where, "timestamps")
   if not times:
     return
@@ -47,5 +61,16 @@ def _moments(name: str, video: dict[str, Any], where: str) -> Iterator[Note]:
     numbers = [t for t in parse.as_list(window, here) if isinstance(t, int | float)]
     backwards = len(numbers) == 2 and numbers[0] >= numbers[1]
     if isinstance(text, str) and text.strip() and not backwards:
-      windows = (parse.segment(window, here),)
-      yield parse.note(here, "moment", f"{name}#{i}", text, windows=windows)
+      start, end = parse.segment(window, here)
+      yield parse.note(
+        *(here, "moment", f"{name}#{i}", text),
+        windows=((start / fps, end / fps),),
+        duration=duration,
+      )
+
+
+def number(value: object, where: str, what: str) -> float:
+  """A finite number above 0; raises DataError otherwise."""
+  real = isinstance(value, int | float) and not isinstance(value, bool)
+  parse.require(real and 0 < value < 1e9, where, f"a number for {what}, got {value!r}")
+  return float(value)  # pyright: ignore

@@ -1,0 +1,70 @@
+"""Charades-STA (Gao et al. 2017): moments of the videos of Charades.
+
+charades_sta_{train,test}.txt with lines "<video> <start> <end>##<sentence>": 12,408 and
+3,720 moments of 5,338 and 1,334 videos. Durations are read from Charades'
+Charades_v1_{train,test}.csv (columns id and length) if it is there. 1,802 and 562
+windows end after their video, and are kept as published; those that end before they
+start are left out.
+"""
+
+import collections
+from collections.abc import Iterator
+
+from vtr_jax.data.notes import Note
+from vtr_jax.prepare.formats import activitynet, media, parse
+from vtr_jax.prepare.formats.base import Item, Request
+
+_FILES = dict(train="charades_sta_train.txt", test="charades_sta_test.txt")
+
+
+def read(request: Request) -> Iterator[Item]:
+  """One item a video, with all its moments, called video#number."""
+  files = media.Files(request.source)
+  for split, path in parse.by_split(request, _FILES):
+    lengths = _lengths(request, split)
+    videos: dict[str, list[Note]] = collections.defaultdict(list)
+    places: dict[str, str] = {}
+    count: dict[str, int] = collections.Counter()
+    for where, line in parse.lines(path):
+      head, mark, sentence = line.partition("##")
+      fields = head.split()
+      expected = f"'<video> <start> <end>##<sentence>', got {line[:60]!r}"
+      parse.require(mark and len(fields) == 3, where, expected)
+      video, notes = fields[0], videos[fields[0]]
+      places.setdefault(video, where)
+      name = f"{video}#{count[video]}"
+      count[video] += 1
+      window = _window(fields[1:], where)
+      if window:
+        duration = lengths.get(video, 0.0)
+        notes.append(
+          parse.note(
+            *(where, "moment", name, sentence), windows=(window,), duration=duration
+          )
+        )
+    for video, notes in videos.items():
+      found = files.find(video, places[video])
+      yield Item(video, split, found, (), notes=tuple(notes))
+
+
+def _window(times: list[str], where: str) -> tuple[float, float] | None:
+  """Start and end; None if it ends before it starts."""
+  try:
+    start, end = map(float, times)
+  except ValueError:
+    start, end = -1.0, -1.0
+  parse.require(min(start, end) >= 0, where, f"two times in seconds, got {times!r}")
+  return parse.segment((start, end), where) if start < end else None
+
+
+def _lengths(request: Request, split: str) -> dict[str, float]:
+  path = parse.optional(request, f"Charades_v1_{split}.csv")
+  if path is None:
+    return {}
+  lengths = {}
+  for where, row in parse.table(path, ("id", "length")):
+    try:
+      lengths[row["id"]] = activitynet.number(float(row["length"]), where, "length")
+    except ValueError:
+      parse.require(False, where, f"a number for length, got {row['length']!r}")
+  return lengths
