@@ -30,8 +30,25 @@ BAD = {  # format: file, content, what the line says
   "msrvtt_clip4clip": ("MSRVTT_train.9k.csv", "video0\n", ":1: expected columns video"),
   "msvd": ("captions.jsonl", '{"id": "a", "captions": []}\nx\n', ":2: not JSON"),
   "msvd_qa": ("test.csv", "video,question,answer\n", ":1: expected columns video, qid"),
+  "msrvtt_qa": ("val.jsonl", '{"video_id": 1}\n', ":1: expected an object with video_"),
+  "activitynet_qa": ("test_q.json", [{"question": ""}], ": [0]: expected an object"),
+  "tgif_qa": (
+    "Test_count_question.csv",
+    "gif_name\tquestion\n",
+    ":1: expected columns",
+  ),
+  "lsmdc_mc": ("LSMDC16_multiple_choice_valid.csv", "a\t1\n", ":1: expected 10 fields"),
+  "umt_qa": (
+    "anet_qa_val.json",
+    [{"video": ""}],
+    ": [0]: expected an object with video",
+  ),
+  "violet_qa": ("txt_a.json", {"val": [{}]}, ": 'val'[0]: expected an object with vid"),
+  "charades_sta": ("charades_sta_test.txt", "a 1##b\n", ":1: expected '<video> <start"),
+  "tacos": ("val.json", {"a.avi": {}}, "'a.avi': expected an object with timestamps"),
+  "moments": ("a_val_release.jsonl", '{"qid": 1}\n', ":1: expected an object with qid"),
   "lsmdc": ("LSMDC16_annos_val.csv", "a\t1\t2\t3\t4\n", ":1: expected six fields"),
-  "didemo": ("val_data.json", [{"video": "a"}], ": [0]: expected an object with video"),
+  "didemo": ("val_data.json", [{"video": "a"}], ": [0]: expected an object with"),
   "activitynet": ("train.json", {"v_a": {}}, ": 'v_a': expected an object with senten"),
   "youcook2": ("youcookii_annotations_x.json", [], "expected an object with database"),
   "flickr30k": ("test.json", {"1.jpg": "a cat"}, "'1.jpg': expected a list of capti"),
@@ -69,7 +86,7 @@ def test_a_malformed_file_is_reported_with_line_and_cure(tmp_path, name):
   others = {
     "folder": {"a.mp4": ""},
     "msvd": {LIST: "a"},
-    "msvd_qa": {"youtube_mapping.txt": "a vid1"},
+    "activitynet_qa": {"test_a.json": []},
     "msrvtt_clip4clip": {"MSRVTT_data.json": {"sentences": []}},
   }.get(name, {})
   put(tmp_path, others | {file: content})

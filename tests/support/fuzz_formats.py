@@ -32,6 +32,11 @@ _NUMBERS = {"video0": 1, "video3": np.int64(1), "more": np.arange(3)}
 _PART = {"segment": [90, 102.5], "id": 1, "sentence": "step"}
 _IMAGE = dict(filename="a.jpg", split="val", sentences=[{"raw": "a cat"}])
 _UMT = [{"video": "a/1.mp4", "caption": "one"}, {"image": "i.jpg", "caption": ["x"]}]
+_ACTION = "gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey\n"
+_COUNT = "gif_name\tquestion\tanswer\tvid_id\tkey\n"
+_CHOICE = dict(video="x", question="what?", answer=0) | {
+  f"option_{i}": word for i, word in enumerate("abcde")
+}
 _WEBVID = "videoid,contentUrl,duration,page_dir,name\n"
 
 # (format, variant): its files; those with content are mutated.
@@ -69,6 +74,61 @@ EXAMPLES = {
   ("msvd_qa", "plain"): {
     "test.csv": "video,width,height,question,answer,qid\n1,4,3,what is it,cat,7\n",
     "youtube_mapping.txt": "a_1_2 vid1\n",
+  },
+  ("msvd_qa", "lines"): {
+    "val.jsonl": Lines([dict(video_id="a", question="who is it", answer="man")]),
+  },
+  ("msrvtt_qa", ""): {
+    "val_qa.json": [
+      dict(id=1, video_id=6513, category_id=14, question="who is it?", answer="man")
+    ],
+  },
+  ("activitynet_qa", ""): {
+    "test_q.json": [dict(video_name="x", question="is it wet", question_id="v_x_1")],
+    "test_a.json": [dict(answer="yes", type=3, question_id="v_x_1")],
+  },
+  ("tgif_qa", ""): {
+    "Test_action_question.csv": f"{_ACTION}g1\twhat?\ta\tb\tc\td\te\t4\tACTION4\t26\n",
+    "frameqa/test.csv": "video,question,answer,qid\n1,what is it,cat,FRAMEQA1\n",
+  },
+  ("tgif_qa", "count"): {
+    "Train_count_question.csv": f"{_COUNT}g1\thow many?\t3\tCOUNT12\t7\n"
+  },
+  ("lsmdc_mc", ""): {
+    "LSMDC16_multiple_choice_valid.csv": "c\t1\t2\t3\t4\ta\tb\tc\td\te\n",
+    "LSMDC16_multiple_choice_test_randomized.csv": (
+      "t\t1\t2\t3\t4\ta\tb\tc\td\te\t2\nt\t1\t2\t3\t4\ta\tb\tc\td\te\t5\n"
+    ),
+  },
+  ("umt_qa", ""): {
+    "anet_qa_val.json": [
+      dict(video="v/x.mp4", question="is it wet", question_id="1", answer="yes")
+    ],
+    "anet_qa_answer_list.json": ["yes"],
+  },
+  ("violet_qa", ""): {
+    "txt_msvd-qa.json": {
+      "val": [dict(video="x", question="who is it?", answer=1)],
+      "vocab": ["cat", "man"],
+    },
+    "txt_tgif-action.json": {"test": [_CHOICE]},
+  },
+  ("charades_sta", ""): {
+    "charades_sta_test.txt": "3MSZA 24.3 30.4##a light.\n3MSZA 2 1##a door\n",
+    "Charades_v1_test.csv": "id,subject,length\n3MSZA,x,30.96\n",
+  },
+  ("tacos", ""): {
+    "val.json": {
+      "s1.avi": dict(timestamps=[[0, 59]], sentences=["A"], fps=29.4, num_frames=99)
+    }
+  },
+  ("moments", ""): {
+    "highlight_val_release.jsonl": Lines(
+      [
+        dict(qid=1, query="a", duration=8, vid="x", relevant_windows=[[0, 2], [4, 8]])
+        | dict(relevant_clip_ids=[0, 2], saliency_scores=[[1, 2, 4], [0, 3, 2]])
+      ]
+    )
   },
   ("lsmdc", ""): {
     "LSMDC16_annos_training.csv": "m_0.1-0.2\t1\t2\t3\t4\tHe goes.\nn\t1\t2\t3\t4\tx\n"

@@ -8,6 +8,7 @@ start are left out.
 """
 
 import collections
+import math
 from collections.abc import Iterator
 
 from vtr_jax.data.notes import Note
@@ -53,7 +54,8 @@ def _window(times: list[str], where: str) -> tuple[float, float] | None:
     start, end = map(float, times)
   except ValueError:
     start, end = -1.0, -1.0
-  parse.require(min(start, end) >= 0, where, f"two times in seconds, got {times!r}")
+  real = 0 <= start < math.inf and 0 <= end < math.inf
+  parse.require(real, where, f"two times in seconds, got {times!r}")
   return parse.segment((start, end), where) if start < end else None
 
 

@@ -11,6 +11,7 @@ answer, qid. Answers of questions with options are their places, from 0; counts 
 import os
 from collections.abc import Iterator
 
+from vtr_jax.core.config import choose
 from vtr_jax.prepare.formats import media, parse
 from vtr_jax.prepare.formats.base import Item, Note, Request
 
@@ -45,6 +46,8 @@ def read(request: Request) -> Iterator[Item]:
 def _files(request: Request, tasks: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
   """(task, split, path) of the existing files."""
   found, names = False, []
+  if request.split:
+    choose(request.split, _SPLITS, "split")
   for task in tasks:
     folder = dict(frame="frameqa").get(task, task)
     for split, (title, short) in _SPLITS.items():
@@ -87,7 +90,7 @@ def _questions(path: str, task: str) -> Iterator[tuple[str, str, Note]]:
       options=texts,
       type=_type(where, row, task),
     )
-    yield where, row.get("gif_name") or row["video"], note
+    yield where, row["gif_name" if with_tabs else "video"], note
 
 
 def _tabbed(path: str, columns: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
