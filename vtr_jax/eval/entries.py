@@ -55,6 +55,8 @@ class Entries:
 
   def _read(self) -> list[Entry]:
     at = self._skip(0)
+    if at == len(self._text):
+      return []
     try:
       if self._text[at : at + 1] == "[":
         return self._list(at)
