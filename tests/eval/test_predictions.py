@@ -423,9 +423,12 @@ def test_the_command_scores_a_file_by_published_annotations(tmp_path, write, cap
 def test_unfit_requests_are_rejected(write, name, given, says):
   given = dict(given)
   changes = given.pop("changes", {})
+  call = lambda path: evaluate.evaluate(
+    evaluate.Request(name, changes, predictions=path, **given)
+  )
+  path = write(["x"])
   with pytest.raises(ConfigError) as caught:
-    path = write(["x"])
-    evaluate.evaluate(evaluate.Request(name, changes, predictions=path, **given))
+    call(path)
   assert says in str(caught.value)
 
 
