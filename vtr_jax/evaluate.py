@@ -26,7 +26,14 @@ from absl import flags
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.eval import embeddings, noted, predictions, protocols, ranks, scoring
+from vtr_jax.eval import (
+  embeddings,
+  noted_answers,
+  noted_moments,
+  protocols,
+  ranks,
+  scoring,
+)
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
@@ -166,9 +173,12 @@ def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
 
 def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]:
   """`evaluate` of a file of answers or moments."""
-  words = predictions.answer_list(request.answers) if request.answers else []
+  path = request.predictions
   truth = truths.read(protocol, request.data, request.annotations)
-  scores = noted.score(request.predictions, protocol, truth, words)
+  if protocol.task == "answers":
+    scores = noted_answers.score(path, protocol, truth, request.answers)
+  else:
+    scores = noted_moments.score(path, protocol, truth)
   what = dict(answers="questions", moments="queries")[protocol.task]
   clips = len(set(truth.records))
   outcome = Outcome(
@@ -177,13 +187,13 @@ def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]
     len(truth.notes),
     protocol.split,
     f"{request.name}: {len(truth.notes):,} {what}, {clips:,} clips",
-    noted.report(scores, protocol),
+    scores.report(),
     dict(
       rows=scores.rows,
       remarks=scores.remarks,
       predictions=dict(
-        file=request.predictions,
-        sha256=_sha256(request.predictions),
+        file=path,
+        sha256=hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest(),
         answers=request.answers,
         truth=request.data or request.annotations,
       ),
@@ -191,10 +201,6 @@ def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]
   )
   _write(request, protocol, outcome)
   return outcome.results
-
-
-def _sha256(path: str) -> str:
-  return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def _of_embeddings(

@@ -8,7 +8,7 @@ import pytest
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.data.notes import Note
-from vtr_jax.eval import noted, predictions, protocols
+from vtr_jax.eval import noted, noted_answers, noted_moments, predictions, protocols
 
 TEXTS = dict(a="who is it", b="what is it", c="who runs")
 ASKED = [
@@ -256,11 +256,14 @@ def test_the_first_window_that_does_not_fit_is_named(write, tmp_path, rows, line
   assert "\n" not in str(caught.value)
 
 
-def scored(path, name, notes, training=(), words=(), **changes):
+def scored(path, name, notes, training=(), words="", **changes):
   protocol = protocols.get(name, changes)
   truth = noted.Truth(list(notes), ["v"] * len(notes), list(training))
-  scores = noted.score(path, protocol, truth, words)
-  return scores, "\n".join(noted.report(scores, protocol))
+  if protocol.task == "answers":
+    scores = noted_answers.score(path, protocol, truth, words)
+  else:
+    scores = noted_moments.score(path, protocol, truth)
+  return scores, "\n".join(scores.report())
 
 
 TRAINING = [
@@ -283,7 +286,7 @@ def test_answers_have_a_blind_row_and_a_ceiling(write):
   assert scores.rows["blind"]["accuracy/who"] == 50
   assert "2 of 3 questions have an answer outside the vocabulary, 2 of training" in text
   assert "count as wrong" in text
-  given = WORDS[:2]
+  given = write(WORDS[:2], "words.json")
   dropped, text = scored(path, "msvd_qa", ASKED, TRAINING, given, outside="dropped")
   assert dropped.rows["predictions"]["accuracy"] == 50
   assert dropped.rows["ceiling"]["accuracy"] == 100
@@ -313,7 +316,7 @@ def test_multiple_choice_has_its_chance(write):
   with pytest.raises(DataError, match="question 'a': has no options"):
     scored(write(["man"] * 3), "tgif_action", ASKED)
   with pytest.raises(ConfigError, match="--answers: is for open questions alone"):
-    scored(write(["man"] * 3), "tgif_action", OPTIONS, words=WORDS)
+    scored(write(["man"] * 3), "tgif_action", OPTIONS, words="words.json")
 
 
 def test_counts_have_their_error_and_the_rule_of_others(write):

@@ -225,9 +225,7 @@ def test_times_of_tacos_are_frames(tmp_path):
 def test_moments_have_the_ratings_of_clips(tmp_path):
   row = dict(qid=1, query="a", duration=8, vid="x", relevant_windows=[[0, 2], [4, 8]])
   rated = row | dict(relevant_clip_ids=[0, 2], saliency_scores=[[1, 2, 4], [0, 3, 2]])
-  text = "".join(
-    f"{base_row}\n".replace("'", '"') for base_row in (rated, row | {"qid": 2})
-  )
+  text = "\n".join(map(json.dumps, (rated, row | dict(qid=2))))
   (item,) = items(tmp_path, "moments", {"highlight_val_release.jsonl": text})
   first = moment(
     *("1", "a", (0, 2), (4, 8)), duration=8.0, saliency=((0, 1, 2, 4), (2, 0, 3, 2))

@@ -69,8 +69,8 @@ def moments(
       )
 
 
-def number(value: object, where: str, what: str) -> float:
+def number(value: Any, where: str, what: str) -> float:
   """A finite number above 0; raises DataError otherwise."""
   real = isinstance(value, int | float) and not isinstance(value, bool)
   parse.require(real and 0 < value < 1e9, where, f"a number for {what}, got {value!r}")
-  return float(value)  # pyright: ignore
+  return float(value)

@@ -1,0 +1,140 @@
+"""Scores of a file of answers: open, among options, or counts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from vtr_jax.core.config import require
+from vtr_jax.core.errors import DataError
+from vtr_jax.data.notes import Note
+from vtr_jax.eval import answers, predictions
+from vtr_jax.eval.noted import Row, Scores, Truth
+from vtr_jax.eval.protocols import Protocol
+
+
+def score(path: str, protocol: Protocol, truth: Truth, vocabulary: str = "") -> Scores:
+  """Scores a file of answers.
+
+  Args:
+    path: of the file; see predictions.py.
+    protocol: of task answers.
+    truth: questions.
+    vocabulary: file with the model's; see `predictions.answer_list`. "" = the
+      protocol's, of training answers.
+
+  Raises:
+    DataError, NotFiniteError: an entry does not fit, with its line; or the questions do
+      not fit the protocol's form.
+    ConfigError: a vocabulary is given to what has none.
+  """
+  if protocol.form == "open":
+    words = predictions.answer_list(vocabulary) if vocabulary else []
+    return _open(path, protocol, truth, words)
+  require(not vocabulary, "--answers: is for open questions alone; omit it")
+  own = _counts if protocol.form == "count" else _choice
+  return own(path, protocol, truth)
+
+
+def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> Scores:
+  notes = truth.notes
+  predicted = predictions.answers(path, notes, words)
+  learned = [note.answer for note in truth.training]
+  known = words or answers.frequent(learned, protocol.vocabulary)
+  whose = "the list given" if words else "training"
+  right = [note.answer for note in notes]
+  remarks, keep = [], np.ones(len(notes), np.bool_)
+  rows, groups = (
+    dict(predictions=answers.right(predicted, right)),
+    _groups(protocol, notes),
+  )
+  if truth.training:
+    asked = [note.text for note in truth.training]
+    blind = answers.guesses(asked, learned, [note.text for note in notes])
+    rows["blind"] = answers.right(blind, right)
+  else:
+    remarks.append("no training questions: the blind row is left out")
+  if known:
+    rows["ceiling"] = inside = answers.inside(right, known)
+    outside = int((~inside).sum())
+    fate = "count as wrong"
+    if protocol.outside == "dropped":
+      keep, fate = inside, "ARE LEFT OUT, which most published figures do not"
+    remarks.append(
+      f"{outside:,} of {len(notes):,} questions have an answer outside the "
+      f"vocabulary, {len(known):,} of {whose}: they {fate}"
+    )
+  elif protocol.outside == "dropped":
+    raise DataError("outside: needs a vocabulary; give --answers or training questions")
+  if unknown := sum(answer is None for answer in predicted):
+    remarks.append(f"{unknown:,} answers are 'unknown': they count as wrong")
+  if not keep.any():
+    raise DataError("outside: no question is left; use outside=wrong")
+  groups = [group for group, kept in zip(groups, keep, strict=True) if kept]
+  scored = {name: answers.accuracy(hits[keep], groups) for name, hits in rows.items()}
+  return _scores(scored, groups, remarks)
+
+
+def _choice(path: str, protocol: Protocol, truth: Truth) -> Scores:
+  notes = truth.notes
+  for note in notes:
+    if not note.options:
+      raise DataError(f"question {note.id!r}: has no options; use --set=form=open")
+  predicted = predictions.answers(path, notes)
+  right = [note.answer for note in notes]
+  chance = [note.options.count(note.answer) / len(note.options) for note in notes]
+  groups = _groups(protocol, notes)
+  rows = {
+    "predictions": answers.accuracy(answers.right(predicted, right), groups),
+    "blind": answers.accuracy(np.array(chance), groups),
+    "ceiling": answers.accuracy(np.ones(len(notes)), groups),
+  }
+  return _scores(rows, groups, ["blind: any of the options"])
+
+
+def _counts(path: str, protocol: Protocol, truth: Truth) -> Scores:
+  right = _numbers(truth.notes)
+  given = np.array(predictions.counts(path, truth.notes))
+  predicted = answers.counted(given, protocol.counts)
+  rows = dict(predictions=predicted)
+  changed = int(((given < protocol.counts[0]) | (given > protocol.counts[1])).sum())
+  low, high = protocol.counts
+  remarks = [f"counts are rounded and cut to {low} to {high}, {changed:,} cut"]
+  if truth.training:
+    usual = answers.counted(_numbers(truth.training).mean(keepdims=True), (low, high))
+    rows["blind"] = np.broadcast_to(usual, right.shape)
+    remarks.append(f"blind: always {usual[0]:g}, the mean of training")
+  else:
+    remarks.append("no training questions: the blind row is left out")
+  rows["ceiling"] = answers.counted(right, (low, high))
+  scored = {
+    name: dict(mse=answers.squared_error(values, right))
+    | answers.accuracy(values == right, [""] * len(right))
+    for name, values in rows.items()
+  }
+  return Scores(scored, [list(scored["predictions"])], {}, remarks)
+
+
+def _numbers(notes: Sequence[Note]) -> Float[np.ndarray, " q"]:
+  """The answers of counting questions."""
+  try:
+    return np.array([float(note.answer) for note in notes])
+  except ValueError:
+    note = next(n for n in notes if not n.answer.isdecimal())
+    raise DataError(
+      f"question {note.id!r}: answer {note.answer!r} is no count; use --set=form=open"
+    ) from None
+
+
+def _groups(protocol: Protocol, notes: Sequence[Note]) -> list[str]:
+  if protocol.by == "type":
+    return [note.type for note in notes]
+  return [answers.first_word(note.text) for note in notes]
+
+
+def _scores(rows: dict[str, Row], groups: Sequence[str], remarks: list[str]) -> Scores:
+  names, counts = np.unique(np.array(groups, np.str_), return_counts=True)
+  found = zip(names.tolist(), counts.tolist(), strict=True)
+  sizes = {f"accuracy/{name}": n for name, n in found if name}
+  sizes = dict(accuracy=len(groups)) | sizes
+  return Scores(rows, [list(rows["predictions"])], sizes, remarks)
