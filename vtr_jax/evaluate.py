@@ -41,6 +41,16 @@ from vtr_jax.inference import embed_split, recognize
 from vtr_jax.prepare import truth as truths
 from vtr_jax.train import workdir
 
+# Flags that have no effect on each kind of input.
+_UNUSED = dict(
+  checkpoint=("annotations", "answers"),
+  embeddings=(
+    *("data", "candidates", "batch_size", "save_embeddings"),
+    *("annotations", "answers"),
+  ),
+  predictions=("candidates", "batch_size", "save_embeddings"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -61,23 +71,13 @@ class Request:
   out: str = ""  # directory of results.json; "" = <model>/evaluations/<name>
 
   def __post_init__(self):
-    kinds = (self.checkpoint, self.embeddings, self.predictions)
-    exactly_one = sum(map(bool, kinds)) == 1
-    require(exactly_one, "--checkpoint, --embeddings, --predictions: give exactly one")
-    for flag in ("annotations", "answers"):
+    kinds = [kind for kind in _UNUSED if getattr(self, kind)]
+    named = ", ".join(f"--{kind}" for kind in _UNUSED)
+    require(len(kinds) == 1, f"{named}: give exactly one")
+    for flag in _UNUSED[kinds[0]]:
       value = getattr(self, flag)
-      require(
-        bool(self.predictions) or not value,
-        f"--{flag}: {value} is for --predictions; omit it",
-      )
-    if self.predictions:
-      for flag in ("candidates", "batch_size", "save_embeddings"):
-        value = getattr(self, flag)
-        require(not value, f"--{flag}: {value} is not for --predictions; omit it")
+      require(not value, f"--{flag}: {value} is not for --{kinds[0]}; omit it")
     if self.embeddings:
-      for flag in ("data", "candidates", "batch_size", "save_embeddings"):
-        value = getattr(self, flag)
-        require(not value, f"--{flag}: {value} is for --checkpoint; omit it")
       for name in protocols.EMBEDDING_FIELDS:
         changed = name in self.changes
         require(not changed, f"--set={name}: is for --checkpoint; omit it")

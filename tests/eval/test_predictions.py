@@ -285,7 +285,7 @@ def test_answers_have_a_blind_row_and_a_ceiling(write):
   }
   assert scores.rows["blind"]["accuracy/who"] == 50
   assert "2 of 3 questions have an answer outside the vocabulary, 2 of training" in text
-  assert "count as wrong" in text
+  assert "they stay in the denominator" in text
   given = write(WORDS[:2], "words.json")
   dropped, text = scored(path, "msvd_qa", ASKED, TRAINING, given, outside="dropped")
   assert dropped.rows["predictions"]["accuracy"] == 50
@@ -306,6 +306,8 @@ def test_a_vocabulary_is_of_the_most_frequent_answers(write):
   notes = [note._replace(answer="dog") for note in ASKED]
   scores, _ = scored(path, "msvd_qa", notes, TRAINING, vocabulary=1)
   assert scores.rows["ceiling"]["accuracy"] == 0
+  scores, _ = scored(path, "msvd_qa", notes, TRAINING, write(["dog"], "list.json"))
+  assert scores.rows["ceiling"]["accuracy"] == 100
 
 
 def test_multiple_choice_has_its_chance(write):
@@ -439,5 +441,5 @@ def test_predictions_are_needed_for_questions():
   request = evaluate.Request("msvd_qa", {}, embeddings="x")
   with pytest.raises(ConfigError, match="--predictions: is how task 'answers' of prot"):
     evaluate.evaluate(request)
-  with pytest.raises(ConfigError, match="--answers: x is for --predictions; omit it"):
+  with pytest.raises(ConfigError, match="--answers: x is not for --embeddings; omit"):
     evaluate.Request("msvd", {}, embeddings="x", answers="x")

@@ -5,6 +5,7 @@ import dataclasses
 import clips
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import sources, views
@@ -21,6 +22,17 @@ OWNER = np.array([0, 1, 1, 1, 3])
 
 def test_the_table_has_all_benchmarks():
   assert set(protocols.TABLE) >= NAMES
+
+
+@pytest.mark.parametrize("name", protocols.TABLE)
+def test_the_page_of_protocols_has_their_counts(name):
+  page = (ROOT / "docs" / "evaluation.md").read_text().splitlines()
+  (row,) = (x for x in page if x[0:3] == "| `" and f"`{name}`" in x.split("|")[1])
+  protocol = protocols.TABLE[name]
+  cells = [cell.strip() for cell in row.split("|")]
+  assert protocol.split in cells[2]
+  for count, cell in ((protocol.clips, cells[3]), (protocol.queries, cells[4])):
+    assert not count or f"{count:,}" in cell
 
 
 def test_changes_replace_only_the_named_fields():

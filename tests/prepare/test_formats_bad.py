@@ -2,10 +2,12 @@
 
 import json
 import pickle
+import re
 import tarfile
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from format_cases import WEBVID, put, read, tar
 
 from vtr_jax.core.errors import DataError
@@ -78,6 +80,11 @@ BAD = {  # format: file, content, what the line says
 
 def test_every_format_is_tested_with_a_bad_file():
   assert sorted(BAD) == base.kinds()
+
+
+def test_every_format_has_a_row_on_the_page_of_formats():
+  page = (ROOT / "docs" / "formats.md").read_text()
+  assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.M)) == base.kinds()
 
 
 @pytest.mark.parametrize("name", BAD)

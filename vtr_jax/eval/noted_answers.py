@@ -40,14 +40,12 @@ def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> 
   notes = truth.notes
   predicted = predictions.answers(path, notes, words)
   learned = [note.answer for note in truth.training]
-  known = words or answers.frequent(learned, protocol.vocabulary)
-  whose = "the list given" if words else "training"
-  right = [note.answer for note in notes]
+  given = words if not protocol.vocabulary else ()
+  known = given or answers.frequent(learned, protocol.vocabulary)
+  whose = "the list given" if given else "training"
+  right, groups = [note.answer for note in notes], _groups(protocol, notes)
   remarks, keep = [], np.ones(len(notes), np.bool_)
-  rows, groups = (
-    dict(predictions=answers.right(predicted, right)),
-    _groups(protocol, notes),
-  )
+  rows = dict(predictions=answers.right(predicted, right))
   if truth.training:
     asked = [note.text for note in truth.training]
     blind = answers.guesses(asked, learned, [note.text for note in notes])
@@ -57,7 +55,7 @@ def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> 
   if known:
     rows["ceiling"] = inside = answers.inside(right, known)
     outside = int((~inside).sum())
-    fate = "count as wrong"
+    fate = "stay in the denominator"
     if protocol.outside == "dropped":
       keep, fate = inside, "ARE LEFT OUT, which most published figures do not"
     remarks.append(

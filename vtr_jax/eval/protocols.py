@@ -98,11 +98,11 @@ class Protocol:
   types: tuple[str, ...] = ()
   # Answers: open (any text) | choice (of a question's options) | count (a number).
   form: str = "open"
-  # The most frequent answers of training whose share of the test is the ceiling; 0 =
-  # all (HQGA, Just-Ask on MSVD-QA).
+  # The most frequent answers of training, whose share of the test is the ceiling; 0 =
+  # the model's list if it is given, else all of training (HQGA, Just-Ask on MSVD-QA).
   vocabulary: int = 0
-  # What a question counts whose answer is not in the vocabulary: wrong (ours; Just-Ask,
-  # HQGA, UMT) | dropped (VIOLET).
+  # A question whose answer is not in the vocabulary is wrong, and counts (ours; Just-Ask,
+  # HQGA, UMT), or is dropped (VIOLET).
   outside: str = "wrong"
   by: str = "type"  # groups of the report: type (the notes') | first_word
   # Predicted counts are rounded and cut to these. TGIF-QA's are 0 to 10; ClipBERT and
@@ -209,25 +209,20 @@ TABLE = dict(
   ssv2_ft=Protocol(
     task="actions", split="validation", clips=24_777, windows=2, crops=3
   ),
-  # Questions (Xu et al., MM 2017): 504 videos of MSVD, 2,990 of MSR-VTT; vocabularies
-  # of HQGA and Just-Ask.
+  # Questions (Xu et al., MM 2017): 504 videos of MSVD, 2,990 of MSR-VTT.
   msvd_qa=Protocol(task="answers", clips=504, queries=13_157, notes="msvd_qa"),
-  msrvtt_qa=Protocol(
-    task="answers", clips=2990, queries=72_821, notes="msrvtt_qa", vocabulary=4000
-  ),
-  # Yu et al. (AAAI 2019); 1,654 answers occur twice in training (Just-Ask).
+  msrvtt_qa=Protocol(task="answers", clips=2990, queries=72_821, notes="msrvtt_qa"),
+  # Yu et al. (AAAI 2019).
   activitynet_qa=Protocol(
-    task="answers", clips=800, queries=8000, notes="activitynet_qa", vocabulary=1654
+    task="answers", clips=800, queries=8000, notes="activitynet_qa"
   ),
-  # Jang et al. (CVPR 2017), by the files, which differ from their README. Vocabulary:
-  # HQGA, LAVENDER, all-in-one.
+  # Jang et al. (CVPR 2017), by the files, which differ from their README.
   tgif_frame=Protocol(
     task="answers",
     queries=13_691,
     notes="tgif_qa",
     notes_variant="frame",
     types=("object", "number", "colour", "location", "frame"),
-    vocabulary=1540,
   ),
   tgif_action=_tgif("action", "choice", 2274),
   tgif_transition=_tgif("transition", "choice", 6232),
