@@ -12,8 +12,9 @@ from fuzz_formats import EXAMPLES, FOUND
 from mutations import Lines
 
 from vtr_jax import study
+from vtr_jax.data.notes import Note
 from vtr_jax.data.quarantine import Quarantine
-from vtr_jax.eval import embeddings, multiple_choice
+from vtr_jax.eval import embeddings, moments, multiple_choice, predictions
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, digest, unfit
 from vtr_jax.train import writer
@@ -64,6 +65,32 @@ def candidates(folder):
     texts, owner, right = found
     assert len(texts) == len(owner) == len(right)
     assert [right[owner == i].sum() for i in (0, 1)] == [1, 1]
+
+
+ASKED = [Note("question", i, "who is it", "man", "who") for i in "ab"]
+LOCATED = [Note("moment", i, "x", windows=((0.0, 2.0),), duration=8.0) for i in "ab"]
+WINDOWS = dict(pred_relevant_windows=[[0, 2.5, 0.9], [1, 8, 0.1]])
+PREDICTIONS = {
+  "list.json": [dict(question_id="b", answer="man"), dict(qid="a", pred="x", answer=1)],
+  "object.json": dict(a=dict(prediction=1, answer=1), b=dict(prediction=0, answer=1)),
+  "moments.jsonl": Lines([dict(qid="a") | WINDOWS, dict(qid="b") | WINDOWS]),
+}
+
+
+@CASES.reader(15, 3000, PREDICTIONS, name="predictions")
+def read_predictions(folder):
+  for name in ("list.json", "object.json"):
+    path = folder / name
+    call = functools.partial(predictions.answers, str(path), ASKED, ["man", "x"])
+    if found := fuzz.outcome(call, path):
+      assert len(found) == 2
+      assert all(answer is None or answer.strip() for answer in found)
+  path = folder / "moments.jsonl"
+  if found := fuzz.outcome(lambda: predictions.moments(str(path), LOCATED), path):
+    padded = moments.pad(found.windows)
+    assert (padded.times[..., 1] <= 8.01).all()
+    best = moments.best_iou(padded, moments.pad([note.windows for note in LOCATED]))
+    assert np.isfinite(best).all()
 
 
 def npy(values):

@@ -75,7 +75,7 @@ EXAMPLES = {
     "test.csv": "video,width,height,question,answer,qid\n1,4,3,what is it,cat,7\n",
     "youtube_mapping.txt": "a_1_2 vid1\n",
   },
-  ("msvd_qa", "lines"): {
+  ("msrvtt_qa", "plain"): {
     "val.jsonl": Lines([dict(video_id="a", question="who is it", answer="man")]),
   },
   ("msrvtt_qa", ""): {

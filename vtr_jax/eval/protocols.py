@@ -101,8 +101,8 @@ class Protocol:
   # The most frequent answers of training, whose share of the test is the ceiling; 0 =
   # the model's list if it is given, else all of training (HQGA, Just-Ask on MSVD-QA).
   vocabulary: int = 0
-  # A question whose answer is not in the vocabulary is wrong, and counts (ours; Just-Ask,
-  # HQGA, UMT), or is dropped (VIOLET).
+  # A question whose answer is not in the vocabulary is wrong and counts (ours; HQGA,
+  # Just-Ask, UMT), or is dropped (VIOLET).
   outside: str = "wrong"
   by: str = "type"  # groups of the report: type (the notes') | first_word
   # Predicted counts are rounded and cut to these. TGIF-QA's are 0 to 10; ClipBERT and
