@@ -2,13 +2,17 @@
 
 import json
 
+import clips
 import numpy as np
 import pytest
+from shared import downstream
 
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.data.notes import Note
 from vtr_jax.eval import noted, noted_answers, noted_moments, predictions, protocols
+from vtr_jax.prepare import notes as adding
+from vtr_jax.prepare.formats import base
 
 TEXTS = dict(a="who is it", b="what is it", c="who runs")
 ASKED = [
@@ -400,6 +404,64 @@ def test_the_command_scores_a_file_by_published_annotations(tmp_path, write, cap
   assert written["rows"]["blind"]["accuracy"] == 0
   assert len(written["predictions"]["sha256"]) == 64
   assert written["protocol"]["outside"] == "wrong"
+
+
+def test_the_command_scores_a_file_by_the_notes_of_prepared_data(tmp_path, write):
+  """Notes are taken by the annotations' split, whatever the records' is."""
+  names = ("video1", "video2", "video3")
+  records = [clips.record(name, b"-") for name in names]
+  data = clips.prepare(tmp_path, dict(train=records[:1], test=records[1:]))
+  request = dict(predictions=write(dict(a="man", b="cow")), data=str(data))
+  call = lambda **more: evaluate.evaluate(
+    evaluate.Request("msrvtt_qa", {}, out=str(tmp_path), **request | more)
+  )
+  with pytest.raises(
+    DataError, match=r"has no notes of msrvtt_qa \(it has none\); add"
+  ):
+    call()
+  items = [
+    base.Item("video1", "test", base.Media(""), (), notes=(ASKED[0],)),
+    base.Item("video2", "test", base.Media(""), (), notes=(ASKED[1],)),
+    base.Item("video3", "train", base.Media(""), (), notes=(ASKED[2],)),
+  ]
+  adding.add(data, items, dict(format="msrvtt_qa"), 0.0)
+  results = call()
+  assert (results["accuracy"], results["blind/accuracy"]) == (50, 0)
+  with pytest.raises(
+    DataError, match="split 'validation' has no question of msrvtt_qa"
+  ):
+    changes = dict(split="validation")
+    evaluate.evaluate(evaluate.Request("msrvtt_qa", changes, **request))
+
+
+def published(protocol, file, place, tmp_path, **more):
+  out = dict(out=str(tmp_path), annotations=str(downstream(place)))
+  path = str(downstream(file))
+  return evaluate.evaluate(
+    evaluate.Request(protocol, {}, predictions=path, **out, **more)
+  )
+
+
+def test_the_command_gives_the_figures_of_qvhighlights(tmp_path, capsys):
+  file = "qvhighlights/sample_val_preds.jsonl"
+  results = published("qvhighlights", file, "qvhighlights", tmp_path)
+  assert round(results["mAP"], 2) == 32.20
+  assert round(results["short/mAP"], 2) == 3.28
+  assert round(results["highlights/VeryGood/Hit@1"], 2) == 55.55
+  assert "NOT THE PROTOCOL'S DATA" not in capsys.readouterr().out
+
+
+@pytest.mark.nightly
+def test_the_command_gives_the_figures_of_hqga(tmp_path, capsys):
+  name = "HQGA-bert-8c10b-2L05GCN-FCV-AC-VM-test.json"
+  place = "hqga_videoqa/dataset/msvd"
+  results = published(
+    *("msvd_qa", f"hqga_videoqa/results/msvd/{name}", place, tmp_path),
+    answers=str(downstream(place, "ans_word.json")),
+  )
+  found = [results[key] for key in ("accuracy", "blind/accuracy", "ceiling/accuracy")]
+  assert [round(x, 2) for x in found] == [41.15, 18.86, 94.08]
+  assert "NOT THE PROTOCOL'S DATA" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
