@@ -425,11 +425,9 @@ def test_the_command_scores_a_file_by_the_notes_of_prepared_data(tmp_path, write
   adding.add(data, items, dict(format="msrvtt_qa"), 0.0)
   results = call()
   assert (results["accuracy"], results["blind/accuracy"]) == (50, 0)
-  with pytest.raises(
-    DataError, match="split 'validation' has no question of msrvtt_qa"
-  ):
-    changes = dict(split="validation")
-    evaluate.evaluate(evaluate.Request("msrvtt_qa", changes, **request))
+  other = evaluate.Request("msrvtt_qa", dict(split="validation"), **request)
+  with pytest.raises(DataError, match="split 'validation' has no question of msrvtt"):
+    evaluate.evaluate(other)
 
 
 def published(protocol, file, place, tmp_path, **more):
