@@ -12,8 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import common, mac
-from configs.finetune_retrieval import DATASETS
+from vtr_jax.configs import common, mac
+from vtr_jax.configs.finetune_retrieval import DATASETS
 
 # Long captions and videos: words and frames; code.
 _LONG = ("didemo", "activitynet")

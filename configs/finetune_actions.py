@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 from vtr_jax.data.moving_shapes import scene
 
 
@@ -62,7 +62,7 @@ def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
     raise ValueError(f"variant {variant!r}: give data set, config file and variant")
   file = common.variant(file or "mac", (*_FILES, "videomae"))
   joint = "simvtp" if file == "videomae" else file
-  module = importlib.import_module(f"configs.{joint}")
+  module = importlib.import_module(f"vtr_jax.configs.{joint}")
   c = module.get_config(pretrained or _FILES[joint])
   c.name = f"{name}-actions-{file}-{pretrained or _FILES[joint]}"
   embedded = name == "moving_shapes"

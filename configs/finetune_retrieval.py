@@ -18,7 +18,7 @@ import importlib
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 
 # Training clips (images), frames, epochs. frames: Frozen 4; paragraphs describe more
 # than 4 frames show (CLIP4Clip: 64 at 1 fps; 8 is ours). epochs: ours (Frozen stops
@@ -44,7 +44,7 @@ def get_config(variant: str = "msrvtt") -> ConfigDict:
   if any(more):
     raise ValueError(f"variant {variant!r}: give data set, config file and variant")
   file = common.variant(file or "mac", tuple(_RECIPES))
-  module = importlib.import_module(f"configs.{file}")
+  module = importlib.import_module(f"vtr_jax.configs.{file}")
   c = module.get_config(recipe or _RECIPES[file])
   data = DATASETS[name]
   c.name = f"{name}-{c.name}"

@@ -16,7 +16,7 @@ claimed savings point to, "Frozen" the code that it builds on (arXiv 2104.00650)
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

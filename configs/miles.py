@@ -12,7 +12,7 @@ chosen here: no training code of MILES is public.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

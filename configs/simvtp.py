@@ -10,7 +10,7 @@ and what it calls, "ours" was chosen here.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 
 
 def get_config(variant: str = "demo") -> ConfigDict:

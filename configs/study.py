@@ -8,7 +8,7 @@ All rows of a table see the same clips in the same order.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from vtr_jax.configs import common
 from vtr_jax.eval.evaluators import base as evaluators
 
 

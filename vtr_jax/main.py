@@ -1,5 +1,6 @@
-"""Trains and evaluates: python -m vtr_jax.main --config=configs/simvtp.py[:variant].
+"""Trains and evaluates: python -m vtr_jax.main --config=simvtp[:variant].
 
+--config is a file, as configs/simvtp.py:webvid2m, or the name of one of this package's.
 Overrides: --config.optim.lr=1e-4. Exit codes: core/errors.py. To share a run among
 several processes (automatic on Slurm and TPU pods), start each with
   --coordinator=HOST:PORT --num_processes=N --process_id=I
@@ -41,5 +42,5 @@ CHANGE = flags.DEFINE_bool(
 )
 
 if __name__ == "__main__":
-  hint = "the demo is --config=configs/simvtp.py"
+  hint = "the demo is --config=simvtp"
   cli.start(main, None, hint, peers=True, comments=_comments)

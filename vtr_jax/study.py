@@ -1,4 +1,4 @@
-"""Many short trainings, one table: python -m vtr_jax.study --config=configs/study.py.
+"""Many short trainings, one table: python -m vtr_jax.study --config=study.
 
 Every row of every table is trained once with each seed; finished rows are skipped, an
 interrupted one resumes. Two processes can split the work by --config.seeds. Tables name
@@ -254,4 +254,4 @@ def main(config: dict, directory: str) -> None:
 
 if __name__ == "__main__":
   notes = config_help.field_comments(StudyConfig)
-  cli.start(main, "configs/study.py", "", comments=lambda _: notes)
+  cli.start(main, "study", "", comments=lambda _: notes)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,11 +12,7 @@ import pytest
 from conftest import ROOT
 
 import vtr_jax
-
-COMMANDS = (
-  *("main", "evaluate", "predict", "convert", "export", "probe", "replay", "study"),
-  *("prepare", "plan", "search"),
-)
+from vtr_jax.__main__ import COMMANDS
 
 
 def test_the_version_is_that_of_the_package_and_of_the_changelog():
@@ -37,7 +34,7 @@ def installed(tmp_path_factory):
   site, empty = place / "site", place / "empty"
   empty.mkdir()
   # The build writes next to its sources, so it gets a copy.
-  files = "vtr_jax pyproject.toml README.md LICENSE"
+  files = "vtr_jax configs pyproject.toml README.md LICENSE"
   subprocess.run(
     f"git ls-files -co --exclude-standard {files} | tar -c -T - | tar -x -C {place}",
     shell=True,
@@ -53,9 +50,11 @@ def installed(tmp_path_factory):
 
 
 def run(installed, *command):
+  """Runs `vtr-jax`, as installed, in an empty folder."""
   env, empty = installed
+  script = os.path.join(env["PYTHONPATH"], "bin", "vtr-jax")
   return subprocess.run(
-    [sys.executable, "-m", *map(str, command)],
+    [sys.executable, script, *map(str, command)],
     cwd=empty,
     env=env,
     capture_output=True,
@@ -63,11 +62,33 @@ def run(installed, *command):
   )
 
 
+def test_the_command_lists_all_commands_of_the_package():
+  """Each file at the root, and each folder that can be run."""
+  root = ROOT / "vtr_jax"
+  files = {path.stem for path in root.glob("*.py")} - {"__init__", "__main__"}
+  assert set(COMMANDS) == files | {p.parent.name for p in root.glob("*/__main__.py")}
+
+
+def test_the_installed_command_lists_the_others_and_names_the_nearest(installed):
+  done = run(installed, "--help")
+  assert done.returncode == 0, done.stderr
+  for name, text in COMMANDS.items():
+    assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.M), name
+  for given, line in (
+    ("serch", "ConfigError: command: 'serch' is unknown; did you mean 'search'?"),
+    ("train", "ConfigError: command: 'train' is unknown; did you mean 'main'?"),
+  ):
+    done = run(installed, given)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line + "\n")
+  done = run(installed)
+  assert (done.returncode, done.stderr) == (2, "")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_installed_command_has_help(installed, name):
-  done = run(installed, f"vtr_jax.{name}", "--help")
+  done = run(installed, name, "--help")
   assert done.returncode == 0, done.stderr
-  assert f"vtr_jax.{name}" in done.stdout + done.stderr or "flags:" in done.stdout
+  assert f"vtr_jax.{name}" in done.stdout
 
 
 def test_the_search_page_is_installed(installed):
@@ -76,22 +97,68 @@ def test_the_search_page_is_installed(installed):
   assert {"app.js", "index.html", "style.css", "icon.svg"} <= set(os.listdir(folder))
 
 
-def test_the_installed_package_trains_from_another_folder(installed, data_dir):
-  """The config is a file of the user; its imports lie next to it."""
-  done = run(
-    installed,
-    "vtr_jax.main",
-    f"--config={ROOT}/configs/simvtp.py:smoke",
-    f"--config.data.dir={data_dir}",
-    "--config.steps=4",
-    "--config.evals={}",
-    "--workdir=run",
+def test_the_installed_package_trains_a_recipe_from_an_empty_folder(
+  installed, data_dir, tmp_path
+):
+  """Even where another package is called `configs`."""
+  env, empty = installed
+  (tmp_path / "configs").mkdir()
+  (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('another')")
+  path = os.pathsep.join([str(tmp_path), env["PYTHONPATH"]])
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "vtr_jax.main", "--config=mac:smoke", "--workdir=run"),
+      *(f"--config.data.dir={data_dir}", "--config.steps=4", "--config.evals={}"),
+    ],
+    cwd=empty,
+    env=env | dict(PYTHONPATH=path),
+    capture_output=True,
+    text=True,
   )
   assert done.returncode == 0, done.stderr
-  assert (installed[1] / "run" / "results.json").exists()
+  assert (empty / "run" / "results.json").exists()
 
 
-def test_the_installed_package_converts_weights_without_configs(installed, tmp_path):
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    (
+      "simvpt:smoke",
+      "--config: 'simvpt' is neither a recipe nor FILE.py; did you mean",
+    ),
+    (
+      "configs/mac.py:smoke",
+      "no such file; the recipe of this package is --config=mac",
+    ),
+    ("mac:smok", "variant 'smok' is unknown; known: demo, smoke"),
+  ],
+)
+def test_a_recipe_that_is_not_installed_is_one_line(config, message, installed):
+  done = run(installed, "main", f"--config={config}")
+  assert done.returncode == 2
+  assert message in done.stderr
+  assert done.stderr.count("\n") == 1
+
+
+def test_an_installed_study_finds_the_configs_of_its_tables(installed):
+  done = run(installed, "study", "--config=study:smoke", "--config.shown=none")
+  assert done.stderr == "ConfigError: config.shown: 'none' is unknown; known: test\n"
+  code = """if True:
+    from vtr_jax import study
+    from vtr_jax.configs import study as recipe
+    from vtr_jax.core import config, recipes
+    c = config.read(study.StudyConfig, recipe.get_config("smoke").to_dict())
+    rows = [(t, r) for t in c.tables for r in t.rows]
+    print(*(study.row_config(recipes.FOLDER, *row, 0)["steps"] for row in rows))
+  """
+  env, empty = installed
+  done = subprocess.run(
+    [sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True
+  )
+  assert done.stdout == "3 3 3 3\n", done.stderr
+
+
+def test_the_installed_package_converts_weights(installed, tmp_path):
   """The recipe that such a run starts from comes with the package."""
   from safetensors.numpy import save_file
 
@@ -101,7 +168,7 @@ def test_the_installed_package_converts_weights_without_configs(installed, tmp_p
   )
   done = run(
     installed,
-    "vtr_jax.convert",
+    "convert",
     "--from=vit",
     f"--checkpoint={tmp_path}/vit.safetensors",
     "--to=converted",

@@ -9,8 +9,8 @@ import flax.linen as nn
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from configs import clip4clip, common, finetune_actions, mac, miles, simvtp
-from configs import finetune_retrieval as finetune
+from vtr_jax.configs import clip4clip, common, finetune_actions, mac, miles, simvtp
+from vtr_jax.configs import finetune_retrieval as finetune
 from vtr_jax.core import config_help
 from vtr_jax.core.config import default, flatten, keys, read, section
 from vtr_jax.eval.evaluators import base as evaluators

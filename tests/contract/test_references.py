@@ -97,10 +97,13 @@ def missing_paths(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-  """Words of command lines that name a file of the project."""
+  """Words of command lines that name a file of the project, or a recipe."""
   folders = "tests|docs|launch|configs|vtr_jax|benchmarks|colabs"
   pattern = rf"(?:^|[\s=])(?:\./)?((?:{folders})/[\w./*:,-]+)"
-  return [w for line in shell(text) if " " in line for w in re.findall(pattern, line)]
+  lines = [line for line in shell(text) if " " in line]
+  recipes = re.findall(r"--config=([a-z]\w*)(:[\w,]+)?(?=\s|$)", "\n".join(lines))
+  found = [f"configs/{name}.py{variant}" for name, variant in recipes]
+  return found + [w for line in lines for w in re.findall(pattern, line)]
 
 
 def exists(path: str) -> bool:
@@ -401,6 +404,7 @@ def missing_commands(text: str) -> list[str]:
   wrong = []
   for line in shell(text):
     for command in re.split(r"&&|\|\||;", line):
+      command = re.sub(r"^\s*vtr-jax ([a-z]+)", r"python -m vtr_jax.\1", command)
       if found := re.search(r"python3? -m ((?:vtr_jax|benchmarks)[\w.]*)(.*)", command):
         module, flags = found.groups()
         known = command_text(module)
@@ -443,6 +447,7 @@ GOOD = """
 python -m vtr_jax.main --config=configs/mac.py:smoke \\
   --config.optim.lr=1e-4
 ./launch/test.sh tests/contract/test_references.py
+vtr-jax main --config=mac:smoke --workdir=a
 ```
 """
 
@@ -464,6 +469,8 @@ def test_valid_references_are_accepted(rule):
     (missing_paths, "`test_references.py::test_no_such`"),
     (missing_paths, "`python -m pytest tests/no_such.py`"),
     (missing_paths, "```bash\npython -m vtr_jax.main --config=configs/no.py\n```"),
+    (missing_paths, "`vtr-jax main --config=no_such:smoke`"),
+    (missing_paths, "`vtr-jax main --config=mac:no_such`"),
     (missing_names, "`batch.no_such`"),
     (missing_names, "`vtr_jax.no_such`"),
     (missing_names, "`vtr_jax.core.batch.no_such`"),
@@ -480,6 +487,8 @@ def test_valid_references_are_accepted(rule):
     (missing_commands, "`python -m vtr_jax.core`"),
     (missing_commands, "```bash\nX=1 python -m benchmarks.no_such --a=1\n```"),
     (missing_commands, "`python -m vtr_jax.main --no_such=1`"),
+    (missing_commands, "`vtr-jax train`"),
+    (missing_commands, "`vtr-jax main --no_such=1`"),
     (missing_commands, "`./launch/slurm.sh --no_such_flag`"),
   ],
 )

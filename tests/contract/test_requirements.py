@@ -1,5 +1,6 @@
-"""What is required: hashes, no known vulnerability, one range of Pythons."""
+"""Requirements: hashes, no known vulnerability, Pythons, declared imports."""
 
+import ast
 import json
 import re
 import subprocess
@@ -8,6 +9,11 @@ import tomllib
 
 import pytest
 from conftest import ROOT
+
+# Packages whose module has another name, but for - and _.
+MODULES = dict(
+  pillow="PIL", absl_py="absl", orbax_checkpoint="orbax", umap_learn="umap"
+)
 
 
 def pins():
@@ -29,7 +35,7 @@ def test_one_range_of_pythons_is_named_everywhere():
   first, end = map(int, re.findall(r"3\.(\d+)", package["requires-python"]))
   minors = [f"3.{minor}" for minor in range(first, end)]
   told = "Programming Language :: Python :: "
-  assert [c for c in package["classifiers"] if told in c] == [told + v for v in minors]
+  assert [c for c in package["classifiers"] if told + "3." in c] == [told + v for v in minors]
   texts = {
     ".github/workflows/test.yml": f"python: {minors}".replace("'", '"'),
     "launch/setup.sh": f"(3, {first}) <= sys.version_info < (3, {end})",
@@ -40,6 +46,48 @@ def test_one_range_of_pythons_is_named_everywhere():
     assert text in (ROOT / name).read_text(), name
   for version in minors:
     assert f"python{version}" in (ROOT / "launch/setup.sh").read_text()
+
+
+def imports(path):
+  """(module, whether it is imported with the file) of each import of a file."""
+  tree = ast.parse(path.read_text())
+  with_file = {id(node) for node in tree.body}
+  for node in ast.walk(tree):
+    names = []
+    if isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      names = [node.module or ""]
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+      "import_module"
+    ):
+      text = node.args[0]
+      first = text.values[0] if isinstance(text, ast.JoinedStr) else text
+      names = [first.value] if isinstance(first, ast.Constant) else []
+    for name in names:
+      yield name.split(".")[0], id(node) in with_file
+
+
+def modules(requirements):
+  """Modules of packages that pyproject.toml lists."""
+  names = [re.match(r"[\w-]+", text)[0].replace("-", "_") for text in requirements]
+  return {MODULES.get(name, name) for name in names}
+
+
+def test_every_import_of_the_package_is_declared_and_no_other_package():
+  """What is imported with a file is always installed; the rest may be an extra."""
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  always = modules(project["dependencies"])
+  used = ("docs", "test", "reference", "plan", "plan-gpu")
+  extras = project["optional-dependencies"]
+  optional = modules(r for name, rs in extras.items() if name not in used for r in rs)
+  files = [p for f in ("vtr_jax", "configs") for p in (ROOT / f).rglob("*.py")]
+  found = {(p.relative_to(ROOT), *pair) for p in files for pair in imports(p)}
+  own = {"vtr_jax", "__future__", *sys.stdlib_module_names}
+  found = {(path, name, at_once) for path, name, at_once in found if name not in own}
+  for path, name, at_once in sorted(found):
+    assert name in always | (set() if at_once else optional), f"{path}: {name}"
+  assert {name for _, name, _ in found} >= always | optional
 
 
 @pytest.mark.nightly

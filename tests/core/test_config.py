@@ -124,7 +124,7 @@ def test_defaults_leave_unknown_keys_for_the_reader_to_reject():
     (["--config=configs/simvtp.py:dmo"], "known: demo, smoke, webvid2m"),
     (["--config=configs/nothing.py"], "--config: configs/nothing.py: no such file"),
     (["--config=configs/simvtp.py:smoke", "config.steps=1"], "flags start with --"),
-    ([], "the demo is --config=configs/simvtp.py"),
+    ([], "the demo is --config=simvtp"),
     (["--config=configs/simvtp.py:webvid2m", "--workdir={}/run"], "the demo, --config"),
     (["--config=configs/simvtp.py:smoke", "--workdir=/proc/nowhere"], "--workdir"),
   ],

@@ -1,6 +1,6 @@
 """Writes vtr_jax/weights/recipes.json: the configs that `convert` starts from.
 
-An installed package has no configs/, so it contains the resolved values of those that
+The package does not import configs/, so it stores the resolved values of those that
 public weights need.
 
   PYTHONPATH=. python tests/support/recipes.py

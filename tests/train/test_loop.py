@@ -348,5 +348,5 @@ def test_resuming_with_other_data_is_rejected(mac_smoke, data_dir, tmp_path):
 
 def test_missing_data_names_the_demo(smoke, tmp_path):
   smoke["data"] |= dict(name="webvid2m", dir=str(tmp_path))
-  with pytest.raises(DataError, match=r"configs/simvtp\.py"):
+  with pytest.raises(DataError, match="--config=simvtp"):
     train_and_evaluate(smoke, tmp_path / "run")

@@ -16,7 +16,14 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from vtr_jax.core import compile_cache, config_help, paths, renames, shutdown
+from vtr_jax.core import (
+  compile_cache,
+  config_help,
+  paths,
+  recipes,
+  renames,
+  shutdown,
+)
 from vtr_jax.core.errors import (
   ConfigError,
   DataError,
@@ -35,6 +42,7 @@ Comments = Callable[[dict[str, Any]], Mapping[str, str]]
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 _HELP = ("--help", "-help", "-h")
+_CONFIG = ("--config", "-config")
 # Flags whose values are paths, of all commands.
 _PATHS = frozenset(
   {
@@ -56,7 +64,7 @@ def start(
 
   Args:
     call: the command.
-    config: the default config file; None = the flag is required.
+    config: the default of `--config`; None = the flag is required.
     hint: ends the error message of a missing `--config`.
     peers: whether several processes may run the command together.
     comments: see `run`.
@@ -64,13 +72,10 @@ def start(
   if peers:
     define_peers()
   # A flag's own default would be loaded here, where its errors are not caught.
-  # Help needs no config: an installed package has none.
-  needed = config is not None and (
-    pathlib.Path(config).exists() or not set(_HELP) & set(sys.argv)
-  )
-  if needed and not _config_files(sys.argv):
+  if config is not None and not _config_files(sys.argv):
     sys.argv.insert(1, f"--config={config}")
-  text = f"Config, FILE or FILE:VARIANT; default: {config}."
+  known = ", ".join(recipes.names())
+  text = f"Config: FILE, or one of {known}; perhaps with :VARIANT. Default: {config}."
   chosen = config_flags.DEFINE_config_file("config", None, text, lock_config=True)
   workdir = flags.DEFINE_string(
     "workdir", "", "Checkpoints, metrics and figures; runs/<config.name> if empty."
@@ -212,13 +217,14 @@ def connect() -> None:
 def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
   """Parses the flags; an unknown key or a wrong value ends with one line."""
   try:
-    argv[:] = paths.arguments(argv, _PATHS)
+    argv[:] = _with_recipes(paths.arguments(argv, _PATHS))
   except ConfigError as e:
     _reject(str(e))
   _let_configs_import(argv)
   for path in _config_files(argv) if "config" in flags.FLAGS else ():
     if not pathlib.Path(path).exists():
-      _reject(f"--config: {path}: no such file{paths.near(path)}")
+      hint = paths.near(path) or recipes.of_file(path)
+      _reject(f"--config: {path}: no such file{hint}")
   if set(_HELP) & set(argv):
     _help([text for text in argv if text not in _HELP], comments)
   try:
@@ -263,6 +269,22 @@ def _help(argv: list[str], comments: Comments | None) -> NoReturn:
   sys.exit(0)
 
 
+def _with_recipes(argv: list[str]) -> list[str]:
+  """The arguments, with the file of a recipe that `--config` names."""
+  if "config" not in flags.FLAGS:
+    return argv
+  result, waiting = [], False
+  for text in argv:
+    name, equals, value = text.partition("=")
+    if waiting:
+      text = recipes.path(text)
+    elif equals and name in _CONFIG:
+      text = f"{name}={recipes.path(value)}"
+    waiting = not waiting and text in _CONFIG
+    result.append(text)
+  return result
+
+
 def _let_configs_import(argv: list[str]) -> None:
   """A config may import the files of its folder: `from configs import common`."""
   for path in _config_files(argv):
@@ -276,7 +298,7 @@ def _config_files(argv: list[str]) -> list[str]:
   files = []
   for text, after in zip(argv, [*argv[1:], ""], strict=True):
     name, equals, value = text.partition("=")
-    if name in ("--config", "-config"):
+    if name in _CONFIG:
       files.append((value if equals else after).partition(":")[0])
   return [path for path in files if path]
 

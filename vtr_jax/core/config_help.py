@@ -156,15 +156,16 @@ def _may_be(node: ast.expr, value: Any) -> bool:
 
 
 def _imported(path: str) -> list[str]:
-  """Files that the config has imported from its own folder, or from `configs`."""
+  """Files that the config has imported from its own folder, or of recipes."""
   own, files = pathlib.Path(path).resolve(), []
+  folders = ("configs.", "vtr_jax.configs.")
   for name, module in list(sys.modules.items()):
     file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else ""
     source = pathlib.Path(file or "").resolve()
     if (
       file
       and source != own
-      and (source.parent == own.parent or name.startswith("configs."))
+      and (source.parent == own.parent or name.startswith(folders))
     ):
       files.append(str(source))
   return files

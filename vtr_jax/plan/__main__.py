@@ -1,6 +1,6 @@
 """Plans memory and time of a training for chips that are not attached.
 
-  python -m vtr_jax.plan --config=configs/simvtp.py:webvid2m --topology=v5e:16x16
+  python -m vtr_jax.plan --config=simvtp:webvid2m --topology=v5e:16x16
   ... --slices=2 --price=1.2 --json=plan.json     two slices, dollars, a file
   ... --masked=0,60,75,90                         a row for each fraction masked
   ... --topology=h100:8                           eight GPUs that NVLink joins
@@ -126,7 +126,7 @@ def start() -> None:
   flags.DEFINE_bool("estimate", False, "Estimate, even if a compiler is installed.")
 
   def work() -> None:
-    hint = "add --config=configs/mac.py:webvid2m_cc3m, for example"
+    hint = "add --config=mac:webvid2m_cc3m, for example"
     main(flags.FLAGS, read(TrainConfig, with_defaults(cli.load(chosen, hint))))
 
   cli.run(work, comments=comments)

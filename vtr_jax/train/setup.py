@@ -317,7 +317,7 @@ def _data_directory(config: TrainConfig) -> str:
     return sources.find(config.data.dir, config.data.name)
   except DataError as e:
     raise DataError(
-      f"{e} (the demo, --config=configs/simvtp.py, generates its own data)"
+      f"{e} (the demo, --config=simvtp, generates its own data)"
     ) from None
 
 

@@ -35,9 +35,9 @@ _WIDTHS = (192, 256, 384, 512, 640, 768, 896, 1024, 1280)
 
 
 def recipe(source: Source) -> dict[str, Any]:
-  """The resolved config of `source.recipe`, stored in the package.
+  """The resolved config of `source.recipe`, as stored next to this file.
 
-  An installed package does not contain configs/. A test compares the two.
+  configs/ imports this package, never the reverse. A test compares the two.
   """
   text = importlib.resources.files("vtr_jax.weights").joinpath("recipes.json")
   return json.loads(text.read_text())[source.recipe]
