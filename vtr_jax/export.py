@@ -1,12 +1,18 @@
-"""Exports weights: python -m vtr_jax.export --checkpoint=RUN --to=FILE.safetensors
+"""Exports a run: python -m vtr_jax.export --checkpoint=RUN --to=FILE.safetensors
 
---as selects the layout: vtr_jax (this package's names), or that of a public code, such
-as frozen, miles, videomae, hf_videomae, timm_vit or hf_clip, which loads it completely.
-VideoPrism's layouts are .npz files.
+--as selects the layout of the weights: vtr_jax (this package's names), or that of a
+public code, such as frozen, miles, videomae, hf_videomae, timm_vit or hf_clip, which
+loads it completely. VideoPrism's layouts are .npz files.
+
+--as=stablehlo --to=FOLDER writes functions instead, with which JAX alone embeds videos
+and texts; see docs/weights.md.
 """
 
+import contextlib
 import json
 import pathlib
+import shutil
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -17,20 +23,35 @@ from vtr_jax.core import cli
 from vtr_jax.core.errors import ConfigError, WeightsError
 from vtr_jax.core.paths import near
 
+STABLEHLO = "stablehlo"
+
 
 def export(checkpoint: str, to: str, layout: str) -> None:
-  """Writes the parameters of a run's newest checkpoint; the EMA, if there is one.
+  """Writes a run's newest checkpoint; the EMA, if there is one.
 
   Args:
     checkpoint: directory of a run.
-    to: file to write; the header of a .safetensors contains the run's config.
-    layout: see weights/save.py.
+    to: file to write, whose header, of a .safetensors, contains the run's config; of
+      stablehlo, a folder.
+    layout: see weights/save.py; or stablehlo, see inference/stablehlo.py.
 
   Raises:
     WeightsError: the run's architecture is not that of the layout.
-    ConfigError: the file exists.
+    ConfigError: `to` exists, or has another suffix than the layout's.
     CheckpointError: the run cannot be read.
   """
+  target = pathlib.Path(to)
+  if target.exists():
+    raise ConfigError(f"--to: {to} exists; choose another name")
+  if not target.absolute().parent.is_dir():
+    raise ConfigError(f"--to: {to}: no such directory; create it first{near(to)}")
+  if layout == STABLEHLO:
+    _functions(checkpoint, target)
+  else:
+    _weights(checkpoint, target, layout)
+
+
+def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
   from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
   from vtr_jax.weights.save import NPZ, save
 
@@ -40,12 +61,8 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     raise WeightsError(
       "export needs the package safetensors; pip install safetensors"
     ) from None
-  if layout in NPZ and not to.endswith(".npz"):
-    raise ConfigError(f"--to: {to}: {layout} is an .npz file; give it that suffix")
-  if pathlib.Path(to).exists():
-    raise ConfigError(f"--to: {to} exists; choose another name")
-  if not pathlib.Path(to).absolute().parent.is_dir():
-    raise ConfigError(f"--to: {to}: no such directory; create it first{near(to)}")
+  if layout in NPZ and target.suffix != ".npz":
+    raise ConfigError(f"--to: {target}: {layout} is an .npz file; give it that suffix")
   run = load_lib.load(checkpoint, text=False)
   params = {
     path: np.asarray(jax.device_get(x))
@@ -59,14 +76,42 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     format="pt", layout=layout, step=str(run.step), config=json.dumps(config)
   )
   if layout in NPZ:
-    np.savez(to, allow_pickle=False, **arrays)
+    np.savez(target, allow_pickle=False, **arrays)
   else:
-    save_file(arrays, to, metadata=metadata)
+    save_file(arrays, target, metadata=metadata)
   count = sum(x.size for x in arrays.values())
-  print(f"{to}: {len(arrays)} arrays, {count / 1e6:.2f} M parameters, as {layout}")
+  print(f"{target}: {len(arrays)} arrays, {count / 1e6:.2f} M parameters, as {layout}")
   if omitted:
     groups = sorted({path.partition("/")[0] for path in omitted})
     print(f"not exported, as {layout} does not have them: {', '.join(groups)}")
+
+
+def _functions(checkpoint: str, target: pathlib.Path) -> None:
+  from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
+  from vtr_jax.inference import stablehlo
+
+  stablehlo.check_installed()
+  run = load_lib.load(checkpoint, text=False)
+  with _folder(target) as folder:
+    lines = stablehlo.write(run, folder)
+    _copy_vocabulary(checkpoint, folder)
+  print("\n".join([f"{target}: params.npz and, as files of jax.export,", *lines]))
+
+
+def _copy_vocabulary(checkpoint: str, folder: pathlib.Path) -> None:
+  vocabulary = pathlib.Path(checkpoint) / "tokenizer.model"
+  if vocabulary.exists():
+    shutil.copyfile(vocabulary, folder / vocabulary.name)
+
+
+@contextlib.contextmanager
+def _folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A new folder that gets its name when it is complete."""
+  temporary = target.with_name(target.name + ".tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir()
+  yield temporary
+  temporary.rename(target)
 
 
 def main() -> None:
@@ -78,6 +123,6 @@ def main() -> None:
 
 if __name__ == "__main__":
   flags.DEFINE_string("checkpoint", "", "Directory of a run.")
-  flags.DEFINE_string("to", "", "The .safetensors (or .npz) file to write.")
+  flags.DEFINE_string("to", "", "The .safetensors (or .npz) file to write; a folder.")
   LAYOUT = flags.DEFINE_string("as", "vtr_jax", "Layout; see docs/weights.md.")
   cli.run(main)

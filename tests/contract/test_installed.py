@@ -128,7 +128,7 @@ def test_the_installed_package_trains_a_recipe_from_an_empty_folder(
     ),
     (
       "configs/mac.py:smoke",
-      "no such file; the recipe of this package is --config=mac",
+      "no such file; the package's recipe is --config=mac",
     ),
     ("mac:smok", "variant 'smok' is unknown; known: demo, smoke"),
   ],

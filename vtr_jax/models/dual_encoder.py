@@ -137,7 +137,7 @@ class DualEncoder(nn.Module):
 
   def _frames(self, tokens: Tokens) -> Tokens:
     """Each independently encoded frame as a row of the batch."""
-    rows, width = len(tokens.patches) * tokens.num_frames, tokens.patches.shape[-1]
+    rows, width = tokens.patches.shape[0] * tokens.num_frames, tokens.patches.shape[-1]
     split = lambda y: y.reshape(rows, y.size // (rows * width), width)
     return Tokens(split(tokens.cls), split(tokens.patches))
 

@@ -76,7 +76,7 @@ class TextTower(nn.Module):
       cls = self.param("cls_token", logical(init, ("norm",)), (width,))
       if sinusoid:
         cls = cls * math.sqrt(width)
-      cls = jnp.broadcast_to(cls.astype(dtype)[None, None], (len(x), 1, width))
+      cls = jnp.broadcast_to(cls.astype(dtype)[None, None], (x.shape[0], 1, width))
       x, valid = jnp.concatenate([x, cls], axis=1), with_appended(c, valid)
     if c.text_norm == "pre":
       kind = dataclasses.replace(parts.kind, causal=parts.causal_text)
