@@ -9,24 +9,19 @@ initialised at random; --verbose lists them all. With --to=DIR it writes a run, 
 unused, and --allow does not name it.
 """
 
-import copy
 import pathlib
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from absl import flags
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from ml_collections import config_flags
 
 from vtr_jax.core import cli
-from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.config import require
-from vtr_jax.core.errors import ConfigError, DataError, WeightsError, one_line
-from vtr_jax.objectives.base import Objective
+from vtr_jax.core.errors import ConfigError, WeightsError, one_line
 from vtr_jax.weights.match import Report
 
 
@@ -58,81 +53,37 @@ def convert(
     WeightsError: the file cannot be read, or does not fit.
     ConfigError: the config is not valid, or `to` is not empty.
   """
-  from vtr_jax.core import config
   from vtr_jax.data.tokenizers import base as tokenizers
-  from vtr_jax.train import state
-  from vtr_jax.train.config import TrainConfig
-  from vtr_jax.weights import infer, match, registry, snapshot, stacks
+  from vtr_jax.inference import published
 
-  if kind:  # before anything is read
-    registry.find(kind)
-  found = snapshot.find(file, kind)
-  facts = found.facts
-  if facts:
-    kind = kind or facts.kind
-    facts.expect(kind)
-  elif not kind:
-    raise WeightsError(
-      f"--from: missing, and no config.json at {file} states the kind of weights; one "
-      f"of {', '.join(registry.SOURCES)}"
-    )
-  source = registry.find(kind)
   directory = pathlib.Path(to)
   if to and directory.exists() and not _is_empty(directory):
     raise ConfigError(f"--to: {directory} is not empty; choose another directory")
-  arrays = found.read()
-  inferred = values is None
-  if values is None:
-    recipe = infer.recipe(source)
-    values = infer.infer(recipe, kind, source, arrays)
-    values["name"] = kind
-    if facts:
-      facts.apply(values)
-    if not source.infer:
-      stated = facts.towers if facts else {}
-      infer.set_heads(values, recipe, heads or {}, stated, file)
-  values = copy.deepcopy(dict(values)) | dict(init_from="", evals={})
   if classes:
+    objective = dict(values["objective"]) if values else {}
     require(
-      values["objective"].get("name") == "actions",
+      values is not None and objective.get("name") == "actions",
       "--classes: is for classifiers; name one by --config, as "
       "configs/finetune_actions.py:kinetics400,videomae, or omit it",
     )
-    values["objective"] = values["objective"] | dict(classes=_classes(classes))
-  c = config.read(TrainConfig, values)
+    objective["classes"] = _classes(classes)
+    values = {**(values or {}), "objective": objective}
+  found = published.read(kind, file, values, allow, heads)
+  text, report = found.config.text, found.report
   if to and tokenizer:
-    tokenizers.check(tokenizers.load(tokenizer, c.text.t5_rules), c.text)
-  objective, spec = c.make_objective(), c.spec()
-  expected: dict[Any, Any] = flatten_dict(
-    nn.unbox(state.abstract_params(objective, spec)), sep="/"
-  )
-  single, report = match.match(
-    f"{kind}:{file}",
-    kind,
-    source,
-    arrays,
-    objective.model,
-    stacks.shapes(expected),
-    allow,
-  )
+    tokenizers.check(tokenizers.load(tokenizer, text.t5_rules), text)
   short = f"{report.summary()}\n\n{report.table()}"
   print(report.text() if verbose else short, flush=True)
-  report.check()
-  warnings = facts.check(objective.model.config, objective.model.clip) if facts else []
-  if inferred and not source.infer and not (facts and facts.towers):
-    warnings += _assumptions(objective.model.config)
-  if kind == "sentence_transformers" and not (facts and facts.pool):
-    warnings.append(
-      f"pooling is not in the file, assumed {values['objective']['pool']}; if this is "
-      "wrong, give the folder with its modules.json"
-    )
+  warnings = found.check()
   if to:
-    if not tokenizer and objective.reads_text:
-      tokenizer, more = _vocabulary(found.vocabulary, c.text, directory)
+    if not tokenizer and found.objective.reads_text:
+      tokenizer, more = found.tokenizer()
       warnings += more
-    params = stacks.join(single, expected)
-    params |= _initialise(objective, spec, set(expected) - set(params), c.seed)
-    _write(directory, values, params, report, tokenizer)
+      if not tokenizer:
+        where = directory / "tokenizer.model"
+        lacks = f"no --tokenizer: to read captions, copy the vocabulary file to {where}"
+        warnings.append(lacks)
+    _write(directory, found.values, found.params(), report, tokenizer)
   for warning in warnings:
     print(f"warning: {warning}", flush=True)
 
@@ -161,40 +112,8 @@ def _classes(path: str) -> tuple[str, ...]:
   return tuple(names)
 
 
-def _vocabulary(
-  own: pathlib.Path | None, text: TextSpec, directory: pathlib.Path
-) -> tuple[str, list[str]]:
-  """(the folder's own vocabulary if it fits, else "", warnings)."""
-  from vtr_jax.data.tokenizers import base as tokenizers
-
-  warnings = []
-  if own:
-    try:
-      tokenizers.check(tokenizers.load(str(own), text.t5_rules), text)
-      return str(own), []
-    except DataError as e:
-      warnings.append(str(e))
-  where = directory / "tokenizer.model"
-  lacks = f"no --tokenizer: to read captions, copy the vocabulary file to {where}"
-  return "", [*warnings, lacks]
-
-
 def _is_empty(directory: pathlib.Path) -> bool:
   return directory.is_dir() and not any(directory.iterdir())
-
-
-def _initialise(
-  objective: Objective, spec: Any, paths: set[str], seed: int
-) -> dict[str, jax.Array]:
-  """Initial values of the parameters `paths`; nothing else is computed."""
-
-  @jax.jit
-  def initialise(key: jax.Array) -> dict[Any, Any]:
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), spec)
-    params = flatten_dict(nn.unbox(objective.init(key, zeros)), sep="/")
-    return {path: x for path, x in params.items() if path in paths}
-
-  return initialise(jax.random.key(seed))
 
 
 def _write(
@@ -222,15 +141,6 @@ def _write(
     directory.rmdir()
   temporary.rename(directory)
   print(f"{directory} is a run: --config.init_from={directory}", flush=True)
-
-
-def _assumptions(config: Any) -> list[str]:
-  """Warnings about settings that no weights file contains."""
-  if not getattr(config, "arch", ""):
-    return []
-  gelu = f"{config.parts.kind.gelu} (arch {config.arch!r})"
-  cure = "if this is wrong, give the folder with its config.json, or --config"
-  return [f"kind of GELU is not in the file, assumed {gelu}; {cure}"]
 
 
 def _heads(given: list[str]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 --as selects the layout of the weights: vtr_jax (this package's names), or that of a
 public code, such as frozen, miles, videomae, hf_videomae, timm_vit or hf_clip, which
-loads it completely. VideoPrism's layouts are .npz files.
+loads it completely. VideoPrism's layouts are .npz files. With --to=FOLDER, the folder
+has what a hub stores next to weights: the layouts of transformers, and vtr_jax.
 
 --as=stablehlo --to=FOLDER writes functions instead, with which JAX alone embeds videos
 and texts; see docs/weights.md.
@@ -21,6 +22,7 @@ from flax.traverse_util import flatten_dict
 
 from vtr_jax.core import cli
 from vtr_jax.core.errors import ConfigError, WeightsError
+from vtr_jax.core.io import write_json
 from vtr_jax.core.paths import near
 
 STABLEHLO = "stablehlo"
@@ -31,8 +33,8 @@ def export(checkpoint: str, to: str, layout: str) -> None:
 
   Args:
     checkpoint: directory of a run.
-    to: file to write, whose header, of a .safetensors, contains the run's config; of
-      stablehlo, a folder.
+    to: file to write, whose header, of a .safetensors, contains the run's config; or,
+      without a suffix, a folder.
     layout: see weights/save.py; or stablehlo, see inference/stablehlo.py.
 
   Raises:
@@ -53,7 +55,8 @@ def export(checkpoint: str, to: str, layout: str) -> None:
 
 def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
   from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
-  from vtr_jax.weights.save import NPZ, save
+  from vtr_jax.weights import hub_write
+  from vtr_jax.weights.save import NPZ, OWN, save
 
   try:
     from safetensors.numpy import save_file
@@ -63,6 +66,9 @@ def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
     ) from None
   if layout in NPZ and target.suffix != ".npz":
     raise ConfigError(f"--to: {target}: {layout} is an .npz file; give it that suffix")
+  is_folder = not target.suffix
+  if is_folder:
+    hub_write.check(layout)
   run = load_lib.load(checkpoint, text=False)
   params = {
     path: np.asarray(jax.device_get(x))
@@ -77,6 +83,16 @@ def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
   )
   if layout in NPZ:
     np.savez(target, allow_pickle=False, **arrays)
+  elif is_folder:
+    with _folder(target) as folder:
+      save_file(arrays, folder / "model.safetensors", metadata=metadata)
+      vocabulary = pathlib.Path(checkpoint) / "tokenizer.model"
+      vocabulary = vocabulary if vocabulary.exists() else None
+      if layout == OWN:
+        write_json(folder / "config.json", config)
+        _copy_vocabulary(checkpoint, folder)
+      else:
+        hub_write.write(folder, layout, run.objective.model, vocabulary)
   else:
     save_file(arrays, target, metadata=metadata)
   count = sum(x.size for x in arrays.values())
@@ -110,7 +126,11 @@ def _folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
   temporary = target.with_name(target.name + ".tmp")
   shutil.rmtree(temporary, ignore_errors=True)
   temporary.mkdir()
-  yield temporary
+  try:
+    yield temporary
+  except BaseException:
+    shutil.rmtree(temporary)
+    raise
   temporary.rename(target)
 
 

@@ -177,6 +177,8 @@ def modules() -> dict[str, Module]:
     parts = path.relative_to(ROOT).with_suffix("").parts
     name = ".".join(parts).removesuffix(".__init__")
     found[name] = Module(name, ast.parse(path.read_text()))
+    if parts[0] == "configs":  # a link in the package
+      found[f"vtr_jax.{name}"] = found[name]
   return found
 
 

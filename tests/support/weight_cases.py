@@ -83,3 +83,55 @@ LIST_KINDS = dict(
   simvtp_pretrain="simvtp",
 )
 KEY_LISTS = json.loads((hf_cases.FILE.parent / "state_dict_keys.json").read_text())
+
+
+_TOWER = dict(
+  hidden_size=HF.WIDTH,
+  num_hidden_layers=HF.LAYERS,
+  num_attention_heads=HF.HEADS,
+  intermediate_size=HF.HIDDEN,
+)
+_IMAGE = _TOWER | dict(image_size=HF.SIZE, patch_size=HF.PATCH)
+_WORDS = _TOWER | dict(vocab_size=HF.WORDS, max_position_embeddings=HF.LENGTH)
+# config.json of `hf_cases`.
+HUB_CONFIGS = dict(
+  vit=dict(model_type="vit", **_IMAGE),
+  bert=dict(model_type="bert", **_WORDS),
+  distilbert=dict(
+    model_type="distilbert",
+    vocab_size=HF.WORDS,
+    dim=HF.WIDTH,
+    n_layers=HF.LAYERS,
+    n_heads=HF.HEADS,
+    hidden_dim=HF.HIDDEN,
+  ),
+  videomae=dict(
+    model_type="videomae",
+    architectures=["VideoMAEForPreTraining"],
+    num_frames=HF.FRAMES,
+    tubelet_size=2,
+    decoder_num_attention_heads=HF.HEADS,
+    decoder_hidden_size=8,
+    decoder_num_hidden_layers=1,
+    decoder_intermediate_size=12,
+    **_IMAGE,
+  ),
+  clip=dict(model_type="clip", text_config=_WORDS, vision_config=_IMAGE),
+  siglip=dict(model_type="siglip", text_config=_WORDS, vision_config=_IMAGE),
+)
+_COLOURS = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def write(path, value):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(value))
+
+
+def write_hub(folder, case, **changes):
+  """A case of `hf_cases` as a hub stores it; `changes` of its config.json."""
+  from safetensors.numpy import save_file
+
+  write(folder / "config.json", HUB_CONFIGS[case] | changes)
+  write(folder / "preprocessor_config.json", _COLOURS)
+  save_file(hf_cases.case(case)[0], folder / "model.safetensors")
+  return folder

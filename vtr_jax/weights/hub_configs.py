@@ -14,7 +14,7 @@ from vtr_jax.core import io
 from vtr_jax.core.errors import WeightsError, one_line
 from vtr_jax.weights.facts import Facts
 
-_GELUS = dict(
+GELUS = dict(
   gelu="exact",
   gelu_python="exact",
   quick_gelu="quick",
@@ -24,7 +24,7 @@ _GELUS = dict(
   relu="relu",
 )
 # Names of a tower's settings in config.json.
-_NAMES = dict(
+NAMES = dict(
   width="hidden_size",
   depth="num_hidden_layers",
   mlp_dim="intermediate_size",
@@ -32,14 +32,14 @@ _NAMES = dict(
   gelu="hidden_act",
   epsilon="layer_norm_eps",
 )
-_DISTILBERT = dict(
+DISTILBERT = dict(
   width="dim",
   depth="n_layers",
   mlp_dim="hidden_dim",
   num_heads="n_heads",
   gelu="activation",
 )
-_DECODER = dict(  # VideoMAE's; the rest is the encoder's
+DECODER = dict(  # VideoMAE's; the rest is the encoder's
   width="decoder_hidden_size",
   depth="decoder_num_hidden_layers",
   mlp_dim="decoder_intermediate_size",
@@ -160,7 +160,7 @@ def _transformers(path: pathlib.Path, found: dict[str, Any]) -> Facts:
   """config.json of transformers."""
   kind = found["model_type"]
   if kind in ("bert", "distilbert"):
-    names, base = (_NAMES, _BERT) if kind == "bert" else (_DISTILBERT, _DISTILBERT_BASE)
+    names, base = (NAMES, _BERT) if kind == "bert" else (DISTILBERT, _DISTILBERT_BASE)
     values = base | found
     how = values.get("position_embedding_type", "absolute")
     if how != "absolute":
@@ -175,7 +175,7 @@ def _transformers(path: pathlib.Path, found: dict[str, Any]) -> Facts:
   if kind == "videomae":
     values = _VIDEOMAE | found
     encoder = _tower(path, values)
-    towers = dict(video=encoder, decoder=encoder | _tower(path, values, _DECODER))
+    towers = dict(video=encoder, decoder=encoder | _tower(path, values, DECODER))
     if not any(
       "PreTrain" in str(x) for x in found.get("architectures") or ["PreTrain"]
     ):
@@ -279,17 +279,17 @@ def _sentence_encoder(facts: Facts, path: pathlib.Path) -> Facts:
 
 
 def _tower(
-  path: pathlib.Path, values: Mapping[str, Any], names: Mapping[str, str] = _NAMES
+  path: pathlib.Path, values: Mapping[str, Any], names: Mapping[str, str] = NAMES
 ) -> dict[str, Any]:
   """A tower's settings by our names."""
   tower: dict[str, Any] = {}
   for key, name in names.items():
     value = values[name]
     if key == "gelu":
-      if value not in _GELUS:
-        known = ", ".join(_GELUS)
+      if value not in GELUS:
+        known = ", ".join(GELUS)
         raise WeightsError(f"{path}: {name} {value!r} is not supported; {known} are")
-      tower[key] = _GELUS[value]
+      tower[key] = GELUS[value]
     elif key == "epsilon":
       if not isinstance(value, int | float) or not 0 < value < 1:
         raise WeightsError(f"{path}: {name} is {value!r}, not in (0, 1)")
