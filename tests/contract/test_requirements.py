@@ -35,7 +35,9 @@ def test_one_range_of_pythons_is_named_everywhere():
   first, end = map(int, re.findall(r"3\.(\d+)", package["requires-python"]))
   minors = [f"3.{minor}" for minor in range(first, end)]
   told = "Programming Language :: Python :: "
-  assert [c for c in package["classifiers"] if told + "3." in c] == [told + v for v in minors]
+  assert [c for c in package["classifiers"] if told + "3." in c] == [
+    told + v for v in minors
+  ]
   texts = {
     ".github/workflows/test.yml": f"python: {minors}".replace("'", '"'),
     "launch/setup.sh": f"(3, {first}) <= sys.version_info < (3, {end})",
