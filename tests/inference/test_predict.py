@@ -222,9 +222,11 @@ def test_the_command_prints_and_lists_what_it_skips(runs, folder):
   assert lines[0] == str(folder / "a.mp4")
   assert lines[1] == f"  {100 * found['probability'][0]:5.1f} %  {found['class'][0]}"
   assert len(lines) == 4 * 3  # a name of two lines takes one
-  *_, torn, missing, summary = done.stderr.splitlines()
+  *_, torn, missing, cure, other, summary = done.stderr.splitlines()
   assert torn.startswith(f"{folder}/torn.mp4: ")
   assert missing == f"{folder}/no.mp4: No such file or directory"
+  assert cure.startswith("1 x not a video: copy it again")
+  assert other == "1 x No such file or directory: correct its name"
   assert summary == "4 files read, 2 unreadable"
 
 

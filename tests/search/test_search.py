@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import clips
 import damage
@@ -173,6 +174,21 @@ def test_files_with_transient_errors_are_tried_again(
   assert len(report.unreadable) == 8
   assert report.unreadable[0][1] == "Permission denied"
   assert build(folder, place, model).embedded == 7
+
+
+def test_a_picture_is_tried_again_once_its_package_is_there(
+  run, folder, tmp_path, monkeypatch
+):
+  model, place = run[0], tmp_path / "index"
+  (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+  monkeypatch.setitem(sys.modules, "pillow_heif", None)
+  reason = lambda: dict(build(folder, place, model).unreadable)["photo.heic"]
+  assert "pip install pillow-heif" in reason()
+  there = types.SimpleNamespace(
+    options=types.SimpleNamespace(), register_heif_opener=lambda: None
+  )
+  monkeypatch.setitem(sys.modules, "pillow_heif", there)
+  assert "not an image" in reason()
 
 
 def test_damaged_files_are_listed_and_indexed_in_part(run, tmp_path):

@@ -48,6 +48,10 @@ class BadSample(DataError):
   """One record cannot be used. Training replaces it, evaluation stops."""
 
 
+class MissingPackage(BadSample):
+  """A file needs an optional package: it can be read once that is installed."""
+
+
 class WeightsError(VtrError):
   """A weights file cannot be read, or does not fit the model key by key."""
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Container, Iterator
 from typing import NamedTuple
 
+from vtr_jax.core.errors import MissingPackage
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.search import files, windows
 
@@ -105,5 +106,5 @@ class Decoders:
         for clip in windows.clips(path, self._options, self._model):
           yield Item(number, elapsed(), clip)
     except Exception as e:  # one unusual file among many must not end the run
-      error, transient = files.reason(e), isinstance(e, OSError)
+      error, transient = files.reason(e), isinstance(e, OSError | MissingPackage)
     yield Item(number, elapsed(), None, digest, error, transient)

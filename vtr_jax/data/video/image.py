@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vtr_jax.core.errors import BadSample, one_line
+from vtr_jax.core.errors import BadSample, MissingPackage, one_line
 
 # Of Pillow's own limit of pixels, of damaged EXIF data. Once, since threads decode.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -99,6 +99,6 @@ def _register_heif() -> None:
     heif.options.DECODE_THREADS = 1  # files are decoded in parallel
     heif.register_heif_opener()
   except ImportError as e:
-    raise BadSample(
+    raise MissingPackage(
       "HEIF, which needs pillow-heif: pip install pillow-heif, or save it as JPEG"
     ) from e
