@@ -250,7 +250,7 @@ def test_a_run_without_a_readable_file_ends_with_the_exit_code_of_data(runs, fol
   asked = [f"--checkpoint={runs[0]}", str(folder / "torn.mp4")]
   done = run_main(*asked, module="vtr_jax.predict")
   assert done.returncode == 2
-  *_, listed, error = done.stderr.splitlines()
+  *_, listed, _, error = done.stderr.splitlines()
   assert listed.startswith(f"{folder}/torn.mp4: ")
   assert error == "DataError: none of 1 files can be read; give videos or images"
 
