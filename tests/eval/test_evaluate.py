@@ -15,7 +15,7 @@ from vtr_jax import evaluate
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
-from vtr_jax.eval import embeddings, protocols
+from vtr_jax.eval import embeddings, query_texts
 from vtr_jax.eval.evaluators import base, pictures, retrieval
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
@@ -115,7 +115,7 @@ def test_recognition_equals_that_of_the_zero_shot_evaluator(run, tmp_path):
     kind="zero_shot",
     split="test",
     every=0,
-    classes={label: (protocols.label_phrase(label),) for label in labels},
+    classes={label: (query_texts.label_phrase(label),) for label in labels},
     prompts=changes["prompts"],
     temperature=0.0,
     others="refuse",

@@ -10,7 +10,7 @@ from conftest import ROOT
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import sources, views
 from vtr_jax.data.video import decode
-from vtr_jax.eval import protocols
+from vtr_jax.eval import protocols, query_texts
 
 NAMES = {
   "msrvtt_1ka", "msrvtt_full", "msvd", "lsmdc", "didemo", "activitynet",
@@ -74,14 +74,14 @@ def test_invalid_changes_are_rejected(name, changes, message):
   ],
 )
 def test_queries_by_each_rule(rule, texts, owner):
-  found = protocols.select(TEXTS, OWNER, rule)
+  found = query_texts.select(TEXTS, OWNER, rule)
   assert found[0] == texts
   np.testing.assert_array_equal(found[1], owner)
 
 
 def test_joined_captions_keep_their_order():
   order = [3, 0, 4, 2, 1]  # captions of one clip need not be neighbours
-  texts, owner = protocols.select([TEXTS[i] for i in order], OWNER[order], "joined")
+  texts, owner = query_texts.select([TEXTS[i] for i in order], OWNER[order], "joined")
   assert texts == ["a cat", "it runs it barks a dog", "a bird"]
   np.testing.assert_array_equal(owner, [0, 1, 3])
 
@@ -108,7 +108,7 @@ def test_counts_that_differ_from_the_protocol_are_listed():
   ],
 )
 def test_labels_become_phrases(label, phrase):
-  assert protocols.label_phrase(label) == phrase
+  assert query_texts.label_phrase(label) == phrase
 
 
 # Frames by hand: 12 frames, 2 segments of 6, each cut into 3 parts of 2 frames, whose

@@ -9,19 +9,14 @@ trained model. In both directions a video's best-ranked caption counts.
 
 import ast
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
-from jaxtyping import Int
 
 from vtr_jax.core import config
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.eval import metrics
+from vtr_jax.eval import metrics, query_texts
 
-CAPTIONS = ("all", "first", "joined")
 # Fields that determine how clips and texts are embedded; precomputed embeddings cannot
 # change them.
 EMBEDDING_FIELDS = (
@@ -44,16 +39,6 @@ FIELDS = dict(
     *("constant",),
   ),
 )
-
-
-def check_classes(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) -> None:
-  """Rejects classes and prompts that yield no texts; for `__post_init__`."""
-  require(len(prompts) > 0, 'prompts: none; use "{}" for the phrases themselves')
-  for prompt in prompts:
-    require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
-  for label, phrases in classes.items():
-    valid = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
-    require(valid, f"classes.{label}: {phrases}; give phrases that are not empty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +107,7 @@ class Protocol:
 
   def __post_init__(self):
     choose(self.task, TASKS, "task")
-    choose(self.captions, CAPTIONS, "captions")
+    choose(self.captions, query_texts.CAPTIONS, "captions")
     choose(self.average, ("before", "after"), "average")
     choose(self.sampling, ("", "segments", "contiguous"), "sampling")
     choose(self.form, ("open", "choice", "count"), "form")
@@ -132,7 +117,7 @@ class Protocol:
       require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is below 1")
     for name in ("frames", "clips", "queries", "temperature", "vocabulary", "padded"):
       require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
-    check_classes(self.classes, self.prompts)
+    query_texts.check_classes(self.classes, self.prompts)
     self._check_moments()
 
   def _check_moments(self):
@@ -314,31 +299,6 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
   return changes
 
 
-def class_texts(
-  classes: Mapping[str, Sequence[str]], prompts: Sequence[str]
-) -> tuple[list[str], Int[np.ndarray, " t"]]:
-  """Every phrase of every class in every prompt, and the class index of each."""
-  texts, owner = [], []
-  for index, phrases in enumerate(classes.values()):
-    texts += [prompt.replace("{}", phrase) for phrase in phrases for prompt in prompts]
-    owner += [index] * len(phrases) * len(prompts)
-  return texts, np.array(owner, np.int64)
-
-
-def select(
-  texts: Sequence[str], owner: Int[np.ndarray, " t"], captions: str
-) -> tuple[list[str], Int[np.ndarray, " q"]]:
-  """The queries among a split's captions by the rule `captions`, and their owners."""
-  if captions == "all":
-    return list(texts), owner
-  order = np.argsort(owner, kind="stable")
-  owners, starts = np.unique(owner[order], return_index=True)
-  groups: list[list[int]] = [g.tolist() for g in np.split(order, starts[1:])]
-  if captions == "first":
-    return [texts[group[0]] for group in groups], owners
-  return [" ".join(texts[i].strip() for i in group) for group in groups], owners
-
-
 def differences(protocol: Protocol, clips: int, queries: int) -> list[str]:
   """Counts that differ from the protocol's; metrics are then not comparable."""
   pairs = dict(clips=(clips, protocol.clips), queries=(queries, protocol.queries))
@@ -347,9 +307,3 @@ def differences(protocol: Protocol, clips: int, queries: int) -> list[str]:
     for name, (actual, expected) in pairs.items()
     if expected and actual != expected
   ]
-
-
-def label_phrase(label: str) -> str:
-  """A class label as a phrase: "ApplyEyeMakeup" to "apply eye makeup"."""
-  spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
-  return " ".join(spaced.replace("_", " ").lower().split())

@@ -15,7 +15,7 @@ from vtr_jax.data import captions as captions_lib
 from vtr_jax.data import sources
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.views import Views
-from vtr_jax.eval import protocols, scoring
+from vtr_jax.eval import query_texts, scoring
 from vtr_jax.eval.embeddings import Embeddings
 from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.eval.multiple_choice import read_candidates
@@ -150,15 +150,15 @@ def _texts(
     without = np.setdiff1d(np.arange(len(clips.ids)), clips.owner)
     if len(without):
       raise sources.unusable(source, int(without[0]), BadSample("no caption"))
-    texts, owner = protocols.select(clips.captions, clips.owner, protocol.captions)
+    texts, owner = query_texts.select(clips.captions, clips.owner, protocol.captions)
     return dict(texts=texts, owner=owner, names=clips.ids)
   if "" in clips.labels:
     index = clips.labels.index("")
     raise sources.unusable(source, index, BadSample("no label"))
   phrases = protocol.classes or {
-    label: (protocols.label_phrase(label),) for label in sorted(set(clips.labels))
+    label: (query_texts.label_phrase(label),) for label in sorted(set(clips.labels))
   }
-  texts, owner = protocols.class_texts(phrases, protocol.prompts)
+  texts, owner = query_texts.class_texts(phrases, protocol.prompts)
   return dict(texts=texts, owner=owner, names=list(phrases))
 
 

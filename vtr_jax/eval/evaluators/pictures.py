@@ -14,7 +14,7 @@ from vtr_jax.core.config import require
 from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.data.tokenizers.base import Tokenizer
-from vtr_jax.eval import protocols, ranks
+from vtr_jax.eval import query_texts, ranks
 from vtr_jax.eval.evaluators.base import Context, Embedder
 from vtr_jax.eval.viz import attention, base, gallery, space, words
 from vtr_jax.objectives.base import Objective, Params
@@ -52,7 +52,7 @@ class Evaluator:
     self._config, self._context = config, context
     self._source = context.data.open(config.split)
     texts, owner = loader.captions(self._source)
-    self._texts, self._owner = protocols.select(texts, owner, "first")
+    self._texts, self._owner = query_texts.select(texts, owner, "first")
     name = lambda i: f"record {self._owner[i]}"
     captions.check(context.tokenizer, self._texts, self._source.place, name)
     count = min(config.clips, len(self._texts))

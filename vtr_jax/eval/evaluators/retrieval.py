@@ -15,7 +15,7 @@ import numpy as np
 from vtr_jax.core.config import choose, require
 from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
-from vtr_jax.eval import metrics, protocols, ranks, rescore, scoring
+from vtr_jax.eval import metrics, query_texts, ranks, rescore, scoring
 from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
 from vtr_jax.eval.viz import gallery, plots
 from vtr_jax.objectives.base import Params
@@ -41,7 +41,7 @@ class Config:
     return ("embed_video", "embed_text", *(("match",) if self.rerank else ()))
 
   def __post_init__(self):
-    choose(self.captions, protocols.CAPTIONS, "captions")
+    choose(self.captions, query_texts.CAPTIONS, "captions")
     require(self.dual_softmax >= 0, f"dual_softmax: {self.dual_softmax} is negative")
     require(self.rerank >= 0, f"rerank: {self.rerank} is negative")
 
@@ -54,7 +54,7 @@ class Evaluator:
     self._config, self._context = config, context
     self._source = context.data.open(config.split)
     texts, owner = loader.captions(self._source)
-    self._texts, self._owner = protocols.select(texts, owner, config.captions)
+    self._texts, self._owner = query_texts.select(texts, owner, config.captions)
     name = lambda i: f"record {self._owner[i]}"
     captions.check(context.tokenizer, self._texts, self._source.place, name)
     self._embed = Embedder(context)

@@ -19,7 +19,7 @@ import numpy as np
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import captions, sources
-from vtr_jax.eval import metrics, protocols
+from vtr_jax.eval import metrics, query_texts
 from vtr_jax.eval.evaluators.base import Context, Embedder
 from vtr_jax.eval.scoring import class_scores
 from vtr_jax.eval.viz import plots
@@ -41,7 +41,7 @@ class Config:
 
   def __post_init__(self):
     choose(self.others, ("refuse", "skip"), "others")
-    protocols.check_classes(self.classes, self.prompts)
+    query_texts.check_classes(self.classes, self.prompts)
     require(self.temperature >= 0, f"temperature: {self.temperature} is negative")
 
 
@@ -95,7 +95,7 @@ class Evaluator:
 
   def _texts(self) -> tuple[list[str], np.ndarray]:
     """All texts, and the class index of each."""
-    return protocols.class_texts(self._classes, self._config.prompts)
+    return query_texts.class_texts(self._classes, self._config.prompts)
 
   def _scores(self, params: Params) -> np.ndarray:
     """Scores [classes, videos]."""
