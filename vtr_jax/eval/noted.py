@@ -63,4 +63,5 @@ def table(
   for name, row in rows.items():
     lines.append([name, *(f"{row[key]:.2f}" if key in row else "" for key in keys)])
   width = max(max(len(cell) for line in lines for cell in line[1:]) + 2, 8)
-  return [f"  {n:16}" + "".join(f"{c:>{width}}" for c in cells) for n, *cells in lines]
+  padded = lambda name, cells: f"  {name:16}" + "".join(f"{c:>{width}}" for c in cells)
+  return [padded(name, cells).rstrip() for name, *cells in lines]
