@@ -15,7 +15,7 @@ from vtr_jax import evaluate
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.data import sources, views
-from vtr_jax.eval import embeddings, query_texts
+from vtr_jax.eval import embeddings, protocols, query_texts
 from vtr_jax.eval.evaluators import base, pictures, retrieval
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.scoring import Extras
