@@ -1,5 +1,6 @@
 """Public weights as the start of a classifier: the video side of every kind of file."""
 
+import json
 import re
 
 import clips
@@ -32,7 +33,15 @@ from vtr_jax.objectives import base as objectives
 from vtr_jax.train import setup
 from vtr_jax.train.config import TrainConfig
 from vtr_jax.train.loop import train_and_evaluate
-from vtr_jax.weights import infer, match, registry, save, stacks
+from vtr_jax.weights import (
+  hub_write,
+  infer,
+  match,
+  registry,
+  save,
+  snapshot,
+  stacks,
+)
 
 HEAD = ("head",)
 
@@ -105,7 +114,9 @@ def finetuned(files, layout):
 
 
 @pytest.mark.parametrize("layout", ["hf", "authors"])
-def test_logits_of_a_fine_tuned_videomae_file_are_those_by_hand(layout, pretrained):
+def test_logits_of_a_fine_tuned_videomae_file_are_those_by_hand(
+  layout, pretrained, tmp_path
+):
   state, kernel, bias = finetuned(pretrained[0], layout)
   objective = actions()
   params, report = converted("videomae", state, objective, heads=())
@@ -124,6 +135,31 @@ def test_logits_of_a_fine_tuned_videomae_file_are_those_by_hand(layout, pretrain
   assert again.keys() == state.keys()
   for key, x in again.items():
     np.testing.assert_array_equal(x, state[key], err_msg=key)
+  if layout == "hf":
+    check_folder(tmp_path, objective.model, again, found)
+
+
+def check_folder(folder, model, arrays, logits):
+  """The folder that `export` writes; transformers, where it is installed, loads it."""
+  from safetensors.numpy import save_file
+
+  hub_write.write(folder, "hf_videomae_finetuned", model, None)
+  save_file(arrays, folder / "model.safetensors", metadata=dict(format="pt"))
+  stated = json.loads((folder / "config.json").read_text())
+  assert stated["use_mean_pooling"]
+  assert stated["id2label"] == {str(i): f"LABEL_{i}" for i in range(3)}
+  facts = snapshot.facts(folder)
+  assert facts
+  assert (facts.kind, facts.clip["num_frames"]) == ("videomae", HF.FRAMES)
+  if hf_cases.LIVE:
+    import torch
+    import transformers
+
+    theirs = transformers.VideoMAEForVideoClassification.from_pretrained(folder).eval()
+    pixels = torch.from_numpy((hf_cases.inputs()["video"] - 0.5) / 0.5)
+    with torch.no_grad():
+      made = theirs(pixels).logits.numpy()
+    np.testing.assert_allclose(made, logits, atol=1e-3)  # its epsilon is 1e-5
 
 
 def test_a_head_of_other_classes_is_new_or_refused(pretrained):
