@@ -3,8 +3,8 @@
 # first one's output, and deletes the slice in the end. Preempted, it asks again.
 #   NAME=vtr ZONE=us-central2-b TYPE=v4-32 RUNTIME=tpu-ubuntu2204-base BUCKET=my-bucket \
 #     ./launch/tpu_pod.sh [--dry_run] --config=configs/mac.py:webvid2m_cc3m
-# The bucket is mounted at ~/bucket on every host: prepared data are read from bucket/data,
-# and the run is written to bucket/runs/NAME. SPOT=1 asks for spot capacity, KEEP=1 leaves
+# Prepared data are read from gs://BUCKET/data, and the run is written to
+# gs://BUCKET/runs/NAME; nothing is mounted. SPOT=1 asks for spot capacity, KEEP=1 leaves
 # the slice when all is done; after an error it stays too, and costs, until it is deleted.
 # Needs gcloud, logged in, with a project.
 # shellcheck source=launch/run.sh
@@ -33,16 +33,15 @@ install() {
   run tar --exclude=.venv --exclude=.git --exclude=./data --exclude=./runs -czf \
     /tmp/vtr_jax.tgz . || return 1
   tpu tpu-vm scp /tmp/vtr_jax.tgz "$NAME:" --worker=all || return 1
-  on_all "mkdir -p vtr_jax bucket && tar -xzf vtr_jax.tgz -C vtr_jax && cd vtr_jax \
-&& $(setup_there tpu) \
-&& { mountpoint -q ~/bucket || gcsfuse --implicit-dirs --rename-dir-limit=200000 $BUCKET ~/bucket; }"
+  on_all "mkdir -p vtr_jax && tar -xzf vtr_jax.tgz -C vtr_jax && cd vtr_jax \
+&& $(setup_there tpu) && .venv/bin/python -m pip install -q gcsfs"
 }
 
 train() {
   local data=
-  given --config.data.dir || data="--config.data.dir=\$HOME/bucket/data"
+  given --config.data.dir || data="--config.data.dir=gs://$BUCKET/data"
   on_all "cd vtr_jax && .venv/bin/python -u -m vtr_jax.main --coordinator=auto \
---workdir=\$HOME/bucket/runs/$NAME $(printf '%q ' "${args[@]}")$data"
+--workdir=gs://$BUCKET/runs/$NAME $(printf '%q ' "${args[@]}")$data"
 }
 
 # Releases what it holds, and asks again, as long as that is taken away.

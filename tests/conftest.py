@@ -35,6 +35,7 @@ if TYPECHECK != ["0"]:
 
 import clips  # noqa: E402
 import jax  # noqa: E402
+from bucket import gcs, url  # noqa: E402, F401 (fixtures)
 from runtime_types import unchecked  # noqa: E402
 
 from configs import mac, simvtp  # noqa: E402

@@ -197,4 +197,4 @@ if __name__ == "__main__":
   )
   flags.DEFINE_bool("verbose", False, "List every key and initialised parameter.")
   CONFIG = config_flags.DEFINE_config_file("config", None, lock_config=True)
-  cli.run(main)
+  cli.run(main, here=frozenset({"checkpoint"}))

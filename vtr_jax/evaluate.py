@@ -26,6 +26,7 @@ from absl import flags
 from vtr_jax.core import cli
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.core.mirror import Mirror
 from vtr_jax.eval import (
   embeddings,
   noted_answers,
@@ -89,6 +90,11 @@ class Request:
     path = self.predictions
     return self.checkpoint or self.embeddings or str(pathlib.Path(path).with_suffix(""))
 
+  @property
+  def place(self) -> Mirror:
+    """Where results.json is written."""
+    return Mirror(self.out or f"{self.model.rstrip('/')}/evaluations/{self.name}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -139,7 +145,8 @@ def evaluate(request: Request) -> dict[str, float]:
     )
   results = scoring.score(e, protocol, request.extras, match)
   if jax.process_index() == 0:
-    _write(request, protocol, _of_embeddings(request, protocol, e, results))
+    made = _of_embeddings(request, protocol, e, results)
+    _write(request.place, request, protocol, made)
     if request.save_embeddings:
       embeddings.save(request.save_embeddings, e)
   return results
@@ -165,9 +172,12 @@ def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
       dict(score=made["score"], ties=made["ties"], classes=made["classes"])
       | dict(scores=dict(directory=request.checkpoint, manifest=origin)),
     )
-    out = _write(request, protocol, outcome)
-    evaluator.draw(out, request.name)
-    print(f"per class: {out}/{request.name}_classes.md and _confusion.png", flush=True)
+    place = request.place
+    _write(place, request, protocol, outcome)
+    evaluator.draw(place.local, request.name)
+    place.finish()
+    files = f"{request.name}_classes.md and _confusion.png"
+    print(f"per class: {place.name}/{files}", flush=True)
   return results
 
 
@@ -199,7 +209,7 @@ def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]
       ),
     ),
   )
-  _write(request, protocol, outcome)
+  _write(request.place, request, protocol, outcome)
   return outcome.results
 
 
@@ -232,15 +242,16 @@ def _of_embeddings(
   )
 
 
-def _write(request: Request, protocol: Protocol, outcome: Outcome) -> pathlib.Path:
-  """Prints the table and writes results.json; returns its directory."""
+def _write(
+  place: Mirror, request: Request, protocol: Protocol, outcome: Outcome
+) -> None:
+  """Prints the table and writes results.json."""
   clips, texts = outcome.clips, outcome.texts
   differences = protocols.differences(protocol, clips, texts)
   if outcome.split not in (None, protocol.split):
     differences.append(f"split {outcome.split!r}, not {protocol.split!r}")
   print("\n".join(report(request, outcome, differences)), flush=True)
-  default = pathlib.Path(request.model) / "evaluations" / request.name
-  out = pathlib.Path(request.out or default)
+  out = place.local
   out.mkdir(parents=True, exist_ok=True)
   workdir.write_json(
     out / "results.json",
@@ -256,8 +267,8 @@ def _write(request: Request, protocol: Protocol, outcome: Outcome) -> pathlib.Pa
       evaluated_by=workdir.provenance(),
     ),
   )
-  print(f"{out / 'results.json'} is written", flush=True)
-  return out
+  place.finish()
+  print(f"{place.name}/results.json is written", flush=True)
 
 
 def report(request: Request, outcome: Outcome, differences: list[str]) -> list[str]:

@@ -294,4 +294,8 @@ def _define_flags() -> None:
 
 if __name__ == "__main__":
   _define_flags()
-  cli.run(lambda *videos: main(_from_flags(flags.FLAGS, videos)), arguments=True)
+  cli.run(
+    lambda *videos: main(_from_flags(flags.FLAGS, videos)),
+    arguments=True,
+    here=frozenset({"out"}),
+  )

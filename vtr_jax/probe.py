@@ -19,6 +19,7 @@ from absl import flags
 from vtr_jax.core import cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
+from vtr_jax.core.mirror import Mirror
 from vtr_jax.data import sources
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.eval import metrics
@@ -80,16 +81,15 @@ def probe(request: Request) -> dict[str, float]:
   names = _classes(labels[TRAIN], labels[request.split], request.split)
   index = {name: i for i, name in enumerate(names)}
   y = {k: np.array([index[label] for label in v]) for k, v in labels.items()}
-  out = pathlib.Path(
-    request.out or pathlib.Path(request.checkpoint) / "probes" / request.kind
-  )
+  run = request.checkpoint.rstrip("/")
+  place = Mirror(request.out or f"{run}/probes/{request.kind}")
   x = {
     name: features.of_split(
       model,
       data,
       split,
       _FEATURES[request.kind],
-      out / "features",
+      place.local / "features",
       batch_size,
     )
     for name, split in splits.items()
@@ -104,7 +104,10 @@ def probe(request: Request) -> dict[str, float]:
   report += "\n" + zero_shot.table(names, confusion)
   print(f"{report}\ntop-1 of {TRAIN}: {train['top1']:.1f}", flush=True)
   inputs = _inputs(model, data, splits, x[TRAIN].shape[1:])
-  _write(out, request, names, results, confusion, inputs)
+  _write(place.local, request, names, results, confusion, inputs)
+  place.finish()
+  files = "results.json, classes.md and confusion.png"
+  print(f"{files} are in {place.name}", flush=True)
   return results
 
 
@@ -171,7 +174,6 @@ def _write(
   (out / "classes.md").write_text(zero_shot.table(names, confusion) + "\n")
   title = f"{request.kind} probe, {request.split}: top-1 {results['top1']:.1f} %"
   plots.confusion(out / "confusion.png", confusion, names, title)
-  print(f"results.json, classes.md and confusion.png are in {out}", flush=True)
 
 
 def _from_flags(values: flags.FlagValues) -> Request:

@@ -7,7 +7,6 @@ step is not finite here either, else 0, so that a change of the code can be test
 
 import functools
 import math
-import pathlib
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vtr_jax.core import cli, config, sharding
+from vtr_jax.core import cli, config, paths, sharding
 from vtr_jax.core.errors import ConfigError, DivergedError, printable
 from vtr_jax.inference import load as load_lib
 from vtr_jax.train import bad_step, workdir
@@ -26,10 +25,10 @@ from vtr_jax.train.loss import Loss
 
 def main(*dumps: str) -> None:
   config.require(len(dumps) == 1, "replay: give one dump, RUN/dumps/STEP")
-  replay(pathlib.Path(dumps[0]))
+  replay(paths.anywhere(paths.local(dumps[0], "replay", buckets=True)))
 
 
-def replay(path: pathlib.Path) -> None:
+def replay(path: paths.AnyPath) -> None:
   """Repeats the dumped step and prints the comparison.
 
   Raises:
@@ -68,7 +67,7 @@ def replay(path: pathlib.Path) -> None:
     print("all is finite here")
 
 
-def _parts(dump: bad_step.Dump, path: pathlib.Path) -> Parts:
+def _parts(dump: bad_step.Dump, path: paths.AnyPath) -> Parts:
   """The parts of the dump's training; raises ConfigError if its config does not fit."""
   try:
     values = workdir.upgraded(dump.config) | dict(evals={})

@@ -254,4 +254,5 @@ def main(config: dict, directory: str) -> None:
 
 if __name__ == "__main__":
   notes = config_help.field_comments(StudyConfig)
-  cli.start(main, "study", "", comments=lambda _: notes)
+  here = frozenset({"workdir"})
+  cli.start(main, "study", "", comments=lambda _: notes, here=here)

@@ -320,12 +320,12 @@ def test_tpu_pod_sh_creates_installs_trains_and_deletes():
   on_all = f"{tpu} tpu-vm ssh n --worker=all --command="
   assert install.startswith(on_all)
   assert "cd vtr_jax && { python3 -m pip install -q --user uv" in install
-  assert "ACCELERATOR=tpu bash launch/setup.sh && { mountpoint" in install
-  assert "gcsfuse --implicit-dirs --rename-dir-limit=200000 b ~/bucket" in install
+  assert "ACCELERATOR=tpu bash launch/setup.sh && .venv/bin/python -m pip" in install
+  assert install.count("gcsfs") == 1
   assert train == (
     f"{on_all}cd vtr_jax && {PYTHON} -u -m vtr_jax.main --coordinator=auto "
-    "--workdir=$HOME/bucket/runs/n --config=configs/mac.py "
-    "--config.data.dir=$HOME/bucket/data --zone=z --quiet"
+    "--workdir=gs://b/runs/n --config=configs/mac.py "
+    "--config.data.dir=gs://b/data --zone=z --quiet"
   )
   assert delete == f"{tpu} queued-resources delete n --force --zone=z --quiet"
   assert commands("tpu_pod", **env, KEEP="1")[-1] == train

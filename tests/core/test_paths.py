@@ -35,10 +35,31 @@ def test_home_directories_are_expanded(given, expected):
 def test_addresses_are_no_paths(address):
   with pytest.raises(ConfigError, match=rf"^--out: {address}: not a path; copy it"):
     paths.local(address, "--out")
+  if address != "gs://b/run":
+    with pytest.raises(ConfigError, match=rf"^--out: {address}: not a path; copy it"):
+      paths.local(address, "--out", buckets=True)
   with pytest.raises(ConfigError, match="not a path"):
     paths.local(f"runs/a,clip:{address}", "config.init_from")
   with pytest.raises(ConfigError, match=r"give the path alone, /data/x$"):
     paths.local("file:///data/x", "--out")
+
+
+def test_buckets_are_read_where_that_is_said_and_the_package_is_there(monkeypatch):
+  there = lambda name: name == "gcsfs"
+  monkeypatch.setattr(paths.importlib.util, "find_spec", there)
+  for url in ("gs://bucket", "gs://my-bucket.x/run/1", "gs://bucket/run/"):
+    assert paths.local(url, "--workdir", buckets=True) == url
+    assert paths.is_bucket(url)
+  for wrong in ("gs://", "gs:///run", "gs://Bucket/run", "gs://bucket//run"):
+    with pytest.raises(ConfigError, match="not a path"):
+      paths.local(wrong, "--workdir", buckets=True)
+  monkeypatch.setattr(paths.importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(
+    ConfigError, match=r"^--workdir: gs://b1/run: needs a package; pip install "
+  ):
+    paths.local("gs://b1/run", "--workdir", buckets=True)
+  assert not paths.is_bucket("runs/gs")
+  assert paths.absolute(paths.anywhere("runs")) == pathlib.Path("runs").absolute()
 
 
 def test_flags_that_are_paths_are_read_as_such_and_nothing_else_is():
@@ -57,7 +78,8 @@ def test_flags_that_are_paths_are_read_as_such_and_nothing_else_is():
 @pytest.mark.parametrize(
   ("module", "flag"),
   [
-    ("vtr_jax.main", "--workdir=gs://bucket/run"),
+    ("vtr_jax.main", "--workdir=s3://bucket/run"),
+    ("vtr_jax.study", "--workdir=gs://bucket/run"),
     ("vtr_jax.main", "--config.data.dir=s3://bucket/data"),
     ("vtr_jax.prepare", "--out=gs://bucket/data"),
   ],
@@ -74,13 +96,13 @@ def test_the_keys_of_a_config_and_arguments_of_python_are_paths_too(smoke, tmp_p
   for key in (("data", "dir"), ("tokenizer",), ("init_from",)):
     values = dict(smoke, data=dict(smoke["data"]))
     section = values["data"] if len(key) == 2 else values
-    section[key[-1]] = "gs://bucket/x"
-    with pytest.raises(ConfigError, match=rf"^config\.{'.'.join(key)}: gs://bucket/x"):
+    section[key[-1]] = "s3://bucket/x"
+    with pytest.raises(ConfigError, match=rf"^config\.{'.'.join(key)}: s3://bucket/x"):
       setup.build(values, tmp_path)
-  with pytest.raises(ConfigError, match=r"^--workdir: gs://bucket/run"):
-    setup.build(smoke, "gs://bucket/run")
-  with pytest.raises(ConfigError, match=r"^directory: gs://bucket/run"):
-    load_lib.load("gs://bucket/run")
+  with pytest.raises(ConfigError, match=r"^--workdir: s3://bucket/run"):
+    setup.build(smoke, "s3://bucket/run")
+  with pytest.raises(ConfigError, match=r"^directory: s3://bucket/run"):
+    load_lib.load("s3://bucket/run")
   read = paths.of_config(dict(data=dict(dir="~/d"), tokenizer="~/t", init_from=""))
   assert read == dict(data=dict(dir=f"{HOME}/d"), tokenizer=f"{HOME}/t", init_from="")
 

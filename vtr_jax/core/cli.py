@@ -47,8 +47,15 @@ _CONFIG = ("--config", "-config")
 _PATHS = frozenset(
   {
     *("workdir", "data", "checkpoint", "out", "to", "tokenizer", "image", "clip"),
-    *("texts_file", "embeddings", "source", "annotations", "check", "notes_of"),
+    *("push", "texts_file", "embeddings", "source", "annotations", "check", "notes_of"),
     *("config", "config.data.dir", "config.tokenizer", "config.init_from"),
+  }
+)
+# Those that may be in a bucket, where the command does not rule it out.
+_BUCKETS = frozenset(
+  {
+    *("workdir", "data", "checkpoint", "out", "push"),
+    *("config.data.dir", "config.init_from"),
   }
 )
 
@@ -59,6 +66,7 @@ def start(
   hint: str,
   peers: bool = False,
   comments: Comments | None = None,
+  here: frozenset[str] = frozenset(),
 ) -> None:
   """Parses the flags and calls `call(config, workdir)`; ends the process.
 
@@ -68,6 +76,7 @@ def start(
     hint: ends the error message of a missing `--config`.
     peers: whether several processes may run the command together.
     comments: see `run`.
+    here: see `run`.
   """
   if peers:
     define_peers()
@@ -87,13 +96,14 @@ def start(
       connect()
     call(values, workdir.value or f"runs/{values.get('name', 'unnamed')}")
 
-  run(work, comments=comments)
+  run(work, comments=comments, here=here)
 
 
 def run(
   work: Callable[..., object],
   arguments: bool = False,
   comments: Comments | None = None,
+  here: frozenset[str] = frozenset(),
 ) -> None:
   """Parses the flags that are defined and calls `work()`; ends the process.
 
@@ -101,6 +111,7 @@ def run(
     work: the command.
     arguments: call `work(*words)` with the arguments that are not flags.
     comments: config to comments of its keys' dataclass fields, for `--help`.
+    here: names of flags that may not be in a bucket, though other commands' may.
   """
 
   def main(argv: list[str]) -> None:
@@ -136,7 +147,8 @@ def run(
       _exit(error)
 
   compile_cache.enable()
-  app.run(main, flags_parser=functools.partial(_parse, comments=comments))
+  parse = functools.partial(_parse, comments=comments, buckets=_BUCKETS - here)
+  app.run(main, flags_parser=parse)
 
 
 def _missing_platform(e: Exception) -> ConfigError | None:
@@ -173,6 +185,8 @@ def _quiet_libraries() -> None:
   # Commands end by os._exit, without Python's finalizers. Its resource tracker, another
   # process, then removes the semaphores of workers' queues, and would report them.
   sys.warnoptions.append("ignore:resource_tracker:UserWarning")
+  # gcsfs logs what it raises, with the stack.
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
   default = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
@@ -214,10 +228,14 @@ def connect() -> None:
   distributed.start(peers)
 
 
-def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
+def _parse(
+  argv: list[str],
+  comments: Comments | None = None,
+  buckets: frozenset[str] = frozenset(),
+) -> list[str]:
   """Parses the flags; an unknown key or a wrong value ends with one line."""
   try:
-    argv[:] = _with_recipes(paths.arguments(argv, _PATHS))
+    argv[:] = _with_recipes(paths.arguments(argv, _PATHS, buckets))
   except ConfigError as e:
     _reject(str(e))
   _let_configs_import(argv)
@@ -246,7 +264,7 @@ def _parse(argv: list[str], comments: Comments | None = None) -> list[str]:
       for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)  # defined again by the next attempt
       sys.argv = current  # where ml_collections looks for the config's keys
-      return _parse(current)
+      return _parse(current, buckets=buckets)
     _reject(_reason(argv, e))
 
 
@@ -260,7 +278,7 @@ def _help(argv: list[str], comments: Comments | None) -> NoReturn:
   """Prints the flags, and the keys of the config that is named; ends with code 0."""
   app.usage(shorthelp=True, writeto_stdout=True)
   if files := _config_files(argv):
-    _parse(argv)
+    _parse(argv, buckets=_BUCKETS)
     config: Any = flags.FLAGS["config"].value
     values = config.to_dict()
     print(config_help.text(files[-1], values, comments(values) if comments else None))

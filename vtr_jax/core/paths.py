@@ -1,8 +1,9 @@
-"""Paths as users write them: ~ is a home directory, addresses are rejected."""
+"""Paths as users write them: ~ is a home directory, gs:// a bucket, nothing else."""
 
 import bisect
 import difflib
 import functools
+import importlib.util
 import os
 import pathlib
 import re
@@ -15,24 +16,57 @@ from vtr_jax.core.errors import ConfigError
 _ADDRESS = re.compile(r"(?:\w+:)?([A-Za-z][A-Za-z0-9+.-]+)://(.*)")
 _HOME = re.compile(r"(\w+:)?(~[^,/]*(?:/.*)?)")
 _COMPARED = 25  # ours: names on each side of a missing one, in a sorted folder
-_KEYS = (("data", "dir"), ("tokenizer",), ("init_from",))  # paths of a config
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)*/?")
+AnyPath = Any  # pathlib.Path, or epath.Path, which has its methods
+# Paths of a config, and whether they may be in a bucket.
+_KEYS = ((("data", "dir"), True), (("tokenizer",), False), (("init_from",), True))
+# What makes a directory of an address.
+_CURES = dict(
+  gs="copy it here (gcloud storage cp -r), or mount it (gcsfuse)",
+  s3="copy it here (aws s3 sync), or mount it (mount-s3)",
+  hf="copy it here (hf download)",
+)
 
 
-def local(text: str, name: str) -> str:
+def is_bucket(path: str | os.PathLike) -> bool:
+  """Whether a path is in a bucket of Google Cloud Storage, as gs://bucket/run."""
+  return os.fspath(path).startswith("gs://")
+
+
+def anywhere(path: str | os.PathLike) -> Any:
+  """A pathlib.Path, or one with its methods for reading in a bucket (epath.Path)."""
+  if not is_bucket(path):
+    return pathlib.Path(path)
+  from etils import epath
+
+  return epath.Path(path)
+
+
+def absolute(path: Any) -> Any:
+  """The absolute path; of one in a bucket, that path."""
+  return path if is_bucket(path) else path.absolute()
+
+
+def local(text: str, name: str, buckets: bool = False) -> str:
   """A path, or several with commas, each perhaps as KIND:PATH, with ~ expanded.
 
   Args:
     text: as given.
     name: of the flag or key, for the message.
+    buckets: whether gs://bucket/path is accepted too.
 
   Raises:
-    ConfigError: one is an address, as gs://bucket/run, which nothing here reads.
+    ConfigError: one is another address, or the packages for buckets are missing.
   """
   parts = text.split(",")
   for part in parts:
-    if found := _ADDRESS.fullmatch(part):
+    if buckets and _BUCKET.fullmatch(part):
+      if not importlib.util.find_spec("gcsfs"):
+        raise ConfigError(f"{name}: {part}: needs a package; pip install gcsfs")
+    elif found := _ADDRESS.fullmatch(part):
       scheme, rest = found.groups()
-      cure = "copy it here, or mount it as a directory, and give that path"
+      cure = _CURES.get(scheme, "copy it here, or mount it as a directory")
+      cure += ", and give that path"
       if scheme == "file":
         cure = f"give the path alone, {rest}"
       raise ConfigError(f"{name}: {part}: not a path; {cure}")
@@ -50,6 +84,8 @@ def near(path: str | os.PathLike) -> str:
   Names are compared without case, and in the same Unicode form. Of a large folder, it
   may miss a name that differs at both ends. Listings are kept: it may be called often.
   """
+  if is_bucket(path):
+    return ""
   path = pathlib.Path(path)
   if path.is_symlink():
     return "; it is a link to a file that does not exist"
@@ -104,23 +140,27 @@ def of_config(values: Mapping[str, Any]) -> dict[str, Any]:
     ConfigError: see `local`.
   """
   values = dict(values)
-  for *section, key in _KEYS:
+  for (*section, key), buckets in _KEYS:
     inner: Any = values
     for name in section:
       inner[name] = dict(inner.get(name) or {})
       inner = inner[name]
     if isinstance(inner.get(key), str):
-      inner[key] = local(inner[key], ".".join(["config", *section, key]))
+      name = ".".join(["config", *section, key])
+      inner[key] = local(inner[key], name, buckets)
   return values
 
 
-def arguments(argv: list[str], names: frozenset[str]) -> list[str]:
+def arguments(
+  argv: list[str], names: frozenset[str], buckets: frozenset[str] = frozenset()
+) -> list[str]:
   """A command line whose flags of these names have `local` paths.
 
   Args:
     argv: the program, flags as --NAME=VALUE or --NAME VALUE, and other words, which
       are left to the command.
     names: of flags that are paths.
+    buckets: those of them that may be in a bucket.
 
   Raises:
     ConfigError: see `local`.
@@ -129,9 +169,9 @@ def arguments(argv: list[str], names: frozenset[str]) -> list[str]:
   for text in argv[1:]:
     name, equals, value = text.partition("=")
     if waiting:
-      text = local(text, waiting)
+      text = local(text, waiting, waiting.lstrip("-") in buckets)
     elif equals and text.startswith("-") and name.lstrip("-") in names:
-      text = f"{name}={local(value, name)}"
+      text = f"{name}={local(value, name, name.lstrip('-') in buckets)}"
     flag = not waiting and not equals and text.startswith("-")
     waiting = text if flag and text.lstrip("-") in names else ""
     result.append(text)

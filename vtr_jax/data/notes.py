@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from vtr_jax.core import io
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError, one_line
+from vtr_jax.core.paths import anywhere
 from vtr_jax.data import sources
 from vtr_jax.data.captions import blank
 
@@ -166,12 +167,11 @@ def listed(directory: str | os.PathLike) -> dict[str, dict[str, dict[str, Any]]]
   Raises:
     DataError: the manifest is damaged.
   """
-  path = os.path.join(directory, "manifest.json")
-  if not os.path.exists(path):
+  path = anywhere(directory) / "manifest.json"
+  if not path.exists():
     return {}
   try:
-    with open(path, "rb") as f:
-      sets = io.mapping(f.read()).get("notes", {})
+    sets = io.mapping(path.read_bytes()).get("notes", {})
     return {
       name: {split: dict(entry) for split, entry in kept["splits"].items()}
       for name, kept in sets.items()
@@ -191,8 +191,7 @@ def rows(
   path = file(directory, name, split)
   cure = f"copy it again, or add it with --format={name} --notes_of={directory}"
   try:
-    with open(path, "rb") as f:
-      data = f.read()
+    data = anywhere(path).read_bytes()
   except OSError as e:
     raise DataError(f"{path}: {e.strerror or e}; {cure}") from e
   if hashlib.sha256(data).hexdigest() != entry.get("sha256"):

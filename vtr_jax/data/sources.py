@@ -16,7 +16,7 @@ from array_record.python import array_record_module  # pyright: ignore
 from vtr_jax.core import io
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import BadSample, DataError, one_line
-from vtr_jax.core.paths import near
+from vtr_jax.core.paths import anywhere, is_bucket, near
 from vtr_jax.data.captions import blank
 
 
@@ -136,15 +136,14 @@ def rows(directory: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
   Raises:
     DataError: the file is damaged.
   """
-  path = os.path.join(directory, "records.jsonl")
+  path = anywhere(directory) / "records.jsonl"
   found: dict[str, list[dict[str, Any]]] = {}
-  if not os.path.exists(path):
+  if not path.exists():
     return found
   try:
-    with open(path, "rb") as f:
-      for line in f:
-        row = io.mapping(line)
-        found.setdefault(row["split"], []).append(row)
+    for line in path.read_bytes().splitlines():
+      row = io.mapping(line)
+      found.setdefault(row["split"], []).append(row)
   except (OSError, ValueError, KeyError, TypeError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
   return found
@@ -229,16 +228,17 @@ def find(root: str | os.PathLike, name: str) -> str:
   """Directory of the newest version of the data set `name` under `root`.
 
   Args:
-    root: directory of all prepared data sets.
+    root: directory of all prepared data sets; it may be in a bucket.
     name: "data_set", "data_set/config" or either followed by "/1.0.0".
 
   Raises:
     DataError: nothing is prepared there.
   """
-  base = os.path.join(root, name)
-  if os.path.exists(os.path.join(base, "dataset_info.json")):
+  base = name if is_bucket(name) else os.path.join(root, name)
+  if (anywhere(base) / "dataset_info.json").exists():
     return base
-  versions = [d for d in _listdir(base) if re.fullmatch(r"\d+(\.\d+)*", d)]
+  found = [p.name for p in anywhere(base).iterdir()] if anywhere(base).is_dir() else []
+  versions = [d for d in found if re.fullmatch(r"\d+(\.\d+)*", d)]
   if not versions:
     raise DataError(f"{base}: no prepared data set; set data.dir and data.name")
   return os.path.join(base, max(versions, key=lambda v: [*map(int, v.split("."))]))
@@ -283,11 +283,8 @@ def fingerprint(directory: str | os.PathLike, split: str) -> str:
   for base in _bases(split):
     info = builder.info.splits[base]
     identity += [info.num_bytes, info.shard_lengths]
-  checksum, carried = os.path.join(directory, "checksum.json"), b""
-  if os.path.exists(checksum):
-    with open(checksum, "rb") as f:
-      carried = f.read()
-  return digest(identity, carried)
+  checksum = anywhere(directory) / "checksum.json"
+  return digest(identity, checksum.read_bytes() if checksum.exists() else b"")
 
 
 def digest(identity: list, more: bytes = b"") -> str:
@@ -296,9 +293,9 @@ def digest(identity: list, more: bytes = b"") -> str:
 
 
 def _builder(directory: str) -> tfds.core.DatasetBuilder:
-  if not os.path.exists(os.path.join(directory, "dataset_info.json")):
+  if not (anywhere(directory) / "dataset_info.json").exists():
     cause = "no dataset_info.json; correct data.dir and data.name"
-    if not os.path.isdir(directory):
+    if not anywhere(directory).is_dir():
       cause = "no such directory; correct data.dir and data.name"
       cause += near(directory)
     raise DataError(f"{directory}: {cause}")
@@ -345,7 +342,7 @@ def _instructions(builder, directory: str, split: str) -> list:
 
 def _check_shard(instruction) -> None:
   path, expected = os.fspath(instruction.filename), instruction.examples_in_shard
-  if not os.path.exists(path):
+  if not anywhere(path).exists():
     raise DataError(f"{path}: shard is missing; copy it again or prepare it again")
   try:
     reader = array_record_module.ArrayRecordReader(path)
@@ -363,7 +360,3 @@ def _check_shard(instruction) -> None:
 def _bases(split: str) -> list[str]:
   """Names of the splits that "train[:10%]+test" consists of."""
   return list(dict.fromkeys(p.split("[")[0].strip() for p in split.split("+")))
-
-
-def _listdir(path: str) -> list[str]:
-  return os.listdir(path) if os.path.isdir(path) else []

@@ -2,7 +2,6 @@
 
 import math
 import os
-import pathlib
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -11,7 +10,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax.sharding import Mesh
 
-from vtr_jax.core import config, io, paths, sharding
+from vtr_jax.core import buckets, config, io, paths, sharding
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.shutdown import warn
@@ -41,8 +40,9 @@ def load(
     DataError: `text`, and the run has no tokenizer.
     ConfigError: its config does not fit this version.
   """
-  path = pathlib.Path(paths.local(os.fspath(directory), "directory"))
-  if not (path / "checkpoints").is_dir() and (found := published.of_folder(path)):
+  path = paths.anywhere(paths.local(os.fspath(directory), "directory", buckets=True))
+  is_run = paths.is_bucket(path) or (path / "checkpoints").is_dir()
+  if not is_run and (found := published.of_folder(path)):
     return _of_published(path, found, text, kind)
   try:
     values = io.mapping((path / "config.json").read_bytes())
@@ -67,7 +67,7 @@ def load(
 
 
 def _of_published(
-  path: pathlib.Path, found: published.Published, text: bool, kind: type[M]
+  path: paths.AnyPath, found: published.Published, text: bool, kind: type[M]
 ) -> M:
   """`load` of a folder of published weights; warns of what is not in them."""
   c, objective, mesh = found.config, found.objective, fitting_mesh(found.config.mesh)
@@ -92,11 +92,11 @@ def _placed(c: TrainConfig, objective: Objective, mesh: Mesh) -> Any:
 
 
 def _tokenizer(
-  run: pathlib.Path, path: pathlib.Path, text: TextSpec
+  run: paths.AnyPath, path: paths.AnyPath, text: TextSpec
 ) -> tokenizers.Tokenizer:
   if not path.exists():
     raise DataError(f"{run}: without a vocabulary; copy its vocabulary file to {path}")
-  tokenizer = tokenizers.load(str(path), text.t5_rules)
+  tokenizer = tokenizers.load(str(buckets.copied(path)), text.t5_rules)
   tokenizers.check(tokenizer, text)
   return tokenizer
 

@@ -9,19 +9,20 @@ See docs/prepare.md for jobs of a scheduler, options, and the items that are ref
 """
 
 import dataclasses
+import sys
 import types
 from typing import Any
 
 from absl import flags
 
-from vtr_jax.core import cli
+from vtr_jax.core import buckets, cli, paths
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
 from vtr_jax.prepare import check, merge, notes
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
-from vtr_jax.prepare.place import Place
+from vtr_jax.prepare.place import VERSION, Place
 from vtr_jax.prepare.run import Run, parse_job, prepare
 
 _GIVEN = dict(
@@ -37,6 +38,7 @@ _GIVEN = dict(
   seed=(0, "Seed of the order of the training split."),
   shard=("0/1", "i/n: write the i-th of n parts, counted from 0; then --merge."),
   merge=(False, "Merge the shards of all jobs."),
+  push=("", "gs://bucket/data: copy the finished data set there too."),
   check=("", "Directory of a prepared data set: only verify it."),
   notes_of=("", "Directory of a prepared data set: only add the format's notes to it."),
   all_intra=(False, "Every frame a key frame, as --gop=1: larger, fastest to read."),
@@ -93,7 +95,9 @@ def _call() -> None:
     require(
       bool(given.name or given.format), "--name: missing; name the data set to merge"
     )
-    merge.merge(Place(given.out, given.name or given.format), final)
+    place = Place(given.out, given.name or given.format)
+    merge.merge(place, final)
+    _push(place, given.push)
     return
   require(bool(given.format), f"--format: missing; known: {', '.join(base.kinds())}")
   if given.notes_of:
@@ -119,6 +123,18 @@ def _call() -> None:
     shard_size=given.shard_size,
     seed=given.seed,
   )
+  _push(place, given.push)
+
+
+def _push(place: Place, data: str) -> None:
+  """Copies a complete data set to a bucket; again, only what is missing there."""
+  if data and place.complete():
+    require(
+      paths.is_bucket(data), f"--push: {data}: not a bucket; give gs://BUCKET/DIR"
+    )
+    url = f"{data.rstrip('/')}/{place.name}/{VERSION}"
+    count = buckets.upload(place.directory, url, "dataset_info.json")
+    print(f"{url}: {count} files copied", file=sys.stderr)
 
 
 def _request(given: types.SimpleNamespace) -> dict[str, Any]:
@@ -145,4 +161,4 @@ def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> None:
 
 if __name__ == "__main__":
   _define()
-  cli.run(_call)
+  cli.run(_call, here=frozenset({"out"}))

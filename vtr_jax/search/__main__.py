@@ -140,4 +140,4 @@ def main(name: str = "", *words: str) -> None:
 
 
 if __name__ == "__main__":
-  cli.run(main, arguments=True)
+  cli.run(main, arguments=True, here=frozenset({"out"}))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vtr_jax.core import processes
+from vtr_jax.core import paths, processes
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.inference.model import LoadedModel
@@ -75,7 +75,7 @@ def build(
   entries, left_out = files.walk(root)
   header = store.Header(
     model=model.id,
-    checkpoint=os.path.abspath(checkpoint) if checkpoint else "",
+    checkpoint=str(paths.absolute(paths.anywhere(checkpoint))) if checkpoint else "",
     dim=model.dim,
     root=root,
     **dataclasses.asdict(options or windows.Options()),

@@ -5,7 +5,6 @@ metrics and the ids of its records. `python -m vtr_jax.replay` repeats the step.
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from vtr_jax.core import io, sharding
+from vtr_jax.core import io, paths, sharding
 from vtr_jax.core.config import read as read_config
 from vtr_jax.core.config import to_dict
 from vtr_jax.core.errors import (
@@ -44,14 +43,15 @@ class Dump:
   sums: tuple[int, ...] = ()  # checksums of the arrays; older dumps have none
 
 
-def write(run: Run, e: RollBack) -> pathlib.Path:
+def write(run: Run, e: RollBack) -> paths.AnyPath:
   """Dumps the last skipped step; called by all processes.
 
   Raises:
     CheckpointError: it cannot be written.
   """
   assert e.batch is not None, "after a roll-back the loop waits for every step"
-  path = run.workdir.absolute() / "dumps" / str(e.last)
+  # Of several hosts, each has local files of its own.
+  path = paths.absolute(paths.anywhere(run.mirror.name)) / "dumps" / str(e.last)
   state = run.state.replace(step=run.state.step - 1, loss_history=e.history)
   arrays = dict(state=checkpoint.tree(state), batch=_full(e.batch))
   rows = sharding.put_batch(dict(record=e.records.astype(np.int32)), run.mesh)
@@ -71,7 +71,7 @@ def write(run: Run, e: RollBack) -> pathlib.Path:
   return path
 
 
-def read(path: pathlib.Path) -> Dump:
+def read(path: paths.AnyPath) -> Dump:
   """Reads dump.json; `arrays` reads the rest.
 
   Raises:
@@ -87,7 +87,7 @@ def read(path: pathlib.Path) -> Dump:
 
 
 def arrays(
-  path: pathlib.Path,
+  path: paths.AnyPath,
   dump: Dump,
   state: Any,
   spec: dict[str, jax.ShapeDtypeStruct],

@@ -6,18 +6,17 @@ restored: checksums of files do not detect a file of another checkpoint.
 
 import dataclasses
 import json
-import pathlib
 import zlib
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from vtr_jax.core import io
+from vtr_jax.core import buckets, io, paths
 from vtr_jax.core.errors import CheckpointError, one_line
+from vtr_jax.core.mirror import Mirror
 from vtr_jax.train import checksums, restore_params
+from vtr_jax.train.outage import Outage, all_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +29,41 @@ class CheckpointPolicy:
 
 
 class Checkpoints:
-  """The newest `keep` checkpoints of a run, each {state, meta} under its step."""
+  """The newest `keep` checkpoints of a run, each {state, meta} under its step.
+
+  While a bucket cannot be written, the run continues; see outage.py.
+  """
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: paths.AnyPath,
     keep: int,
     policy: CheckpointPolicy = CheckpointPolicy(),
+    mirror: Mirror | None = None,
   ):
-    self._directory, self._policy = directory.absolute(), policy
+    """Opens or creates them.
+
+    Args:
+      directory: of the checkpoints; it may be in a bucket.
+      keep: number of checkpoints.
+      policy: how strictly they are verified.
+      mirror: of the run's directory; None if it is local.
+    """
+    self._directory, self._policy = paths.absolute(directory), policy
+    self._outage = Outage(mirror) if mirror and mirror.remote else None
+    self._pending: tuple[int, Any] | None = None  # a save whose end is not known
     self.newest = 0  # step of the last save started or restore; 0 = none
-    options = ocp.CheckpointManagerOptions(
+    self._options = ocp.CheckpointManagerOptions(
       max_to_keep=keep, cleanup_tmp_directories=True
     )
+    self._manager = self._open()
+
+  def _open(self) -> ocp.CheckpointManager:
     try:
-      self._manager = ocp.CheckpointManager(self._directory, options=options)
+      return ocp.CheckpointManager(self._directory, options=self._options)
     except OSError as e:
-      raise CheckpointError(f"{directory}: cannot be used ({e.strerror})") from e
+      cause = e.strerror or one_line(e)
+      raise CheckpointError(f"{self._directory}: cannot be used ({cause})") from e
 
   def latest_step(self) -> int | None:
     """Step of the newest complete checkpoint."""
@@ -60,6 +77,8 @@ class Checkpoints:
   def drop_after(self, step: int) -> None:
     """Deletes the checkpoints after `step`; training resumes from there."""
     self.wait()
+    if self._outage:
+      self._outage.drop()
     for later in [s for s in self._manager.all_steps() if s > step]:
       self._manager.delete(later)
     self.newest = step
@@ -70,7 +89,7 @@ class Checkpoints:
     Raises:
       CheckpointError: this save, or the previous one, failed.
     """
-    if step == self.latest_step():
+    if step == self.latest_step() or (self._outage and step == self._outage.step):
       return
     arrays = tree(state)
     sums = jax.device_get(checksums.tree_checksums(arrays)).tolist()
@@ -79,12 +98,19 @@ class Checkpoints:
       state=ocp.args.StandardSave(arrays),
       meta=ocp.args.JsonSave(meta | dict(crc=_crc(meta))),
     )
-    try:
-      self._manager.save(step, args=args)
-    except Exception as e:
-      raise self._failed(e) from e
+    ready, cause = self._ready(), "the bucket cannot be written"
+    if ready:
+      try:
+        self._manager.save(step, args=args)
+      except Exception as e:
+        if not self._outage:
+          raise self._failed(e) from e
+        ready, cause = False, one_line(e)
     self.newest = step
-    if self._policy.verify_saves:
+    self._pending = (step, args) if ready and self._outage else None
+    if self._outage and not ready:
+      self._outage.save(step, args, cause)
+    elif self._policy.verify_saves:
       self._verify(step, arrays, sums)
 
   def restore(self, like: Any, last: int | None = None) -> tuple[Any, dict, list[str]]:
@@ -106,9 +132,9 @@ class Checkpoints:
     for step in sorted(steps, reverse=True):
       state, meta, cause = _read(self._directory / str(step), target)
       # Checksums are computed by all processes, so all of them must get here.
-      if ok := _all_processes(not cause):
+      if ok := all_processes(not cause):
         cause = _compare(state, meta)
-        ok = _all_processes(not cause)
+        ok = all_processes(not cause)
       if ok:
         warnings, self.newest = self._set_aside(causes, step), step
         return dataclasses.replace(like, **fields(state)), meta, warnings
@@ -137,13 +163,13 @@ class Checkpoints:
         number += 1
       if jax.process_index() == 0:
         folder.mkdir(exist_ok=True)
-        (self._directory / str(step)).rename(aside)
+        buckets.move(self._directory / str(step), aside)
       lines.append(
         f"{self._directory / str(step)}: cannot be restored ({cause}); moved to "
         f"{aside}; the run resumes from step {restored}"
       )
     if causes:
-      _all_processes(True)
+      all_processes(True)
       self._manager.reload()
     return lines
 
@@ -154,7 +180,7 @@ class Checkpoints:
       CheckpointError: it differs from what was saved.
     """
     self.wait()
-    if jax.process_index():
+    if jax.process_index() or (self._outage and self._outage.step):
       return
     where = self._directory / str(step)
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), arrays)
@@ -170,15 +196,39 @@ class Checkpoints:
       ) from e
 
   def wait(self) -> None:
-    """Waits until all saves are on disk; raises as `save` does."""
+    """Waits until all saves are on disk, or known to have failed; raises as `save`."""
     try:
       self._manager.wait_until_finished()
     except Exception as e:
-      raise self._failed(e) from e
+      if not self._outage:
+        raise self._failed(e) from e
+      if self._pending:
+        self._outage.save(*self._pending, one_line(e))
+    self._pending = None
 
   def close(self) -> None:
+    """Waits until all saves are on disk.
+
+    Raises:
+      CheckpointError: as `save`, or the newest state is not in the bucket.
+    """
     self.wait()
+    if self._outage and self._outage.step and not self._ready():
+      raise CheckpointError(
+        f"{self._directory}: checkpoint {self._outage.step} is not written; run the "
+        "same command again"
+      )
     self._manager.close()
+
+  def _ready(self) -> bool:
+    """Whether checkpoints can be written; what was saved elsewhere is sent first."""
+    if not self._outage:
+      return True
+    ready = self._outage.writable()
+    if ready and self._outage.step:
+      self._outage.ended()
+      self._manager = self._open()
+    return ready
 
   def _failed(self, e: Exception) -> CheckpointError:
     return CheckpointError(
@@ -187,7 +237,7 @@ class Checkpoints:
     )
 
 
-def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
+def _read(where: paths.AnyPath, target: dict[str, Any]) -> tuple[Any, Any, str]:
   """(state, meta, "") or (None, None, cause); without other processes.
 
   Raises:
@@ -206,7 +256,7 @@ def _read(where: pathlib.Path, target: dict[str, Any]) -> tuple[Any, Any, str]:
     return None, None, one_line(e)
 
 
-def _is_converted(where: pathlib.Path) -> bool:
+def _is_converted(where: paths.AnyPath) -> bool:
   """Whether a checkpoint holds only parameters, as `vtr_jax.convert` writes them."""
   try:
     return set(restore_params.metadata(where)) == {"params"}
@@ -226,13 +276,6 @@ def _compare(state: Any, meta: dict[str, Any]) -> str:
 
 def _crc(meta: dict[str, Any]) -> int:
   return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
-def _all_processes(ok: bool) -> bool:
-  """Whether `ok` holds in all processes."""
-  if jax.process_count() == 1:
-    return ok
-  return bool(multihost_utils.process_allgather(np.array(ok)).all())
 
 
 # Stored names of fields that were renamed in 0.2: every version reads the checkpoints

@@ -9,7 +9,6 @@ not. weights/ describes the import of public files.
 
 import itertools
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
-from vtr_jax.core import sharding
+from vtr_jax.core import paths, sharding
 from vtr_jax.core.config import nearest, require
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.models.video_tower import time_positions
@@ -113,7 +112,7 @@ def check_heads(heads: tuple[str, ...], initial: Any) -> None:
 def check_classes(source: str, own: tuple[str, ...], heads: tuple[str, ...]) -> None:
   """Raises ConfigError if a run's head is used whose classes are not those of `own`."""
   try:
-    values = json.loads((pathlib.Path(source) / "config.json").read_text())
+    values = json.loads((paths.anywhere(source) / "config.json").read_text())
     theirs = tuple(values["objective"].get("classes") or ())
   except (OSError, ValueError, KeyError, AttributeError, TypeError):
     return  # told where the run is opened
@@ -148,7 +147,7 @@ def _from_files(
 def _from_run(
   source: str, initial: Any, mesh: Mesh, objective: Objective, heads: tuple[str, ...]
 ) -> tuple[Any, list[RunReport]]:
-  directory = pathlib.Path(source) / "checkpoints"
+  directory = paths.anywhere(source) / "checkpoints"
   shapes: dict[str, Any] = flatten_dict(restore_params.param_shapes(directory), sep="/")
   expected: dict[str, Any] = flatten_dict(initial, sep="/")
   flat = None
@@ -187,7 +186,7 @@ def _from_run(
   return unflatten_dict(expected, sep="/"), reports
 
 
-def _read(directory: pathlib.Path, likes: dict[str, Any]) -> dict[str, Any]:
+def _read(directory: paths.AnyPath, likes: dict[str, Any]) -> dict[str, Any]:
   """Path -> array of the newest checkpoint; of NumPy where `likes` has no sharding."""
   stored, _ = restore_params.read_params(directory, unflatten_dict(likes, sep="/"))
   return flatten_dict(stored, sep="/")

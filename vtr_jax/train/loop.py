@@ -73,7 +73,10 @@ def train_and_evaluate(
     finally:
       run.profile.close()
       run.writer.close()
-      run.checkpoints.close()
+      try:
+        run.checkpoints.close()
+      finally:
+        run.mirror.finish()
 
 
 def _train(run: Run, quarantine: Quarantine) -> None:
@@ -191,6 +194,7 @@ def _take_metrics(run: Run, log: Progress, delay: int = 0) -> None:
   for step, metrics in log.fetch(delay):
     if warning := run.guard.check(step, metrics):
       run.writer.warn(step, warning)
+      run.mirror.push()
     log.log(step, metrics)
 
 
@@ -198,6 +202,8 @@ def _save(run: Run, log: Progress, done: int) -> None:
   """Starts writing the state after step `done`, once its metrics are checked."""
   _take_metrics(run, log)
   run.checkpoints.save(done, run.state, _meta(run, log))
+  run.writer.reopen()
+  run.mirror.push()
 
 
 def _evaluate(
@@ -244,7 +250,7 @@ def _finish(run: Run) -> dict[str, float]:
       evaluator.draw(run.workdir / "figures", name)
     records = writer.read(run.workdir / "metrics.jsonl")
     plots.curves(run.workdir / "figures" / "curves.png", records)
-    run.writer.log(f"results.json and figures/ are in {run.workdir}")
+    run.writer.log(f"results.json and figures/ are in {run.mirror.name}")
     headline = [
       f"{k.split('/')[0]} {v:.1f}" for k, v in metrics.items() if _is_headline(k)
     ]

@@ -3,19 +3,19 @@
 Processes do not wait for each other here, so one that fails does not block the others.
 """
 
-import pathlib
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from flax.traverse_util import flatten_dict
 
+from vtr_jax.core import paths
 from vtr_jax.core.errors import CheckpointError, one_line
 
 _SHOWN = 20  # max differences listed: one screen
 
 
-def read_arrays(directory: pathlib.Path, like: Any, partial: bool = False) -> Any:
+def read_arrays(directory: paths.AnyPath, like: Any, partial: bool = False) -> Any:
   """The tree of arrays in `directory`; raises whatever Orbax or TensorStore raises.
 
   Args:
@@ -23,13 +23,13 @@ def read_arrays(directory: pathlib.Path, like: Any, partial: bool = False) -> An
     like: ShapeDtypeStructs with the target shardings; without one: NumPy arrays.
     partial: whether `directory` may hold more than `like`.
   """
-  path: Any = directory.absolute()  # Orbax declares epath.Path
+  path: Any = paths.absolute(directory)  # Orbax declares epath.Path
   restore_args = ocp.checkpoint_utils.construct_restore_args(like)
   args = ocp.args.PyTreeRestore(like, restore_args, partial_restore=partial)
   return ocp.PyTreeCheckpointHandler().restore(path, args=args)
 
 
-def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
+def read_params(directory: paths.AnyPath, like: Any) -> tuple[Any, int]:
   """Parameters and step of the newest checkpoint.
 
   Of a run with an EMA (`optim.ema_decay`), the EMA parameters.
@@ -54,7 +54,7 @@ def read_params(directory: pathlib.Path, like: Any) -> tuple[Any, int]:
   return state[name], int(where.name)
 
 
-def param_shapes(directory: pathlib.Path) -> Any:
+def param_shapes(directory: paths.AnyPath) -> Any:
   """Shapes and dtypes of the newest checkpoint's parameters; no array is read.
 
   Raises:
@@ -68,27 +68,35 @@ def param_shapes(directory: pathlib.Path) -> Any:
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), params)
 
 
-def metadata(where: pathlib.Path) -> dict[str, Any]:
+def metadata(where: paths.AnyPath) -> dict[str, Any]:
   """Field -> tree of array metadata of a checkpoint's state; raises as Orbax does."""
   path: Any = where / "state"  # Orbax declares epath.Path
   return ocp.PyTreeCheckpointHandler().metadata(path).tree
 
 
-def _newest(directory: pathlib.Path) -> pathlib.Path:
-  steps = sorted(int(p.name) for p in directory.glob("*") if p.name.isdigit())
+def _newest(directory: paths.AnyPath) -> Any:
+  steps = [p for p in directory.glob("*") if p.name.isdigit() and _is_complete(p)]
   if not steps:
     raise CheckpointError(f"{directory}: no checkpoint; train first")
-  return directory.absolute() / str(steps[-1])
+  return paths.absolute(max(steps, key=lambda step: int(step.name)))
 
 
-def _unreadable(where: pathlib.Path, e: Exception) -> CheckpointError:
+def _is_complete(step: paths.AnyPath) -> bool:
+  """Whether a folder with a checkpoint's final name holds all of it.
+
+  In a bucket, where renaming is copying, Orbax gives that name from the start.
+  """
+  return not paths.is_bucket(step) or (step / "commit_success.txt").exists()
+
+
+def _unreadable(where: paths.AnyPath, e: Exception) -> CheckpointError:
   return CheckpointError(
     f"{where}: cannot be restored ({one_line(e)}); copy it again, or delete this "
     "folder to use the checkpoint before it"
   )
 
 
-def check_params(where: pathlib.Path, stored: dict[str, Any], expected: Any) -> None:
+def check_params(where: paths.AnyPath, stored: dict[str, Any], expected: Any) -> None:
   """Raises CheckpointError if the parameters in `metadata` differ from `expected`."""
   if difference := diff_trees(stored["params"], expected):
     raise CheckpointError(

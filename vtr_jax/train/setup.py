@@ -12,9 +12,10 @@ import clu.parameter_overview
 import jax
 from jax.experimental import multihost_utils
 
-from vtr_jax.core import io, paths, precision, processes, renames, sharding
+from vtr_jax.core import buckets, io, paths, precision, processes, renames, sharding
 from vtr_jax.core.config import nearest, read, require
 from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
+from vtr_jax.core.mirror import Mirror
 from vtr_jax.core.paths import near
 from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import sources
@@ -42,7 +43,8 @@ class Run:
   """A training run, built from its config."""
 
   config: TrainConfig
-  workdir: pathlib.Path
+  workdir: pathlib.Path  # local
+  mirror: Mirror  # of it in a bucket
   objective: objectives.Objective
   mesh: jax.sharding.Mesh
   tokenizer: texts.Tokenizer
@@ -76,7 +78,8 @@ def build(
 
   If `locks` is given, no other run can be built in `directory` until it is closed.
   """
-  directory = paths.local(str(directory), "--workdir")
+  directory = paths.local(str(directory), "--workdir", buckets=True)
+  mirror = Mirror(directory, jax.process_index())
   values, renamed = renames.upgrade(values)
   values = with_defaults(paths.of_config(values))
   section, dtype = values.get("objective"), functools.partial(_dtype, directory)
@@ -96,7 +99,7 @@ def build(
   )
   _check_groups(config, parts.objective)
   sharding.check_batch_size(config.eval_batch_size, mesh, "config.eval_batch_size")
-  path = _workdir(directory, values, locks)
+  path = _workdir(mirror, values, locks)
   data = _data_directory(config)
   fingerprint = config.data.fingerprint()
   tokenizer = texts.NoText()
@@ -112,7 +115,7 @@ def build(
   )
   evals = evaluators.build(eval_configs, context)
   init_state = functools.partial(_init_state, parts, mesh)
-  checkpoints = Checkpoints(path / "checkpoints", config.checkpoint_keep, policy)
+  checkpoints = Checkpoints(mirror.checkpoints, config.checkpoint_keep, policy, mirror)
   meta: dict[str, Any] = {}
   reports, warnings = [], []
   if checkpoints.latest_step() is not None:
@@ -127,7 +130,14 @@ def build(
   is_main = jax.process_index() == 0
   if is_main:
     _describe(state, reports, path)
-  out = writer.Writer(path, int(state.step), is_main, monitor.wandb, values)
+  out = writer.Writer(
+    path,
+    int(state.step),
+    is_main,
+    monitor.wandb,
+    values,
+    mirror.name if mirror.remote else "",
+  )
   for line in renamed:
     out.log(line)
   for report in reports:
@@ -136,10 +146,13 @@ def build(
   for warning in warnings:
     out.warn(int(state.step), warning)
   dtype = parts.objective.compute.dtype
-  out.log(f"{config.name}: {_size(state, mesh)}, activations in {dtype}, in {path}")
+  out.log(
+    f"{config.name}: {_size(state, mesh)}, activations in {dtype}, in {directory}"
+  )
   return Run(
     config=config,
     workdir=path,
+    mirror=mirror,
     objective=parts.objective,
     mesh=mesh,
     tokenizer=tokenizer,
@@ -280,42 +293,50 @@ def _describe(state: TrainState, reports: Sequence, path: pathlib.Path) -> None:
 
 def _check_run(directory: str) -> None:
   """Raises CheckpointError if `init_from` is neither a run nor public weights."""
-  if not (pathlib.Path(directory) / "config.json").exists():
+  if not (paths.anywhere(directory) / "config.json").exists():
     kind = directory.partition(":")[0]
     hint = (
       "give the --workdir of a training, or KIND:FILE or a folder of public weights"
     )
     if ":" in directory:
       hint = f"{kind!r} is not a kind of weights, {nearest(kind, SOURCES)}"
-    elif not pathlib.Path(directory).exists():
+    elif not paths.anywhere(directory).exists():
       hint = f"there is no such folder{near(directory)}"
     raise CheckpointError(f"config.init_from: {directory} is not a run; {hint}")
 
 
 def _workdir(
-  directory: str | pathlib.Path,
-  values: Mapping[str, Any],
-  locks: contextlib.ExitStack | None,
+  mirror: Mirror, values: Mapping[str, Any], locks: contextlib.ExitStack | None
 ) -> pathlib.Path:
-  """The directory, prepared by process 0; the others wait for it."""
+  """The local directory, prepared by process 0; the others wait for it."""
   if jax.process_index() == 0:
     if locks is not None:
-      lock = workdir.make(directory) / "lock"
+      lock = workdir.make(mirror.local) / "lock"
       locks.enter_context(processes.locked(lock, "run", timeout=_LOCK_TIMEOUT))
-    workdir.prepare(directory, workdir.plain(values))
+      locks.enter_context(mirror.held(_LOCK_TIMEOUT))
+    mirror.pull()
+    workdir.prepare(mirror, workdir.plain(values))
+    if not mirror.sync():  # also what could not be pushed when the last run ended
+      mirror.finish()
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices("workdir")
-  return pathlib.Path(directory)
+  if jax.process_index():
+    mirror.pull()
+  return mirror.local
 
 
 def _data_directory(config: TrainConfig) -> str:
   """The data's directory; moving_shapes is generated if it is missing."""
   name, *variant = config.data.name.split("/")
-  if name == "moving_shapes":
+  if name == "moving_shapes" and not paths.is_bucket(config.data.dir):
     return str(moving_shapes.build(config.data.dir, *variant[:1]))
   try:
     return sources.find(config.data.dir, config.data.name)
   except DataError as e:
+    if name == "moving_shapes":
+      raise DataError(
+        f"{e}; it is made in local directories: train there once, and copy it"
+      ) from None
     raise DataError(
       f"{e} (the demo, --config=simvtp, generates its own data)"
     ) from None
@@ -364,7 +385,7 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
         "which their token embeddings depend on",
       )
   run = "" if public else config.init_from
-  first = pathlib.Path(run or data) / "tokenizer.model"
+  first = paths.anywhere(run or data) / "tokenizer.model"
   if run and not copy.exists():
     _check_run(run)
     require(
@@ -372,11 +393,12 @@ def _tokenizer(config: TrainConfig, data: str, path: pathlib.Path) -> texts.Toke
       f"config.tokenizer: missing, and {run} has none; give its vocabulary file, "
       "or that of the data if token embeddings start at random",
     )
-  source = pathlib.Path(config.tokenizer or own or first)
+  source = paths.anywhere(config.tokenizer or own or first)
   if copy.exists():  # a run resumes even if the source is gone
     if source.exists() and copy.read_bytes() != source.read_bytes():
       raise ConfigError(f"{copy}: differs from {source}; a run keeps its tokenizer")
     source = copy
+  source = buckets.copied(source)
   tokenizer = texts.load(str(source), config.text.t5_rules)
   texts.check(tokenizer, config.text)
   if jax.process_index() == 0 and not copy.exists():

@@ -15,9 +15,10 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_jax.core import io, precision, renames
+from vtr_jax.core import io, paths, precision, renames
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import ConfigError, DataError, printable
+from vtr_jax.core.mirror import Mirror
 from vtr_jax.train.config import with_defaults
 
 # Keys that do not change the result: a run may be resumed with other values.
@@ -44,21 +45,31 @@ FREE_KEYS = (
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "av")
 
 
-def prepare(path: str | os.PathLike, config: Mapping[str, Any]) -> pathlib.Path:
+def prepare(
+  place: str | os.PathLike | Mirror, config: Mapping[str, Any]
+) -> pathlib.Path:
   """Creates or reuses the directory; stores the config.
+
+  Args:
+    place: the directory, or its mirror.
+    config: of the run.
+
+  Returns:
+    The local directory.
 
   Raises:
     DataError: it cannot be written.
     ConfigError: it holds a run with another config; lists the differences.
   """
-  workdir = make(path)
+  place = place if isinstance(place, Mirror) else Mirror(place)
+  workdir = make(place.local)
   stored = workdir / "config.json"
   current = flatten(upgraded(plain(config)))
   try:
     # Without a checkpoint nothing is lost: a failed start may be replaced.
-    has_run = stored.exists() and any((workdir / "checkpoints").glob("[0-9]*"))
+    has_run = stored.exists() and any(place.checkpoints.glob("[0-9]*"))
     before = flatten(upgraded(io.mapping(stored.read_bytes()))) if has_run else current
-    _check_unchanged(workdir, before, current)
+    _check_unchanged(place.name, before, current)
     if not has_run or before != current:  # its time stamp is the run's start
       write_json(stored, plain(config))
   except OSError as e:
@@ -104,7 +115,7 @@ def stored_scan(path: str | os.PathLike) -> bool | None:
 def _stored_compute(path: str | os.PathLike) -> dict[str, Any]:
   """Section `objective.compute` of a run; empty if there is none."""
   try:
-    values = io.mapping((pathlib.Path(path) / "config.json").read_bytes())
+    values = io.mapping((paths.anywhere(path) / "config.json").read_bytes())
     return dict(renames.upgrade(values)[0]["objective"]["compute"])
   except (OSError, ValueError, KeyError, TypeError, ConfigError):
     return {}  # no run, or one that `prepare` refuses
@@ -115,9 +126,13 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
   return with_defaults(renames.upgrade(values)[0])
 
 
-def write_json(path: pathlib.Path, values: Any) -> None:
+def write_json(path: paths.AnyPath, values: Any) -> None:
   """Writes a JSON file atomically."""
-  io.atomic_write(path, json.dumps(values, indent=1, sort_keys=True) + "\n")
+  text = json.dumps(values, indent=1, sort_keys=True) + "\n"
+  if paths.is_bucket(path):
+    path.write_text(text)
+  else:
+    io.atomic_write(path, text)
 
 
 def plain(values: Any) -> Any:
@@ -157,7 +172,7 @@ def _revision(here: pathlib.Path) -> str:
     return "unknown"
 
 
-def _check_unchanged(workdir: pathlib.Path, before: dict, current: dict) -> None:
+def _check_unchanged(workdir: str, before: dict, current: dict) -> None:
   keys = sorted(set(before) | set(current))
   show = lambda values, key: repr(values.get(key, "absent"))
   changed = [

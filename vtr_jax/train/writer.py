@@ -10,7 +10,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from vtr_jax.core import io, shutdown
 from vtr_jax.core.errors import ConfigError, one_line
@@ -28,8 +28,9 @@ class Writer:
     active: bool = True,
     project: str = "",
     config: Mapping[str, Any] | None = None,
+    bucket: str = "",
   ):
-    """Continues workdir/metrics.jsonl after the checkpoint of `start_step`.
+    """Continues metrics.jsonl after the checkpoint of `start_step`.
 
     Later lines are removed, because later steps and the evaluations of that step are
     repeated: the file reads as if the run had never stopped.
@@ -40,6 +41,7 @@ class Writer:
       active: whether anything is written.
       project: of Weights & Biases, which gets all metrics too; "" = none.
       config: the run's, shown by Weights & Biases.
+      bucket: the run's directory there, which identifies it for Weights & Biases.
 
     Raises:
       ConfigError: the package wandb is missing.
@@ -52,7 +54,8 @@ class Writer:
     self._others: dict[str, Any] = {}
     if project:
       package, name = _wandb(project), "Weights & Biases"
-      start = lambda: _Wandb(package, project, workdir, config)
+      where = pathlib.PurePath(bucket or workdir.resolve())
+      start = lambda: _Wandb(package, project, where, config)
       self._others[name] = self._try(name, start)
     self.rewind(start_step)
 
@@ -64,7 +67,7 @@ class Writer:
     self._close("TensorBoard", self._others.get("TensorBoard"))
     path = self._workdir / "metrics.jsonl"
     self._try("metrics.jsonl", lambda: _cut(path, step))
-    self._lines = self._try("metrics.jsonl", lambda: _Lines(path.open("a")))
+    self._lines = self._try("metrics.jsonl", lambda: _Lines(path))
     board = lambda: _board(self._workdir, step)
     self._others["TensorBoard"] = self._try("TensorBoard", board)
 
@@ -77,6 +80,11 @@ class Writer:
     for name, other in self._others.items():
       if other and name not in self._warned:
         self._try(name, lambda to=other: to.scalars(step, values))
+
+  def reopen(self) -> None:
+    """Closes metrics.jsonl and opens it again: a mounted bucket shows it only then."""
+    if self._active and self._lines:
+      self._try("metrics.jsonl", self._lines.reopen)
 
   def log(self, text: str) -> None:
     """Prints a line at once."""
@@ -129,8 +137,13 @@ def _cut(path: pathlib.Path, step: int) -> None:
 class _Lines:
   """metrics.jsonl; lines that a full disk does not take stay in the file's buffer."""
 
-  def __init__(self, file: TextIO):
-    self._file = file
+  def __init__(self, path: pathlib.Path):
+    self._path, self._file = path, path.open("a")
+
+  def reopen(self) -> None:
+    self._file.flush()  # if this fails, the file stays open, with its lines
+    self._file.close()
+    self._file = self._path.open("a")
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
@@ -210,9 +223,8 @@ class _Wandb:
   """A run of Weights & Biases; the same one when this run is resumed."""
 
   def __init__(
-    self, wandb: Any, project: str, workdir: pathlib.Path, config: Mapping | None
+    self, wandb: Any, project: str, where: pathlib.PurePath, config: Mapping | None
   ):
-    where = workdir.resolve()
     name = hashlib.sha256(str(where).encode()).hexdigest()[:16]
     self._run = wandb.init(
       project=project, name=where.name, id=name, resume="allow", config=config
