@@ -12,7 +12,12 @@ from conftest import ROOT
 
 # Packages whose module has another name, but for - and _.
 MODULES = dict(
-  pillow="PIL", absl_py="absl", orbax_checkpoint="orbax", umap_learn="umap"
+  gcsfs="fsspec",  # whose file system it is
+  google_cloud_storage="google",
+  pillow="PIL",
+  absl_py="absl",
+  orbax_checkpoint="orbax",
+  umap_learn="umap",
 )
 
 
