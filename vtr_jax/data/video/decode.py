@@ -244,14 +244,14 @@ def unusual(frame: av.VideoFrame) -> Iterator[str]:
 
 def tell(text: str) -> None:
   """Warns once, in the process that a user sees; a worker keeps it, see `untold`."""
-  with _lock:
+  with _lock:  # also while it prints: two lines would mix
     if text in _told:
       return
     _told.add(text)
-  if multiprocessing.parent_process() is None:
-    warn(f"{text} (said once)")
-  else:
-    _untold.append(text)
+    if multiprocessing.parent_process() is None:
+      warn(f"{text} (said once)")
+    else:
+      _untold.append(text)
 
 
 def untold() -> list[str]:
