@@ -195,5 +195,5 @@ def test_invalid_configs_are_rejected(changes, message):
 
 
 def test_rows_that_make_no_whole_groups_are_rejected():
-  with pytest.raises(ConfigError, match="group: 6 rows do not divide the 8 rows"):
+  with pytest.raises(ConfigError, match=r"mix\.group: 6 does not divide the 8 rows"):
     mix(jax.random.key(0), MixConfig(group=6))

@@ -144,7 +144,8 @@ def test_products_of_the_kernel_are_counted():
     ("tpu", (5, 6), 64, 0.0, "xla"),  # along time
     ("tpu", (1, 785), 64, 0.0, "xla"),  # a class token
     ("tpu", (6400, 6400), 64, 0.0, "xla"),  # keys do not fit into VMEM
-    ("gpu", (317, 317), 64, 0.0, "xla"),  # no GPU of Ampere or later is attached
+    ("gpu", (317, 317), 64, 0.0, "cudnn"),
+    ("gpu", (317, 317), 132, 0.0, "xla"),  # wider than cuDNN's heads
     ("cpu", (317, 317), 64, 0.0, "xla"),
   ],
 )

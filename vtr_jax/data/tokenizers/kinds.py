@@ -23,7 +23,6 @@ from numpy.typing import ArrayLike
 from vtr_jax.core import io
 from vtr_jax.core.errors import BadSample, DataError, one_line
 from vtr_jax.core.paths import near
-from vtr_jax.data import captions
 
 # Merges that CLIP's code reads; OpenAI's file has five times as many.
 _MERGES = 49152 - 256 - 2
@@ -113,11 +112,9 @@ class _Vocabulary:
       length: of the result, 2 or more as in `TextSpec`.
 
     Raises:
-      BadSample: the caption is blank, has no token after normalisation, or contains a
-        lone surrogate, as JSON may.
+      BadSample: the caption has no token after normalisation, or contains a lone
+        surrogate, as JSON may.
     """
-    if captions.blank(caption):
-      raise BadSample("empty caption")
     try:
       words = self._encode(caption)
     except (RuntimeError, TypeError, UnicodeEncodeError) as e:  # varies with library
