@@ -67,6 +67,12 @@ def convert(
       "configs/finetune_actions.py:kinetics400,videomae, or omit it",
     )
     objective["classes"] = _classes(classes)
+    count, head = len(objective["classes"]), objective.get("num_classes", 0)
+    require(
+      head in (0, count),
+      f"--classes: {classes} has {count} names, the head {head}; give the file of this "
+      "data set",
+    )
     values = {**(values or {}), "objective": objective}
   found = published.read(kind, file, values, allow, heads)
   text, report = found.config.text, found.report

@@ -86,9 +86,10 @@ class Request:
 
   @property
   def model(self) -> str:
-    """Directory of what is evaluated; of a file, its path without the ending."""
-    path = self.predictions
-    return self.checkpoint or self.embeddings or str(pathlib.Path(path).with_suffix(""))
+    """Directory of what is evaluated; of a file, that of its name."""
+    path = pathlib.Path(self.predictions)
+    folder = path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.out")
+    return self.checkpoint or self.embeddings or str(folder)
 
   @property
   def place(self) -> Mirror:

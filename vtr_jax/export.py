@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 from flax.traverse_util import flatten_dict
 
-from vtr_jax.core import cli
+from vtr_jax.core import buckets, cli, paths
 from vtr_jax.core.errors import ConfigError, WeightsError
 from vtr_jax.core.io import write_json
 from vtr_jax.core.paths import near
@@ -70,13 +70,18 @@ def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
   if is_folder:
     hub_write.check(layout)
   run = load_lib.load(checkpoint, text=False)
+  place = paths.anywhere(checkpoint)
+  if not (place / "checkpoints").is_dir():
+    raise ConfigError(
+      f"--checkpoint: {checkpoint} holds published weights; convert them to a run first"
+    )
   params = {
     path: np.asarray(jax.device_get(x))
     for path, x in flatten_dict(run.params, sep="/").items()
   }
   bias = run.config.contrastive.bias
   arrays, omitted = save(layout, run.objective.model, params, bias)
-  config = json.loads((pathlib.Path(checkpoint) / "config.json").read_text())
+  config = json.loads((place / "config.json").read_text())
   # transformers requires "format"; the values of a header are strings.
   metadata = dict(
     format="pt", layout=layout, step=str(run.step), config=json.dumps(config)
@@ -86,11 +91,11 @@ def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
   elif is_folder:
     with _folder(target) as folder:
       save_file(arrays, folder / "model.safetensors", metadata=metadata)
-      vocabulary = pathlib.Path(checkpoint) / "tokenizer.model"
-      vocabulary = vocabulary if vocabulary.exists() else None
+      vocabulary = _vocabulary(checkpoint)
       if layout == OWN:
         write_json(folder / "config.json", config)
-        _copy_vocabulary(checkpoint, folder)
+        if vocabulary:
+          shutil.copyfile(vocabulary, folder / vocabulary.name)
       else:
         hub_write.write(folder, layout, run.objective.model, vocabulary)
   else:
@@ -110,14 +115,15 @@ def _functions(checkpoint: str, target: pathlib.Path) -> None:
   run = load_lib.load(checkpoint, text=False)
   with _folder(target) as folder:
     lines = stablehlo.write(run, folder)
-    _copy_vocabulary(checkpoint, folder)
+    if vocabulary := _vocabulary(checkpoint):
+      shutil.copyfile(vocabulary, folder / vocabulary.name)
   print("\n".join([f"{target}: params.npz and, as files of jax.export,", *lines]))
 
 
-def _copy_vocabulary(checkpoint: str, folder: pathlib.Path) -> None:
-  vocabulary = pathlib.Path(checkpoint) / "tokenizer.model"
-  if vocabulary.exists():
-    shutil.copyfile(vocabulary, folder / vocabulary.name)
+def _vocabulary(checkpoint: str) -> pathlib.Path | None:
+  """The run's vocabulary as a local file, if it has one."""
+  path = paths.anywhere(checkpoint) / "tokenizer.model"
+  return buckets.copied(path) if path.exists() else None
 
 
 @contextlib.contextmanager

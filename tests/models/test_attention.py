@@ -75,15 +75,30 @@ def test_cudnn_gets_even_lengths_and_full_masks(length, valid, causal, monkeypat
 
 @pytest.mark.parametrize("scan", [False, True])
 def test_a_tower_is_padded_once_for_cudnn(scan, monkeypatch):
-  """Instead of in each layer: values, gradients and attention maps stay the same."""
+  """Instead of in each layer: values, gradients and attention maps stay the same.
+
+  Also if the kernel leaves anything at the padding.
+  """
   plain, lengths = jax.nn.dot_product_attention, []
+  padding = np.arange(34)[None, :, None, None] >= 33
+
+  @jax.custom_vjp
+  def undefined_gradient(x):
+    return x
+
+  undefined_gradient.defvjp(
+    lambda x: (x, None), lambda _, g: (jnp.where(padding, jnp.nan, g),)
+  )
 
   def kernel(query, key, value, *, implementation, **masks):
     assert implementation == "cudnn"
     assert query.shape[1] % 2 == 0
     lengths.append(masks.get("key_value_seq_lengths"))
-    exact = (x.astype("float32") for x in (query, key, value))
-    return plain(*exact, implementation="xla", **masks).astype(query.dtype)
+    inputs = [x.astype("float32") for x in (query, key, value)]
+    if lengths[-1] is not None:
+      inputs = map(undefined_gradient, inputs)
+    out = plain(*inputs, implementation="xla", **masks).astype(query.dtype)
+    return out if lengths[-1] is None else jnp.where(padding, jnp.nan, out)
 
   monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
   monkeypatch.setattr(sharding, "platform", lambda: "gpu")
@@ -102,7 +117,7 @@ def test_a_tower_is_padded_once_for_cudnn(scan, monkeypatch):
   assert lengths
   assert all(n is not None and n.shape == (2,) for n in lengths)
   lengths.clear()
-  monkeypatch.setattr(layers, "evened", lambda x, _: (x, None))
+  monkeypatch.setattr(layers, "evened", lambda x, *_: (x, None))
   each, expected = run()
   assert set(map(str, lengths)) == {"None"}
   for a, b in zip(once + maps, each + expected, strict=True):

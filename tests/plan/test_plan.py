@@ -306,6 +306,13 @@ def test_attention_of_other_chips_is_not_planned(how, topology, needs):
     problem.make(config, chips.find(topology, compiler=False))
 
 
+def test_an_unknown_attention_is_not_planned():
+  config = config_of(mac, batch_size=32)
+  config.objective["compute"] |= dict(attention="cuddn")
+  with pytest.raises(ConfigError, match=r"attention: .*cuddn.*did you mean 'cudnn'"):
+    problem.make(config, chips.find("h100:8", compiler=False))
+
+
 def test_a_kernel_of_absent_chips_is_planned_as_auto():
   config = config_of(mac, batch_size=32)
   config.objective["compute"] |= dict(attention="cudnn", dtype="bfloat16")

@@ -234,9 +234,10 @@ def test_activitynet_sentences_are_moments(tmp_path):
   assert plain.notes == ()
 
 
-def test_a_missing_sentence_of_activitynet_is_no_moment(tmp_path):
+@pytest.mark.parametrize("missing", [None, "", "\u200b"])
+def test_a_missing_sentence_of_activitynet_is_no_moment(missing, tmp_path):
   """Found by mutation: the others come through, as captions and as moments."""
-  video = dict(timestamps=[[0, 1], [1, 2]], sentences=[None, "he sits"], duration=9)
+  video = dict(timestamps=[[0, 1], [1, 2]], sentences=[missing, "he sits"], duration=9)
   put(tmp_path, {"train.json": {"v_a": video}, "val_1.json": {}})
   (item,) = base.open("activitynet", Request(str(tmp_path)))
   assert item.captions == ("he sits",)

@@ -162,11 +162,17 @@ def test_each_kind_of_reason_has_its_cure_once():
     ("c.mp4", "damaged after 7 frames"),
     ("d.rm", ".rm is not read; convert it to .mp4, as with ffmpeg"),
     ("e.mp4", "Permission denied"),
+    ("f.mp4", "empty file"),
+    ("g.mp4", "no complete frame"),
+    ("h.mp4", "Input/output error"),
   ]
   assert [line.partition(": ")[0] for line in files.cures(listed)] == [
     "2 x damaged after N frames",
     "1 x not a video",
     "1 x Permission denied",
+    "1 x empty file",
+    "1 x no complete frame",
+    "1 x Input/output error",
   ]
   assert "download it again" in files.cures(listed)[0]
   assert files.cures([]) == []

@@ -48,6 +48,7 @@ _PATHS = frozenset(
   {
     *("workdir", "data", "checkpoint", "out", "to", "tokenizer", "image", "clip"),
     *("push", "texts_file", "embeddings", "source", "annotations", "check", "notes_of"),
+    *("classes", "predictions", "answers", "candidates", "save_embeddings"),
     *("config", "config.data.dir", "config.tokenizer", "config.init_from"),
   }
 )

@@ -95,14 +95,12 @@ def train_batches(
     f"{data.repeats}; change one of them",
   )
   tokenizers.check(tokenizer, text_spec)
+  splits, source = examples(data, rows)
   if data.mixture:
-    splits = [rows.examples(split) for split in data.open_mixture()]
-    source = Joined([part.name for part in data.mixture], splits)
     parts = data.parts(clip)
     mixture = Mixture(parts, [len(split) for split in splits], seed)
     orders, at = mixture.orders(), mixture.at
   else:
-    source = rows.examples(data.open())
     order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
     orders, at = {0: order}, lambda step: (0, step)
   batches = {}
@@ -122,6 +120,17 @@ def train_batches(
   return Batches(
     ByTurns(batches, turn).slice(slice(start_step, None)), data.num_workers
   )
+
+
+def examples(
+  data: DataConfig, rows: Rows
+) -> tuple[list[sources.Records], sources.Records]:
+  """What training rows are made of: (by part of the mixture, all of it)."""
+  if not data.mixture:
+    source = rows.examples(data.open())
+    return [source], source
+  splits = [rows.examples(split) for split in data.open_mixture()]
+  return splits, Joined([part.name for part in data.mixture], splits)
 
 
 def _turn(

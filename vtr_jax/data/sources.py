@@ -141,9 +141,10 @@ def rows(directory: str | os.PathLike) -> dict[str, list[dict[str, Any]]]:
   if not path.exists():
     return found
   try:
-    for line in path.read_bytes().splitlines():
-      row = io.mapping(line)
-      found.setdefault(row["split"], []).append(row)
+    with path.open("rb") as lines:
+      for line in lines:
+        row = io.mapping(line)
+        found.setdefault(row["split"], []).append(row)
   except (OSError, ValueError, KeyError, TypeError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); copy it again") from e
   return found

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from vtr_jax.core.config import nearest
 from vtr_jax.core.errors import DataError, NotFiniteError
+from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note
 from vtr_jax.eval.entries import Entries, Entry
 
@@ -214,7 +215,7 @@ def _answer(entries, entry, note: Note, value: Any, texts: Sequence[str], first:
       f"answer {value} to question {note.id!r}, but there are {len(texts):,} answers, "
       f"numbered from {first}; give the list of this model",
     )
-  if not isinstance(value, str) or not value.strip():
+  if not isinstance(value, str) or blank(value):
     raise entries.error(entry, f"no answer to question {note.id!r}, but {value!r}")
   text = value.strip()
   if note.options and text not in note.options:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from vtr_jax.core.config import require
+from vtr_jax.data.captions import blank
 
 CAPTIONS = ("all", "first", "joined")
 
@@ -17,7 +18,7 @@ def check_classes(classes: Mapping[str, Sequence[str]], prompts: Sequence[str]) 
   for prompt in prompts:
     require(prompt.count("{}") == 1, f'prompts: {prompt!r} needs one "{{}}"')
   for label, phrases in classes.items():
-    valid = len(phrases) > 0 and all(phrase.strip() for phrase in phrases)
+    valid = len(phrases) > 0 and not any(map(blank, phrases))
     require(valid, f"classes.{label}: {phrases}; give phrases that are not empty")
 
 

@@ -64,7 +64,7 @@ def attend(
       one of group `ALL` to every valid key; other numbers are 0 or more. Self-attention
       only. One row serves all rows. None = one group.
     length: of self-attention whose `valid` are the first tokens, so many of each row;
-      cuDNN then reads no mask, and what the others get is not defined.
+      cuDNN then reads no mask, and the others get zeros.
 
   Raises:
     ConfigError: the implementation is for other devices.
@@ -83,15 +83,17 @@ def attend(
   return _cudnn(query, key, value, _seen(valid, groups), causal)
 
 
-def evened(x: Float[Array, "b n d"], implementation: str) -> tuple[Array, Seen | None]:
+def evened(
+  x: Float[Array, "b n d"], implementation: str, num_heads: int, logit_cap: float
+) -> tuple[Array, Seen | None]:
   """(tokens, which are seen), with one more token where cuDNN would pad in each layer.
 
   Its gradient needs an even number. The tokens are as they are, and the second is None,
-  for other implementations and devices, and for few tokens.
+  where `attend` takes another implementation.
   """
-  (b, n), odd = x.shape[:2], x.shape[1] % 2 == 1
-  cudnn = implementation in ("auto", "cudnn") and sharding.platform() == "gpu"
-  if not (odd and cudnn and n >= _SHORTEST and x.dtype == jnp.bfloat16):
+  b, n, d = x.shape
+  heads = x.reshape(b, n, num_heads, d // num_heads)
+  if n % 2 == 0 or resolve(implementation, heads, heads, logit_cap) != "cudnn":
     return x, None
   valid = jnp.broadcast_to(jnp.arange(n + 1)[None] < n, (b, n + 1))
   return jnp.pad(x, ((0, 0), (0, 1), (0, 0))), Seen(valid, None, n)
@@ -157,13 +159,17 @@ def _cudnn_of_length(
   query: Array, key: Array, value: Array, length: int, causal: bool
 ) -> Array:
   lengths = jnp.full(len(query), length, jnp.int32)
-  return jax.nn.dot_product_attention(
-    *(query, key, value),
+  # What the kernel writes at padding is not defined, in gradients neither: NaN, too.
+  real = (jnp.arange(query.shape[1]) < length)[None, :, None, None]
+  defined = lambda x: jnp.where(real, x, 0)
+  out = jax.nn.dot_product_attention(
+    *map(defined, (query, key, value)),
     query_seq_lengths=lengths,
     key_value_seq_lengths=lengths,
     is_causal=causal,
     implementation="cudnn",
   )
+  return defined(out)
 
 
 def _cudnn(

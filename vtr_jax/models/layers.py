@@ -351,7 +351,8 @@ def run_blocks(
   """
   count, rates = x.shape[1], None
   if valid is None and block is Block:
-    x, valid = evened(x, compute.attention)
+    size, _, kind = fields
+    x, valid = evened(x, compute.attention, size.num_heads, kind.logit_cap)
   if np.any(drop_path):
     each = np.linspace(0, drop_path, depth) if np.ndim(drop_path) == 0 else drop_path
     rates = jnp.asarray(each, jnp.float32)

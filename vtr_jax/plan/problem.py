@@ -9,6 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from vtr_jax.core import sharding
+from vtr_jax.core.config import choose
 from vtr_jax.models import attention
 from vtr_jax.objectives import base as objectives
 from vtr_jax.plan import gpus
@@ -86,6 +87,7 @@ def make(config: TrainConfig, target: Target) -> Problem:
   if target.name != "local":
     compute = config.objective.get("compute", {})
     how = compute.get("attention", "auto")
+    choose(how, attention.IMPLEMENTATIONS, "config.objective.compute.attention")
     attention.check(how, target.platform)
     # Initial shapes are traced on this machine, where no kernel of the chips can be.
     how = "xla" if how == "xla" else "auto"

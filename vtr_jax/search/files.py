@@ -1,5 +1,6 @@
 """Lists the videos and images of a folder, and computes digests of their content."""
 
+import collections
 import hashlib
 import json
 import os
@@ -151,18 +152,20 @@ def reason(error: Exception) -> str:
 
 
 def cures(listed: Iterable[tuple[str, str]]) -> list[str]:
-  """A line for each cure: how many files have such a reason, one of them, and the cure.
+  """A line for each kind of reason: how many files have it, and the cure.
 
   Args:
     listed: (path, reason) of files.
   """
-  kinds: dict[str, list[str]] = {}  # cure -> reasons
-  for _, why in listed:
-    cure = next((cure for part, cure in _CURES if part in why), "")
-    kinds.setdefault(cure, []).append(why)
-  kinds.pop("", None)
   plain = lambda why: re.sub(r"\d+", "N", why.partition(" (")[0])
-  return [f"{len(why)} x {plain(why[0])}: {cure}" for cure, why in kinds.items()]
+  kinds = collections.Counter((plain(why), _cure(why)) for _, why in listed)
+  return [f"{count} x {why}: {cure}" for (why, cure), count in kinds.items() if cure]
+
+
+def _cure(why: str) -> str:
+  """What helps; "" where the reason says it, after a semicolon."""
+  known = (cure for part, cure in _CURES if part in why)
+  return next(known, "" if ";" in why else "check the disk, or copy the file again")
 
 
 def write_list(path: pathlib.Path, listed: list[tuple[str, str]]) -> None:

@@ -24,7 +24,7 @@ from vtr_jax.core.errors import (
   DataError,
   one_line,
 )
-from vtr_jax.data.mixture import Joined
+from vtr_jax.data import loader
 from vtr_jax.train import checkpoint, checksums, restore_params, workdir
 from vtr_jax.train import state as state_lib
 from vtr_jax.train.guard import RollBack
@@ -127,14 +127,8 @@ def _full(batch: dict[str, Any]) -> dict[str, Any]:
 
 def _ids(run: Run, records: list[int]) -> list[str]:
   """The records' ids, or their indices if they cannot be read."""
-  data = run.config.data
   try:
-    source = (
-      Joined([p.name for p in data.mixture], data.open_mixture())
-      if data.mixture
-      else None
-    )
-    source = source or data.open()
+    _, source = loader.examples(run.config.data, run.objective.rows)
     return [str(source[i]["id"]) for i in records]
   except (BadSample, DataError):
     return [f"record {i}" for i in records]

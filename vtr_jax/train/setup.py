@@ -18,7 +18,7 @@ from vtr_jax.core.errors import CheckpointError, ConfigError, DataError
 from vtr_jax.core.mirror import Mirror
 from vtr_jax.core.paths import near
 from vtr_jax.core.preemption import StopSignal
-from vtr_jax.data import sources
+from vtr_jax.data import loader, sources
 from vtr_jax.data.examples import check_frames
 from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as texts
@@ -252,8 +252,9 @@ def _check_groups(config: TrainConfig, objective: objectives.Objective) -> None:
     f"config.batch_size: {size} rows do not divide into the objective's groups of "
     f"{group} (mix.group or match_one_in); use {near}",
   )
+  mixed = dict(config.objective.get("mix") or {}).get("prob", 0) > 0 and group > 1
   require(
-    bool(objective.pairs) or group == 1 or group % (2 * repeats) == 0,
+    not mixed or group % (2 * repeats) == 0,
     f"config.objective.mix.group: {group} is not a multiple of {2 * repeats}, twice "
     f"config.data.repeats: clips would be mixed with clips of their own record; use "
     f"{2 * repeats}",
@@ -345,8 +346,7 @@ def _data_directory(config: TrainConfig) -> str:
 def _few_clips(config: TrainConfig, objective: objectives.Objective) -> list[str]:
   """A warning if the training data are smaller than a batch."""
   data, size = config.data, config.batch_size
-  splits = data.open_mixture() if data.mixture else [data.open()]
-  count = sum(map(len, splits))
+  count = len(loader.examples(data, objective.rows)[1])
   if count * data.repeats >= size:
     return []
   why = "clips of a batch are each other's negatives and " if objective.pairs else ""

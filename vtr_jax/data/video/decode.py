@@ -256,8 +256,9 @@ def tell(text: str) -> None:
 
 def untold() -> list[str]:
   """Takes the warnings that this worker process keeps for its parent to tell."""
-  texts = _untold.copy()
-  _untold.clear()
+  with _lock:
+    texts = _untold.copy()
+    _untold.clear()
   return texts
 
 

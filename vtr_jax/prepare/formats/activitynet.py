@@ -12,6 +12,7 @@ usually tested on val_2: 17,031 of 4,885 videos.
 from collections.abc import Iterator
 from typing import Any
 
+from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note
 from vtr_jax.prepare.formats import media, parse
 from vtr_jax.prepare.formats.base import Item, Request
@@ -60,7 +61,7 @@ def moments(
     here = f"{where}: timestamps[{i}]"
     numbers = [t for t in parse.as_list(window, here) if isinstance(t, int | float)]
     backwards = len(numbers) == 2 and numbers[0] >= numbers[1]
-    if isinstance(text, str) and text.strip() and not backwards:
+    if isinstance(text, str) and not blank(text) and not backwards:
       start, end = parse.segment(window, here)
       yield parse.note(
         *(here, "moment", f"{name}#{i}", text),

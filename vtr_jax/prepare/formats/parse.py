@@ -12,6 +12,7 @@ from typing import Any
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.core.paths import near
+from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note, problem
 from vtr_jax.prepare.formats.base import Request
 
@@ -138,18 +139,18 @@ def as_object(value: Any, where: str, *keys: str) -> dict[str, Any]:
 
 def as_text(value: Any, where: str, what: str) -> str:
   """`value` if it is a text that is not blank; raises DataError otherwise."""
-  require(isinstance(value, str) and value.strip(), where, f"a text for {what}")
+  require(isinstance(value, str) and not blank(value), where, f"a text for {what}")
   return value
 
 
 def sentences(value: Any, where: str) -> tuple[str, ...]:
   """Captions of a text or a list of texts; blank ones, null and NaN are dropped."""
   if isinstance(value, str):
-    return (value.strip(),) if value.strip() else ()
+    return () if blank(value) else (value.strip(),)
   texts = value if isinstance(value, list | tuple) else [value]
   texts = [t for t in texts if t is not None and t == t]  # NaN differs from itself
   require(all(isinstance(t, str) for t in texts), where, "a text or a list of texts")
-  return tuple(t.strip() for t in texts if t.strip())
+  return tuple(t.strip() for t in texts if not blank(t))
 
 
 def caption_in(value: Any, where: str) -> tuple[str, ...]:

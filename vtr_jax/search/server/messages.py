@@ -6,6 +6,7 @@ import json
 from typing import Any, NamedTuple
 
 from vtr_jax.core.errors import ConfigError
+from vtr_jax.data.captions import blank
 from vtr_jax.search.query import Query
 from vtr_jax.search.server.delivery import HTTPError
 
@@ -56,7 +57,8 @@ def parsed(body: bytes) -> Search:
       fields["image"] = base64.b64decode(fields["image"], validate=True)
     except ValueError:
       raise HTTPError(400, "image: not base64") from None
-  if not (fields.get("text", "").strip() or fields.get("image") or fields.get("like")):
+  others = fields.get("image") or fields.get("like")
+  if blank(fields.get("text", "")) and not others:
     raise HTTPError(400, "empty query; give text, an image or a clip")
   clip = fields.pop("clip", "")
   parameters: dict[str, Any] = dict(top=TOP) | fields
