@@ -1,5 +1,6 @@
 """Small files of a run in a bucket: copied there and back, by one run at a time."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -163,6 +164,20 @@ def test_a_run_whose_lease_was_taken_ends_and_writes_nothing_more(url, monkeypat
         first.finish()
       assert second.reachable()
     assert "metrics.jsonl" not in there(url)
+
+
+@bucket.needed
+def test_a_run_whose_lease_was_taken_leaves_that_of_the_new_owner(url, monkeypatch):
+  first, second = Mirror(url), Mirror(url, 1)
+  with contextlib.ExitStack() as later:
+    with first.held(0.0):
+      monkeypatch.setattr(mirror, "_EXPIRY", 0.0)
+      later.enter_context(second.held(5.0))
+      with pytest.raises(DataError, match="another run has taken over"):
+        first.reachable()
+    assert json.loads(there(url)["lock"])["id"] == second._id
+    assert second.reachable()
+  assert there(url) == {}
 
 
 @bucket.needed

@@ -82,9 +82,10 @@ class Mirror:
       yield
     finally:
       self._stop()
-      with contextlib.suppress(Exception):  # it expires
-        lease = buckets.blob(f"{self.name}/{_LEASE}")
-        lease.delete(if_generation_match=self._lease, timeout=5)
+      if self._lease:
+        with contextlib.suppress(Exception):  # it expires
+          lease = buckets.blob(f"{self.name}/{_LEASE}")
+          lease.delete(if_generation_match=self._lease, timeout=5)
       self._lease = 0
 
   def pull(self) -> None:
@@ -264,7 +265,7 @@ class Mirror:
           lease.reload(**buckets.options())
           # An attempt may have succeeded whose answer was lost.
           self._taken = _owner(lease).get("id") != self._id
-          self._lease = lease.generation
+          self._lease = 0 if self._taken else lease.generation
         except NotFound:  # somebody has deleted it
           self._write_lease(0)
     if self._taken:
