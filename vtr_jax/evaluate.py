@@ -18,6 +18,7 @@ classifier also a table of its classes and their confusion matrix.
 import dataclasses
 import hashlib
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -94,7 +95,8 @@ class Request:
   @property
   def place(self) -> Mirror:
     """Where results.json is written."""
-    return Mirror(self.out or f"{self.model.rstrip('/')}/evaluations/{self.name}")
+    out = self.out or f"{self.model.rstrip('/')}/evaluations/{self.name}"
+    return Mirror(out, fresh=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +149,7 @@ def evaluate(request: Request) -> dict[str, float]:
   results = scoring.score(e, protocol, request.extras, match)
   if jax.process_index() == 0:
     made = _of_embeddings(request, protocol, e, results)
-    _write(request.place, request, protocol, made)
+    _write(request, protocol, made)
     if request.save_embeddings:
       embeddings.save(request.save_embeddings, e)
   return results
@@ -173,10 +175,7 @@ def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
       dict(score=made["score"], ties=made["ties"], classes=made["classes"])
       | dict(scores=dict(directory=request.checkpoint, manifest=origin)),
     )
-    place = request.place
-    _write(place, request, protocol, outcome)
-    evaluator.draw(place.local, request.name)
-    place.finish()
+    place = _write(request, protocol, outcome, evaluator.draw)
     files = f"{request.name}_classes.md and _confusion.png"
     print(f"per class: {place.name}/{files}", flush=True)
   return results
@@ -210,7 +209,7 @@ def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]
       ),
     ),
   )
-  _write(request.place, request, protocol, outcome)
+  _write(request, protocol, outcome)
   return outcome.results
 
 
@@ -244,14 +243,18 @@ def _of_embeddings(
 
 
 def _write(
-  place: Mirror, request: Request, protocol: Protocol, outcome: Outcome
-) -> None:
-  """Prints the table and writes results.json."""
+  request: Request,
+  protocol: Protocol,
+  outcome: Outcome,
+  draw: Callable[[pathlib.Path, str], None] = lambda *_: None,
+) -> Mirror:
+  """Prints the table and writes results.json and figures; returns where."""
   clips, texts = outcome.clips, outcome.texts
   differences = protocols.differences(protocol, clips, texts)
   if outcome.split not in (None, protocol.split):
     differences.append(f"split {outcome.split!r}, not {protocol.split!r}")
   print("\n".join(report(request, outcome, differences)), flush=True)
+  place = request.place
   out = place.local
   out.mkdir(parents=True, exist_ok=True)
   workdir.write_json(
@@ -268,8 +271,10 @@ def _write(
       evaluated_by=workdir.provenance(),
     ),
   )
+  draw(out, request.name)
   place.finish()
   print(f"{place.name}/results.json is written", flush=True)
+  return place
 
 
 def report(request: Request, outcome: Outcome, differences: list[str]) -> list[str]:

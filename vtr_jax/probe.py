@@ -6,7 +6,8 @@
 
 Trains on the split `train` and tests on --split. Prints top-1, top-5 and per-class
 accuracy and writes results.json, classes.md and confusion.png to --out. Features are
-cached there, for further learning rates. One process, with all of its devices.
+cached there, or, if that is in a bucket, on this machine, for further learning rates.
+One process, with all of its devices.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vtr_jax.core import cli, sharding
+from vtr_jax.core import buckets, cli, sharding
 from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.mirror import Mirror
@@ -82,14 +83,17 @@ def probe(request: Request) -> dict[str, float]:
   index = {name: i for i, name in enumerate(names)}
   y = {k: np.array([index[label] for label in v]) for k, v in labels.items()}
   run = request.checkpoint.rstrip("/")
-  place = Mirror(request.out or f"{run}/probes/{request.kind}")
+  place = Mirror(request.out or f"{run}/probes/{request.kind}", fresh=True)
+  cache = place.local / "features"
+  if place.remote:
+    cache = buckets.scratch(place.name, "features")
   x = {
     name: features.of_split(
       model,
       data,
       split,
       _FEATURES[request.kind],
-      place.local / "features",
+      cache,
       batch_size,
     )
     for name, split in splits.items()
@@ -104,6 +108,7 @@ def probe(request: Request) -> dict[str, float]:
   report += "\n" + zero_shot.table(names, confusion)
   print(f"{report}\ntop-1 of {TRAIN}: {train['top1']:.1f}", flush=True)
   inputs = _inputs(model, data, splits, x[TRAIN].shape[1:])
+  place.local.mkdir(parents=True, exist_ok=True)
   _write(place.local, request, names, results, confusion, inputs)
   place.finish()
   files = "results.json, classes.md and confusion.png"

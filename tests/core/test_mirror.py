@@ -98,6 +98,22 @@ def test_of_two_versions_of_a_file_the_newer_one_is_kept(url):
 
 
 @bucket.needed
+def test_a_command_uploads_its_own_files_alone(url):
+  """Its output may be the directory of a run, of which there are older copies here."""
+  run = Mirror(url)
+  run.pull()
+  (run.local / "config.json").write_text("old")
+  made = [Mirror(url, fresh=True) for _ in range(2)]
+  for number, place in enumerate(made):
+    place.local.mkdir(parents=True)
+    (place.local / f"results-{number}.json").write_text("{}")
+    place.finish()
+    assert not place.local.exists()
+  assert set(there(url)) == {"results-0.json", "results-1.json"}
+  assert (run.local / "config.json").read_text() == "old"
+
+
+@bucket.needed
 def test_a_checkpoint_that_was_saved_here_is_complete_only_when_all_of_it_is_there(url):
   place = Mirror(url)
   place.pull()

@@ -35,23 +35,29 @@ class Mirror:
   For a local directory, `local` is that directory, and the methods do nothing.
   """
 
-  def __init__(self, directory: str | os.PathLike, process: int = 0):
+  def __init__(
+    self, directory: str | os.PathLike, process: int = 0, fresh: bool = False
+  ):
     """Makes no request yet.
 
     Args:
       directory: local, or gs://bucket/path.
       process: index of this process in its run; each has its own copies.
+      fresh: upload only what is written from now on; the copies are removed by
+        `finish`. Otherwise they are those of earlier starts.
     """
     self.name = os.fspath(directory)
     self.remote = paths.is_bucket(directory)
     self.lock = threading.Lock()  # of the local files while they are copied
     self.local = pathlib.Path(directory)
+    self._id, self._lease = uuid.uuid4().hex, 0  # generation of the object; 0 = none
+    self._fresh = fresh and self.remote
     if self.remote:
       self.name = self.name.rstrip("/")
-      self.local = buckets.scratch(self.name, str(process) if process else "")
+      owner = self._id if fresh else str(process or "")
+      self.local = buckets.scratch(self.name, owner)
     self._wake, self._stopped = threading.Event(), False
     self._thread: threading.Thread | None = None
-    self._id, self._lease = uuid.uuid4().hex, 0  # generation of the object; 0 = none
     self._taken, self._problem = False, ""
     # name -> [size, time of change, generation] of what is equal in the bucket
     self._equal: dict[str, list[int]] = {}
@@ -154,6 +160,8 @@ class Mirror:
         f"{self.name}: cannot be written ({self._problem}); everything is in "
         f"{self.local}: run the same command again on this machine, or copy it"
       )
+    if self._fresh:
+      shutil.rmtree(self.local, ignore_errors=True)
 
   def _start(self) -> None:
     if self._thread is None:
