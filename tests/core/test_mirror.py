@@ -197,6 +197,24 @@ def test_a_run_whose_lease_was_taken_leaves_that_of_the_new_owner(url, monkeypat
 
 
 @bucket.needed
+def test_a_long_upload_renews_the_lease(url, monkeypatch):
+  place = Mirror(url)
+  with place.held(0.0):
+    place.pull()
+    for name in "abc":
+      (place.local / name).write_text(name)
+    monkeypatch.setattr(mirror, "_RENEW", 0.0)
+    before, written = place._lease, []
+    monkeypatch.setattr(
+      place, "_write_lease", lambda g: (written.append(g), Mirror._write_lease(place, g))
+    )
+    assert place.sync()
+  assert written[0] == before
+  assert len(set(written)) >= 4  # at the start, and before each file
+  assert set(there(url)) == set("abc")
+
+
+@bucket.needed
 def test_an_unreachable_bucket_is_said_once_and_nothing_is_lost(
   gcs,
   url,

@@ -58,6 +58,7 @@ class Mirror:
       self.local = buckets.scratch(self.name, owner)
     self._wake, self._stopped = threading.Event(), False
     self._thread: threading.Thread | None = None
+    self._renewed = 0.0  # when the lease was written
     self._taken, self._problem = False, ""
     # name -> [size, time of change, generation] of what is equal in the bucket
     self._equal: dict[str, list[int]] = {}
@@ -213,8 +214,10 @@ class Mirror:
       with contextlib.suppress(FileNotFoundError, IsADirectoryError):
         stamp = _stamp(path)
         if self._equal.get(name, [])[:2] != stamp:
-          data, blob = path.read_bytes(), buckets.blob(f"{self.name}/{name}")
-          blob.upload_from_string(data, **buckets.options(large=True))
+          if self._lease and time.monotonic() - self._renewed > _RENEW:
+            self._renew()  # a checkpoint may take longer than the lease is valid
+          blob = buckets.blob(f"{self.name}/{name}")
+          blob.upload_from_filename(str(path), **buckets.options(large=True))
           self._equal[name], changed = [*stamp, blob.generation or 0], True
     shutil.rmtree(self.local / _CHECKPOINTS, ignore_errors=True)
     if changed:
@@ -259,7 +262,7 @@ class Mirror:
     text = json.dumps(dict(machine=_machine(), pid=os.getpid(), id=self._id))
     options = buckets.options(again=bool(self._problem))
     lease.upload_from_string(text, if_generation_match=expected, **options)
-    self._lease = lease.generation
+    self._lease, self._renewed = lease.generation, time.monotonic()
 
   def _renew(self) -> None:
     if self._lease and not self._taken:
