@@ -246,6 +246,29 @@ def test_an_unreachable_bucket_is_said_once_and_nothing_is_lost(
 
 
 @bucket.needed
+def test_a_further_process_says_that_the_bucket_is_back_when_it_is(
+  gcs, url, capfd, monkeypatch
+):
+  for name in ("_DEADLINE", "_AGAIN"):
+    monkeypatch.setattr(buckets, name, 1.0)
+  for name in ("_TIMEOUT", "_LARGE"):
+    monkeypatch.setattr(buckets, name, 0.5)
+  place = Mirror(url, 1)  # without a lease, which process 0 holds
+  place.pull()
+  (place.local / "metrics-1.jsonl").write_text("1\n")
+  gcs.pause()
+  try:
+    assert not place.sync()
+    assert not place.reachable()
+  finally:
+    gcs.resume()
+  assert "can be written again" not in capfd.readouterr().err
+  assert place.reachable()
+  assert "can be written again" in capfd.readouterr().err
+  assert there(url) == {"metrics-1.jsonl": b"1\n"}  # it was due
+
+
+@bucket.needed
 def test_a_finished_folder_is_uploaded_once(url, tmp_path):
   folder = tmp_path / "1.0.0"
   (folder / "sub").mkdir(parents=True)
@@ -293,3 +316,16 @@ def test_copies_have_names_of_their_own(scratch):
   names = {buckets.scratch(u) for u in ("gs://a/run", "gs://b/run")}
   assert len(names | {Mirror("gs://a/run", 1).local}) == 3
   assert buckets.copied(pathlib.Path("x")) == pathlib.Path("x")
+
+
+def test_a_scratch_directory_that_others_may_write_is_refused(scratch, tmp_path):
+  cure = f"^{scratch}: .*; remove it, or set TMPDIR"
+  scratch.mkdir()
+  scratch.chmod(0o777)
+  with pytest.raises(ConfigError, match=cure):
+    Mirror("gs://a/run")
+  scratch.chmod(0o700)
+  scratch.rename(tmp_path / "other")
+  scratch.symlink_to(tmp_path / "other")
+  with pytest.raises(ConfigError, match=cure):
+    Mirror("gs://a/run")

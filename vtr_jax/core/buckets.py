@@ -1,14 +1,17 @@
 """Files in buckets of Google Cloud Storage, named gs://bucket/path."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
+import stat
 import tempfile
 from typing import Any
 
 from vtr_jax.core import io, paths
+from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataError, one_line
 
 _DEADLINE = 30.0  # ours: seconds for which a request is tried again
@@ -59,9 +62,21 @@ def unusable(url: str, e: Exception) -> DataError:
 
 
 def scratch(url: str, owner: str = "") -> pathlib.Path:
-  """A directory of this user for local copies of `url`; the same for each start."""
+  """A directory of this user for local copies of `url`; the same for each start.
+
+  Raises:
+    ConfigError: another user may have made it, or may write there.
+  """
   root = pathlib.Path(tempfile.gettempdir(), f"vtr_jax-{os.getuid()}")
-  root.mkdir(mode=0o700, exist_ok=True)
+  with contextlib.suppress(FileExistsError):
+    root.mkdir(mode=0o700)
+  found = root.lstat()
+  own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+  require(
+    own and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH),
+    f"{root}: a link, or of another user, or others may write there; remove it, or set "
+    "TMPDIR to a directory of your own",
+  )
   mark = hashlib.sha256(url.encode()).hexdigest()[:8]
   return root / "-".join(filter(None, (url.rpartition("/")[2], mark, owner)))
 
