@@ -60,6 +60,7 @@ class Mirror:
     self._thread: threading.Thread | None = None
     self._renewed = 0.0  # when the lease was written
     self._taken, self._problem = False, ""
+    self._due = False  # whether an upload was asked for and has not succeeded
     # name -> [size, time of change, generation] of what is equal in the bucket
     self._equal: dict[str, list[int]] = {}
 
@@ -188,11 +189,15 @@ class Mirror:
 
   def _try(self, upload: bool) -> bool:
     with self.lock:
+      self._due = self._due or upload
       try:
         self._renew()
-        if upload:
+        if self._problem and not self._lease:  # nothing was requested so far
+          lease = buckets.blob(f"{self.name}/{_LEASE}")
+          lease.exists(**buckets.options(again=True))
+        if self._due:
           self._upload()
-        problem = ""
+        self._due, problem = False, ""
       except DataError:
         raise
       except Exception as e:  # of any kind: the network, or Google's client
