@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import tempfile
 
 import jax
 import numpy as np
@@ -13,8 +14,10 @@ from conftest import ROOT, program
 from training import assert_same, losses, params, without_evals
 
 from configs import mac
+from vtr_jax.core import buckets
 from vtr_jax.core.errors import CheckpointError
-from vtr_jax.train import checksums
+from vtr_jax.core.mirror import Mirror
+from vtr_jax.train import checkpoint, checksums, outage
 from vtr_jax.train.checkpoint import CheckpointPolicy, Checkpoints
 from vtr_jax.train.loop import train_and_evaluate
 
@@ -195,6 +198,53 @@ def test_verify_saves_detects_a_disk_that_wrote_something_else(tmp_path, monkeyp
     kept.save(4, state, {})
   monkeypatch.undo()
   kept.close()
+
+
+@pytest.fixture
+def in_bucket(tmp_path, monkeypatch):
+  """(checkpoints of a run in a bucket, its answers, what was agreed on).
+
+  The checkpoints themselves are here. As in a run of two processes, in which nothing
+  is saved meanwhile; `answers` are those of the other one.
+  """
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+  monkeypatch.setattr(buckets, "forget", lambda: None)
+  mirror, answers, asked = Mirror("gs://bucket/run"), [], []
+  monkeypatch.setattr(mirror, "_try", lambda upload: True)
+
+  def all_processes(ok):
+    asked.append(ok)
+    return ok and (answers.pop(0) if answers else True)
+
+  for module in (checkpoint, outage):
+    monkeypatch.setattr(module, "all_processes", all_processes)
+  kept = Checkpoints(tmp_path / "run", 5, mirror=mirror)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  return kept, answers, asked
+
+
+def test_processes_agree_on_whether_a_save_has_failed(in_bucket, monkeypatch, capfd):
+  kept, answers, asked = in_bucket
+  state = dict(params=dict(x=jax.numpy.arange(3.0)))
+  outcomes = dict(
+    bucket=([True, False], "another process could not write it"),  # ready, saved
+    end=([True, True, False], "another process could not write it"),  # waited
+  )
+  for step, (given, cause) in enumerate(outcomes.values(), 2):
+    answers[:] = given
+    kept.save(step, state, {})
+    kept.wait()
+    assert kept._outage.step == step
+    assert f"checkpoint {step} is not written ({cause})" in capfd.readouterr().err
+  with pytest.raises(CheckpointError, match="checkpoint 3 is not written"):
+    kept.close()
+  kept.save(4, state, {})  # the bucket is back
+  kept.wait()
+  assert (kept._outage.step, kept.latest_step()) == (0, 4)
+  kept.save(5, state, {})
+  before = len(asked)
+  kept.close(agreed=False)  # of this process alone: the others do not answer
+  assert len(asked) == before
 
 
 def test_checksums_change_with_every_bit():

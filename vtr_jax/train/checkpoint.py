@@ -7,6 +7,7 @@ restored: checksums of files do not detect a file of another checkpoint.
 import dataclasses
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ from vtr_jax.core.errors import CheckpointError, one_line
 from vtr_jax.core.mirror import Mirror
 from vtr_jax.train import checksums, restore_params
 from vtr_jax.train.outage import Outage, all_processes
+
+_ANOTHER = "another process could not write it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,18 +101,16 @@ class Checkpoints:
       state=ocp.args.StandardSave(arrays),
       meta=ocp.args.JsonSave(meta | dict(crc=_crc(meta))),
     )
+    if self._outage:
+      self.wait()
     ready, cause = self._ready(), "the bucket cannot be written"
     if ready:
-      try:
-        self._manager.save(step, args=args)
-      except Exception as e:
-        if not self._outage:
-          raise self._failed(e) from e
-        ready, cause = False, one_line(e)
+      cause = self._cause(lambda: self._manager.save(step, args=args))
+      ready = self._agreed(cause)
     self.newest = step
     self._pending = (step, args) if ready and self._outage else None
     if self._outage and not ready:
-      self._outage.save(step, args, cause)
+      self._outage.save(step, args, cause or _ANOTHER)
     elif self._policy.verify_saves:
       self._verify(step, arrays, sums)
 
@@ -196,29 +197,55 @@ class Checkpoints:
       ) from e
 
   def wait(self) -> None:
-    """Waits until all saves are on disk, or known to have failed; raises as `save`."""
-    try:
-      self._manager.wait_until_finished()
-    except Exception as e:
-      if not self._outage:
-        raise self._failed(e) from e
-      if self._pending:
-        self._outage.save(*self._pending, one_line(e))
+    """Waits until all saves are on disk, or known to have failed; raises as `save`.
+
+    For a bucket, all processes must call it.
+    """
+    cause = self._cause(self._manager.wait_until_finished)
+    if self._outage and self._pending and not self._agreed(cause):
+      self._outage.save(*self._pending, cause or _ANOTHER)
     self._pending = None
 
-  def close(self) -> None:
+  def close(self, agreed: bool = True) -> None:
     """Waits until all saves are on disk.
+
+    Args:
+      agreed: whether all processes call it; otherwise it does not wait for them.
 
     Raises:
       CheckpointError: as `save`, or the newest state is not in the bucket.
     """
-    self.wait()
-    if self._outage and self._outage.step and not self._ready():
+    several = jax.process_count() > 1
+    if agreed or not several:
+      self.wait()
+    elif (
+      self._cause(self._manager.wait_until_finished) and self._outage and self._pending
+    ):
+      self._outage.step = self._pending[0]
+    # Several processes have saved nothing that could be sent.
+    if self._outage and self._outage.step and (several or not self._ready()):
       raise CheckpointError(
         f"{self._directory}: checkpoint {self._outage.step} is not written; run the "
         "same command again"
       )
     self._manager.close()
+
+  def _cause(self, work: Callable[[], object]) -> str:
+    """Why work fails; "" if it does not. Without a bucket, raises as `save`."""
+    try:
+      work()
+    except Exception as e:
+      if not self._outage:
+        raise self._failed(e) from e
+      return one_line(e)
+    return ""
+
+  def _agreed(self, cause: str) -> bool:
+    """Whether no process has a cause; for a bucket, all must call it.
+
+    What only some have written is no checkpoint, and to try again needs all.
+    """
+    return not self._outage or all_processes(not cause)
 
   def _ready(self) -> bool:
     """Whether checkpoints can be written; what was saved elsewhere is sent first."""
