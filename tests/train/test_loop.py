@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -26,7 +27,14 @@ from training import (
 )
 
 from vtr_jax.core import sharding
-from vtr_jax.core.errors import CheckpointError, ConfigError, DataBudgetError, DataError
+from vtr_jax.core.errors import (
+  CheckpointError,
+  ConfigError,
+  DataBudgetError,
+  DataError,
+  DivergedError,
+  Preempted,
+)
 from vtr_jax.data import loader
 from vtr_jax.train import loop, setup, writer
 from vtr_jax.train import workdir as workdir_lib
@@ -266,6 +274,36 @@ def test_frozen_parameters_stay_bitwise_the_same(smoke, tmp_path):
   moments = {k for k in saved if k.startswith("opt_state") and "/word_" in k}
   assert not moments
   train_and_evaluate(config | dict(steps=4), tmp_path)  # can be restored
+
+
+@pytest.mark.parametrize(
+  ("error", "raised"),
+  [
+    (DivergedError("not finite"), DivergedError),
+    (DataBudgetError("too many"), DataBudgetError),
+    (Preempted("stopped"), CheckpointError),
+    (None, CheckpointError),
+  ],
+)
+def test_what_fails_at_the_end_does_not_replace_an_error(error, raised, capfd):
+  """Its exit code decides whether a launcher starts the run again."""
+  run = mock.Mock(spec=setup.Run)
+  for name in ("profile", "writer", "checkpoints", "mirror"):
+    setattr(run, name, mock.Mock())
+  run.checkpoints.close.side_effect = CheckpointError("4: not written")
+  run.mirror.finish.side_effect = CheckpointError("gs://bucket/run: not written")
+
+  def work():
+    with loop._closing(run):
+      if error:
+        raise error
+
+  with pytest.raises(raised):
+    work()
+  kept = raised is not CheckpointError
+  run.checkpoints.close.assert_called_once_with(not kept)
+  warning = "WARNING: gs://bucket/run: not written" in capfd.readouterr().err
+  assert warning == kept
 
 
 def test_a_step_compiles_once(smoke, tmp_path):

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,8 +19,10 @@ from vtr_jax.core.errors import (
   DivergedError,
   NotFiniteError,
   Preempted,
+  VtrError,
 )
 from vtr_jax.core.preemption import StopSignal
+from vtr_jax.core.shutdown import warn
 from vtr_jax.data import loader
 from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval.viz import plots
@@ -61,7 +63,7 @@ def train_and_evaluate(
     with stop.during("free"):
       run = setup.build(config, directory, monitor, stop, policy, locks)
     name = f"quarantine{f'-{jax.process_index()}' if jax.process_index() else ''}.jsonl"
-    try:
+    with _closing(run):
       budget = run.config.data.max_bad_fraction
       quarantine = Quarantine(str(run.workdir / name), budget)
       while int(run.state.step) < run.config.steps:
@@ -70,13 +72,35 @@ def train_and_evaluate(
         except RollBack as e:
           roll_back(run, e)
       return _finish(run)
+
+
+@contextlib.contextmanager
+def _closing(run: Run) -> Iterator[None]:
+  """Ends all writing after `with`; what fails then is a warning if that has raised."""
+  try:
+    yield
+  except Preempted:  # it says that all is saved, and all processes have agreed
+    _close(run)
+    raise
+  except BaseException as e:
+    _close(run, e)
+    raise
+  _close(run)
+
+
+def _close(run: Run, error: BaseException | None = None) -> None:
+  run.profile.close()
+  run.writer.close()
+  try:
+    try:
+      run.checkpoints.close(error is None)
     finally:
-      run.profile.close()
-      run.writer.close()
-      try:
-        run.checkpoints.close()
-      finally:
-        run.mirror.finish()
+      run.mirror.finish()
+  except VtrError as e:
+    if error is None:
+      raise
+    if str(e) != str(error):
+      warn(str(e))
 
 
 def _train(run: Run, quarantine: Quarantine) -> None:
