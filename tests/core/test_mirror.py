@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 
 import bucket
 import pytest
@@ -206,7 +207,9 @@ def test_a_long_upload_renews_the_lease(url, monkeypatch):
     monkeypatch.setattr(mirror, "_RENEW", 0.0)
     before, written = place._lease, []
     monkeypatch.setattr(
-      place, "_write_lease", lambda g: (written.append(g), Mirror._write_lease(place, g))
+      place,
+      "_write_lease",
+      lambda g: (written.append(g), Mirror._write_lease(place, g)),
     )
     assert place.sync()
   assert written[0] == before
@@ -299,8 +302,39 @@ def test_prepare_copies_a_complete_data_set(url, tmp_path, capfd):
     f"data/mine/1.0.0/{name}" for name in ("manifest.json", "dataset_info.json")
   }
   assert f"{url}/data/mine/1.0.0: 2 files copied" in capfd.readouterr().err
-  with pytest.raises(ConfigError, match="not a bucket"):
-    command._push(place, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    (dict(push="/mnt/x"), "--push: /mnt/x: not a bucket; give gs://BUCKET/DIR"),
+    (dict(push="gs://a/b", check="x"), "--push: --check copies nothing; omit one"),
+  ],
+)
+def test_prepare_refuses_a_push_before_any_work(given, message, monkeypatch):
+  values = dict(push="", check="", merge=False) | given
+  given = types.SimpleNamespace(flag_values_dict=lambda: values)
+  monkeypatch.setattr(command.flags, "FLAGS", given)
+  with pytest.raises(ConfigError, match=f"^{message}$"):
+    command._call()
+
+
+@bucket.needed
+def test_prepare_copies_a_data_set_with_its_new_notes(
+  url, tmp_path, monkeypatch, capfd
+):
+  folder = tmp_path / "mine" / "1.0.0"
+  folder.mkdir(parents=True)
+  (folder / "dataset_info.json").write_text("{}")
+  values = dict(push=url, check="", merge=False, format="csv", notes_of="x")
+  values |= {name: None for name in command._FINAL}
+  given = types.SimpleNamespace(flag_values_dict=lambda: values)
+  monkeypatch.setattr(command.flags, "FLAGS", given)
+  monkeypatch.setattr(command, "_add_notes", lambda *_: folder)
+  monkeypatch.setattr(command.merge, "Final", lambda **_: None)
+  command._call()
+  assert set(there(url)) == {"mine/1.0.0/dataset_info.json"}
+  assert "1 files copied" in capfd.readouterr().err
 
 
 @bucket.needed

@@ -9,6 +9,7 @@ See docs/prepare.md for jobs of a scheduler, options, and the items that are ref
 """
 
 import dataclasses
+import pathlib
 import sys
 import types
 from typing import Any
@@ -22,7 +23,7 @@ from vtr_jax.data import sources
 from vtr_jax.prepare import check, merge, notes
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
-from vtr_jax.prepare.place import VERSION, Place
+from vtr_jax.prepare.place import Place
 from vtr_jax.prepare.run import Run, parse_job, prepare
 
 _GIVEN = dict(
@@ -87,6 +88,12 @@ def _flag(name: str, default, text: str) -> None:
 
 def _call() -> None:
   given = types.SimpleNamespace(**flags.FLAGS.flag_values_dict())
+  push = given.push
+  require(
+    not push or paths.is_bucket(push),
+    f"--push: {push}: not a bucket; give gs://BUCKET/DIR",
+  )
+  require(not push or not given.check, "--push: --check copies nothing; omit one")
   if given.check:
     check.check(given.check, given.workers)
     return
@@ -97,11 +104,13 @@ def _call() -> None:
     )
     place = Place(given.out, given.name or given.format)
     merge.merge(place, final)
-    _push(place, given.push)
+    _push(place, push)
     return
   require(bool(given.format), f"--format: missing; known: {', '.join(base.kinds())}")
   if given.notes_of:
-    _add_notes(given, final)
+    directory = _add_notes(given, final)
+    if push:
+      _copy(directory, push)
     return
   require(bool(given.source), "--source: missing; name the directory of the media")
   place = Place(given.out, given.name or given.format)
@@ -123,26 +132,27 @@ def _call() -> None:
     shard_size=given.shard_size,
     seed=given.seed,
   )
-  _push(place, given.push)
+  _push(place, push)
 
 
 def _push(place: Place, data: str) -> None:
   """Copies a complete data set to a bucket; again, only what is missing there."""
   if data and place.complete():
-    require(
-      paths.is_bucket(data), f"--push: {data}: not a bucket; give gs://BUCKET/DIR"
-    )
-    url = f"{data.rstrip('/')}/{place.name}/{VERSION}"
-    count = buckets.upload(place.directory, url, "dataset_info.json")
-    print(f"{url}: {count} files copied", file=sys.stderr)
+    _copy(place.directory, data)
+
+
+def _copy(directory: pathlib.Path, data: str) -> None:
+  url = f"{data.rstrip('/')}/{directory.parent.name}/{directory.name}"
+  count = buckets.upload(directory, url, "dataset_info.json")
+  print(f"{url}: {count} files copied", file=sys.stderr)
 
 
 def _request(given: types.SimpleNamespace) -> dict[str, Any]:
   return {f.name: getattr(given, f.name) for f in dataclasses.fields(base.Request)}
 
 
-def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> None:
-  """Reads annotations without media, which are prepared, and adds their notes."""
+def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> pathlib.Path:
+  """Adds the notes of annotations to a prepared data set; returns its directory."""
   require(
     bool(given.annotations or given.source),
     "annotations: missing; name the directory of the files to read",
@@ -157,6 +167,7 @@ def _add_notes(given: types.SimpleNamespace, final: merge.Final) -> None:
   request = dataclasses.replace(request, source=given.source or directory)
   items = base.open(given.format, request)
   notes.add(directory, items, origin, final.bad_budget)
+  return pathlib.Path(directory).absolute()
 
 
 if __name__ == "__main__":
