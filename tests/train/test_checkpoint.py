@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+from unittest import mock
 
 import jax
 import numpy as np
@@ -200,51 +201,50 @@ def test_verify_saves_detects_a_disk_that_wrote_something_else(tmp_path, monkeyp
   kept.close()
 
 
-@pytest.fixture
-def in_bucket(tmp_path, monkeypatch):
-  """(checkpoints of a run in a bucket, its answers, what was agreed on).
-
-  The checkpoints themselves are here. As in a run of two processes, in which nothing
-  is saved meanwhile; `answers` are those of the other one.
-  """
+def test_processes_agree_on_whether_a_save_has_failed(tmp_path, monkeypatch, capfd):
+  """As in a run of two processes, of which this one can always write the bucket."""
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
   monkeypatch.setattr(buckets, "forget", lambda: None)
-  mirror, answers, asked = Mirror("gs://bucket/run"), [], []
+  mirror, others, asked = Mirror("gs://bucket/run"), [], []
   monkeypatch.setattr(mirror, "_try", lambda upload: True)
 
   def all_processes(ok):
     asked.append(ok)
-    return ok and (answers.pop(0) if answers else True)
+    return ok and (others.pop(0) if others else True)
 
   for module in (checkpoint, outage):
     monkeypatch.setattr(module, "all_processes", all_processes)
   kept = Checkpoints(tmp_path / "run", 5, mirror=mirror)
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
-  return kept, answers, asked
-
-
-def test_processes_agree_on_whether_a_save_has_failed(in_bucket, monkeypatch, capfd):
-  kept, answers, asked = in_bucket
   state = dict(params=dict(x=jax.numpy.arange(3.0)))
-  outcomes = dict(
-    bucket=([True, False], "another process could not write it"),  # ready, saved
-    end=([True, True, False], "another process could not write it"),  # waited
-  )
-  for step, (given, cause) in enumerate(outcomes.values(), 2):
-    answers[:] = given
+  answers = {
+    2: [False],  # the other one cannot reach the bucket
+    3: [True, False],  # it could not start to save
+    4: [True, True, False],  # it could not end
+  }
+  for step, given in answers.items():
+    others[:] = given
     kept.save(step, state, {})
     kept.wait()
+    assert not others
     assert kept._outage.step == step
-    assert f"checkpoint {step} is not written ({cause})" in capfd.readouterr().err
-  with pytest.raises(CheckpointError, match="checkpoint 3 is not written"):
-    kept.close()
-  kept.save(4, state, {})  # the bucket is back
+    assert f"checkpoint {step} is in " in capfd.readouterr().err
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(CheckpointError, match="checkpoint 4 is not written"):
+      kept.close()
+  kept.save(5, state, {})  # the other one writes again
   kept.wait()
-  assert (kept._outage.step, kept.latest_step()) == (0, 4)
-  kept.save(5, state, {})
+  assert (kept._outage.step, kept.latest_step()) == (0, 5)
+  kept.save(6, state, {})
+  kept._manager.wait_until_finished()
   before = len(asked)
-  kept.close(agreed=False)  # of this process alone: the others do not answer
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "process_count", lambda: 2)
+    patch.setattr(kept._manager, "wait_until_finished", mock.Mock(side_effect=OSError))
+    with pytest.raises(CheckpointError, match="checkpoint 6 is not written"):
+      kept.close(agreed=False)  # nobody would answer
   assert len(asked) == before
+  kept._manager.close()
 
 
 def test_checksums_change_with_every_bit():
