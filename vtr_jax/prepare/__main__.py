@@ -39,7 +39,7 @@ _GIVEN = dict(
   seed=(0, "Seed of the order of the training split."),
   shard=("0/1", "i/n: write the i-th of n parts, counted from 0; then --merge."),
   merge=(False, "Merge the shards of all jobs."),
-  push=("", "gs://bucket/data: copy the finished data set there too."),
+  push=("", "gs://bucket/data: copy the finished data set, or new notes, there."),
   check=("", "Directory of a prepared data set: only verify it."),
   notes_of=("", "Directory of a prepared data set: only add the format's notes to it."),
   all_intra=(False, "Every frame a key frame, as --gop=1: larger, fastest to read."),
