@@ -88,9 +88,10 @@ class Request:
   @property
   def model(self) -> str:
     """Directory of what is evaluated; of a file, that of its name."""
+    if not self.predictions:
+      return self.checkpoint or self.embeddings
     path = pathlib.Path(self.predictions)
-    folder = path.with_suffix("") if path.suffix else path.with_name(f"{path.name}.out")
-    return self.checkpoint or self.embeddings or str(folder)
+    return str(path.with_suffix("") if path.suffix else path.with_suffix(".scores"))
 
   @property
   def place(self) -> Mirror:
