@@ -184,7 +184,7 @@ def test_a_converted_run_without_a_tokenizer_exports_and_initialises_others(
   to = tmp_path / "run"
   convert.convert("vit", str(folder / "vit.safetensors"), str(to), values)
   export.export(str(to), str(tmp_path / "out.safetensors"), "hf_vit")
-  with pytest.raises(DataError, match=r"without tokenizer\.model; copy"):
+  with pytest.raises(DataError, match=r"without a vocabulary; copy"):
     load_lib.load(to)
   values |= dict(init_from=str(to))
   with pytest.raises(ConfigError, match=r"tokenizer: missing, and .*run has none"):
