@@ -243,7 +243,7 @@ class Checkpoints:
   def _agreed(self, cause: str) -> bool:
     """Whether no process has a cause; for a bucket, all must call it.
 
-    What only some have written is no checkpoint, and to try again needs all.
+    What only some have written is incomplete, and to try again needs all.
     """
     return not self._outage or all_processes(not cause)
 
