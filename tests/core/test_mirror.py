@@ -122,7 +122,11 @@ def test_a_checkpoint_that_was_saved_here_is_complete_only_when_all_of_it_is_the
   (step / "state" / "d").mkdir(parents=True)
   for name in ("commit_success.txt", "state/commit_success.txt", "state/d/1", "z"):
     (step / name).write_text(name)
+  buckets.blob(f"{url}/checkpoints/2/z").upload_from_string("of a torn one")
+  assert [p.name for p in place.checkpoints.iterdir()] == ["2"]
   assert place.sync()
+  assert {p.name for p in place.checkpoints.iterdir()} == {"2", "4"}
+  buckets.blob(f"{url}/checkpoints/2/z").delete()
   found = buckets.files(f"{url}/checkpoints/4") | buckets.files(
     f"{url}/checkpoints/4/state"
   )

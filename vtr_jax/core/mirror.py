@@ -224,7 +224,9 @@ class Mirror:
           blob = buckets.blob(f"{self.name}/{name}")
           blob.upload_from_filename(str(path), **buckets.options(large=True))
           self._equal[name], changed = [*stamp, blob.generation or 0], True
-    shutil.rmtree(self.local / _CHECKPOINTS, ignore_errors=True)
+    if (self.local / _CHECKPOINTS).exists():
+      shutil.rmtree(self.local / _CHECKPOINTS, ignore_errors=True)
+      buckets.forget()  # the folder may have been listed before
     if changed:
       kept = self._equal.items()
       self._equal = {k: v for k, v in kept if not k.startswith(f"{_CHECKPOINTS}/")}
