@@ -23,24 +23,27 @@ TYPES = (
 def read(request: Request) -> Iterator[Item]:
   """One item a video, with all its questions."""
   files = media.Files(request.source)
+  name = lambda where, video: (f"v_{video}", video, f"v_{video}")
   for split, path in parse.by_split(request, _FILES):
-    answers = _answers(path.removesuffix("_q.json") + "_a.json")
-    videos: dict[str, list[Note]] = {}
-    places: dict[str, str] = {}
-    for where, row in _rows(path, "video_name", "question", "question_id"):
-      video = parse.as_text(row["video_name"], where, "video_name").removeprefix("v_")
-      name = str(row["question_id"])
-      parse.require(name in answers, where, f"an answer to {name!r}, the file has none")
-      place, answer, kind = answers.pop(name)
-      text = row["question"]
-      note = parse.note(place, "question", name, text, answer=answer, type=kind)
-      places.setdefault(video, where)
-      videos.setdefault(video, []).append(note)
-    for name, (place, *_) in answers.items():
-      parse.require(False, place, f"a question {name!r} of {path}, it has none")
-    for video, notes in videos.items():
-      found = files.find(video, places[video], f"v_{video}")
-      yield Item(f"v_{video}", split, found, (), notes=tuple(notes))
+    yield from parse.noted(files, split, _questions(path), name)
+
+
+def _questions(path: str) -> Iterator[tuple[str, str, Note]]:
+  """(file and key, video, question); each has one answer, and each answer is used."""
+  answers = _answers(path.removesuffix("_q.json") + "_a.json")
+  for where, row in _rows(path, "video_name", "question", "question_id"):
+    video = parse.as_text(row["video_name"], where, "video_name").removeprefix("v_")
+    name = str(row["question_id"])
+    parse.require(name in answers, where, f"an answer to {name!r}, the file has none")
+    place, answer, kind = answers.pop(name)
+    text = row["question"]
+    yield (
+      where,
+      video,
+      parse.note(place, "question", name, text, answer=answer, type=kind),
+    )
+  for name, (place, *_) in answers.items():
+    parse.require(False, place, f"a question {name!r} of {path}, it has none")
 
 
 def _answers(path: str) -> dict[str, tuple[str, str, str]]:

@@ -22,30 +22,26 @@ def read(request: Request) -> Iterator[Item]:
   """One item a video, with all its moments, called video#number."""
   files = media.Files(request.source)
   for split, path in parse.by_split(request, _FILES):
-    lengths = _lengths(request, split)
-    videos: dict[str, list[Note]] = collections.defaultdict(list)
-    places: dict[str, str] = {}
-    count: dict[str, int] = collections.Counter()
-    for where, line in parse.lines(path):
-      head, mark, sentence = line.partition("##")
-      fields = head.split()
-      expected = f"'<video> <start> <end>##<sentence>', got {line[:60]!r}"
-      parse.require(mark and len(fields) == 3, where, expected)
-      video, notes = fields[0], videos[fields[0]]
-      places.setdefault(video, where)
-      name = f"{video}#{count[video]}"
-      count[video] += 1
-      window = _window(fields[1:], where)
-      if window:
-        duration = lengths.get(video, 0.0)
-        notes.append(
-          parse.note(
-            *(where, "moment", name, sentence), windows=(window,), duration=duration
-          )
-        )
-    for video, notes in videos.items():
-      found = files.find(video, places[video])
-      yield Item(video, split, found, (), notes=tuple(notes))
+    yield from parse.noted(files, split, _moments(path, _lengths(request, split)))
+
+
+def _moments(
+  path: str, lengths: dict[str, float]
+) -> Iterator[tuple[str, str, Note | None]]:
+  """(file and line, video, moment; None if it ends before it starts)."""
+  count: dict[str, int] = collections.Counter()
+  for where, line in parse.lines(path):
+    head, mark, sentence = line.partition("##")
+    fields = head.split()
+    expected = f"'<video> <start> <end>##<sentence>', got {line[:60]!r}"
+    parse.require(mark and len(fields) == 3, where, expected)
+    video, window = fields[0], _window(fields[1:], where)
+    name, timed = f"{video}#{count[video]}", dict(duration=lengths.get(video, 0.0))
+    count[video] += 1
+    made = window and parse.note(
+      *(where, "moment", name, sentence), windows=(window,), **timed
+    )
+    yield where, video, made
 
 
 def _window(times: list[str], where: str) -> tuple[float, float] | None:

@@ -19,18 +19,15 @@ def read(request: Request) -> Iterator[Item]:
   """One item a video, with all its moments, called by their qid."""
   files = media.Files(request.source)
   for split, path in parse.listed(request, "*_release.jsonl"):
-    videos: dict[str, list[Note]] = {}
-    places: dict[str, str] = {}
-    for where, row in parse.json_lines(path):
-      row = parse.as_object(row, where, "qid", "query", "vid")
-      video = parse.as_text(row["vid"], where, "vid")
-      places.setdefault(video, where)
-      notes = videos.setdefault(video, [])
-      if "relevant_windows" in row:
-        notes.append(_moment(where, row))
-    for video, notes in videos.items():
-      found = files.find(video, places[video])
-      yield Item(video, split, found, (), notes=tuple(notes))
+    yield from parse.noted(files, split, _moments(path))
+
+
+def _moments(path: str) -> Iterator[tuple[str, str, Note | None]]:
+  """(file and line, video, moment; None without windows)."""
+  for where, row in parse.json_lines(path):
+    row = parse.as_object(row, where, "qid", "query", "vid")
+    video = parse.as_text(row["vid"], where, "vid")
+    yield where, video, _moment(where, row) if "relevant_windows" in row else None
 
 
 def _moment(where: str, row: dict[str, Any]) -> Note:

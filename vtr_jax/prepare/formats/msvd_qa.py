@@ -49,16 +49,13 @@ def items(
       other names of its file.
   """
   files = media.Files(request.source)
+
+  def name(where: str, video: str) -> tuple[str, ...]:
+    names = clip(where, video)
+    return names[0], *names
+
   for split, path in parse.by_split(request, _FILES):
-    videos: dict[str, list[Note]] = {}
-    places: dict[str, str] = {}
-    for where, video, note in _questions(path, split):
-      places.setdefault(video, where)
-      videos.setdefault(video, []).append(note)
-    for video, notes in videos.items():
-      name, *others = clip(places[video], video)
-      found = files.find(name, places[video], *others)
-      yield Item(name, split, found, (), notes=tuple(notes))
+    yield from parse.noted(files, split, _questions(path, split), name)
 
 
 def _names(path: str) -> dict[str, str]:

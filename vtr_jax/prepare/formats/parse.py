@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from vtr_jax.core.config import choose
@@ -14,7 +14,8 @@ from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.core.paths import near
 from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note, problem
-from vtr_jax.prepare.formats.base import Request
+from vtr_jax.prepare.formats.base import Item, Request
+from vtr_jax.prepare.formats.media import Files
 
 LOOK = "look at the file and at --format"
 csv.field_size_limit(2**31 - 1)  # its own of 131,072 would reject a long transcript
@@ -176,6 +177,33 @@ def note(where: str, kind: str, name: object, text: object, **fields: Any) -> No
   expected = problem(made)
   require(not expected, where, expected)
   return made
+
+
+def noted(
+  files: Files,
+  split: str,
+  rows: Iterable[tuple[str, str, Note | None]],
+  name: Callable[[str, str], tuple[str, ...]] = lambda where, video: (video, video),
+) -> Iterator[Item]:
+  """One item a video of a split, with all its notes.
+
+  Args:
+    files: of the media.
+    split: of the items.
+    rows: (file and line or key, video as the file names it, note); None = no note, but
+      the video is an item.
+    name: (file and line or key of its first row, video) -> id of the item, and names
+      under which its file is looked for.
+  """
+  videos: dict[str, tuple[str, list[Note]]] = {}
+  for where, video, made in rows:
+    _, notes = videos.setdefault(video, (where, []))
+    if made:
+      notes.append(made)
+  for video, (where, notes) in videos.items():
+    key, *names = name(where, video)
+    found = files.find(names[0], where, *names[1:])
+    yield Item(key, split, found, (), notes=tuple(notes))
 
 
 def _strip(value: Any) -> Any:

@@ -22,19 +22,19 @@ def read(request: Request) -> Iterator[Item]:
   for split, path in parse.listed(request, f"{prefix}_qa_*.json"):
     if path.endswith("answer_list.json"):
       continue
-    videos: dict[str, list[Note]] = {}
-    places: dict[str, tuple[str, str]] = {}
-    for i, row in enumerate(parse.as_list(parse.load_json(path), path)):
-      where = f"{path}: [{i}]"
-      row = parse.as_object(row, where, "video", "question", "question_id", "answer")
-      video = parse.as_text(row["video"], where, "video")
-      name = media.stem(video)
-      places.setdefault(name, (where, video))
-      videos.setdefault(name, []).append(_question(where, row))
-    for name, notes in videos.items():
-      where, video = places[name]
-      found = files.find(video, where, name)
-      yield Item(name, split, found, (), notes=tuple(notes))
+    paths: dict[str, str] = {}  # of the videos, by their names
+    name = lambda where, video, paths=paths: (video, paths[video], video)
+    yield from parse.noted(files, split, _questions(path, paths), name)
+
+
+def _questions(path: str, paths: dict[str, str]) -> Iterator[tuple[str, str, Note]]:
+  """(file and key, video's name, question); fills in `paths`."""
+  for i, row in enumerate(parse.as_list(parse.load_json(path), path)):
+    where = f"{path}: [{i}]"
+    row = parse.as_object(row, where, "video", "question", "question_id", "answer")
+    video = parse.as_text(row["video"], where, "video")
+    paths.setdefault(media.stem(video), video)
+    yield where, media.stem(video), _question(where, row)
 
 
 def _question(where: str, row: dict[str, Any]) -> Note:

@@ -25,20 +25,25 @@ def read(request: Request) -> Iterator[Item]:
     seen: dict[str, str] = {}
     for key, rows in splits.items():
       split = parse.split_named(key)
-      videos: dict[str, list[Note]] = {}
-      places: dict[str, str] = {}
-      for i, row in enumerate(parse.as_list(rows, f"{path}: {key!r}")):
-        where = f"{path}: {key!r}[{i}]"
-        row = parse.as_object(row, where, "video", "question", "answer")
-        video = parse.as_text(row["video"], where, "video")
-        places.setdefault(video, where)
-        note = _question(where, f"{split}-{i}", row, words)
-        videos.setdefault(video, []).append(note)
-      for video, notes in videos.items():
-        other = seen.setdefault(video, split)
-        name = video if other == split else f"{video}#{split}"
-        found = files.find(video, places[video])
-        yield Item(name, split, found, (), notes=tuple(notes))
+
+      def name(where: str, video: str, split=split, seen=seen) -> tuple[str, ...]:
+        del where
+        first = seen.setdefault(video, split) == split
+        return video if first else f"{video}#{split}", video
+
+      questions = _questions(f"{path}: {key!r}", split, rows, words)
+      yield from parse.noted(files, split, questions, name)
+
+
+def _questions(
+  place: str, split: str, rows: Any, words: list
+) -> Iterator[tuple[str, str, Note]]:
+  """(file and key, video, question)."""
+  for i, row in enumerate(parse.as_list(rows, place)):
+    where = f"{place}[{i}]"
+    row = parse.as_object(row, where, "video", "question", "answer")
+    video = parse.as_text(row["video"], where, "video")
+    yield where, video, _question(where, f"{split}-{i}", row, words)
 
 
 def _question(where: str, name: str, row: dict[str, Any], words: list) -> Note:
