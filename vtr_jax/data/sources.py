@@ -198,6 +198,17 @@ def labels(directory: str | os.PathLike, split: str) -> list[str]:
     DataError: as `open_split`, or records.jsonl is damaged.
   """
   directory = os.fspath(directory)
+  content = fingerprint(directory, split)
+  path = os.path.join(directory, "records.jsonl")
+  stat = os.stat(path) if os.path.exists(path) else None  # never of a bucket
+  stamp = stat and (stat.st_size, stat.st_mtime_ns)
+  return list(_labels(directory, split, (content, stamp)))
+
+
+@functools.lru_cache(maxsize=8)  # ours: the splits of a mixture
+def _labels(directory: str, split: str, content: Any) -> tuple[str, ...]:
+  """`labels`, read once for the same content: a start of a run asks four times."""
+  del content
   where = places(directory, split)
   kept = {base: [row.get("label") for row in r] for base, r in rows(directory).items()}
   try:
@@ -205,8 +216,8 @@ def labels(directory: str | os.PathLike, split: str) -> list[str]:
   except (KeyError, IndexError):
     found = []
   if found and None not in found:
-    return list(map(str, found))
-  return [a.label for a in annotations(open_split(directory, split))]
+    return tuple(map(str, found))
+  return tuple(a.label for a in annotations(open_split(directory, split)))
 
 
 def name_problem(records: Records, index: int, error: BadSample) -> str:
