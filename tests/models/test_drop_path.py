@@ -26,7 +26,7 @@ SCAN = pytest.mark.parametrize(
   "scan", [False, pytest.param(True, marks=pytest.mark.nightly)]
 )
 KINDS = {
-  Block: (SIZE, Compute("float32")),
+  Block: (SIZE, Compute("float32"), layers.VIT),
   DividedBlock: (SIZE, Compute("float32"), layers.VIT, 2, "output"),
 }
 
@@ -166,7 +166,7 @@ def test_what_is_recomputed_drops_the_same_rows(scan):
 
 def test_bfloat16_stays_bfloat16():
   compute = Compute("bfloat16")
-  model = Blocks(Block, (SIZE, compute), 3, compute, 0.5)
+  model = Blocks(Block, (SIZE, compute, layers.VIT), 3, compute, 0.5)
   rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
   y, _ = model.init_with_output(rngs, X.astype("bfloat16"))
   assert y.dtype == jnp.bfloat16

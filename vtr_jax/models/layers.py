@@ -351,9 +351,8 @@ def run_blocks(
   """
   count, rates = x.shape[1], None
   if valid is None and block is Block:
-    given: list[Any] = [*fields, VIT]  # its own default, if the kind is left out
-    heads, cap = given[0].num_heads, given[2].logit_cap
-    x, valid = evened(x, compute.attention, heads, cap)
+    size, _, kind = fields
+    x, valid = evened(x, compute.attention, size.num_heads, kind.logit_cap)
   if np.any(drop_path):
     each = np.linspace(0, drop_path, depth) if np.ndim(drop_path) == 0 else drop_path
     rates = jnp.asarray(each, jnp.float32)
