@@ -149,8 +149,8 @@ LABELS = ("abc", "aab", "abd")
 
 def build(root, tokenizer, split, classes="abc", num_classes=0, **changes):
   objective = clips.objective(logits=logits)
-  count = num_classes or len(classes)
-  objective = dataclasses.replace(objective, classes=tuple(classes), num_classes=count)
+  known = dict(classes=tuple(classes), unnamed=num_classes)
+  objective = dataclasses.replace(objective, **known)
   context = base.Context(
     objective,
     clips.CLIP,

@@ -275,5 +275,5 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     rows=LabelRows(config.classes),
     reads_text=False,
     classes=config.classes,
-    num_classes=config.count,
+    unnamed=config.num_classes,
   )

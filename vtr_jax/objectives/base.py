@@ -90,13 +90,17 @@ class Objective:
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
   reads_text: bool = True  # whether a run of it needs a tokenizer
-  # Of `logits`: names in their order, () = not known, and their number, 0 = no classes.
-  classes: tuple[str, ...] = ()
-  num_classes: int = 0
+  classes: tuple[str, ...] = ()  # names of `logits`, in their order
+  unnamed: int = 0  # number of `logits` whose classes have no names; 0 = none
 
   def teacher_params(self, params: Any) -> Any:
     """The teacher's part of `params` or a tree of its structure; None = no teacher."""
     return self.teacher.pick(params) if self.teacher else None
+
+  @property
+  def num_classes(self) -> int:
+    """Number of `logits`; 0 = not of classes."""
+    return len(self.classes) or self.unnamed
 
   @property
   def loss_names(self) -> tuple[str, ...]:
