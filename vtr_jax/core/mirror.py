@@ -26,7 +26,7 @@ _RENEW = 20.0  # ours: seconds between renewals of the lease; saves may be far a
 _EXPIRY = 90.0  # ours: seconds without a renewal after which a lease is void
 _LEASE, _STATE = "lock", ".mirror.json"
 _CHECKPOINTS = "checkpoints"
-_COMMIT = "commit_success.txt"  # Orbax's: written last
+COMMIT = "commit_success.txt"  # Orbax's: written last
 
 
 class Mirror:
@@ -322,4 +322,4 @@ def _stamp(path: pathlib.Path) -> list[int]:
 
 def _order(path: pathlib.Path) -> tuple[bool, int, pathlib.Path]:
   """Files that complete a checkpoint come last, and the outermost at the very end."""
-  return path.name == _COMMIT, -len(path.parts), path
+  return path.name == COMMIT, -len(path.parts), path

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from vtr_jax.core import paths
 from vtr_jax.core.errors import CheckpointError, one_line
+from vtr_jax.core.mirror import COMMIT
 
 _SHOWN = 20  # max differences listed: one screen
 
@@ -86,7 +87,7 @@ def _is_complete(step: paths.AnyPath) -> bool:
 
   In a bucket, where renaming is copying, Orbax gives that name from the start.
   """
-  return not paths.is_bucket(step) or (step / "commit_success.txt").exists()
+  return not paths.is_bucket(step) or (step / COMMIT).exists()
 
 
 def _unreadable(where: paths.AnyPath, e: Exception) -> CheckpointError:

@@ -14,7 +14,7 @@ from vtr_jax.core import io
 from vtr_jax.core.errors import WeightsError, one_line
 from vtr_jax.weights.facts import Facts
 
-GELUS = dict(
+_GELUS = dict(
   gelu="exact",
   gelu_python="exact",
   quick_gelu="quick",
@@ -286,10 +286,10 @@ def _tower(
   for key, name in names.items():
     value = values[name]
     if key == "gelu":
-      if value not in GELUS:
-        known = ", ".join(GELUS)
+      if value not in _GELUS:
+        known = ", ".join(_GELUS)
         raise WeightsError(f"{path}: {name} {value!r} is not supported; {known} are")
-      tower[key] = GELUS[value]
+      tower[key] = _GELUS[value]
     elif key == "epsilon":
       if not isinstance(value, int | float) or not 0 < value < 1:
         raise WeightsError(f"{path}: {name} is {value!r}, not in (0, 1)")
