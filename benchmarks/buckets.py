@@ -21,6 +21,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks.rates import clips_rate
 from vtr_jax.core import buckets, paths
 from vtr_jax.core.config import read
 from vtr_jax.core.mirror import Mirror
@@ -51,7 +52,7 @@ def records_rate(data: str, name: str) -> float:
   return count / (time.perf_counter() - began)
 
 
-def clips_rate(config: TrainConfig, data: str, name: str) -> float:
+def loader_rate(config: TrainConfig, data: str, name: str) -> float:
   """Clips per second of the loader with one worker process, once it runs."""
   directory = sources.find(data, name)
   vocabulary = buckets.copied(paths.anywhere(directory) / moving_shapes.TOKENIZER)
@@ -66,13 +67,7 @@ def clips_rate(config: TrainConfig, data: str, name: str) -> float:
     seed=0,
     rows=objective.rows,
   ) as batches:
-    for _ in range(8):
-      next(batches)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < _SECONDS.value:
-      next(batches)
-      count += config.batch_size
-    return count / (time.perf_counter() - began)
+    return clips_rate(batches, config.batch_size, _SECONDS.value)
 
 
 def run(values: dict[str, Any], data: str, workdir: str, local: pathlib.Path) -> dict:
@@ -131,7 +126,7 @@ def measure(
     for place, base in places.items():
       data, workdir = f"{base}/data", f"{base}/run-{number}"
       add("records/s, one at a time", place, records_rate(data, name))
-      add("clips/s of the loader, one worker", place, clips_rate(config, data, name))
+      add("clips/s of the loader, one worker", place, loader_rate(config, data, name))
       values["data"] = values["data"] | dict(name=name)
       timed = run(values, data, workdir, Mirror(workdir).local)
       add("ms of a step, with saves", place, 1000 * timed["step"])

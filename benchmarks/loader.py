@@ -24,6 +24,7 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks.rates import clips_rate
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import HOST_KEYS, ClipSpec
 from vtr_jax.core.config import read
@@ -68,14 +69,7 @@ def loader_rate(config: TrainConfig, workers: int) -> tuple[float, float]:
   with batches(config, workers) as loaded:
     next(loaded)
     first = time.perf_counter() - began
-    # Batches prefetched during start-up would count as speed.
-    for _ in range(8):
-      next(loaded)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < _SECONDS.value:
-      next(loaded)
-      count += config.batch_size
-    return first, count / (time.perf_counter() - began)
+    return first, clips_rate(loaded, config.batch_size, _SECONDS.value)
 
 
 def step_rate(config: TrainConfig, steps: int = 6) -> float:

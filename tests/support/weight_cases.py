@@ -9,8 +9,10 @@ import numpy as np
 from dual_cases import change
 
 from configs import mac, simvtp
+from vtr_jax.core import precision
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.objectives import base as objectives
+from vtr_jax.weights import infer
 
 HF = hf_cases
 
@@ -28,6 +30,20 @@ COMPUTE = dict(dtype="float32", attention="xla", scan=False, remat="none")
 
 
 TEXT = TextSpec(HF.LENGTH, HF.WORDS, 3)
+
+
+def small_and_exact(monkeypatch):
+  """Makes converted runs float32, and small where a file has no video tower."""
+  monkeypatch.setattr(precision, "fastest", lambda: "float32")
+  recipe = infer.recipe
+
+  def small(source):
+    values = recipe(source)
+    if values["objective"].get("video"):
+      values["objective"]["video"] |= SIZE
+    return values
+
+  monkeypatch.setattr(infer, "recipe", small)
 
 
 def clip_of(frames, pt=1):

@@ -9,18 +9,24 @@ import numpy as np
 import pytest
 import tokenizer_cases
 from training import trained_smoke
-from weight_cases import HF, HUB_CONFIGS, SIZE, assert_close, family, write_hub
+from weight_cases import (
+  HF,
+  HUB_CONFIGS,
+  assert_close,
+  family,
+  small_and_exact,
+  write_hub,
+)
 
 import vtr_jax
 from configs import mac
 from vtr_jax import convert, export
-from vtr_jax.core import precision
 from vtr_jax.core.config import flatten
 from vtr_jax.core.errors import DataError, WeightsError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.inference import load as load_lib
 from vtr_jax.models.layers import l2_normalize
-from vtr_jax.weights import hub_write, infer, snapshot
+from vtr_jax.weights import hub_write, snapshot
 
 pytest.importorskip("safetensors")
 
@@ -37,17 +43,7 @@ LATE = pytest.mark.nightly
 
 @pytest.fixture
 def small(monkeypatch):
-  """A file without a video tower gets a small one; activations are float32."""
-  monkeypatch.setattr(precision, "fastest", lambda: "float32")
-  recipe = infer.recipe
-
-  def changed(source):
-    values = recipe(source)
-    if values["objective"].get("video"):
-      values["objective"]["video"] |= SIZE
-    return values
-
-  monkeypatch.setattr(infer, "recipe", changed)
+  small_and_exact(monkeypatch)
 
 
 def exported(case, place, **changes):

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 from dual_cases import change
 from flax.traverse_util import flatten_dict
-from weight_cases import HF, SIZE, assert_close, write, write_hub
+from weight_cases import HF, SIZE, assert_close, small_and_exact, write, write_hub
 
 from configs import mac
 from vtr_jax import convert
-from vtr_jax.core import precision
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import CheckpointError, ConfigError, WeightsError
 from vtr_jax.data.tokenizers import base as tokenizers
@@ -38,18 +37,8 @@ MEAN = [
 
 
 @pytest.fixture(autouse=True)
-def small_and_exact(monkeypatch):
-  """Converted runs have dtype "auto", and a ViT-B where a file has no video tower."""
-  monkeypatch.setattr(precision, "fastest", lambda: "float32")
-  recipe = infer.recipe
-
-  def small(source):
-    values = recipe(source)
-    if values["objective"].get("video"):
-      values["objective"]["video"] |= SIZE
-    return values
-
-  monkeypatch.setattr(infer, "recipe", small)
+def small(monkeypatch):
+  small_and_exact(monkeypatch)
 
 
 @pytest.fixture
