@@ -251,9 +251,7 @@ def main(request: Request) -> None:
 
 
 def _list(unreadable: list[tuple[str, str]]) -> None:
-  for name, reason in unreadable:
-    print(f"{printable(name)}: {reason}", file=sys.stderr)
-  for line in files.cures(unreadable):
+  for line in files.told(unreadable):
     print(line, file=sys.stderr)
 
 

@@ -62,9 +62,7 @@ def index(folder: str = "", *more: str) -> None:
     threads=_THREADS.value,
     progress=True,
   )
-  for name, reason in report.unreadable:
-    print(f"{printable(name)}: {reason}", file=sys.stderr)
-  for line in files.cures(report.unreadable):
+  for line in files.told(report.unreadable):
     print(line, file=sys.stderr)
   listed = f"; see {_OUT.value}/unreadable.jsonl" if report.unreadable else ""
   print(

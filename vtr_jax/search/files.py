@@ -6,11 +6,11 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vtr_jax.core import io
-from vtr_jax.core.errors import BadSample, DataError, one_line
+from vtr_jax.core.errors import BadSample, DataError, one_line, printable
 from vtr_jax.core.paths import near
 from vtr_jax.prepare.formats import media
 
@@ -149,6 +149,11 @@ def reason(error: Exception) -> str:
   if isinstance(error, OSError):
     return error.strerror or one_line(error)
   return f"{type(error).__name__}: {one_line(error)}"
+
+
+def told(listed: Sequence[tuple[str, str]]) -> list[str]:
+  """A line for each (path, reason) of files that cannot be read, then the cures."""
+  return [f"{printable(name)}: {why}" for name, why in listed] + cures(listed)
 
 
 def cures(listed: Iterable[tuple[str, str]]) -> list[str]:
