@@ -26,7 +26,7 @@ from vtr_jax.core import buckets, paths
 from vtr_jax.core.config import read
 from vtr_jax.core.mirror import Mirror
 from vtr_jax.data import loader, sources
-from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.train import writer
 from vtr_jax.train.config import TrainConfig, with_defaults
@@ -55,7 +55,7 @@ def records_rate(data: str, name: str) -> float:
 def loader_rate(config: TrainConfig, data: str, name: str) -> float:
   """Clips per second of the loader with one worker process, once it runs."""
   directory = sources.find(data, name)
-  vocabulary = buckets.copied(paths.anywhere(directory) / moving_shapes.TOKENIZER)
+  vocabulary = buckets.copied(paths.anywhere(directory) / embedded.TOKENIZER)
   objective = config.make_objective()
   with loader.train_batches(
     dataclasses.replace(config.data, dir=data, name=name, num_workers=1),
@@ -115,7 +115,7 @@ def measure(
   bucket: str,
 ) -> None:
   """Prints the table."""
-  origin = moving_shapes.build(root / "data", _VARIANT.value)
+  origin = embedded.build(root / "data", f"moving_shapes/{_VARIANT.value}")
   buckets.upload(origin, f"{bucket}/data/{name}/{origin.name}", "dataset_info.json")
   places = dict(disk=str(root), bucket=bucket)
   found: dict[str, dict[str, list[float]]] = {}

@@ -30,8 +30,8 @@ from vtr_jax.core.batch import HOST_KEYS, ClipSpec
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import augment, loader, sources
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.examples import read_clip
-from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.objectives import base as objectives
 from vtr_jax.train.config import TrainConfig
@@ -56,7 +56,7 @@ def batches(config: TrainConfig, workers: int) -> loader.Batches:
     config.clip,
     config.text,
     objective.mask,
-    tokenizers.load(os.path.join(directory, moving_shapes.TOKENIZER)),
+    tokenizers.load(os.path.join(directory, embedded.TOKENIZER)),
     batch_size=config.batch_size,
     seed=0,
     rows=objective.rows,
@@ -144,14 +144,11 @@ def with_data(values: dict) -> TrainConfig:
   try:
     directory = sources.find(data["dir"], data["name"])
   except DataError:
-    name, _, variant = data["name"].partition("/")
-    if name != "moving_shapes":
-      print(f"{name} is not prepared: clips of moving_shapes/full stand in")
-      variant = "full"
-      data = data | dict(split="train", mixture=())
+    if not embedded.is_embedded(data["name"]):
+      print(f"{data['name']} is not prepared: clips of moving_shapes/full stand in")
+      data = data | dict(name="moving_shapes/full", split="train", mixture=())
       objective = objective | ({"num_classes": 0} if "num_classes" in objective else {})
-    data = data | dict(name=f"moving_shapes/{variant}")
-    directory = moving_shapes.build(data["dir"], variant)
+    directory = embedded.build(data["dir"], data["name"])
   labels = lambda: sources.labels(directory, data["split"])
   objective = objectives.from_data(objective, labels)
   data = data | dict(curriculum=())  # clips of full length

@@ -24,7 +24,7 @@ import numpy as np
 from absl import app, flags
 
 from vtr_jax.data import sources
-from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.inference.load import load
 from vtr_jax.search import build, store, topk
 from vtr_jax.search.searcher import Searcher
@@ -131,7 +131,7 @@ def write(folder: pathlib.Path, number: int, record: dict) -> str:
 
 def folder_of_files(folder: pathlib.Path) -> None:
   """Indexes a folder, queries it, changes files, indexes again."""
-  moving_shapes.build(_DATA.value, "full")
+  embedded.build(_DATA.value, "moving_shapes/full")
   test = sources.open_split(sources.find(_DATA.value, "moving_shapes/full"), "test")
   paths = [write(folder / "clips", i, test[i]) for i in range(_FILES.value)]
   model = load(_CHECKPOINT.value)

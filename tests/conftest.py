@@ -39,7 +39,7 @@ from bucket import gcs, url  # noqa: E402, F401 (fixtures)
 from runtime_types import unchecked  # noqa: E402
 
 from configs import mac, simvtp  # noqa: E402
-from vtr_jax.data.moving_shapes import build as moving_shapes  # noqa: E402
+from vtr_jax.data.embedded import build as embedded  # noqa: E402
 
 # No array gains an axis implicitly.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items):
 def data_dir(tmp_path_factory):
   """A directory that holds moving_shapes/tiny."""
   directory = tmp_path_factory.mktemp("data")
-  moving_shapes.build(directory, "tiny", progress=False)
+  embedded.build(directory, "moving_shapes/tiny", progress=False)
   return directory
 
 

@@ -22,10 +22,11 @@ import tensorflow_datasets as tfds
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError
-from vtr_jax.data.moving_shapes import build as moving_shapes
-from vtr_jax.data.moving_shapes import captions, pool, render, scene
+from vtr_jax.data.embedded import build as embedded
+from vtr_jax.data.embedded import pool
+from vtr_jax.data.moving_shapes import captions, render, scene
 
-FULL = moving_shapes.CONFIGS["full"].counts
+FULL = embedded.CONFIGS["full"].counts
 MEANINGS = {split: scene.meanings(split, count) for split, count in FULL.items()}
 # Everything a caption may hold besides things and actions.
 GLUE = """
@@ -37,7 +38,8 @@ GLUE = set(GLUE.split())
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-  return moving_shapes.build(tmp_path_factory.mktemp("data"), "tiny", progress=False)
+  directory = tmp_path_factory.mktemp("data")
+  return embedded.build(directory, "moving_shapes/tiny", progress=False)
 
 
 # What the clips mean.
@@ -111,7 +113,7 @@ def test_many_test_clips_differ_only_in_temporal_order():
 
 def test_labels_cover_every_clip_and_are_balanced():
   counts = collections.Counter(scene.label_of(m) for m in MEANINGS["train"])
-  assert set(counts) == set(moving_shapes.LABELS)
+  assert set(counts) == set(scene.LABELS)
   assert min(counts.values()) > 0.02 * FULL["train"]
   assert max(counts.values()) < 0.12 * FULL["train"]
 
@@ -202,7 +204,7 @@ def test_rendered_frames_and_captions_are_those_of_version_1():
   digest = hashlib.sha256()
   for split in scene.SPLITS:
     for index in (0, 7, 11):
-      frames, texts = render.make_raw(split, index, MEANINGS[split][index])
+      frames, texts = render.make_raw(split, index, MEANINGS[split][index], 0)
       digest.update(frames.tobytes() + json.dumps(texts).encode())
   # If this changes, so does the data set: raise MovingShapes.VERSION.
   assert (
@@ -266,7 +268,7 @@ def test_simultaneous_objects_rarely_overlap():
   covered = 0
   both = [m for m in MEANINGS["train"] if m.kind in ("same", "while", "cross")][:100]
   for i, meaning in enumerate(both):
-    a, b = render._tracks(meaning, np.random.default_rng(i))
+    a, b = render.tracks(meaning, np.random.default_rng(i))
     covered += (np.hypot(a.x - b.x, a.y - b.y) < 0.8 * (a.radius + b.radius)).any()
   assert covered <= 2
 
@@ -279,11 +281,11 @@ def read_all(directory, split):
 
 
 def checksums_of(directory):
-  return json.loads((directory / moving_shapes.CHECKSUM).read_text())
+  return json.loads((directory / embedded.CHECKSUM).read_text())
 
 
 def test_records_match_the_checksums(tiny):
-  for split, count in moving_shapes.CONFIGS["tiny"].counts.items():
+  for split, count in embedded.CONFIGS["tiny"].counts.items():
     records, texts_sum = hashlib.sha256(), hashlib.sha256()
     clips = read_all(tiny, split)
     assert [c["id"].decode() for c in clips] == [
@@ -292,7 +294,7 @@ def test_records_match_the_checksums(tiny):
     for clip in clips:
       texts = json.dumps([text.decode() for text in clip["captions"]]).encode()
       name, label = clip["id"].decode(), clip["label"].decode()
-      assert label in moving_shapes.LABELS
+      assert label in scene.LABELS
       texts_sum.update(texts)
       records.update(json.dumps([name, label]).encode() + clip["video"] + texts)
     expected = dict(records=records.hexdigest(), captions=texts_sum.hexdigest())
@@ -307,13 +309,13 @@ def test_every_video_decodes_close_to_what_was_rendered(tiny):
         frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
       assert np.shape(frames) == (24, 96, 96, 3)
       if i < 3:
-        raw, _ = render.make_raw(split, i, MEANINGS[split][i])
+        raw, _ = render.make_raw(split, i, MEANINGS[split][i], 0)
         assert np.abs(np.array(frames, int) - raw).mean() < 6
 
 
 def test_the_tokenizer_encodes_every_caption_without_unknown_pieces(tiny):
   tokenizer = sentencepiece.SentencePieceProcessor(
-    model_file=str(tiny / moving_shapes.TOKENIZER)
+    model_file=str(tiny / embedded.TOKENIZER)
   )
   pieces = [tokenizer.id_to_piece(i) for i in range(4)]
   assert pieces == ["<pad>", "<unk>", "<cls>", "<mask>"]
@@ -334,8 +336,8 @@ def test_tokenizer_of_all_captions_has_a_piece_for_every_word():
   for i, meaning in enumerate(MEANINGS["train"]):
     key = [0, 0, i, 0]
     texts += captions.captions(meaning, np.random.default_rng(key))
-  model = moving_shapes.train_tokenizer(texts)
-  assert model == moving_shapes.train_tokenizer(texts)
+  model = embedded.train_tokenizer(texts)
+  assert model == embedded.train_tokenizer(texts)
   tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
   words = {word for text in texts for word in text.replace(",", "").split()}
   split = {word for word in words if len(tokenizer.encode(word)) > 1}
@@ -346,8 +348,8 @@ def test_a_killed_build_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   # A script without the `__main__` guard, as users write them.
   script = tmp_path / "script.py"
   script.write_text(
-    "import sys; from vtr_jax.data.moving_shapes.build import build\n"
-    "build(sys.argv[1], 'tiny', workers=2)"
+    "import sys; from vtr_jax.data.embedded.build import build\n"
+    "build(sys.argv[1], 'moving_shapes/tiny', workers=2)"
   )
   process = subprocess.Popen(
     [sys.executable, script, tmp_path], stderr=subprocess.PIPE, env=_environment()
@@ -371,7 +373,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(tiny, tmp_path, monkeypatch):
   monkeypatch.setattr(
     pool, "_render_part", lambda *job: rendered.append(job) or real(*job)
   )
-  directory = moving_shapes.build(tmp_path, "tiny", workers=1, progress=False)
+  directory = embedded.build(tmp_path, "moving_shapes/tiny", workers=1, progress=False)
   assert len(rendered) == 10 - whole
   assert checksums_of(directory) == checksums_of(tiny)
   assert not parts.exists()
@@ -383,7 +385,7 @@ def test_a_second_build_waits_for_the_first_and_builds_nothing(tiny, tmp_path, c
   before = directory.stat().st_mtime_ns
   parts = tmp_path / "moving_shapes" / ".parts-tiny-1.0.0"
   parts.mkdir()  # the first build is about to clear up
-  other = threading.Thread(target=moving_shapes.build, args=(tmp_path, "tiny"))
+  other = threading.Thread(target=embedded.build, args=(tmp_path, "moving_shapes/tiny"))
   with processes.locked(tmp_path / "moving_shapes" / ".lock-tiny-1.0.0", "build"):
     other.start()
     other.join(0.2)
@@ -416,28 +418,28 @@ def test_file_systems_without_locks_are_tolerated(tmp_path, monkeypatch):
 
 
 def test_an_existing_data_set_is_left_untouched(tiny, capfd, monkeypatch):
-  monkeypatch.setattr(moving_shapes, "_build", None)
-  assert moving_shapes.build(tiny.parents[2], "tiny") == tiny
+  monkeypatch.setattr(embedded, "_build", None)
+  assert embedded.build(tiny.parents[2], "moving_shapes/tiny") == tiny
   assert capfd.readouterr() == ("", "")
 
 
 def test_unusable_directories_are_rejected_with_one_line(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(DataError, match=r"file: cannot build .*choose another") as e:
-    moving_shapes.build(tmp_path / "file", "tiny")
+    embedded.build(tmp_path / "file", "moving_shapes/tiny")
   assert "\n" not in str(e.value)
   (tmp_path / "moving_shapes" / "tiny" / "1.0.0").mkdir(parents=True)
   with pytest.raises(DataError, match="delete it and build again"):
-    moving_shapes.build(tmp_path, "tiny")
+    embedded.build(tmp_path, "moving_shapes/tiny")
   with pytest.raises(ConfigError, match="did you mean 'tiny'"):
-    moving_shapes.build(tmp_path, "tinny")
+    embedded.build(tmp_path, "moving_shapes/tinny")
 
 
 def test_rendering_processes_do_not_import_jax():
   code = (
-    "import sys, vtr_jax.data.moving_shapes.pool;"
+    "import sys, vtr_jax.data.embedded.pool, vtr_jax.data.moving_scenes.render;"
     "print({'jax', 'tensorflow_datasets'} & set(sys.modules));"
-    "import vtr_jax.data.moving_shapes.build;"
+    "import vtr_jax.data.embedded.build;"
     "print({'jax', 'tensorflow', 'torch'} & set(sys.modules))"
   )
   out = subprocess.run(

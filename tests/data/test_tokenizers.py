@@ -8,7 +8,7 @@ import pytest
 
 from vtr_jax.core.batch import TextSpec
 from vtr_jax.core.errors import BadSample, DataError
-from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.embedded.build import train_tokenizer
 from vtr_jax.data.tokenizers import base as tokenizers
 
 
@@ -22,7 +22,7 @@ def embedded(tmp_path_factory):
   """A tokenizer like the demo's: a piece for each known word, and letters."""
   captions = ["a box moves left, we see it", "it moves, a box", "see a box we left"]
   path = tmp_path_factory.mktemp("embedded") / "tokenizer.model"
-  path.write_bytes(moving_shapes.train_tokenizer(captions * 10))
+  path.write_bytes(train_tokenizer(captions * 10))
   return tokenizers.SentencePiece(str(path))
 
 

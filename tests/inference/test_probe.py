@@ -17,7 +17,7 @@ from vtr_jax import probe
 from vtr_jax.core import batch
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError, DataError, DivergedError
-from vtr_jax.data.moving_shapes import render
+from vtr_jax.data.embedded.clips import encode
 from vtr_jax.inference import classifier, embed_split, features
 from vtr_jax.inference import load as load_lib
 from vtr_jax.inference.classifier import RECIPES, Recipe
@@ -35,7 +35,7 @@ def clip(rng, colour):
   tint = np.array(COLOURS[colour]) * rng.integers(120, 255)
   for i, frame in enumerate(frames):
     frame[top + i : top + i + 20, left : left + 20] = tint
-  return render.encode(frames)
+  return encode(frames)
 
 
 def labelled(count, seed, classes=NAMES):

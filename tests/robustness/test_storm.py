@@ -14,7 +14,7 @@ from conftest import eight_devices
 from training import assert_same, loader_pid, losses, params, start, write_damaged_data
 
 from configs import mac
-from vtr_jax.data.moving_shapes import build as moving_shapes
+from vtr_jax.data.embedded import build as embedded
 
 STEPS, FAULTS = 2000, 24
 KINDS = (b"", b"<html>not found</html>", b"\0" * 4000, b"\xff" * 999)
@@ -84,7 +84,7 @@ def train_through_faults(config, workdir, seed, devices=lambda rng: 1):
 def test_2000_steps_with_random_faults_give_the_reference_result(
   tmp_path, record_property
 ):
-  moving_shapes.build(tmp_path / "data", "full", progress=False)
+  embedded.build(tmp_path / "data", "moving_shapes/full", progress=False)
   write_damaged_data(tmp_path / "data", tmp_path, SPOILT, "full")
   config = config_of(tmp_path)
   reference, faulty, resharded = (

@@ -19,8 +19,8 @@ from vtr_jax.core.mirror import Mirror
 from vtr_jax.core.paths import near
 from vtr_jax.core.preemption import StopSignal
 from vtr_jax.data import loader, sources
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.examples import check_frames
-from vtr_jax.data.moving_shapes import build as moving_shapes
 from vtr_jax.data.tokenizers import base as texts
 from vtr_jax.eval.evaluators import base as evaluators
 from vtr_jax.objectives import base as objectives
@@ -327,14 +327,14 @@ def _workdir(
 
 
 def _data_directory(config: TrainConfig) -> str:
-  """The data's directory; moving_shapes is generated if it is missing."""
-  name, *variant = config.data.name.split("/")
-  if name == "moving_shapes" and not paths.is_bucket(config.data.dir):
-    return str(moving_shapes.build(config.data.dir, *variant[:1]))
+  """The data's directory; embedded data are generated if they are missing."""
+  made_here = embedded.is_embedded(config.data.name)
+  if made_here and not paths.is_bucket(config.data.dir):
+    return str(embedded.build(config.data.dir, config.data.name))
   try:
     return sources.find(config.data.dir, config.data.name)
   except DataError as e:
-    if name == "moving_shapes":
+    if made_here:
       raise DataError(
         f"{e}; it is made in local directories: train there once, and copy it"
       ) from None

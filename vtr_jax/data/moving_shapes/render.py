@@ -1,32 +1,21 @@
-"""Renders `moving_shapes`: from meanings to frames to mp4 bytes.
+"""Renders `moving_shapes`: from meanings to frames.
 
 Time is symmetric: played backwards, a clip is a valid clip of the backward meaning, so
 that a model without temporal order cannot distinguish the two.
 """
 
 import functools
-import io
 import math
 from typing import NamedTuple
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 
 from vtr_jax.data.moving_shapes import captions, scene
 
-FRAMES, SIZE, FPS = 24, 96, 12
+FRAMES, SIZE = 24, 96
 _EXTENT = 1.25  # the longest shape reaches this many radii from its centre
 _MASK, _MASK_RADIUS = 80, 30  # pixels of the stencil that is scaled and turned
-
-
-class Clip(NamedTuple):
-  """One record, in the order of `sources.features`."""
-
-  id: str
-  video: bytes  # mp4, H.264, FRAMES of SIZE x SIZE pixels
-  captions: list[str]
-  label: str
 
 
 class Track(NamedTuple):
@@ -39,20 +28,8 @@ class Track(NamedTuple):
   visible: np.ndarray  # bool
 
 
-def make_clips(
-  split: str, start: int, meanings: list[scene.Meaning], seed: int = 0
-) -> list[Clip]:
-  """Records `start`, `start + 1`, ... of a split, one for each meaning."""
-  clips = []
-  for index, meaning in enumerate(meanings, start):
-    frames, texts = make_raw(split, index, meaning, seed)
-    name = f"{split}-{index:05d}"
-    clips.append(Clip(name, encode(frames), texts, scene.label_of(meaning)))
-  return clips
-
-
 def make_raw(
-  split: str, index: int, meaning: scene.Meaning, seed: int = 0
+  split: str, index: int, meaning: scene.Meaning, seed: int
 ) -> tuple[np.ndarray, list[str]]:
   """Frames uint8 [t h w 3] and captions; determined by the arguments."""
   key = [seed, scene.SPLITS.index(split), index]
@@ -63,39 +40,21 @@ def make_raw(
 def render(meaning: scene.Meaning, rng: np.random.Generator) -> np.ndarray:
   """Frames uint8 [t h w 3] of one clip; `rng` draws what no caption mentions."""
   ground = _background(rng)
-  tints = [
-    tuple(
-      int(c) for c in np.clip(scene.COLOURS[t.colour] + rng.normal(0, 5, 3), 0, 255)
-    )
-    for t in meaning.things
-  ]
-  tracks = _tracks(meaning, rng)
+  tints = [tint(thing, rng) for thing in meaning.things]
+  placed = tracks(meaning, rng)
   frames = np.empty((FRAMES, SIZE, SIZE, 3), np.uint8)
   for t in range(FRAMES):
     image = ground.copy()
-    for thing, tint, track in zip(meaning.things, tints, tracks, strict=True):
-      if track.visible[t]:
-        _paint(image, thing.shape, tint, *(float(v[t]) for v in track[:4]))
+    for thing, colour, track in zip(meaning.things, tints, placed, strict=True):
+      paint(image, thing.shape, colour, track, t)
     frames[t] = np.asarray(image)
   return frames
 
 
-def encode(frames: np.ndarray) -> bytes:
-  """H.264 in mp4, one keyframe; equal frames give equal bytes on one machine."""
-  # x264's look-ahead reads uninitialised memory on frames this small: with it, one clip
-  # in three differs from build to build.
-  no_lookahead = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
-  options = dict(preset="veryfast", crf="26", g=str(FRAMES), bf="0", threads="1")
-  options["x264-params"] = no_lookahead
-  buffer = io.BytesIO()
-  with av.open(buffer, "w", format="mp4") as container:
-    stream = container.add_stream("libx264", rate=FPS, options=options)
-    stream.height, stream.width = frames.shape[1:3]
-    stream.pix_fmt = "yuv420p"
-    for frame in frames:
-      container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-    container.mux(stream.encode())
-  return buffer.getvalue()
+def tint(thing: scene.Thing, rng: np.random.Generator) -> tuple[int, ...]:
+  """A shade of the thing's colour, RGB."""
+  shade = np.clip(scene.COLOURS[thing.colour] + rng.normal(0, 5, 3), 0, 255)
+  return tuple(int(c) for c in shade)
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
@@ -108,8 +67,8 @@ def _background(rng: np.random.Generator) -> Image.Image:
   return Image.fromarray(pixels)
 
 
-def _tracks(meaning: scene.Meaning, rng: np.random.Generator) -> list[Track]:
-  """The trajectory of each thing."""
+def tracks(meaning: scene.Meaning, rng: np.random.Generator) -> list[Track]:
+  """The trajectory of each thing, in a frame of SIZE x SIZE pixels."""
   kind, things, actions = meaning
   if kind == "cross":
     return _crossing(rng)
@@ -203,16 +162,13 @@ def _crossing(rng: np.random.Generator) -> list[Track]:
   return tracks
 
 
-def _paint(
-  image: Image.Image,
-  shape: str,
-  tint: tuple[int, ...],
-  x: float,
-  y: float,
-  radius: float,
-  angle: float,
+def paint(
+  image: Image.Image, shape: str, colour: tuple[int, ...], track: Track, t: int
 ) -> None:
-  """Paints one thing into `image`, in place, with soft edges."""
+  """Paints one thing at time `t`, if it is visible, in place, with soft edges."""
+  if not track.visible[t]:
+    return
+  x, y, radius, angle = (float(v[t]) for v in track[:4])
   reach = math.ceil(_EXTENT * radius) + 2
   left, top = math.floor(x) - reach, math.floor(y) - reach
   # From a pixel of the patch to the stencil: shift, rotate, scale, shift.
@@ -228,7 +184,7 @@ def _paint(
     matrix,
     Image.Resampling.BILINEAR,
   )
-  image.paste(tint, (left, top), mask)
+  image.paste(colour, (left, top), mask)
 
 
 @functools.cache

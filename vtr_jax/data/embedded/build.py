@@ -1,6 +1,6 @@
-"""`moving_shapes`: a synthetic data set, rendered from a seed and built once.
+"""Synthetic data sets, rendered from a seed and built once.
 
-    directory = moving_shapes.build("data")
+    directory = embedded.build("data", "moving_shapes/full")
     source = tfds.builder_from_directory(directory).as_data_source("train")
 
 The build renders in several processes, in parts that outlive a killed build. Records,
@@ -14,6 +14,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
@@ -27,33 +28,32 @@ from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import sources
-from vtr_jax.data.moving_shapes import pool, render, scene
+from vtr_jax.data.embedded import pool
+from vtr_jax.data.embedded.clips import Clip, World
+from vtr_jax.data.moving_scenes import render as scenes
+from vtr_jax.data.moving_shapes import render as shapes
+from vtr_jax.data.moving_shapes import scene
 from vtr_jax.data.tokenizers.train import train
 
-LABELS = scene.LABELS
 TOKENIZER = "tokenizer.model"
 CHECKSUM = "checksum.json"
 
 
 @dataclasses.dataclass(eq=False)
-class ShapesConfig(tfds.core.BuilderConfig):
+class Variant(tfds.core.BuilderConfig):
   """Number of clips of a variant, and per part."""
 
   counts: dict[str, int] = dataclasses.field(default_factory=dict)
   chunk: int = 250
 
-  def clips(self, split: str, parts: pathlib.Path | None) -> Iterator[render.Clip]:
-    """The clips of a split, from the directory `parts` if it is given."""
-    return pool.clips(parts, split, self.counts[split], self.chunk)
-
 
 CONFIGS = dict(
-  full=ShapesConfig(
+  full=Variant(
     name="full",
     description="For training: 8,000 clips, and 2,500 to evaluate on.",
     counts=dict(train=8000, validation=500, test=1000, novel=1000),
   ),
-  tiny=ShapesConfig(
+  tiny=Variant(
     name="tiny",
     description="For tests: 96 clips, and 64 to evaluate on.",
     counts=dict(train=96, validation=16, test=32, novel=16),
@@ -62,24 +62,27 @@ CONFIGS = dict(
 )
 
 
-class MovingShapes(tfds.core.GeneratorBasedBuilder):
-  """Short clips of coloured shapes that move, change, appear and cross.
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Prefer `build`, which renders in parallel and adds the tokenizer."""
 
-  Prefer `build`, which renders in parallel and adds the tokenizer; this class
-  alone renders in one process.
-  """
-
-  VERSION = tfds.core.Version("1.0.0")
-  BUILDER_CONFIGS: ClassVar[list[ShapesConfig]] = list(CONFIGS.values())
+  BUILDER_CONFIGS: ClassVar[list[Variant]] = list(CONFIGS.values())
   # Nothing is downloaded; to look up URLs, TFDS needs a package that it does not depend
   # on (importlib_resources).
   url_infos = None
+  WORLD: ClassVar[World]
   parts: pathlib.Path | None = None  # where `build` has put the rendered parts
+
+  def clips(self, split: str) -> Iterator[Clip]:
+    """The clips of a split, from `parts` if there are any."""
+    config = self.builder_config
+    assert isinstance(config, Variant)
+    count = config.counts[split]
+    return pool.clips(self.WORLD, self.parts, split, count, config.chunk)
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
-      description="Short clips of coloured shapes that move, change and cross.",
+      description=self.__doc__,
       features=sources.features(),
       disable_shuffling=True,
     )
@@ -89,38 +92,60 @@ class MovingShapes(tfds.core.GeneratorBasedBuilder):
     return {name: self._generate_examples(name) for name in scene.SPLITS}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    assert isinstance(self.builder_config, ShapesConfig)
-    clips = self.builder_config.clips(split, self.parts)
-    yield from ((number, clip._asdict()) for number, clip in enumerate(clips))
+    yield from ((i, clip._asdict()) for i, clip in enumerate(self.clips(split)))
+
+
+class MovingShapes(_Builder):
+  """Short clips of coloured shapes that move, change and cross."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  WORLD = World("moving_shapes", 0, shapes.make_raw)
+
+
+class MovingScenes(_Builder):
+  """The same before moving, textured backgrounds, with longer captions."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  WORLD = World("moving_scenes", 1, scenes.make_raw)
+
+
+BUILDERS = {b.WORLD.name: b for b in (MovingShapes, MovingScenes)}
+
+
+def is_embedded(name: str) -> bool:
+  """Whether a data set, "moving_shapes/tiny" say, is one that `build` makes."""
+  return name.split("/")[0] in BUILDERS
 
 
 def build(
   data_dir: str | os.PathLike,
-  config: str = "full",
+  name: str,
   *,
   workers: int | None = None,
   progress: bool = True,
 ) -> pathlib.Path:
-  """Builds a variant of the data set, unless it exists, and returns its directory.
+  """Builds a data set, unless it exists, and returns its directory.
 
   A killed build is resumed. Of two builds in one directory, the second waits for the
   first. The bytes depend only on the versions of the libraries.
 
   Args:
-    data_dir: directory of all data sets; the result is moving_shapes/<config>/<version>
-      below it: ArrayRecord files, tokenizer.model, checksum.json.
-    config: full | tiny.
+    data_dir: directory of all data sets; the result is <name>/<version> below it:
+      ArrayRecord files, tokenizer.model, checksum.json.
+    name: moving_shapes | moving_scenes, followed by /full (as without) or /tiny.
     workers: rendering processes; by default as many as there are cores.
     progress: whether to show a progress bar and a closing line on stderr.
 
   Raises:
-    ConfigError: `config` is unknown.
+    ConfigError: `name` is unknown.
     DataError: `data_dir` cannot be written or holds an incomplete data set, or a
       rendering process died.
   """
-  choose(config, CONFIGS, "config")
-  root = pathlib.Path(data_dir) / "moving_shapes"
-  version = str(MovingShapes.VERSION)
+  name, config = [*name.split("/"), "full"][:2]
+  choose(name, BUILDERS, "data set")
+  choose(config, CONFIGS, "variant")
+  root = pathlib.Path(data_dir) / name
+  version = str(BUILDERS[name].VERSION)
   directory = root / config / version
   parts = root / f".parts-{config}-{version}"
   if _is_complete(directory) and not parts.exists():
@@ -129,12 +154,12 @@ def build(
     root.mkdir(parents=True, exist_ok=True)
     with processes.locked(root / f".lock-{config}-{version}", "build"):
       if not _is_complete(directory):
-        _build(directory, parts, CONFIGS[config], workers, progress)
+        _build(directory, parts, BUILDERS[name], CONFIGS[config], workers, progress)
       shutil.rmtree(parts, ignore_errors=True)
   except OSError as e:
     reason = e.strerror or e
     raise DataError(
-      f"{data_dir}: cannot build moving_shapes here ({reason}); "
+      f"{data_dir}: cannot build {name} here ({reason}); "
       "fix it or choose another data directory"
     ) from None
   return directory
@@ -143,7 +168,8 @@ def build(
 def _build(
   directory: pathlib.Path,
   parts: pathlib.Path,
-  config: ShapesConfig,
+  kind: type[_Builder],
+  config: Variant,
   workers: int | None,
   progress: bool,
 ) -> None:
@@ -153,12 +179,11 @@ def _build(
   started = time.time()
   parts.mkdir(exist_ok=True)
   total = sum(config.counts.values())
-  with Bar(
-    total=total, unit="clip", desc=f"moving_shapes/{config.name}", disable=not progress
-  ) as bar:
-    pool.render(parts, config.counts, config.chunk, workers, bar)
+  name = f"{kind.WORLD.name}/{config.name}"
+  with Bar(total=total, unit="clip", desc=name, disable=not progress) as bar:
+    pool.render(kind.WORLD, parts, config.counts, config.chunk, workers, bar)
     bar.set_postfix_str("writing")
-    staged = _write(parts, config)
+    staged = _write(parts, kind, config)
   directory.parent.mkdir(parents=True, exist_ok=True)
   staged.rename(directory)
   if progress:
@@ -170,22 +195,20 @@ def _build(
     )
 
 
-def _write(parts: pathlib.Path, config: ShapesConfig) -> pathlib.Path:
+def _write(parts: pathlib.Path, kind: type[_Builder], config: Variant) -> pathlib.Path:
   """Writes ArrayRecord files, tokenizer and checksums; returns their directory."""
   staging = parts / "staging"
   shutil.rmtree(staging, ignore_errors=True)
-  builder = MovingShapes(
-    config=config, data_dir=str(staging), file_format="array_record"
-  )
+  builder = kind(config=config, data_dir=str(staging), file_format="array_record")
   builder.parts = parts
   with _quiet():
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
   directory = pathlib.Path(builder.data_dir)
-  texts = [text for clip in config.clips("train", parts) for text in clip.captions]
+  texts = [text for clip in builder.clips("train") for text in clip.captions]
   (directory / TOKENIZER).write_bytes(train_tokenizer(texts))
-  sums = {split: _checksum(config.clips(split, parts)) for split in config.counts}
+  sums = {split: _checksum(builder.clips(split)) for split in config.counts}
   (directory / CHECKSUM).write_text(json.dumps(sums, indent=2) + "\n")
   return directory
 
@@ -198,13 +221,13 @@ def train_tokenizer(captions: list[str]) -> bytes:
   """
   # Otherwise training splits half of so few words in two, and the visible half of a
   # masked word would give the other half away.
-  words = sorted({w for text in captions for w in text.replace(",", "").split()})
+  words = sorted({w for text in captions for w in re.findall(r"[a-z]+", text)})
   letters = "▁abcdefghijklmnopqrstuvwxyz,."
   size = 4 + len(words) + len(letters)
   return train(captions, size, letters, 1.0, [f"▁{word}" for word in words])
 
 
-def _checksum(clips: Iterator[render.Clip]) -> dict[str, str]:
+def _checksum(clips: Iterator[Clip]) -> dict[str, str]:
   """SHA-256 of a split's records, and of its captions alone."""
   records, captions = hashlib.sha256(), hashlib.sha256()
   for clip in clips:

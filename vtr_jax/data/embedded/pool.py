@@ -1,4 +1,4 @@
-"""Renders `moving_shapes` in several processes, in parts that outlive a killed build.
+"""Renders embedded data sets in several processes, in parts that outlive a kill.
 
 A part is a file with the records of `chunk` consecutive clips. It is written
 atomically, so a build resumes with the parts that exist. Rendering processes import
@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from vtr_jax.core import io, processes
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
-from vtr_jax.data.moving_shapes import render as renderer
+from vtr_jax.data.embedded.clips import Clip, World
 from vtr_jax.data.moving_shapes import scene
 
-Job = tuple[pathlib.Path, str, int, list[scene.Meaning]]
+Job = tuple[World, pathlib.Path, str, int, list[scene.Meaning]]
 
 
 def render(
+  world: World,
   directory: pathlib.Path,
   counts: dict[str, int],
   chunk: int,
@@ -31,6 +32,8 @@ def render(
   """Renders the parts of all splits that are missing in `directory`.
 
   Args:
+    world: the data set.
+    directory: of the parts.
     counts: clips by split.
     chunk: clips per part.
     workers: processes; by default as many as there are cores.
@@ -41,13 +44,13 @@ def render(
   """
   jobs: list[Job] = []
   for split, count in counts.items():
-    drawn = scene.meanings(split, count)
+    drawn = world.meanings(split, count)
     for start in range(0, count, chunk):
       path = _path(directory, split, start)
-      jobs.append((path, split, start, drawn[start : start + chunk]))
-  missing = [job for job in jobs if not job[0].exists()]
+      jobs.append((world, path, split, start, drawn[start : start + chunk]))
+  missing = [job for job in jobs if not job[1].exists()]
   # Excludes the clips of an earlier build from the estimate of the rate.
-  bar.initial = bar.n = sum(counts.values()) - sum(len(job[3]) for job in missing)
+  bar.initial = bar.n = sum(counts.values()) - sum(len(job[4]) for job in missing)
   bar.refresh()
   workers = min(workers or processes.cores(), len(missing))
   if workers <= 1:
@@ -58,17 +61,17 @@ def render(
 
 
 def clips(
-  directory: pathlib.Path | None, split: str, count: int, chunk: int
-) -> Iterator[renderer.Clip]:
+  world: World, directory: pathlib.Path | None, split: str, count: int, chunk: int
+) -> Iterator[Clip]:
   """All clips of a split in order, from parts, or rendered when there are none."""
-  drawn = scene.meanings(split, count)
+  drawn = world.meanings(split, count)
   for start in range(0, count, chunk):
     if directory is None:
       part = drawn[start : start + chunk]
-      yield from renderer.make_clips(split, start, part)
+      yield from world.clips(split, start, part)
     else:
       part = pickle.loads(_path(directory, split, start).read_bytes())
-      yield from (renderer.Clip(*clip) for clip in part)
+      yield from (Clip(*clip) for clip in part)
 
 
 def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
@@ -84,18 +87,22 @@ def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
         bar.update(future.result())
     except concurrent.futures.process.BrokenProcessPool:
       raise DataError(
-        "moving_shapes: a rendering process died, perhaps out of memory; build again "
-        "with workers=1"
+        f"{jobs[0][0].name}: a rendering process died, perhaps out of memory; build "
+        "again with workers=1"
       ) from None
     finally:
       pool.shutdown(cancel_futures=True)
 
 
 def _render_part(
-  path: pathlib.Path, split: str, start: int, meanings: list[scene.Meaning]
+  world: World,
+  path: pathlib.Path,
+  split: str,
+  start: int,
+  meanings: list[scene.Meaning],
 ) -> int:
   """Writes one part atomically; returns its number of clips."""
-  made = renderer.make_clips(split, start, meanings)
+  made = world.clips(split, start, meanings)
   io.atomic_write(path, pickle.dumps([tuple(clip) for clip in made]))
   return len(made)
 
