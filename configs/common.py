@@ -68,6 +68,12 @@ SHAPES = dict(
     num_workers=1,
   ),
 )
+# The same of `moving_scenes`: 576 tubelets a clip, things of many tubelets.
+SCENES = dict(
+  clip=dict(num_frames=8, image_size=96, tubelet_size=(2, 8, 8)),  # ours
+  text=dict(max_length=40, vocab_size=256),  # ours: the longest caption
+  data=SHAPES["data"] | dict(name="moving_scenes/full"),  # ours
+)
 # A dual encoder from scratch: small, wide towers with positions from the start.
 DUAL: dict[str, Any] = dict(
   video=size("demo") | dict(name="vit", pos_embed="space_time"),

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tensorflow_datasets as tfds
+from stories import parse
 
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError
@@ -28,12 +28,6 @@ from vtr_jax.data.moving_shapes import captions, render, scene
 
 FULL = embedded.CONFIGS["full"].counts
 MEANINGS = {split: scene.meanings(split, count) for split, count in FULL.items()}
-# Everything a caption may hold besides things and actions.
-GLUE = """
-  after and are as at before both first is it later once same see that the then there
-  time together watch we while with ,
-"""
-GLUE = set(GLUE.split())
 
 
 @pytest.fixture(scope="module")
@@ -119,45 +113,6 @@ def test_labels_cover_every_clip_and_are_balanced():
 
 
 # What they say.
-
-
-def parse(caption: str) -> scene.Meaning:
-  """The meaning of a caption; an error for a caption that the grammar does not make."""
-  kinds = {phrase: a for a, some in captions.PHRASES.items() for phrase in some}
-  kinds |= {phrase: "cross" for phrase in captions.CROSSINGS}
-  said = {}
-  for phrase, action in kinds.items():
-    for form in range(3):
-      # No two actions share a phrase.
-      assert said.setdefault(captions.inflect(phrase, form), action) == action
-  nouns = {noun: s for s, some in captions.NOUNS.items() for noun in some}
-  things, actions = [], []
-
-  def take_action(match):
-    actions.append(said[match[0]])
-    return "ACTION"
-
-  def take_thing(match):
-    things.append(scene.Thing(match[2], nouns[match[3]]))
-    assert match[1] == "the" or (match[1] == "an") == (match[2][0] in "aeiou")
-    return "THING"
-
-  phrases = "|".join(sorted(said, key=len, reverse=True))
-  rest = re.sub(rf"\b({phrases})\b", take_action, caption)
-  pattern = rf"\b(an?|the) ({'|'.join(scene.COLOURS)}) ({'|'.join(nouns)})\b"
-  words = re.sub(pattern, take_thing, rest).replace(",", " , ").split()
-  assert set(words) <= GLUE | {"THING", "ACTION"}, caption
-  if words[:1] == ["before"] or "after" in words[1:]:
-    things, actions = things[::-1], actions[::-1]
-  if actions == ["cross"]:
-    kind, actions = "cross", []
-  elif len(things) == 1:
-    kind = "steps"
-  elif len(actions) == 1:
-    kind = "same"
-  else:
-    kind = "while" if {"while", "as", "same"} & set(words) else "turns"
-  return scene.canonical(scene.Meaning(kind, tuple(things), tuple(actions)))
 
 
 @pytest.mark.parametrize("split", scene.SPLITS)

@@ -48,28 +48,39 @@ def render(
   meaning: scene.Meaning, setting: settings.Setting, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "t h w 3"]:
   """Frames of one clip; `rng` draws what no caption mentions."""
+  return _with_grain(compose(meaning, draw_parts(meaning, setting, rng)), rng)
+
+
+class Parts(NamedTuple):
+  """What a clip is composed of."""
+
+  tints: list[tuple[int, ...]]  # of the things of the story
+  tracks: list[shapes.Track]  # of these, without shake
+  paths: Paths
+  ground: Float32[np.ndarray, "s s 3"]  # texture and things at rest, with a border
+
+
+def draw_parts(
+  meaning: scene.Meaning, setting: settings.Setting, rng: np.random.Generator
+) -> Parts:
+  """Draws all of a clip but its grain."""
   tints = [shapes.tint(thing, rng) for thing in meaning.things]
   tracks = [_scaled(track) for track in shapes.tracks(meaning, rng)]
   paths = draw_paths(setting, rng)
-  ground = _ground(setting, tracks, paths, rng)
-  frames = compose(meaning, tints, tracks, paths, ground)
-  return _with_grain(frames, rng)
+  return Parts(tints, tracks, paths, _ground(setting, tracks, paths, rng))
 
 
-def compose(
-  meaning: scene.Meaning,
-  tints: list[tuple[int, ...]],
-  tracks: list[shapes.Track],
-  paths: Paths,
-  ground: Float32[np.ndarray, "s s 3"],
-) -> Float32[np.ndarray, "t h w 3"]:
+def compose(meaning: scene.Meaning, parts: Parts) -> Float32[np.ndarray, "t h w 3"]:
   """Frames before noise, not clipped; reversed tracks and paths give them reversed."""
   line = np.linspace(-0.5, 0.5, SIZE, dtype=np.float32)
+  paths = parts.paths
   frames = np.empty((FRAMES, SIZE, SIZE, 3), np.float32)
   for t in range(FRAMES):
     down, right = paths.shake[t]
-    image = Image.fromarray(_shifted(ground, paths.shake[t] + paths.drift[t]))
-    for thing, tint, track in zip(meaning.things, tints, tracks, strict=True):
+    image = Image.fromarray(_shifted(parts.ground, paths.shake[t] + paths.drift[t]))
+    for thing, tint, track in zip(
+      meaning.things, parts.tints, parts.tracks, strict=True
+    ):
       moved = track._replace(x=track.x + right, y=track.y + down)
       shapes.paint(image, thing.shape, tint, moved, t)
     gain, slope_down, slope_right = paths.light[t]
