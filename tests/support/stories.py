@@ -5,11 +5,11 @@ import re
 from vtr_jax.data.moving_shapes import captions, scene
 
 # Everything a caption may hold besides things and actions.
-GLUE = """
+WORDS = """
   after and are as at before both first is it later once same see that the then there
   time together watch we while with ,
 """
-GLUE = set(GLUE.split())
+GLUE = set(WORDS.split())
 
 
 def parse(caption: str) -> scene.Meaning:
