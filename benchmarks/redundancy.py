@@ -42,7 +42,7 @@ _WIDE = (
   8  # pixels of a neighbour's side that the regression reads, of larger ones means
 )
 
-# Masked tubelets [m p], 0 to 1; mean colour [p]; nearest tubelets [m p]; features [m f].
+# Masked tubelets [m p] of 0 to 1, mean colour [p], nearest tubelets [m p], features.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
