@@ -6,7 +6,8 @@ Prints for each mask the share of variance of the masked tubelets' pixels (R^2; 
 exact, 0 % no better than the mean tubelet of all clips) that three guesses recover:
 
   mean      the mean colour of the clip's visible tubelets
-  nearest   a copy of the nearest visible tubelet; a step in time, down or right is 1
+  nearest   a copy of the nearest visible tubelet; steps in time, down and right count
+            alike, and of equally near tubelets that in time is taken
   linear    ridge regression from the 8 nearest visible tubelets, pixels and offsets,
             fitted on clips of `train`, measured like the others on clips of `test`
 
@@ -60,7 +61,8 @@ def nearest(
 ) -> Int64[np.ndarray, "m n"]:
   """The `NEIGHBOURS` nearest visible tubelets of each masked one, nearest first."""
   a, b = (np.stack(np.unravel_index(i, grid), axis=1) for i in (masked, keep))
-  distance = np.square(a[:, None, :] - b[None, :, :]).sum(axis=2)
+  steps = np.square(a[:, None, :] - b[None, :, :])
+  distance = steps.sum(axis=2) - 1e-3 * steps[:, :, 0]  # of equal ones, those in time
   order = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURS]
   return keep.astype(np.int64)[order]
 
@@ -121,27 +123,25 @@ def shares(train: Iterator[Sample], test: Iterator[Sample]) -> tuple[float, ...]
   return tuple(share(truth, guess) for guess in guesses)
 
 
-def samples(config: TrainConfig, mask: MaskSpec, split: str) -> Iterator[Sample]:
-  """Samples of the clips of a split."""
-  rng = np.random.default_rng(0)
-  source = config.data.open(split)
-  for batch in loader.eval_videos(source, config.data, config.clip, 1):
-    yield sample(batch["video"][0], config.clip, mask, rng)
-
-
 def main(_) -> None:
   config = read(TrainConfig, _CONFIG.value.to_dict())
-  if embedded.is_embedded(config.data.name):
-    embedded.build(config.data.dir, config.data.name)
-  grid = " x ".join(map(str, config.clip.grid))
-  print(f"{config.data.name}, {grid} tubelets of {config.clip.tubelet_size}")
+  data, clip = config.data, config.clip
+  if embedded.is_embedded(data.name):
+    embedded.build(data.dir, data.name)
+  splits = f"train[:{_CLIPS.value}]", f"test[:{_CLIPS.value // 2}]"
+  videos = [
+    [batch["video"][0] for batch in loader.eval_videos(data.open(split), data, clip, 1)]
+    for split in splits
+  ]
+  grid = " x ".join(map(str, clip.grid))
+  print(f"{data.name}, {grid} tubelets of {clip.tubelet_size}")
   print(f"{'mask':16} {'mean':>8} {'nearest':>8} {'linear':>8}")
   for name in _MASKS.value:
     kind, _, ratio = name.partition(":")
-    mask = MaskSpec(kind, float(ratio))
-    splits = f"train[:{_CLIPS.value}]", f"test[:{_CLIPS.value // 2}]"
-    found = shares(*(samples(config, mask, split) for split in splits))
-    print(f"{name:16} " + " ".join(f"{100 * value:7.1f}%" for value in found))
+    mask, rng = MaskSpec(kind, float(ratio)), np.random.default_rng(0)
+    train, test = ((sample(v, clip, mask, rng) for v in some) for some in videos)
+    found = (f"{100 * value:7.1f}%" for value in shares(train, test))
+    print(f"{name:16} {' '.join(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -43,4 +43,5 @@ def test_the_share_is_that_of_the_variance_around_the_mean_tubelet():
 def test_the_nearest_tubelets_come_first():
   keep = np.array([0, 3, 17, 30], np.int32)  # (t, y, x) of 2 x 4 x 4: 000 003 101 132
   near = redundancy.nearest((2, 4, 4), keep, np.array([1, 31], np.int32))
-  assert near.tolist() == [[0, 17, 3, 30], [30, 3, 17, 0]]
+  # 001 is as near to 101 as to 000: in time first.
+  assert near.tolist() == [[17, 0, 3, 30], [30, 3, 17, 0]]
