@@ -19,7 +19,7 @@ COMMANDS = dict(
   export="write a run's weights in a public layout",
   probe="train a classifier on a run's frozen features",
   replay="repeat the step that ended a run",
-  study="many short trainings, one table",
+  study="many short trainings at equal compute, with verdicts",
   plan="memory, time and cost of a training on absent devices",
 )
 

@@ -141,21 +141,23 @@ def test_a_recipe_that_is_not_installed_is_one_line(config, message, installed):
 
 
 def test_an_installed_study_finds_the_configs_of_its_tables(installed):
-  done = run(installed, "study", "--config=study:smoke", "--config.shown=none")
-  assert done.stderr == "ConfigError: config.shown: 'none' is unknown; known: test\n"
+  done = run(installed, "study", "--config=study:smoke", "--config.unit=hours")
+  known = "known: tflop, minutes"
+  assert done.stderr == f"ConfigError: config.unit: 'hours' is unknown; {known}\n"
   code = """if True:
-    from vtr_jax import study
     from vtr_jax.configs import study as recipe
     from vtr_jax.core import config, recipes
-    c = config.read(study.StudyConfig, recipe.get_config("smoke").to_dict())
-    rows = [(t, r) for t in c.tables for r in t.rows]
-    print(*(study.row_config(recipes.FOLDER, *row, 0)["steps"] for row in rows))
+    from vtr_jax.train.study.config import StudyConfig, rows_of
+    from vtr_jax.train.study.plans import plan
+    c = config.read(StudyConfig, recipe.get_config("smoke").to_dict())
+    plans = [plan(c, recipes.FOLDER, *pair) for pair in rows_of(c).values()]
+    print(*(len(p.configs) for p in plans))
   """
   env, empty = installed
   done = subprocess.run(
     [sys.executable, "-c", code], cwd=empty, env=env, capture_output=True, text=True
   )
-  assert done.stdout == "3 3 3 3\n", done.stderr
+  assert done.stdout == "1 1 2\n", done.stderr
 
 
 def test_the_installed_package_converts_weights(installed, tmp_path):

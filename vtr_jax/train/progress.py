@@ -115,7 +115,7 @@ class Progress:
       left = (c.steps - step) * elapsed / steps
       line += (
         f" | {metrics['clips_per_second']:.0f} clips/s, waiting for data "
-        f"{100 * metrics['data_wait']:.0f} %, {_clock(left)} left"
+        f"{100 * metrics['data_wait']:.0f} %, {clock(left)} left"
       )
     self._run.writer.log(line)
     if steps and elapsed > _LONG:
@@ -168,6 +168,6 @@ def _average(total: float, count: float) -> clu.metrics.Average:
   )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
   minutes, seconds = divmod(int(seconds), 60)
   return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -1,0 +1,213 @@
+"""Trains the rows of a study, each at every budget with every seed.
+
+A budget fixes the steps: its FLOPs over those of a step, or its time over that of a
+step, measured for all rows of a table in turns. Evaluations and compilation are not
+counted. Finished runs are skipped, interrupted ones resume. Processes that share the
+rows (`shard`) may share the directory, or copy their folders together later.
+"""
+
+import dataclasses
+import math
+import pathlib
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+
+from vtr_jax.core.config import flatten, require
+from vtr_jax.core.errors import ConfigError, DivergedError
+from vtr_jax.train import progress, workdir
+from vtr_jax.train.loop import train_and_evaluate
+from vtr_jax.train.study import cost as cost_lib
+from vtr_jax.train.study import results
+from vtr_jax.train.study.config import Key, StudyConfig, rows_of
+from vtr_jax.train.study.plans import Plan, change, plan
+from vtr_jax.train.study.results import Result
+
+_NOT_SHOWN = ("evals.", "data.dir", "checkpoint_")
+_TRIAL_SEED = 1000  # of no run, so that no seed is chosen by its own trial
+
+
+def run(
+  study: StudyConfig,
+  configs: pathlib.Path,
+  directory: pathlib.Path,
+  shard: tuple[int, int] = (0, 1),
+  only: Sequence[str] = (),
+) -> None:
+  """Trains the missing runs of a shard; the results are written after each.
+
+  Args:
+    study: the config.
+    configs: folder of the config files that tables name.
+    directory: for the runs and their results.
+    shard: (i, n): every n-th row from the i-th.
+    only: texts of which a row's name contains one; none = every row.
+
+  Raises:
+    ConfigError: a row's config is invalid, or a finished run had another one.
+  """
+  pairs = rows_of(study)
+  chosen = [name for name in pairs if not only or any(o in name for o in only)]
+  require(len(chosen) > 0, f"--only={','.join(only)}: no row contains that")
+  mine = chosen[shard[0] :: shard[1]]
+  plans = {name: plan(study, configs, *pair) for name, pair in pairs.items()}
+  cost = {name: cost_lib.step_flops(plans[name]) for name in mine}
+  seconds = cost_lib.step_times(study, plans, chosen, directory)
+  jobs = [Key(n, b, s) for s in study.seeds for b in study.budgets for n in mine]
+  done = results.load(study, directory)
+  clock, trained = time.monotonic(), 0.0
+  for number, key in enumerate(jobs, 1):
+    unit = seconds[key.row] if study.unit == "minutes" else cost[key.row]
+    job = _Job(study, plans[key.row], unit, cost[key.row], directory)
+    if key in done:
+      job.check(key, done[key])
+      continue
+    left = sum(k.budget for k in jobs[number - 1 :] if k not in done)
+    ahead = (time.monotonic() - clock) / trained * left if trained else 0.0
+    print(
+      f"{number}/{len(jobs)}: {key.row}, {key.budget:g} {study.unit}, seed {key.seed}"
+      + (f"; about {progress.clock(ahead)} left" if trained else ""),
+      flush=True,
+    )
+    job.train(key)
+    trained += key.budget
+    done = results.load(study, directory)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  """Trains one row."""
+
+  study: StudyConfig
+  plan: Plan
+  unit: list[float]  # compute of a step of each part: FLOPs, or seconds
+  flops: list[float]  # of a step of each part
+  directory: pathlib.Path
+
+  def train(self, key: Key) -> None:
+    """One run, preceded by the trials of its row if they are missing."""
+    rate = self._best_rate(key)
+    path = self.directory / key.path
+    self._run(key, rate, path, self.study.evals)
+
+  def check(self, key: Key, result: Result) -> None:
+    """Raises ConfigError if a finished run had another config."""
+    path = self.directory / key.path
+    configs = self.sized(key, result.rate, path, self.study.evals)
+    if (path / "config.json").exists() and not result.diverged:
+      workdir.prepare(path, configs[-1])  # names the keys that differ
+    require(
+      result.fingerprint == fingerprint(configs),
+      f"{path}: finished with another config; use another --workdir, or delete that "
+      "folder (and its entry of results.json) to train it again",
+    )
+
+  def _best_rate(self, key: Key) -> float:
+    """The factor of the learning rate with the best trial."""
+    study, scores = self.study, {}
+    if len(study.rates) == 1:
+      return study.rates[0]
+    for rate in study.rates:
+      trial = Key(key.row, study.budgets[0], _TRIAL_SEED)
+      path = self.directory / pathlib.Path(trial.path).parent / f"rate-{rate:g}"
+      if not (path / results.FILE).exists():
+        print(f"  learning rate x {rate:g}", flush=True)
+        self._run(trial, rate, path, study.trial_evals)
+      result = results.read_result(path / results.FILE, (study.trial,))
+      configs = self.sized(trial, rate, path, study.trial_evals)
+      require(
+        result.fingerprint == fingerprint(configs),
+        f"{path}: a trial with another config; use another --workdir, or delete it",
+      )
+      scores[rate] = result.metrics.get(study.trial, -math.inf)
+    return max(scores, key=lambda rate: scores[rate])
+
+  def sized(
+    self, key: Key, rate: float, path: pathlib.Path, evals: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], ...]:
+    """The configs of a run's parts, with steps and learning rate."""
+    study, sized = self.study, []
+    scale = 60.0 if study.unit == "minutes" else 1e12
+    for part, (config, share) in enumerate(
+      zip(self.plan.configs, self.plan.shares, strict=True)
+    ):
+      steps = max(1, round(key.budget * scale * share / self.unit[part]))
+      warmup = round(study.warmup_share * steps)
+      factor = rate * (study.then_rate if part else 1.0)
+      changes: dict[str, Any] = dict(seed=key.seed, steps=steps)
+      changes |= dict(checkpoint_every=max(steps, 1), checkpoint_keep=1)
+      changes |= dict(optim=dict(warmup_steps=warmup), data=dict(dir=study.data_dir))
+      if part:
+        changes |= dict(init_from=str(path / f"part-{part - 1}"))
+      last = part == len(self.plan.configs) - 1
+      editable = ml_collections.ConfigDict(config)
+      change(editable, changes, key.row)
+      rates = {name: flatten(config)[name] * factor for name in study.rate_keys}
+      editable.update_from_flattened_dict(rates)
+      sized.append(editable.to_dict() | dict(evals=evals if last else {}))
+    return tuple(sized)
+
+  def _run(
+    self, key: Key, rate: float, path: pathlib.Path, evals: Mapping[str, Any]
+  ) -> None:
+    """Trains the parts of one run and writes its result."""
+    configs = self.sized(key, rate, path, evals)
+    diverged, found = "", {}
+    try:
+      for part, config in enumerate(configs[:-1]):
+        train_and_evaluate(config, path / f"part-{part}")
+      found = train_and_evaluate(configs[-1], path)
+    except DivergedError as e:
+      diverged = str(e)
+    result = Result(
+      row=key.row,
+      budget=key.budget,
+      seed=key.seed,
+      rate=rate,
+      steps=tuple(c["steps"] for c in configs),
+      gflop=tuple(f / 1e9 for f in self.flops),
+      metrics=found,
+      diverged=diverged,
+      commands=tuple(map(self._command, configs)),
+      fingerprint=fingerprint(configs),
+    )
+    workdir.make(path)
+    workdir.write_json(path / results.FILE, dataclasses.asdict(result))
+    jax.clear_caches()  # frees the run's compiled programs
+
+  def _command(self, config: Mapping[str, Any]) -> str:
+    """The command of one part, the study's evaluations apart."""
+    changed = {
+      key: value
+      for key, value in flatten(config).items()
+      if value != self.plan.defaults.get(key) and not key.startswith(_NOT_SHOWN)
+    }
+    words = [f"--config.{key}={shlex.quote(str(v))}" for key, v in changed.items()]
+    return " ".join(["python -m vtr_jax.main", f"--config={self.plan.file}", *words])
+
+
+def fingerprint(configs: tuple[Mapping[str, Any], ...]) -> str:
+  """A hash of what determines the parameters of a run's parts."""
+  ours = [
+    {
+      key: value
+      for key, value in flatten(workdir.upgraded(workdir.plain(c))).items()
+      # A second part starts from the first, wherever that is.
+      if not key.startswith(workdir.FREE_KEYS) and not (part and key == "init_from")
+    }
+    for part, c in enumerate(configs)
+  ]
+  return results.digest(ours)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+  """(i, n) of "i/n"; raises ConfigError."""
+  i, slash, n = text.partition("/")
+  valid = slash and i.isdecimal() and n.isdecimal() and int(i) < int(n) < 10**6
+  if not valid:
+    raise ConfigError(f"--shard={text}: must be i/n with 0 <= i < n, such as 0/2")
+  return int(i), int(n)
