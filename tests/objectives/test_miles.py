@@ -86,6 +86,27 @@ def test_the_features_term_by_hand(distance, masked_tokens):
   np.testing.assert_allclose(found, each[batch["valid"]].mean(), rtol=1e-4)
 
 
+def test_projections_are_compared_with_those_of_the_snapshot():
+  """Each side has its own projection, and the snapshot's gets no gradient."""
+  objective, params, teacher, batch = make(features="projection")
+  other = jax.tree.map(lambda x: x + 0.1, teacher["video_proj"])
+  teacher = teacher | dict(video_proj=other)
+  found = forward(objective, params, teacher, batch).terms["features"].mean()
+  mask = batch["video_mask_idx"]
+
+  def projected(weights, *idx):
+    def run(m):
+      return m.project_video(gather(m.video_tower(batch["video"], *idx).patches, mask))
+
+    return objective.model.apply({"params": params | weights}, method=run)
+
+  ours, theirs = projected({}, None, mask), projected(teacher)
+  each = 2 - 2 * (l2_normalize(ours) * l2_normalize(theirs)).sum(-1)
+  np.testing.assert_allclose(found, each.mean(), rtol=1e-4)
+  with pytest.raises(ConfigError, match=r"features.*projection"):
+    make(features="projektion")
+
+
 def test_no_gradient_flows_into_the_target():
   """The gradient is that of a constant target."""
   objective, params, teacher, batch = make()

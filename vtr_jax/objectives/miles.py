@@ -10,10 +10,10 @@ The paper's: Frozen's two towers with divided attention (models/dual_encoder.py)
 token, block masks shared over time, unmasked captions, contrast with the masked video,
 a stop-gradient target at the masked patches, temperature 0.05. Its training code is
 not public.
-Ours, all by config: `distance` between features after the last LayerNorm, by default
-2 - 2 cos; the snapshot is an EMA, or copied every k steps; `masked_tokens = "drop"`
-drops masked tubelets and compares features at visible patches, for which the snapshot
-sees the unmasked video.
+Ours, all by config: `distance` between features after the last LayerNorm, or between
+their projections, by default 2 - 2 cos of the former; the snapshot is an EMA, or copied
+every k steps; `masked_tokens = "drop"` drops masked tubelets and compares features at
+visible patches, for which the snapshot sees the unmasked video.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.config import choose
+from vtr_jax.core.config import choose, require
 from vtr_jax.models import dual_encoder
 from vtr_jax.models.layers import l2_normalize
 from vtr_jax.models.patch_embed import gather
@@ -41,7 +41,8 @@ from vtr_jax.objectives.base import (
 from vtr_jax.objectives.losses import masked_sum
 from vtr_jax.objectives.teacher import Teacher, TeacherConfig
 
-TEACHER_PARAMS = ("video_tower",)
+# By the features that are predicted.
+TEACHER_PARAMS = dict(tower=("video_tower",), projection=("video_tower", "video_proj"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +52,17 @@ class Config(dual_encoder.Config):
   # the snapshot; ours: the paper only states that it is updated
   teacher: TeacherConfig = dataclasses.field(default_factory=TeacherConfig)
   distance: str = "cosine"  # cosine | mse; ours
+  # of patches: tower | projection, into the space of embeddings; paper: not said
+  features: str = "tower"
 
   def __post_init__(self):
     super().__post_init__()
     choose(self.distance, ("cosine", "mse"), "distance")
+    choose(self.features, TEACHER_PARAMS, "features")
+    require(
+      self.features == "tower" or self.parts.projections[0] != "none",
+      f"features: arch {self.arch} has no projection of videos; use tower",
+    )
 
 
 class MILES(dual_encoder.DualEncoder):
@@ -64,7 +72,7 @@ class MILES(dual_encoder.DualEncoder):
 
   def __call__(
     self, batch: Batch
-  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m d"]]:
+  ) -> tuple[Float[Array, "b e"], Float[Array, "b e"], Float[Array, "b m f"]]:
     """(video embeddings, text embeddings, features) of the masked batch.
 
     Features are those of masked patches; of visible ones if masked ones are dropped.
@@ -73,13 +81,19 @@ class MILES(dual_encoder.DualEncoder):
     features = tokens.patches
     if self.config.masked_tokens == "mask_token":
       features = gather(features, batch["video_mask_idx"])
-    return self.pool_video(tokens), self.masked_text(batch), features
+    pooled = self.pool_video(tokens), self.masked_text(batch)
+    return *pooled, self._as_predicted(features)
 
-  def target_features(self, batch: Batch) -> Float[Array, "b m d"]:
+  def target_features(self, batch: Batch) -> Float[Array, "b m f"]:
     """Features of the unmasked clip at the same patches."""
     masked = self.config.masked_tokens == "mask_token"
     idx = batch["video_mask_idx" if masked else "video_keep_idx"]
-    return gather(self.video_tokens(batch).patches, idx)
+    return self._as_predicted(gather(self.video_tokens(batch).patches, idx))
+
+  def _as_predicted(self, features: Float[Array, "b m d"]) -> Float[Array, "b m f"]:
+    """The tower's features, or their projection."""
+    projected = self.config.features == "projection"
+    return self.project_video(features) if projected else features
 
 
 def forward(
@@ -125,5 +139,5 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     terms=("features",),
     pairs=("vtc",),
     predict=methods(model, *dual_encoder.PREDICTIONS),
-    teacher=Teacher(TEACHER_PARAMS, config.teacher),
+    teacher=Teacher(TEACHER_PARAMS[config.features], config.teacher),
   )

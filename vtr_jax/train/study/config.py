@@ -14,10 +14,11 @@ class Row:
   """One way to train."""
 
   name: str
-  changes: dict[str, Any]  # of the table's config, with the same nesting
+  changes: dict[str, Any]  # of the config, after the table's, with the same nesting
   # changes of a second part, which starts from the first's parameters and gets
   # `then_share` of the compute; empty = one part
   then: dict[str, Any] = dataclasses.field(default_factory=dict)
+  config: str = ""  # instead of the table's, and without its changes
 
 
 @dataclasses.dataclass(frozen=True)

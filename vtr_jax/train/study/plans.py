@@ -29,12 +29,13 @@ def plan(study: StudyConfig, configs: pathlib.Path, table: Table, row: Row) -> P
   Raises:
     ConfigError: the config file is missing, or a changed key is unknown.
   """
-  config = _from_file(configs, table)
+  source, own = row.config or table.config, {} if row.config else table.changes
+  config = _from_file(configs, source, table.title)
   defaults = flatten(config.to_dict())
-  for changes in (table.changes, row.changes):
+  for changes in (own, row.changes):
     change(config, changes, f"{table.title}, {row.name}")
   first = config.to_dict()
-  name, _, variant = table.config.partition(":")
+  name, _, variant = source.partition(":")
   file = f"configs/{name}.py" + (f":{variant}" if variant else "")
   if not row.then:
     return Plan((first,), (1.0,), file, defaults)
@@ -43,11 +44,11 @@ def plan(study: StudyConfig, configs: pathlib.Path, table: Table, row: Row) -> P
   return Plan((first, config.to_dict()), (1 - share, share), file, defaults)
 
 
-def _from_file(configs: pathlib.Path, table: Table) -> Any:
-  """The config that a table names."""
-  file, _, variant = table.config.partition(":")
+def _from_file(configs: pathlib.Path, source: str, where: str) -> Any:
+  """The config of a file and variant."""
+  file, _, variant = source.partition(":")
   path = configs / f"{file}.py"
-  require(path.exists(), f"{table.title}: config {file!r}: {path} does not exist")
+  require(path.exists(), f"{where}: config {file!r}: {path} does not exist")
   return _load(path).get_config(*[variant] if variant else [])
 
 
