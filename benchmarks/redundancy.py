@@ -8,8 +8,9 @@ exact, 0 % no better than the mean tubelet of all clips) that three guesses reco
   mean      the mean colour of the clip's visible tubelets
   nearest   a copy of the nearest visible tubelet; steps in time, down and right count
             alike, and of equally near tubelets that in time is taken
-  linear    ridge regression from the 8 nearest visible tubelets, pixels and offsets,
-            fitted on clips of `train`, measured like the others on clips of `test`
+  linear    ridge regression from the 8 nearest visible tubelets, reduced to 4 x 4
+            pixels, and their offsets; fitted on `train`, measured like the others on
+            `test`
 
 Data and clip are the config's; embedded data are built if they are missing.
 """
@@ -39,9 +40,7 @@ _CLIPS = flags.DEFINE_integer(
 NEIGHBOURS = 8
 TARGETS = 64  # masked tubelets drawn from each clip
 RIDGE = 1e-2  # of the mean variance of a feature; ours
-_WIDE = (
-  8  # pixels of a neighbour's side that the regression reads, of larger ones means
-)
+_WIDE = 4  # pixels of a neighbour's side that the regression reads, each a mean; ours
 
 # Masked tubelets [m p] of 0 to 1, mean colour [p], nearest tubelets [m p], features.
 Sample = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -90,7 +89,7 @@ def sample(
 def _reduced(
   pixels: Shaped[np.ndarray, "n p"], clip: ClipSpec
 ) -> Shaped[np.ndarray, "n q"]:
-  """Tubelets of at most `_WIDE` x `_WIDE` means."""
+  """Tubelets at `_WIDE` x `_WIDE` at most, each value a mean."""
   t, h, w = clip.tubelet_size
   down, right = max(h // _WIDE, 1), max(w // _WIDE, 1)
   cells = pixels.reshape(len(pixels), t, h // down, down, w // right, right, 3)

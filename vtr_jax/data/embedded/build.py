@@ -103,7 +103,7 @@ class MovingShapes(_Builder):
 
 
 class MovingScenes(_Builder):
-  """The same before moving, textured backgrounds, with longer captions."""
+  """Coloured shapes that move, change and cross before moving backgrounds."""
 
   VERSION = tfds.core.Version("1.0.0")
   WORLD = World("moving_scenes", 1, scenes.make_raw)
