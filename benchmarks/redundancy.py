@@ -2,12 +2,12 @@
 
   python -m benchmarks.redundancy --config=configs/mac.py [--masks=tube:0.9]
 
-Prints for each mask the share of variance of the masked tubelets' pixels (R^2; 100 % is
-exact, 0 % no better than the mean tubelet of all clips) that three guesses recover:
+Prints for each mask the share of variance of the masked tubelets' pixels (R^2: all if
+exact, none if no better than the mean tubelet of all clips) that three guesses recover:
 
   mean      the mean colour of the clip's visible tubelets
   nearest   a copy of the nearest visible tubelet; steps in time, down and right count
-            alike, and of equally near tubelets that in time is taken
+            the same, and of equally near tubelets that in time is taken
   linear    ridge regression from the 8 nearest visible tubelets, reduced to 4 x 4
             pixels, and their offsets; fitted on `train`, measured like the others on
             `test`
