@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtr_jax.eval import metrics, rescore
+from vtr_jax.eval import metrics, rescore, scoring
 
 
 def test_dual_softmax_is_the_formula():
@@ -63,6 +63,49 @@ def test_extreme_scores_neither_overflow_nor_underflow_to_ties():
   assert (np.diff(scores[cosines[:, 0] > 0, 0]) > 0).all()
   sim = np.array([[1e4, 2e4], [2e4, 1e4]], np.float32)
   assert np.isfinite(rescore.querybank(sim, sim, 0.01)).all()
+
+
+def test_matching_adds_the_logarithm_of_the_probability():
+  """P(match) is 1/2, 3/4 and 1/4 for log-odds of 0, log 3 and -log 3."""
+  cosines = np.array([0.5, 0.4, 0.6], np.float32)
+  log_odds = np.log(np.array([1, 3, 1 / 3], np.float32))
+  scores = rescore.matching(cosines, log_odds, 0.1)
+  np.testing.assert_allclose(scores, [0.430685, 0.371232, 0.461371], atol=1e-6)
+  np.testing.assert_array_equal(rescore.matching(cosines, log_odds, 0.0), cosines)
+
+
+def test_matching_refuses_clips_but_does_not_reorder_those_that_it_accepts():
+  """At a temperature of 0.05; by log-odds alone the first order is reversed."""
+  cosines = np.array([0.62, 0.60, 0.58], np.float32)
+  for log_odds, order in (
+    ([1.5, 2.0, 2.5], [0, 1, 2]),
+    ([-4.0, 2.0, 2.5], [1, 2, 0]),
+    ([-1000.0, 1000.0, 999.0], [1, 2, 0]),  # neither overflows
+  ):
+    scores = rescore.matching(cosines, np.array(log_odds, np.float32), 0.05)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(np.argsort(-scores), order)
+
+
+def test_a_head_that_tells_nothing_leaves_the_order_of_the_cosines():
+  cosines = np.random.default_rng(0).normal(size=100).astype(np.float32)
+  scores = rescore.matching(cosines, np.full(100, -3.0, np.float32), 0.05)
+  np.testing.assert_array_equal(np.argsort(scores), np.argsort(cosines))
+
+
+def test_the_best_clips_of_each_text_are_matched_with_their_cosines():
+  sim = np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.4]], np.float32)
+  asked = []
+
+  def match(*pairs):
+    asked.extend(np.asarray(x).tolist() for x in pairs)
+    return np.array([1, 2, 4, 3], np.float32)
+
+  texts, clips = np.array([4, 7]), np.array([10, 11, 12])
+  scores = scoring.rerank(sim, texts, clips, 2, match)
+  assert asked[:2] == [[4, 4, 7, 7], [10, 11, 12, 11]]
+  np.testing.assert_allclose(asked[2], [0.9, 0.8, 0.4, 0.3], rtol=1e-6)
+  np.testing.assert_array_equal(np.argsort(-scores), [[1, 0, 2], [2, 1, 0]])
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])

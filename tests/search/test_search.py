@@ -475,12 +475,13 @@ def test_queries_of_a_folder_and_of_several_indexes(run, folder, tmp_path, searc
   assert (hit.index, hit.name) == (1, "8.mp4")
 
 
-def test_rerank_sorts_by_the_matching_head(run, folder, searcher):
+def test_rerank_adds_the_matching_head_to_the_cosines(run, folder, searcher):
   model, text = run[0], "a red ball moves up"
   (folder / NAMES[0]).unlink()  # left out
   hits = searcher.query(text=text, top=4, rerank=7)
   rest = [hit for hit in searcher.query(text=text) if hit.name != NAMES[0]]
-  scores = model.match_logits([text] * 6, [model.clip(hit.path) for hit in rest])
+  log_odds = model.match_logits([text] * 6, [model.clip(hit.path) for hit in rest])
+  scores = [hit.score for hit in rest] + 0.05 * np.log(1 / (1 + np.exp(-log_odds)))
   order = np.argsort(-scores)[:4]
   assert [hit.name for hit in hits] == [rest[i].name for i in order]
   np.testing.assert_allclose([h.score for h in hits], scores[order], atol=1e-4)

@@ -1,7 +1,8 @@
 """Rescoring: scores that use more than the two embeddings of a pair.
 
-`dual_softmax` uses all test queries, `querybank` training captions, `rerank` a matching
-head; their metrics are reported separately from those of plain cosines.
+`dual_softmax` uses all test queries, `querybank` training captions, `matching` and
+`rerank` a matching head; their metrics are reported separately from those of plain
+cosines.
 `sim` is as in metrics.py: texts by videos, higher is better.
 """
 
@@ -87,6 +88,26 @@ def querybank(
   rescored = active[sim.argmax(axis=1)]
   result[rescored] = result[rescored] / temperature - hubness
   return result
+
+
+def matching(
+  cosines: Float[np.ndarray, " n"], log_odds: Float[np.ndarray, " n"], weight: float
+) -> Float[np.ndarray, " n"]:
+  """Scores of pairs: cosine + weight * log P(match), by the matching head; ours.
+
+  With the temperature of the contrast as weight, the order is that of the product of
+  two probabilities: softmax(cosine / temperature), and P(match) = sigmoid(log-odds). A
+  head that was trained on random false pairs refuses what is clearly wrong, but its
+  log-odds tell little among similar clips. They hardly count here once they are
+  positive, whereas ranking by them alone (ALBEF, arXiv 2107.07651) or by their sum with
+  the cosine (BLIP, arXiv 2201.12086) gives up the order of the contrast.
+
+  Args:
+    cosines: of the pairs.
+    log_odds: of the matching head.
+    weight: not negative; 0 leaves the cosines.
+  """
+  return cosines - np.float32(weight) * np.logaddexp(0, -log_odds)
 
 
 def rerank(

@@ -14,8 +14,8 @@ from vtr_jax.eval.protocols import Protocol
 
 _MAX_SCORES = 1 << 29  # in a full similarity matrix: 4 GB in float64
 
-# (text indices [n], video indices [n]) -> matching scores of the pairs.
-Match = Callable[[np.ndarray, np.ndarray], Float[np.ndarray, " n"]]
+# (text indices [n], video indices [n], cosines [n]) -> matching scores of the pairs.
+Match = Callable[[np.ndarray, np.ndarray, np.ndarray], Float[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,18 +170,19 @@ def rerank(
   k: int,
   match: Match,
 ) -> Float[np.ndarray, "t v"]:
-  """Scores that rank each text's top `k` clips by the matching head.
+  """Scores that rank each text's top `k` clips by the matching scores.
 
   Args:
     sim: cosines of the texts and clips.
     texts: indices of the texts, as `match` takes them.
     clips: indices of the clips, as `match` takes them.
     k: candidates per text.
-    match: matching head.
+    match: matching scores of pairs.
   """
   k = min(k, sim.shape[1])
   candidates = np.argsort(-sim, axis=1, kind="stable")[:, :k]
-  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)])
+  cosines = np.take_along_axis(sim, candidates, axis=1).reshape(-1)
+  scores = match(np.repeat(texts, k), clips[candidates.reshape(-1)], cosines)
   return rescore.rerank(sim, candidates, scores.reshape(-1, k))
 
 

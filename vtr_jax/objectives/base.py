@@ -69,7 +69,8 @@ class Objective:
     embed_tokens    [b l e] unit norm, of each text token, for figures
     video_features  pooling.VideoFeatures, for probes
     logits          [b v] of the classes of a classifier
-    match           [b] score of video[i] and text[i] read together, for re-ranking
+    match           [b] log-odds that text[i] describes video[i], read together, for
+                    re-ranking
     reconstruct     Reconstruction of a masked batch
   """
 
@@ -87,6 +88,7 @@ class Objective:
   # before that, `forward` of some rows must give their pairs, whatever its terms are.
   join_rows: Callable[[dict[str, Pairs], Batch, jax.Array], Batch] | None = None
   row_group: int = 1  # successive rows that a microbatch may not separate
+  match_weight: float = 0.0  # of `match` in re-ranking, see `rescore.matching`
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
   reads_text: bool = True  # whether a run of it needs a tokenizer

@@ -392,6 +392,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     predict=methods(model, *dual_encoder.PREDICTIONS, "match", "reconstruct"),
     join_rows=functools.partial(join_rows, config, clip),
     row_group=config.match_one_in,
+    match_weight=config.temperature,
   )
 
 

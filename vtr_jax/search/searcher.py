@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
+from vtr_jax.eval import rescore
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
 from vtr_jax.search import store, topk, windows
@@ -18,7 +19,7 @@ from vtr_jax.search.query import Query
 class Hit(NamedTuple):
   """A clip of a result.
 
-  score: cosine with the query; with `rerank`, log-odds of the matching head.
+  score: cosine with the query; with `rerank`, the score of `rescore.matching`.
   path: of its file, absolute. name: path below the indexed folder, with /.
   start, end: seconds. index, row: its position, as `Query.like` takes it.
   """
@@ -127,12 +128,15 @@ class Searcher:
     return Hit(score, index.path(file), file.path, start, end, number, row)
 
   def _rerank(self, text: str, hits: list[Hit]) -> list[Hit]:
-    """Hits ordered by the log-odds of the matching head."""
+    """Hits ordered by the scores of `rescore.matching`."""
     clips = zip(hits, parallel_map(self._frames, ((hit,) for hit in hits)), strict=True)
     pairs = [(hit, frames) for hit, frames in clips if frames is not None]
-    scores = self.model.match_logits(
+    log_odds = self.model.match_logits(
       [text] * len(pairs), (frames for _, frames in pairs)
     )
+    cosines = np.array([hit.score for hit, _ in pairs], np.float32)
+    weight = self.model.objective.match_weight
+    scores = rescore.matching(cosines, log_odds, weight)
     order = np.argsort(-scores, kind="stable")
     return [pairs[i][0]._replace(score=float(scores[i])) for i in order]
 

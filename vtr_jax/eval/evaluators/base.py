@@ -29,7 +29,7 @@ from vtr_jax.data.sources import Split
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import batches as view_batches
-from vtr_jax.eval import evaluators
+from vtr_jax.eval import evaluators, rescore
 from vtr_jax.objectives.base import Objective, Params
 
 
@@ -217,7 +217,7 @@ def _bar(
 
 
 class Matcher:
-  """Scores text-video pairs by the objective's matching head."""
+  """Scores text-video pairs by the objective's matching head and their cosines."""
 
   def __init__(self, context: Context, source: Split, texts: Sequence[str]):
     """Prepares to score any of `texts` with any video of `source`."""
@@ -226,15 +226,20 @@ class Matcher:
     self._example = EvalExample(source, context.data, context.clip)
 
   def __call__(
-    self, params: Params, texts: Int[np.ndarray, " n"], videos: Int[np.ndarray, " n"]
+    self,
+    params: Params,
+    texts: Int[np.ndarray, " n"],
+    videos: Int[np.ndarray, " n"],
+    cosines: Float[np.ndarray, " n"],
   ) -> Float[np.ndarray, " n"]:
-    """Matching scores of the pairs (texts[i], videos[i]) of indices."""
+    """`rescore.matching` of the pairs (texts[i], videos[i]) of indices."""
     # Sorted by video, so that each is decoded for few batches.
     order = np.argsort(videos, kind="stable")
-    scores = np.empty(len(order), np.float32)
+    log_odds = np.empty(len(order), np.float32)
     batches = self._pairs(texts[order], videos[order])
-    scores[order] = self._match.rows(params, batches, len(order))
-    return scores
+    log_odds[order] = self._match.rows(params, batches, len(order))
+    weight = self._context.objective.match_weight
+    return rescore.matching(cosines, log_odds, weight)
 
   def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
     """Batches of pairs; of each, this host's rows."""
