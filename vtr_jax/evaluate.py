@@ -34,6 +34,7 @@ from vtr_jax.eval import (
   noted_moments,
   protocols,
   ranks,
+  rescore,
   scoring,
 )
 from vtr_jax.eval.embeddings import Embeddings
@@ -238,6 +239,7 @@ def _of_embeddings(
     dict(
       extras=dataclasses.asdict(request.extras),
       similarity=ranks.SIMILARITY,
+      reranking=rescore.MATCHING if request.extras.rerank else "",
       embeddings=source,
     ),
   )

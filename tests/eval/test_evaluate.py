@@ -57,11 +57,13 @@ def test_results_equal_those_of_the_training_run(run, tmp_path, capsys):
   assert "rerank_3/t2v" in capsys.readouterr().out
   written = json.loads((tmp_path / "results.json").read_text())
   assert written["results"] == results
+  assert written["reranking"].startswith("cosine + temperature * log P(match)")
   manifest = written["embeddings"]["manifest"]
   assert manifest["model"]["step"] == 2
   assert manifest["model"]["objective"] == "simvtp"
   train = json.loads((run[0] / "results.json").read_text())
   assert manifest["data"]["fingerprint"] == train["protocols"]["test"]["fingerprint"]
+  assert train["protocols"]["test"]["reranking"] == written["reranking"]
 
 
 def test_saved_embeddings_give_the_same_results(run, tmp_path):

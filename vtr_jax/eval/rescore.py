@@ -12,6 +12,9 @@ from jaxtyping import Float, Int, Shaped
 from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.eval import metrics
 
+# How results state the scores of `matching`.
+MATCHING = "cosine + temperature * log P(match)"
+
 
 def dual_softmax(
   sim: Shaped[np.ndarray, "t v"], temperature: float
@@ -91,8 +94,8 @@ def querybank(
 
 
 def matching(
-  cosines: Float[np.ndarray, " n"], log_odds: Float[np.ndarray, " n"], weight: float
-) -> Float[np.ndarray, " n"]:
+  cosines: Float[np.ndarray, "*n"], log_odds: Float[np.ndarray, "*n"], weight: float
+) -> Float[np.ndarray, "*n"]:
   """Scores of pairs: cosine + weight * log P(match), by the matching head; ours.
 
   With the temperature of the contrast as weight, the order is that of the product of

@@ -1,7 +1,7 @@
 """Text-to-video and video-to-text retrieval over a full split.
 
 The main metrics rank by plain cosine. Those of rescored similarities are prefixed:
-`dual_softmax/` uses all queries at once, `rerank_<k>/` re-ranks the top k by the
+`dual_softmax/` uses all queries at once, `rerank_<k>/` re-ranks the top k with the
 matching head.
 """
 
@@ -92,6 +92,7 @@ class Evaluator:
       frames=self._context.clip.num_frames,
       sampling=f"{self._context.data.sampling}, deterministic, one centred clip",
       similarity=ranks.SIMILARITY,
+      reranking=rescore.MATCHING if self._config.rerank else "",
     )
 
   def draw(self, directory: pathlib.Path, name: str) -> None:
