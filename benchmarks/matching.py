@@ -69,6 +69,22 @@ def score(context: Context, params: Any, source: Any, texts: list, mask: bool) -
   return scored
 
 
+def fitted(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Weights of scores [t k s] that make right [t k] likeliest, and their errors."""
+  found = right.any(axis=1)
+  scores, right = scores[found], right[found].astype(np.float64)
+  weights = np.zeros(scores.shape[-1])
+  for _ in range(20):  # Newton's steps; the logarithm of the likelihood is concave
+    logits = scores @ weights
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    gap = scores - (scores * p[..., None]).sum(axis=1, keepdims=True)
+    curvature = np.einsum("tki,tkj,tk->ij", gap, gap, p)
+    slope = np.einsum("tki,tk->i", scores, right - p)
+    weights += np.linalg.solve(curvature, slope)
+  return weights, np.sqrt(np.diag(np.linalg.inv(curvature)))
+
+
 def main(_: list[str]) -> None:
   model = load(_CHECKPOINT.value)
   protocol = protocols.get("custom", dict(split=_SPLIT.value))
@@ -104,7 +120,12 @@ def main(_: list[str]) -> None:
   for rule, scores in rules.items():
     ranked = rescore.rerank(sim, top, scores)
     found = metrics.summarize(metrics.text_to_video_ranks(ranked, owner))
-    print(f"top {top.shape[1]} by {rule}: R@1 {found['R@1']:.1f}", flush=True)
+    print(f"top {top.shape[1]} by {rule}: R@1 {found['R@1']:.2f}", flush=True)
+  both = np.stack([cosines / temperature, log_odds], axis=-1)
+  weights, errors = fitted(both, top == owner[:, None])
+  told = zip(("cosine / temperature", "log-odds"), weights, errors, strict=True)
+  told = ", ".join(f"{w:.2f} ({error:.2f}) of {name}" for name, w, error in told)
+  print(f"likeliest weights on {_SPLIT.value} and their standard errors: {told}")
 
 
 if __name__ == "__main__":
