@@ -4,7 +4,8 @@
     source = tfds.builder_from_directory(directory).as_data_source("train")
 
 The build renders in several processes, in parts that outlive a killed build. Records,
-tokenizer and checksums appear under their final name in one step, when all are written.
+tokenizer, checksums and questions appear under their final name in one step, when all
+are written. A data set that was built before it had questions gets them as they are.
 """
 
 import contextlib
@@ -18,21 +19,22 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
+from vtr_jax.core import io as io_lib
 from vtr_jax.core import processes
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
-from vtr_jax.data import sources
+from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import pool
 from vtr_jax.data.embedded.clips import Clip, World
 from vtr_jax.data.moving_scenes import render as scenes
+from vtr_jax.data.moving_shapes import questions, scene
 from vtr_jax.data.moving_shapes import render as shapes
-from vtr_jax.data.moving_shapes import scene
 from vtr_jax.data.tokenizers.train import train
 
 TOKENIZER = "tokenizer.model"
@@ -70,6 +72,8 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   # on (importlib_resources).
   url_infos = None
   WORLD: ClassVar[World]
+  # sets of notes, see data/notes.py: (split, count) to those of each clip
+  NOTES: ClassVar[dict[str, Callable[[str, int], list[list[notes.Note]]]]] = {}
   parts: pathlib.Path | None = None  # where `build` has put the rendered parts
 
   def clips(self, split: str) -> Iterator[Clip]:
@@ -100,6 +104,7 @@ class MovingShapes(_Builder):
 
   VERSION = tfds.core.Version("1.0.0")
   WORLD = World("moving_shapes", 0, shapes.make_raw)
+  NOTES: ClassVar = dict(questions=questions.of_split)
 
 
 class MovingScenes(_Builder):
@@ -131,7 +136,7 @@ def build(
 
   Args:
     data_dir: directory of all data sets; the result is <name>/<version> below it:
-      ArrayRecord files, tokenizer.model, checksum.json.
+      ArrayRecord files, tokenizer.model, checksum.json, and notes.
     name: moving_shapes | moving_scenes, followed by /full (as without) or /tiny.
     workers: rendering processes; by default as many as there are cores.
     progress: whether to show a progress bar and a closing line on stderr.
@@ -148,15 +153,20 @@ def build(
   version = str(BUILDERS[name].VERSION)
   directory = root / config / version
   parts = root / f".parts-{config}-{version}"
-  if _is_complete(directory) and not parts.exists():
+  kind, complete = BUILDERS[name], _is_complete(directory)
+  if complete and not parts.exists() and _has_notes(directory, kind):
     return directory
   try:
     root.mkdir(parents=True, exist_ok=True)
     with processes.locked(root / f".lock-{config}-{version}", "build"):
       if not _is_complete(directory):
-        _build(directory, parts, BUILDERS[name], CONFIGS[config], workers, progress)
+        _build(directory, parts, kind, CONFIGS[config], workers, progress)
+      elif not _has_notes(directory, kind):
+        add_notes(directory, kind, CONFIGS[config].counts)
       shutil.rmtree(parts, ignore_errors=True)
   except OSError as e:
+    if complete and not parts.exists():  # of a reader without the right to write
+      return directory
     reason = e.strerror or e
     raise DataError(
       f"{data_dir}: cannot build {name} here ({reason}); "
@@ -210,7 +220,37 @@ def _write(parts: pathlib.Path, kind: type[_Builder], config: Variant) -> pathli
   (directory / TOKENIZER).write_bytes(train_tokenizer(texts))
   sums = {split: _checksum(builder.clips(split)) for split in config.counts}
   (directory / CHECKSUM).write_text(json.dumps(sums, indent=2) + "\n")
+  add_notes(directory, kind, config.counts)
   return directory
+
+
+def add_notes(
+  directory: pathlib.Path, kind: type[_Builder], counts: dict[str, int]
+) -> None:
+  """Writes the sets of notes, and their entries in manifest.json.
+
+  Args:
+    directory: of the records, which stay as they are.
+    kind: of data set.
+    counts: clips by split.
+
+  Raises:
+    OSError: a file cannot be written.
+  """
+  path = directory / "manifest.json"
+  for name, of_split in kind.NOTES.items():
+    texts = {}
+    for split, count in counts.items():
+      lines = []
+      for index, found in enumerate(of_split(split, count)):
+        values = map(notes.to_json, found)
+        lines.append(notes.lines(f"{split}-{index:05d}", index, split, values))
+      texts[split] = "".join(lines)
+    splits = notes.save(directory, name, texts)
+    manifest = io_lib.mapping(path.read_bytes()) if path.exists() else {}
+    sets = manifest.get("notes", {})
+    sets[name] = dict(origin=dict(format=kind.WORLD.name), splits=splits)
+    io_lib.write_json(path, manifest | dict(notes=sets))
 
 
 def train_tokenizer(captions: list[str]) -> bytes:
@@ -240,6 +280,10 @@ def _checksum(clips: Iterator[Clip]) -> dict[str, str]:
 def _is_complete(directory: pathlib.Path) -> bool:
   files = ("dataset_info.json", TOKENIZER, CHECKSUM)
   return all((directory / file).exists() for file in files)
+
+
+def _has_notes(directory: pathlib.Path, kind: type[_Builder]) -> bool:
+  return set(kind.NOTES) <= set(notes.listed(directory))
 
 
 @contextlib.contextmanager
