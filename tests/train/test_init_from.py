@@ -308,7 +308,7 @@ def test_training_labels_that_do_not_fit_are_rejected(labels, message):
   named = ("run", "jump") if "run" in labels else ()
   section = dict(name="actions", classes=named, num_classes=3)
   with pytest.raises(ConfigError, match=message):
-    objectives.from_data(section, lambda: labels)
+    objectives.from_data(section, lambda _: labels)
 
 
 def test_a_list_of_classes_must_have_the_expected_number(data_dir, tmp_path):

@@ -24,6 +24,9 @@ from vtr_jax.core.config import choose, require
 #   text_ids        int32 [b l]        original ids, also of masked tokens
 #   text_valid      bool [b l]         True = a real token, False = padding
 #   text_masked     bool [b l]         True = masked; see MaskSpec.max_masked_tokens
+#   option_ids      int32 [b o l]      instead of text_ids: a question with each option
+#   option_valid    bool [b o l]       of these
+#   label           int32 [b]          class, answer, right option, or count
 #   row             int32 [b]          number in the global batch, in the loader's order
 #   valid           bool [b]           False = the row counts in no loss and no metric
 Batch = Mapping[str, AnyArray]

@@ -192,6 +192,10 @@ class Rows(Protocol):
     """What rows are made of: the records, or more or fewer of them, with notes."""
     ...
 
+  def labels(self, directory: str, split: str) -> list[str]:
+    """The class of each example of a split; "" of none. Empty without classes."""
+    ...
+
   def spec(
     self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int
   ) -> dict[str, jax.ShapeDtypeStruct]:
@@ -210,6 +214,9 @@ class CaptionRows:
 
   def examples(self, source: sources.Split) -> sources.Records:
     return source
+
+  def labels(self, directory: str, split: str) -> list[str]:
+    return []
 
   def spec(
     self, clip: ClipSpec, text: TextSpec, mask: MaskSpec, batch_size: int

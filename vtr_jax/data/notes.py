@@ -7,12 +7,13 @@ A set is what one annotation format has read, such as msvd_qa. A data set may ha
 several; none of them changes the records.
 """
 
+import collections
 import hashlib
 import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from vtr_jax.core import io
@@ -58,6 +59,12 @@ class Row(NamedTuple):
   index: int
   split: str
   note: Note
+
+
+def frequent(answers: Sequence[str], count: int = 0) -> list[str]:
+  """The most frequent answers, all if `count` is 0; of equals, the first ones."""
+  counts = collections.Counter(answers)
+  return [answer for answer, _ in counts.most_common(count or None)]
 
 
 def problem(note: Note) -> str:

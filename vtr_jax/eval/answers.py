@@ -6,16 +6,12 @@ in Just-Ask, HQGA and UMT; "dropped" leaves such questions out, as VIOLET did.
 """
 
 import collections
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-
-def frequent(answers: Sequence[str], count: int = 0) -> list[str]:
-  """The most frequent answers, all if `count` is 0; of equals, the first ones."""
-  counts = collections.Counter(answers)
-  return [answer for answer, _ in counts.most_common(count or None)]
+from vtr_jax.data.notes import frequent
 
 
 def first_word(question: str) -> str:
@@ -24,22 +20,26 @@ def first_word(question: str) -> str:
 
 
 def guesses(
-  questions: Sequence[str], answers: Sequence[str], asked: Sequence[str]
+  questions: Sequence[str],
+  answers: Sequence[str],
+  asked: Sequence[str],
+  group: Callable[[str], str] = first_word,
 ) -> list[str]:
-  """The blind answer to each question: the usual one after its first word.
+  """The blind answer to each question: the usual one of its group.
 
   Args:
     questions: of training.
     answers: of training, not empty.
-    asked: the questions to answer. Those of a first word that training does not have
-      get its most frequent answer.
+    asked: the questions to answer. Those of a group that training does not have get its
+      most frequent answer.
+    group: of a question.
   """
-  by_word: dict[str, list[str]] = collections.defaultdict(list)
+  by_group: dict[str, list[str]] = collections.defaultdict(list)
   for question, answer in zip(questions, answers, strict=True):
-    by_word[first_word(question)].append(answer)
-  usual = {word: frequent(found, 1)[0] for word, found in by_word.items()}
+    by_group[group(question)].append(answer)
+  usual = {name: frequent(found, 1)[0] for name, found in by_group.items()}
   (other,) = frequent(answers, 1)
-  return [usual.get(first_word(question), other) for question in asked]
+  return [usual.get(group(question), other) for question in asked]
 
 
 def inside(answers: Sequence[str], words: Collection[str]) -> Bool[np.ndarray, " q"]:
@@ -48,7 +48,9 @@ def inside(answers: Sequence[str], words: Collection[str]) -> Bool[np.ndarray, "
   return np.array([answer in words for answer in answers], np.bool_)
 
 
-def right(predicted: Sequence[str], truth: Sequence[str]) -> Bool[np.ndarray, " q"]:
+def right(
+  predicted: Sequence[str | None], truth: Sequence[str]
+) -> Bool[np.ndarray, " q"]:
   """Whether each answer is the true one, character by character."""
   pairs = zip(predicted, truth, strict=True)
   return np.array([own == other for own, other in pairs], np.bool_)

@@ -1,6 +1,7 @@
 """Scores of a file of answers: open, among options, or counts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -30,15 +31,52 @@ def score(path: str, protocol: Protocol, truth: Truth, vocabulary: str = "") -> 
   """
   if protocol.form == "open":
     words = predictions.answer_list(vocabulary) if vocabulary else []
-    return _open(path, protocol, truth, words)
+    return of(predictions.answers(path, truth.notes, words), protocol, truth, words)
   require(not vocabulary, "--answers: is for open questions alone; omit it")
+  check(protocol, truth)
+  form = predictions.counts if protocol.form == "count" else predictions.answers
+  return of(form(path, truth.notes), protocol, truth)
+
+
+def check(protocol: Protocol, truth: Truth) -> None:
+  """Raises DataError if a question does not fit the protocol's form."""
+  if protocol.form == "count":
+    _numbers([*truth.notes, *truth.training])
+  if protocol.form == "choice":
+    for note in truth.notes:
+      if not note.options:
+        raise DataError(f"question {note.id!r}: has no options; use --set=form=open")
+
+
+def of(
+  predicted: Sequence[Any], protocol: Protocol, truth: Truth, words: Sequence[str] = ()
+) -> Scores:
+  """Scores answers.
+
+  Args:
+    predicted: of each question, in their order: a text or None for "unknown", or of
+      form count a number.
+    protocol: of task answers.
+    truth: questions.
+    words: the model's vocabulary; () = the protocol's, of training answers.
+
+  Raises:
+    DataError: the questions do not fit the protocol's form.
+  """
+  check(protocol, truth)
+  if protocol.form == "open":
+    return _open(predicted, protocol, truth, words)
   own = _counts if protocol.form == "count" else _choice
-  return own(path, protocol, truth)
+  return own(predicted, protocol, truth)
 
 
-def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> Scores:
+def _open(
+  predicted: Sequence[str | None],
+  protocol: Protocol,
+  truth: Truth,
+  words: Sequence[str],
+) -> Scores:
   notes = truth.notes
-  predicted = predictions.answers(path, notes, words)
   learned = [note.answer for note in truth.training]
   given = words if not protocol.vocabulary else ()
   known = given or answers.frequent(learned, protocol.vocabulary)
@@ -47,9 +85,12 @@ def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> 
   remarks, keep = [], np.ones(len(notes), np.bool_)
   rows = dict(predictions=answers.right(predicted, right))
   if truth.training:
-    asked = [note.text for note in truth.training]
-    blind = answers.guesses(asked, learned, [note.text for note in notes])
-    rows["blind"] = answers.right(blind, right)
+    own, asked = ([n.text for n in found] for found in (truth.training, notes))
+    rows["blind"] = answers.right(answers.guesses(own, learned, asked), right)
+    own, asked = ([n.type for n in found] for found in (truth.training, notes))
+    if len(set(own)) > 1:
+      guess = answers.guesses(own, learned, asked, str)
+      rows["blind_type"] = answers.right(guess, right)
   else:
     remarks.append("no training questions: the blind row is left out")
   if known:
@@ -73,12 +114,10 @@ def _open(path: str, protocol: Protocol, truth: Truth, words: Sequence[str]) -> 
   return _scores(scored, groups, remarks)
 
 
-def _choice(path: str, protocol: Protocol, truth: Truth) -> Scores:
+def _choice(
+  predicted: Sequence[str | None], protocol: Protocol, truth: Truth
+) -> Scores:
   notes = truth.notes
-  for note in notes:
-    if not note.options:
-      raise DataError(f"question {note.id!r}: has no options; use --set=form=open")
-  predicted = predictions.answers(path, notes)
   right = [note.answer for note in notes]
   chance = [note.options.count(note.answer) / len(note.options) for note in notes]
   groups = _groups(protocol, notes)
@@ -90,11 +129,10 @@ def _choice(path: str, protocol: Protocol, truth: Truth) -> Scores:
   return _scores(rows, groups, ["blind: any of the options"])
 
 
-def _counts(path: str, protocol: Protocol, truth: Truth) -> Scores:
+def _counts(predicted: Sequence[float], protocol: Protocol, truth: Truth) -> Scores:
   right = _numbers(truth.notes)
-  given = np.array(predictions.counts(path, truth.notes))
-  predicted = answers.counted(given, protocol.counts)
-  rows = dict(predictions=predicted)
+  given = np.array(predicted)
+  rows = dict(predictions=answers.counted(given, protocol.counts))
   changed = int(((given < protocol.counts[0]) | (given > protocol.counts[1])).sum())
   low, high = protocol.counts
   remarks = [f"counts are rounded and cut to {low} to {high}, {changed:,} cut"]

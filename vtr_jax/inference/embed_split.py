@@ -17,7 +17,7 @@ from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.views import Views
 from vtr_jax.eval import query_texts, scoring
 from vtr_jax.eval.embeddings import Embeddings
-from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.eval.evaluators.base import Context, Embedder, matcher
 from vtr_jax.eval.multiple_choice import read_candidates
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
@@ -111,7 +111,7 @@ def embed(
   )
   if "match" not in context.objective.predict:
     return e, None
-  match = Matcher(context, source, fields["texts"])
+  match = matcher(context, source, fields["texts"])
   return e, functools.partial(match, model.params)
 
 

@@ -94,14 +94,14 @@ class Config:
     return len(self.classes) or self.num_classes
 
 
-def from_data(values: dict[str, Any], labels: Callable[[], list[str]]) -> dict:
+def from_data(values: dict[str, Any], labels: Callable[[Any], list[str]]) -> dict:
   """Section `objective` with the classes of the training split where it has none.
 
   Raises:
     ConfigError: the split has no labels, one class only, not as many as expected, or
       one that is not among the config's.
   """
-  classes = tuple(sorted(set(labels()) - {""}))
+  classes = tuple(sorted(set(labels(sources.labels)) - {""}))
   where = "config.data: the training split"
   require(len(classes) > 0, f"{where} has no labels; prepare it with a format that has")
   if named := values.get("classes"):
@@ -144,6 +144,9 @@ class LabelRows:
 
   def __init__(self, classes: tuple[str, ...]):
     self._index = {name: i for i, name in enumerate(classes)}
+
+  def labels(self, directory: str, split: str) -> list[str]:
+    return sources.labels(directory, split)
 
   def examples(self, source: Split) -> Records:
     labels = sources.labels(source.directory, source.name)

@@ -71,6 +71,7 @@ class Objective:
     logits          [b v] of the classes of a classifier
     match           [b] log-odds that text[i] describes video[i], read together, for
                     re-ranking
+    answers         [b v] of the answers to question[i] about video[i]; answers.py
     reconstruct     Reconstruction of a masked batch
   """
 
@@ -177,6 +178,8 @@ def build(
   clip: ClipSpec,
   text: TextSpec,
   mask: MaskSpec,
+  *,
+  where: str = "config.objective",
   **compute: Any,
 ) -> Objective:
   """Builds the objective of section `objective` of the config.
@@ -186,6 +189,7 @@ def build(
     clip: of the config, as `text` and `mask`.
     text: max_length and vocabulary.
     mask: how the loader masks.
+    where: the section's key.
     **compute: fields of `Compute` to override; its dtype "auto" becomes this machine's.
 
   Raises:
@@ -194,22 +198,25 @@ def build(
   values = dict(values)
   name = values.pop("name", None)
   if not isinstance(name, str):
-    raise ConfigError(f"config.objective.name: missing; one of {', '.join(names())}")
-  choose(name, names(), "config.objective.name")
+    raise ConfigError(f"{where}.name: missing; one of {', '.join(names())}")
+  choose(name, names(), f"{where}.name")
   module = _module(name)
-  config = read(module.Config, values, "config.objective")
+  config = read(module.Config, values, where)
   chosen = dataclasses.replace(config.compute, **compute)
   if chosen.dtype == "auto":
     chosen = dataclasses.replace(chosen, dtype=precision.fastest())
   return module.build(dataclasses.replace(config, compute=chosen), clip, text, mask)
 
 
-def from_data(values: Any, labels: Callable[[], list[str]]) -> Any:
+def from_data(
+  values: Any, labels: Callable[[Callable[[str, str], list[str]]], list[str]]
+) -> Any:
   """Section `objective` with what its file's `from_data` adds from the training data.
 
   Args:
     values: the section.
-    labels: reads the labels of all records of the training split.
+    labels: calls a function of (directory, split), such as `Rows.labels`, for each part
+      of the training data, and joins what it returns.
 
   Raises:
     ConfigError: the data do not fit the section.

@@ -286,13 +286,23 @@ class SimVTP(nn.Module):
     y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
     return l2_normalize(self.encoder(y, batch["text_valid"]).astype(jnp.float32))
 
+  def pooled_pair(
+    self,
+    x: Float[Array, "b k d"],
+    ids: Int32[AnyArray, "b l"],
+    valid: Bool[AnyArray, "b l"],
+    *,
+    train: bool,
+  ) -> Float[Array, "b d"]:
+    """Means over the tokens of a video and a text that are encoded jointly."""
+    joint = self.encode_pair(x, self.text_embed(ids, valid, train=train), valid)
+    return self.pool(joint, valid_tokens(valid, x.shape[1]))
+
   def match(self, batch: Batch) -> Float[Array, " b"]:
     """Log-odds that text[i] describes video[i], both unmasked."""
-    x = self.embed_visible(batch["video"], None)
-    y = self.text_embed(batch["text_ids"], batch["text_valid"], train=False)
-    joint = self.encode_pair(x, y, batch["text_valid"])
-    valid = valid_tokens(batch["text_valid"], x.shape[1])
-    logits = self.match_head(self.pool(joint, valid))
+    x, text = self.embed_visible(batch["video"], None), batch["text_ids"]
+    pooled = self.pooled_pair(x, text, batch["text_valid"], train=False)
+    logits = self.match_head(pooled)
     return logits[:, 1] - logits[:, 0]
 
   def reconstruct(self, batch: Batch) -> Reconstruction:

@@ -1,10 +1,12 @@
 """Initial parameters of a run from another run or from public weights.
 
-All parameters of another run must match by name and shape, with two exceptions. Layers
-may be stacked in one of the two runs (`compute.scan`). Temporal position embeddings for
-another number of frames are cut, interpolated or padded with zeros, as Frozen in Time
-does (models.video_tower.time_positions). A config may name heads that the other run has
-not. weights/ describes the import of public files.
+All parameters of another run must match by name and shape, with three exceptions.
+Layers may be stacked in one of the two runs (`compute.scan`). Temporal position
+embeddings for another number of frames are cut, interpolated or padded with zeros, as
+Frozen in Time does (models.video_tower.time_positions). Position embeddings of longer
+texts keep their initial values beyond the other run's length; those of shorter texts
+are cut. A config may name heads that the other run has not. weights/ describes the
+import of public files.
 """
 
 import itertools
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
@@ -28,6 +31,7 @@ from vtr_jax.weights import load, stacks
 from vtr_jax.weights.match import Report, is_under
 
 TIME = "video_tower/time_positions"
+TEXT = ("text_tower/embed/positions", "text_embed/positions")
 # A joint encoder's parameters as those of the video tower that it is of clips alone.
 _JOINT = (
   ("video_embed/", "video_tower/"),
@@ -180,7 +184,7 @@ def _from_run(
   if flat is None:
     flat = _read(directory, {path: like(path) for path in shapes})
   for path, name in used.items():
-    expected[name] = _adapt(flat[path], expected[name], objective)
+    expected[name] = _adapt(name, flat[path], expected[name], objective)
   unused = [path for path in names if path not in used]
   reports = [RunReport(source, initialised, unused)] if heads else []
   return unflatten_dict(expected, sep="/"), reports
@@ -198,9 +202,9 @@ def _restacked(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _adapt(
-  saved: jax.Array | np.ndarray, target: jax.Array, objective: Objective
+  name: str, saved: jax.Array | np.ndarray, target: jax.Array, objective: Objective
 ) -> jax.Array:
-  """The saved parameter; time positions for another number of frames are resized."""
+  """The saved parameter; positions of another number of frames or words are resized."""
   if saved.shape == target.shape:
     if isinstance(saved, np.ndarray):  # whole in each process
       saved = saved.astype(target.dtype)
@@ -208,6 +212,9 @@ def _adapt(
         saved.shape, target.sharding, saved.__getitem__
       )
     return saved
+  if name in TEXT:
+    both = jnp.concatenate([jnp.asarray(saved, target.dtype), target[len(saved) :]])
+    return jax.device_put(both[: len(target)], target.sharding)
   resize = objective.model.config.video.time_pos_embed_resize
   return jax.device_put(time_positions(saved, len(target), resize), target.sharding)
 
@@ -241,9 +248,10 @@ def check_fit(source: str, stored: dict[str, Any], expected: dict[str, Any]) -> 
   Raises:
     ConfigError: listing at most one screen of paths.
   """
-  resizable = TIME in stored and TIME in expected
-  if resizable and stored[TIME].shape[1:] == expected[TIME].shape[1:]:
-    stored = stored | {TIME: expected[TIME]}
+  for path in (TIME, *TEXT):
+    resizable = path in stored and path in expected
+    if resizable and stored[path].shape[1:] == expected[path].shape[1:]:
+      stored = stored | {path: expected[path]}
   if difference := restore_params.diff_trees(stored, expected):
     raise ConfigError(
       f"config.init_from: the parameters of {source} do not fit this config: "

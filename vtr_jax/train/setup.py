@@ -205,16 +205,16 @@ def _with_layout(section: Any, directory: str | pathlib.Path) -> Any:
 def _from_data(values: dict[str, Any]) -> dict[str, Any]:
   """The config with what the objective takes from the training data, as its classes."""
 
-  def labels() -> list[str]:
+  def labels(of: Callable[[str, str], list[str]]) -> list[str]:
     config = read(TrainConfig, values)
     _data_directory(config)
-    return _labels(config)
+    return _labels(config, of)
 
   return values | dict(objective=objectives.from_data(values.get("objective"), labels))
 
 
-def _labels(config: TrainConfig) -> list[str]:
-  """The class of each training record; empty where there is none."""
+def _labels(config: TrainConfig, of: Callable[[str, str], list[str]]) -> list[str]:
+  """The class of each training example; empty where there is none."""
   if config.data.mixture:
     parts = [(part.name, part.split) for part in config.data.mixture]
   else:
@@ -222,23 +222,27 @@ def _labels(config: TrainConfig) -> list[str]:
   return [
     label
     for name, split in parts
-    for label in sources.labels(sources.find(config.data.dir, name), split)
+    for label in of(sources.find(config.data.dir, name), split)
   ]
 
 
 def _unusual_labels(config: TrainConfig, objective: objectives.Objective) -> list[str]:
-  """Warnings of a classifier's classes without a clip, and of clips without a class."""
+  """Warnings of classes without an example, and of examples without a class."""
   if not objective.classes:
     return []
-  counts, warnings = collections.Counter(_labels(config)), []
+  counts, warnings = collections.Counter(_labels(config, objective.rows.labels)), []
   if empty := [name for name in objective.classes if not counts[name]]:
     more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
     listed = ", ".join(map(repr, empty[:3])) + more
     warnings.append(
-      f"config.objective.classes: no training clip of {listed}; they are never learned"
+      f"config.objective.classes: no training example of {listed}; they are never "
+      "learned"
     )
-  if counts[""]:
-    warnings.append(f"{counts['']} training clips have no label and are left out")
+  if left := counts.total() - sum(counts[name] for name in objective.classes):
+    warnings.append(
+      f"{left:,} training examples have none of config.objective.classes and are left "
+      "out"
+    )
   return warnings
 
 

@@ -20,6 +20,7 @@ def describe(config: TrainConfig, names: tuple[str, ...]) -> str:
     f"{math.log(config.text.vocab_size):.2f}",
     pixels="mean squared error of masked patches",
     features="distance to the teacher's features",
+    answers="cross entropy of answers or options, or squared error of counts",
     actions="cross entropy of the (mixed and smoothed) labels",
   )
   weights = {k: w for k in names if (w := config.loss_weights[k])}

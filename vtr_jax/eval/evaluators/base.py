@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from vtr_jax.core import sharding
 from vtr_jax.core.batch import ClipSpec, TextSpec
@@ -216,35 +216,41 @@ def _bar(
     yield batch
 
 
-class Matcher:
-  """Scores text-video pairs by the objective's matching head and their cosines."""
+class PairScores:
+  """Scores pairs of texts and videos by a prediction that reads both."""
 
-  def __init__(self, context: Context, source: Split, texts: Sequence[str]):
-    """Prepares to score any of `texts` with any video of `source`."""
+  def __init__(
+    self,
+    context: Context,
+    source: Split,
+    prediction: str,
+    texts: Mapping[str, Shaped[np.ndarray, "t ..."]],
+  ):
+    """Prepares to score any text with any video of `source`.
+
+    Args:
+      context: of the run.
+      source: the videos.
+      prediction: name in `Objective.predict`.
+      texts: their rows of a batch, such as text_ids.
+    """
     self._context, self._texts = context, texts
-    self._match = OnDevices(context.objective.predict["match"], context.mesh)
+    self._score = OnDevices(context.objective.predict[prediction], context.mesh)
     self._example = EvalExample(source, context.data, context.clip)
 
   def __call__(
-    self,
-    params: Params,
-    texts: Int[np.ndarray, " n"],
-    videos: Int[np.ndarray, " n"],
-    cosines: Float[np.ndarray, " n"],
-  ) -> Float[np.ndarray, " n"]:
-    """`rescore.matching` of the pairs (texts[i], videos[i]) of indices."""
+    self, params: Params, texts: Int[np.ndarray, " n"], videos: Int[np.ndarray, " n"]
+  ) -> Float[np.ndarray, "n ..."]:
+    """The prediction of the pairs (texts[i], videos[i]) of indices."""
     # Sorted by video, so that each is decoded for few batches.
     order = np.argsort(videos, kind="stable")
-    log_odds = np.empty(len(order), np.float32)
     batches = self._pairs(texts[order], videos[order])
-    log_odds[order] = self._match.rows(params, batches, len(order))
-    weight = self._context.objective.match_weight
-    return rescore.matching(cosines, log_odds, weight)
+    scores = self._score.rows(params, batches, len(order))
+    return scores[np.argsort(order)]
 
   def _pairs(self, texts: np.ndarray, videos: np.ndarray) -> Iterator[dict]:
     """Batches of pairs; of each, this host's rows."""
     c = self._context
-    ids, valid = encode_all(c.tokenizer, self._texts, c.text.max_length)
     rows = sharding.host_rows(c.mesh).local_slice(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
       c.check()
@@ -252,8 +258,28 @@ class Matcher:
       pairs = np.arange(start, start + c.batch_size)[rows]
       pairs = np.where(pairs < len(texts), pairs, 0)
       clips = {v: self._example(int(v))["video"] for v in np.unique(videos[pairs])}
-      yield dict(
-        video=np.stack([clips[v] for v in videos[pairs]]),
-        text_ids=ids[texts[pairs]],
-        text_valid=valid[texts[pairs]],
-      )
+      own = {key: values[texts[pairs]] for key, values in self._texts.items()}
+      yield own | dict(video=np.stack([clips[v] for v in videos[pairs]]))
+
+
+def matcher(
+  context: Context, source: Split, texts: Sequence[str]
+) -> Callable[..., Float[np.ndarray, " n"]]:
+  """Scores pairs of `texts` and videos by the matching head and their cosines.
+
+  The result takes (params, text indices [n], video indices [n], cosines [n]) and gives
+  `rescore.matching` of the pairs.
+  """
+  ids, valid = encode_all(context.tokenizer, texts, context.text.max_length)
+  pairs = PairScores(context, source, "match", dict(text_ids=ids, text_valid=valid))
+  weight = context.objective.match_weight
+
+  def match(
+    params: Params,
+    of: Int[np.ndarray, " n"],
+    videos: Int[np.ndarray, " n"],
+    cosines: Float[np.ndarray, " n"],
+  ) -> Float[np.ndarray, " n"]:
+    return rescore.matching(cosines, pairs(params, of, videos), weight)
+
+  return match

@@ -16,7 +16,7 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.eval import metrics, query_texts, ranks, rescore, scoring
-from vtr_jax.eval.evaluators.base import Context, Embedder, Matcher
+from vtr_jax.eval.evaluators.base import Context, Embedder, matcher
 from vtr_jax.eval.viz import gallery, plots
 from vtr_jax.objectives.base import Params
 
@@ -59,7 +59,7 @@ class Evaluator:
     captions.check(context.tokenizer, self._texts, self._source.place, name)
     self._embed = Embedder(context)
     if config.rerank:
-      self._match = Matcher(context, self._source, self._texts)
+      self._match = matcher(context, self._source, self._texts)
 
   def run(self, params: Params) -> dict[str, float]:
     c, sim = self._config, self._similarity(params)
