@@ -1,12 +1,14 @@
-"""Predicts what is in videos: classes, scores of given texts, or embeddings.
+"""Predicts what is in videos: classes, scores of texts, answers, or embeddings.
 
   python -m vtr_jax.predict --checkpoint=runs/actions clip.mp4 folder
   ... --windows=5 --crops=3 --top=3 --out=classes.csv       the mean of 15 views
   ... --texts="a dog runs" --texts="a cat sleeps"           or --texts_file=FILE
+  ... --question="what does the man do"             a run of objective `answers`
   ... --what=embeddings --slices=10 --out=embeddings.npz    of ten parts of each video
 
 Prints readable lines, or writes --out (.csv, .jsonl, .parquet or .npz). Classes need a
-run of the objective `actions`; texts one that embeds texts. Files that cannot be read
+run of the objective `actions`, answers one of `answers`, and texts one that embeds
+texts. A run that chooses among options takes them as --texts. Files that cannot be read
 are listed and skipped. One process, with all of its devices.
 """
 
@@ -28,6 +30,7 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import DataError, NotFiniteError, printable
 from vtr_jax.core.paths import local
 from vtr_jax.core.progress import Bar
+from vtr_jax.data import captions
 from vtr_jax.data import views as views_lib
 from vtr_jax.data.captions import blank
 from vtr_jax.data.views import Views
@@ -37,7 +40,11 @@ from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
 from vtr_jax.search import files, windows
 
-_NEEDS = dict(embeddings=("embed_video",), texts=("embed_video", "embed_text"))
+_NEEDS = dict(
+  embeddings=("embed_video",),
+  texts=("embed_video", "embed_text"),
+  answers=("answers",),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Request:
   checkpoint: str  # directory of a run
   videos: tuple[str, ...]  # files, and folders with their subfolders
   what: str = "classes"  # classes | embeddings; `texts` go first
-  texts: tuple[str, ...] = ()  # to score
+  texts: tuple[str, ...] = ()  # to score; with a question, its options
+  question: str = ""  # to answer
   top: int = 5  # classes or texts of each file, best first; 0 = all
   windows: int = 1  # clips along time whose probabilities are averaged
   crops: int = 1  # of each, in space
@@ -59,8 +67,11 @@ class Request:
     require(len(self.videos) > 0, "VIDEOS: missing; name video files or folders")
     choose(self.what, ("classes", "embeddings"), "--what")
     require(
-      not self.texts or self.what == "classes",
-      "--texts: are scored, not embedded; omit them or --what",
+      not (self.texts or self.question) or self.what == "classes",
+      "--texts, --question: are scored, not embedded; omit them or --what",
+    )
+    require(
+      not self.question or not blank(self.question), "--question: is blank; ask one"
     )
     for name, least in (("top", 0), ("slices", 0), ("windows", 1), ("crops", 1)):
       value = getattr(self, name)
@@ -78,7 +89,9 @@ class Request:
 
   @property
   def kind(self) -> str:
-    """What a row has: classes | embeddings | texts."""
+    """What a row has: classes | embeddings | texts | answers."""
+    if self.question:
+      return "answers"
     return "texts" if self.texts else self.what
 
   @property
@@ -91,7 +104,8 @@ class Prediction(NamedTuple):
   """Rows, best first for each file or slice, and what is missing.
 
   columns: path; start and end (seconds, if there are slices); class and probability, or
-  text and score (cosine), or embedding (unit norm). unreadable: (path, reason); a
+  text and score (cosine), or answer and probability (of a count: the number before
+  rounding), or embedding (unit norm). unreadable: (path, reason); a
   damaged file may be listed here and still have rows.
   """
 
@@ -116,11 +130,12 @@ def predict(request: Request) -> Prediction:
     CheckpointError: see `inference.load.load`.
   """
   paths, unreadable = _find(request.videos)
-  model = load(request.checkpoint, text=bool(request.texts))
+  model = load(request.checkpoint, text=bool(request.texts or request.question))
   _check(request, model)
   if request.out:
     pathlib.Path(request.out).parent.mkdir(parents=True, exist_ok=True)
-  texts = model.embed_text(request.texts) if request.texts else None
+  scored = request.kind == "texts"
+  texts = model.embed_text(request.texts) if scored else None
   owners: list[tuple[str, float, float]] = []
 
   def clips() -> Iterator[np.ndarray]:
@@ -133,8 +148,7 @@ def predict(request: Request) -> Prediction:
         owners.append((path, row.start, row.end))
         yield from row.clips
 
-  function = model.classify_clips if request.kind == "classes" else model.embed_clips
-  values = function(clips())
+  values = _FUNCTIONS[request.kind](model, request, clips())
   if not owners:
     _list(unreadable)
     raise DataError(
@@ -149,6 +163,25 @@ def predict(request: Request) -> Prediction:
   if texts is not None:
     values = ranks.cosines(texts, values).T
   return Prediction(_columns(request, model, owners, values), unreadable)
+
+
+def _answers(
+  model: LoadedModel, request: Request, clips: Iterator[np.ndarray]
+) -> np.ndarray:
+  """Probabilities of the answers or options; counts."""
+  scores = model.answer_scores((c, request.question, request.texts) for c in clips)
+  if model.questions.form == "count":
+    return scores
+  odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+  return odds / odds.sum(axis=1, keepdims=True)
+
+
+_FUNCTIONS = dict(
+  classes=lambda model, _, clips: model.classify_clips(clips),
+  embeddings=lambda model, _, clips: model.embed_clips(clips),
+  texts=lambda model, _, clips: model.embed_clips(clips),
+  answers=_answers,
+)
 
 
 def _find(videos: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -171,12 +204,24 @@ def _check(request: Request, model: LoadedModel) -> None:
     offered = ", ".join(sorted(model.objective.predict))
     require(
       "logits" in model.objective.predict,
-      f"--checkpoint: this run predicts no classes ({offered}); give --texts, or "
-      "--what=embeddings",
+      f"--checkpoint: this run predicts no classes ({offered}); give --texts, "
+      "--question or --what=embeddings",
     )
     return
   for name in _NEEDS[request.kind]:
     model.objective.prediction(name, f"--checkpoint: for {request.kind}")
+  if request.kind != "answers":
+    return
+  rows = model.questions
+  options, expected = len(request.texts), rows.options * (rows.form == "choice")
+  require(
+    options == expected,
+    f"--texts: {options} options of the question, but this run "
+    + (f"chooses among {expected}" if expected else "takes none; omit them"),
+  )
+  captions.check(
+    model.tokenizer, [request.question], "--question", lambda _: "the question"
+  )
 
 
 def _read(request: Request, model: LoadedModel, path: str) -> tuple[list[_Row], str]:
@@ -215,25 +260,32 @@ def _columns(
     columns |= dict(start=start, end=end)
   if request.kind == "embeddings":
     return columns | dict(embedding=values)
-  texts = request.kind == "texts"
-  names = np.array(request.texts if texts else model.classes)
+  kind = request.kind
+  if kind == "answers" and model.questions.form == "count":
+    counts = model.questions.answers(values, ())
+    return columns | dict(answer=np.array(counts), number=values[:, 0])
+  own = dict(texts=request.texts, answers=request.texts or model.objective.classes)
+  names = np.array(own[kind] if kind in own else model.classes)  # noqa: SIM401 (raises)
   best = np.argsort(-values, axis=1, kind="stable")[:, : request.top or None]
   columns = {k: np.repeat(v, best.shape[1]) for k, v in columns.items()}
-  columns["text" if texts else "class"] = names[best.reshape(-1)]
+  columns[dict(texts="text", answers="answer").get(kind, "class")] = names[
+    best.reshape(-1)
+  ]
   measure = np.take_along_axis(values, best, axis=1).reshape(-1)
-  return columns | {"score" if texts else "probability": measure}
+  return columns | {"score" if kind == "texts" else "probability": measure}
 
 
 def report(columns: dict[str, np.ndarray]) -> Iterator[str]:
-  """Readable lines: each file or slice, then its classes or texts, best first."""
+  """Readable lines: each file or slice, then its classes, texts or answers."""
   before = ()
   for row in zip(*columns.values(), strict=True):
     *owner, name, value = row
     if owner != before:
       times = f"  {owner[1]:.2f}-{owner[2]:.2f} s" if len(owner) > 1 else ""
       yield f"{printable(owner[0])}{times}"
-    shown = f"{value:7.3f}" if "score" in columns else f"{100 * value:5.1f} %"
-    yield f"  {shown}  {printable(name)}"
+    share = "probability" in columns
+    shown = f"{100 * value:5.1f} %" if share else f"{value:7.3f}"
+    yield f"  {shown}  {printable(str(name))}"
     before = owner
 
 
@@ -282,6 +334,7 @@ def _define_flags() -> None:
   string("checkpoint", "", "A run's --workdir; its newest checkpoint is used.")
   string("what", "classes", "classes, or embeddings.")
   flags.DEFINE_multi_string("texts", [], "Text to score; may be repeated.")
+  string("question", "", "Question to answer about each file.")
   string("texts_file", "", "File of texts to score, one per line.")
   integer("top", 5, "Number of classes or texts of each file, best first; 0 = all.")
   integer("windows", 1, "Clips along time whose probabilities are averaged.")

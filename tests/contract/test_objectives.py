@@ -32,7 +32,10 @@ ONE = pytest.mark.parametrize(
 
 # Objectives whose config file has another name: the file, and what comes before
 # "smoke" in its variants.
-FILES = dict(actions=("finetune_actions", "moving_shapes,mac,"))
+FILES = dict(
+  actions=("finetune_actions", "moving_shapes,mac,"),
+  answers=("finetune_answers", "moving_shapes,mac,"),
+)
 
 
 def config(name, variant):

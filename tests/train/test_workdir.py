@@ -103,7 +103,10 @@ def test_classes_without_clips_and_clips_without_class_are_told(mac_smoke, monke
   monkeypatch.setattr(setup, "_labels", lambda _: ["a", "", "a", ""])
   first, second = setup._unusual_labels(config, objective)
   assert "no training example of 'b'; they are never learned" in first
-  assert second == "2 training examples have none of config.objective.classes and are left out"
+  assert (
+    second
+    == "2 training examples have none of config.objective.classes and are left out"
+  )
 
 
 def test_captions_that_are_all_equal_are_warned_of(data_dir, monkeypatch, capfd):

@@ -27,6 +27,7 @@ from vtr_jax.core.shutdown import warn
 from vtr_jax.data import captions
 from vtr_jax.data.crops import resize_view
 from vtr_jax.data.examples import read_clip
+from vtr_jax.data.questions import QuestionRows
 from vtr_jax.data.tokenizers.base import Tokenizer, encode_all
 from vtr_jax.data.video.decode import TimeSegments, frame_indices
 from vtr_jax.eval import ranks
@@ -123,6 +124,10 @@ class LoadedModel:
     return OnDevices(probabilities(self._predict("logits")), self.mesh)
 
   @functools.cached_property
+  def _answers(self) -> OnDevices:
+    return OnDevices(self._predict("answers"), self.mesh)
+
+  @functools.cached_property
   def _match(self) -> OnDevices:
     return OnDevices(self._predict("match"), self.mesh)
 
@@ -213,6 +218,84 @@ class LoadedModel:
     pairs = zip(self._token_rows(texts), clips, strict=True)
     rows = (row | dict(video=clip) for row, clip in pairs)
     return self._rows(self._match, rows)
+
+  @property
+  def questions(self) -> QuestionRows:
+    """How questions are read, and what the model can answer.
+
+    Raises:
+      ConfigError: the model answers no questions.
+    """
+    self._predict("answers")
+    rows = self.objective.rows
+    require(
+      isinstance(rows, QuestionRows),
+      f"{self.name}: its objective answers questions, but not as objective 'answers'",
+    )
+    assert isinstance(rows, QuestionRows)
+    return rows
+
+  def answer(
+    self,
+    videos: Iterable[Video],
+    questions: Iterable[str],
+    options: Iterable[Sequence[str]] | None = None,
+  ) -> list[Any]:
+    """The answer to questions[i] about videos[i]: a text, or of form count a number.
+
+    Args:
+      videos: as of `embed_video`.
+      questions: one for each video.
+      options: of each question, for a model that chooses among options, and no other.
+
+    Raises:
+      ConfigError: the model answers no questions, or (only) among options.
+      DataError: a video cannot be read, a question is empty, or their numbers differ.
+    """
+    if isinstance(videos, str | os.PathLike | bytes) or isinstance(questions, str):
+      raise DataError("videos, questions: one of them; give lists")
+    videos, questions = list(videos), list(questions)
+    given = None if options is None else [tuple(own) for own in options]
+    if len({len(videos), len(questions), len(given or videos)}) > 1:
+      raise DataError(
+        f"{len(videos)} videos, {len(questions)} questions"
+        + (f", {len(given)} lists of options" if given is not None else "")
+        + "; give one for each"
+      )
+    rows, own = self.questions, given or [()] * len(questions)
+    clips = parallel_map(self._named_clip, enumerate(videos))
+    scores = self.answer_scores(zip(clips, questions, own, strict=True))
+    return rows.answers(scores, own)
+
+  def answer_scores(
+    self, asked: Iterable[tuple[np.ndarray, str, Sequence[str]]]
+  ) -> Float[np.ndarray, "n v"]:
+    """Scores of the answers, of the options, or a count: what `questions` can answer.
+
+    Args:
+      asked: clips of the model's number of frames and image size, a question about
+        each, and its options; () unless the model chooses among options.
+
+    Raises:
+      ConfigError: as `answer`, as is DataError.
+    """
+    rows, length = self.questions, self.config.text.max_length
+    expected = rows.options if rows.form == "choice" else 0
+
+    def encoded() -> Iterator[dict[str, np.ndarray]]:
+      for number, (clip, question, options) in enumerate(asked):
+        require(
+          len(options) == expected,
+          f"options: {len(options)} of question {number}, but {self.name} "
+          + (f"chooses among {expected}" if expected else "takes none; omit them"),
+        )
+        try:
+          row = rows.encode(question, options, self.tokenizer, length)
+        except BadSample as e:
+          raise DataError(f"question {number}: {e}; correct it") from e
+        yield row | dict(video=clip)
+
+    return self._rows(self._answers, encoded(), self.objective.model.settings.outputs)
 
   def indices(
     self, count: int, times: Float[np.ndarray, " n"] | None = None

@@ -13,11 +13,11 @@ import numpy as np
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import BadSample, DataError
 from vtr_jax.data import notes, sources
+from vtr_jax.data.questions import QuestionRows
 from vtr_jax.eval import noted_answers
 from vtr_jax.eval.evaluators.base import Context, PairScores
 from vtr_jax.eval.noted import Truth
 from vtr_jax.eval.protocols import Protocol
-from vtr_jax.objectives.answers import QuestionRows
 from vtr_jax.objectives.base import Params
 
 
@@ -68,7 +68,11 @@ class Evaluator:
       list(questions), [str(i) for i in owner], training(context, rows)
     )
     self._protocol = Protocol(
-      task="answers", split=config.split, form=rows.form, by=config.by
+      task="answers",
+      split=config.split,
+      form=rows.form,
+      by=config.by,
+      counts=rows.counts,
     )
     noted_answers.check(self._protocol, self._truth)
     self._scores_of = PairScores(context, self._source, "answers", self._texts())
@@ -89,7 +93,10 @@ class Evaluator:
   def run(self, params: Params) -> dict[str, float]:
     count = len(self._truth.notes)
     scores = self._scores_of(params, np.arange(count), self._owner)
-    predicted = self._rows.answers(scores, [n.options for n in self._truth.notes])
+    if self._rows.form == "count":
+      predicted = scores[:, 0].tolist()
+    else:
+      predicted = self._rows.answers(scores, [n.options for n in self._truth.notes])
     words = self._rows.classes
     self._scores = noted_answers.of(predicted, self._protocol, self._truth, words)
     return self._scores.results()
