@@ -10,7 +10,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 from training import trained_smoke
 
-from configs import finetune_actions, mac, miles, simvtp
+from configs import finetune_actions, finetune_answers, mac, miles, simvtp
 from vtr_jax.core import sharding
 from vtr_jax.core.errors import CheckpointError, ConfigError
 from vtr_jax.objectives import base as objectives
@@ -248,6 +248,34 @@ def assert_starts(name, place, data_dir, folder, capsys):
   jax.tree.map(np.testing.assert_array_equal, tower["block_0"], blocks["block_0"])
   assert 0 < np.abs(run.state.params["head"]["kernel"]).max() < 0.01
   train_and_evaluate(config, folder)
+
+
+@pytest.mark.parametrize("length", [24, 12])
+def test_questions_may_be_longer_or_shorter_than_captions(
+  pretrained, data_dir, tmp_path, length
+):
+  """Positions are taken as far as they go; the rest keep their initial values."""
+  variant, changes = "moving_shapes,mac,smoke", dict(text=dict(max_length=length))
+  config = config_values(finetune_answers, data_dir, variant, **changes)
+  fresh = build(config, tmp_path / "fresh").state.params
+  run = build(config | dict(init_from=str(pretrained)), tmp_path / "run")
+  shapes = restore_params.param_shapes(pretrained / "checkpoints")
+  whole = sharding.replicated(run.mesh)
+  like = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole)
+  old, _ = restore_params.read_params(
+    pretrained / "checkpoints", jax.tree.map(like, shapes)
+  )
+  old, new = old["text_tower"]["embed"], run.state.params["text_tower"]["embed"]
+  known = min(length, 16)
+  assert new["positions"].shape[0] == length
+  np.testing.assert_array_equal(new["positions"][:known], old["positions"][:known])
+  np.testing.assert_array_equal(
+    new["positions"][known:], fresh["text_tower"]["embed"]["positions"][known:]
+  )
+  np.testing.assert_array_equal(new["words"], old["words"])
+  jax.tree.map(
+    np.testing.assert_array_equal, run.state.params["fusion"], fresh["fusion"]
+  )
 
 
 @pytest.mark.parametrize("head", ["haed", "head.*", "head/kernal", "video_tower/x"])
