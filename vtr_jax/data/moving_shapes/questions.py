@@ -18,7 +18,7 @@ from vtr_jax.data.moving_shapes.captions import PHRASES, inflect
 
 CROSS = "swap places"
 _PHRASE = {action: phrases[0] for action, phrases in PHRASES.items()} | {"": CROSS}
-# Answers of each kind, of which four are offered beside the true one.
+# Answers of each kind, of which four are offered next to the true one.
 ACTIONS = (*(inflect(_PHRASE[action], 1) for action in scene.ACTIONS), CROSS)
 COLOURS, SHAPES = tuple(scene.COLOURS), scene.SHAPES
 COUNTS, TRUTHS = ("one", "two"), ("yes", "no")

@@ -1,4 +1,4 @@
-"""Answers to questions: accuracy by type, beside answers without a video.
+"""Answers to questions: accuracy by type, next to answers without a video.
 
 The tables and rules are those of `evaluate --predictions` (eval/noted_answers.py): a
 question whose answer is outside the model's vocabulary counts, as wrong.
