@@ -9,7 +9,15 @@ import flax.linen as nn
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from vtr_jax.configs import clip4clip, common, finetune_actions, mac, miles, simvtp
+from vtr_jax.configs import (
+  clip4clip,
+  common,
+  finetune_actions,
+  finetune_answers,
+  mac,
+  miles,
+  simvtp,
+)
 from vtr_jax.configs import finetune_retrieval as finetune
 from vtr_jax.core import config_help
 from vtr_jax.core.config import default, flatten, keys, read, section
@@ -91,6 +99,36 @@ def test_action_recognition_is_fine_tuned_as_videomae_is(data, run):
   decays = optim.by_rule(nested, c.optim.decay_rules, "rules")
   for path, factor in flatten_dict(decays, sep="/").items():
     assert factor == path.endswith("kernel"), path
+
+
+# The papers' code (docs/finetuning.md): form, answers, steps, rate.
+ANSWERS = dict(
+  msvd_qa=("open", 1852, 15 * 161, 5e-5),
+  msrvtt_qa=("open", 1500, 10 * 825, 5e-5),
+  activitynet_qa=("open", 1654, 12 * 166, 5e-5),
+  tgif_frame=("open", 1540, 20 * 205, 2e-5),
+  tgif_action=("choice", 1, 56 * 106, 2e-5),
+  tgif_transition=("choice", 1, 15 * 274, 2e-5),
+  tgif_count=("count", 1, 20 * 139, 2e-5),
+)
+
+
+@pytest.mark.parametrize("data", ANSWERS)
+@pytest.mark.parametrize("run", ["mac", "miles", "simvtp"])
+def test_questions_are_fine_tuned_on_as_in_the_papers_code(data, run):
+  values = finetune_answers.get_config(f"{data},{run}").to_dict()
+  c = read(TrainConfig, values)
+  form, outputs, steps, lr = ANSWERS[data]
+  assert (c.objective["form"], c.steps, c.optim.lr) == (form, steps, lr)
+  assert (c.clip.num_frames, c.text.max_length, c.optim.b2) == (16, 40, 0.98)
+  assert c.optim.warmup_steps == steps // 10
+  assert c.mask.video_ratio == 0
+  assert ("validation" in c.evals) == (not data.startswith("tgif"))
+  made = c.make_objective()
+  params = flatten_dict(nn.unbox(state.abstract_params(made, c.spec())), sep="/")
+  assert params["head/out/kernel"].shape[1] == outputs
+  assert (c.init_heads == ("head",)) == (run == "simvtp")
+  assert any(path.startswith("fusion/block_2") for path in params) == (run != "simvtp")
 
 
 def test_warm_up_follows_the_number_of_steps():

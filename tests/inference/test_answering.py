@@ -69,7 +69,11 @@ def test_an_answer_is_the_best_of_the_run_s_scores(model, videos):
   [
     (dict(questions=[ASK]), DataError, "3 videos, 1 questions; give one for each"),
     (dict(questions=ASK), DataError, "one of them; give lists"),
-    (dict(questions=[ASK, " ", ASK]), DataError, "question 1: empty caption; correct"),
+    (
+      dict(questions=[ASK, " ", ASK]),
+      DataError,
+      "question 1: empty caption.*; correct",
+    ),
     (dict(options=[("a", "b")] * 3), ConfigError, "takes none; omit them"),
   ],
 )
