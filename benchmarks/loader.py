@@ -149,7 +149,7 @@ def with_data(values: dict) -> TrainConfig:
       data = data | dict(name="moving_shapes/full", split="train", mixture=())
       objective = objective | ({"num_classes": 0} if "num_classes" in objective else {})
     directory = embedded.build(data["dir"], data["name"])
-  labels = lambda: sources.labels(directory, data["split"])
+  labels = lambda of: of(directory, data["split"])
   objective = objectives.from_data(objective, labels)
   data = data | dict(curriculum=())  # clips of full length
   return read(TrainConfig, values | dict(data=data, objective=objective))

@@ -195,8 +195,13 @@ def table(title: str, config: str, changes: dict, *rows: dict) -> dict:
   return dict(title=title, config=config, changes=changes, rows=rows)
 
 
-def row(name: str, then: dict | None = None, config: str = "", **changes) -> dict:
-  return dict(name=name, changes=changes, then=then or {}, config=config)
+def row(name: str, then: dict | None = None, **changes) -> dict:
+  return dict(name=name, changes=changes, then=then or {})
+
+
+def other(name: str, config: str, changes: dict) -> dict:
+  """A row of another config than its table's."""
+  return dict(name=name, changes=changes, then={}, config=config)
 
 
 def claim(text: str, ours: str, than: str, better: bool = True) -> dict:
@@ -315,10 +320,12 @@ def combined(mac: dict, joint: dict) -> list[dict]:
   """The three objectives, and one from their parts that pay, as changes of MAC's."""
   per_frame = dict(video="per_frame", video_ratio=0.75)
   decoder = dict(width=64, depth=1, mlp_dim=256, num_heads=2)
+  drop = mac["objective"] | dict(masked_tokens="drop")
+  dropped = miles(mac) | dict(mask=per_frame, objective=drop)
   return [
     row("MAC", mask=per_frame),
-    row("SimVTP", config="simvtp:demo", **joint),
-    row("MILES", config="miles:demo", **miles(mac)),
+    other("SimVTP", "simvtp:demo", joint),
+    other("MILES", "miles:demo", miles(mac)),
     # SimVTP's reconstruction, in a tower that drops what is masked.
     row(
       "MAC + pixels",
@@ -327,13 +334,7 @@ def combined(mac: dict, joint: dict) -> list[dict]:
       loss_weights=dict(vtc=1.0, pixels=1.0),
     ),
     # MILES' snapshot predicts the features of visible tubelets from all.
-    row(
-      "MAC + features",
-      config="miles:demo",
-      **miles(mac)
-      | dict(mask=per_frame)
-      | dict(objective=mac["objective"] | dict(masked_tokens="drop")),
-    ),
+    other("MAC + features", "miles:demo", dropped),
     # The papers' order: masks first, then none; captions are whole.
     row("MAC, then unmasked", then=dict(mask=dict(video_ratio=0.0)), mask=per_frame),
   ]

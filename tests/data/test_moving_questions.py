@@ -10,7 +10,8 @@ import pytest
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import notes
-from vtr_jax.data.moving_shapes import build, captions, questions, scene
+from vtr_jax.data.embedded import build
+from vtr_jax.data.moving_shapes import captions, questions, scene
 from vtr_jax.data.moving_shapes.scene import Meaning, Thing
 from vtr_jax.eval import answers
 from vtr_jax.prepare import check
@@ -202,6 +203,6 @@ def test_older_data_sets_get_questions_and_keep_their_bytes(data_dir, tmp_path):
   before = {path: path.read_bytes() for path in directory.iterdir()}
   with pytest.raises(DataError, match="has no questions"):
     notes.read(directory, "test", "question", name="questions")
-  assert build.build(tmp_path, "tiny", progress=False) == directory
+  assert build.build(tmp_path, "moving_shapes/tiny", progress=False) == directory
   assert all(path.read_bytes() == data for path, data in before.items())
   assert len(notes.read(directory, "test", "question", name="questions")) == 32
