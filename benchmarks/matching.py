@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from vtr_jax.data import loader, masks
 from vtr_jax.data.examples import EvalExample
@@ -24,7 +24,7 @@ from vtr_jax.inference.load import load
 from vtr_jax.models.pair_rows import valid_tokens
 from vtr_jax.objectives.base import apply
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Directory of a run of SimVTP.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "", "Directory of a run of SimVTP.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data.")
 _TOP = flags.DEFINE_integer("top", 5, "Clips of a caption that are ranked again.")
 _ROWS = 200  # pairs of a batch
@@ -86,6 +86,7 @@ def fitted(scores: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def main(_: list[str]) -> None:
+  logging.set_verbosity(logging.WARNING)
   model = load(_CHECKPOINT.value)
   protocol = protocols.get("custom", dict(split=_SPLIT.value))
   context = embed_split.make_context(model, protocol, "", 0)
@@ -129,5 +130,4 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("checkpoint")
   app.run(main)
