@@ -70,6 +70,14 @@ def of(
   return own(predicted, protocol, truth)
 
 
+def blind_by_type(protocol: Protocol, truth: Truth) -> Row:
+  """What the usual training answer of each question's type scores; of open form."""
+  own, asked = ([n.type for n in found] for found in (truth.training, truth.notes))
+  guess = answers.guesses(own, [n.answer for n in truth.training], asked, str)
+  hits = answers.right(guess, [n.answer for n in truth.notes])
+  return answers.accuracy(hits, _groups(protocol, truth.notes))
+
+
 def _open(
   predicted: Sequence[str | None],
   protocol: Protocol,
@@ -87,10 +95,6 @@ def _open(
   if truth.training:
     own, asked = ([n.text for n in found] for found in (truth.training, notes))
     rows["blind"] = answers.right(answers.guesses(own, learned, asked), right)
-    own, asked = ([n.type for n in found] for found in (truth.training, notes))
-    if len(set(own)) > 1:
-      guess = answers.guesses(own, learned, asked, str)
-      rows["blind_type"] = answers.right(guess, right)
   else:
     remarks.append("no training questions: the blind row is left out")
   if known:

@@ -99,6 +99,9 @@ class Evaluator:
       predicted = self._rows.answers(scores, [n.options for n in self._truth.notes])
     words = self._rows.classes
     self._scores = noted_answers.of(predicted, self._protocol, self._truth, words)
+    if self._rows.form == "open":
+      usual = noted_answers.blind_by_type(self._protocol, self._truth)
+      self._scores.rows["blind_type"] = usual
     return self._scores.results()
 
   def report(self) -> str:
