@@ -211,7 +211,7 @@ def _write(parts: pathlib.Path, kind: type[_Builder], config: Variant) -> pathli
   shutil.rmtree(staging, ignore_errors=True)
   builder = kind(config=config, data_dir=str(staging), file_format="array_record")
   builder.parts = parts
-  with _quiet():
+  with quiet():
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -287,7 +287,7 @@ def _has_notes(directory: pathlib.Path, kind: type[_Builder]) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
   """Silences the progress bars and messages of TFDS."""
   tfds.disable_progress_bar()
   try:

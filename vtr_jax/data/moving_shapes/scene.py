@@ -190,7 +190,7 @@ def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
   Meanings of validation and test may occur in train; those of novel cannot.
   """
   rng = np.random.default_rng([seed, SPLITS.index(split)])
-  drawn = _draw(rng, novel=split == "novel")
+  drawn = draw(rng, novel=split == "novel")
   if split == "train":
     return list(itertools.islice(drawn, count))
   chosen: dict[Meaning, None] = {}
@@ -203,7 +203,7 @@ def meanings(split: str, count: int, seed: int = 0) -> list[Meaning]:
   return list(chosen)[:count]
 
 
-def _draw(rng: np.random.Generator, novel: bool) -> Iterator[Meaning]:
+def draw(rng: np.random.Generator, novel: bool) -> Iterator[Meaning]:
   """Endless meanings: a class by weight, then uniformly within the class."""
   weights = np.array(list(WEIGHTS.values())) / sum(WEIGHTS.values())
   while True:
