@@ -35,10 +35,10 @@ from vtr_jax.data import views as views_lib
 from vtr_jax.data.captions import blank
 from vtr_jax.data.views import Views
 from vtr_jax.eval import ranks
-from vtr_jax.inference import table
+from vtr_jax.inference import table, windows
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
-from vtr_jax.search import files, windows
+from vtr_jax.search import files
 
 _NEEDS = dict(
   embeddings=("embed_video",),

@@ -22,10 +22,9 @@ from vtr_jax import predict as command
 from vtr_jax.core.errors import ConfigError, DataError, NotFiniteError
 from vtr_jax.data.views import Views
 from vtr_jax.data.views import crops as view_crops
-from vtr_jax.inference import table
+from vtr_jax.inference import table, windows
 from vtr_jax.predict import Request, predict
 from vtr_jax.prepare.formats import base
-from vtr_jax.search import windows
 from vtr_jax.train.loop import train_and_evaluate
 
 TEXTS = ("a red ball moves up", "a blue star falls", "a green disc blinks")

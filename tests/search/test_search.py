@@ -20,7 +20,8 @@ import vtr_jax
 from configs import simvtp
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.data.video import decode
-from vtr_jax.search import files, store, windows, writer
+from vtr_jax.inference import windows
+from vtr_jax.search import files, store, writer
 from vtr_jax.search.build import build
 from vtr_jax.search.searcher import Hit, Searcher
 

@@ -1,6 +1,7 @@
 """Scores of a file of moments, and of highlights where clips are rated."""
 
-from collections.abc import Sequence
+import collections
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -11,13 +12,19 @@ from vtr_jax.eval.noted import Row, Scores, Truth
 from vtr_jax.eval.protocols import Protocol
 
 
-def score(path: str, protocol: Protocol, truth: Truth) -> Scores:
+def score(
+  path: str,
+  protocol: Protocol,
+  truth: Truth,
+  others: Mapping[str, list[list[list[float]]]] | None = None,
+) -> Scores:
   """Scores a file of moments.
 
   Args:
     path: of the file; see predictions.py.
     protocol: of task moments.
     truth: moments.
+    others: windows of each query, as in the file, of more rows by name.
 
   Raises:
     DataError, NotFiniteError: an entry does not fit, with its line.
@@ -37,23 +44,28 @@ def score(path: str, protocol: Protocol, truth: Truth) -> Scores:
     remarks.append(f"{found.beyond:,} predicted windows end after their video: kept")
   if empty := sum(not windows for windows in found.windows):
     remarks.append(f"{empty:,} queries have no predicted window: they count as missed")
-  rows = dict(predictions=_located(moments.pad(found.windows), true, protocol))
+  types = [note.type for note in notes]
+  locate = lambda windows: _located(windows, true, protocol, types)
+  rows = dict(predictions=locate(moments.pad(found.windows)))
   if known:
     whole = moments.constant((0.0, 1.0), duration)
-    rows["whole video"] = _located(whole, true, protocol)
+    rows["whole video"] = locate(whole)
     if part := _constant(protocol, truth.training):
       name = f"always {100 * part[0]:.0f}-{100 * part[1]:.0f} %"
       window = moments.constant((part[0], part[1]), duration)
-      rows[name] = _located(window, true, protocol)
+      rows[name] = locate(window)
     else:
       remarks.append("no training moments: the row of a constant window is left out")
     rows["ceiling"] = _ranked(inside, true, protocol)
   else:
     remarks.append("durations are not known: rows without a video are left out")
-  sizes = _lengths(true, protocol)
+  for name, windows in (others or {}).items():
+    rows[name] = locate(moments.pad(windows))
+  sizes = _lengths(true, protocol) | _typed(types, protocol)
   if found.saliency:
     _highlights(rows, found.saliency, notes, remarks)
-  return Scores(rows, _tables(rows["predictions"], protocol), sizes, remarks)
+  tables = [*_tables(rows["predictions"], protocol), list(_typed(types, protocol))]
+  return Scores(rows, tables, sizes, remarks)
 
 
 def _tables(row: Row, protocol: Protocol) -> list[list[str]]:
@@ -84,14 +96,28 @@ def _lengths(true: moments.Windows, protocol: Protocol) -> dict[str, int]:
   }
 
 
+def _typed(types: Sequence[str], protocol: Protocol) -> dict[str, int]:
+  """Number of queries of each type, by its metrics, if there are several types."""
+  counts = collections.Counter(types)
+  return {
+    f"{name}/R@1,{t:g}": counts[name]
+    for name in sorted(counts)
+    for t in protocol.thresholds
+    if len(counts) > 1
+  }
+
+
 def _of(true: moments.Windows, limits: tuple[float, float]) -> Bool[np.ndarray, " q"]:
   return np.asarray(moments.of_length(true, *limits).valid.any(axis=1))
 
 
 def _located(
-  predicted: moments.Windows, true: moments.Windows, protocol: Protocol
+  predicted: moments.Windows,
+  true: moments.Windows,
+  protocol: Protocol,
+  types: Sequence[str],
 ) -> Row:
-  """Metrics of all queries, and of those with true windows of each length."""
+  """Metrics of all queries, of those of each length of true windows, and each type."""
   row = _ranked(predicted, true, protocol)
   for name, limits in protocol.lengths.items():
     some = _of(true, limits)
@@ -99,6 +125,10 @@ def _located(
       continue
     own = moments.rows(moments.of_length(true, *limits), some)
     found = _ranked(moments.rows(predicted, some), own, protocol)
+    row |= {f"{name}/{key}": value for key, value in found.items()}
+  for name in sorted(set(types)) if len(set(types)) > 1 else ():
+    some = np.array([kind == name for kind in types])
+    found = _ranked(moments.rows(predicted, some), moments.rows(true, some), protocol)
     row |= {f"{name}/{key}": value for key, value in found.items()}
   return row
 

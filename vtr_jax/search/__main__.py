@@ -43,8 +43,9 @@ _TOKEN = flags.DEFINE_string("token", "", "serve: secret that the page requires.
 
 def index(folder: str = "", *more: str) -> None:
   """Creates an index, or updates it."""
+  from vtr_jax.inference import windows
   from vtr_jax.inference.load import load  # starts JAX: after the flags
-  from vtr_jax.search import build, files, windows
+  from vtr_jax.search import build, files
 
   require(bool(folder) and not more, "index: give one FOLDER")
   folder = paths.local(folder, "FOLDER")

@@ -14,8 +14,9 @@ import numpy as np
 from vtr_jax.core import paths, processes
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
+from vtr_jax.inference import windows
 from vtr_jax.inference.model import LoadedModel
-from vtr_jax.search import files, store, windows
+from vtr_jax.search import files, store
 from vtr_jax.search import writer as writer_lib
 from vtr_jax.search.decoders import Decoders, Item
 

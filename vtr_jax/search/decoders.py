@@ -8,8 +8,9 @@ from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from vtr_jax.core.errors import MissingPackage
+from vtr_jax.inference import windows
 from vtr_jax.inference.model import LoadedModel
-from vtr_jax.search import files, windows
+from vtr_jax.search import files
 
 
 class Item(NamedTuple):

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float, UInt8
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import BadSample, ConfigError, DataError
 from vtr_jax.eval import rescore
+from vtr_jax.inference import windows
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
-from vtr_jax.search import store, topk, windows
+from vtr_jax.search import store, topk
 from vtr_jax.search.query import Query
 
 

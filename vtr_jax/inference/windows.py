@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +129,25 @@ def clip(path: str | os.PathLike, start: float, end: float, model: LoadedModel) 
   raise BadSample(f"no frame can be decoded at {start:g} s")
 
 
+def parts(
+  file: io.BufferedIOBase,
+  choose: Callable[[float], list[tuple[float, float]]],
+  model: LoadedModel,
+) -> Iterator[Clip]:
+  """Any parts of a file, which may overlap, one at a time.
+
+  Args:
+    file: of a video.
+    choose: from the duration in seconds to (start, end) of each part, sorted.
+    model: its input.
+
+  Raises:
+    BadSample: the file, or the rest of it, cannot be decoded.
+  """
+  timeline = _timeline(file, model)
+  yield from _read(file, timeline, choose(timeline.duration), model)
+
+
 def slices(
   path: str | os.PathLike, count: int, model: LoadedModel
 ) -> tuple[list[Clip], str]:
@@ -162,8 +181,7 @@ def slices(
 
 def _timeline(file: io.BufferedIOBase, model: LoadedModel) -> stream.Timeline:
   seconds = model.config.data.decode_timeout
-  size = os.fstat(file.fileno()).st_size
-  return stream.timeline(file, seconds * (1 + size / 2**30))
+  return stream.timeline(file, seconds * (1 + file.seek(0, io.SEEK_END) / 2**30))
 
 
 def _read(
@@ -174,8 +192,8 @@ def _read(
 ) -> Iterator[Clip]:
   size, deadline = model.config.clip.image_size, model.config.data.decode_timeout
   start, end = parts[0]
-  single = start == 0 and (end >= timeline.duration or len(timeline.times) == 1)
-  if single and os.fstat(file.fileno()).st_size <= _MAX_SINGLE:
+  whole = start == 0 and (end >= timeline.duration or len(timeline.times) == 1)
+  if whole and len(parts) == 1 and file.seek(0, io.SEEK_END) <= _MAX_SINGLE:
     file.seek(0)
     damage: list[str] = []
     yield Clip(start, end, model.clip(file.read(), damage), 1.0)

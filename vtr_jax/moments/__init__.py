@@ -1,0 +1,1 @@
+"""Temporal grounding: the part of a video that a sentence describes."""
