@@ -156,7 +156,8 @@ class Trained:
   def save(self, directory: pathlib.Path, inputs: dict[str, Any]) -> None:
     """Writes head.npz and head.json."""
     flat = flatten_dict(jax.device_get(self.params), sep="/")
-    np.savez(directory / "head.npz", **flat)
+    arrays: dict[str, Any] = dict(flat)
+    np.savez(directory / "head.npz", **arrays)
     values = dict(recipe=dataclasses.asdict(self.recipe))
     values |= dict(grid=dataclasses.asdict(self.grid))
     workdir.write_json(directory / "head.json", values | inputs)

@@ -4,6 +4,7 @@
   python -m vtr_jax.search query INDEX "a dog jumps over a fence"
   python -m vtr_jax.search query INDEX,OTHER --image=photo.jpg --top=20 --json
   python -m vtr_jax.search query INDEX --clip=film.mp4@12.5
+  python -m vtr_jax.search query INDEX "a dog jumps over a fence" --refine
   python -m vtr_jax.search serve INDEX
 
 The same `index` command again updates an index. See docs/search.md.
@@ -33,6 +34,9 @@ _CLIP = flags.DEFINE_string("clip", "", "query: FILE@SECOND, a clip instead of t
 _TOP = flags.DEFINE_integer("top", 10, "query: number of hits.")
 _RERANK = flags.DEFINE_integer(
   "rerank", 0, "query: number of hits that the matching head ranks again; 0 = none."
+)
+_REFINE = flags.DEFINE_bool(
+  "refine", False, "query: cut each hit to the moment that fits the text best."
 )
 _FOLDER = flags.DEFINE_string("folder", "", "query: prefix of the paths of files.")
 _JSON = flags.DEFINE_bool("json", False, "query: print JSON.")
@@ -86,17 +90,22 @@ def query(indexes: str = "", *words: str) -> None:
     rerank=_RERANK.value,
     folder=_FOLDER.value,
   )
+  require(bool(query.text.strip()) or not _REFINE.value, "--refine: needs a text query")
   searcher = Searcher.open(*_indexes(indexes), checkpoint=_CHECKPOINT.value)
   if query.clip is not None:
     path, start, _ = query.clip
     window = searcher.indexes[0].header.window
     query = dataclasses.replace(query, clip=(path, start, start + window))
   hits = searcher.query(query)
+  moments = [searcher.moment(query.text, h) if _REFINE.value else None for h in hits]
+  found = zip(hits, moments, strict=True)
   if _JSON.value:
-    print(json.dumps([hit._asdict() for hit in hits], indent=2))
+    rows = [h._asdict() | (dict(moment=m._asdict()) if m else {}) for h, m in found]
+    print(json.dumps(rows, indent=2))
     return
-  for hit in hits:
-    part = f" {hit.start:.2f}-{hit.end:.2f} s" if hit.end else ""
+  for hit, moment in found:
+    start, end = (moment.start, moment.end) if moment else (hit.start, hit.end)
+    part = f" {start:.2f}-{end:.2f} s" if end else ""
     print(f"{hit.score:7.4f}  {printable(hit.path)}{part}")
   if not hits:
     print("no hits: the index is empty, or --folder names no file of it")

@@ -13,6 +13,8 @@ from vtr_jax.eval import rescore
 from vtr_jax.inference import windows
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel, parallel_map
+from vtr_jax.moments import refine
+from vtr_jax.moments.refine import Moment
 from vtr_jax.search import store, topk
 from vtr_jax.search.query import Query
 
@@ -99,6 +101,21 @@ class Searcher:
     if query.rerank:
       hits = self._rerank(query.text.strip(), hits)
     return hits[: query.top]
+
+  def moment(self, text: str, hit: Hit) -> Moment | None:
+    """The part of a hit, or just beside it, that fits the text best.
+
+    None for an image, and where a clip is shorter than a second.
+
+    Raises:
+      DataError: the file cannot be read, or the text is empty.
+    """
+    vector = self.model.embed_text([text.strip()])[0]
+    try:
+      return refine.refine(hit.path, hit.start, hit.end, vector, self.model)
+    except (BadSample, OSError) as e:
+      reason = e.strerror if isinstance(e, OSError) else e
+      raise DataError(f"{hit.path}: {reason}; index the folder again") from e
 
   def _embed(self, query: Query) -> Float[np.ndarray, " e"]:
     if query.like is not None:

@@ -40,7 +40,7 @@ CLIPS = 6  # of a video; ours
 SPEEDS = (0.75, 1.0, 1.5, 2.0)  # duration of a clip over the original's; ours
 # Videos by variant and split; ours: a head trains on them in a minute.
 COUNTS = dict(
-  full=dict(train=800, validation=100, test=200),
+  full=dict(train=400, validation=50, test=200),
   tiny=dict(train=4, validation=2, test=2),
 )
 _LABEL = dict(label="")  # of every record

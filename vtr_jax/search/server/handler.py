@@ -105,11 +105,13 @@ class Handler(BaseHTTPRequestHandler):
     if url.path == "/api/info":
       return self._json(self.server.library.info())
     match = re.fullmatch(
-      r"/(poster|media|preview)/([0-9]{1,6})/([0-9]{1,12})", url.path
+      r"/(poster|media|preview|moment)/([0-9]{1,6})/([0-9]{1,12})", url.path
     )
     if not match:
       raise HTTPError(404, "no such page")
     hit = self.server.library.hit(int(match[2]), int(match[3]), query.get("clip", ""))
+    if match[1] == "moment":
+      return self._json(self.server.library.moment(hit, query.get("text", "")))
     with self.server.library.open(hit) as file:
       self._media(match[1], hit, file)
 

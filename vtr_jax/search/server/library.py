@@ -63,6 +63,20 @@ class Library:
       hits=[messages.hit_json(hit) for hit in hits], seconds=round(seconds, 4)
     )
 
+  def moment(self, hit: Hit, text: str) -> dict[str, Any]:
+    """The moment of a text in a clip, as JSON; {} if the clip is too short to be cut.
+
+    Raises:
+      HTTPError: there is no text, or the file cannot be read.
+    """
+    messages.check_text(text)
+    with self._lock:
+      try:
+        found = self._searcher.moment(text, hit)
+      except DataError as e:
+        raise HTTPError(404, f"{printable(hit.name)}: cannot be read") from e
+    return found._asdict() if found else {}
+
   def hit(self, index: int, row: int, clip: str = "") -> Hit:
     """The clip at a row of an index.
 

@@ -68,6 +68,14 @@ def parsed(body: bytes) -> Search:
     raise HTTPError(400, str(e)) from e
 
 
+def check_text(text: str) -> None:
+  """Raises HTTPError if it cannot be a query."""
+  if blank(text):
+    raise HTTPError(400, "empty query; give text")
+  if len(text) > _MAX_TEXT:
+    raise HTTPError(400, f"text too long; at most {_MAX_TEXT:,} characters")
+
+
 def hit_json(hit: Any) -> dict[str, Any]:
   """A hit for the page: without its path on this machine."""
   return dict(

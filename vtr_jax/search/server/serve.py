@@ -6,6 +6,7 @@
   /poster/INDEX/ROW                     JPEG of a clip's middle
   /media/INDEX/ROW                      the file a clip is part of; ranges
   /preview/INDEX/ROW                    the clip as H.264, if the browser needs it
+  /moment/INDEX/ROW?text=               the part of the clip that fits a text best
 
 No request names a file: clips are requested by their row in an index, and `?clip=`
 has their key, in case the index has changed.

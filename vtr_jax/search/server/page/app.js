@@ -294,9 +294,43 @@ function moment(hit, loops, failed) {
     if (loops() && !video.seeking && !video.paused && (now >= to || now < from - 0.5)) video.currentTime = from;
     requestAnimationFrame(watch);
   };
+  video.cut = (start, end) => {
+    const zero = made ? hit.start : 0;
+    [from, to] = [Math.max(start - zero, 0), made ? Math.min(end, hit.end) - zero : end];
+    if (video.readyState) video.currentTime = from;
+  };
   video.src = url("media", hit);
   requestAnimationFrame(watch);
   return video;
+}
+
+// Cuts the open clip to the moment that fits the words best, and draws how well each part
+// around it fits.
+async function refine(hit, video) {
+  const { text } = wanted();
+  if (!text || body.classList.contains("fresh")) return;
+  let found;
+  try {
+    found = await call(`${url("moment", hit)}&text=${encodeURIComponent(text)}`);
+  } catch {
+    return; // the whole clip is shown
+  }
+  if (!found.curve || !video.isConnected) return;
+  video.cut(found.start, found.end);
+  const { first, last, curve } = found, low = Math.min(...curve), high = Math.max(...curve);
+  const x = (time) => (100 * (time - first)) / (last - first);
+  const y = (score) => 22 - (20 * (score - low)) / (high - low || 1);
+  const points = curve.map((score, i) => `${(100 * (i + 0.5)) / curve.length},${y(score)}`);
+  $("curve").querySelector("polyline").setAttribute("points", points.join(" "));
+  const part = $("curve").querySelector("rect");
+  part.setAttribute("x", x(found.start));
+  part.setAttribute("width", x(found.end) - x(found.start));
+  $("curve").hidden = false;
+  $("curve").onclick = (e) => {
+    const box = $("curve").getBoundingClientRect();
+    video.currentTime = first + ((last - first) * (e.clientX - box.left)) / box.width;
+  };
+  $("detail").textContent += ` · moment ${clock(found.start, 1)}–${clock(found.end, 1)}`;
 }
 
 // A video that is only removed from the page continues to load.
@@ -331,6 +365,7 @@ function show(i) {
   stop();
   stage.querySelectorAll("video").forEach(end);
   stage.replaceChildren();
+  $("curve").hidden = true;
   open = i;
   const say = (text) => {
     const p = document.createElement("p");
@@ -358,6 +393,7 @@ function show(i) {
   $("title").textContent = hit.name;
   const scored = !body.classList.contains("fresh");
   $("detail").textContent = range(hit) + (scored ? ` · score ${hit.score.toFixed(3)} · ${i + 1} of ${shown.length}` : "");
+  if (!still(hit)) refine(hit, stage.querySelector("video"));
   $("before").disabled = i === 0;
   $("after").disabled = i === shown.length - 1;
   if (!player.open) {
