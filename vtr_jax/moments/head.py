@@ -24,6 +24,8 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float
 
+from vtr_jax.core import io
+from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import DataError, DivergedError, one_line
 from vtr_jax.core.progress import Bar
@@ -68,10 +70,10 @@ class Head(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Float[Array, "b c l e"],
-    text: Float[Array, "b e"],
-    centre: Float[Array, "b c"],
-    valid: Bool[Array, "b c"],
+    video: Float[AnyArray, "b c l e"],
+    text: Float[AnyArray, "b e"],
+    centre: Float[AnyArray, "b c"],
+    valid: Bool[AnyArray, "b c"],
   ) -> Outputs:
     width = self.recipe.width
     dense = functools.partial(Dense, width, ("embed", "mlp"), "float32")
@@ -163,13 +165,14 @@ class Trained:
     workdir.write_json(directory / "head.json", values | inputs)
 
 
-def load(directory: pathlib.Path, values: dict[str, Any]) -> Trained:
-  """What `save` has written; `values` are of head.json.
+def load(directory: pathlib.Path) -> Trained:
+  """What `save` has written.
 
   Raises:
     DataError: a file is missing or damaged.
   """
   try:
+    values = io.mapping((directory / "head.json").read_bytes())
     with np.load(directory / "head.npz", allow_pickle=False) as file:
       params = unflatten_dict({k: file[k] for k in file.files}, sep="/")
     recipe = read(Recipe, values["recipe"], "recipe")
