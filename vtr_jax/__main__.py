@@ -18,6 +18,7 @@ COMMANDS = dict(
   convert="import public weights as a run",
   export="write a run's weights in a public layout",
   probe="train a classifier on a run's frozen features",
+  moments="the part of a video that a sentence describes: find it, score it",
   replay="repeat the step that ended a run",
   study="many short trainings at equal compute, with verdicts",
   plan="memory, time and cost of a training on absent devices",

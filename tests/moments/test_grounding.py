@@ -98,7 +98,7 @@ def test_the_head_finds_ends_that_no_window_has(stories, trained):
     np.broadcast_to(f.times, (len(text), *f.times.shape)),
     zero_shot.scores(f.vectors, text),
   )
-  assert recall(rest, plain, 0.3) > 0.8
+  assert recall(rest, plain, 0.3) > 0.5
   assert recall(rest, trained.windows, 0.7) > recall(rest, plain, 0.7) + 0.2
 
 

@@ -279,6 +279,36 @@ def test_an_image_is_uploaded_dropped_or_pasted_as_a_query(
     assert server.library._searcher.asked[-1]["image"]
 
 
+def test_the_player_cuts_a_clip_to_its_moment_and_draws_the_curve(opened_page):
+  search(opened_page, "cut red ball")
+  opened_page.point("#grid li:nth-child(1) .play", press=True)
+  opened_page.wait("!document.querySelector('#curve').hidden")
+  # The clip is from 0 to 5 s, its moment from 0.5 to 1.
+  assert opened_page.run(
+    "const r = document.querySelector('#curve rect');"
+    "return [r.getAttribute('x'), r.getAttribute('width')]"
+  ) == ["10", "10"]
+  points = opened_page.run(
+    "return document.querySelector('#curve polyline').getAttribute('points')"
+  ).split()
+  assert len(points) == 10
+  assert min(points, key=lambda p: float(p.split(",")[1])) == points[1]
+  detail = opened_page.run("return document.querySelector('#detail').textContent")
+  assert "moment 0:00.5–0:01.0" in detail
+  times = set()
+  for _ in range(15):
+    times.add(opened_page.run(f"return {LARGE}.currentTime"))
+    time.sleep(0.1)
+  assert max(times) - min(times) < 0.75  # it repeats the moment, not the clip
+  assert 0.4 < min(times) < max(times) < 1.2
+  close_player(opened_page)
+  search(opened_page, "red ball")  # has no moment: the whole clip is played
+  opened_page.point("#grid li:nth-child(1) .play", press=True)
+  opened_page.wait(f"{LARGE} && {LARGE}.readyState > 2")
+  assert opened_page.run("return document.querySelector('#curve').hidden")
+  close_player(opened_page)
+
+
 def test_files_that_a_browser_cannot_play_are_converted_or_reported(opened_page):
   """An AVI is converted, an image is shown, a missing file is reported."""
   search(opened_page, "old")

@@ -111,6 +111,28 @@ def test_clips_are_searched_by_text_clip_and_image(server, folder):
   assert server.library._searcher.asked[-1]["rerank"] == 9
 
 
+def test_a_clip_is_cut_to_its_moment(server):
+  status, _, body = fetch(server, "/moment/0/1?text=cut%20it")
+  assert (status, json.loads(body)["curve"][1]) == (200, 0.25)
+  assert (json.loads(body)["start"], json.loads(body)["end"]) == (4.2, 4.4)
+  # Rows: two clips of each of three videos, then an image.
+  assert fetch(server, "/moment/0/6?text=cut")[::2] == (200, b"{}")
+  assert fetch(server, "/moment/0/1?text=%20")[0] == 400
+  assert fetch(server, "/moment/0/1")[0] == 400
+  assert fetch(server, "/moment/0/99?text=cut")[0] == 404
+  assert fetch(server, "/moment/0/1?text=cut", "POST", b"")[0] == 405
+
+
+def test_the_moment_of_a_missing_file_names_no_path(tmp_path):
+  folder = tmp_path / "videos"
+  folder.mkdir()
+  (folder / "a.mp4").write_bytes(page.video(0))
+  with page.served(page.searcher(folder, ["a.mp4"])) as running:
+    (folder / "a.mp4").unlink()
+    status, _, body = fetch(running, "/moment/0/0?text=cut")
+  assert (status, body) == (404, b"a.mp4: cannot be read\n")
+
+
 def test_info_describes_the_index(server):
   status, _, data = fetch(server, "/api/info")
   info = json.loads(data)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import threading
 import types
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vtr_jax.core.errors import DataError
+from vtr_jax.moments.refine import Moment
 from vtr_jax.search import store
 from vtr_jax.search.query import Query
 from vtr_jax.search.searcher import Hit, Searcher
@@ -50,6 +52,18 @@ class FakeSearcher(Searcher):
         path = index.path(index.owner(row))
         found.append(Hit(score, path, name, *index.times[row], number, row))
     return sorted(found, key=lambda hit: -hit.score)[:top]
+
+  def moment(self, text, hit):
+    if not os.path.exists(hit.path):
+      raise DataError(f"{hit.path}: No such file or directory; index the folder again")
+    return moment_of(hit) if text.startswith("cut") and hit.end else None
+
+
+def moment_of(hit):
+  """The second tenth of a clip."""
+  length = hit.end - hit.start
+  start, curve = hit.start + length / 10, (0.0, 0.25, *[-0.05] * 8)
+  return Moment(start, start + length / 10, 0.25, hit.start, hit.end, curve)
 
 
 def index(folder, names, out, windows=((0.0, 5.0), (4.0, 6.0))):

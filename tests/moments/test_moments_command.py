@@ -1,0 +1,96 @@
+"""`python -m vtr_jax.moments`: features, table, files, and errors."""
+
+import json
+
+import numpy as np
+import pytest
+from training import trained_smoke
+
+from configs import mac
+from vtr_jax import evaluate
+from vtr_jax.core.errors import ConfigError
+from vtr_jax.data import sources
+from vtr_jax.data.moving_shapes import long
+from vtr_jax.inference.load import load
+from vtr_jax.moments import features
+from vtr_jax.moments.__main__ import Request, moments
+from vtr_jax.moments.grid import Grid
+
+GRID = Grid((2.0, 4.0), 2.0)
+TINY = f"{long.NAME}/tiny"
+
+
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+  """A smoke run, and the generated data next to its own."""
+  long.build(data_dir, "tiny", workers=1, progress=False)
+  return trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run"))
+
+
+def test_zero_shot_writes_what_evaluate_scores_the_same(run, capsys, tmp_path):
+  results = moments(Request(str(run), data=TINY, grid=GRID))
+  printed = capsys.readouterr().out
+  rows = ("predictions", "whole video", "always", "random window", "another query")
+  for row in (*rows, "ceiling", "half/R@1,0.5", "NOT THE PROTOCOL'S DATA"):
+    assert row in printed
+  out = run / "moments" / "zero_shot"
+  kept = json.loads((out / "results.json").read_text())
+  assert kept["results"] == results
+  asked = [note for i in range(2) for note in long.moments("test", i)]
+  written = [
+    json.loads(x) for x in (out / "predictions.jsonl").read_text().splitlines()
+  ]
+  assert [row["qid"] for row in written] == [note.id for note in asked]
+  for row, note in zip(written, asked, strict=True):
+    times = np.array(row["pred_relevant_windows"])
+    assert np.all(np.diff(times[:, 2]) <= 0)
+    assert np.all((times[:, 0] >= 0) & (times[:, 1] <= note.duration))
+  again = evaluate.evaluate(
+    evaluate.Request(
+      long.NAME,
+      {},
+      predictions=str(out / "predictions.jsonl"),
+      data=kept["data"]["directory"],
+      out=str(tmp_path),
+    )
+  )
+  assert again == {key: results[key] for key in again}
+  assert results["ceiling/R@1,0.7"] == 100
+
+
+def test_the_head_is_trained_stored_and_uses_the_same_features(run, capsys):
+  first = moments(Request(str(run), "head", TINY, grid=GRID, epochs=2))
+  capsys.readouterr()
+  second = moments(Request(str(run), "head", TINY, grid=GRID, epochs=2))
+  assert capsys.readouterr().out.count("cached features are reused") == 2
+  assert first == second
+  names = {path.name for path in (run / "moments" / "head").iterdir()}
+  assert names == {"head.json", "head.npz", "predictions.jsonl", "results.json"}
+
+
+def test_features_are_computed_again_for_another_grid(run, tmp_path):
+  model = load(run)
+  source = sources.open_split(long.build(model.config.data.dir, "tiny"), "validation")
+  for grid in (GRID, Grid((3.0,), 3.0)):
+    found = features.of_split(model, source, grid, tmp_path)
+    assert len(found) == len(source)
+    for i, f in enumerate(found):
+      duration = long.moments("validation", i)[0].duration
+      np.testing.assert_array_equal(f.times, grid.windows(duration))
+      assert f.vectors.shape == (len(f.times), model.dim)
+      norms = np.linalg.norm(np.float32(f.vectors), axis=1)
+      np.testing.assert_allclose(norms, 1, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (dict(checkpoint=""), "--checkpoint"),
+    (dict(kind="heads"), "head"),
+    (dict(protocol="msvd"), "not moments"),
+    (dict(epochs=-1), "--epochs"),
+  ],
+)
+def test_wrong_flags_are_named(run, changes, words):
+  with pytest.raises(ConfigError, match=words):
+    moments(Request(**dict(checkpoint=str(run), data=TINY) | changes))
