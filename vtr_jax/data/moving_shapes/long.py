@@ -108,9 +108,7 @@ def parts(split: str, number: int, seed: int = 0) -> list[Part]:
   return found
 
 
-def frames(
-  split: str, number: int, seed: int = 0
-) -> UInt8[np.ndarray, "t {render.SIZE} {render.SIZE} 3"]:
+def frames(split: str, number: int, seed: int = 0) -> UInt8[np.ndarray, "t h w 3"]:
   """The frames of a video, render.FPS a second."""
   rng, shown = _generator(split, number, 1, seed), []
   for part in parts(split, number, seed):
