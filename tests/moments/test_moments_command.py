@@ -1,6 +1,7 @@
 """`python -m vtr_jax.moments`: features, table, files, and errors."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ TINY = f"{long.NAME}/tiny"
 def run(data_dir, tmp_path_factory):
   """A smoke run, and the generated data next to its own."""
   long.build(data_dir, "tiny", workers=1, progress=False)
-  return trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run"))
+  return pathlib.Path(trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run")))
 
 
 def test_zero_shot_writes_what_evaluate_scores_the_same(run, capsys, tmp_path):

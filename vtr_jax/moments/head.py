@@ -94,7 +94,11 @@ class Head(nn.Module):
     out = Dense(3, ("embed", "classes"), "float32", name="out")(x)
     distance = self.step * nn.softplus(out[..., 1:])
     ends = jnp.stack([centre - distance[..., 0], centre + distance[..., 1]], -1)
-    return Outputs(out[..., 0], ends)
+    # At the start the head ranks as the cosines do.
+    prior = Dense(
+      1, ("embed", "classes"), "float32", kernel_init=nn.initializers.ones, name="prior"
+    )(10 * (cosine - mean[:, None]))
+    return Outputs(out[..., 0] + prior[..., 0], ends)
 
 
 class Batch(NamedTuple):
