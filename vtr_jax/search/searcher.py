@@ -103,7 +103,7 @@ class Searcher:
     return hits[: query.top]
 
   def moment(self, text: str, hit: Hit) -> Moment | None:
-    """The part of a hit, or just beside it, that fits the text best.
+    """The part of a hit, or just outside it, that fits the text best.
 
     None for an image, and where a clip is shorter than a second.
 

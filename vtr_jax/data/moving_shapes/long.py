@@ -155,8 +155,8 @@ def build(
 ) -> pathlib.Path:
   """Builds a variant of the data set, unless it exists, and returns its directory.
 
-  Of two builds in one directory, the second waits for the first. A killed build begins
-  anew. The bytes depend only on the versions of the libraries.
+  Of two builds in one directory, the second waits for the first. A killed build is
+  repeated. The bytes depend only on the versions of the libraries.
 
   Args:
     data_dir: directory of all data sets; the result is moving_shapes_long/<config>/
