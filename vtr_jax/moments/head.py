@@ -1,11 +1,11 @@
-"""A head for moments on frozen window features: anchor-free span regression.
+"""A head for moments on frozen window features: span regression from each window.
 
-One anchor a step of the grid. Its input is, for each length, the embedding of the
-window whose middle is nearest, times the query's and beside it. Self-attention over the
-anchors, then three outputs: whether the anchor is inside the moment (binary cross
-entropy), and the distances to both ends (L1 and IoU). Without anchors of fixed length
-(FCOS, arXiv 1904.01355), as in DRN (arXiv 2004.03545); Moment-DETR has the same losses
-of spans.
+The input of a window is its embedding times the query's, both next to it, and their
+cosine. Self-attention over the windows of the video, then three outputs: whether the
+window fits the moment (binary cross entropy; the target is its IoU, scaled as in
+2D-TAN, arXiv 1912.03590), and the distances from its middle to both ends of the moment
+(L1 and IoU, as Moment-DETR's losses). Untrained, it ranks as the cosines do, and
+returns the windows themselves.
 
 On one device, in float32, from seed 0: two runs are bitwise identical.
 """
@@ -30,11 +30,13 @@ from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import DataError, DivergedError, one_line
 from vtr_jax.core.progress import Bar
 from vtr_jax.data.notes import Note
+from vtr_jax.eval import moments
 from vtr_jax.models.layers import Compute, Dense, Transformer, TransformerConfig
 from vtr_jax.moments.features import Features
 from vtr_jax.moments.grid import Grid
 from vtr_jax.train import workdir
 
+_LOW, _HIGH = 0.3, 0.7  # IoUs that are scaled to 0 and 1; 2D-TAN on TACoS
 _COMPUTE = Compute(dtype="float32", attention="xla")
 
 
@@ -55,10 +57,10 @@ class Recipe:
 
 
 class Outputs(NamedTuple):
-  """Of each anchor: logit of being inside, and the ends in seconds."""
+  """Of each window: logit of fitting, and the ends in seconds."""
 
-  inside: Float[Array, "b c"]
-  ends: Float[Array, "b c 2"]
+  fits: Float[Array, "b w"]
+  ends: Float[Array, "b w 2"]
 
 
 class Head(nn.Module):
@@ -70,65 +72,49 @@ class Head(nn.Module):
   @nn.compact
   def __call__(
     self,
-    video: Float[AnyArray, "b c l e"],
+    video: Float[AnyArray, "b w e"],
     text: Float[AnyArray, "b e"],
-    centre: Float[AnyArray, "b c"],
-    valid: Bool[AnyArray, "b c"],
+    times: Float[AnyArray, "b w 2"],
+    valid: Bool[AnyArray, "b w"],
   ) -> Outputs:
     width = self.recipe.width
     dense = functools.partial(Dense, width, ("embed", "mlp"), "float32")
-    flat = lambda x: x.reshape(*x.shape[:2], -1)
     # Embeddings of unit norm have components of about 1 / sqrt(e).
     scale = text.shape[-1] ** 0.5
-    product = video * text[:, None, None]
-    cosine = product.sum(-1)
-    mean = (cosine * valid[..., None]).sum(1) / valid.sum(1)[:, None]
-    x = dense(name="product")(scale * scale * flat(product))
-    x += dense(name="video")(scale * flat(video))
+    product = video * text[:, None]
+    cosine = (product.sum(-1) * valid)[..., None]
+    mean = cosine.sum(1, keepdims=True) / valid.sum(1)[:, None, None]
+    cosine = 10 * (cosine - mean)
+    middle = times.mean(-1)
+    half = (times[..., 1] - times[..., 0]) / 2
+    x = dense(name="product")(scale * scale * product)
+    x += dense(name="video")(scale * video)
     x += dense(name="text")(scale * text)[:, None]
-    x += dense(name="cosine")(10 * (cosine - mean[:, None]))
-    x += _positions(x.shape[1], width)[None]
+    x += dense(name="cosine")(cosine)
+    waves = [_waves(t / self.step, width) for t in (middle, half)]
+    x += dense(name="times")(jnp.concatenate(waves, axis=-1))
     heads = next(h for h in range(max(width // 32, 1), 0, -1) if width % h == 0)
     size = TransformerConfig(width, self.recipe.depth, 2 * width, heads)
     x = Transformer(size, _COMPUTE, name="blocks")(x, valid)
-    out = Dense(3, ("embed", "classes"), "float32", name="out")(x)
-    distance = self.step * nn.softplus(out[..., 1:])
-    ends = jnp.stack([centre - distance[..., 0], centre + distance[..., 1]], -1)
-    # At the start the head ranks as the cosines do.
-    prior = Dense(
-      1, ("embed", "classes"), "float32", kernel_init=nn.initializers.ones, name="prior"
-    )(10 * (cosine - mean[:, None]))
+    zeros, ones = nn.initializers.zeros, nn.initializers.ones
+    last = functools.partial(Dense, axes=("embed", "classes"), dtype="float32")
+    out = last(3, kernel_init=zeros, name="out")(x)
+    prior = last(1, kernel_init=ones, name="prior")(cosine)
+    distance = half[..., None] * jnp.exp(out[..., 1:])
+    ends = jnp.stack([middle - distance[..., 0], middle + distance[..., 1]], -1)
     return Outputs(out[..., 0] + prior[..., 0], ends)
 
 
 class Batch(NamedTuple):
-  """Queries, with the anchors of their videos."""
+  """Queries, with the windows of their videos."""
 
-  video: Float[np.ndarray, "b c l e"]
+  video: Float[np.ndarray, "b w e"]
   text: Float[np.ndarray, "b e"]
-  centre: Float[np.ndarray, "b c"]
-  valid: Bool[np.ndarray, "b c"]
-  truth: Float[np.ndarray, "b c 2"]  # the window that an anchor is inside
-  inside: Bool[np.ndarray, "b c"]
+  times: Float[np.ndarray, "b w 2"]
+  valid: Bool[np.ndarray, "b w"]
+  truth: Float[np.ndarray, "b w 2"]  # the true window that fits best
+  iou: Float[np.ndarray, "b w"]  # with it
   counts: Bool[np.ndarray, " b"]  # False: padding
-
-
-def anchors(
-  features: Features, grid: Grid
-) -> tuple[Float[np.ndarray, "c l e"], Float[np.ndarray, " c"]]:
-  """Of each step, the windows of every length whose middles are nearest; the middles.
-
-  Videos shorter than a length have one window instead, which is all of them.
-  """
-  times, end = features.times, features.times[:, 1].max()
-  centre, middle = grid.cells(end), times.mean(axis=1)
-  lengths, picked = times[:, 1] - times[:, 0], []
-  for length in grid.lengths:
-    own = np.flatnonzero(np.abs(lengths - min(length, end)) < 1e-3)
-    nearest = np.abs(centre[:, None] - middle[own]).argmin(axis=1)
-    picked.append(own[nearest])
-  vectors = np.asarray(features.vectors, np.float32)
-  return vectors[np.stack(picked, axis=1)], centre.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,18 +131,16 @@ class Trained:
 
   def windows(
     self, features: Features, text: Float[np.ndarray, "q e"]
-  ) -> tuple[Float[np.ndarray, "q c 2"], Float[np.ndarray, "q c"]]:
+  ) -> tuple[Float[np.ndarray, "q w 2"], Float[np.ndarray, "q w"]]:
     """Windows in seconds, inside the video, and their scores, 0 to 1; of one video."""
-    video, centre = anchors(features, self.grid)
     # Few sizes, each of which is compiled once.
-    rows, cells = _evened(len(text)), 16 * -(-len(centre) // 16)
+    count = len(text), len(features.times)
     notes = [Note("moment", "", "")] * len(text)
-    b = _batch([(video, centre, text, notes)], rows, cells)
+    b = _batch([(features, text, notes)], _evened(count[0]), _padded(count[1]))
     out = jax.device_get(self._apply({"params": self.params}, *b[:4]))
     ends = np.clip(out.ends, 0, features.times[:, 1].max())
     ends[..., 1] = np.maximum(ends[..., 1], ends[..., 0] + 1e-3)
-    score = 1 / (1 + np.exp(-out.inside))
-    count = len(text), len(centre)
+    score = 1 / (1 + np.exp(-out.fits))
     return ends[: count[0], : count[1]], score[: count[0], : count[1]]
 
   def save(self, directory: pathlib.Path, inputs: dict[str, Any]) -> None:
@@ -209,14 +193,13 @@ def fit(
   Raises:
     DivergedError: a loss is not finite.
   """
-  anchored = [anchors(f, grid) for f in features]
   asked = [i for i, own in enumerate(notes) if own]
   size = min(recipe.videos, len(asked))
-  cells = 16 * -(-max(len(centre) for _, centre in anchored) // 16)
+  most = _padded(max(len(f.times) for f in features))
   queries = size * max(len(own) for own in notes)
   head, steps = Head(recipe, grid.step), -(-len(asked) // size)
   take = lambda rows: _batch(
-    [(*anchored[i], texts[i], notes[i]) for i in rows], queries, cells
+    [(features[i], texts[i], notes[i]) for i in rows], queries, most
   )
   params = nn.unbox(head.init(jax.random.key(0), *take(asked[:size])[:4]))["params"]
   total = recipe.epochs * steps
@@ -248,22 +231,23 @@ def fit(
 
 
 def _loss(params: Any, head: Head, batch: Batch) -> Float[Array, ""]:
-  """Mean over queries: BCE of anchors, and L1 and IoU of those inside the moment.
+  """BCE of windows; L1 and IoU of those that fit a little.
 
   L1 is relative to the moment's length, so that short moments count as much as long.
   """
   out = head.apply({"params": params}, *batch[:4])
   assert isinstance(out, Outputs)
   counted = batch.valid & batch.counts[:, None]
-  bce = optax.sigmoid_binary_cross_entropy(out.inside, batch.inside)
+  target = jnp.clip((batch.iou - _LOW) / (_HIGH - _LOW), 0, 1)
+  bce = optax.sigmoid_binary_cross_entropy(out.fits, target)
   bce = jnp.where(counted, bce, 0).sum() / counted.sum()
   length = jnp.maximum(batch.truth[..., 1] - batch.truth[..., 0], 1e-3)
   l1 = jnp.abs(out.ends - batch.truth).sum(-1) / length
-  # Both windows contain the anchor, so they overlap, and their hull is their union.
   low, high = jnp.minimum(out.ends, batch.truth), jnp.maximum(out.ends, batch.truth)
-  iou = (low[..., 1] - high[..., 0]) / jnp.maximum(high[..., 1] - low[..., 0], 1e-3)
-  inside = batch.inside & counted
-  spans = jnp.where(inside, l1 + 1 - iou, 0).sum() / jnp.maximum(inside.sum(), 1)
+  overlap = jnp.maximum(low[..., 1] - high[..., 0], 0)
+  iou = overlap / jnp.maximum(high[..., 1] - low[..., 0], 1e-3)
+  near = counted & (batch.iou > _LOW)
+  spans = jnp.where(near, l1 + 1 - iou, 0).sum() / jnp.maximum(near.sum(), 1)
   return bce + spans
 
 
@@ -273,41 +257,46 @@ def _order(asked: list[int], size: int, epoch: int) -> Iterator[list[int]]:
   yield from (order[i : i + size] for i in range(0, len(order), size))
 
 
-def _batch(videos: Sequence[tuple], rows: int, cells: int) -> Batch:
-  """The queries of some videos (anchors, middles, texts, notes), padded."""
-  first = videos[0][0]
+def _batch(videos: Sequence[tuple], rows: int, count: int) -> Batch:
+  """The queries of some videos (features, texts, notes), padded."""
+  dim = videos[0][1].shape[1]
   b = Batch(
-    np.zeros((rows, cells, *first.shape[1:]), np.float32),
-    np.zeros((rows, videos[0][2].shape[1]), np.float32),
-    np.zeros((rows, cells), np.float32),
-    np.zeros((rows, cells), np.bool_),
-    np.zeros((rows, cells, 2), np.float32),
-    np.zeros((rows, cells), np.bool_),
+    np.zeros((rows, count, dim), np.float32),
+    np.zeros((rows, dim), np.float32),
+    np.zeros((rows, count, 2), np.float32),
+    np.zeros((rows, count), np.bool_),
+    np.zeros((rows, count, 2), np.float32),
+    np.zeros((rows, count), np.float32),
     np.zeros(rows, np.bool_),
   )
   b.valid[:, 0] = True  # padding attends to something
   row = 0
-  for video, centre, texts, notes in videos:
-    count = len(centre)
+  for features, texts, notes in videos:
+    own = len(features.times)
     for text, note in zip(texts, notes, strict=True):
-      b.video[row, :count], b.text[row] = video, text
-      b.centre[row, :count], b.valid[row, :count] = centre, True
+      b.video[row, :own], b.text[row] = features.vectors, text
+      b.times[row, :own], b.valid[row, :own] = features.times, True
       b.counts[row] = True
-      # Of windows that overlap, the shortest.
-      for start, end in sorted(note.windows, key=lambda w: w[0] - w[1]):
-        inside = (start <= centre) & (centre < end)
-        b.truth[row, :count][inside] = start, end
-        b.inside[row, :count] |= inside
+      if note.windows:
+        truth = np.array(note.windows)
+        fit = moments.iou(features.times[None], truth[None])[0]
+        b.truth[row, :own] = truth[fit.argmax(axis=1)]
+        b.iou[row, :own] = fit.max(axis=1)
       row += 1
   return b
 
 
-def _positions(count: int, width: int) -> Float[Array, "c d"]:
-  """Sines and cosines of the anchor's number (Vaswani et al., 2017)."""
-  angle = jnp.arange(count)[:, None] / 1e3 ** (jnp.arange(width // 2) * 2 / width)[None]
+def _waves(t: Float[AnyArray, "b w"], width: int) -> Float[Array, "b w d"]:
+  """Sines and cosines of a number of steps (Vaswani et al., 2017)."""
+  angle = t[..., None] / 1e3 ** (jnp.arange(width // 2) * 2 / width)[None, None]
   return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
 
 
 def _evened(count: int) -> int:
   """The next power of two."""
   return 1 << max(count - 1, 0).bit_length()
+
+
+def _padded(count: int) -> int:
+  """The next multiple of 32."""
+  return 32 * -(-count // 32)
