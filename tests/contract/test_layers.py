@@ -61,9 +61,12 @@ def test_imports_point_down():
 
 def test_the_package_root_contains_only_commands_and_folders():
   root = ROOT / "vtr_jax"
-  folders = [p for p in root.iterdir() if p.is_dir() and p.name != "__pycache__"]
+  # configs is a link to the recipes, which are not the package's code.
+  folders = [
+    p for p in root.iterdir() if p.is_dir() and not p.name.startswith(("__", "configs"))
+  ]
   files = list(root.glob("*.py"))
-  assert len(folders) <= 13
+  assert len(folders) <= 12
   assert len(files) <= 10
   for path in files:
     text = path.read_text()

@@ -11,7 +11,7 @@ from configs import mac
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import sources
-from vtr_jax.data.moving_shapes import long
+from vtr_jax.data.embedded import long
 from vtr_jax.inference.load import load
 from vtr_jax.moments import features
 from vtr_jax.moments.__main__ import Request, moments

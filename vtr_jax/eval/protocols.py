@@ -252,7 +252,7 @@ TABLE = dict(
     padded=150.0,
     lengths=dict(short=(0.0, 10.0), middle=(10.0, 30.0), long=(30.0, 150.0)),
   ),
-  # The embedded data, data/moving_shapes/long.py.
+  # The embedded data, data/embedded/long.py.
   moving_shapes_long=Protocol(
     task="moments", clips=200, queries=1846, notes="moving_shapes_long", nms=0.5
   ),

@@ -26,7 +26,7 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.mirror import Mirror
 from vtr_jax.data import notes, sources
-from vtr_jax.data.moving_shapes import long
+from vtr_jax.data.embedded import long
 from vtr_jax.data.notes import Note
 from vtr_jax.eval import noted_moments, protocols
 from vtr_jax.inference.load import load

@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 from vtr_jax.data.moving_shapes import scene
 
 FPS = 12
+_GOP = 24  # frames from one keyframe to the next: short clips have one
 
 
 class Clip(NamedTuple):
@@ -54,11 +55,11 @@ class World(NamedTuple):
 
 
 def encode(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
-  """H.264 in mp4, one keyframe; equal frames give equal bytes on one machine."""
+  """H.264 in mp4; equal frames give equal bytes on one machine."""
   # x264's look-ahead reads uninitialised memory on frames this small: with it, one clip
   # in three differs from build to build.
   no_lookahead = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
-  options = dict(preset="veryfast", crf="26", g=str(len(frames)), bf="0", threads="1")
+  options = dict(preset="veryfast", crf="26", g=str(_GOP), bf="0", threads="1")
   options["x264-params"] = no_lookahead
   buffer = io.BytesIO()
   with av.open(buffer, "w", format="mp4") as container:

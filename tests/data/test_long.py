@@ -5,7 +5,9 @@ import pytest
 
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import notes, sources
-from vtr_jax.data.moving_shapes import long, render, scene
+from vtr_jax.data.embedded import long
+from vtr_jax.data.embedded.clips import FPS
+from vtr_jax.data.moving_shapes import scene
 from vtr_jax.eval import protocols
 
 TEST = [long.parts("test", i) for i in range(long.COUNTS["full"]["test"])]
@@ -27,7 +29,7 @@ def test_clips_follow_each_other_at_four_speeds():
     assert [p.end for p in parts[:-1]] == [p.start for p in parts[1:]]
     lengths |= {part.end - part.start for part in parts}
   assert lengths == {18, 24, 36, 48}
-  seconds = [parts[-1].end / render.FPS for parts in TEST]
+  seconds = [parts[-1].end / FPS for parts in TEST]
   assert (min(seconds), max(seconds)) == (10, 22)
 
 
@@ -38,7 +40,7 @@ def test_queries_are_captions_of_clips_and_actions_of_halves():
   assert not any(notes.problem(note) for note in asked)
   for parts, own in zip(TEST, MOMENTS, strict=True):
     clips = [note for note in own if note.type == "clip"]
-    windows = [(p.start / render.FPS, p.end / render.FPS) for p in parts]
+    windows = [(p.start / FPS, p.end / FPS) for p in parts]
     assert [note.windows[0] for note in clips] == windows
     assert [note.text for note in clips] == [part.captions[0] for part in parts]
     halves = [note.windows[0] for note in own if note.type == "half"]

@@ -30,8 +30,9 @@ from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.data import notes, sources
+from vtr_jax.data.embedded.build import quiet
+from vtr_jax.data.embedded.clips import FPS, encode
 from vtr_jax.data.moving_shapes import captions, render, scene
-from vtr_jax.data.moving_shapes.build import quiet
 from vtr_jax.data.notes import Note
 
 NAME = "moving_shapes_long"
@@ -59,7 +60,7 @@ class Video(NamedTuple):
   """A record, and the moments in it."""
 
   id: str
-  video: bytes  # mp4, render.FPS frames a second
+  video: bytes  # mp4, FPS frames a second
   captions: list[str]  # one for each clip, in order
   notes: list[Note]
 
@@ -71,7 +72,7 @@ class MovingShapesLong(tfds.core.GeneratorBasedBuilder):
   BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
     tfds.core.BuilderConfig(name=name) for name in COUNTS
   ]
-  url_infos = None  # see build.MovingShapes
+  url_infos = None  # see build.py
   videos: dict[str, list[Video]]  # by split, set by `build`
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -109,7 +110,7 @@ def parts(split: str, number: int, seed: int = 0) -> list[Part]:
 
 
 def frames(split: str, number: int, seed: int = 0) -> UInt8[np.ndarray, "t h w 3"]:
-  """The frames of a video, render.FPS a second."""
+  """The frames of a video, FPS a second."""
   rng, shown = _generator(split, number, 1, seed), []
   for part in parts(split, number, seed):
     count = part.end - part.start
@@ -124,9 +125,9 @@ def moments(split: str, number: int, seed: int = 0) -> list[Note]:
   found, clips = [], parts(split, number, seed)
 
   def add(kind: str, text: str, start: int, end: int) -> None:
-    window, duration = (start / render.FPS, end / render.FPS), clips[-1].end
+    window, duration = (start / FPS, end / FPS), clips[-1].end
     note = Note("moment", f"{name}#{len(found)}", text, type=kind, windows=(window,))
-    found.append(note._replace(duration=duration / render.FPS))
+    found.append(note._replace(duration=duration / FPS))
 
   for part in clips:
     add("clip", part.captions[0], part.start, part.end)
@@ -142,7 +143,7 @@ def moments(split: str, number: int, seed: int = 0) -> list[Note]:
 def make(split: str, number: int) -> Video:
   """A record of a split."""
   texts = [part.captions[0] for part in parts(split, number)]
-  video = render.encode(frames(split, number))
+  video = encode(frames(split, number))
   return Video(_name(split, number), video, texts, moments(split, number))
 
 
