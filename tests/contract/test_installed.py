@@ -142,7 +142,7 @@ def test_a_recipe_that_is_not_installed_is_one_line(config, message, installed):
 
 def test_an_installed_study_finds_the_configs_of_its_tables(installed):
   done = run(installed, "study", "--config=study:smoke", "--config.unit=hours")
-  known = "known: tflop, minutes"
+  known = "known: minutes, tflop"
   assert done.stderr == f"ConfigError: config.unit: 'hours' is unknown; {known}\n"
   code = """if True:
     from vtr_jax.configs import study as recipe

@@ -278,7 +278,10 @@ def test_texts_come_from_flags_and_files(tmp_path):
     (dict(crops=3, slices=2), "--windows, --crops: are for classes of full videos"),
     (dict(crops=3, texts=TEXTS), "--windows, --crops: are for classes of full videos"),
     (dict(what="embeddings"), "--out: missing; name the file of the embeddings"),
-    (dict(what="embeddings", texts=TEXTS), "--texts: are scored, not embedded"),
+    (
+      dict(what="embeddings", texts=TEXTS),
+      "--texts, --question: are scored, not embedded",
+    ),
     (dict(out="classes.txt"), r"--out: .* '\.txt' is unknown; .*\.csv"),
     (dict(out="classes"), r"--out: .* '' is unknown; known: \.csv"),
   ],
@@ -331,7 +334,9 @@ def test_parquet_needs_pyarrow(monkeypatch):
 
 def test_what_a_run_does_not_predict_is_rejected(runs, joint, actions, folder):
   videos = (str(folder),)
-  words = r"predicts no classes \(embed_.*\); give --texts, or --what=embeddings"
+  words = (
+    r"predicts no classes \(embed_.*\); give --texts, --question or --what=embeddings"
+  )
   with pytest.raises(ConfigError, match=words):
     predict(Request(runs[1], videos))
   with pytest.raises(ConfigError, match="mac-smoke: needs logits, which"):

@@ -11,13 +11,14 @@ from fuzz import Case, Inputs
 from fuzz_formats import EXAMPLES, FOUND
 from mutations import Lines
 
-from vtr_jax import study
 from vtr_jax.data.notes import Note
 from vtr_jax.data.quarantine import Quarantine
 from vtr_jax.eval import embeddings, moments, multiple_choice, predictions
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, digest, unfit
 from vtr_jax.train import writer
+from vtr_jax.train.study import config as study
+from vtr_jax.train.study import report, results
 
 worker, run, CASES = fuzz.worker, fuzz.run, fuzz.Cases()
 
@@ -150,16 +151,38 @@ def quarantine(folder):
     assert Quarantine(str(path), 0.5)
 
 
-RESULT = dict(numbers={m: 1.5 for m in study.METRICS}, ms=3.0, gflop=0.5)
+STUDY = study.StudyConfig(
+  name="s",
+  data_dir="",
+  seeds=(0,),
+  budgets=(1.0,),
+  evals=dict(test={}),
+  trial_evals=dict(test={}),
+  trial="test/t2v/R@1",
+  metrics=("test/t2v/R@1",),
+  tables=(study.Table("t", "mac:demo", {}, (study.Row("r", {}),)),),
+)
+RESULT = dict(row="t / r", budget=1.0, seed=0, rate=1.0, steps=[2], gflop=[0.5])
+RESULT |= dict(metrics={"test/t2v/R@1": 1.5}, diverged="", commands=["c"])
+RESULT |= dict(fingerprint="f")
+TIMES = dict(seconds={"t / r": [0.1]})
 
 
-@CASES.reader(5, 800, {"t-r/0/study.json": RESULT})
+@CASES.reader(
+  5,
+  800,
+  {
+    "t-r/1-0/study.json": RESULT,
+    "results.json": dict(runs=[RESULT]),
+    "times.json": TIMES,
+  },
+)
 def results_of_a_study(folder):
-  table = study.Table("t", "mac:demo", {}, (study.Row("r", {}),))
-  config = study.StudyConfig("s", "", (0,), dict(test={}), "test", (table,))
-  path = folder / "t-r" / "0"
-  if found := fuzz.outcome(lambda: study._collect(config, folder), path):
-    study.to_markdown(config, found)
+  def read():
+    return results.load(STUDY, folder), results.read_times(folder / "times.json")
+
+  if found := fuzz.outcome(read, folder):
+    report.to_markdown(STUDY, *found)
 
 
 @CASES.each

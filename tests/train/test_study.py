@@ -136,6 +136,7 @@ def test_equal_time_uses_the_time_of_a_step():
   (by_time,) = results.curves(runs, LESS, "test/t2v/R@1", [0.1])
   np.testing.assert_allclose(by_flops, [[0.6, 10], [1.2, 20]])
   np.testing.assert_allclose(by_time, [[1.0, 10], [2.0, 20]])
+  assert results.curves(runs, LESS, "test/t2v/R@1", []) == []  # of another host
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_batches_that_groups_of_rows_do_not_fit_are_rejected(data_dir, tmp_path)
 def test_classes_without_clips_and_clips_without_class_are_told(mac_smoke, monkeypatch):
   config = read(TrainConfig, mac_smoke)
   objective = dataclasses.replace(config.make_objective(), classes=("a", "b"))
-  monkeypatch.setattr(setup, "_labels", lambda _: ["a", "", "a", ""])
+  monkeypatch.setattr(setup, "_labels", lambda *_: ["a", "", "a", ""])
   first, second = setup._unusual_labels(config, objective)
   assert "no training example of 'b'; they are never learned" in first
   assert (

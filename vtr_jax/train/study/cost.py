@@ -48,7 +48,7 @@ def step_times(
   plans: Mapping[str, Plan],
   chosen: Sequence[str],
   directory: pathlib.Path,
-) -> dict[str, list[float]]:
+) -> dict[str, tuple[float, ...]]:
   """Seconds of a step of each part of the chosen rows; measured once, in turns.
 
   The rows of a table alternate, so that changes of the machine's speed affect all
@@ -65,12 +65,12 @@ def step_times(
         continue
       print(f"{table.title}: measuring the time of a step", flush=True)
       known |= _measure({n: plans[n] for n in names})
-      workdir.write_json(path, known)
+      workdir.write_json(path, dict(seconds=known))
       jax.clear_caches()
   return {name: known[name] for name in chosen}
 
 
-def _measure(plans: Mapping[str, Plan]) -> dict[str, list[float]]:
+def _measure(plans: Mapping[str, Plan]) -> dict[str, tuple[float, ...]]:
   """Median seconds of a step of each part, measured in turns."""
   cases = {
     (name, part): _Case(read(TrainConfig, config))
@@ -80,7 +80,7 @@ def _measure(plans: Mapping[str, Plan]) -> dict[str, list[float]]:
   for _, case in itertools.product(range(_ROUNDS), cases.values()):
     case.run()
   return {
-    name: [cases[name, part].median() for part in range(len(p.configs))]
+    name: tuple(cases[name, part].median() for part in range(len(p.configs)))
     for name, p in plans.items()
   }
 

@@ -40,6 +40,10 @@ class Result:
   commands: tuple[str, ...]  # that train its parts
   fingerprint: str  # of its config
 
+  def __post_init__(self):
+    sound = len(self.steps) == len(self.gflop) > 0 and min(self.gflop) > 0
+    require(sound and min(self.steps) > 0, "steps, gflop: one of each part, positive")
+
   @property
   def key(self) -> Key:
     return Key(self.row, self.budget, self.seed)
@@ -118,14 +122,24 @@ def _result(values: Mapping[str, Any], metrics: Sequence[str]) -> Result:
   return result
 
 
-def read_times(path: pathlib.Path) -> dict[str, list[float]]:
+@dataclasses.dataclass(frozen=True)
+class Times:
+  """Seconds of a step of each part of each row."""
+
+  seconds: dict[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    for name, values in self.seconds.items():
+      require(len(values) > 0 and min(values) > 0, f"seconds.{name}: must be positive")
+
+
+def read_times(path: pathlib.Path) -> dict[str, tuple[float, ...]]:
   """Seconds of a step of each part of each row; empty without the file."""
   if not path.exists():
     return {}
   try:
-    values = io.mapping(path.read_bytes())
-    return {name: [float(v) for v in times] for name, times in values.items()}
-  except (ValueError, TypeError) as e:
+    return read(Times, io.mapping(path.read_bytes()), "times").seconds
+  except (ValueError, ConfigError) as e:
     raise DataError(f"{path}: damaged ({one_line(e)}); delete it and run again") from e
 
 
@@ -158,9 +172,11 @@ def curves(
 ) -> list[Float[np.ndarray, "n 2"]]:
   """(compute, metric) of every seed of a row, by compute.
 
-  Compute is in TFLOP, or in minutes if seconds per step are given. Seeds with a
-  diverged run are left out.
+  Compute is in TFLOP, or in minutes if seconds per step are given; empty seconds are
+  not measured yet, and give no curve. Seeds with a diverged run are left out.
   """
+  if seconds is not None and not seconds:
+    return []
   runs = [r for k, r in results.items() if k.row == row]
   drawn = []
   for seed in sorted({r.seed for r in runs}):

@@ -84,8 +84,8 @@ class _Job:
 
   study: StudyConfig
   plan: Plan
-  unit: list[float]  # compute of a step of each part: FLOPs, or seconds
-  flops: list[float]  # of a step of each part
+  unit: Sequence[float]  # compute of a step of each part: FLOPs, or seconds
+  flops: Sequence[float]  # of a step of each part
   directory: pathlib.Path
 
   def train(self, key: Key) -> None:
