@@ -43,7 +43,7 @@ def claims() -> dict:
   joint = joined(FINE | scenes)
   return measured() | dict(
     seeds=(0, 1, 2),
-    budgets=(5.0, 10.0, 20.0),
+    budgets=(5.0, 10.0, 20.0, 40.0),
     rates=(0.5, 1.0, 2.0),
     tables=(
       table("MAC: masked video", "mac:demo", mac, *masked()),

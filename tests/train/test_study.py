@@ -209,17 +209,26 @@ def test_a_damaged_result_is_named(tmp_path, content, message):
 
 
 def test_a_finished_run_of_another_config_is_refused(tmp_path):
-  study = config(rates=(1.0,), budgets=(1.0,))
-  pair = rows_of(study)[WHOLE]
-  job = rows._Job(study, plans.plan(study, CONFIGS, *pair), [1e9], [1e9], tmp_path)
-  key = Key(WHOLE, 1.0, 0)
-  sized = job.sized(key, 1.0, tmp_path / key.path, study.evals)
-  assert sized[0]["steps"] == 1000  # 1 TFLOP of 1 GFLOP each
-  assert sized[0]["optim"]["warmup_steps"] == 100
+  """The run has stored the dtype that "auto" was, which is not another config."""
+  study = config("claims", rates=(1.0,), budgets=(1.0,))
+  made = plans.plan(study, CONFIGS, *rows_of(study)[WHOLE])
+  job, key = rows._Job(study, made, [1e9], [1e9], tmp_path), Key(WHOLE, 1.0, 0)
+  (values,) = sized = job.sized(key, 1.0, tmp_path / key.path, study.evals)
+  assert values["steps"] == 1000  # 1 TFLOP of 1 GFLOP each
+  assert values["optim"]["warmup_steps"] == 100
+  assert values["objective"]["compute"]["dtype"] == "auto"
   same = dataclasses.replace(result(WHOLE, 1.0, 0), fingerprint=rows.fingerprint(sized))
+  (tmp_path / key.path / "checkpoints" / "1000").mkdir(parents=True)
+  compute = values["objective"]["compute"] | dict(dtype="bfloat16")
+  stored = values | dict(objective=values["objective"] | dict(compute=compute))
+  (tmp_path / key.path / "config.json").write_text(json.dumps(stored))
   job.check(key, same)
+  slower = dataclasses.replace(job, unit=[2e9])
+  with pytest.raises(ConfigError, match="steps: 1000 there, 500 now"):
+    slower.check(key, same)
+  (tmp_path / key.path / "config.json").unlink()
   with pytest.raises(ConfigError, match="finished with another config"):
-    job.check(key, result(WHOLE, 1.0, 0))
+    slower.check(key, same)
 
 
 def test_a_run_that_diverges_is_kept_as_such(tmp_path, monkeypatch):

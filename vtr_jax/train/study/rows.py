@@ -98,12 +98,13 @@ class _Job:
     """Raises ConfigError if a finished run had another config."""
     path = self.directory / key.path
     configs = self.sized(key, result.rate, path, self.study.evals)
-    if (path / "config.json").exists() and not result.diverged:
+    if result.fingerprint == fingerprint(configs):
+      return
+    if (path / "config.json").exists():
       workdir.prepare(path, configs[-1])  # names the keys that differ
-    require(
-      result.fingerprint == fingerprint(configs),
+    raise ConfigError(
       f"{path}: finished with another config; use another --workdir, or delete that "
-      "folder (and its entry of results.json) to train it again",
+      "folder (and its entry of results.json) to train it again"
     )
 
   def _best_rate(self, key: Key) -> float:
