@@ -24,6 +24,7 @@ _ONLY = flags.DEFINE_list(
   [],
   "Train only rows whose TABLE / ROW contains one of these texts; all if empty.",
 )
+_NAMED = 3  # rows in a line
 
 
 def main(config: dict, directory: str) -> None:
@@ -33,8 +34,10 @@ def main(config: dict, directory: str) -> None:
   left = report.missing(study, report.write(study, path))
   print(f"{path / 'study.md'} and its figures are written", flush=True)
   if left:
-    runs, names = sum(left.values()), "; ".join(left)
-    print(f"{runs} runs are missing, left to others: {names}", flush=True)
+    names = "; ".join([*left][:_NAMED])
+    more = f" and {len(left) - _NAMED} more rows" if len(left) > _NAMED else ""
+    runs = sum(left.values())
+    print(f"{runs} runs are missing, left to others: {names}{more}", flush=True)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,8 @@ def draw(
         ax.scatter(*curve.T, color=colour, s=6, alpha=0.5)
     canvas.style_axes(ax, _AXES[unit], f"{_short(study.metrics[0])}, percent")
     ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:g}")
     if (legend := ax.get_legend()) is not None and unit == "minutes":
       legend.remove()
   canvas.save(figure, path)
