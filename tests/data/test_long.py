@@ -5,6 +5,7 @@ import pytest
 
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import notes, sources
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.data.embedded.clips import FPS
 from vtr_jax.data.moving_shapes import scene
@@ -72,7 +73,7 @@ def test_a_clip_of_half_the_speed_shows_every_frame_twice():
 
 
 def test_the_build_has_records_and_their_moments(tmp_path, capsys):
-  directory = long.build(tmp_path, "tiny")
+  directory = embedded.build(tmp_path, f"{long.NAME}/tiny")
   assert "8 videos" in capsys.readouterr().err
   for split, count in long.COUNTS["tiny"].items():
     records, asked = sources.open_split(directory, split), notes.read(directory, split)
@@ -82,11 +83,11 @@ def test_the_build_has_records_and_their_moments(tmp_path, capsys):
       assert records[i] == dict(
         id=made.id, video=made.video, captions=made.captions, label=""
       )
-      assert asked[i] == tuple(made.notes)
-  assert long.build(tmp_path, "tiny") == directory
+      assert asked[i] == tuple(long.moments(split, i))
+  assert embedded.build(tmp_path, f"{long.NAME}/tiny") == directory
   assert [path.name for path in tmp_path.glob("*/.parts*")] == []
 
 
 def test_an_unknown_variant_is_named(tmp_path):
   with pytest.raises(ConfigError, match="tiny"):
-    long.build(tmp_path, "tinny")
+    embedded.build(tmp_path, f"{long.NAME}/tinny")

@@ -10,7 +10,7 @@ import pytest
 
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import notes
-from vtr_jax.data.embedded import build
+from vtr_jax.data.embedded import build, builders
 from vtr_jax.data.moving_shapes import captions, questions, scene
 from vtr_jax.data.moving_shapes.scene import Meaning, Thing
 from vtr_jax.eval import answers
@@ -188,7 +188,7 @@ def test_questions_are_the_same_on_every_machine():
 
 def test_the_build_writes_three_questions_a_clip(data_dir):
   (directory,) = (data_dir / "moving_shapes/tiny").iterdir()
-  for split, count in build.CONFIGS["tiny"].counts.items():
+  for split, count in builders.variants("moving_shapes")["tiny"].counts.items():
     found = notes.read(directory, split, "question", name="questions")
     assert [len(clip) for clip in found] == [questions.PER_CLIP] * count
   check._check_notes(str(directory))

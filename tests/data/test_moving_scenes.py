@@ -17,6 +17,7 @@ from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import read
 from vtr_jax.data import loader
 from vtr_jax.data.embedded import build as embedded
+from vtr_jax.data.embedded import builders
 from vtr_jax.data.examples import DataConfig
 from vtr_jax.data.moving_scenes import captions, render, textures
 from vtr_jax.data.moving_scenes import setting as settings
@@ -25,19 +26,19 @@ from vtr_jax.data.moving_shapes import scene
 from vtr_jax.data.tokenizers import base as tokenizers
 
 WORLD = embedded.BUILDERS["moving_scenes"].WORLD
-COUNTS = embedded.CONFIGS["full"].counts
-MEANINGS = {split: WORLD.meanings(split, count) for split, count in COUNTS.items()}
+COUNTS = builders.variants("moving_scenes")["full"].counts
+MEANINGS = {split: WORLD.draw(split, count) for split, count in COUNTS.items()}
 
 
 def setting_of(split: str, index: int) -> settings.Setting:
   """As `make_raw` draws it."""
-  key = [WORLD.seed, scene.SPLITS.index(split), index, 2]
+  key = [render.SEED, scene.SPLITS.index(split), index, 2]
   return settings.draw(MEANINGS[split][index], np.random.default_rng(key))
 
 
 def texts_of(split: str, index: int) -> list[str]:
   """As `make_raw` draws them."""
-  key = [WORLD.seed, scene.SPLITS.index(split), index, 0]
+  key = [render.SEED, scene.SPLITS.index(split), index, 0]
   meaning, setting = MEANINGS[split][index], setting_of(split, index)
   return captions.captions(meaning, setting, np.random.default_rng(key))
 
@@ -305,8 +306,8 @@ def read_all(directory, split):
 def test_clips_are_the_same_whenever_they_are_made(tiny):
   for split in scene.SPLITS:
     records = read_all(tiny, split)
-    assert len(records) == embedded.CONFIGS["tiny"].counts[split]
-    again = WORLD.clips(split, 3, MEANINGS[split][3:6])
+    assert len(records) == builders.variants("moving_scenes")["tiny"].counts[split]
+    again = [WORLD.make(split, i, MEANINGS[split][i]) for i in (3, 4, 5)]
     for record, clip in zip(records[3:6], again, strict=True):
       assert record["id"].decode() == clip.id
       assert record["video"] == clip.video
@@ -332,7 +333,7 @@ def test_videos_decode_close_to_what_was_rendered(tiny):
       assert container.streams.video[0].average_rate == 12
       frames = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
     assert np.shape(frames) == (24, 128, 128, 3)
-    raw, _ = render.make_raw("novel", i, MEANINGS["novel"][i], WORLD.seed)
+    raw, _ = render.make_raw("novel", i, MEANINGS["novel"][i], render.SEED)
     assert np.abs(np.array(frames, int) - raw).mean() < 8
 
 

@@ -23,10 +23,10 @@ from stories import parse
 from vtr_jax.core import processes
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data.embedded import build as embedded
-from vtr_jax.data.embedded import pool
+from vtr_jax.data.embedded import builders, pool
 from vtr_jax.data.moving_shapes import captions, render, scene
 
-FULL = embedded.CONFIGS["full"].counts
+FULL = builders.variants("moving_shapes")["full"].counts
 MEANINGS = {split: scene.meanings(split, count) for split, count in FULL.items()}
 
 
@@ -240,7 +240,7 @@ def checksums_of(directory):
 
 
 def test_records_match_the_checksums(tiny):
-  for split, count in embedded.CONFIGS["tiny"].counts.items():
+  for split, count in builders.variants("moving_shapes")["tiny"].counts.items():
     records, texts_sum = hashlib.sha256(), hashlib.sha256()
     clips = read_all(tiny, split)
     assert [c["id"].decode() for c in clips] == [

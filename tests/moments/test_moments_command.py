@@ -11,6 +11,7 @@ from configs import mac
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import sources
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.inference.load import load
 from vtr_jax.moments import features
@@ -24,7 +25,7 @@ TINY = f"{long.NAME}/tiny"
 @pytest.fixture(scope="module")
 def run(data_dir, tmp_path_factory):
   """A smoke run, and the generated data next to its own."""
-  long.build(data_dir, "tiny", workers=1, progress=False)
+  embedded.build(data_dir, f"{long.NAME}/tiny", workers=1, progress=False)
   return pathlib.Path(trained_smoke(mac, data_dir, tmp_path_factory.mktemp("run")))
 
 
@@ -71,7 +72,9 @@ def test_the_head_is_trained_stored_and_uses_the_same_features(run, capsys):
 
 def test_features_are_computed_again_for_another_grid(run, tmp_path):
   model = load(run)
-  source = sources.open_split(long.build(model.config.data.dir, "tiny"), "validation")
+  source = sources.open_split(
+    embedded.build(model.config.data.dir, f"{long.NAME}/tiny"), "validation"
+  )
   for grid in (GRID, Grid((3.0,), 3.0)):
     found = features.of_split(model, source, grid, tmp_path)
     assert len(found) == len(source)

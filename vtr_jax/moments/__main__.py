@@ -26,6 +26,7 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.mirror import Mirror
 from vtr_jax.data import notes, sources
+from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.data.notes import Note
 from vtr_jax.eval import noted_moments, protocols
@@ -138,11 +139,10 @@ def moments(request: Request) -> dict[str, float]:
 
 
 def _directory(model: LoadedModel, data: str) -> str:
-  """Directory of prepared data; moving_shapes_long is generated if it is missing."""
-  name, *variant = data.split("/")
+  """Directory of prepared data; embedded data are generated if they are missing."""
   root = model.config.data.dir
-  if name == long.NAME:
-    return str(long.build(root, *variant[:1]))
+  if embedded.is_embedded(data):
+    return str(embedded.build(root, data))
   return sources.find(root, data)
 
 

@@ -9,7 +9,6 @@ are written. A data set that was built before it had questions gets them as they
 """
 
 import contextlib
-import dataclasses
 import hashlib
 import io
 import json
@@ -19,8 +18,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
@@ -29,92 +27,14 @@ from vtr_jax.core import processes
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
-from vtr_jax.data import notes, sources
-from vtr_jax.data.embedded import pool
-from vtr_jax.data.embedded.clips import Clip, World
-from vtr_jax.data.moving_scenes import render as scenes
-from vtr_jax.data.moving_shapes import questions, scene
-from vtr_jax.data.moving_shapes import render as shapes
+from vtr_jax.data import notes
+from vtr_jax.data.embedded import clips, pool
+from vtr_jax.data.embedded.builders import BUILDERS, Builder, Variant, variants
+from vtr_jax.data.embedded.clips import Clip
 from vtr_jax.data.tokenizers.train import train
 
 TOKENIZER = "tokenizer.model"
 CHECKSUM = "checksum.json"
-
-
-@dataclasses.dataclass(eq=False)
-class Variant(tfds.core.BuilderConfig):
-  """Number of clips of a variant, and per part."""
-
-  counts: dict[str, int] = dataclasses.field(default_factory=dict)
-  chunk: int = 250
-
-
-CONFIGS = dict(
-  full=Variant(
-    name="full",
-    description="For training: 8,000 clips, and 2,500 to evaluate on.",
-    counts=dict(train=8000, validation=500, test=1000, novel=1000),
-  ),
-  tiny=Variant(
-    name="tiny",
-    description="For tests: 96 clips, and 64 to evaluate on.",
-    counts=dict(train=96, validation=16, test=32, novel=16),
-    chunk=16,
-  ),
-)
-
-
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """Prefer `build`, which renders in parallel and adds the tokenizer."""
-
-  BUILDER_CONFIGS: ClassVar[list[Variant]] = list(CONFIGS.values())
-  # Nothing is downloaded; to look up URLs, TFDS needs a package that it does not depend
-  # on (importlib_resources).
-  url_infos = None
-  WORLD: ClassVar[World]
-  # sets of notes, see data/notes.py: (split, count) to those of each clip
-  NOTES: ClassVar[dict[str, Callable[[str, int], list[list[notes.Note]]]]] = {}
-  parts: pathlib.Path | None = None  # where `build` has put the rendered parts
-
-  def clips(self, split: str) -> Iterator[Clip]:
-    """The clips of a split, from `parts` if there are any."""
-    config = self.builder_config
-    assert isinstance(config, Variant)
-    count = config.counts[split]
-    return pool.clips(self.WORLD, self.parts, split, count, config.chunk)
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description=self.__doc__,
-      features=sources.features(),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    del dl_manager
-    return {name: self._generate_examples(name) for name in scene.SPLITS}
-
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    yield from ((i, clip._asdict()) for i, clip in enumerate(self.clips(split)))
-
-
-class MovingShapes(_Builder):
-  """Short clips of coloured shapes that move, change and cross."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  WORLD = World("moving_shapes", 0, shapes.make_raw)
-  NOTES: ClassVar = dict(questions=questions.of_split)
-
-
-class MovingScenes(_Builder):
-  """Coloured shapes that move, change and cross before moving backgrounds."""
-
-  VERSION = tfds.core.Version("1.0.0")
-  WORLD = World("moving_scenes", 1, scenes.make_raw)
-
-
-BUILDERS = {b.WORLD.name: b for b in (MovingShapes, MovingScenes)}
 
 
 def is_embedded(name: str) -> bool:
@@ -137,7 +57,8 @@ def build(
   Args:
     data_dir: directory of all data sets; the result is <name>/<version> below it:
       ArrayRecord files, tokenizer.model, checksum.json, and notes.
-    name: moving_shapes | moving_scenes, followed by /full (as without) or /tiny.
+    name: moving_shapes | moving_scenes | moving_shapes_long, followed by /full (as
+      without) or /tiny.
     workers: rendering processes; by default as many as there are cores.
     progress: whether to show a progress bar and a closing line on stderr.
 
@@ -148,7 +69,8 @@ def build(
   """
   name, config = [*name.split("/"), "full"][:2]
   choose(name, BUILDERS, "data set")
-  choose(config, CONFIGS, "variant")
+  choose(config, variants(name), "variant")
+  variant = variants(name)[config]
   root = pathlib.Path(data_dir) / name
   version = str(BUILDERS[name].VERSION)
   directory = root / config / version
@@ -160,9 +82,9 @@ def build(
     root.mkdir(parents=True, exist_ok=True)
     with processes.locked(root / f".lock-{config}-{version}", "build"):
       if not _is_complete(directory):
-        _build(directory, parts, kind, CONFIGS[config], workers, progress)
+        _build(directory, parts, kind, variant, workers, progress)
       elif not _has_notes(directory, kind):
-        add_notes(directory, kind, CONFIGS[config].counts)
+        add_notes(directory, kind, variant.counts)
       shutil.rmtree(parts, ignore_errors=True)
   except OSError as e:
     if complete and not parts.exists():  # of a reader without the right to write
@@ -178,7 +100,7 @@ def build(
 def _build(
   directory: pathlib.Path,
   parts: pathlib.Path,
-  kind: type[_Builder],
+  kind: type[Builder],
   config: Variant,
   workers: int | None,
   progress: bool,
@@ -190,7 +112,8 @@ def _build(
   parts.mkdir(exist_ok=True)
   total = sum(config.counts.values())
   name = f"{kind.WORLD.name}/{config.name}"
-  with Bar(total=total, unit="clip", desc=name, disable=not progress) as bar:
+  unit = kind.WORLD.unit
+  with Bar(total=total, unit=unit, desc=name, disable=not progress) as bar:
     pool.render(kind.WORLD, parts, config.counts, config.chunk, workers, bar)
     bar.set_postfix_str("writing")
     staged = _write(parts, kind, config)
@@ -200,18 +123,18 @@ def _build(
     size = sum(f.stat().st_size for f in directory.iterdir()) / 1e6
     seconds = time.time() - started
     print(
-      f"{directory}: {total} clips, {size:.0f} MB, built in {seconds:.0f} s",
+      f"{directory}: {total} {unit}s, {size:.0f} MB, built in {seconds:.0f} s",
       file=sys.stderr,
     )
 
 
-def _write(parts: pathlib.Path, kind: type[_Builder], config: Variant) -> pathlib.Path:
+def _write(parts: pathlib.Path, kind: type[Builder], config: Variant) -> pathlib.Path:
   """Writes ArrayRecord files, tokenizer and checksums; returns their directory."""
   staging = parts / "staging"
   shutil.rmtree(staging, ignore_errors=True)
   builder = kind(config=config, data_dir=str(staging), file_format="array_record")
   builder.parts = parts
-  with quiet():
+  with _quiet():
     builder.download_and_prepare(
       download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -225,7 +148,7 @@ def _write(parts: pathlib.Path, kind: type[_Builder], config: Variant) -> pathli
 
 
 def add_notes(
-  directory: pathlib.Path, kind: type[_Builder], counts: dict[str, int]
+  directory: pathlib.Path, kind: type[Builder], counts: dict[str, int]
 ) -> None:
   """Writes the sets of notes, and their entries in manifest.json.
 
@@ -244,7 +167,7 @@ def add_notes(
       lines = []
       for index, found in enumerate(of_split(split, count)):
         values = map(notes.to_json, found)
-        lines.append(notes.lines(f"{split}-{index:05d}", index, split, values))
+        lines.append(notes.lines(clips.name(split, index), index, split, values))
       texts[split] = "".join(lines)
     splits = notes.save(directory, name, texts)
     manifest = io_lib.mapping(path.read_bytes()) if path.exists() else {}
@@ -282,12 +205,12 @@ def _is_complete(directory: pathlib.Path) -> bool:
   return all((directory / file).exists() for file in files)
 
 
-def _has_notes(directory: pathlib.Path, kind: type[_Builder]) -> bool:
+def _has_notes(directory: pathlib.Path, kind: type[Builder]) -> bool:
   return set(kind.NOTES) <= set(notes.listed(directory))
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
   """Silences the progress bars and messages of TFDS."""
   tfds.disable_progress_bar()
   try:

@@ -3,9 +3,10 @@
 Processes that render import neither JAX nor TFDS, and thus no more than this.
 """
 
+import functools
 import io
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -15,6 +16,10 @@ from vtr_jax.data.moving_shapes import scene
 
 FPS = 12
 _GOP = 24  # frames from one keyframe to the next: short clips have one
+# (split, index, meaning, seed) to frames and captions; determined by its arguments.
+MakeRaw = Callable[
+  [str, int, scene.Meaning, int], tuple[UInt8[np.ndarray, "t h w 3"], list[str]]
+]
 
 
 class Clip(NamedTuple):
@@ -27,31 +32,35 @@ class Clip(NamedTuple):
 
 
 class World(NamedTuple):
-  """How the clips of a data set are made; can be pickled.
+  """How the records of a data set are made; can be pickled.
 
-  name: of the data set. seed: of its meanings and of all else that is drawn.
-  make_raw: (split, index, meaning, seed) to frames uint8 [t h w 3] and captions;
-  determined by its arguments.
+  name: of the data set. draw: (split, count) to the contents of the first `count`
+  records, in order. make: (split, index, content) to a record; determined by its
+  arguments. unit: what a record is called.
   """
 
   name: str
-  seed: int
-  make_raw: Callable[
-    [str, int, scene.Meaning, int], tuple[UInt8[np.ndarray, "t h w 3"], list[str]]
-  ]
+  draw: Callable[[str, int], list[Any]]
+  make: Callable[[str, int, Any], Clip]
+  unit: str = "clip"
 
-  def meanings(self, split: str, count: int) -> list[scene.Meaning]:
-    """The meanings of the first `count` clips of a split, in order."""
-    return scene.meanings(split, count, self.seed)
 
-  def clips(self, split: str, start: int, meanings: list[scene.Meaning]) -> list[Clip]:
-    """Records `start`, `start + 1`, ... of a split, one for each meaning."""
-    made = []
-    for index, meaning in enumerate(meanings, start):
-      frames, texts = self.make_raw(split, index, meaning, self.seed)
-      name = f"{split}-{index:05d}"
-      made.append(Clip(name, encode(frames), texts, scene.label_of(meaning)))
-    return made
+def stories(name: str, seed: int, make_raw: MakeRaw) -> World:
+  """A data set whose clips each show a meaning; all is drawn from `seed`."""
+  draw = functools.partial(scene.meanings, seed=seed)
+  return World(name, draw, functools.partial(_make_story, make_raw, seed))
+
+
+def _make_story(
+  make_raw: MakeRaw, seed: int, split: str, index: int, meaning: scene.Meaning
+) -> Clip:
+  frames, texts = make_raw(split, index, meaning, seed)
+  return Clip(name(split, index), encode(frames), texts, scene.label_of(meaning))
+
+
+def name(split: str, index: int) -> str:
+  """The id of a record."""
+  return f"{split}-{index:05d}"
 
 
 def encode(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:

@@ -1,6 +1,6 @@
 """`moving_shapes_long`: clips of moving_shapes joined to videos, with their moments.
 
-    directory = long.build("data")
+    directory = embedded.build("data", "moving_shapes_long")
     moments = notes.read(directory, "test", "moment")
 
 A video is six clips, each played at another speed. No coloured shape occurs in two of
@@ -10,33 +10,17 @@ it. Everything is drawn by generators seeded from (seed, split, number of the vi
 a split's first n videos do not depend on its length.
 """
 
-import concurrent.futures
-import functools
-import hashlib
-import multiprocessing
-import os
-import pathlib
-import shutil
-import sys
-from collections.abc import Iterator
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from vtr_jax.core import io, processes
-from vtr_jax.core.config import choose
-from vtr_jax.core.errors import DataError
-from vtr_jax.core.progress import Bar
-from vtr_jax.data import notes, sources
-from vtr_jax.data.embedded.build import quiet
-from vtr_jax.data.embedded.clips import FPS, encode
+from vtr_jax.data.embedded import clips
+from vtr_jax.data.embedded.clips import FPS, Clip, World
 from vtr_jax.data.moving_shapes import captions, render, scene
 from vtr_jax.data.notes import Note
 
 NAME = "moving_shapes_long"
-VERSION = "1.0.0"
 CLIPS = 6  # of a video; ours
 SPEEDS = (0.75, 1.0, 1.5, 2.0)  # duration of a clip over the original's; ours
 # Videos by variant and split; ours: a head trains on them in a minute.
@@ -44,7 +28,6 @@ COUNTS = dict(
   full=dict(train=400, validation=50, test=200),
   tiny=dict(train=4, validation=2, test=2),
 )
-_LABEL = dict(label="")  # of every record
 
 
 class Part(NamedTuple):
@@ -54,43 +37,6 @@ class Part(NamedTuple):
   start: int
   end: int
   captions: list[str]
-
-
-class Video(NamedTuple):
-  """A record, and the moments in it."""
-
-  id: str
-  video: bytes  # mp4, FPS frames a second
-  captions: list[str]  # one for each clip, in order
-  notes: list[Note]
-
-
-class MovingShapesLong(tfds.core.GeneratorBasedBuilder):
-  """Clips of moving_shapes, joined to videos; made by `build`."""
-
-  VERSION = tfds.core.Version(VERSION)
-  BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
-    tfds.core.BuilderConfig(name=name) for name in COUNTS
-  ]
-  url_infos = None  # see build.py
-  videos: dict[str, list[Video]]  # by split, set by `build`
-
-  def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
-      builder=self,
-      description="Clips of moving_shapes, joined to videos.",
-      features=sources.features(),
-      disable_shuffling=True,
-    )
-
-  def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-    del dl_manager
-    return {split: self._generate_examples(split) for split in self.videos}
-
-  def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, video in enumerate(self.videos[split]):
-      record = video._asdict()
-      yield number, {key: record[key] for key in ("id", "video", "captions")} | _LABEL
 
 
 def parts(split: str, number: int, seed: int = 0) -> list[Part]:
@@ -121,15 +67,15 @@ def frames(split: str, number: int, seed: int = 0) -> UInt8[np.ndarray, "t h w 3
 
 def moments(split: str, number: int, seed: int = 0) -> list[Note]:
   """The queries of a video; of type clip, or half: one action of a clip of two."""
-  rng, name = _generator(split, number, 2, seed), _name(split, number)
-  found, clips = [], parts(split, number, seed)
+  rng, name = _generator(split, number, 2, seed), clips.name(split, number)
+  found, shown = [], parts(split, number, seed)
 
   def add(kind: str, text: str, start: int, end: int) -> None:
-    window, duration = (start / FPS, end / FPS), clips[-1].end
+    window, duration = (start / FPS, end / FPS), shown[-1].end
     note = Note("moment", f"{name}#{len(found)}", text, type=kind, windows=(window,))
     found.append(note._replace(duration=duration / FPS))
 
-  for part in clips:
+  for part in shown:
     add("clip", part.captions[0], part.start, part.end)
     if part.meaning.kind == "steps" and len(part.meaning.actions) == 2:
       middle = (part.start + part.end) // 2
@@ -140,118 +86,30 @@ def moments(split: str, number: int, seed: int = 0) -> list[Note]:
   return found
 
 
-def make(split: str, number: int) -> Video:
+def of_split(split: str, count: int) -> list[list[Note]]:
+  """The queries of the first `count` videos of a split."""
+  return [moments(split, number) for number in range(count)]
+
+
+def make(split: str, number: int) -> Clip:
   """A record of a split."""
   texts = [part.captions[0] for part in parts(split, number)]
-  video = encode(frames(split, number))
-  return Video(_name(split, number), video, texts, moments(split, number))
+  video = clips.encode(frames(split, number))
+  return Clip(clips.name(split, number), video, texts, "")
 
 
-def build(
-  data_dir: str | os.PathLike,
-  config: str = "full",
-  *,
-  workers: int | None = None,
-  progress: bool = True,
-) -> pathlib.Path:
-  """Builds a variant of the data set, unless it exists, and returns its directory.
-
-  Of two builds in one directory, the second waits for the first. A killed build is
-  repeated. The bytes depend only on the versions of the libraries.
-
-  Args:
-    data_dir: directory of all data sets; the result is moving_shapes_long/<config>/
-      <version> below it: ArrayRecord files, notes, checksum.json.
-    config: full | tiny.
-    workers: rendering processes; by default as many as there are cores.
-    progress: whether to show a progress bar and a closing line on stderr.
-
-  Raises:
-    ConfigError: `config` is unknown.
-    DataError: `data_dir` cannot be written, or a rendering process died.
-  """
-  choose(config, COUNTS, "config")
-  root = pathlib.Path(data_dir) / NAME
-  directory = root / config / VERSION
-  if directory.exists():
-    return directory
-  try:
-    root.mkdir(parents=True, exist_ok=True)
-    with processes.locked(root / f".lock-{config}-{VERSION}", "build"):
-      if not directory.exists():
-        _build(directory, config, workers or processes.cores(), progress)
-  except OSError as e:
-    raise DataError(
-      f"{data_dir}: cannot build {NAME} here ({e.strerror or e}); fix it or choose "
-      "another data directory"
-    ) from None
-  return directory
+def _numbers(split: str, count: int) -> list[int]:
+  """A video is drawn from its number alone."""
+  del split
+  return list(range(count))
 
 
-def _build(directory: pathlib.Path, config: str, workers: int, progress: bool) -> None:
-  """Writes everything next to the directory, and renames it."""
-  staging = directory.parent.parent / f".parts-{config}-{VERSION}"
-  shutil.rmtree(staging, ignore_errors=True)
-  counts, videos = COUNTS[config], {}
-  total, title = sum(counts.values()), f"{NAME}/{config}"
-  with Bar(total=total, unit="video", desc=title, disable=not progress) as bar:
-    for split, count in counts.items():
-      videos[split] = []
-      for video in _rendered(split, count, workers):
-        videos[split].append(video)
-        bar.update()
-  builder = MovingShapesLong(
-    config=config, data_dir=str(staging), file_format="array_record"
-  )
-  builder.videos = videos
-  with quiet():
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-    )
-  made = pathlib.Path(builder.data_dir)
-  sums, texts = {}, {}
-  for split, own in videos.items():
-    sums[split] = hashlib.sha256(b"".join(v.video for v in own)).hexdigest()
-    lines = [(v.id, i, map(notes.to_json, v.notes)) for i, v in enumerate(own)]
-    texts[split] = "".join(notes.lines(n, i, split, each) for n, i, each in lines)
-  io.write_json(made / "checksum.json", sums)
-  splits = notes.save(made, NAME, texts)
-  io.write_json(made / "manifest.json", dict(notes={NAME: dict(splits=splits)}))
-  directory.parent.mkdir(parents=True, exist_ok=True)
-  made.rename(directory)
-  shutil.rmtree(staging)
-  if progress:
-    size = sum(f.stat().st_size for f in directory.iterdir()) / 1e6
-    print(f"{directory}: {total} videos, {size:.0f} MB", file=sys.stderr)
+def _make(split: str, index: int, number: int) -> Clip:
+  del index
+  return make(split, number)
 
 
-def _rendered(split: str, count: int, workers: int) -> Iterator[Video]:
-  """The videos of a split in order, rendered in processes."""
-  each = functools.partial(make, split)
-  workers = min(workers, count // 8)
-  if workers <= 1:
-    yield from map(each, range(count))
-    return
-  # Not forked: JAX's threads in the parent may hold locks.
-  context = multiprocessing.get_context("spawn")
-  with concurrent.futures.ProcessPoolExecutor(
-    workers, context, initializer=processes.end_with_parent
-  ) as pool:
-    try:
-      with processes.hidden_main():
-        videos = pool.map(each, range(count), chunksize=8)
-      yield from videos
-    except concurrent.futures.process.BrokenProcessPool:
-      raise DataError(
-        f"{NAME}: a rendering process died, perhaps out of memory; build again with "
-        "workers=1"
-      ) from None
-    finally:
-      pool.shutdown(cancel_futures=True)
-
-
-def _name(split: str, number: int) -> str:
-  return f"{split}-{number:05d}"
+WORLD = World(NAME, _numbers, _make, "video")
 
 
 def _generator(split: str, number: int, use: int, seed: int) -> np.random.Generator:

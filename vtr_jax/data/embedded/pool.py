@@ -11,14 +11,14 @@ import multiprocessing
 import pathlib
 import pickle
 from collections.abc import Iterator
+from typing import Any
 
 from vtr_jax.core import io, processes
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
 from vtr_jax.data.embedded.clips import Clip, World
-from vtr_jax.data.moving_shapes import scene
 
-Job = tuple[World, pathlib.Path, str, int, list[scene.Meaning]]
+Job = tuple[World, pathlib.Path, str, int, list[Any]]
 
 
 def render(
@@ -44,7 +44,7 @@ def render(
   """
   jobs: list[Job] = []
   for split, count in counts.items():
-    drawn = world.meanings(split, count)
+    drawn = world.draw(split, count)
     for start in range(0, count, chunk):
       path = _path(directory, split, start)
       jobs.append((world, path, split, start, drawn[start : start + chunk]))
@@ -64,11 +64,11 @@ def clips(
   world: World, directory: pathlib.Path | None, split: str, count: int, chunk: int
 ) -> Iterator[Clip]:
   """All clips of a split in order, from parts, or rendered when there are none."""
-  drawn = world.meanings(split, count)
+  drawn = world.draw(split, count)
   for start in range(0, count, chunk):
     if directory is None:
       part = drawn[start : start + chunk]
-      yield from world.clips(split, start, part)
+      yield from _make(world, split, start, part)
     else:
       part = pickle.loads(_path(directory, split, start).read_bytes())
       yield from (Clip(*clip) for clip in part)
@@ -95,16 +95,16 @@ def _render_parallel(jobs: list[Job], workers: int, bar: Bar) -> None:
 
 
 def _render_part(
-  world: World,
-  path: pathlib.Path,
-  split: str,
-  start: int,
-  meanings: list[scene.Meaning],
+  world: World, path: pathlib.Path, split: str, start: int, contents: list[Any]
 ) -> int:
   """Writes one part atomically; returns its number of clips."""
-  made = world.clips(split, start, meanings)
+  made = _make(world, split, start, contents)
   io.atomic_write(path, pickle.dumps([tuple(clip) for clip in made]))
   return len(made)
+
+
+def _make(world: World, split: str, start: int, contents: list[Any]) -> list[Clip]:
+  return [world.make(split, i, content) for i, content in enumerate(contents, start)]
 
 
 def _path(directory: pathlib.Path, split: str, start: int) -> pathlib.Path:

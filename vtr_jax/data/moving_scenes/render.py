@@ -16,6 +16,7 @@ from vtr_jax.data.moving_scenes import setting as settings
 from vtr_jax.data.moving_shapes import render as shapes
 from vtr_jax.data.moving_shapes import scene
 
+SEED = 1  # of all that is drawn; moving_shapes has 0, and so other stories
 FRAMES, SIZE = shapes.FRAMES, 128
 _SHAKE = 3  # pixels; the story keeps this far from the edges
 _DRIFT = 5  # pixels of the background from its place in the middle of the clip
