@@ -40,7 +40,6 @@ class Claim:
   than: str
   # whether the row must be better, or only no worse than by `margin`
   better: bool = True
-  metric: str = ""  # of `metrics`; "" = the first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +54,6 @@ class StudyConfig:
   # of the config's learning rate, tried for every row at the first budget; the best on
   # `trial` is taken for all of them; one factor = nothing is tried
   rates: tuple[float, ...] = (1.0,)
-  rate_keys: tuple[str, ...] = ("optim.lr",)  # scaled by `rates`
   warmup_share: float = 0.1  # of the steps
   then_share: float = 0.2  # of the compute, for rows of two parts
   then_rate: float = 0.3  # of the row's learning rate, in the second part
@@ -90,7 +88,6 @@ class StudyConfig:
     for claim in self.claims:
       choose(claim.row, dict.fromkeys(names), f"claims: {claim.text}: row")
       choose(claim.than, dict.fromkeys(names), f"claims: {claim.text}: than")
-      choose(claim.metric or self.metrics[0], self.metrics, "claims: metric")
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -107,7 +107,7 @@ def _verdicts(
     "|---|---|---:|---|---:|---|",
   ]
   for claim in study.claims:
-    metric, cells = claim.metric or study.metrics[0], []
+    metric, cells = study.metrics[0], []
     for unit in _AXES:
       pair = [
         results_lib.curves(

@@ -7,6 +7,7 @@ rows (`shard`) may share the directory, or copy their folders together later.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import shlex
@@ -55,16 +56,20 @@ def run(
   require(len(chosen) > 0, f"--only={','.join(only)}: no row contains that")
   mine = chosen[shard[0] :: shard[1]]
   plans = {name: plan(study, configs, *pair) for name, pair in pairs.items()}
-  cost = {name: cost_lib.step_flops(plans[name]) for name in mine}
   seconds = cost_lib.step_times(study, plans, chosen, directory)
+
+  @functools.cache  # counting FLOPs traces a step
+  def job_of(row: str) -> _Job:
+    flops = cost_lib.step_flops(plans[row])
+    unit = seconds[row] if study.unit == "minutes" else flops
+    return _Job(study, plans[row], unit, flops, directory)
+
   jobs = [Key(n, b, s) for s in study.seeds for b in study.budgets for n in mine]
   done = results.load(study, directory)
   clock, trained = time.monotonic(), 0.0
   for number, key in enumerate(jobs, 1):
-    unit = seconds[key.row] if study.unit == "minutes" else cost[key.row]
-    job = _Job(study, plans[key.row], unit, cost[key.row], directory)
     if key in done:
-      job.check(key, done[key])
+      job_of(key.row).check(key, done[key])
       continue
     left = sum(k.budget for k in jobs[number - 1 :] if k not in done)
     ahead = (time.monotonic() - clock) / trained * left if trained else 0.0
@@ -73,7 +78,7 @@ def run(
       + (f"; about {progress.clock(ahead)} left" if trained else ""),
       flush=True,
     )
-    job.train(key)
+    job_of(key.row).train(key)
     trained += key.budget
     done = results.load(study, directory)
 
@@ -138,17 +143,16 @@ class _Job:
     ):
       steps = max(1, round(key.budget * scale * share / self.unit[part]))
       warmup = round(study.warmup_share * steps)
-      factor = rate * (study.then_rate if part else 1.0)
+      lr = config["optim"]["lr"] * rate * (study.then_rate if part else 1.0)
       changes: dict[str, Any] = dict(seed=key.seed, steps=steps)
-      changes |= dict(checkpoint_every=max(steps, 1), checkpoint_keep=1)
-      changes |= dict(optim=dict(warmup_steps=warmup), data=dict(dir=study.data_dir))
+      changes |= dict(checkpoint_every=steps, checkpoint_keep=1)
+      changes |= dict(optim=dict(lr=lr, warmup_steps=warmup))
+      changes |= dict(data=dict(dir=study.data_dir))
       if part:
         changes |= dict(init_from=str(path / f"part-{part - 1}"))
       last = part == len(self.plan.configs) - 1
       editable = ml_collections.ConfigDict(config)
       change(editable, changes, key.row)
-      rates = {name: flatten(config)[name] * factor for name in study.rate_keys}
-      editable.update_from_flattened_dict(rates)
       sized.append(editable.to_dict() | dict(evals=evals if last else {}))
     return tuple(sized)
 
