@@ -5,6 +5,7 @@ them, where comments name their sources as well.
 """
 
 import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -51,6 +52,25 @@ def variant(name: str, known: tuple[str, ...]) -> str:
   if name not in known:
     raise ValueError(f"variant {name!r} is unknown; known: {', '.join(known)}")
   return name
+
+
+# The papers' recipes, whose runs are fine-tuned unless another variant is given.
+PRE_TRAINING = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
+
+
+def fine_tuning(
+  text: str, datasets: Iterable[str], files: Mapping[str, str] = PRE_TRAINING
+) -> tuple[str, str, str]:
+  """(data set, config file, variant of that) of "DATA[,FILE[,VARIANT]]".
+
+  The file is mac, its variant that of `files`, unless they are given.
+  """
+  name, file, pretrained, *more = (*text.split(","), "", "", "")
+  variant(name, tuple(datasets))
+  if any(more):
+    raise ValueError(f"variant {text!r}: give data set, config file and variant")
+  file = variant(file or "mac", tuple(files))
+  return name, file, pretrained or files[file]
 
 
 # Of runs on `moving_shapes` at a laptop's size; all of it ours.

@@ -52,19 +52,14 @@ RECIPES = dict(
   moving_shapes=Recipe(8000, 18, 25, 128, 1.0, 0.0, 0.0, "segments", False, 3),
   folder=Recipe(1000, 0, 30, 64, 0.75, 0.1, 0.0, "segments", True, 1),
 )
-_FILES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
 
 
 def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
-  name, file, pretrained, *more = (*variant.split(","), "", "", "")
-  recipe = RECIPES[common.variant(name, tuple(RECIPES))]
-  if any(more):
-    raise ValueError(f"variant {variant!r}: give data set, config file and variant")
-  file = common.variant(file or "mac", (*_FILES, "videomae"))
-  joint = "simvtp" if file == "videomae" else file
-  module = importlib.import_module(f"vtr_jax.configs.{joint}")
-  c = module.get_config(pretrained or _FILES[joint])
-  c.name = f"{name}-actions-{file}-{pretrained or _FILES[joint]}"
+  files = common.PRE_TRAINING | dict(videomae=common.PRE_TRAINING["simvtp"])
+  name, file, pretrained = common.fine_tuning(variant, RECIPES, files)
+  recipe, joint = RECIPES[name], "simvtp" if file == "videomae" else file
+  c = importlib.import_module(f"vtr_jax.configs.{joint}").get_config(pretrained)
+  c.name = f"{name}-actions-{file}-{pretrained}"
   embedded = name == "moving_shapes"
   repeats = 1 if embedded else 2  # code
   clips = recipe.batch_size // repeats

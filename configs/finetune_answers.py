@@ -67,18 +67,13 @@ RECIPES = dict(
     "moving_shapes", "questions", (), "open", 24_000, 31, 10, 1.4e-3, 128, True
   ),
 )
-_FILES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
 
 
 def get_config(variant: str = "moving_shapes,mac,demo") -> ConfigDict:
-  name, file, pretrained, *more = (*variant.split(","), "", "", "")
-  recipe = RECIPES[common.variant(name, tuple(RECIPES))]
-  if any(more):
-    raise ValueError(f"variant {variant!r}: give data set, config file and variant")
-  file = common.variant(file or "mac", tuple(_FILES))
-  module = importlib.import_module(f"vtr_jax.configs.{file}")
-  c = module.get_config(pretrained or _FILES[file])
-  c.name = f"{name}-answers-{file}-{pretrained or _FILES[file]}"
+  name, file, pretrained = common.fine_tuning(variant, RECIPES)
+  recipe = RECIPES[name]
+  c = importlib.import_module(f"vtr_jax.configs.{file}").get_config(pretrained)
+  c.name = f"{name}-answers-{file}-{pretrained}"
   embedded, small = name == "moving_shapes", pretrained in ("demo", "smoke")
   c.steps = recipe.epochs * (recipe.asked // recipe.batch_size)
   if pretrained != "smoke":

@@ -34,18 +34,12 @@ DATASETS = dict(
   flickr30k=dict(clips=29_000, frames=1, epochs=10),
   coco_karpathy=dict(clips=113_287, frames=1, epochs=5),
 )
-_RECIPES = dict(mac="webvid2m_cc3m", miles="webvid2m_cc3m", simvtp="webvid2m")
 _BATCH = 128  # CLIP4Clip (Frozen: 16); more negatives for each pair
 
 
 def get_config(variant: str = "msrvtt") -> ConfigDict:
-  name, file, recipe, *more = (*variant.split(","), "", "")
-  common.variant(name, tuple(DATASETS))
-  if any(more):
-    raise ValueError(f"variant {variant!r}: give data set, config file and variant")
-  file = common.variant(file or "mac", tuple(_RECIPES))
-  module = importlib.import_module(f"vtr_jax.configs.{file}")
-  c = module.get_config(recipe or _RECIPES[file])
+  name, file, pretrained = common.fine_tuning(variant, DATASETS)
+  c = importlib.import_module(f"vtr_jax.configs.{file}").get_config(pretrained)
   data = DATASETS[name]
   c.name = f"{name}-{c.name}"
   c.steps = data["epochs"] * max(data["clips"] // _BATCH, 1)
