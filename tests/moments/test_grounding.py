@@ -78,7 +78,7 @@ def stories():
 
 @pytest.fixture(scope="module")
 def trained(stories):
-  recipe = head.Recipe(epochs=40, lr=3e-3, width=32)
+  recipe = head.Recipe(epochs=12, lr=3e-3, width=32)
   return head.fit(recipe, GRID, *zip(*stories[:64], strict=True), progress=False)
 
 
