@@ -125,8 +125,7 @@ def shares(train: Iterator[Sample], test: Iterator[Sample]) -> tuple[float, ...]
 def main(_) -> None:
   config = read(TrainConfig, _CONFIG.value.to_dict())
   data, clip = config.data, config.clip
-  if embedded.is_embedded(data.name):
-    embedded.build(data.dir, data.name)
+  embedded.find(data.dir, data.name)  # builds it
   splits = f"train[:{_CLIPS.value}]", f"test[:{_CLIPS.value // 2}]"
   videos = [
     [batch["video"][0] for batch in loader.eval_videos(data.open(split), data, clip, 1)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vtr_jax.core.errors import ConfigError
+from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
@@ -91,3 +91,16 @@ def test_the_build_has_records_and_their_moments(tmp_path, capsys):
 def test_an_unknown_variant_is_named(tmp_path):
   with pytest.raises(ConfigError, match="tiny"):
     embedded.build(tmp_path, f"{long.NAME}/tinny")
+
+
+def test_nothing_is_built_in_a_bucket(tmp_path, monkeypatch):
+  """A folder named gs: would be lost with the machine."""
+
+  def missing(directory, name):
+    raise DataError(f"{directory}/{name}: there is no such data set")
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(embedded.sources, "find", missing)
+  with pytest.raises(DataError, match=r"gs://b/data.*made in local directories"):
+    embedded.find("gs://b/data", f"{long.NAME}/tiny")
+  assert not any(tmp_path.iterdir())

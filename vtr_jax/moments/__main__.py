@@ -84,7 +84,7 @@ def moments(request: Request) -> dict[str, float]:
     f"--protocol: {request.protocol} is of task {protocol.task!r}, not moments",
   )
   model = load(request.checkpoint)
-  directory = _directory(model, request.data)
+  directory = embedded.find(model.config.data.dir, request.data)
   truth = truths.read(protocol, directory)
   place = Mirror(
     request.out or f"{request.checkpoint.rstrip('/')}/moments/{request.kind}",
@@ -136,14 +136,6 @@ def moments(request: Request) -> dict[str, float]:
   place.finish()
   print(f"predictions.jsonl and results.json are in {place.name}", flush=True)
   return scores.results()
-
-
-def _directory(model: LoadedModel, data: str) -> str:
-  """Directory of prepared data; embedded data are generated if they are missing."""
-  root = model.config.data.dir
-  if embedded.is_embedded(data):
-    return str(embedded.build(root, data))
-  return sources.find(root, data)
 
 
 def _train(

@@ -332,16 +332,11 @@ def _workdir(
 
 def _data_directory(config: TrainConfig) -> str:
   """The data's directory; embedded data are generated if they are missing."""
-  made_here = embedded.is_embedded(config.data.name)
-  if made_here and not paths.is_bucket(config.data.dir):
-    return str(embedded.build(config.data.dir, config.data.name))
   try:
-    return sources.find(config.data.dir, config.data.name)
+    return embedded.find(config.data.dir, config.data.name)
   except DataError as e:
-    if made_here:
-      raise DataError(
-        f"{e}; it is made in local directories: train there once, and copy it"
-      ) from None
+    if embedded.is_embedded(config.data.name):
+      raise
     raise DataError(
       f"{e} (the demo, --config=simvtp, generates its own data)"
     ) from None

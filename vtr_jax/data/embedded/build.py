@@ -23,11 +23,11 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from vtr_jax.core import io as io_lib
-from vtr_jax.core import processes
+from vtr_jax.core import paths, processes
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import DataError
 from vtr_jax.core.progress import Bar
-from vtr_jax.data import notes
+from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import clips, pool
 from vtr_jax.data.embedded.builders import BUILDERS, Builder, Variant, variants
 from vtr_jax.data.embedded.clips import Clip
@@ -40,6 +40,25 @@ CHECKSUM = "checksum.json"
 def is_embedded(name: str) -> bool:
   """Whether a data set, "moving_shapes/tiny" say, is one that `build` makes."""
   return name.split("/")[0] in BUILDERS
+
+
+def find(data_dir: str, name: str) -> str:
+  """The directory of a prepared data set; an embedded one is built if it is missing.
+
+  Raises:
+    DataError: it does not exist, and cannot be built: it is not embedded, or `data_dir`
+      is in a bucket; or as `build`, as is ConfigError.
+  """
+  if not is_embedded(name):
+    return sources.find(data_dir, name)
+  if not paths.is_bucket(data_dir):
+    return str(build(data_dir, name))
+  try:
+    return sources.find(data_dir, name)
+  except DataError as e:
+    raise DataError(
+      f"{e}; it is made in local directories: train there once, and copy it"
+    ) from None
 
 
 def build(
