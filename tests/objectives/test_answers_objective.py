@@ -246,7 +246,7 @@ def test_a_row_has_the_question_and_the_right_answer(
   config, _ = built(mask=0.5)
   monkeypatch.setattr(Reader, "read", lambda *_: np.zeros((4, 32, 32, 3), np.uint8))
   rows = QuestionRows("set", **changes)
-  (model,) = data_dir.rglob("tokenizer.model")
+  (model,) = data_dir.glob("moving_shapes/tiny/*/tokenizer.model")
   mask, tokenizer = MaskSpec("random", 0.5), SentencePiece(str(model))
   reader = Reader(config.data, config.clip, config.text, mask, tokenizer)
   row = rows.row(dict(note=note, video=b""), reader, np.random.default_rng(1))

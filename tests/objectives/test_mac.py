@@ -84,7 +84,7 @@ def test_the_loader_selects_the_visible_tubelets(data_dir):
   """They equal those of the full clips that it sends without `visible_only`."""
   config = read(TrainConfig, mac_config.get_config("smoke").to_dict())
   data = dataclasses.replace(config.data, dir=str(data_dir))
-  (model,) = data_dir.rglob("tokenizer.model")
+  (model,) = data_dir.glob("moving_shapes/tiny/*/tokenizer.model")
   found = []
   for visible_only in (False, True):
     mask = dataclasses.replace(config.mask, visible_only=visible_only)

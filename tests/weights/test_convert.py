@@ -106,7 +106,7 @@ def test_a_converted_run_embeds_like_the_original_and_exports_the_same_weights(
   )
   values["text"] |= dict(vocab_size=256)
   path, to = folder / "clip.safetensors", tmp_path / "run"
-  (pieces,) = data_dir.rglob("tokenizer.model")
+  (pieces,) = data_dir.glob("moving_shapes/tiny/*/tokenizer.model")
   convert.convert("clip", str(path), str(to), values, str(pieces))
   assert "keys used" in (to / "weights.txt").read_text()
   model = load_lib.load(to)
@@ -155,7 +155,7 @@ def test_training_starts_from_weights_of_two_files(folder, data_dir, tmp_path):
   values |= dict(init_from=both)
   with pytest.raises(ConfigError, match=r"tokenizer: missing; give the voc.* 'distilb"):
     setup.build(values, tmp_path / "wrong")
-  (pieces,) = data_dir.rglob("tokenizer.model")
+  (pieces,) = data_dir.glob("moving_shapes/tiny/*/tokenizer.model")
   values |= dict(tokenizer=str(pieces))
   built = setup.build(values, tmp_path / "built")
   built.writer.close()
@@ -189,7 +189,9 @@ def test_a_converted_run_without_a_tokenizer_exports_and_initialises_others(
   values |= dict(init_from=str(to))
   with pytest.raises(ConfigError, match=r"tokenizer: missing, and .*run has none"):
     setup.build(values, tmp_path / "a")
-  values |= dict(tokenizer=str(next(data_dir.rglob("tokenizer.model"))))
+  values |= dict(
+    tokenizer=str(next(data_dir.glob("moving_shapes/tiny/*/tokenizer.model")))
+  )
   run = setup.build(values, tmp_path / "a")
   run.writer.close()
   run.checkpoints.close()
@@ -223,7 +225,7 @@ def test_weights_that_do_not_fit_are_rejected(
   init_from, words, folder, data_dir, tmp_path
 ):
   values = small(data_dir, text_norm="post")
-  values["tokenizer"] = str(next(data_dir.rglob("tokenizer.model")))
+  values["tokenizer"] = str(next(data_dir.glob("moving_shapes/tiny/*/tokenizer.model")))
   with pytest.raises(WeightsError, match=words):
     setup.build(values | dict(init_from=init_from.format(folder)), tmp_path)
 
