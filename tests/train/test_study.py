@@ -140,6 +140,24 @@ def test_equal_time_uses_the_time_of_a_step():
 
 
 @pytest.mark.parametrize(
+  ("values", "gains", "past"),
+  [
+    ([1.0, 3.0, 9.0], [2.0, 3.0], "no"),  # 6 points in two doublings
+    ([1.0, 9.0, 12.0], [8.0, 1.5], "yes"),
+    ([1.0, 3.0], [2.0], "cannot be told"),
+  ],
+)
+def test_a_curve_past_its_steepest_part_by_hand(values, gains, past):
+  budgets = (1.0, 2.0, 8.0)
+  study = config(budgets=budgets, seeds=(0,))
+  runs = of(*(result(WHOLE, b, 0, v) for b, v in zip(budgets, values, strict=False)))
+  assert results.gains(runs, WHOLE, budgets, study.metrics[0]) == gains
+  text = report.to_markdown(study, runs, {})
+  assert f"| {', '.join(f'{g:+.1f}' for g in gains)} |" in text
+  assert f"| {past} |" in text
+
+
+@pytest.mark.parametrize(
   ("better", "mean", "error", "expected"),
   [
     (True, 5.0, 2.0, "holds"),

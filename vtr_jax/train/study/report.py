@@ -62,6 +62,8 @@ def _table(
 ) -> list[str]:
   """Means of every metric at every budget; cost of a step."""
   heads = [f"{m}, {b:g}" for m in map(_short, study.metrics) for b in study.budgets]
+  first = study.metrics[0]
+  heads += [f"{_short(first)} per doubling"]
   heads += ["ms a step", "GFLOP a step", "lr x", "seeds"]
   lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---:|" * len(heads)]
   for row in table.rows:
@@ -75,9 +77,14 @@ def _table(
     times = " + ".join(f"{1e3 * s:.0f}" for s in seconds.get(name, []))
     gflop = " + ".join(f"{g:.1f}" for g in runs[0].gflop) if runs else ""
     rate = f"{runs[0].rate:g}" if runs else ""
+    gains = results_lib.gains(results, name, study.budgets, first)
+    cells += [", ".join(f"{g:+.1f}" for g in gains)]
     cells += [times, gflop, rate, str(len({r.seed for r in runs}))]
     lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
-  columns = f"Columns: metric, {study.unit} of the run; ± standard error over seeds."
+  columns = (
+    f"Columns: metric, {study.unit} of the run; ± standard error over seeds. Per "
+    "doubling: points gained between two budgets, over the doublings between them."
+  )
   return [*lines, "", columns, ""]
 
 
@@ -103,8 +110,8 @@ def _verdicts(
 ) -> list[str]:
   """A row for each claim: differences at equal FLOPs and at equal time."""
   lines = [
-    "| claim | rows | at equal FLOPs | | at equal time | |",
-    "|---|---|---:|---|---:|---|",
+    "| claim | rows | at equal FLOPs | | at equal time | | past the steepest part |",
+    "|---|---|---:|---|---:|---|---|",
   ]
   for claim in study.claims:
     metric, cells = study.metrics[0], []
@@ -120,14 +127,23 @@ def _verdicts(
       name = dict(tflop="TFLOP", minutes="min")[unit]
       where = f" at {at:.3g} {name}" if found.count else ""
       cells += [(_number(found, "+") if found.count else "") + where, verdict]
+    cells += [_past(results_lib.gains(results, claim.than, study.budgets, metric))]
     rows = f"{claim.row}, less {claim.than} ({_short(metric)})"
     lines.append(f"| {claim.text} | {rows} | " + " | ".join(cells) + " |")
   note = (
     f"Holds: by more than {results_lib.ERRORS:g} standard errors of the difference; "
     f'"no worse" tolerates {study.margin:g} point. The largest compute that both rows '
-    "have; between budgets, curves are linear in its logarithm."
+    "have; curves are linear in its logarithm between budgets. Past the steepest part: "
+    "whether the baseline's last gain per doubling is below its largest."
   )
   return [*lines, "", note, ""]
+
+
+def _past(gains: Sequence[float]) -> str:
+  """Whether a curve bends, of its gains per doubling; one gain cannot tell."""
+  if len(gains) < 2:
+    return "cannot be told"
+  return "yes" if gains[-1] < max(gains) else "no"
 
 
 def _commands(study: StudyConfig, results: Results) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import pathlib
@@ -188,6 +189,22 @@ def curves(
       np.array([[c, r.metrics[metric]] for c, r in zip(compute, some, strict=True)])
     )
   return drawn
+
+
+def gains(
+  results: Results, row: str, budgets: Sequence[float], metric: str
+) -> list[float]:
+  """Points that a row's mean gains per doubling of its budget, between budgets.
+
+  A curve whose last gain is its largest has not passed its steepest part: another row
+  may lead only because it is further along the same curve.
+  """
+  means = [(b, at_budget(results, row, b, metric)[0].mean) for b in budgets]
+  known = [(b, mean) for b, mean in means if not math.isnan(mean)]
+  return [
+    (high - low) / math.log2(more / less)
+    for (less, low), (more, high) in itertools.pairwise(known)
+  ]
 
 
 def difference(
