@@ -6,7 +6,7 @@ loads it completely. VideoPrism's layouts are .npz files. With --to=FOLDER, the 
 has what a hub stores next to weights: the layouts of transformers, and vtr_jax.
 
 --as=stablehlo --to=FOLDER writes functions instead, with which JAX alone embeds videos
-and texts; see docs/weights.md.
+and texts; with --params_inside, each is one file. See docs/weights.md.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from vtr_jax.core.paths import near
 STABLEHLO = "stablehlo"
 
 
-def export(checkpoint: str, to: str, layout: str) -> None:
+def export(checkpoint: str, to: str, layout: str, params_inside: bool = False) -> None:
   """Writes a run's newest checkpoint; the EMA, if there is one.
 
   Args:
@@ -36,10 +36,12 @@ def export(checkpoint: str, to: str, layout: str) -> None:
     to: file to write, whose header, of a .safetensors, contains the run's config; or,
       without a suffix, a folder.
     layout: see weights/save.py; or stablehlo, see inference/stablehlo.py.
+    params_inside: of stablehlo: whether the functions' files contain the parameters.
 
   Raises:
     WeightsError: the run's architecture is not that of the layout.
-    ConfigError: `to` exists, or has another suffix than the layout's.
+    ConfigError: `to` exists, or has another suffix than the layout's; or the layout
+      has no functions, or they do not hold the parameters.
     CheckpointError: the run cannot be read.
   """
   target = pathlib.Path(to)
@@ -48,7 +50,9 @@ def export(checkpoint: str, to: str, layout: str) -> None:
   if not target.absolute().parent.is_dir():
     raise ConfigError(f"--to: {to}: no such directory; create it first{near(to)}")
   if layout == STABLEHLO:
-    _functions(checkpoint, target)
+    _functions(checkpoint, target, params_inside)
+  elif params_inside:
+    raise ConfigError(f"--params_inside: {layout} has no functions; use --as=stablehlo")
   else:
     _weights(checkpoint, target, layout)
 
@@ -107,17 +111,18 @@ def _weights(checkpoint: str, target: pathlib.Path, layout: str) -> None:
     print(f"not exported, as {layout} does not have them: {', '.join(groups)}")
 
 
-def _functions(checkpoint: str, target: pathlib.Path) -> None:
+def _functions(checkpoint: str, target: pathlib.Path, params_inside: bool) -> None:
   from vtr_jax.inference import load as load_lib  # initialises JAX: after the flags
   from vtr_jax.inference import stablehlo
 
   stablehlo.check_installed()
   run = load_lib.load(checkpoint, text=False)
   with _folder(target) as folder:
-    lines = stablehlo.write(run, folder)
+    lines = stablehlo.write(run, folder, params_inside)
     if vocabulary := _vocabulary(checkpoint):
       shutil.copyfile(vocabulary, folder / vocabulary.name)
-  print("\n".join([f"{target}: params.npz and, as files of jax.export,", *lines]))
+  params = "" if params_inside else "params.npz and, "
+  print("\n".join([f"{target}: {params}as files of jax.export,", *lines]))
 
 
 def _vocabulary(checkpoint: str) -> pathlib.Path | None:
@@ -144,11 +149,13 @@ def main() -> None:
   values = flags.FLAGS
   if not values.checkpoint or not values.to:
     raise ConfigError("--checkpoint and --to: both are needed")
-  export(values.checkpoint, values.to, LAYOUT.value)
+  export(values.checkpoint, values.to, LAYOUT.value, values.params_inside)
 
 
 if __name__ == "__main__":
   flags.DEFINE_string("checkpoint", "", "Directory of a run.")
   flags.DEFINE_string("to", "", "The .safetensors (or .npz) file to write; a folder.")
   LAYOUT = flags.DEFINE_string("as", "vtr_jax", "Layout; see docs/weights.md.")
+  text = "Of --as=stablehlo: the functions' files contain the parameters."
+  flags.DEFINE_bool("params_inside", False, text)
   cli.run(main)

@@ -18,11 +18,8 @@ from vtr_jax.inference import stablehlo
 
 flatbuffers = pytest.importorskip("flatbuffers", reason="jax.export needs flatbuffers")
 
-(LOADER,) = re.findall(
-  r"```python\n(import .*?jax import export\n.*?)```",
-  (ROOT / "docs" / "weights.md").read_text(),
-  re.DOTALL,
-)
+DOCS = (ROOT / "docs" / "weights.md").read_text().partition("## JAX alone")[2]
+LOADER, PARAMS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -30,10 +27,16 @@ flatbuffers = pytest.importorskip("flatbuffers", reason="jax.export needs flatbu
   [mac, pytest.param(simvtp, marks=pytest.mark.nightly)],
   ids=lambda f: f.__name__,
 )
-def test_the_loader_of_the_docs_embeds_without_this_package(file, data_dir, tmp_path):
-  """Any number of rows, from a folder without the project, which cannot be imported."""
+def test_the_loaders_of_the_docs_embed_without_this_package(
+  file, data_dir, tmp_path, monkeypatch
+):
+  """Any number of rows, from a folder without the project, which cannot be imported.
+
+  With the parameters inside, one file per function is all there is.
+  """
   run = trained_smoke(file, data_dir, tmp_path / "run")
   export.export(run, str(tmp_path / "exported"), "stablehlo")
+  export.export(run, str(tmp_path / "inside"), "stablehlo", params_inside=True)
   model = vtr_jax.load(run)
   records = model.config.data.open("test")
   clips = [model.clip(records[i]["video"]) for i in range(5)]
@@ -48,14 +51,17 @@ def test_the_loader_of_the_docs_embeds_without_this_package(file, data_dir, tmp_
   code = f"""import sys
 sys.modules["vtr_jax"] = sys.modules["flax"] = None
 {LOADER}
-embed_video, embed_text = load("exported")
+inside = load("inside/embed_video.bin"), load("inside/embed_text.bin")
+{PARAMS}
+outside = embed_video, functools.partial(load("exported/embed_text.bin"), params)
 given = np.load("inputs.npz")
-np.savez(
-  "outputs.npz",
-  one=embed_video(given["clips"][:1]),
-  video=embed_video(given["clips"]),
-  text=embed_text(given["ids"], given["valid"]),
-)
+for name, (embed_video, embed_text) in dict(inside=inside, outside=outside).items():
+  np.savez(
+    f"{{name}}.npz",
+    one=embed_video(given["clips"][:1]),
+    video=embed_video(given["clips"]),
+    text=embed_text(given["ids"], given["valid"]),
+  )
 """
   done = subprocess.run(
     [sys.executable, "-c", code],
@@ -65,20 +71,37 @@ np.savez(
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  outputs = np.load(tmp_path / "outputs.npz", allow_pickle=False)
   expected = model.embed_clips(iter(clips))
-  assert outputs["video"].dtype == np.float32
-  np.testing.assert_allclose(outputs["video"], expected, atol=1e-5)
-  np.testing.assert_allclose(outputs["one"], expected[:1], atol=1e-5)
-  np.testing.assert_allclose(outputs["text"], model.embed_text(texts), atol=1e-5)
-  assert (tmp_path / "exported" / "tokenizer.model").is_file()
+  for name in ("inside", "outside"):
+    outputs = np.load(tmp_path / f"{name}.npz", allow_pickle=False)
+    assert outputs["video"].dtype == np.float32
+    np.testing.assert_allclose(outputs["video"], expected, atol=1e-5)
+    np.testing.assert_allclose(outputs["one"], expected[:1], atol=1e-5)
+    np.testing.assert_allclose(outputs["text"], model.embed_text(texts), atol=1e-5)
+  functions = {"embed_video.bin", "embed_text.bin", "tokenizer.model"}
+  assert {p.name for p in (tmp_path / "inside").iterdir()} == functions
+  assert {p.name for p in (tmp_path / "exported").iterdir()} == functions | {
+    "params.npz"
+  }
   with pytest.raises(ConfigError, match="exported exists; choose another name"):
     export.export(run, str(tmp_path / "exported"), "stablehlo")
+  monkeypatch.setattr(stablehlo, "_MAX_BYTES", 1000)
+  message = (
+    r"^--params_inside: embed_video uses 0\.00 GB .* omit it, and params\.npz has"
+  )
+  with pytest.raises(ConfigError, match=message):
+    export.export(run, str(tmp_path / "large"), "stablehlo", params_inside=True)
+  assert not (tmp_path / "large").exists()
 
 
-def test_the_loader_of_the_docs_has_ten_lines():
-  body = LOADER.partition("\ndef ")[2]
-  assert len(body.strip().splitlines()) <= 10
+def test_the_loader_of_the_docs_has_three_lines():
+  body = LOADER.partition('"""\n')[2]
+  assert len(body.strip().splitlines()) <= 3
+
+
+def test_parameters_inside_are_only_those_of_functions(tmp_path):
+  with pytest.raises(ConfigError, match=r"^--params_inside: vtr_jax has no functions"):
+    export.export("run", str(tmp_path / "out"), "vtr_jax", params_inside=True)
 
 
 def test_without_flatbuffers_the_cure_is_named(monkeypatch):
