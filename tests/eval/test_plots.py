@@ -44,6 +44,10 @@ def test_reconstruction_draws_the_three_videos_in_order():
   ]
   assert middles == sorted(middles)
   assert min(np.diff(middles)) > 100
+  # Labels end before the videos.
+  rows, columns = np.nonzero(near(pixels, (0, 0, 200)))
+  video = np.s_[rows.min() : rows.max(), columns.min() - 8 : columns.min() - 2]
+  assert near(pixels[video], (255, 255, 255)).all()
 
 
 @pytest.mark.parametrize(

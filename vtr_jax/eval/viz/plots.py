@@ -48,7 +48,7 @@ def reconstruction(
   clips = _rows(frames=frames, masked=masked, predicted=predicted, captions=captions)
   drawn = [[canvas.filmstrip(v, 16) for v in videos] for *videos, _ in clips]
   sizes = [[canvas.fit(strip, 1200, 150) for strip in strips] for strips in drawn]
-  label, width = 80, max(600, *(w for clip in sizes for w, _ in clip))
+  label, width = 130, max(600, *(w for clip in sizes for w, _ in clip))
   page = Page(label + width)
   for strips, bounds, (*_, words) in zip(drawn, sizes, clips, strict=True):
     names = ("original", "masked", "reconstructed")
