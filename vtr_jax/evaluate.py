@@ -6,13 +6,15 @@
   ... --dual_softmax=0.05 --querybank=0.05 --rerank=20         additional, rescored rows
   ... --save_embeddings=DIR                          layout: docs/evaluation.md
   python -m vtr_jax.evaluate --checkpoint=runs/ucf101 --protocol=ucf101_ft
+  python -m vtr_jax.evaluate --checkpoint=runs/ask --data=msvd --protocol=msvd_qa
   python -m vtr_jax.evaluate --predictions=FILE --protocol=msvd_qa --data=data/msvd
   ... --annotations=DIR                     the published files, instead of --data
   ... --answers=FILE              a JSON list: the texts that predicted numbers mean
 
 The protocols are in eval/protocols.py, the layouts of files in docs/evaluation.md.
 Prints a table and writes results.json, with the full protocol, to --out; of a
-classifier also a table of its classes and their confusion matrix.
+classifier also a table of its classes and their confusion matrix, of a run that answers
+questions its predictions.jsonl. Moments of a run are found by `vtr_jax.moments`.
 """
 
 import dataclasses
@@ -38,9 +40,10 @@ from vtr_jax.eval import (
   scoring,
 )
 from vtr_jax.eval.embeddings import Embeddings
+from vtr_jax.eval.noted import Scores, Truth
 from vtr_jax.eval.protocols import Protocol
 from vtr_jax.eval.scoring import Extras
-from vtr_jax.inference import embed_split, recognize
+from vtr_jax.inference import answer_split, embed_split, recognize
 from vtr_jax.prepare import truth as truths
 from vtr_jax.train import workdir
 
@@ -87,6 +90,11 @@ class Request:
       require(not self.extras.rerank, "--rerank: embeddings have no matching head")
 
   @property
+  def kind(self) -> str:
+    """checkpoint | embeddings | predictions."""
+    return next(kind for kind in _UNUSED if getattr(self, kind))
+
+  @property
   def model(self) -> str:
     """Directory of what is evaluated; of a file, that of its name."""
     if not self.predictions:
@@ -123,14 +131,11 @@ def evaluate(request: Request) -> dict[str, float]:
   protocol, match = protocols.get(request.name, request.changes), None
   if protocol.task != "retrieval" and request.extras != Extras():
     raise ConfigError(f"rescoring: is for retrieval, not for {protocol.task}")
-  noted_task = protocol.task in ("answers", "moments")
-  require(
-    noted_task == bool(request.predictions),
-    f"--predictions: {'is' if noted_task else 'is not'} how task {protocol.task!r} of "
-    f"protocol {request.name} is evaluated; {'give' if noted_task else 'omit'} it",
-  )
-  if noted_task:
+  _check_input(request, protocol)
+  if request.predictions:
     return _score_predictions(request, protocol)
+  if protocol.task == "answers":
+    return _answer(request, protocol)
   if protocol.task == "actions":
     return _classify(request, protocol)
   if request.save_embeddings:
@@ -157,11 +162,33 @@ def evaluate(request: Request) -> dict[str, float]:
   return results
 
 
+def _check_input(request: Request, protocol: Protocol) -> None:
+  """Rejects flags that the protocol's task does not have."""
+  task, given = protocol.task, request.kind
+  of_task = dict(
+    actions=("checkpoint",),
+    answers=("checkpoint", "predictions"),
+    moments=("predictions",),
+  )
+  takes = of_task.get(task, ("checkpoint", "embeddings"))
+  cure = f"give {' or '.join(f'--{kind}' for kind in takes)}"
+  if task == "moments" and given == "checkpoint":
+    cure = (
+      f"run python -m vtr_jax.moments --checkpoint={request.checkpoint} "
+      f"--protocol={request.name}"
+    )
+  require(
+    given in takes,
+    f"--{given}: is not how task {task!r} of protocol {request.name} is evaluated; "
+    + cure,
+  )
+  for flag in ("candidates", "save_embeddings") if task in of_task else ():
+    value = getattr(request, flag)
+    require(not value, f"--{flag}: {value} is not for task {task!r}; omit it")
+
+
 def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
   """`evaluate` of a classifier."""
-  for flag in ("embeddings", "candidates", "save_embeddings"):
-    value = getattr(request, flag)
-    require(not value, f"--{flag}: {value} is not for task 'actions'; omit it")
   evaluator, results, origin = recognize.recognize(
     request.checkpoint, protocol, request.data, request.batch_size
   )
@@ -183,6 +210,25 @@ def _classify(request: Request, protocol: Protocol) -> dict[str, float]:
   return results
 
 
+def _answer(request: Request, protocol: Protocol) -> dict[str, float]:
+  """`evaluate` of a run that answers questions."""
+  run = answer_split.Answering(
+    request.checkpoint, protocol, request.data, request.batch_size
+  )
+  truth = truths.read(protocol, run.directory)
+  noted_answers.check(protocol, truth)
+  predicted, origin = run.answers(truth)
+  words = run.rows.classes if protocol.form == "open" else ()
+  scores = noted_answers.of(predicted, protocol, truth, words)
+  if jax.process_index() == 0:
+    source = dict(directory=request.checkpoint, manifest=origin)
+    outcome = _noted(request, protocol, truth, scores, dict(scores=source))
+    save = lambda out, _: answer_split.save(out, truth, predicted, words)
+    place = _write(request, protocol, outcome, save)
+    print(f"answers: {place.name}/predictions.jsonl", flush=True)
+  return scores.results()
+
+
 def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]:
   """`evaluate` of a file of answers or moments."""
   path = request.predictions
@@ -191,28 +237,36 @@ def _score_predictions(request: Request, protocol: Protocol) -> dict[str, float]
     scores = noted_answers.score(path, protocol, truth, request.answers)
   else:
     scores = noted_moments.score(path, protocol, truth)
+  source = dict(
+    file=path,
+    sha256=hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest(),
+    answers=request.answers,
+    truth=request.data or request.annotations,
+  )
+  outcome = _noted(request, protocol, truth, scores, dict(predictions=source))
+  _write(request, protocol, outcome)
+  return outcome.results
+
+
+def _noted(
+  request: Request,
+  protocol: Protocol,
+  truth: Truth,
+  scores: Scores,
+  source: dict[str, Any],
+) -> Outcome:
+  """What is written of answers or moments; `source` is where they come from."""
   what = dict(answers="questions", moments="queries")[protocol.task]
   clips = len(set(truth.records))
-  outcome = Outcome(
+  return Outcome(
     scores.results(),
     clips,
     len(truth.notes),
     protocol.split,
     f"{request.name}: {len(truth.notes):,} {what}, {clips:,} clips",
     scores.report(),
-    dict(
-      rows=scores.rows,
-      remarks=scores.remarks,
-      predictions=dict(
-        file=path,
-        sha256=hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest(),
-        answers=request.answers,
-        truth=request.data or request.annotations,
-      ),
-    ),
+    dict(rows=scores.rows, remarks=scores.remarks) | source,
   )
-  _write(request, protocol, outcome)
-  return outcome.results
 
 
 def _of_embeddings(
@@ -249,9 +303,9 @@ def _write(
   request: Request,
   protocol: Protocol,
   outcome: Outcome,
-  draw: Callable[[pathlib.Path, str], None] = lambda *_: None,
+  add: Callable[[pathlib.Path, str], object] = lambda *_: None,
 ) -> Mirror:
-  """Prints the table and writes results.json and figures; returns where."""
+  """Prints the table, writes results.json and what `add` writes; returns where."""
   clips, texts = outcome.clips, outcome.texts
   differences = protocols.differences(protocol, clips, texts)
   if outcome.split not in (None, protocol.split):
@@ -274,7 +328,7 @@ def _write(
       evaluated_by=workdir.provenance(),
     ),
   )
-  draw(out, request.name)
+  add(out, request.name)
   place.finish()
   print(f"{place.name}/results.json is written", flush=True)
   return place

@@ -285,6 +285,7 @@ def test_answers_have_a_blind_row_and_a_ceiling(write):
   assert accuracy == {
     "accuracy": pytest.approx(200 / 3),
     "blind/accuracy": third,
+    "blind_type/accuracy": third,
     "ceiling/accuracy": third,
   }
   assert scores.rows["blind"]["accuracy/who"] == 50
@@ -323,6 +324,12 @@ def test_multiple_choice_has_its_chance(write):
     scored(write(["man"] * 3), "tgif_action", ASKED)
   with pytest.raises(ConfigError, match="--answers: is for open questions alone"):
     scored(write(["man"] * 3), "tgif_action", OPTIONS, words="words.json")
+
+
+def test_an_open_answer_need_not_be_an_option(write):
+  path = write(["man", "cow", "boy"])
+  scores, _ = scored(path, "tgif_action", OPTIONS, form="open")
+  assert scores.rows["predictions"]["accuracy"] == pytest.approx(200 / 3)
 
 
 def test_counts_have_their_error_and_the_rule_of_others(write):
@@ -497,7 +504,9 @@ def test_unfit_requests_are_rejected(write, name, given, says):
 
 def test_predictions_are_needed_for_questions():
   request = evaluate.Request("msvd_qa", {}, embeddings="x")
-  with pytest.raises(ConfigError, match="--predictions: is how task 'answers' of prot"):
+  with pytest.raises(
+    ConfigError, match=r"task 'answers' .*; give --checkpoint or --pred"
+  ):
     evaluate.evaluate(request)
   with pytest.raises(ConfigError, match="--answers: x is not for --embeddings; omit"):
     evaluate.Request("msvd", {}, embeddings="x", answers="x")

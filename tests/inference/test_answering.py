@@ -1,16 +1,28 @@
 """Runs that answer questions: in Python, by `predict`, and in their evaluation."""
 
+import json
+
+import clips
 import numpy as np
 import pytest
 from training import trained_smoke
 
 import vtr_jax
 from configs import finetune_answers, mac
+from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data import notes
 from vtr_jax.data.moving_shapes import questions
+from vtr_jax.data.notes import Note
+from vtr_jax.data.questions import QuestionRows
+from vtr_jax.eval import predictions, protocols
+from vtr_jax.eval.evaluators import answers as evaluator
 from vtr_jax.eval.evaluators import base as evaluators
+from vtr_jax.eval.noted import Truth
+from vtr_jax.inference import answer_split
 from vtr_jax.predict import Request, predict, report
+from vtr_jax.prepare import notes as adding
+from vtr_jax.prepare.formats import base as formats
 from vtr_jax.train.loop import train_and_evaluate
 
 ASK = "what does the red circle do"
@@ -125,8 +137,101 @@ def test_the_evaluation_scores_the_answers_of_all_questions(model):
   assert found.protocol()["outside"] == "wrong"
 
 
+def evaluated(name="moving_shapes_qa", changes=None, **flags):
+  return evaluate.evaluate(evaluate.Request(name, changes or {}, **flags))
+
+
+def test_the_command_s_results_are_the_evaluator_s_and_can_be_read_back(
+  run, model, tmp_path, capsys
+):
+  results = evaluated(checkpoint=run, out=str(tmp_path))
+  printed = capsys.readouterr().out
+  for row in ("predictions", "blind", "blind_type", "ceiling", "transition"):
+    assert f" {row} " in printed.replace("\n", " ")
+  assert "NOT THE PROTOCOL'S DATA: 32 clips, not 1,000; 96 queries, not" in printed
+  c = model.config
+  context = evaluators.Context(
+    model.objective, c.clip, c.text, c.data, model.tokenizer, model.mesh, 8
+  )
+  sections = evaluators.check(dict(test=dict(kind="answers", split="test")))
+  own = evaluators.build(sections, context)["test"].run(model.params)
+  assert results == pytest.approx(own)
+  written = json.loads((tmp_path / "results.json").read_text())
+  assert written["results"] == results
+  origin = written["scores"]["manifest"]
+  assert (origin["model"]["step"], origin["data"]["split"]) == (1, "test")
+  directory = c.data.open("test").directory
+  again = evaluated(
+    predictions=str(tmp_path / "predictions.jsonl"),
+    answers=str(tmp_path / "answers.json"),
+    data=directory,
+    out=str(tmp_path / "again"),
+  )
+  assert again == results
+  assert json.loads((tmp_path / "answers.json").read_text()) == [*questions.ANSWERS]
+
+
+@pytest.fixture(scope="module")
+def divided(tmp_path_factory):
+  """Data of which one test question is about a video of another split."""
+  names, root = ("v0", "v1", "v2"), tmp_path_factory.mktemp("divided")
+  records = [clips.record(name, clips.mp4(seed=i)) for i, name in enumerate(names)]
+  data = clips.prepare(root, dict(train=records[:2], test=records[2:]))
+  items = [
+    formats.Item(name, split, formats.Media(""), (), notes=(note,))
+    for name, split, note in (
+      ("v0", "train", Note("question", "0", "what is it", "circle", "what")),
+      ("v1", "test", Note("question", "1", "who is it", "star", "who")),
+      ("v2", "test", Note("question", "2", ASK, "circle", "what")),
+    )
+  ]
+  adding.add(data, items, dict(format="msrvtt_qa"), 0.0)
+  return data, [record["video"] for record in records]
+
+
+def test_questions_belong_to_the_split_of_their_annotations(
+  run, model, divided, tmp_path
+):
+  data, shown = divided
+  evaluated("msrvtt_qa", checkpoint=run, data=data, out=str(tmp_path))
+  lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+  written = {row["video"]: row["answer"] for row in map(json.loads, lines)}
+  expected = model.answer(shown[1:], ["who is it", ASK])
+  assert [written["v1"], written["v2"]] == expected
+  assert written.keys() == {"v1", "v2"}
+
+
+def test_counts_are_written_as_they_were_predicted(tmp_path):
+  asked = [Note("question", name, "how many", "2") for name in ("a", "b")]
+  scores = np.array([[1.5], [11.25]], np.float32)
+  found = evaluator.given(QuestionRows("x", form="count"), scores, asked)
+  (path,) = answer_split.save(tmp_path, Truth(asked, ["v", "v"], []), found, ())
+  assert predictions.counts(str(path), asked) == found == [1.5, 11.25]
+
+
+def test_runs_and_data_that_do_not_fit_a_protocol_are_named(
+  run, divided, data_dir, tmp_path
+):
+  retrieval = trained_smoke(mac, data_dir, tmp_path / "mac")
+  with pytest.raises(ConfigError, match=r"needs answers, .*; fine-tune it by configs/"):
+    evaluated(checkpoint=retrieval)
+  with pytest.raises(ConfigError, match="form 'open', but the protocol's are of form "):
+    evaluated("tgif_action", checkpoint=run)
+  with pytest.raises(DataError, match=r"no notes of msvd_qa \(it has msrvtt_qa\); add"):
+    evaluated("msvd_qa", checkpoint=run, data=divided[0])
+  with pytest.raises(ConfigError, match=r"--save_embeddings: .* 'answers'; omit it"):
+    evaluated(checkpoint=run, save_embeddings="x")
+  with pytest.raises(ConfigError, match=r"; run python -m vtr_jax\.moments --checkp"):
+    evaluated("charades_sta", checkpoint=run)
+  asked = Note("question", "9", ASK, "circle")
+  opened = answer_split.Answering(run, protocols.get("msrvtt_qa"), divided[0])
+  with pytest.raises(DataError, match=r"split 'test' has no record 'v9', of which"):
+    opened.answers(Truth([asked], ["v9"], [], [("test", 9)]))
+
+
 def test_a_run_chooses_among_the_options_that_it_is_given(data_dir, videos, tmp_path):
-  choice = vtr_jax.load(trained(data_dir, tmp_path, form="choice"))
+  directory = trained(data_dir, tmp_path, form="choice")
+  choice = vtr_jax.load(directory)
   options = [("red", "green", "blue", "white", "black")] * 2
   asked = ["what colour is the star"] * 2
   found = choice.answer(videos[:2], asked, options)
@@ -135,3 +240,21 @@ def test_a_run_chooses_among_the_options_that_it_is_given(data_dir, videos, tmp_
   assert set(found) <= set(options[0])
   with pytest.raises(ConfigError, match=r"options: 0 of question 0.* among 5"):
     choice.answer(videos[:2], asked)
+  changes = dict(form="choice", types=("colour", "shape"))
+  results = evaluated(changes=changes, checkpoint=directory, out=str(tmp_path))
+  assert results["blind/accuracy"] == pytest.approx(20)
+  again = evaluated(
+    changes=changes,
+    predictions=str(tmp_path / "predictions.jsonl"),
+    data=choice.config.data.open("test").directory,
+    out=str(tmp_path / "again"),
+  )
+  assert again == results
+  with pytest.raises(DataError, match="has no options; use --set=form=open"):
+    evaluated(changes=dict(form="choice"), checkpoint=directory)
+  opened = answer_split.Answering(
+    directory, protocols.get("moving_shapes_qa", dict(form="choice"))
+  )
+  asked = Note("question", "9", "is it red", "no", options=("yes", "no"))
+  with pytest.raises(DataError, match=r"has 2 options, but .* among 5; take other typ"):
+    opened.answers(Truth([asked], ["test-00000"], [], [("test", 0)]))

@@ -20,6 +20,8 @@ class Truth:
   notes: list[Note]  # of the protocol's split
   records: list[str]
   training: list[Note]  # of train; empty if there are none
+  # (split, number) of the records; empty unless the notes are of prepared data
+  places: list[tuple[str, int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,9 @@ def score(path: str, protocol: Protocol, truth: Truth, vocabulary: str = "") -> 
   """
   if protocol.form == "open":
     words = predictions.answer_list(vocabulary) if vocabulary else []
-    return of(predictions.answers(path, truth.notes, words), protocol, truth, words)
+    # Questions of moving_shapes have options, too, which open ones do not see.
+    asked = [note._replace(options=()) for note in truth.notes]
+    return of(predictions.answers(path, asked, words), protocol, truth, words)
   require(not vocabulary, "--answers: is for open questions alone; omit it")
   check(protocol, truth)
   form = predictions.counts if protocol.form == "count" else predictions.answers
@@ -70,14 +72,6 @@ def of(
   return own(predicted, protocol, truth)
 
 
-def blind_by_type(protocol: Protocol, truth: Truth) -> Row:
-  """What the usual training answer of each question's type scores; of open form."""
-  own, asked = ([n.type for n in found] for found in (truth.training, truth.notes))
-  guess = answers.guesses(own, [n.answer for n in truth.training], asked, str)
-  hits = answers.right(guess, [n.answer for n in truth.notes])
-  return answers.accuracy(hits, _groups(protocol, truth.notes))
-
-
 def _open(
   predicted: Sequence[str | None],
   protocol: Protocol,
@@ -95,6 +89,10 @@ def _open(
   if truth.training:
     own, asked = ([n.text for n in found] for found in (truth.training, notes))
     rows["blind"] = answers.right(answers.guesses(own, learned, asked), right)
+    own, asked = ([n.type for n in found] for found in (truth.training, notes))
+    if any(asked):
+      usual = answers.guesses(own, learned, asked, group=str)
+      rows["blind_type"] = answers.right(usual, right)
   else:
     remarks.append("no training questions: the blind row is left out")
   if known:

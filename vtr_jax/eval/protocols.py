@@ -212,6 +212,10 @@ TABLE = dict(
   tgif_action=_tgif("action", "choice", 2274),
   tgif_transition=_tgif("transition", "choice", 6232),
   tgif_count=_tgif("count", "count", 3554),
+  # The embedded data's questions, data/moving_shapes/questions.py.
+  moving_shapes_qa=Protocol(
+    task="answers", clips=1000, queries=3000, notes="questions"
+  ),
   # LSMDC 2016 (Torabi et al. 2016): the right one of 5 sentences for 10,053 clips.
   lsmdc_mc=Protocol(task="answers", queries=10_053, notes="lsmdc_mc", form="choice"),
   # Gao et al. (TALL, ICCV 2017); NMS: 2D-TAN. Blind window: the best on train.

@@ -238,7 +238,7 @@ def manifest(
   protocol: Protocol,
 ) -> dict[str, Any]:
   """Provenance: model, data and clips."""
-  c = model.config
+  c, averages = model.config, dict(actions="softmax", answers="one clip")
   return dict(
     model=dict(
       run=c.name,
@@ -249,8 +249,8 @@ def manifest(
     ),
     data=dict(
       name=context.data.name,
-      split=protocol.split,
-      fingerprint=sources.fingerprint(source.directory, protocol.split),
+      split=source.name,
+      fingerprint=sources.fingerprint(source.directory, source.name),
     ),
     clips_seen=dict(
       frames=context.clip.num_frames,
@@ -259,6 +259,6 @@ def manifest(
       stride=context.data.stride,
       windows=protocol.windows,
       crops=protocol.crops,
-      average="softmax" if protocol.task == "actions" else protocol.average,
+      average=averages.get(protocol.task, protocol.average),
     ),
   )

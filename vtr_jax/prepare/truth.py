@@ -1,7 +1,8 @@
 """The notes that predictions are scored against: prepared ones, or annotations."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataError
@@ -12,6 +13,15 @@ from vtr_jax.eval.protocols import Protocol
 from vtr_jax.prepare.formats import base, parse
 
 _KINDS = dict(answers="question", moments="moment")
+
+
+class _Found(NamedTuple):
+  """A note of a record. split: of the annotations. place: (split, number) if known."""
+
+  record: str
+  split: str
+  note: Note
+  place: tuple[str, int] | None = None
 
 
 def read(protocol: Protocol, data: str = "", annotations: str = "") -> Truth:
@@ -31,13 +41,14 @@ def read(protocol: Protocol, data: str = "", annotations: str = "") -> Truth:
   require(bool(protocol.notes), "notes: missing; name the format by --set=notes=")
   found = _prepared(protocol, data) if data else _published(protocol, annotations)
   kind, types = _KINDS[protocol.task], protocol.types
-  test, records, training = [], [], []
-  for record, split, note in found:
+  test, records, training, places = [], [], [], []
+  for record, split, note, place in found:
     if note.kind != kind or (types and note.type not in types):
       continue
     if split == protocol.split:
       test.append(note)
       records.append(record)
+      places += [place] if place else []
     elif split == "train":
       training.append(note)
   if not test:
@@ -45,11 +56,11 @@ def read(protocol: Protocol, data: str = "", annotations: str = "") -> Truth:
       f"{data or annotations}: split {protocol.split!r} has no {kind} of "
       f"{protocol.notes}; look at the files and at --protocol"
     )
-  return Truth(test, records, training)
+  return Truth(test, records, training, places)
 
 
-def _prepared(protocol: Protocol, data: str) -> Iterable[tuple[str, str, Note]]:
-  """(record, split of the annotations, note), by whatever split the record is in."""
+def _prepared(protocol: Protocol, data: str) -> Iterator[_Found]:
+  """The notes by whatever split their record is in."""
   name, directory = protocol.notes, sources.find("", data)
   sets = notes.listed(directory)
   if name not in sets:
@@ -60,13 +71,13 @@ def _prepared(protocol: Protocol, data: str) -> Iterable[tuple[str, str, Note]]:
     )
   for split, entry in sets[name].items():
     for row in notes.rows(directory, name, split, entry):
-      yield row.record, row.split, row.note
+      yield _Found(row.record, row.split, row.note, (split, row.index))
 
 
-def _published(protocol: Protocol, annotations: str) -> Iterable[tuple[str, str, Note]]:
+def _published(protocol: Protocol, annotations: str) -> Iterator[_Found]:
   folder = parse.folder(base.Request("", annotations))
   # Formats look for the media; here nothing depends on what they find.
   request = base.Request(os.path.abspath(folder), annotations, protocol.notes_variant)
   for item in base.open(protocol.notes, request):
     for note in item.notes:
-      yield item.id, item.split, note
+      yield _Found(item.id, item.split, note)

@@ -6,14 +6,18 @@ question whose answer is outside the model's vocabulary counts, as wrong.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from vtr_jax.core.config import choose, require
 from vtr_jax.core.errors import BadSample, DataError
-from vtr_jax.data import notes, sources
+from vtr_jax.data import sources
+from vtr_jax.data.notes import Note
 from vtr_jax.data.questions import QuestionRows
+from vtr_jax.data.sources import Split
 from vtr_jax.eval import noted_answers
 from vtr_jax.eval.evaluators.base import Context, PairScores
 from vtr_jax.eval.noted import Truth
@@ -75,33 +79,13 @@ class Evaluator:
       counts=rows.counts,
     )
     noted_answers.check(self._protocol, self._truth)
-    self._scores_of = PairScores(context, self._source, "answers", self._texts())
-
-  def _texts(self) -> dict[str, np.ndarray]:
-    """The questions as rows of a batch."""
-    c, found = self._context, []
-    for note in self._truth.notes:
-      try:
-        row = self._rows.encode(note.text, note.options, c.tokenizer, c.text.max_length)
-      except BadSample as e:
-        raise DataError(
-          f"{self._source.place}: question {note.id!r}: {e}; correct it"
-        ) from e
-      found.append(row)
-    return {key: np.stack([row[key] for row in found]) for key in found[0]}
+    self._scores_of = scorer(context, rows, self._source, self._truth.notes)
 
   def run(self, params: Params) -> dict[str, float]:
     count = len(self._truth.notes)
     scores = self._scores_of(params, np.arange(count), self._owner)
-    if self._rows.form == "count":
-      predicted = scores[:, 0].tolist()
-    else:
-      predicted = self._rows.answers(scores, [n.options for n in self._truth.notes])
-    words = self._rows.classes
+    predicted, words = given(self._rows, scores, self._truth.notes), self._rows.classes
     self._scores = noted_answers.of(predicted, self._protocol, self._truth, words)
-    if self._rows.form == "open":
-      usual = noted_answers.blind_by_type(self._protocol, self._truth)
-      self._scores.rows["blind_type"] = usual
     return self._scores.results()
 
   def report(self) -> str:
@@ -141,7 +125,47 @@ class Evaluator:
     del directory, name  # the tables say it
 
 
-def training(context: Context, rows: QuestionRows) -> list[notes.Note]:
+def scorer(
+  context: Context,
+  rows: QuestionRows,
+  source: Split,
+  notes: Sequence[Note],
+  progress: str = "",
+) -> PairScores:
+  """Scores the answers to pairs of `notes` and records of `source`.
+
+  Args:
+    context: of the run.
+    rows: how it reads questions.
+    source: the videos.
+    notes: the questions, not empty.
+    progress: what a progress bar is called; "" = no bar.
+
+  Raises:
+    DataError: a question has no token in the vocabulary.
+  """
+  found = []
+  for note in notes:
+    try:
+      length = context.text.max_length
+      row = rows.encode(note.text, note.options, context.tokenizer, length)
+    except BadSample as e:
+      raise DataError(f"{source.place}: question {note.id!r}: {e}; correct it") from e
+    found.append(row)
+  texts = {key: np.stack([row[key] for row in found]) for key in found[0]}
+  return PairScores(context, source, "answers", texts, progress)
+
+
+def given(
+  rows: QuestionRows, scores: Float[np.ndarray, "q v"], notes: Sequence[Note]
+) -> list[Any]:
+  """The answer to each question, a text; of form count the number as predicted."""
+  if rows.form == "count":
+    return scores[:, 0].tolist()
+  return rows.answers(scores, [note.options for note in notes])
+
+
+def training(context: Context, rows: QuestionRows) -> list[Note]:
   """The questions of the training split, whose usual answers are the blind rows."""
   source = context.data.open()
   return [note for _, note in rows.asked(source.directory, source.name)]

@@ -225,6 +225,7 @@ class PairScores:
     source: Split,
     prediction: str,
     texts: Mapping[str, Shaped[np.ndarray, "t ..."]],
+    progress: str = "",
   ):
     """Prepares to score any text with any video of `source`.
 
@@ -233,8 +234,9 @@ class PairScores:
       source: the videos.
       prediction: name in `Objective.predict`.
       texts: their rows of a batch, such as text_ids.
+      progress: what a progress bar is called; "" = no bar.
     """
-    self._context, self._texts = context, texts
+    self._context, self._texts, self._progress = context, texts, progress
     self._score = OnDevices(context.objective.predict[prediction], context.mesh)
     self._example = EvalExample(source, context.data, context.clip)
 
@@ -245,6 +247,8 @@ class PairScores:
     # Sorted by video, so that each is decoded for few batches.
     order = np.argsort(videos, kind="stable")
     batches = self._pairs(texts[order], videos[order])
+    name, shown = self._progress, bool(self._progress)
+    batches = _bar(self._context, batches, len(order), name, shown)
     scores = self._score.rows(params, batches, len(order))
     return scores[np.argsort(order)]
 
@@ -253,7 +257,6 @@ class PairScores:
     c = self._context
     rows = sharding.host_rows(c.mesh).local_slice(c.batch_size)
     for start in range(0, len(texts), c.batch_size):
-      c.check()
       # The last batch is padded with pair 0, which `OnDevices.rows` drops.
       pairs = np.arange(start, start + c.batch_size)[rows]
       pairs = np.where(pairs < len(texts), pairs, 0)
