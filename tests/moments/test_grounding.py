@@ -10,7 +10,7 @@ from training import trained_smoke
 from configs import mac
 from vtr_jax.core.errors import ConfigError, DataError
 from vtr_jax.data.notes import Note
-from vtr_jax.eval import moments
+from vtr_jax.eval import highlights, moments
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.moments import features, head, refine, zero_shot
@@ -52,6 +52,19 @@ def test_the_curve_is_the_mean_of_the_windows_around_a_step():
   times = np.array([(0.0, 1.0), (0.0, 2.0), (1.0, 2.0)])
   found = zero_shot.curve(Grid((1.0, 2.0), 1.0), times, np.array([3.0, 1.0, 5.0]))
   np.testing.assert_allclose(found, [2, 3])
+
+
+def test_clips_of_highlights_have_the_mean_of_the_windows_around_their_middle():
+  times = np.array([(0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (4.0, 6.0)])
+  score = np.array([[0.9, 0.5, 0.1, 0.2], [0.0, 0.0, -1.0, 1.0]])
+  found = zero_shot.saliency(7.5, times, score)
+  np.testing.assert_allclose(found, [[0.7, 0.1, 0.2], [0, -1, 1]])
+  # No window reaches the middle of the fifth clip: it has the score of the nearest.
+  longer = zero_shot.saliency(10.0, times, score)
+  np.testing.assert_allclose(longer[:, 3:], [[0.2, 0.2], [1, 1]])
+  rated = [highlights.ratings(((i, 4, 1),), 7.5) for i in (0, 2)]
+  results = highlights.summarize(list(found), rated)
+  assert (results["VeryGood/mAP"], results["VeryGood/Hit@1"]) == (50, 100)
 
 
 def story(rng, events=8, width=32):

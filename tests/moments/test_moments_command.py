@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from training import trained_smoke
 from configs import mac
 from vtr_jax import evaluate
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.data import sources
+from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.inference.load import load
@@ -58,6 +59,54 @@ def test_zero_shot_writes_what_evaluate_scores_the_same(run, capsys, tmp_path):
   )
   assert again == {key: results[key] for key in again}
   assert results["ceiling/R@1,0.7"] == 100
+
+
+@pytest.fixture(scope="module")
+def rated(run, tmp_path_factory):
+  """The generated data, whose moments' clips two raters have scored."""
+  origin = sources.find(load(run, text=False).config.data.dir, TINY)
+  directory = tmp_path_factory.mktemp("rated") / "data"
+  shutil.copytree(origin, directory)
+  lines = []
+  for i, own in enumerate(notes.read(origin, "test", "moment", name=long.NAME)):
+    for note in own:
+      start, end = (int(t // 2) for t in note.windows[0])
+      scores = tuple((clip, 4, 2) for clip in range(start, max(end, start + 1)))
+      value = notes.to_json(note._replace(saliency=scores))
+      lines.append(notes.lines(f"test-{i:05d}", i, "test", [value]))
+  path = directory / "manifest.json"
+  manifest = json.loads(path.read_text())
+  splits = manifest["notes"][long.NAME]["splits"]
+  splits |= notes.save(directory, long.NAME, dict(test="".join(lines)))
+  path.write_text(json.dumps(manifest))
+  return str(directory)
+
+
+def test_highlights_are_written_and_scored_where_clips_are_rated(run, rated, tmp_path):
+  out = run / "moments" / "rated"
+  results = moments(Request(str(run), data=rated, grid=GRID, out=str(out)))
+  path = out / "predictions.jsonl"
+  again = evaluate.evaluate(
+    evaluate.Request(
+      long.NAME, {}, predictions=str(path), data=rated, out=str(tmp_path)
+    )
+  )
+  assert again == {key: results[key] for key in again}
+  assert {"highlights/VeryGood/mAP", "highlights/Fair/Hit@1"} < set(again)
+  assert "another query/highlights/VeryGood/mAP" in results
+  assert results["raters' mean/highlights/VeryGood/Hit@1"] == 100
+  model = load(run)
+  written = [json.loads(line) for line in path.read_text().splitlines()]
+  source = sources.open_split(rated, "test")
+  videos = features.of_split(model, source, GRID, run / "moments" / "features")
+  f, first = videos[0], written[0]
+  duration = long.moments("test", 0)[0].duration
+  assert len(first["pred_saliency_scores"]) == int(duration / 2)
+  cosines = np.float32(f.vectors) @ model.embed_text([first["query"]])[0]
+  cosines -= cosines.mean()
+  for i, score in enumerate(first["pred_saliency_scores"]):
+    around = (f.times[:, 0] <= 2 * i + 1) & (2 * i + 1 < f.times[:, 1])
+    assert score == pytest.approx(cosines[around].mean(), abs=1e-5)
 
 
 def test_the_head_is_trained_stored_and_uses_the_same_features(run, capsys):

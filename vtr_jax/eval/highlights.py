@@ -14,6 +14,11 @@ SECONDS = 2.0  # of a clip
 LEVELS = dict(Fair=2, Good=3, VeryGood=4)
 
 
+def clips(duration: float) -> int:
+  """Number of clips of a video of `duration` seconds; a shorter rest is none."""
+  return max(int(duration / SECONDS), 1)
+
+
 def ratings(
   saliency: Sequence[Sequence[int]], duration: float
 ) -> Int[np.ndarray, "c r"]:
@@ -21,11 +26,11 @@ def ratings(
 
   Args:
     saliency: (number of a clip, score of each rater) of the clips with scores.
-    duration: of the video, seconds; a rest shorter than a clip is none.
+    duration: of the video, seconds.
   """
   given = np.array(saliency, np.int64)
-  clips = max(int(duration / SECONDS), int(given[:, 0].max()) + 1)
-  scores = np.zeros((clips, given.shape[1] - 1), np.int64)
+  count = max(clips(duration), int(given[:, 0].max()) + 1)
+  scores = np.zeros((count, given.shape[1] - 1), np.int64)
   scores[given[:, 0]] = given[:, 1:]
   return scores
 
@@ -47,9 +52,9 @@ def average_precision(
   return float(precision[np.diff(right, prepend=0) > 0].mean())
 
 
-def fitted(score: Float[np.ndarray, " n"], clips: int) -> Float[np.ndarray, " c"]:
+def fitted(score: Float[np.ndarray, " n"], count: int) -> Float[np.ndarray, " c"]:
   """Scores cut or filled with zeros to the number of clips, as in `standalone_eval`."""
-  return np.append(score, np.zeros(max(clips - len(score), 0)))[:clips]
+  return np.append(score, np.zeros(max(count - len(score), 0)))[:count]
 
 
 def summarize(

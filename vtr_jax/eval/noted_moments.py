@@ -16,7 +16,7 @@ def score(
   path: str,
   protocol: Protocol,
   truth: Truth,
-  others: Mapping[str, list[list[list[float]]]] | None = None,
+  others: Mapping[str, predictions.Moments] | None = None,
 ) -> Scores:
   """Scores a file of moments.
 
@@ -24,7 +24,7 @@ def score(
     path: of the file; see predictions.py.
     protocol: of task moments.
     truth: moments.
-    others: windows of each query, as in the file, of more rows by name.
+    others: more rows by name.
 
   Raises:
     DataError, NotFiniteError: an entry does not fit, with its line.
@@ -59,11 +59,13 @@ def score(
     rows["ceiling"] = _ranked(inside, true, protocol)
   else:
     remarks.append("durations are not known: rows without a video are left out")
-  for name, windows in (others or {}).items():
-    rows[name] = locate(moments.pad(windows))
+  for name, other in (others or {}).items():
+    rows[name] = locate(moments.pad(other.windows))
   sizes = _lengths(true, protocol) | _typed(types, protocol)
   if found.saliency:
-    _highlights(rows, found.saliency, notes, remarks)
+    named = dict(predictions=found) | dict(others or {})
+    scored = {name: m.saliency for name, m in named.items() if m.saliency}
+    _highlights(rows, scored, notes, remarks)
   tables = [*_tables(rows["predictions"], protocol), list(_typed(types, protocol))]
   return Scores(rows, tables, sizes, remarks)
 
@@ -153,15 +155,24 @@ def _ranked(
   return row
 
 
-def _highlights(rows: dict[str, Row], saliency, notes, remarks: list[str]) -> None:
-  """Adds the metrics of highlights, where raters have scored clips."""
+def _highlights(
+  rows: dict[str, Row],
+  saliency: Mapping[str, list[list[float]]],
+  notes: Sequence[Note],
+  remarks: list[str],
+) -> None:
+  """Adds the metrics of highlights to each row, where raters have scored clips."""
   rated = [i for i, note in enumerate(notes) if note.saliency]
   if not rated:
     remarks.append("pred_saliency_scores are left out: no clip of the truth is rated")
     return
   truth = [highlights.ratings(notes[i].saliency, notes[i].duration) for i in rated]
-  given = [np.array(saliency[i], np.float64) for i in rated]
-  other = sum(len(s) != len(r) for s, r in zip(given, truth, strict=True))
+  given = {
+    name: [np.array(own[i], np.float64) for i in rated]
+    for name, own in saliency.items()
+  }
+  pairs = zip(given["predictions"], truth, strict=True)
+  other = sum(len(s) != len(r) for s, r in pairs)
   if other:
     remarks.append(
       f"{other:,} lists of saliency scores have another number of clips: cut, or "
@@ -169,8 +180,7 @@ def _highlights(rows: dict[str, Row], saliency, notes, remarks: list[str]) -> No
     )
   if left := len(notes) - len(rated):
     remarks.append(f"{left:,} queries without ratings are left out of highlights")
-  sources = {
-    "predictions": given,
+  sources = given | {
     "all clips equal": [np.zeros(len(r)) for r in truth],
     "raters' mean": [r.mean(axis=1) for r in truth],
   }

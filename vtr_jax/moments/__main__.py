@@ -6,9 +6,10 @@
 
 zero_shot: windows of several lengths, ranked by their cosine with the query. head: a
 small network on the same frozen features, trained on the split `train` in minutes.
-Prints the protocol's table and writes predictions.jsonl, in QVHighlights' layout, which
-`evaluate --predictions` reads, results.json and the head to --out. Features are cached
-next to it. One process, with all of its devices.
+Prints the protocol's table and writes predictions.jsonl, in QVHighlights' layout with a
+score of each clip of two seconds, which `evaluate --predictions` reads, results.json
+and the head to --out. Features are cached next to it. One process, with all of its
+devices.
 """
 
 import dataclasses
@@ -29,7 +30,9 @@ from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.data.notes import Note
-from vtr_jax.eval import noted_moments, protocols
+from vtr_jax.eval import highlights, noted_moments, protocols
+from vtr_jax.eval.noted import Truth
+from vtr_jax.eval.predictions import Moments
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.moments import features, head, zero_shot
@@ -40,8 +43,9 @@ from vtr_jax.train import workdir
 
 KINDS = ("zero_shot", "head")
 TRAIN = "train"
-# Of the windows of a video and its queries: the best windows of each query.
-Method = Callable[[Features, Float[np.ndarray, "q e"]], list[list[list[float]]]]
+# Of the windows of a video and its queries: the ends that each query gives each window,
+# [q w 2] in seconds, and its score, [q w].
+Method = Callable[[Features, Float[np.ndarray, "q e"]], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +110,7 @@ def moments(request: Request) -> dict[str, float]:
     train = of_split(TRAIN)
     trained = _train(request, model, directory, protocol.notes, train)
     trained.save(place.local, inputs)
-    method = lambda f, text: _listed(*trained.windows(f, text))
+    method = trained.windows
   tested = of_split(protocol.split)
   if absent := set(truth.records) - set(tested):
     raise DataError(
@@ -116,7 +120,7 @@ def moments(request: Request) -> dict[str, float]:
   text = model.embed_text([note.text for note in truth.notes])
   found = _found(method, tested, truth.records, truth.notes, text)
   path = place.local / "predictions.jsonl"
-  _write_predictions(path, found, truth.records, truth.notes)
+  _write_predictions(path, found, truth)
   others = {
     "random window": _found(_random, tested, truth.records, truth.notes, text),
     "another query": _found(
@@ -160,37 +164,41 @@ def _found(
   records: Sequence[str],
   queries: Sequence[Note],
   text: Float[np.ndarray, "q e"],
-) -> list[list[list[float]]]:
-  """The best windows of each query, inside its video."""
-  found: list[list[list[float]]] = [[] for _ in queries]
+) -> Moments:
+  """The best windows of each query, inside its video, and the scores of clips."""
+  windows: list[list[list[float]]] = [[] for _ in queries]
+  saliency: list[list[float]] = [[] for _ in queries]
   own: dict[str, list[int]] = {}
   for row, record in enumerate(records):
     own.setdefault(record, []).append(row)
   for record, rows in own.items():
-    for row, best in zip(rows, method(videos[record], text[rows]), strict=True):
-      # An annotated duration may be shorter than the file's.
-      limit = queries[row].duration or float("inf")
-      cut = ([start, min(end, limit), score] for start, end, score in best)
-      found[row] = [window for window in cut if window[0] < window[1]]
-  return found
+    f = videos[record]
+    # An annotated duration may be shorter than the file's, or unknown: 0.
+    limits = [queries[row].duration or float(f.times.max()) for row in rows]
+    ends, score = method(f, text[rows])
+    clips = zero_shot.saliency(max(limits), f.times, score)
+    for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
+      best = zero_shot.ranked(ends[i], score[i])
+      cut = ([start, min(end, limit), value] for start, end, value in best)
+      windows[row] = [window for window in cut if window[0] < window[1]]
+      saliency[row] = clips[i, : highlights.clips(limit)].tolist()
+  return Moments(windows, saliency, 0)
 
 
-def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> list[list[list[float]]]:
-  return [zero_shot.ranked(f.times, s) for s in zero_shot.scores(f.vectors, text)]
+def _zero_shot(
+  f: Features, text: Float[np.ndarray, "q e"]
+) -> tuple[np.ndarray, np.ndarray]:
+  score = zero_shot.scores(f.vectors, text)
+  return np.broadcast_to(f.times, (*score.shape, 2)), score
 
 
-def _listed(
-  ends: Float[np.ndarray, "q c 2"], score: Float[np.ndarray, "q c"]
-) -> list[list[list[float]]]:
-  pairs = zip(ends, score, strict=True)
-  return [zero_shot.ranked(times, s) for times, s in pairs]
-
-
-def _random(f: Features, text: Float[np.ndarray, "q e"]) -> list[list[list[float]]]:
+def _random(
+  f: Features, text: Float[np.ndarray, "q e"]
+) -> tuple[np.ndarray, np.ndarray]:
   """Windows of the grid in an order of chance, which differs between videos."""
   seed = round(1000 * float(f.times.max()))
   chance = np.random.default_rng(seed).random((len(text), len(f.times)))
-  return [zero_shot.ranked(f.times, s) for s in chance]
+  return np.broadcast_to(f.times, (*chance.shape, 2)), chance
 
 
 def _others(
@@ -201,13 +209,9 @@ def _others(
   return np.roll(text, shift, axis=0)
 
 
-def _write_predictions(
-  path: pathlib.Path,
-  found: Sequence[list[list[float]]],
-  records: Sequence[str],
-  queries: Sequence[Note],
-) -> None:
+def _write_predictions(path: pathlib.Path, found: Moments, truth: Truth) -> None:
   """A line for each query, in QVHighlights' layout."""
+  assert found.saliency is not None
   rounded = lambda window: [round(x, 4) for x in window]
   lines = [
     json.dumps(
@@ -216,10 +220,13 @@ def _write_predictions(
         query=note.text,
         vid=record,
         pred_relevant_windows=[rounded(window) for window in windows],
+        pred_saliency_scores=[round(x, 6) for x in clips],
       ),
       ensure_ascii=False,
     )
-    for windows, record, note in zip(found, records, queries, strict=True)
+    for windows, clips, record, note in zip(
+      found.windows, found.saliency, truth.records, truth.notes, strict=True
+    )
   ]
   io.atomic_write(path, "".join(f"{line}\n" for line in lines))
 

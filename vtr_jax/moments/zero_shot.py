@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from vtr_jax.eval import moments, ranks
+from vtr_jax.eval import highlights, moments, ranks
 from vtr_jax.moments.grid import Grid
 
 NMS = 0.5  # IoU above which the lower of two windows is left out; 2D-TAN, ActivityNet
@@ -44,5 +44,28 @@ def curve(
 ) -> Float[np.ndarray, " c"]:
   """Of each step of the grid, the mean score of the windows around its middle."""
   cells = grid.cells(times[:, 1].max(), times[:, 0].min())
-  inside = (times[:, :1] <= cells) & (cells < times[:, 1:])
-  return (score @ inside) / np.maximum(inside.sum(axis=0), 1)
+  return around(cells, times, score[None])[0]
+
+
+def around(
+  seconds: Float[np.ndarray, " s"],
+  times: Float[np.ndarray, "w 2"],
+  score: Float[np.ndarray, "q w"],
+) -> Float[np.ndarray, "q s"]:
+  """Mean score of the windows around each point in time; the nearest's without one."""
+  inside = (times[:, :1] <= seconds) & (seconds < times[:, 1:])
+  without = np.flatnonzero(~inside.any(axis=0))
+  distance = np.abs(times.mean(axis=1)[:, None] - seconds[without])
+  inside[distance.argmin(axis=0), without] = True
+  return (score @ inside) / inside.sum(axis=0)
+
+
+def saliency(
+  duration: float, times: Float[np.ndarray, "w 2"], score: Float[np.ndarray, "q w"]
+) -> Float[np.ndarray, "q c"]:
+  """For each query, scores of the video's clips of two seconds, as of highlights.
+
+  The score of a clip is the mean of the windows around its middle.
+  """
+  middles = (np.arange(highlights.clips(duration)) + 0.5) * highlights.SECONDS
+  return around(middles, times, score)
