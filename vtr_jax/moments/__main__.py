@@ -33,6 +33,7 @@ from vtr_jax.data.notes import Note
 from vtr_jax.eval import highlights, noted_moments, protocols
 from vtr_jax.eval.noted import Truth
 from vtr_jax.eval.predictions import Moments
+from vtr_jax.eval.protocols import Protocol
 from vtr_jax.inference.load import load
 from vtr_jax.inference.model import LoadedModel
 from vtr_jax.moments import features, head, zero_shot
@@ -108,7 +109,7 @@ def moments(request: Request) -> dict[str, float]:
   method: Method = _zero_shot
   if request.kind == "head":
     train = of_split(TRAIN)
-    trained = _train(request, model, directory, protocol.notes, train)
+    trained = _train(request, model, directory, protocol, train)
     trained.save(place.local, inputs)
     method = trained.windows
   tested = of_split(protocol.split)
@@ -146,11 +147,14 @@ def _train(
   request: Request,
   model: LoadedModel,
   directory: str,
-  name: str,
+  protocol: Protocol,
   train: dict[str, Features],
 ) -> head.Trained:
-  """The head, trained on the moments of the training split."""
-  asked = notes.read(directory, TRAIN, "moment", name=name)
+  """The head, trained on the training split's moments of the protocol's types."""
+  every = notes.read(directory, TRAIN, "moment", name=protocol.notes)
+  types = protocol.types
+  asked = [[n for n in own if not types or n.type in types] for own in every]
+  require(any(asked), f"types: {types}: split {TRAIN!r} has no such moment; omit some")
   sizes = [len(own) for own in asked]
   flat = model.embed_text([note.text for own in asked for note in own])
   texts = np.split(flat, np.cumsum(sizes)[:-1])
