@@ -109,7 +109,7 @@ def test_other_flags_and_objectives_are_rejected(run, data_dir, tmp_path, monkey
     with pytest.raises(ConfigError, match=f"--{flag}: .* task 'actions'; omit it"):
       call(run, "ucf101_ft", **{flag: str(tmp_path / "absent")})
   request = evaluate.Request("ucf101_ft", {}, embeddings=str(tmp_path))
-  with pytest.raises(ConfigError, match=r"--embeddings: .* task 'actions'; omit it"):
+  with pytest.raises(ConfigError, match=r"task 'actions' of .*; give --checkpoint"):
     evaluate.evaluate(request)
   for name in ("msvd", "ucf101"):
     with pytest.raises(

@@ -389,7 +389,7 @@ def test_highlights_are_scored_where_clips_are_rated(write):
   assert scores.rows["all clips equal"]["highlights/VeryGood/mAP"] < 20
   assert "2 lists of saliency scores have another number of clips" in text
   _, text = scored(path, "qvhighlights", MOMENTS)
-  assert "pred_saliency_scores are left out: no clip of the truth is rated" in text
+  assert "pred_saliency_scores are not scored: no clip of the truth is rated" in text
   _, text = scored(path, "qvhighlights", [RATED[0], MOMENTS[1]])
   assert "1 queries without ratings are left out of highlights" in text
 

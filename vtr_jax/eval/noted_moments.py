@@ -164,7 +164,7 @@ def _highlights(
   """Adds the metrics of highlights to each row, where raters have scored clips."""
   rated = [i for i, note in enumerate(notes) if note.saliency]
   if not rated:
-    remarks.append("pred_saliency_scores are left out: no clip of the truth is rated")
+    remarks.append("pred_saliency_scores are not scored: no clip of the truth is rated")
     return
   truth = [highlights.ratings(notes[i].saliency, notes[i].duration) for i in rated]
   given = {
