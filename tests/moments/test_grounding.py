@@ -104,15 +104,16 @@ def recall(stories, locate, threshold):
   return np.mean(np.array(best) >= threshold)
 
 
-def test_the_head_finds_ends_that_no_window_has(stories, trained):
-  """Events last 1 to 4 s, windows 1 or 2 s: these fit few of them."""
+def test_the_head_ranks_windows_better_than_their_cosines(stories, trained):
+  """Events last 1 to 4 s, windows 1 or 2 s: the longer ones, if the event goes on."""
   rest = stories[64:]
   plain = lambda f, text: (
     np.broadcast_to(f.times, (len(text), *f.times.shape)),
     zero_shot.scores(f.vectors, text),
   )
-  assert recall(rest, plain, 0.3) > 0.5
-  assert recall(rest, trained.windows, 0.7) > recall(rest, plain, 0.7) + 0.05
+  before, after = (recall(rest, by, 0.5) for by in (plain, trained.windows))
+  assert before > 0.3
+  assert after > before + 0.05
 
 
 def test_two_fits_are_equal_to_the_last_bit_and_a_head_is_stored(
