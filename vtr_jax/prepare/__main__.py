@@ -5,7 +5,7 @@
     python -m vtr_jax.prepare --check=data/mine/1.0.0
     python -m vtr_jax.prepare --format=msvd_qa --annotations=DIR --notes_of=data/msvd
 
-See docs/prepare.md for jobs of a scheduler, options, and the items that are refused.
+See docs/prepare.md for many machines, options, and the items that are refused.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from vtr_jax.core import buckets, cli, paths
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataError
 from vtr_jax.data import sources
-from vtr_jax.prepare import check, merge, notes
+from vtr_jax.prepare import check, cluster, merge, notes
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options
 from vtr_jax.prepare.place import Place
@@ -59,6 +59,7 @@ _OPTIONS = dict(
 _RUN = dict(
   workers="Processes; 0 is one per core.",
   deadline="Max seconds for one item.",
+  runner="local: this machine; ray: the cluster of RAY_ADDRESS, or Ray started here.",
 )
 _FINAL = dict(
   bad_budget="Fraction of the items that may be refused.",
@@ -94,6 +95,11 @@ def _call() -> None:
     f"--push: {push}: not a bucket; give gs://BUCKET/DIR",
   )
   require(not push or not given.check, "--push: --check copies nothing; omit one")
+  alone = not (given.check or given.merge or given.notes_of)
+  require(
+    alone or given.runner == "local",
+    f"--runner: {given.runner} makes shards; omit --check, --merge and --notes_of",
+  )
   if given.check:
     check.check(given.check, given.workers)
     return
@@ -118,7 +124,9 @@ def _call() -> None:
   given.gop = 1 if given.all_intra else given.gop
   options = Options(**{name: getattr(given, name) for name in _OPTIONS})
   job, jobs = parse_job(given.shard)
-  run = Run(given.workers, given.deadline, job, jobs)
+  run = Run(given.workers, given.deadline, job, jobs, given.runner)
+  if run.runner == "ray":
+    cluster.check_installed()
   values = _request(given)
   items = base.open(given.format, base.Request(**values))
   origin = dict(format=given.format) | values

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from vtr_jax.core.paths import near
 from vtr_jax.core.progress import Bar
 from vtr_jax.core.shutdown import print_line, warn
 from vtr_jax.data import captions as captions_lib
-from vtr_jax.prepare import merge, notes, pool, spool
+from vtr_jax.prepare import cluster, merge, notes, pool, spool
 from vtr_jax.prepare.formats import base
 from vtr_jax.prepare.options import Options, captions, unfit
 from vtr_jax.prepare.place import Place
@@ -28,19 +29,25 @@ class Run:
   """How the work is distributed; does not change the result.
 
   workers: processes; 0 is one per core. deadline: max seconds for one item. job, jobs:
-  this run makes the shards with number % jobs == job.
+  this run makes the shards with number % jobs == job. runner: local, or ray: each shard
+  by `workers` processes (0 is one) wherever the cluster has room.
   """
 
   workers: int = 0
   deadline: float = 600.0  # ours: an hour of video takes a few minutes
   job: int = 0
   jobs: int = 1
+  runner: str = "local"
 
   def __post_init__(self):
     require(self.workers >= 0, f"workers: {self.workers}; must be 0 or more")
     require(self.deadline > 0, f"deadline: {self.deadline}; must be positive")
     mine = 0 <= self.job < self.jobs
     require(mine, f"shard: {self.job}/{self.jobs}; must be i/n with 0 <= i < n")
+    known = self.runner in ("local", "ray")
+    require(known, f"runner: {self.runner!r} is unknown; known: local, ray")
+    alone = self.runner == "local" or self.jobs == 1
+    require(alone, f"runner: {self.runner} makes the shards of all jobs; omit --shard")
 
 
 def prepare(
@@ -70,6 +77,7 @@ def prepare(
     DataError: an earlier run used other items or options, or the directory holds
       something else.
     DataBudgetError: more items are refused than `final` allows; the work is kept.
+    DistributedError: the runner's cluster cannot be reached, or its workers die.
   """
   shards = cut(list(items), shard_size, seed)
   plan = _plan(place, items, origin, options, shards, shard_size, seed)
@@ -83,7 +91,12 @@ def prepare(
     mine = [s for s in shards if s.number % run.jobs == run.job]
     if run.jobs == 1:
       _survey(items, options, final)
-    _make(place, mine, options, run)
+    if run.runner == "local":
+      _make(place, mine, options, run)
+    else:
+      there = dataclasses.replace(run, workers=run.workers or 1, runner="local")
+      work = functools.partial(_make, place, options=options, run=there)
+      cluster.make(place, mine, work, there.workers)
   if run.jobs == 1:
     merge.merge(place, final)
 
