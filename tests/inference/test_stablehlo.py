@@ -85,10 +85,8 @@ for name, (embed_video, embed_text) in dict(inside=inside, outside=outside).item
   }
   with pytest.raises(ConfigError, match="exported exists; choose another name"):
     export.export(run, str(tmp_path / "exported"), "stablehlo")
-  monkeypatch.setattr(stablehlo, "_MAX_BYTES", 1000)
-  message = (
-    r"^--params_inside: embed_video uses 0\.00 GB .* omit it, and params\.npz has"
-  )
+  monkeypatch.setattr(flatbuffers.Builder, "MAX_BUFFER_SIZE", 2**17)
+  message = r"^--params_inside: embed_video has 0\.00 GiB .* omit it: .* in params\.npz"
   with pytest.raises(ConfigError, match=message):
     export.export(run, str(tmp_path / "large"), "stablehlo", params_inside=True)
   assert not (tmp_path / "large").exists()

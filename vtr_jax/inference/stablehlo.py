@@ -10,8 +10,9 @@ Either a file contains the parameters that it uses, or the folder gets params.np
 parameters by path, and each function takes them, as a dictionary, before the arrays.
 """
 
+import functools
 import pathlib
-from collections.abc import Collection
+import warnings
 from typing import Any
 
 import jax
@@ -27,9 +28,6 @@ FUNCTIONS: dict[str, tuple[str, ...]] = dict(
   embed_video=("video",), embed_text=("text_ids", "text_valid")
 )
 PLATFORMS = ("cpu", "cuda", "tpu")
-# Of the parameters in a file of jax.export: it is a flatbuffer, which with the program
-# is limited to 2**31 bytes. JAX warns of constants above this.
-_MAX_BYTES = 2 * 10**9
 
 
 def write(model: LoadedModel, folder: pathlib.Path, params_inside: bool) -> list[str]:
@@ -44,8 +42,8 @@ def write(model: LoadedModel, folder: pathlib.Path, params_inside: bool) -> list
     params_inside: whether the files contain the parameters; otherwise params.npz does.
 
   Raises:
-    ConfigError: the model has none of the functions, or its parameters do not fit into
-      their files.
+    ConfigError: the model has none of the functions, or a file would exceed 2 GiB, the
+      limit of its format.
   """
   names = [name for name in FUNCTIONS if name in model.objective.predict]
   if not names:
@@ -58,34 +56,25 @@ def write(model: LoadedModel, folder: pathlib.Path, params_inside: bool) -> list
     np.savez(folder / "params.npz", allow_pickle=False, **params)
   lines = []
   for name in names:
-    exported = _export(model, name, params)
-    shown = [*map(str, exported.in_avals[len(params) :])]
-    if params_inside:
-      exported = _export(model, name, params, _used(name, params, exported))
-    else:
-      shown.insert(0, "params")
-    (folder / f"{name}.bin").write_bytes(exported.serialize())
+    exported = _export(model, name, params, params_inside)
+    (folder / f"{name}.bin").write_bytes(_serialized(name, exported))
+    arrays = exported.in_avals[-len(FUNCTIONS[name]) :]
+    shown = [*([] if params_inside else ["params"]), *map(str, arrays)]
     lines.append(f"{name}({', '.join(shown)}) -> {exported.out_avals[0]}")
   return lines
 
 
-def _used(
-  name: str, params: dict[str, np.ndarray], exported: export.Exported
-) -> set[str]:
-  """Paths of the parameters that a function uses.
+def _serialized(name: str, exported: export.Exported) -> bytearray:
+  from flatbuffers.builder import BuilderSizeError  # pyright: ignore[reportMissingImports] (optional)
 
-  Raises:
-    ConfigError: they do not fit into a file.
-  """
-  kept = set(exported.module_kept_var_idx)  # of arguments: a dictionary's by sorted key
-  used = {path for i, path in enumerate(sorted(params)) if i in kept}
-  size = sum(params[path].nbytes for path in used)
-  if size > _MAX_BYTES:
+  try:
+    return exported.serialize()
+  except BuilderSizeError:
+    size = len(exported.mlir_module_serialized)
     raise ConfigError(
-      f"--params_inside: {name} uses {size / 1e9:.2f} GB of parameters, and a file of "
-      f"jax.export holds {_MAX_BYTES / 1e9:g} GB; omit it, and params.npz has them"
-    )
-  return used
+      f"--params_inside: {name} has {size / 2**30:.2f} GiB of parameters, and a file "
+      "of jax.export less than 2; omit it: they are in params.npz then"
+    ) from None
 
 
 def check_installed() -> None:
@@ -99,12 +88,8 @@ def check_installed() -> None:
 
 
 def _export(
-  model: LoadedModel,
-  name: str,
-  params: dict[str, np.ndarray],
-  inside: Collection[str] = (),
+  model: LoadedModel, name: str, params: dict[str, np.ndarray], inside: bool
 ) -> export.Exported:
-  """The function; the parameters named by `inside`, all that it uses, are constants."""
   c = model.config
   portable: dict[str, Any] = dict(attention="xla", remat="none")
   if c.objective.get("compute", {}).get("dtype", "auto") == "auto":
@@ -123,15 +108,13 @@ def _export(
     batch = dict(zip(keys, arrays, strict=True))
     return predict(unflatten_dict(params, sep="/"), batch)
 
-  def function_of_arrays(*arrays: Any) -> Any:
-    # Without barriers, XLA folds constants for minutes when it compiles.
-    barrier = jax.lax.optimization_barrier
-    return function(params | {path: barrier(params[path]) for path in inside}, *arrays)
-
-  shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
   given = [jax.ShapeDtypeStruct(*inputs[key]) for key in keys]
   if inside:
-    call = export.export(jax.jit(function_of_arrays), platforms=PLATFORMS)
-    return call(*given)
+    constants = jax.tree.map(jnp.asarray, params)
+    call = jax.jit(functools.partial(function, constants))
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "A large amount of constants")
+      return export.export(call, platforms=PLATFORMS)(*given)
   call = export.export(jax.jit(function), platforms=PLATFORMS)
+  shape = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
   return call(jax.tree.map(shape, params), *given)
