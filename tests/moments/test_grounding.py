@@ -105,7 +105,7 @@ def recall(stories, locate, threshold):
 
 
 def test_the_head_ranks_windows_better_than_their_cosines(stories, trained):
-  """Events last 1 to 4 s, windows 1 or 2 s: the longer ones, if the event goes on."""
+  """Events last 1 to 4 s, windows 1 or 2 s: the longer ones, if the event lasts."""
   rest = stories[64:]
   plain = lambda f, text: (
     np.broadcast_to(f.times, (len(text), *f.times.shape)),
