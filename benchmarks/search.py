@@ -136,10 +136,9 @@ def folder_of_files(folder: pathlib.Path) -> None:
   paths = [write(folder / "clips", i, test[i]) for i in range(_FILES.value)]
   model = load(_CHECKPOINT.value)
   c, began, size = model.config, time.perf_counter(), 1
-  while size <= c.eval_batch_size:
-    model.embed_clips(
-      np.zeros((size, c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3), "u1")
-    )
+  shape = (c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3)
+  while size < 2 * c.eval_batch_size:
+    model.embed_clips(np.zeros((min(size, c.eval_batch_size), *shape), "u1"))
     size *= 2
   print(f"compiled for all batch sizes: {time.perf_counter() - began:.1f} s")
   began = time.perf_counter()

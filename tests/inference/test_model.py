@@ -1,5 +1,6 @@
 """The Python API: vtr_jax.load, and what a model does with files and arrays."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -52,6 +53,37 @@ def test_frames_may_have_any_size_and_number(run):
   np.testing.assert_allclose(seen[0], found.video[0], atol=0.02)
   assert abs(seen[0] - seen[1]).max() > 1e-3
   np.testing.assert_allclose(np.linalg.norm(seen, axis=1), 1, atol=1e-5)
+
+
+def test_rows_of_a_batch_are_read_while_the_one_before_is_computed(run):
+  """Batches are in order, none is larger than eval_batch_size, few have padding."""
+  model, events = run[0], []
+
+  class Function:
+    def start(self, params, batch):
+      events.append(("start", len(batch["x"])))
+      return lambda: (events.append("result"), batch["x"])[1]
+
+  def rows():
+    for i in range(40):
+      if i % 16 == 15:
+        events.append("read")
+      yield dict(x=np.float32(i))
+
+  assert model.config.eval_batch_size == 16
+  found = model._rows(Function(), rows())
+  assert found.tolist() == list(range(40))
+  assert events == [
+    *("read", ("start", 16), "read", ("start", 16), "result"),
+    *("result", ("start", 8), "result"),
+  ]
+  odd = dataclasses.replace(
+    model, config=dataclasses.replace(model.config, eval_batch_size=12)
+  )
+  events.clear()
+  assert odd._rows(Function(), rows()).tolist() == list(range(40))
+  sizes = [event[1] for event in events if event[0] == "start"]
+  assert sizes == [12, 12, 12, 4]
 
 
 def test_empty_lists_give_empty_embeddings(run):

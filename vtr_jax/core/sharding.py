@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -282,10 +282,15 @@ class OnDevices:
 
   def __call__(self, params: Any, batch: Mapping[str, np.ndarray]) -> Any:
     """One global batch; the result's arrays are NumPy."""
+    return self.start(params, batch)()
+
+  def start(self, params: Any, batch: Mapping[str, np.ndarray]) -> Callable[[], Any]:
+    """Starts one global batch; the returned function waits for its result."""
     on_device = {k: v for k, v in batch.items() if k not in HOST_KEYS}
     with scope(self._mesh):
       out = self._jitted(params, put_batch(on_device, self._mesh))
-    return jax.tree.map(lambda x: self._hosts.in_order(np.asarray(x)), out)
+    in_order = lambda x: self._hosts.in_order(np.asarray(x))
+    return lambda: jax.tree.map(in_order, out)
 
   def rows(self, params: Any, batches: Iterable[Mapping], count: int) -> np.ndarray:
     """The first `count` rows over all batches; the last batch is padded."""

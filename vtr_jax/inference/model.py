@@ -371,25 +371,32 @@ class LoadedModel:
   ) -> Float[np.ndarray, "n ..."]:
     """`function` of rows, in batches of few sizes: each is compiled once.
 
-    Without rows, the result is as wide as the embeddings, or `width`.
+    While a batch is computed, the rows of the next one are read. Without rows, the
+    result is as wide as the embeddings, or `width`.
     """
-    outputs, waiting = [], []
+    outputs, waiting, devices = [], [], self.mesh.size
+    full = devices * -(-self.config.eval_batch_size // devices)
+    finish: Callable[[], None] = lambda: None
 
-    def flush() -> None:
-      count, size = len(waiting), self.mesh.size
+    def start() -> Callable[[], None]:
+      count, size = len(waiting), devices
       while size < count:
         size *= 2
-      padded = waiting + waiting[-1:] * (size - count)
+      padded = waiting + waiting[-1:] * (min(size, full) - count)
       batch = {k: np.stack([row[k] for row in padded]) for k in padded[0]}
-      outputs.append(function(self.params, batch)[:count])
+      result = function.start(self.params, batch)
       waiting.clear()
+      return lambda: outputs.append(result()[:count])
 
     for row in rows:
       waiting.append(row)
-      if len(waiting) >= self.config.eval_batch_size:
-        flush()
+      if len(waiting) == full:
+        started = start()
+        finish()
+        finish = started
+    finish()
     if waiting:
-      flush()
+      start()()
     if not outputs:
       return np.zeros((0, width or self.dim), np.float32)
     return np.concatenate(outputs)

@@ -5,7 +5,8 @@ Processes that render import neither JAX nor TFDS, and thus no more than this.
 
 import functools
 import io
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import av
@@ -65,17 +66,31 @@ def name(split: str, index: int) -> str:
 
 def encode(frames: UInt8[np.ndarray, "t h w 3"]) -> bytes:
   """H.264 in mp4; equal frames give equal bytes on one machine."""
+  buffer = io.BytesIO()
+  write(buffer, frames)
+  return buffer.getvalue()
+
+
+def write(
+  file: str | io.BufferedIOBase, frames: Iterable[UInt8[np.ndarray, "h w 3"]]
+) -> None:
+  """As `encode`, for videos that are too long to be held in memory.
+
+  Args:
+    file: path, or file object, of the mp4.
+    frames: FPS a second, all of one size; one or more.
+  """
   # x264's look-ahead reads uninitialised memory on frames this small: with it, one clip
   # in three differs from build to build.
   no_lookahead = "rc-lookahead=0:mbtree=0:scenecut=0:weightp=0"
   options = dict(preset="veryfast", crf="26", g=str(_GOP), bf="0", threads="1")
   options["x264-params"] = no_lookahead
-  buffer = io.BytesIO()
-  with av.open(buffer, "w", format="mp4") as container:
+  with av.open(file, "w", format="mp4") as container:
     stream = container.add_stream("libx264", rate=FPS, options=options)
-    stream.height, stream.width = frames.shape[1:3]
+    left = iter(frames)
+    first = next(left)
+    stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = "yuv420p"
-    for frame in frames:
+    for frame in itertools.chain([first], left):
       container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
     container.mux(stream.encode())
-  return buffer.getvalue()

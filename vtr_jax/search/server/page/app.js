@@ -325,7 +325,7 @@ async function refine(hit, video) {
   const part = $("curve").querySelector("rect");
   part.setAttribute("x", x(found.start));
   part.setAttribute("width", x(found.end) - x(found.start));
-  $("curve").hidden = false;
+  $("curve").removeAttribute("hidden"); // an SVG has no property of this name
   $("curve").onclick = (e) => {
     const box = $("curve").getBoundingClientRect();
     video.currentTime = first + ((last - first) * (e.clientX - box.left)) / box.width;
@@ -365,7 +365,7 @@ function show(i) {
   stop();
   stage.querySelectorAll("video").forEach(end);
   stage.replaceChildren();
-  $("curve").hidden = true;
+  $("curve").setAttribute("hidden", "");
   open = i;
   const say = (text) => {
     const p = document.createElement("p");
