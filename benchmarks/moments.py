@@ -10,9 +10,9 @@ them) to one H.264 file, and measures two ways to the moment of a sentence:
   search    the index of `vtr_jax.search`, of clips of `--window` seconds, then a query,
             and the first hit's moment
 
-Decoding and embedding are measured alone, then the command, which does both: the rest
-is negative as far as they overlap. The second line of each counts CPU time, in which
-other processes of the machine do not matter.
+Decoding is measured alone, embedding on at most 20 batches, then the command, which
+does both. By the clock, the rest is negative as far as they overlap. The second line of
+each counts CPU time, in which other processes of the machine do not matter.
 """
 
 import itertools

@@ -113,7 +113,7 @@ def claims() -> dict:
 
 
 def shapes() -> dict:
-  """MAC's masks on moving_shapes, which is easier: curves bend sooner."""
+  """MAC's masks on moving_shapes, whose grey backgrounds are easier."""
   mac = dual(FINE)
   return measured() | dict(
     seeds=(0, 1, 2),

@@ -175,7 +175,7 @@ def _check_input(request: Request, protocol: Protocol) -> None:
   if task == "moments" and given == "checkpoint":
     cure = (
       f"run python -m vtr_jax.moments --checkpoint={request.checkpoint} "
-      f"--protocol={request.name}"
+      f"--protocol={request.name} --data={request.data or 'DATA'}"
     )
   require(
     given in takes,

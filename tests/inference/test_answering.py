@@ -201,6 +201,15 @@ def test_questions_belong_to_the_split_of_their_annotations(
   assert written.keys() == {"v1", "v2"}
 
 
+def test_scores_that_are_not_finite_answer_nothing():
+  asked = [Note("question", name, "what", "a") for name in ("a", "b")]
+  scores = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
+  rows = QuestionRows("x", classes=("a", "b"))
+  assert evaluator.given(rows, scores[:1], asked[:1]) == ["b"]
+  with pytest.raises(DataError, match=r"^question 'b': .* 1 of 2 questions; the run"):
+    evaluator.given(rows, scores, asked)
+
+
 def test_counts_are_written_as_they_were_predicted(tmp_path):
   asked = [Note("question", name, "how many", "2") for name in ("a", "b")]
   scores = np.array([[1.5], [11.25]], np.float32)
@@ -221,8 +230,8 @@ def test_runs_and_data_that_do_not_fit_a_protocol_are_named(
     evaluated("msvd_qa", checkpoint=run, data=divided[0])
   with pytest.raises(ConfigError, match=r"--save_embeddings: .* 'answers'; omit it"):
     evaluated(checkpoint=run, save_embeddings="x")
-  with pytest.raises(ConfigError, match=r"; run python -m vtr_jax\.moments --checkp"):
-    evaluated("charades_sta", checkpoint=run)
+  with pytest.raises(ConfigError, match=r"--protocol=charades_sta --data=some$"):
+    evaluated("charades_sta", checkpoint="run", data="some")
   asked = Note("question", "9", ASK, "circle")
   opened = answer_split.Answering(run, protocols.get("msrvtt_qa"), divided[0])
   with pytest.raises(DataError, match=r"split 'test' has no record 'v9', of which"):

@@ -35,7 +35,7 @@ def test_the_loaders_of_the_docs_embed_without_this_package(
   With the parameters inside, one file per function is all there is.
   """
   run = trained_smoke(file, data_dir, tmp_path / "run")
-  export.export(run, str(tmp_path / "exported"), "stablehlo")
+  export.export(run, str(tmp_path / "functions"), "stablehlo")
   export.export(run, str(tmp_path / "inside"), "stablehlo", params_inside=True)
   model = vtr_jax.load(run)
   records = model.config.data.open("test")
@@ -53,7 +53,7 @@ sys.modules["vtr_jax"] = sys.modules["flax"] = None
 {LOADER}
 inside = load("inside/embed_video.bin"), load("inside/embed_text.bin")
 {PARAMS}
-outside = embed_video, functools.partial(load("exported/embed_text.bin"), params)
+outside = embed_video, functools.partial(load("functions/embed_text.bin"), params)
 given = np.load("inputs.npz")
 for name, (embed_video, embed_text) in dict(inside=inside, outside=outside).items():
   np.savez(
@@ -80,11 +80,11 @@ for name, (embed_video, embed_text) in dict(inside=inside, outside=outside).item
     np.testing.assert_allclose(outputs["text"], model.embed_text(texts), atol=1e-5)
   functions = {"embed_video.bin", "embed_text.bin", "tokenizer.model"}
   assert {p.name for p in (tmp_path / "inside").iterdir()} == functions
-  assert {p.name for p in (tmp_path / "exported").iterdir()} == functions | {
+  assert {p.name for p in (tmp_path / "functions").iterdir()} == functions | {
     "params.npz"
   }
-  with pytest.raises(ConfigError, match="exported exists; choose another name"):
-    export.export(run, str(tmp_path / "exported"), "stablehlo")
+  with pytest.raises(ConfigError, match="functions exists; choose another name"):
+    export.export(run, str(tmp_path / "functions"), "stablehlo")
   monkeypatch.setattr(flatbuffers.Builder, "MAX_BUFFER_SIZE", 2**17)
   message = r"^--params_inside: embed_video has 0\.00 GiB .* omit it: .* in params\.npz"
   with pytest.raises(ConfigError, match=message):

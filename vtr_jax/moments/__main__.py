@@ -154,7 +154,11 @@ def _train(
   every = notes.read(directory, TRAIN, "moment", name=protocol.notes)
   types = protocol.types
   asked = [[n for n in own if not types or n.type in types] for own in every]
-  require(any(asked), f"types: {types}: split {TRAIN!r} has no such moment; omit some")
+  if not any(asked):
+    of = f" of types {', '.join(types)}" if types else ""
+    raise DataError(
+      f"{directory}: split {TRAIN!r} has no moments{of} to train a head on"
+    )
   sizes = [len(own) for own in asked]
   flat = model.embed_text([note.text for own in asked for note in own])
   texts = np.split(flat, np.cumsum(sizes)[:-1])
@@ -241,7 +245,7 @@ def _inputs(request: Request, model: LoadedModel, directory: str) -> dict[str, A
   return dict(
     kind=request.kind,
     model=dict(run=c.name, step=model.step, objective=c.objective["name"]),
-    data=dict(directory=directory, protocol=request.protocol),
+    data=dict(directory=directory, protocol=request.protocol, changes=request.changes),
     features=dataclasses.asdict(request.grid)
     | dict(frames=c.clip.num_frames, size=c.clip.image_size),
   )

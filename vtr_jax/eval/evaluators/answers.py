@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from vtr_jax.core.config import choose, require
-from vtr_jax.core.errors import BadSample, DataError
+from vtr_jax.core.errors import BadSample, DataError, NotFiniteError
 from vtr_jax.data import sources
 from vtr_jax.data.notes import Note
 from vtr_jax.data.questions import QuestionRows
@@ -159,7 +159,17 @@ def scorer(
 def given(
   rows: QuestionRows, scores: Float[np.ndarray, "q v"], notes: Sequence[Note]
 ) -> list[Any]:
-  """The answer to each question, a text; of form count the number as predicted."""
+  """The answer to each question, a text; of form count the number as predicted.
+
+  Raises:
+    NotFiniteError: a score is not a number; the largest would answer by chance.
+  """
+  bad = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+  if len(bad):
+    raise NotFiniteError(
+      f"question {notes[bad[0]].id!r}: scores are not finite, as of {len(bad):,} of "
+      f"{len(notes):,} questions; the run has diverged, take an earlier checkpoint"
+    )
   if rows.form == "count":
     return scores[:, 0].tolist()
   return rows.answers(scores, [note.options for note in notes])
