@@ -13,7 +13,8 @@ def written(frames, **container):
   """A video of (time in ms, RGB array) pairs."""
   file = io.BytesIO()
   with av.open(file, "w", format="mp4", options=container) as out:
-    stream = out.add_stream("libx264", rate=25, options=dict(g="6"))
+    # Without a number of threads, the bytes depend on the cores.
+    stream = out.add_stream("libx264", rate=25, options=dict(g="6", threads="3"))
     stream.height, stream.width = frames[0][1].shape[:2]
     stream.pix_fmt = "yuv420p"
     stream.codec_context.time_base = Fraction(1, 1000)
