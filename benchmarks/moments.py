@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from absl import app, flags, logging
 
+from benchmarks.rates import compile_embedding
 from vtr_jax.core import processes
 from vtr_jax.core.progress import Bar
 from vtr_jax.data.embedded import clips, long
@@ -65,15 +66,6 @@ def frames(count: int) -> Iterator[np.ndarray]:
   shown = itertools.chain.from_iterable(long.frames("test", n) for n in numbers)
   for frame in Bar(itertools.islice(shown, count), "rendering", count, unit="frame"):
     yield frame.repeat(_SCALE.value, axis=0).repeat(_SCALE.value, axis=1)
-
-
-def compile_all(model: LoadedModel) -> None:
-  """Embeds a batch of every size."""
-  c, size = model.config, 1
-  shape = (c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3)
-  while size < 2 * c.eval_batch_size:
-    model.embed_clips(np.zeros((min(size, c.eval_batch_size), *shape), "u1"))
-    size *= 2
 
 
 def measure(
@@ -144,7 +136,7 @@ def main(_: list[str]) -> None:
       f"{_MINUTES.value:g} minutes, {count:,} frames of {96 * _SCALE.value} pixels, "
       f"{path.stat().st_size / 1e6:.1f} MB; {processes.cores()} cores"
     )
-    compile_all(model)
+    compile_embedding(model)
     model.embed_text([query])
     all_windows(path, model, query)
     search(path, out, model, query)

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import app, flags
 
+from benchmarks.rates import compile_embedding
 from vtr_jax.data import sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.inference.load import load
@@ -135,11 +136,8 @@ def folder_of_files(folder: pathlib.Path) -> None:
   test = sources.open_split(sources.find(_DATA.value, "moving_shapes/full"), "test")
   paths = [write(folder / "clips", i, test[i]) for i in range(_FILES.value)]
   model = load(_CHECKPOINT.value)
-  c, began, size = model.config, time.perf_counter(), 1
-  shape = (c.clip.num_frames, c.clip.image_size, c.clip.image_size, 3)
-  while size < 2 * c.eval_batch_size:
-    model.embed_clips(np.zeros((min(size, c.eval_batch_size), *shape), "u1"))
-    size *= 2
+  began = time.perf_counter()
+  compile_embedding(model)
   print(f"compiled for all batch sizes: {time.perf_counter() - began:.1f} s")
   began = time.perf_counter()
   report = build.build(folder / "clips", folder / "index", model)
