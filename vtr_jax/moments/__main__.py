@@ -44,9 +44,8 @@ from vtr_jax.train import workdir
 
 KINDS = ("zero_shot", "head")
 TRAIN = "train"
-# Of the windows of a video and its queries: the ends that each query gives each window,
-# [q w 2] in seconds, and its score, [q w].
-Method = Callable[[Features, Float[np.ndarray, "q e"]], tuple[np.ndarray, np.ndarray]]
+# Of the windows of a video and its queries: scores, [q w].
+Method = Callable[[Features, Float[np.ndarray, "q e"]], Float[np.ndarray, "q w"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +110,7 @@ def moments(request: Request) -> dict[str, float]:
     train = of_split(TRAIN)
     trained = _train(request, model, directory, protocol, train)
     trained.save(place.local, inputs)
-    method = trained.windows
+    method = trained.scores
   tested = of_split(protocol.split)
   if absent := set(truth.records) - set(tested):
     raise DataError(
@@ -183,30 +182,24 @@ def _found(
     f = videos[record]
     # An annotated duration may be shorter than the file's, or unknown: 0.
     limits = [queries[row].duration or float(f.times.max()) for row in rows]
-    ends, score = method(f, text[rows])
+    score = method(f, text[rows])
     clips = zero_shot.saliency(max(limits), f.times, score)
     for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-      best = zero_shot.ranked(ends[i], score[i])
+      best = zero_shot.ranked(f.times, score[i])
       cut = ([start, min(end, limit), value] for start, end, value in best)
       windows[row] = [window for window in cut if window[0] < window[1]]
       saliency[row] = clips[i, : highlights.clips(limit)].tolist()
   return Moments(windows, saliency, 0)
 
 
-def _zero_shot(
-  f: Features, text: Float[np.ndarray, "q e"]
-) -> tuple[np.ndarray, np.ndarray]:
-  score = zero_shot.scores(f.vectors, text)
-  return np.broadcast_to(f.times, (*score.shape, 2)), score
+def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q w"]:
+  return zero_shot.scores(f.vectors, text)
 
 
-def _random(
-  f: Features, text: Float[np.ndarray, "q e"]
-) -> tuple[np.ndarray, np.ndarray]:
+def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q w"]:
   """Windows of the grid in an order of chance, which differs between videos."""
   seed = round(1000 * float(f.times.max()))
-  chance = np.random.default_rng(seed).random((len(text), len(f.times)))
-  return np.broadcast_to(f.times, (*chance.shape, 2)), chance
+  return np.random.default_rng(seed).random((len(text), len(f.times)))
 
 
 def _others(

@@ -111,17 +111,16 @@ class Trained:
   def _apply(self) -> Any:
     return jax.jit(Head(self.recipe, self.grid.step).apply)
 
-  def windows(
+  def scores(
     self, features: Features, text: Float[np.ndarray, "q e"]
-  ) -> tuple[Float[np.ndarray, "q w 2"], Float[np.ndarray, "q w"]]:
-    """The windows of a video in seconds, for each query, and their scores, 0 to 1."""
+  ) -> Float[np.ndarray, "q w"]:
+    """Scores of the windows of a video for each query, 0 to 1."""
     # Few sizes, each of which is compiled once.
     count = len(text), len(features.times)
     notes = [Note("moment", "", "")] * len(text)
     b = _batch([(features, text, notes)], _evened(count[0]), _padded(count[1]))
     out = jax.device_get(self._apply({"params": self.params}, *b[:3]))
-    score = 1 / (1 + np.exp(-out[: count[0], : count[1]]))
-    return np.broadcast_to(features.times, (*score.shape, 2)), score
+    return 1 / (1 + np.exp(-out[: count[0], : count[1]]))
 
   def save(self, directory: pathlib.Path, inputs: dict[str, Any]) -> None:
     """Writes head.npz and head.json."""
