@@ -3,6 +3,7 @@
 import io
 
 import av
+import jax
 import numpy as np
 import pytest
 from training import trained_smoke
@@ -56,14 +57,14 @@ def test_the_curve_is_the_mean_of_the_windows_around_a_step():
 
 def test_clips_of_highlights_have_the_mean_of_the_windows_around_their_middle():
   times = np.array([(0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (4.0, 6.0)])
-  score = np.array([[0.9, 0.5, 0.1, 0.2], [0.0, 0.0, -1.0, 1.0]])
-  found = zero_shot.saliency(7.5, times, score)
+  scores = np.array([[0.9, 0.5, 0.1, 0.2], [0.0, 0.0, -1.0, 1.0]])
+  found = [zero_shot.saliency(7.5, times, score) for score in scores]
   np.testing.assert_allclose(found, [[0.7, 0.1, 0.2], [0, -1, 1]])
   # No window reaches the middle of the fifth clip: it has the score of the nearest.
-  longer = zero_shot.saliency(10.0, times, score)
-  np.testing.assert_allclose(longer[:, 3:], [[0.2, 0.2], [1, 1]])
+  longer = zero_shot.saliency(10.0, times, scores[1])
+  np.testing.assert_allclose(longer[3:], [1, 1])
   rated = [highlights.ratings(((i, 4, 1),), 7.5) for i in (0, 2)]
-  results = highlights.summarize(list(found), rated)
+  results = highlights.summarize(found, rated)
   assert (results["VeryGood/mAP"], results["VeryGood/Hit@1"]) == (50, 100)
 
 
@@ -91,26 +92,42 @@ def stories():
 
 @pytest.fixture(scope="module")
 def trained(stories):
-  recipe = head.Recipe(epochs=12, lr=3e-3, width=32)
+  recipe = head.Recipe(epochs=40, lr=3e-3, width=32)
   return head.fit(recipe, GRID, *zip(*stories[:64], strict=True), progress=False)
 
 
-def recall(stories, score_of, threshold):
+def recall(stories, windows_of, threshold):
   best = []
   for f, text, asked in stories:
-    for score, note in zip(score_of(f, text), asked, strict=True):
-      found = moments.pad([zero_shot.ranked(f.times, score)])
+    for times, score, note in zip(*windows_of(f, text), asked, strict=True):
+      found = moments.pad([zero_shot.ranked(times, score)])
       best.append(moments.best_iou(found, moments.pad([note.windows]))[0, 0])
   return np.mean(np.array(best) >= threshold)
 
 
-def test_the_head_ranks_windows_better_than_their_cosines(stories, trained):
-  """Events last 1 to 4 s, windows 1 or 2 s: the longer ones, if the event lasts."""
+def plain(f, text):
+  score = zero_shot.scores(f.vectors, text)
+  return [f.times] * len(score), score
+
+
+def test_the_head_finds_starts_and_ends_that_no_window_has(stories, trained):
+  """Events last 1 to 4 s, windows 1 or 2 s."""
   rest = stories[64:]
-  plain = lambda f, text: zero_shot.scores(f.vectors, text)
-  before, after = (recall(rest, by, 0.5) for by in (plain, trained.scores))
-  assert before > 0.3
-  assert after > before + 0.05
+  for threshold, before, gain in ((0.5, 0.3, 0.2), (0.7, 0.05, 0.3)):
+    zero = recall(rest, plain, threshold)
+    assert zero > before
+    assert recall(rest, trained.windows, threshold) > zero + gain
+
+
+def test_an_untrained_head_ranks_steps_as_their_best_windows(stories):
+  model = head.Head(8)
+  cells = GRID.cells(stories[0][0].times.max())
+  score = np.zeros((1, len(cells), 2), np.float32)
+  score[0, 3, 1], score[0, 7, 0] = 0.5, 0.4
+  valid = np.ones(score.shape[:2], bool)
+  logit, reach = model.apply(model.init(jax.random.key(0), score, valid), score, valid)
+  assert np.argsort(-np.asarray(logit[0]))[:2].tolist() == [3, 7]
+  np.testing.assert_allclose(reach, np.log1p(np.e), rtol=1e-5)
 
 
 def test_two_fits_are_equal_to_the_last_bit_and_a_head_is_stored(
@@ -120,21 +137,55 @@ def test_two_fits_are_equal_to_the_last_bit_and_a_head_is_stored(
   recipe = head.Recipe(epochs=1, width=32)
   one, two = (head.fit(recipe, GRID, *few, progress=False) for _ in range(2))
   f, text, _ = stories[-1]
-  np.testing.assert_array_equal(one.scores(f, text), two.scores(f, text))
+  assert all(map(np.array_equal, one.windows(f, text), two.windows(f, text)))
   trained.save(tmp_path, dict(kind="head"))
   again = head.load(tmp_path)
-  np.testing.assert_array_equal(again.scores(f, text), trained.scores(f, text))
+  assert all(map(np.array_equal, again.windows(f, text), trained.windows(f, text)))
   (tmp_path / "head.npz").unlink()
   with pytest.raises(DataError, match="--kind=head"):
     head.load(tmp_path)
 
 
 def test_padding_changes_no_output_of_the_head(stories, trained):
-  """Queries of a video are padded to a power of two, windows to a multiple of 32."""
+  """Queries of a video are padded to a power of two, steps to a multiple of 32."""
   f, text, _ = stories[-1]
-  many = trained.scores(f, np.concatenate([text, text]))
-  few = trained.scores(f, text)
-  np.testing.assert_allclose(few, many[:3], rtol=1e-4, atol=1e-5)
+  steps = len(GRID.cells(f.times.max()))
+  assert steps % 32
+  score = np.random.default_rng(0).normal(-1, 0.1, (2, 96, 2)).astype(np.float32)
+  valid = np.arange(96)[None] < steps
+  apply = lambda count: trained._apply(
+    {"params": trained.params}, score[:, :count], np.tile(valid[:, :count], (2, 1))
+  )
+  for short, long in zip(apply(steps), apply(96), strict=True):
+    np.testing.assert_allclose(short, long[:, :steps], rtol=1e-4, atol=1e-5)
+  times, many = trained.windows(f, np.concatenate([text, text]))
+  np.testing.assert_allclose(trained.windows(f, text)[1], many[:3], rtol=1e-4)
+  assert times.min() >= 0
+  assert times.max() <= f.times.max()
+
+
+def test_steps_near_the_middle_of_a_moment_are_trained_to_find_it():
+  middle = np.arange(10) + 0.5
+  near, truth = head._targets(1.0, middle, [(2, 3), (0, 9), (6.6, 6.8)])
+  # (0, 9): the steps within 1.5 of 4.5; (6.6, 6.8) is shorter than a step.
+  assert np.flatnonzero(near).tolist() == [2, 3, 4, 5, 6]
+  wanted = [(2, 3), (0, 9), (0, 9), (0, 9), (6.6, 6.8)]
+  np.testing.assert_allclose(truth[near], wanted)
+
+
+def test_a_step_has_the_scores_of_the_windows_around_it():
+  """Of each length; a window longer than the video is all of it."""
+  times = Grid((1.0, 9.0), 0.5).windows(2.0)
+  np.testing.assert_allclose(times, [(0, 1), (0, 2), (0.5, 1.5), (1, 2)])
+  angles = np.arccos([0.8, 0.4, 0.6, 0.2])
+  vectors = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+  steps, score = head._inputs(
+    Grid((1.0, 9.0), 0.5), Features(times, vectors), np.float32([[1, 0]])
+  )
+  np.testing.assert_allclose(steps, [0.25, 0.75, 1.25, 1.75])
+  # Less the mean, 0.5; the middles of the windows are at 0.5, 1 and 1.5 s.
+  np.testing.assert_allclose(score[0, :, 0], [0.3, 0.2, -0.1, -0.3], atol=1e-6)
+  np.testing.assert_allclose(score[0, :, 1], -0.1, atol=1e-6)
 
 
 class Colours(LoadedModel):

@@ -5,7 +5,7 @@
   ... --data=data/charades_sta --protocol=charades_sta --lengths=4,8,12,16 --step=2
 
 zero_shot: windows of several lengths, ranked by their cosine with the query. head: a
-small network on the same frozen features, trained on the split `train` in minutes.
+small network on these scores, trained on the split `train` in minutes.
 Prints the protocol's table and writes predictions.jsonl, in QVHighlights' layout with a
 score of each clip of two seconds, which `evaluate --predictions` reads, results.json
 and the head to --out. Features are cached next to it. One process, with all of its
@@ -30,7 +30,7 @@ from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
 from vtr_jax.data.notes import Note
-from vtr_jax.eval import highlights, noted_moments, protocols
+from vtr_jax.eval import noted_moments, protocols
 from vtr_jax.eval.noted import Truth
 from vtr_jax.eval.predictions import Moments
 from vtr_jax.eval.protocols import Protocol
@@ -44,8 +44,9 @@ from vtr_jax.train import workdir
 
 KINDS = ("zero_shot", "head")
 TRAIN = "train"
-# Of the windows of a video and its queries: scores, [q w].
-Method = Callable[[Features, Float[np.ndarray, "q e"]], Float[np.ndarray, "q w"]]
+# Of a video and its queries: windows [q w 2], in seconds, and their scores [q w].
+Found = tuple[Float[np.ndarray, "q w 2"], Float[np.ndarray, "q w"]]
+Method = Callable[[Features, Float[np.ndarray, "q e"]], Found]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,7 @@ def moments(request: Request) -> dict[str, float]:
     train = of_split(TRAIN)
     trained = _train(request, model, directory, protocol, train)
     trained.save(place.local, inputs)
-    method = trained.scores
+    method = trained.windows
   tested = of_split(protocol.split)
   if absent := set(truth.records) - set(tested):
     raise DataError(
@@ -182,24 +183,28 @@ def _found(
     f = videos[record]
     # An annotated duration may be shorter than the file's, or unknown: 0.
     limits = [queries[row].duration or float(f.times.max()) for row in rows]
-    score = method(f, text[rows])
-    clips = zero_shot.saliency(max(limits), f.times, score)
-    for i, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-      best = zero_shot.ranked(f.times, score[i])
+    found = zip(rows, limits, *method(f, text[rows]), strict=True)
+    for row, limit, times, score in found:
+      best = zero_shot.ranked(times, score)
       cut = ([start, min(end, limit), value] for start, end, value in best)
       windows[row] = [window for window in cut if window[0] < window[1]]
-      saliency[row] = clips[i, : highlights.clips(limit)].tolist()
+      saliency[row] = zero_shot.saliency(limit, times, score).tolist()
   return Moments(windows, saliency, 0)
 
 
-def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q w"]:
-  return zero_shot.scores(f.vectors, text)
+def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
+  return _same(f, zero_shot.scores(f.vectors, text))
 
 
-def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Float[np.ndarray, "q w"]:
+def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
   """Windows of the grid in an order of chance, which differs between videos."""
   seed = round(1000 * float(f.times.max()))
-  return np.random.default_rng(seed).random((len(text), len(f.times)))
+  return _same(f, np.random.default_rng(seed).random((len(text), len(f.times))))
+
+
+def _same(f: Features, score: Float[np.ndarray, "q w"]) -> Found:
+  """The windows of the grid for each query."""
+  return np.broadcast_to(f.times, (*score.shape, 2)), score
 
 
 def _others(

@@ -1,10 +1,11 @@
-"""A head for moments: windows are scored again, by those around them.
+"""A head for moments: when they start and end, from the scores of the windows around.
 
-The input of a window is its cosine with the query, less the mean and less the largest
-of the video, and when it is: embeddings themselves would be memorised by so few videos.
-Self-attention over the windows of the video, then whether the window fits the moment:
-binary cross entropy, whose target is the IoU, scaled, as in 2D-TAN (arXiv 1912.03590).
-Untrained, it ranks as the cosines do.
+Anchor-free, as ActionFormer (arXiv 2202.07925): every step of the grid says how likely
+the moment is around it, and how far its start and end are. The input of a step is the
+score of the window of each length with its middle there, less the mean and less the
+largest of the video; embeddings themselves would be memorised by so few videos.
+Convolutions over time, so what is learned at one time holds at another. Untrained, it
+ranks steps as their best windows.
 
 On one device, in float32, from seed 0: two runs are bitwise identical.
 """
@@ -29,29 +30,29 @@ from vtr_jax.core.config import read, require
 from vtr_jax.core.errors import DataError, DivergedError, one_line
 from vtr_jax.core.progress import Bar
 from vtr_jax.data.notes import Note
-from vtr_jax.eval import moments
-from vtr_jax.models.layers import Compute, Dense, Transformer, TransformerConfig
 from vtr_jax.moments import zero_shot
 from vtr_jax.moments.features import Features
 from vtr_jax.moments.grid import Grid
 from vtr_jax.train import workdir
 
-_LOW, _HIGH = 0.5, 1.0  # IoUs that are scaled to 0 and 1; 2D-TAN on Charades-STA
+_DILATIONS = (1, 2, 4, 8)  # steps; an output sees 16 steps on each side; ours
+_CENTRE = 1.5  # steps from the middle that are trained to find a moment; ActionFormer
 _SHARP = 10.0  # of cosines, so that differences between windows are of order 1; ours
-_RARE = -3.0  # the logit at first: few windows fit; as RetinaNet's, arXiv 1708.02002
-_COMPUTE = Compute(dtype="float32", attention="xla")
+_RARE = (
+  -2.0
+)  # the logit at first: few steps are near a moment; as RetinaNet, 1708.02002
+_REACH = 1.0  # before softplus: 1.3 steps to the start and to the end, at first; ours
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """Hyperparameters; the learning rate has a cosine decay to 0, after 5 % warm-up."""
 
-  epochs: int = 8  # ours; 2D-TAN and VSLNet have 100
-  lr: float = 3e-3  # ours, for so few layers; Moment-DETR: 1e-4
-  weight_decay: float = 1e-4  # Moment-DETR
-  videos: int = 16  # of a batch, with all their queries; ours
-  width: int = 32  # ours; Moment-DETR: 256
-  depth: int = 2  # Moment-DETR's encoder
+  epochs: int = 30  # ActionFormer: 15 to 50
+  lr: float = 1e-3  # ActionFormer
+  weight_decay: float = 1e-2  # ours; ActionFormer: 0.05
+  batch_size: int = 64  # queries; ours
+  width: int = 64  # ours; ActionFormer: 512, of embeddings
 
   def __post_init__(self):
     require(self.epochs > 0, f"epochs: {self.epochs} must be positive")
@@ -59,44 +60,43 @@ class Recipe:
 
 
 class Head(nn.Module):
-  """Queries and the windows of their videos, to a logit of fitting for each."""
+  """Scores of a query, to a moment at each step.
 
-  recipe: Recipe
-  step: float  # of the grid, seconds
+  Returns the logit of a moment around each step, and how many steps before and after
+  its middle the moment starts and ends.
+  """
+
+  width: int
 
   @nn.compact
   def __call__(
     self,
-    score: Float[AnyArray, "b w"],  # zero_shot.scores; 0 = padding
-    times: Float[AnyArray, "b w 2"],
-    valid: Bool[AnyArray, "b w"],
-  ) -> Float[Array, "b w"]:
-    width = self.recipe.width
-    dense = functools.partial(Dense, width, ("embed", "mlp"), "float32")
-    score *= _SHARP
-    both = jnp.stack([score, score - score.max(1, keepdims=True)], -1)
-    middle, length = times.mean(-1), times[..., 1] - times[..., 0]
-    waves = [_waves(t / self.step, width) for t in (middle, length / 2)]
-    x = dense(name="score")(both)
-    x += dense(name="times")(jnp.concatenate(waves, axis=-1))
-    heads = next(h for h in range(max(width // 32, 1), 0, -1) if width % h == 0)
-    size = TransformerConfig(width, self.recipe.depth, 2 * width, heads)
-    x = Transformer(size, _COMPUTE, name="blocks")(x, valid)
-    zeros, ones = nn.initializers.zeros, nn.initializers.ones
-    last = functools.partial(Dense, 1, ("embed", "classes"), "float32")
-    out = last(kernel_init=zeros, name="out")(x)
-    prior = last(kernel_init=ones, name="prior")(score[..., None])
-    return (out + prior)[..., 0] + _RARE
+    score: Float[AnyArray, "b s l"],  # of the windows around each step, by length
+    valid: Bool[AnyArray, "b s"],
+  ) -> tuple[Float[Array, "b s"], Float[Array, "b s 2"]]:
+    shown = valid[..., None]
+    score = _SHARP * jnp.asarray(score)
+    best = jnp.where(shown, score, -jnp.inf).max((1, 2), keepdims=True)
+    less = jnp.where(shown, score - best, 0)
+    # Zeros behind the last step, as a convolution sees before the first.
+    conv = lambda x, *d: nn.Conv(self.width, (3,), kernel_dilation=d)(x * shown)
+    x = nn.Dense(self.width)(jnp.concatenate([score, less], -1))
+    for dilation in _DILATIONS:
+      y = nn.gelu(conv(nn.LayerNorm()(x), dilation))
+      x += nn.Dense(self.width)(y)
+    x = nn.gelu(conv(nn.LayerNorm()(x), 1))
+    out = nn.Dense(3, kernel_init=nn.initializers.zeros, name="out")(x)
+    return out[..., 0] + less.max(-1) + _RARE, nn.softplus(out[..., 1:] + _REACH)
 
 
 class Batch(NamedTuple):
-  """Queries, with the windows of their videos."""
+  """Queries, at the steps of their videos; seconds."""
 
-  score: Float[np.ndarray, "b w"]
-  times: Float[np.ndarray, "b w 2"]
-  valid: Bool[np.ndarray, "b w"]
-  iou: Float[np.ndarray, "b w"]  # with the true window that fits best
-  counts: Bool[np.ndarray, " b"]  # False: padding
+  score: Float[np.ndarray, "b s l"]
+  valid: Bool[np.ndarray, "b s"]
+  middle: Float[np.ndarray, "b s"]  # of each step
+  near: Bool[np.ndarray, "b s"]  # a true moment is around it
+  truth: Float[np.ndarray, "b s 2"]  # that moment
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,18 +109,25 @@ class Trained:
 
   @functools.cached_property
   def _apply(self) -> Any:
-    return jax.jit(Head(self.recipe, self.grid.step).apply)
+    return jax.jit(Head(self.recipe.width).apply)
 
-  def scores(
+  def windows(
     self, features: Features, text: Float[np.ndarray, "q e"]
-  ) -> Float[np.ndarray, "q w"]:
-    """Scores of the windows of a video for each query, 0 to 1."""
+  ) -> tuple[Float[np.ndarray, "q s 2"], Float[np.ndarray, "q s"]]:
+    """For each query, a window of the video for each step and its score, 0 to 1."""
+    middle, score = _inputs(self.grid, features, text)
     # Few sizes, each of which is compiled once.
-    count = len(text), len(features.times)
-    notes = [Note("moment", "", "")] * len(text)
-    b = _batch([(features, text, notes)], _evened(count[0]), _padded(count[1]))
-    out = jax.device_get(self._apply({"params": self.params}, *b[:3]))
-    return 1 / (1 + np.exp(-out[: count[0], : count[1]]))
+    shape = _evened(len(text)), _padded(len(middle))
+    valid = np.zeros(shape, np.bool_)
+    valid[:, : len(middle)] = True
+    padded = np.zeros((*shape, score.shape[-1]), np.float32)
+    padded[: len(text), : len(middle)] = score
+    out = jax.device_get(self._apply({"params": self.params}, padded, valid))
+    logit, reach = (x[: len(text), : len(middle)] for x in out)
+    reach = reach.astype(np.float64) * self.grid.step
+    times = np.stack([middle - reach[..., 0], middle + reach[..., 1]], axis=-1)
+    limits = features.times.min(), features.times.max()
+    return times.clip(*limits), 1 / (1 + np.exp(-logit))
 
   def save(self, directory: pathlib.Path, inputs: dict[str, Any]) -> None:
     """Writes head.npz and head.json."""
@@ -172,16 +179,11 @@ def fit(
   Raises:
     DivergedError: a loss is not finite.
   """
-  asked = [i for i, own in enumerate(notes) if own]
-  size = min(recipe.videos, len(asked))
-  most = _padded(max(len(f.times) for f in features))
-  queries = size * max(len(own) for own in notes)
-  head, steps = Head(recipe, grid.step), -(-len(asked) // size)
-  take = lambda rows: _batch(
-    [(features[i], texts[i], notes[i]) for i in rows], queries, most
-  )
-  params = nn.unbox(head.init(jax.random.key(0), *take(asked[:size])[:3]))["params"]
-  total = recipe.epochs * steps
+  data = _data(grid, features, texts, notes)
+  count = len(data.valid)
+  size = min(recipe.batch_size, count)
+  head, total = Head(recipe.width), recipe.epochs * (count // size)
+  params = head.init(jax.random.key(0), data.score[:1], data.valid[:1])["params"]
   rate = optax.warmup_cosine_decay_schedule(0, recipe.lr, total // 20, total)
   matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)
   optimizer = optax.chain(
@@ -192,15 +194,16 @@ def fit(
 
   @jax.jit
   def step(params, state, batch):
-    value, grads = jax.value_and_grad(_loss)(params, head, batch)
+    value, grads = jax.value_and_grad(_loss)(params, head, grid.step, batch)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state, value
 
   epochs = Bar(range(recipe.epochs), "training the head", disable=not progress)
   for epoch in epochs:
     values = []
-    for rows in _order(asked, size, epoch):
-      params, state, value = step(params, state, take(rows))
+    for rows in _order(count, size, epoch):
+      batch = Batch(*(x[rows] for x in data))
+      params, state, value = step(params, state, batch)
       values.append(value)
     mean = float(np.mean(jax.device_get(values)))
     if not np.isfinite(mean):
@@ -209,52 +212,100 @@ def fit(
   return Trained(jax.device_get(params), recipe, grid)
 
 
-def _loss(params: Any, head: Head, batch: Batch) -> Float[Array, ""]:
-  """Binary cross entropy, mean over windows."""
-  logits: Any = head.apply({"params": params}, *batch[:3])
-  counted = batch.valid & batch.counts[:, None]
-  target = jnp.clip((batch.iou - _LOW) / (_HIGH - _LOW), 0, 1)
-  values = optax.sigmoid_binary_cross_entropy(logits, target)
-  return jnp.where(counted, values, 0).sum() / counted.sum()
+def _loss(params: Any, head: Head, step: float, batch: Batch) -> Float[Array, ""]:
+  """Of the logits and of the windows; sums, over the number of steps near a moment.
+
+  Binary cross entropy, whose target is the IoU of the step's own window with the truth
+  (VarifocalNet, arXiv 2008.13367; unweighted), and DIoU (arXiv 1911.08287).
+  """
+  out: Any = head.apply({"params": params}, batch.score, batch.valid)
+  logit, reach = out
+  start = batch.middle - reach[..., 0] * step
+  end = batch.middle + reach[..., 1] * step
+  first, last = batch.truth[..., 0], batch.truth[..., 1]
+  outer = jnp.maximum(end, last) - jnp.minimum(start, first)
+  inner = jnp.maximum(jnp.minimum(end, last) - jnp.maximum(start, first), 0)
+  iou = inner / (end - start + last - first - inner)
+  distance = ((start + end - first - last) / 2 / outer) ** 2
+  target = jnp.where(batch.near, jax.lax.stop_gradient(iou), 0)
+  cross = optax.sigmoid_binary_cross_entropy(logit, target)
+  total = jnp.where(batch.valid, cross, 0).sum()
+  total += jnp.where(batch.near, 1 - iou + distance, 0).sum()
+  return total / jnp.maximum(batch.near.sum(), 1)
 
 
-def _order(asked: list[int], size: int, epoch: int) -> Iterator[list[int]]:
-  """Numbers of the videos of each batch; the last one may have fewer."""
-  order = np.random.default_rng(epoch).permutation(asked).tolist()
-  yield from (order[i : i + size] for i in range(0, len(order), size))
+def _order(count: int, size: int, epoch: int) -> Iterator[np.ndarray]:
+  """Rows of each batch; those left over differ from epoch to epoch."""
+  order = np.random.default_rng(epoch).permutation(count)
+  yield from order[: count // size * size].reshape(-1, size)
 
 
-def _batch(videos: Sequence[tuple], rows: int, count: int) -> Batch:
-  """The queries of some videos (features, texts, notes), padded."""
+def _data(
+  grid: Grid,
+  features: Sequence[Features],
+  texts: Sequence[Float[np.ndarray, "q e"]],
+  notes: Sequence[Sequence[Note]],
+) -> Batch:
+  """All queries, padded to the steps of the longest video."""
+  videos = [
+    (*_inputs(grid, f, text), own)
+    for f, text, own in zip(features, texts, notes, strict=True)
+    if own
+  ]
+  shape = sum(len(own) for *_, own in videos), max(len(m) for m, *_ in videos)
+  lengths = len(grid.lengths)
   b = Batch(
-    np.zeros((rows, count), np.float32),
-    np.zeros((rows, count, 2), np.float32),
-    np.zeros((rows, count), np.bool_),
-    np.zeros((rows, count), np.float32),
-    np.zeros(rows, np.bool_),
+    np.zeros((*shape, lengths), np.float32),
+    np.zeros(shape, np.bool_),
+    np.zeros(shape, np.float32),
+    np.zeros(shape, np.bool_),
+    np.tile(np.array([0, 1], np.float32), (*shape, 1)),  # of padding: an IoU is finite
   )
-  b.valid[:, 0] = True  # padding attends to something
   row = 0
-  for features, texts, notes in videos:
-    own = len(features.times)
-    for score, note in zip(
-      zero_shot.scores(features.vectors, texts), notes, strict=True
-    ):
-      b.score[row, :own] = score
-      b.times[row, :own], b.valid[row, :own] = features.times, True
-      b.counts[row] = True
-      if note.windows:
-        truth = np.array(note.windows)
-        fit = moments.iou(features.times[None], truth[None])[0]
-        b.iou[row, :own] = fit.max(axis=1)
+  for middle, scores, own in videos:
+    steps = len(middle)
+    for score, note in zip(scores, own, strict=True):
+      b.score[row, :steps], b.valid[row, :steps] = score, True
+      b.middle[row, :steps] = middle
+      near, truth = _targets(grid.step, middle, note.windows)
+      b.near[row, :steps] = near
+      b.truth[row, :steps][near] = truth[near]
       row += 1
   return b
 
 
-def _waves(t: Float[AnyArray, "b w"], width: int) -> Float[Array, "b w d"]:
-  """Sines and cosines of a number of steps (Vaswani et al., 2017)."""
-  angle = t[..., None] / 1e3 ** (jnp.arange(width // 2) * 2 / width)[None, None]
-  return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+def _inputs(
+  grid: Grid, features: Features, text: Float[np.ndarray, "q e"]
+) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, "q s l"]]:
+  """The middle of each step, and there the score of the windows of each length.
+
+  Between the middles of two windows, linear; before the first and behind the last, as
+  there.
+  """
+  times = features.times
+  first, last = float(times.min()), float(times.max())
+  middle, length = times.mean(axis=1), times[:, 1] - times[:, 0]
+  steps = grid.cells(last, first)
+  score = zero_shot.scores(features.vectors, text)
+  columns = []
+  for each in grid.lengths:
+    own = np.abs(length - min(each, last - first)) < 1e-3
+    columns.append([np.interp(steps, middle[own], row[own]) for row in score])
+  return steps, np.stack(columns, axis=-1).astype(np.float32)
+
+
+def _targets(
+  step: float, middle: Float[np.ndarray, " s"], windows: Sequence[tuple[float, float]]
+) -> tuple[Bool[np.ndarray, " s"], Float[np.ndarray, "s 2"]]:
+  """Which steps are near the middle of a true window, and of which: the shortest."""
+  near, truth = np.zeros(len(middle), np.bool_), np.zeros((len(middle), 2))
+  for start, end in sorted(windows, key=lambda w: w[0] - w[1]):
+    away = np.abs(middle - (start + end) / 2)
+    inside = (start < middle) & (middle < end) & (away < _CENTRE * step)
+    own = inside | (away <= step / 2)  # of one shorter than a step
+    near |= own
+    truth[own] = start, end
+  return near, truth
 
 
 def _evened(count: int) -> int:

@@ -44,14 +44,14 @@ def curve(
 ) -> Float[np.ndarray, " c"]:
   """Of each step of the grid, the mean score of the windows around its middle."""
   cells = grid.cells(times[:, 1].max(), times[:, 0].min())
-  return around(cells, times, score[None])[0]
+  return around(cells, times, score)
 
 
 def around(
   seconds: Float[np.ndarray, " s"],
   times: Float[np.ndarray, "w 2"],
-  score: Float[np.ndarray, "q w"],
-) -> Float[np.ndarray, "q s"]:
+  score: Float[np.ndarray, " w"],
+) -> Float[np.ndarray, " s"]:
   """Mean score of the windows around each point in time; the nearest's without one."""
   inside = (times[:, :1] <= seconds) & (seconds < times[:, 1:])
   without = np.flatnonzero(~inside.any(axis=0))
@@ -61,9 +61,9 @@ def around(
 
 
 def saliency(
-  duration: float, times: Float[np.ndarray, "w 2"], score: Float[np.ndarray, "q w"]
-) -> Float[np.ndarray, "q c"]:
-  """For each query, scores of the video's clips of two seconds, as of highlights.
+  duration: float, times: Float[np.ndarray, "w 2"], score: Float[np.ndarray, " w"]
+) -> Float[np.ndarray, " c"]:
+  """Scores of the video's clips of two seconds, as of highlights.
 
   The score of a clip is the mean of the windows around its middle.
   """
