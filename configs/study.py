@@ -117,7 +117,7 @@ def shapes() -> dict:
   mac = dual(FINE)
   return measured() | dict(
     seeds=(0, 1, 2),
-    budgets=(10.0, 20.0, 40.0, 80.0),
+    budgets=(20.0, 40.0, 80.0, 160.0),
     rates=(0.5, 1.0, 2.0),
     tables=(table("MAC: masked video", "mac:demo", mac, *masked()),),
     claims=mac_claims("MAC: masked video"),

@@ -23,8 +23,8 @@ def free_port():
     return server.getsockname()[1]
 
 
-def start(config, workdir, processes, devices, mesh):
-  """Starts `processes` processes with `devices` devices each."""
+def start(config, workdir, processes, devices, mesh, before=()):
+  """Starts `processes` processes of `devices` devices each, by the command `before`."""
   config = json.dumps(config | dict(mesh=mesh))
   flags = os.environ["XLA_FLAGS"]
   shared = dict(
@@ -35,7 +35,7 @@ def start(config, workdir, processes, devices, mesh):
   )
   return [
     subprocess.Popen(
-      [*program("train_distributed"), config, str(workdir)],
+      [*before, *program("train_distributed"), config, str(workdir)],
       cwd=ROOT,
       env=os.environ | shared | dict(VTR_PROCESS_ID=str(i)),
       stdout=subprocess.PIPE,
@@ -53,8 +53,10 @@ def finish(started, seconds=200):
 
 
 def wait_for(process, line):
-  while not process.stdout.readline().startswith(line):
-    assert process.poll() is None
+  read = []
+  while not (read or [""])[-1].startswith(line):
+    assert process.poll() is None, "".join([*read, *process.stdout])
+    read.append(process.stdout.readline())
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,19 @@ def test_after_one_of_four_processes_is_killed_two_resume(
   ):
     assert code == 0, text
   assert_close(losses(tmp_path), reference_losses)
+
+
+def test_a_host_whose_name_has_no_address_is_told(config, tmp_path):
+  rename = 'echo nowhere.invalid > /proc/sys/kernel/hostname && exec "$@"'
+  own_name = ["unshare", "--map-root-user", "--uts", "sh", "-c", rename, "sh"]
+  if subprocess.run([*own_name, "true"], check=False, capture_output=True).returncode:
+    pytest.skip("no namespace with another host name can be made")
+  mesh = dict(data=2, fsdp=1, tensor=1)
+  for code, text in finish(start(config, tmp_path, 2, 1, mesh, own_name)):
+    assert code == 2, text
+    assert "nowhere.invalid: the name of this host has no address" in text
+    assert "/etc/hosts" in text
+    assert "Traceback" not in text
 
 
 def test_sigterm_to_one_process_stops_all_after_the_same_step(config, tmp_path):

@@ -100,7 +100,7 @@ def start(peers: Peers | None) -> None:
   """Connects the processes; from then on JAX sees the devices of all.
 
   Raises:
-    DistributedError: some do not connect in time.
+    DistributedError: some do not connect in time, or this host's name has no address.
   """
   if peers is None:
     return
@@ -116,6 +116,15 @@ def start(peers: Peers | None) -> None:
     return
   roll_call(peers)
   jax.distributed.initialize(peers.coordinator, peers.count, peers.index, **options)
+  try:
+    jax.local_devices()
+  except RuntimeError as e:
+    if "gloo" not in str(e):
+      raise
+    raise DistributedError(
+      f"{socket.gethostname()}: the name of this host has no address, by which "
+      "processes on CPUs connect; add it to /etc/hosts"
+    ) from e
 
 
 def exit_together(code: int) -> NoReturn:

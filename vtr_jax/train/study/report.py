@@ -11,6 +11,7 @@ from vtr_jax.train.study.config import StudyConfig, Table, rows_of, slug
 from vtr_jax.train.study.results import Estimate, Results
 
 _AXES = dict(tflop="compute, TFLOP", minutes="time of the steps, minutes")
+_TICKS = (1, 1.5, 2, 3, 5, 7)  # of an axis without budgets: their multiples by tens
 
 
 def write(study: StudyConfig, directory: pathlib.Path) -> Results:
@@ -181,9 +182,12 @@ def draw(
       for curve in curves:
         ax.scatter(*curve.T, color=colour, s=6, alpha=0.5)
     canvas.style_axes(ax, _AXES[unit], f"{_short(study.metrics[0])}, percent")
-    ax.set_xscale("log")
+    ax.set_xscale("log", subs=[])
+    if unit == study.unit:
+      ax.set_xticks(study.budgets)
+    else:
+      ax.xaxis.get_major_locator().set_params(subs=_TICKS)
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter("{x:g}")
     if (legend := ax.get_legend()) is not None and unit == "minutes":
       legend.remove()
   canvas.save(figure, path)
