@@ -9,7 +9,7 @@ import pytest
 from training import trained_smoke
 
 from configs import mac
-from vtr_jax.core.errors import ConfigError, DataError
+from vtr_jax.core.errors import ConfigError, DataError, DivergedError
 from vtr_jax.data.notes import Note
 from vtr_jax.eval import highlights, moments
 from vtr_jax.inference.load import load
@@ -119,73 +119,108 @@ def test_the_head_finds_starts_and_ends_that_no_window_has(stories, trained):
     assert recall(rest, trained.windows, threshold) > zero + gain
 
 
-def test_an_untrained_head_ranks_steps_as_their_best_windows(stories):
-  model = head.Head(8)
-  cells = GRID.cells(stories[0][0].times.max())
-  score = np.zeros((1, len(cells), 2), np.float32)
-  score[0, 3, 1], score[0, 7, 0] = 0.5, 0.4
-  valid = np.ones(score.shape[:2], bool)
-  logit, reach = model.apply(model.init(jax.random.key(0), score, valid), score, valid)
-  assert np.argsort(-np.asarray(logit[0]))[:2].tolist() == [3, 7]
-  np.testing.assert_allclose(reach, np.log1p(np.e), rtol=1e-5)
+def test_an_untrained_head_ranks_steps_by_their_best_windows(stories):
+  """The best window of zero-shot lies around the best step, or starts or ends there."""
+  for f, text, _ in stories[:8]:
+    steps, score = head._inputs(GRID, f, text)
+    valid = np.ones(score.shape[:2], bool)
+    model = head.Head(8)
+    params = model.init(jax.random.key(0), score, valid)
+    logit, reach = model.apply(params, score, valid)
+    found, ranked = plain(f, text)
+    for own, times, windows in zip(np.asarray(logit), found, ranked, strict=True):
+      middle = times[windows.argmax()].mean()
+      assert abs(steps[own.argmax()] - middle) <= GRID.step / 2
+    np.testing.assert_allclose(reach, np.log1p(np.e), rtol=1e-5)
 
 
-def test_two_fits_are_equal_to_the_last_bit_and_a_head_is_stored(
-  stories, trained, tmp_path
-):
+def test_two_fits_are_bitwise_equal_and_a_head_is_stored(stories, trained, tmp_path):
   few = [columns[:8] for columns in zip(*stories, strict=True)]
-  recipe = head.Recipe(epochs=1, width=32)
+  recipe = head.Recipe(epochs=3, batch_size=5, width=32)
   one, two = (head.fit(recipe, GRID, *few, progress=False) for _ in range(2))
+  for a, b in zip(*map(jax.tree.leaves, (one.params, two.params)), strict=True):
+    np.testing.assert_array_equal(a, b)
   f, text, _ = stories[-1]
-  assert all(map(np.array_equal, one.windows(f, text), two.windows(f, text)))
   trained.save(tmp_path, dict(kind="head"))
   again = head.load(tmp_path)
   assert all(map(np.array_equal, again.windows(f, text), trained.windows(f, text)))
-  (tmp_path / "head.npz").unlink()
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut", "old"])
+def test_a_head_that_cannot_be_read_is_trained_again(trained, tmp_path, damage):
+  trained.save(tmp_path, dict(kind="head"))
+  arrays, values = tmp_path / "head.npz", tmp_path / "head.json"
+  if damage == "absent":
+    arrays.unlink()
+  elif damage == "cut":
+    arrays.write_bytes(arrays.read_bytes()[:500])
+  else:
+    values.write_text(values.read_text().replace('"width"', '"breadth"'))
   with pytest.raises(DataError, match="--kind=head"):
     head.load(tmp_path)
+
+
+def test_a_head_that_diverges_in_its_only_step_is_an_error(stories):
+  few = [columns[:2] for columns in zip(*stories, strict=True)]
+  with pytest.raises(DivergedError, match="lower --lr"):
+    head.fit(head.Recipe(epochs=1, lr=1e30), GRID, *few, progress=False)
 
 
 def test_padding_changes_no_output_of_the_head(stories, trained):
   """Queries of a video are padded to a power of two, steps to a multiple of 32."""
   f, text, _ = stories[-1]
-  steps = len(GRID.cells(f.times.max()))
-  assert steps % 32
-  score = np.random.default_rng(0).normal(-1, 0.1, (2, 96, 2)).astype(np.float32)
-  valid = np.arange(96)[None] < steps
-  apply = lambda count: trained._apply(
-    {"params": trained.params}, score[:, :count], np.tile(valid[:, :count], (2, 1))
-  )
-  for short, long in zip(apply(steps), apply(96), strict=True):
-    np.testing.assert_allclose(short, long[:, :steps], rtol=1e-4, atol=1e-5)
-  times, many = trained.windows(f, np.concatenate([text, text]))
-  np.testing.assert_allclose(trained.windows(f, text)[1], many[:3], rtol=1e-4)
-  assert times.min() >= 0
-  assert times.max() <= f.times.max()
+  steps, score = head._inputs(GRID, f, text)
+  assert len(steps) % 32
+  found = []
+  for count in (len(steps), 96):
+    padded = np.zeros((len(text), count, score.shape[-1]), np.float32)
+    padded[:, : len(steps)] = score
+    valid = np.tile(np.arange(count) < len(steps), (len(text), 1))
+    found.append(trained._apply({"params": trained.params}, padded, valid))
+  for short, long in zip(*found, strict=True):
+    np.testing.assert_allclose(short, long[:, : len(steps)], rtol=1e-4, atol=1e-5)
+  many = trained.windows(f, np.concatenate([text, text]))
+  for a, b in zip(trained.windows(f, text), many, strict=True):
+    np.testing.assert_allclose(a, b[:3], rtol=1e-4, atol=1e-5)
+  assert many[0].min() >= 0
 
 
 def test_steps_near_the_middle_of_a_moment_are_trained_to_find_it():
   middle = np.arange(10) + 0.5
-  near, truth = head._targets(1.0, middle, [(2, 3), (0, 9), (6.6, 6.8)])
+  positive, truth = head._targets(1.0, middle, [(2, 3), (0, 9), (6.6, 6.8)])
   # (0, 9): the steps within 1.5 of 4.5; (6.6, 6.8) is shorter than a step.
-  assert np.flatnonzero(near).tolist() == [2, 3, 4, 5, 6]
+  assert np.flatnonzero(positive).tolist() == [2, 3, 4, 5, 6]
   wanted = [(2, 3), (0, 9), (0, 9), (0, 9), (6.6, 6.8)]
-  np.testing.assert_allclose(truth[near], wanted)
+  np.testing.assert_allclose(truth[positive], wanted)
+
+
+def test_a_moment_that_ends_after_its_video_is_trained_up_to_its_end():
+  times = GRID.windows(4.0)
+  f = Features(times, np.ones((len(times), 1), np.float32))
+  notes = [
+    Note("moment", str(i), "x", windows=w)
+    for i, w in enumerate((((3.0, 9.0),), ((5.0, 6.0),)))
+  ]
+  inside, outside = head._queries(GRID, [f], [np.ones((2, 1), np.float32)], [notes])
+  np.testing.assert_allclose(inside.truth[inside.positive], [(3, 4)] * 2)
+  assert not outside.positive.any()
 
 
 def test_a_step_has_the_scores_of_the_windows_around_it():
   """Of each length; a window longer than the video is all of it."""
-  times = Grid((1.0, 9.0), 0.5).windows(2.0)
+  grid = Grid((1.0, 9.0), 0.5)
+  times = grid.windows(2.0)
   np.testing.assert_allclose(times, [(0, 1), (0, 2), (0.5, 1.5), (1, 2)])
   angles = np.arccos([0.8, 0.4, 0.6, 0.2])
   vectors = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
-  steps, score = head._inputs(
-    Grid((1.0, 9.0), 0.5), Features(times, vectors), np.float32([[1, 0]])
-  )
+  steps, score = head._inputs(grid, Features(times, vectors), np.float32([[1, 0]]))
   np.testing.assert_allclose(steps, [0.25, 0.75, 1.25, 1.75])
   # Less the mean, 0.5; the middles of the windows are at 0.5, 1 and 1.5 s.
-  np.testing.assert_allclose(score[0, :, 0], [0.3, 0.2, -0.1, -0.3], atol=1e-6)
-  np.testing.assert_allclose(score[0, :, 1], -0.1, atol=1e-6)
+  start, middle, end = score[0, :, :3].T
+  np.testing.assert_allclose(start, [0.3, 0.3, 0.1, -0.3], atol=1e-6)
+  np.testing.assert_allclose(middle, [0.3, 0.2, -0.1, -0.3], atol=1e-6)
+  np.testing.assert_allclose(end, [0.3, 0.1, -0.3, -0.3], atol=1e-6)
+  np.testing.assert_allclose(score[0, :, 3:], -0.1, atol=1e-6)
 
 
 class Colours(LoadedModel):

@@ -186,23 +186,23 @@ def _found(
     found = zip(rows, limits, *method(f, text[rows]), strict=True)
     for row, limit, times, score in found:
       best = zero_shot.ranked(times, score)
-      cut = ([start, min(end, limit), value] for start, end, value in best)
+      cut = ([round(a, 4), round(min(b, limit), 4), value] for a, b, value in best)
       windows[row] = [window for window in cut if window[0] < window[1]]
       saliency[row] = zero_shot.saliency(limit, times, score).tolist()
   return Moments(windows, saliency, 0)
 
 
 def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
-  return _same(f, zero_shot.scores(f.vectors, text))
+  return _of_grid(f, zero_shot.scores(f.vectors, text))
 
 
 def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
   """Windows of the grid in an order of chance, which differs between videos."""
   seed = round(1000 * float(f.times.max()))
-  return _same(f, np.random.default_rng(seed).random((len(text), len(f.times))))
+  return _of_grid(f, np.random.default_rng(seed).random((len(text), len(f.times))))
 
 
-def _same(f: Features, score: Float[np.ndarray, "q w"]) -> Found:
+def _of_grid(f: Features, score: Float[np.ndarray, "q w"]) -> Found:
   """The windows of the grid for each query."""
   return np.broadcast_to(f.times, (*score.shape, 2)), score
 
@@ -218,7 +218,7 @@ def _others(
 def _write_predictions(path: pathlib.Path, found: Moments, truth: Truth) -> None:
   """A line for each query, in QVHighlights' layout."""
   assert found.saliency is not None
-  rounded = lambda window: [round(x, 4) for x in window]
+  rounded = lambda window: [*window[:2], round(window[2], 4)]
   lines = [
     json.dumps(
       dict(

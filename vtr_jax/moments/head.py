@@ -2,12 +2,12 @@
 
 Anchor-free, as ActionFormer (arXiv 2202.07925): every step of the grid says how likely
 the moment is around it, and how far its start and end are. The input of a step is the
-score of the window of each length with its middle there, less the mean and less the
-largest of the video; embeddings themselves would be memorised by so few videos.
-Convolutions over time, so what is learned at one time holds at another. Untrained, it
-ranks steps as their best windows.
+scores of the windows of each length around it, less their mean and less the largest of
+the video; embeddings themselves would be memorised by so few videos. Convolutions over
+time, so what is learned at one time holds at another. Untrained, a step is ranked by
+its best window.
 
-On one device, in float32, from seed 0: two runs are bitwise identical.
+In float32, from seed 0: two runs on a CPU are bitwise identical.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import flax.linen as nn
 import jax
@@ -27,7 +28,7 @@ from jaxtyping import Array, Bool, Float
 from vtr_jax.core import io
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.config import read, require
-from vtr_jax.core.errors import DataError, DivergedError, one_line
+from vtr_jax.core.errors import ConfigError, DataError, DivergedError, one_line
 from vtr_jax.core.progress import Bar
 from vtr_jax.data.notes import Note
 from vtr_jax.moments import zero_shot
@@ -36,20 +37,23 @@ from vtr_jax.moments.grid import Grid
 from vtr_jax.train import workdir
 
 _DILATIONS = (1, 2, 4, 8)  # steps; an output sees 16 steps on each side; ours
-_CENTRE = 1.5  # steps from the middle that are trained to find a moment; ActionFormer
+_CENTRE = 1.5  # steps around the middle of a moment that shall find it; ActionFormer
 _SHARP = 10.0  # of cosines, so that differences between windows are of order 1; ours
-_RARE = (
-  -2.0
-)  # the logit at first: few steps are near a moment; as RetinaNet, 1708.02002
+# Logit of the best step at first; ours. ActionFormer: -4.6, of all steps.
+_PRIOR = -2.0
 _REACH = 1.0  # before softplus: 1.3 steps to the start and to the end, at first; ours
+# Of a step, in steps: windows of an even number of steps have their middle at its ends,
+# those of an odd number in its middle.
+_AROUND = (-0.5, 0.0, 0.5)
+_LARGEST = 1e6  # norm of the parameters of a head that has diverged; ours
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
   """Hyperparameters; the learning rate has a cosine decay to 0, after 5 % warm-up."""
 
-  epochs: int = 30  # ActionFormer: 15 to 50
-  lr: float = 1e-3  # ActionFormer
+  epochs: int = 30  # ours, on validation; ActionFormer: 15 to 50
+  lr: float = 1e-3  # ours, on validation; ActionFormer: 1e-4, on ActivityNet 1e-3
   weight_decay: float = 1e-2  # ours; ActionFormer: 0.05
   batch_size: int = 64  # queries; ours
   width: int = 64  # ours; ActionFormer: 512, of embeddings
@@ -60,10 +64,10 @@ class Recipe:
 
 
 class Head(nn.Module):
-  """Scores of a query, to a moment at each step.
+  """Predicts, from a query's window scores, a moment at each step.
 
   Returns the logit of a moment around each step, and how many steps before and after
-  its middle the moment starts and ends.
+  the middle of the step the moment starts and ends.
   """
 
   width: int
@@ -71,32 +75,32 @@ class Head(nn.Module):
   @nn.compact
   def __call__(
     self,
-    score: Float[AnyArray, "b s l"],  # of the windows around each step, by length
+    score: Float[AnyArray, "b s l"],  # of the windows around each step
     valid: Bool[AnyArray, "b s"],
   ) -> tuple[Float[Array, "b s"], Float[Array, "b s 2"]]:
-    shown = valid[..., None]
+    mask = valid[..., None]
     score = _SHARP * jnp.asarray(score)
-    best = jnp.where(shown, score, -jnp.inf).max((1, 2), keepdims=True)
-    less = jnp.where(shown, score - best, 0)
-    # Zeros behind the last step, as a convolution sees before the first.
-    conv = lambda x, *d: nn.Conv(self.width, (3,), kernel_dilation=d)(x * shown)
-    x = nn.Dense(self.width)(jnp.concatenate([score, less], -1))
+    best = jnp.where(mask, score, -jnp.inf).max((1, 2), keepdims=True)
+    below = jnp.where(mask, score - best, 0)
+    # Zeros after the last step, as a convolution sees before the first.
+    conv = lambda x, step: nn.Conv(self.width, (3,), kernel_dilation=step)(x * mask)
+    x = nn.Dense(self.width)(jnp.concatenate([score, below], -1))
     for dilation in _DILATIONS:
       y = nn.gelu(conv(nn.LayerNorm()(x), dilation))
       x += nn.Dense(self.width)(y)
     x = nn.gelu(conv(nn.LayerNorm()(x), 1))
     out = nn.Dense(3, kernel_init=nn.initializers.zeros, name="out")(x)
-    return out[..., 0] + less.max(-1) + _RARE, nn.softplus(out[..., 1:] + _REACH)
+    return out[..., 0] + below.max(-1) + _PRIOR, nn.softplus(out[..., 1:] + _REACH)
 
 
 class Batch(NamedTuple):
   """Queries, at the steps of their videos; seconds."""
 
-  score: Float[np.ndarray, "b s l"]
-  valid: Bool[np.ndarray, "b s"]
-  middle: Float[np.ndarray, "b s"]  # of each step
-  near: Bool[np.ndarray, "b s"]  # a true moment is around it
-  truth: Float[np.ndarray, "b s 2"]  # that moment
+  score: Float[np.ndarray, "*b s l"]
+  valid: Bool[np.ndarray, "*b s"]
+  middle: Float[np.ndarray, "*b s"]  # of each step
+  positive: Bool[np.ndarray, "*b s"]  # a true moment is around it
+  truth: Float[np.ndarray, "*b s 2"]  # that moment
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,8 +130,9 @@ class Trained:
     logit, reach = (x[: len(text), : len(middle)] for x in out)
     reach = reach.astype(np.float64) * self.grid.step
     times = np.stack([middle - reach[..., 0], middle + reach[..., 1]], axis=-1)
-    limits = features.times.min(), features.times.max()
-    return times.clip(*limits), 1 / (1 + np.exp(-logit))
+    first, last = features.times.min(), features.times.max()
+    # The last window may end up to a quarter of a step before the video: see Grid.
+    return times.clip(first, last + self.grid.step / 4), 1 / (1 + np.exp(-logit))
 
   def save(self, directory: pathlib.Path, inputs: dict[str, Any]) -> None:
     """Writes head.npz and head.json."""
@@ -147,11 +152,12 @@ def load(directory: pathlib.Path) -> Trained:
   """
   try:
     values = io.mapping((directory / "head.json").read_bytes())
-    with np.load(directory / "head.npz", allow_pickle=False) as file:
+    arrays = directory / "head.npz"
+    with arrays.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
       params = unflatten_dict({k: file[k] for k in file.files}, sep="/")
     recipe = read(Recipe, values["recipe"], "recipe")
     grid = read(Grid, values["grid"], "grid")
-  except (OSError, ValueError, KeyError) as e:
+  except (ConfigError, OSError, ValueError, KeyError, BadZipFile) as e:
     raise DataError(
       f"{directory}: no head ({one_line(e)}); train one with --kind=head"
     ) from e
@@ -179,11 +185,11 @@ def fit(
   Raises:
     DivergedError: a loss is not finite.
   """
-  data = _data(grid, features, texts, notes)
-  count = len(data.valid)
-  size = min(recipe.batch_size, count)
-  head, total = Head(recipe.width), recipe.epochs * (count // size)
-  params = head.init(jax.random.key(0), data.score[:1], data.valid[:1])["params"]
+  data = _queries(grid, features, texts, notes)
+  size = min(recipe.batch_size, len(data))
+  head, total = Head(recipe.width), recipe.epochs * (len(data) // size)
+  first = _batch(data[:1])
+  params = head.init(jax.random.key(0), first.score, first.valid)["params"]
   rate = optax.warmup_cosine_decay_schedule(0, recipe.lr, total // 20, total)
   matrices = lambda tree: jax.tree.map(lambda p: p.ndim > 1, tree)
   optimizer = optax.chain(
@@ -201,22 +207,27 @@ def fit(
   epochs = Bar(range(recipe.epochs), "training the head", disable=not progress)
   for epoch in epochs:
     values = []
-    for rows in _order(count, size, epoch):
-      batch = Batch(*(x[rows] for x in data))
+    for rows in _order(len(data), size, epoch):
+      batch = _batch([data[row] for row in rows])
       params, state, value = step(params, state, batch)
       values.append(value)
     mean = float(np.mean(jax.device_get(values)))
-    if not np.isfinite(mean):
-      raise DivergedError(f"epoch {epoch + 1}: the loss is {mean}; lower --lr")
+    norm = float(optax.tree.norm(params))  # of the last step there is no loss
+    if not np.isfinite(mean + norm) or norm > _LARGEST:
+      raise DivergedError(
+        f"epoch {epoch + 1}: the loss is {mean:.3g}, the norm of the parameters "
+        f"{norm:.3g}; lower --lr"
+      )
     epochs.set_postfix_str(f"loss {mean:.3f}", refresh=False)
   return Trained(jax.device_get(params), recipe, grid)
 
 
 def _loss(params: Any, head: Head, step: float, batch: Batch) -> Float[Array, ""]:
-  """Of the logits and of the windows; sums, over the number of steps near a moment.
+  """Sum over steps of both losses, divided by the number of positive steps.
 
-  Binary cross entropy, whose target is the IoU of the step's own window with the truth
-  (VarifocalNet, arXiv 2008.13367; unweighted), and DIoU (arXiv 1911.08287).
+  Classification: binary cross entropy; the target of a positive step is the IoU of its
+  own window with the truth (VarifocalNet, arXiv 2008.13367; without its weights), of
+  others 0. Regression, of positive steps: DIoU (arXiv 1911.08287).
   """
   out: Any = head.apply({"params": params}, batch.score, batch.valid)
   logit, reach = out
@@ -227,11 +238,11 @@ def _loss(params: Any, head: Head, step: float, batch: Batch) -> Float[Array, ""
   inner = jnp.maximum(jnp.minimum(end, last) - jnp.maximum(start, first), 0)
   iou = inner / (end - start + last - first - inner)
   distance = ((start + end - first - last) / 2 / outer) ** 2
-  target = jnp.where(batch.near, jax.lax.stop_gradient(iou), 0)
+  target = jnp.where(batch.positive, jax.lax.stop_gradient(iou), 0)
   cross = optax.sigmoid_binary_cross_entropy(logit, target)
   total = jnp.where(batch.valid, cross, 0).sum()
-  total += jnp.where(batch.near, 1 - iou + distance, 0).sum()
-  return total / jnp.maximum(batch.near.sum(), 1)
+  total += jnp.where(batch.positive, 1 - iou + distance, 0).sum()
+  return total / jnp.maximum(batch.positive.sum(), 1)
 
 
 def _order(count: int, size: int, epoch: int) -> Iterator[np.ndarray]:
@@ -240,47 +251,51 @@ def _order(count: int, size: int, epoch: int) -> Iterator[np.ndarray]:
   yield from order[: count // size * size].reshape(-1, size)
 
 
-def _data(
+def _queries(
   grid: Grid,
   features: Sequence[Features],
   texts: Sequence[Float[np.ndarray, "q e"]],
   notes: Sequence[Sequence[Note]],
-) -> Batch:
-  """All queries, padded to the steps of the longest video."""
-  videos = [
-    (*_inputs(grid, f, text), own)
-    for f, text, own in zip(features, texts, notes, strict=True)
-    if own
-  ]
-  shape = sum(len(own) for *_, own in videos), max(len(m) for m, *_ in videos)
-  lengths = len(grid.lengths)
-  b = Batch(
-    np.zeros((*shape, lengths), np.float32),
-    np.zeros(shape, np.bool_),
-    np.zeros(shape, np.float32),
-    np.zeros(shape, np.bool_),
-    np.tile(np.array([0, 1], np.float32), (*shape, 1)),  # of padding: an IoU is finite
-  )
-  row = 0
-  for middle, scores, own in videos:
-    steps = len(middle)
+) -> list[Batch]:
+  """Each query of each video, at the video's own steps."""
+  found = []
+  for f, text, own in zip(features, texts, notes, strict=True):
+    if not own:
+      continue
+    middle, scores = _inputs(grid, f, text)
+    last = float(f.times.max())
+    valid = np.ones(len(middle), np.bool_)
     for score, note in zip(scores, own, strict=True):
-      b.score[row, :steps], b.valid[row, :steps] = score, True
-      b.middle[row, :steps] = middle
-      near, truth = _targets(grid.step, middle, note.windows)
-      b.near[row, :steps] = near
-      b.truth[row, :steps][near] = truth[near]
-      row += 1
-  return b
+      # Annotators may have ended a moment after the video.
+      windows = [(a, min(b, last)) for a, b in note.windows if a < last]
+      targets = _targets(grid.step, middle, windows)
+      found.append(Batch(score, valid, middle, *targets))
+  return found
+
+
+def _batch(queries: Sequence[Batch]) -> Batch:
+  """Queries together, padded to a multiple of 32 steps."""
+  most = _padded(max(len(query.valid) for query in queries))
+
+  def stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    out = np.zeros((len(arrays), most, *arrays[0].shape[1:]), arrays[0].dtype)
+    for row, x in zip(out, arrays, strict=True):
+      row[: len(x)] = x
+    return out
+
+  score, valid, middle, positive, truth = map(stacked, zip(*queries, strict=True))
+  truth[~positive] = 0, 1  # any window: an IoU of padding is finite
+  to32 = lambda x: x.astype(np.float32)
+  return Batch(to32(score), valid, to32(middle), positive, to32(truth))
 
 
 def _inputs(
   grid: Grid, features: Features, text: Float[np.ndarray, "q e"]
 ) -> tuple[Float[np.ndarray, " s"], Float[np.ndarray, "q s l"]]:
-  """The middle of each step, and there the score of the windows of each length.
+  """The middle of each step, and the scores of the windows of each length around it.
 
-  Between the middles of two windows, linear; before the first and behind the last, as
-  there.
+  At the start, the middle and the end of the step; interpolated linearly between the
+  middles of windows, constant before the first and after the last.
   """
   times = features.times
   first, last = float(times.min()), float(times.max())
@@ -290,7 +305,9 @@ def _inputs(
   columns = []
   for each in grid.lengths:
     own = np.abs(length - min(each, last - first)) < 1e-3
-    columns.append([np.interp(steps, middle[own], row[own]) for row in score])
+    for part in _AROUND:
+      at = steps + part * grid.step
+      columns.append([np.interp(at, middle[own], row[own]) for row in score])
   return steps, np.stack(columns, axis=-1).astype(np.float32)
 
 
@@ -298,14 +315,14 @@ def _targets(
   step: float, middle: Float[np.ndarray, " s"], windows: Sequence[tuple[float, float]]
 ) -> tuple[Bool[np.ndarray, " s"], Float[np.ndarray, "s 2"]]:
   """Which steps are near the middle of a true window, and of which: the shortest."""
-  near, truth = np.zeros(len(middle), np.bool_), np.zeros((len(middle), 2))
+  positive, truth = np.zeros(len(middle), np.bool_), np.zeros((len(middle), 2))
   for start, end in sorted(windows, key=lambda w: w[0] - w[1]):
     away = np.abs(middle - (start + end) / 2)
     inside = (start < middle) & (middle < end) & (away < _CENTRE * step)
     own = inside | (away <= step / 2)  # of one shorter than a step
-    near |= own
+    positive |= own
     truth[own] = start, end
-  return near, truth
+  return positive, truth
 
 
 def _evened(count: int) -> int:

@@ -53,11 +53,17 @@ def around(
   score: Float[np.ndarray, " w"],
 ) -> Float[np.ndarray, " s"]:
   """Mean score of the windows around each point in time; the nearest's without one."""
-  inside = (times[:, :1] <= seconds) & (seconds < times[:, 1:])
-  without = np.flatnonzero(~inside.any(axis=0))
+  total, count = np.zeros(len(seconds)), np.zeros(len(seconds), np.int64)
+  # Windows that have started, less those that have ended: no array of both sizes.
+  for edge, sign in ((times[:, 0], 1), (times[:, 1], -1)):
+    order = np.argsort(edge)
+    passed = np.searchsorted(edge[order], seconds, "right")
+    total += sign * np.concatenate([[0], np.cumsum(score[order])])[passed]
+    count += sign * passed
+  without = np.flatnonzero(count == 0)
   distance = np.abs(times.mean(axis=1)[:, None] - seconds[without])
-  inside[distance.argmin(axis=0), without] = True
-  return (score @ inside) / inside.sum(axis=0)
+  total[without], count[without] = score[distance.argmin(axis=0)], 1
+  return total / count
 
 
 def saliency(
