@@ -182,7 +182,8 @@ def draw(
       for curve in curves:
         ax.scatter(*curve.T, color=colour, s=6, alpha=0.5)
     canvas.style_axes(ax, _AXES[unit], f"{_short(study.metrics[0])}, percent")
-    ax.set_xscale("log", subs=[])
+    ax.set_xscale("log")
+    ax.minorticks_off()
     if unit == study.unit:
       ax.set_xticks(study.budgets)
     else:
