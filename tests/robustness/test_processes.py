@@ -101,7 +101,7 @@ def test_after_one_of_four_processes_is_killed_two_resume(
   assert_close(losses(tmp_path), reference_losses)
 
 
-def test_a_host_whose_name_has_no_address_is_told(config, tmp_path):
+def test_a_host_whose_name_has_no_address_is_an_error(config, tmp_path):
   rename = 'echo nowhere.invalid > /proc/sys/kernel/hostname && exec "$@"'
   own_name = ["unshare", "--map-root-user", "--uts", "sh", "-c", rename, "sh"]
   if subprocess.run([*own_name, "true"], check=False, capture_output=True).returncode:

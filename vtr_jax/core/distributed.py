@@ -110,12 +110,12 @@ def start(peers: Peers | None) -> None:
     initialization_timeout=int(peers.timeout),
     heartbeat_timeout_seconds=int(peers.heartbeat),
   )
-  if not peers.coordinator:
+  if peers.coordinator:
+    roll_call(peers)
+    jax.distributed.initialize(peers.coordinator, peers.count, peers.index, **options)
+  else:
     with _warn_of_timeout(peers):
       jax.distributed.initialize(**options)
-    return
-  roll_call(peers)
-  jax.distributed.initialize(peers.coordinator, peers.count, peers.index, **options)
   try:
     jax.local_devices()
   except RuntimeError as e:
