@@ -147,7 +147,9 @@ def test_two_fits_are_bitwise_equal_and_a_head_is_stored(stories, trained, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["absent", "cut", "old"])
-def test_a_head_that_cannot_be_read_is_trained_again(trained, tmp_path, damage):
+def test_a_head_that_cannot_be_read_is_an_error_with_the_cure(
+  trained, tmp_path, damage
+):
   trained.save(tmp_path, dict(kind="head"))
   arrays, values = tmp_path / "head.npz", tmp_path / "head.json"
   if damage == "absent":

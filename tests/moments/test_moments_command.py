@@ -14,9 +14,12 @@ from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import notes, sources
 from vtr_jax.data.embedded import build as embedded
 from vtr_jax.data.embedded import long
+from vtr_jax.data.notes import Note
 from vtr_jax.inference.load import load
+from vtr_jax.moments import __main__ as command
 from vtr_jax.moments import features
 from vtr_jax.moments.__main__ import Request, moments
+from vtr_jax.moments.features import Features
 from vtr_jax.moments.grid import Grid
 
 GRID = Grid((2.0, 4.0), 2.0)
@@ -147,3 +150,14 @@ def test_features_are_computed_again_for_another_grid(run, tmp_path):
 def test_wrong_flags_are_named(run, changes, words):
   with pytest.raises(ConfigError, match=words):
     moments(Request(**dict(checkpoint=str(run), data=TINY) | changes))
+
+
+def test_a_window_that_rounding_empties_is_left_out():
+  """It starts just before the annotated end; a reader would reject the file."""
+  f = Features(np.array([(0.0, 40.0)]), np.ones((1, 1), np.float32))
+  times, score = np.array([[(30.95996, 31.4), (2.0, 3.0)]]), np.array([[0.9, 0.5]])
+  query = Note("moment", "0", "x", duration=30.96)
+  found = command._found(
+    lambda *_: (times, score), {"v": f}, ["v"], [query], np.ones((1, 1), np.float32)
+  )
+  assert found.windows == [[[2.0, 3.0, 0.5]]]

@@ -45,8 +45,8 @@ from vtr_jax.train import workdir
 KINDS = ("zero_shot", "head")
 TRAIN = "train"
 # Of a video and its queries: windows [q w 2], in seconds, and their scores [q w].
-Found = tuple[Float[np.ndarray, "q w 2"], Float[np.ndarray, "q w"]]
-Method = Callable[[Features, Float[np.ndarray, "q e"]], Found]
+Scored = tuple[Float[np.ndarray, "q w 2"], Float[np.ndarray, "q w"]]
+Method = Callable[[Features, Float[np.ndarray, "q e"]], Scored]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,26 +183,27 @@ def _found(
     f = videos[record]
     # An annotated duration may be shorter than the file's, or unknown: 0.
     limits = [queries[row].duration or float(f.times.max()) for row in rows]
-    found = zip(rows, limits, *method(f, text[rows]), strict=True)
-    for row, limit, times, score in found:
+    scored = method(f, text[rows])
+    for row, limit, times, score in zip(rows, limits, *scored, strict=True):
       best = zero_shot.ranked(times, score)
-      cut = ([round(a, 4), round(min(b, limit), 4), value] for a, b, value in best)
+      # As they are written: rounding may empty a window.
+      cut = ([round(x, 4) for x in (a, min(b, limit), value)] for a, b, value in best)
       windows[row] = [window for window in cut if window[0] < window[1]]
       saliency[row] = zero_shot.saliency(limit, times, score).tolist()
   return Moments(windows, saliency, 0)
 
 
-def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
+def _zero_shot(f: Features, text: Float[np.ndarray, "q e"]) -> Scored:
   return _of_grid(f, zero_shot.scores(f.vectors, text))
 
 
-def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Found:
+def _random(f: Features, text: Float[np.ndarray, "q e"]) -> Scored:
   """Windows of the grid in an order of chance, which differs between videos."""
   seed = round(1000 * float(f.times.max()))
   return _of_grid(f, np.random.default_rng(seed).random((len(text), len(f.times))))
 
 
-def _of_grid(f: Features, score: Float[np.ndarray, "q w"]) -> Found:
+def _of_grid(f: Features, score: Float[np.ndarray, "q w"]) -> Scored:
   """The windows of the grid for each query."""
   return np.broadcast_to(f.times, (*score.shape, 2)), score
 
@@ -218,14 +219,13 @@ def _others(
 def _write_predictions(path: pathlib.Path, found: Moments, truth: Truth) -> None:
   """A line for each query, in QVHighlights' layout."""
   assert found.saliency is not None
-  rounded = lambda window: [*window[:2], round(window[2], 4)]
   lines = [
     json.dumps(
       dict(
         qid=note.id,
         query=note.text,
         vid=record,
-        pred_relevant_windows=[rounded(window) for window in windows],
+        pred_relevant_windows=windows,
         pred_saliency_scores=[round(x, 6) for x in clips],
       ),
       ensure_ascii=False,

@@ -13,7 +13,7 @@ In float32, from seed 0: two runs on a CPU are bitwise identical.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vtr_jax.core import io
 from vtr_jax.core.arrays import AnyArray
@@ -183,7 +183,7 @@ def fit(
     progress: show a progress bar.
 
   Raises:
-    DivergedError: a loss is not finite.
+    DivergedError: a loss is not finite, or the parameters are not or huge.
   """
   data = _queries(grid, features, texts, notes)
   size = min(recipe.batch_size, len(data))
@@ -245,10 +245,10 @@ def _loss(params: Any, head: Head, step: float, batch: Batch) -> Float[Array, ""
   return total / jnp.maximum(batch.positive.sum(), 1)
 
 
-def _order(count: int, size: int, epoch: int) -> Iterator[np.ndarray]:
-  """Rows of each batch; those left over differ from epoch to epoch."""
+def _order(count: int, size: int, epoch: int) -> Int[np.ndarray, "n b"]:
+  """The queries of each batch; those left over differ from epoch to epoch."""
   order = np.random.default_rng(epoch).permutation(count)
-  yield from order[: count // size * size].reshape(-1, size)
+  return order[: count // size * size].reshape(-1, size)
 
 
 def _queries(
