@@ -135,10 +135,13 @@ def test_a_share_that_does_not_divide_is_refused(changes, message):
     built(**changes)
 
 
-def test_a_share_that_does_not_divide_the_batch_is_refused():
-  _, objective, batch = built(match_one_in=3)
-  with pytest.raises(ConfigError, match="does not divide config"):
-    objective.init(jax.random.key(0), batch)
+@pytest.mark.parametrize("key", ["match_one_in", "negatives_group"])
+def test_groups_that_do_not_divide_the_batch_are_refused(key):
+  _, objective, _ = built(**{key: 3})
+  objective.check_batch(9)
+  message = rf"8 rows are not whole groups of 3 \(config.*{key}\); use 6 or 9"
+  with pytest.raises(ConfigError, match=message):
+    objective.check_batch(8)
 
 
 @pytest.mark.parametrize("one_pass", [True, False])

@@ -10,7 +10,7 @@ from configs import finetune_actions
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data import loader, sources
-from vtr_jax.train import loop, setup, workdir
+from vtr_jax.train import inputs, loop, setup, workdir
 from vtr_jax.train.config import TrainConfig
 
 
@@ -74,12 +74,12 @@ def test_data_that_are_smaller_than_a_batch_are_warned_of(mac_smoke):
   count = len(config.data.open())
   sized = lambda size: read(TrainConfig, mac_smoke | dict(batch_size=size))
   pairs = config.make_objective()
-  assert setup._few_clips(sized(count), pairs) == []
-  (line,) = setup._few_clips(sized(count + 1), pairs)
+  assert inputs.few_clips(sized(count), pairs) == []
+  (line,) = inputs.few_clips(sized(count + 1), pairs)
   assert f"{count} clips are fewer than config.batch_size = {count + 1}" in line
   assert "negatives" in line
   classifier = dataclasses.replace(pairs, pairs=())
-  (line,) = setup._few_clips(sized(count + 1), classifier)
+  (line,) = inputs.few_clips(sized(count + 1), classifier)
   assert "they repeat" in line
   assert "negatives" not in line
 
@@ -100,8 +100,8 @@ def test_batches_that_groups_of_rows_do_not_fit_are_rejected(data_dir, tmp_path)
 def test_classes_without_clips_and_clips_without_class_are_told(mac_smoke, monkeypatch):
   config = read(TrainConfig, mac_smoke)
   objective = dataclasses.replace(config.make_objective(), classes=("a", "b"))
-  monkeypatch.setattr(setup, "_labels", lambda *_: ["a", "", "a", ""])
-  first, second = setup._unusual_labels(config, objective)
+  monkeypatch.setattr(inputs, "_labels", lambda *_: ["a", "", "a", ""])
+  first, second = inputs.label_warnings(config, objective)
   assert "no training example of 'b'; they are never learned" in first
   assert (
     second

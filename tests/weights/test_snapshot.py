@@ -23,7 +23,7 @@ from vtr_jax.core.errors import CheckpointError, ConfigError, WeightsError
 from vtr_jax.data.tokenizers import base as tokenizers
 from vtr_jax.inference import load as load_lib
 from vtr_jax.models.layers import l2_normalize
-from vtr_jax.train import setup
+from vtr_jax.train import inputs, setup
 from vtr_jax.train.config import TrainConfig, with_defaults
 from vtr_jax.weights import files, hub_configs, infer, registry, save, snapshot
 
@@ -485,7 +485,7 @@ def test_training_starts_from_folders_and_keeps_to_what_they_state(
   bert.rename(tmp_path / "elsewhere")
   values["tokenizer"] = ""
   config = read(TrainConfig, with_defaults(values))
-  tokenizer = setup._tokenizer(config, str(data_dir), tmp_path / "b")
+  tokenizer = inputs.tokenizer(config, str(data_dir), tmp_path / "b")
   assert tokenizer.vocab_size == run.tokenizer.vocab_size
 
 

@@ -265,6 +265,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     "config.objective.num_classes: 0 until training reads the labels; set their number",
   )
   model = Actions(clip, text, mask, config)
+  group = config.mix.group if config.mix.prob else 1
   return Objective(
     model=model,
     mask=mask,
@@ -274,7 +275,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     terms=("actions",),
     pairs=(),
     predict=methods(model, "logits", "embed_video", "encode_video", "video_features"),
-    row_group=config.mix.group if config.mix.prob else 1,
+    row_group=group,
+    batch_group=(group, "config.objective.mix.group"),
     rows=LabelRows(config.classes),
     reads_text=False,
     classes=config.classes,

@@ -375,18 +375,12 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   )
   model = SimVTP(clip, text, config, mask.max_masked_tokens(text.max_length))
 
+  # match_one_in divides negatives_group.
+  group = (config.match_one_in, "config.objective.match_one_in")
+  if config.negatives_group:
+    group = (config.negatives_group, "config.objective.negatives_group")
+
   def init(key: jax.Array, batch: Batch) -> Any:
-    rows, group = len(batch["row"]), config.negatives_group
-    require(
-      rows % config.match_one_in == 0,
-      f"config.objective.match_one_in: {config.match_one_in} does not divide "
-      f"config.batch_size = {rows}; change one of them",
-    )
-    require(
-      group == 0 or rows % group == 0,
-      f"config.objective.negatives_group: groups of {group} rows do not divide "
-      f"config.batch_size = {rows}; change one of them, or set 0 for the whole batch",
-    )
     params, draws = jax.random.split(key)
     rngs = {"params": params, **dropout(draws, batch)}
     return model.init(rngs, batch, draws)["params"]
@@ -402,6 +396,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     predict=methods(model, *dual_encoder.PREDICTIONS, "match", "reconstruct"),
     join_rows=functools.partial(join_rows, config, clip),
     row_group=config.match_one_in,
+    batch_group=group,
     match_weight=config.temperature,
   )
 

@@ -46,7 +46,7 @@ def plan(
   step = problem.make(config, target)
   if not search:
     return Plan(step, target, planner.costs(step, target), None, price)
-  smallest = step.row_devices * config.micro_batches
+  smallest = step.parts.smallest_batch(step.mesh)
   if smallest == 1:  # contrastive training needs two examples
     smallest = config.batch_size if config.batch_size % 2 else 2
 

@@ -81,8 +81,8 @@ def make(config: TrainConfig, target: Target) -> Problem:
   """The problem of a target, checked as a training would be.
 
   Raises:
-    ConfigError: the mesh or the batch does not divide, or the attention is for other
-      devices.
+    ConfigError: the mesh, the batch or its groups do not divide, or the attention is
+      for other devices.
   """
   if target.name != "local":
     compute = config.objective.get("compute", {})
@@ -100,10 +100,9 @@ def make(config: TrainConfig, target: Target) -> Problem:
     mesh = AbstractMesh(sizes, sharding.AXES, (AxisType.Auto,) * len(sizes))
   else:
     mesh = sharding.make_mesh(config.mesh, target.devices)
-  sharding.check_batch_size(
-    config.batch_size, mesh, "config.batch_size", config.micro_batches
-  )
-  return Problem(config.parts(), mesh)
+  parts = config.parts()
+  parts.check_batches(mesh)
+  return Problem(parts, mesh)
 
 
 def on_one(problem: Problem) -> Problem:

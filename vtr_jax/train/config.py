@@ -1,6 +1,7 @@
 """The full config, and the parts built from it without data, device or directory."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from vtr_jax.core import config_help
+from vtr_jax.core import config_help, sharding
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.core.config import complete, require
 from vtr_jax.core.sharding import MeshConfig
@@ -136,6 +137,31 @@ class Parts:
   def _optional(self) -> tuple[bool, int]:
     """Optional fields of the state: (has an EMA, steps of loss history)."""
     return self.config.optim.ema_decay > 0, self.config.guard.history
+
+  def check_batches(self, mesh: Mesh | AbstractMesh) -> None:
+    """Checks that batches are of whole groups and can be cut for devices.
+
+    Raises:
+      ConfigError: they cannot; it names sizes that can.
+    """
+    c, micro = self.config, self.config.micro_batches
+    group = self.objective.row_group if micro > 1 else 1
+    sharding.check_batch_size(c.batch_size, mesh, "config.batch_size", micro, group)
+    self.objective.check_batch(c.batch_size)
+    repeats, group = c.data.repeats, self.objective.row_group
+    mixed = dict(c.objective.get("mix") or {}).get("prob", 0) > 0 and group > 1
+    require(
+      not mixed or group % (2 * repeats) == 0,
+      f"config.objective.mix.group: {group} is not a multiple of {2 * repeats}, twice "
+      f"config.data.repeats: clips would be mixed with clips of their own record; use "
+      f"{2 * repeats}",
+    )
+
+  def smallest_batch(self, mesh: Mesh | AbstractMesh) -> int:
+    """The number of rows that batch sizes are multiples of."""
+    micro, group = self.config.micro_batches, self.objective.row_group
+    together = sharding.row_devices(mesh) * micro * (group if micro > 1 else 1)
+    return math.lcm(together, self.objective.batch_group[0])
 
   def abstract(self, mesh: Mesh | AbstractMesh) -> tuple[TrainState, TrainState]:
     """(shapes of the state, its shardings)."""
