@@ -201,15 +201,22 @@ def _find(videos: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
 
 def _check(request: Request, model: LoadedModel) -> None:
   if request.kind == "classes":
-    offered = ", ".join(sorted(model.objective.predict))
+    predicted = model.objective.predict
+    cures = dict(
+      answers="--question", embed_text="--texts", embed_video="--what=embeddings"
+    )
+    cure = " or ".join(flag for name, flag in cures.items() if name in predicted)
     require(
-      "logits" in model.objective.predict,
-      f"--checkpoint: this run predicts no classes ({offered}); give --texts, "
-      "--question or --what=embeddings",
+      "logits" in predicted,
+      f"--checkpoint: this run predicts no classes ({', '.join(sorted(predicted))}); "
+      f"give {cure or 'another run'}",
     )
     return
+  cure = "; give another run"
+  if request.kind == "answers":
+    cure = "; fine-tune it by configs/finetune_answers.py"
   for name in _NEEDS[request.kind]:
-    model.objective.prediction(name, f"--checkpoint: for {request.kind}")
+    model.objective.prediction(name, f"--checkpoint: for {request.kind}", cure)
   if request.kind != "answers":
     return
   rows = model.questions

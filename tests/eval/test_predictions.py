@@ -106,7 +106,7 @@ def listed(*rows):
     (listed("ax", "dx"), 3, "question 'd' is not in the 3 of the split; known: a, b"),
     (listed("ax", "bx", "ax"), 4, "question 'a' was already at {path}:2; remove one"),
     ('{"a": "x",\n"b": "x",\n"a": "x"}', 3, "question 'a' was already at {path}:1"),
-    (listed("ax", "bx"), None, "no prediction for question 'c', nor for 0 others of 3"),
+    (listed("ax", "bx"), None, "no prediction for 1 of 3 questions, the first is 'c'"),
     (["x"], None, "1 answers without ids, for 3 questions; give one a question"),
     (["x"] * 4, None, "4 answers without ids, for 3 questions"),
     (["x", "x", ""], 4, "no answer to question 'c', but ''"),
@@ -117,6 +117,11 @@ def listed(*rows):
     ("[1,\n2", 2, "not JSON (Expecting ',' delimiter); fix it"),
     ("[] x", 1, "not JSON (Extra data); fix it"),
     ("{", 1, "not JSON"),
+    ('["x", "x",\n"x",]', 2, "not JSON (Illegal trailing comma); fix it"),
+    ('{"a": "x",}', 1, "not JSON ("),
+    (["x", "x", dict(id="a", answer="x")], 4, "an object among answers without ids"),
+    (dict(a=dict(qid="b", answer="x")), 2, "'b' below the key 'a'; give one id of the"),
+    (listed("ax", ("d" * 500, "x")), 3, f"question '{'d' * 79}... is not in the 3 of"),
     ("", None, "no predictions; docs/evaluation.md has the layouts"),
   ],
 )
@@ -166,6 +171,10 @@ def test_an_answer_list_has_each_text_once(write):
     predictions.answer_list(write(["a", "b", "a"]))
   with pytest.raises(DataError, match=r"p\.json:2: not a text; give a JSON list"):
     predictions.answer_list(write([1]))
+  with pytest.raises(DataError, match=r"p\.json: no answers; docs"):
+    predictions.answer_list(write([]))
+  with pytest.raises(DataError, match="none: No such file or directory; fix --answers"):
+    predictions.answer_list("none")
 
 
 def test_counts_are_numbers_or_their_texts(write):
@@ -238,7 +247,7 @@ SCORED = located(1, (0, 5, 0.5), pred_saliency_scores=[1, 2])
     ),
     ((FIT, located(3, (0, 5, 1))), 2, "query '3' is not in the 2 of the split"),
     ((FIT, FIT), 2, "query '1' was already at {path}:1; remove one"),
-    ((FIT,), None, "no prediction for query '2', nor for 0 others of 2; predict all"),
+    ((FIT,), None, "no prediction for 1 of 2 queries, the first is '2'; predict all"),
     ((dict(qid=1),), 1, "no list pred_relevant_windows for query '1'; add it"),
     (
       (SCORED, located(2, (0, 5, 1))),
@@ -291,11 +300,12 @@ def test_answers_have_a_blind_row_and_a_ceiling(write):
   assert scores.rows["blind"]["accuracy/who"] == 50
   assert "2 of 3 questions have an answer outside the vocabulary, 2 of training" in text
   assert "they stay in the denominator" in text
+  assert "1 of them are answered right: the model has another vocabulary" in text
   given = write(WORDS[:2], "words.json")
   dropped, text = scored(path, "msvd_qa", ASKED, TRAINING, given, outside="dropped")
   assert dropped.rows["predictions"]["accuracy"] == 50
   assert dropped.rows["ceiling"]["accuracy"] == 100
-  assert "1 of 3 questions have an answer outside the vocabulary, 2 of the list" in text
+  assert "1 of 3 questions have an answer outside the vocabulary, 2 of the m" in text
   assert "ARE LEFT OUT" in text
   alone, text = scored(path, "msvd_qa", ASKED)
   assert list(alone.rows) == ["predictions"]
@@ -346,6 +356,11 @@ def test_counts_have_their_error_and_the_rule_of_others(write):
   assert other.rows["predictions"]["mse"] == pytest.approx((1 + 1 + 16) / 3)
   assert other.rows["ceiling"]["mse"] == pytest.approx(1 / 3)
   assert "1 cut" in text
+  _, text = scored(write([-0.3, 10.4, 10.5]), "tgif_count", COUNTS)
+  assert "counts are rounded and cut to 0 to 10, 1 cut" in text  # 11
+  odd = [COUNTS[0], COUNTS[1]._replace(answer="nan"), COUNTS[2]]
+  with pytest.raises(DataError, match="question 'b': answer 'nan' is no count"):
+    scored(path, "tgif_count", odd)
   with pytest.raises(DataError, match="question 'a': answer 'man' is no count"):
     scored(path, "tgif_count", ASKED)
 
@@ -378,7 +393,12 @@ def test_true_windows_beyond_the_video_lower_the_ceiling_or_are_clamped(write):
   unknown = [note._replace(duration=0.0) for note in notes]
   scores, text = scored(path, "tacos", unknown)
   assert list(scores.rows) == ["predictions"]
-  assert "durations are not known" in text
+  assert "durations are not known of 2 of 2 queries: rows without a video" in text
+  late = [MOMENTS[0]._replace(windows=((50.0, 99.0),)), MOMENTS[1]]
+  for clamp in (False, True):
+    scores, text = scored(path, "tacos", late, clamp=clamp)
+    assert "1 true windows begin after their video: they are kept" in text
+    assert scores.rows["ceiling"]["mIoU"] == scores.rows["ceiling"]["mAP"] == 50
 
 
 def test_highlights_are_scored_where_clips_are_rated(write):
@@ -424,6 +444,8 @@ def test_the_command_scores_a_file_by_the_notes_of_prepared_data(tmp_path, write
   )
   with pytest.raises(DataError, match=r"no notes of msrvtt_qa \(it has none\); add"):
     call()
+  with pytest.raises(DataError, match="--data: msrvtt is no directory of prepared"):
+    call(data="msrvtt")
   items = [
     base.Item("video1", "test", base.Media(""), (), notes=(ASKED[0],)),
     base.Item("video2", "test", base.Media(""), (), notes=(ASKED[1],)),

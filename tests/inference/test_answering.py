@@ -113,7 +113,7 @@ def test_predict_lists_answers_by_probability(run, model, videos, tmp_path):
   assert lines[1] == f"  {100 * expected[0]:5.1f} %  {found['answer'][0]}"
   with pytest.raises(ConfigError, match=r"--texts: 1 options .* takes none; omit them"):
     predict(Request(run, tuple(paths), question=ASK, texts=("a",)))
-  with pytest.raises(ConfigError, match="predicts no classes"):
+  with pytest.raises(ConfigError, match=r"predicts no classes .*give --question"):
     predict(Request(run, tuple(paths)))
 
 

@@ -152,6 +152,26 @@ def test_wrong_flags_are_named(run, changes, words):
     moments(Request(**dict(checkpoint=str(run), data=TINY) | changes))
 
 
+def test_data_are_a_directory_or_a_name(run, tmp_path, monkeypatch):
+  data = pathlib.Path(load(str(run)).config.data.dir)
+  moments(Request(str(run), data=TINY, grid=GRID, out=str(tmp_path / "a")))
+  monkeypatch.chdir(data.parent)
+  there = f"{data.name}/{TINY}"  # not below the run's data.dir
+  moments(Request(str(run), data=there, grid=GRID, out=str(tmp_path / "b")))
+  first, second = (
+    json.loads((tmp_path / name / "results.json").read_text()) for name in "ab"
+  )
+  assert first["results"] == second["results"]
+
+
+def test_other_queries_are_never_of_the_own_video():
+  records = ["a", "a", "a", "b", "c", "c"]
+  text = np.arange(6.0)[:, None]
+  others = command._others(text, records)[:, 0].astype(int)
+  assert all(records[i] != own for i, own in zip(others, records, strict=True))
+  np.testing.assert_array_equal(command._others(text[:3], records[:3]), text[:3])
+
+
 def test_a_window_that_rounding_empties_is_left_out():
   """It starts just before the annotated end; a reader would reject the file."""
   f = Features(np.array([(0.0, 40.0)]), np.ones((1, 1), np.float32))

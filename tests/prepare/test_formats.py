@@ -221,7 +221,7 @@ def test_activitynet_joins_sentences(tmp_path):
   assert read("activitynet", tmp_path, variant="val_2", split="test") == two
 
 
-def test_activitynet_sentences_are_moments(tmp_path):
+def test_activitynet_sentences_are_moments(tmp_path, capsys):
   """One that ends before it starts is left out, as in 2D-TAN; blank ones too."""
   times = [[0, 4], [3, 2.5], [1, 2], [3, 99.5]]
   video = dict(timestamps=times, sentences=["A man sits.", "Back.", " ", " He stands."])
@@ -232,6 +232,7 @@ def test_activitynet_sentences_are_moments(tmp_path):
     Note("moment", "v_x#3", "He stands.", windows=((3.0, 99.5),)),
   )
   assert plain.notes == ()
+  assert "train.json: moments left out: 2 (they end" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("missing", [None, "", "\u200b"])

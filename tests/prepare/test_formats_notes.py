@@ -202,7 +202,7 @@ def test_violet_qa_has_numbers_of_answers_and_of_options(tmp_path):
     items(tmp_path, "violet_qa", files)
 
 
-def test_charades_sta_takes_durations_from_charades(tmp_path):
+def test_charades_sta_takes_durations_from_charades(tmp_path, capsys):
   lines = "3MSZA 24.3 30.4##a light.\n3MSZA 2 1##a door\n3MSZA 0 40##all\n"
   lengths = "id,subject,length\n3MSZA,x,30.96\n"
   (item,) = items(tmp_path, "charades_sta", {"charades_sta_test.txt": lines})
@@ -210,6 +210,9 @@ def test_charades_sta_takes_durations_from_charades(tmp_path):
     moment("3MSZA#0", "a light.", (24.3, 30.4)),
     moment("3MSZA#2", "all", (0, 40)),
   )
+  said = capsys.readouterr().err
+  assert "charades_sta_test.txt: moments left out: 1 (" in said
+  assert f"the first is {tmp_path}/charades_sta_test.txt:2\n" in said
   (item,) = items(tmp_path, "charades_sta", {"Charades_v1_test.csv": lengths})
   assert [note.duration for note in item.notes] == [30.96, 30.96]
 

@@ -73,7 +73,11 @@ def problem(note: Note) -> str:
   try:
     " ".join(texts).encode()
   except (TypeError, UnicodeEncodeError):
-    return "UTF-8 texts for kind, id, text, answer, type and options"
+    named = zip(
+      (*Note._fields[:5], *["options"] * len(note.options)), texts, strict=True
+    )
+    field, value = next((f, x) for f, x in named if not _is_text(x))
+    return f"a UTF-8 text for {field}, got {repr(value)[:40]}"
   if note.kind not in KINDS:
     return f"a kind of {', '.join(KINDS)}, got {note.kind!r}"
   if not note.id or blank(note.text):
@@ -92,6 +96,15 @@ def problem(note: Note) -> str:
   if note.saliency and not _rated(note.saliency):
     return "a clip's number and the score of each rater, the same number of all clips"
   return ""
+
+
+def _is_text(value: Any) -> bool:
+  """Whether this is a text that can be written as UTF-8."""
+  try:
+    value.encode()
+  except (AttributeError, UnicodeEncodeError):
+    return False
+  return True
 
 
 def _rated(saliency: tuple[tuple[int, ...], ...]) -> bool:

@@ -236,6 +236,11 @@ def unusable(split: Split, index: int, error: BadSample) -> DataError:
   return DataError(f"{where} cannot be used ({problem}); repair or remove it")
 
 
+def named(data: str) -> str:
+  """A name for `find` of what a flag gives: a directory, then absolute, or a name."""
+  return os.path.abspath(data) if os.path.isdir(data) else data
+
+
 def find(root: str | os.PathLike, name: str) -> str:
   """Directory of the newest version of the data set `name` under `root`.
 

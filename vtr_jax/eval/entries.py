@@ -26,8 +26,15 @@ class Entry(NamedTuple):
 class Entries:
   """The entries of a file, in its order."""
 
-  def __init__(self, path: str):
+  def __init__(
+    self, path: str, flag: str = "--predictions", entries: str = "predictions"
+  ):
     """Reads the file.
+
+    Args:
+      path: of the file.
+      flag: that gives it.
+      entries: what the file holds, for messages.
 
     Raises:
       DataError: it cannot be read, is not JSON, or has no entries.
@@ -39,10 +46,10 @@ class Entries:
       line = e.object[: e.start].count(b"\n") + 1
       raise DataError(f"{path}:{line}: not UTF-8; save it as UTF-8") from e
     except OSError as e:
-      raise DataError(f"{path}: {e.strerror or e}; fix --predictions") from e
+      raise DataError(f"{path}: {e.strerror or e}; fix {flag}") from e
     self.entries = self._read()
     if not self.entries:
-      raise DataError(f"{path}: no predictions; docs/evaluation.md has the layouts")
+      raise DataError(f"{path}: no {entries}; docs/evaluation.md has the layouts")
 
   def where(self, entry: Entry) -> str:
     """File and line of an entry."""
@@ -108,7 +115,10 @@ class Entries:
     at = self._skip(at)
     mark = self._text[at : at + 1]
     if mark == ",":
-      return self._skip(at + 1)
+      following = self._skip(at + 1)
+      if self._text[following : following + 1] == close:
+        raise json.JSONDecodeError("Illegal trailing comma", self._text, at)
+      return following
     if mark != close:
       raise json.JSONDecodeError("Expecting ',' delimiter", self._text, at)
     return at

@@ -150,6 +150,14 @@ def clamped(windows: Windows, duration: Float[np.ndarray, " q"]) -> tuple[Window
   return windows._replace(times=times), int(cut.sum())
 
 
+def after_end(
+  windows: Windows, duration: Float[np.ndarray, " q"]
+) -> Bool[np.ndarray, "q w"]:
+  """Which windows begin at the end of their video or later; see `clamped`."""
+  limit = duration[:, None]
+  return windows.valid & (limit > 0) & (windows.times[..., 0] >= limit)
+
+
 def of_length(truth: Windows, low: float, high: float) -> Windows:
   """Only the true windows longer than `low` seconds and at most `high`."""
   length = truth.times[..., 1] - truth.times[..., 0]

@@ -47,7 +47,10 @@ def check(protocol: Protocol, truth: Truth) -> None:
   if protocol.form == "choice":
     for note in truth.notes:
       if not note.options:
-        raise DataError(f"question {note.id!r}: has no options; use --set=form=open")
+        raise DataError(
+          f"question {note.id!r}: has no options; use --set=form=open, "
+          "or --set=types= for those that have some"
+        )
 
 
 def of(
@@ -82,7 +85,7 @@ def _open(
   learned = [note.answer for note in truth.training]
   given = words if not protocol.vocabulary else ()
   known = given or answers.frequent(learned, protocol.vocabulary)
-  whose = "the list given" if given else "training"
+  whose = "the model's list" if given else "training"
   right, groups = [note.answer for note in notes], _groups(protocol, notes)
   remarks, keep = [], np.ones(len(notes), np.bool_)
   rows = dict(predictions=answers.right(predicted, right))
@@ -105,8 +108,15 @@ def _open(
       f"{outside:,} of {len(notes):,} questions have an answer outside the "
       f"vocabulary, {len(known):,} of {whose}: they {fate}"
     )
+    if beyond := int((rows["predictions"].astype(np.bool_) & ~inside & keep).sum()):
+      remarks.append(
+        f"{beyond:,} of them are answered right: the model has another vocabulary, and "
+        "another ceiling"
+      )
   elif protocol.outside == "dropped":
     raise DataError("outside: needs a vocabulary; give --answers or training questions")
+  else:
+    remarks.append("no list of answers and no training: the ceiling is left out")
   if unknown := sum(answer is None for answer in predicted):
     remarks.append(f"{unknown:,} answers are 'unknown': they count as wrong")
   if not keep.any():
@@ -135,8 +145,9 @@ def _counts(predicted: Sequence[float], protocol: Protocol, truth: Truth) -> Sco
   right = _numbers(truth.notes)
   given = np.array(predicted)
   rows = dict(predictions=answers.counted(given, protocol.counts))
-  changed = int(((given < protocol.counts[0]) | (given > protocol.counts[1])).sum())
   low, high = protocol.counts
+  rounded = np.floor(given + 0.5)
+  changed = int(((rounded < low) | (rounded > high)).sum())
   remarks = [f"counts are rounded and cut to {low} to {high}, {changed:,} cut"]
   if truth.training:
     usual = answers.counted(_numbers(truth.training).mean(keepdims=True), (low, high))
@@ -155,13 +166,17 @@ def _counts(predicted: Sequence[float], protocol: Protocol, truth: Truth) -> Sco
 
 def _numbers(notes: Sequence[Note]) -> Float[np.ndarray, " q"]:
   """The answers of counting questions."""
-  try:
-    return np.array([float(note.answer) for note in notes])
-  except ValueError:
-    note = next(n for n in notes if not n.answer.isdecimal())
-    raise DataError(
-      f"question {note.id!r}: answer {note.answer!r} is no count; use --set=form=open"
-    ) from None
+  counts = np.zeros(len(notes))
+  for i, note in enumerate(notes):
+    try:
+      counts[i] = float(note.answer)
+    except ValueError:
+      counts[i] = np.nan
+    if not np.isfinite(counts[i]):
+      raise DataError(
+        f"question {note.id!r}: answer {note.answer!r} is no count; use --set=form=open"
+      )
+  return counts
 
 
 def _groups(protocol: Protocol, notes: Sequence[Note]) -> list[str]:

@@ -33,13 +33,20 @@ def score(
   found = predictions.moments(path, notes, protocol.padded)
   duration = np.array([note.duration for note in notes])
   true = moments.pad([note.windows for note in notes])
-  remarks, known = [], bool((duration > 0).all())
+  remarks, unknown = [], int((duration == 0).sum())
   inside, cut = moments.clamped(true, duration)
   if protocol.clamp:
     true = inside
   if cut:
     fate = "are cut to it" if protocol.clamp else "are kept as published"
     remarks.append(f"{cut:,} true windows end after their video: they {fate}")
+  longest = np.where(duration > 0, np.maximum(duration, protocol.padded), 0)
+  after = moments.after_end(true, longest)
+  if after.any():
+    remarks.append(
+      f"{int(after.sum()):,} true windows begin after their video: they are kept, and "
+      "no window inside the video fits them"
+    )
   if found.beyond:
     remarks.append(f"{found.beyond:,} predicted windows end after their video: kept")
   if empty := sum(not windows for windows in found.windows):
@@ -47,7 +54,7 @@ def score(
   types = [note.type for note in notes]
   locate = lambda windows: _located(windows, true, protocol, types)
   rows = dict(predictions=locate(moments.pad(found.windows)))
-  if known:
+  if not unknown:
     whole = moments.constant((0.0, 1.0), duration)
     rows["whole video"] = locate(whole)
     if part := _constant(protocol, truth.training):
@@ -56,9 +63,14 @@ def score(
       rows[name] = locate(window)
     else:
       remarks.append("no training moments: the row of a constant window is left out")
-    rows["ceiling"] = _ranked(inside, true, protocol)
+    possible = inside._replace(valid=inside.valid & ~after)
+    rows["ceiling"] = _ranked(possible, true, protocol)
   else:
-    remarks.append("durations are not known: rows without a video are left out")
+    remarks.append(
+      f"durations are not known of {unknown:,} of {len(notes):,} queries: rows without "
+      "a video are left out, and windows of these queries are neither cut to the end "
+      "of the video nor checked against it"
+    )
   for name, other in (others or {}).items():
     rows[name] = locate(moments.pad(other.windows))
   sizes = _lengths(true, protocol) | _typed(types, protocol)

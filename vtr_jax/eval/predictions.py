@@ -20,8 +20,10 @@ from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note
 from vtr_jax.eval.entries import Entries, Entry
 
+_PLURAL = dict(question="questions", query="queries")
 _IDS = ("question_id", "qid", "id")
 _ANSWERS = ("prediction", "pred", "answer")
+_SHOWN = 80  # characters of a value in a message; ours
 _SLACK = 0.01  # seconds; published windows and durations are rounded to hundredths
 
 
@@ -43,7 +45,7 @@ def answer_list(path: str) -> list[str]:
   Raises:
     DataError: not a JSON list of texts, or a text occurs twice.
   """
-  entries = Entries(path)
+  entries = Entries(path, "--answers", "answers")
   texts: dict[str, int] = {}
   for entry in entries.entries:
     if entry.key is not None or not isinstance(entry.value, str):
@@ -130,7 +132,7 @@ def moments(path: str, queries: Sequence[Note], padded: float = 0.0) -> Moments:
       if note.duration and times[1] > limit:
         raise entries.error(
           entry,
-          f"window {window} of query {note.id!r} ends after its video, at "
+          f"window {_short(window)} of query {note.id!r} ends after its video, at "
           f"{note.duration:g} s; cut it",
         )
       beyond += bool(note.duration) and times[1] > note.duration + _SLACK
@@ -159,12 +161,14 @@ def _rows(
     )
   seen: dict[int, Entry] = {}
   for number, entry in enumerate(entries.entries):
+    if plain and isinstance(entry.value, dict):
+      raise entries.error(entry, "an object among answers without ids; give all an id")
     row = number if plain else rows.get(name := _id(entries, entry))
     if row is None:
       raise entries.error(
         entry,
-        f"{what} {name!r} is not in the {len(notes):,} of the split; "
-        f"{_closest(name, rows)}",
+        f"{what} {_short(name)} is not in the {len(notes):,} of the split; "
+        f"{_closest(name[:_SHOWN], rows)}",
       )
     if row in seen:
       raise entries.error(
@@ -177,9 +181,15 @@ def _rows(
   missing = [note.id for i, note in enumerate(notes) if i not in seen]
   if missing:
     raise DataError(
-      f"{entries.path}: no prediction for {what} {missing[0]!r}, nor for "
-      f"{len(missing) - 1:,} others of {len(notes):,}; predict all of the split"
+      f"{entries.path}: no prediction for {len(missing):,} of {len(notes):,} "
+      f"{_PLURAL[what]}, the first is {missing[0]!r}; predict all of the split"
     )
+
+
+def _short(value: Any) -> str:
+  """As Python writes it, cut to what fits in a line."""
+  text = repr(value)
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _closest(name: str, known: dict[str, int]) -> str:
@@ -190,10 +200,16 @@ def _closest(name: str, known: dict[str, int]) -> str:
 
 
 def _id(entries: Entries, entry: Entry) -> str:
-  if entry.key is not None:
-    return entry.key
   value = entry.value
   found = [value[k] for k in _IDS if k in value] if isinstance(value, dict) else []
+  if entry.key is not None:
+    # Its "id" may be that of a video.
+    own = [value[k] for k in _IDS[:-1] if k in value] if found else []
+    if own and str(own[0]) != entry.key:
+      raise entries.error(
+        entry, f"{own[0]!r} below the key {entry.key!r}; give one id of the two"
+      )
+    return entry.key
   if not found or type(found[0]) not in (int, str):
     raise entries.error(entry, f"no id; add {', '.join(_IDS[:-1])} or {_IDS[-1]}")
   return str(found[0])
@@ -204,7 +220,8 @@ def _answer(entries, entry, note: Note, value: Any, texts: Sequence[str], first:
   if type(value) is int:
     if not texts:
       raise entries.error(
-        entry, f"answer {value} to question {note.id!r} is a number; give --answers"
+        entry,
+        f"answer {_short(value)} to question {note.id!r} is a number; give --answers",
       )
     if first <= value < len(texts) + first:
       return texts[value - first]
@@ -212,15 +229,17 @@ def _answer(entries, entry, note: Note, value: Any, texts: Sequence[str], first:
       return None
     raise entries.error(
       entry,
-      f"answer {value} to question {note.id!r}, but there are {len(texts):,} answers, "
-      f"numbered from {first}; give the list of this model",
+      f"answer {_short(value)} to question {note.id!r}, but there are {len(texts):,} "
+      f"answers, numbered from {first}; give the list of this model",
     )
   if not isinstance(value, str) or blank(value):
-    raise entries.error(entry, f"no answer to question {note.id!r}, but {value!r}")
+    raise entries.error(
+      entry, f"no answer to question {note.id!r}, but {_short(value)}"
+    )
   text = value.strip()
   if note.options and text not in note.options:
     raise entries.error(
-      entry, f"answer {text!r} to question {note.id!r} is none of its options"
+      entry, f"answer {_short(text)} to question {note.id!r} is none of its options"
     )
   return text
 
@@ -243,7 +262,7 @@ def _number(entries, entry, value: Any, what: str) -> float:
   try:
     number = math.nan if isinstance(value, bool) else float(value)
   except (TypeError, ValueError, OverflowError):
-    raise entries.error(entry, f"{what} is {value!r}; give a number") from None
+    raise entries.error(entry, f"{what} is {_short(value)}; give a number") from None
   if not math.isfinite(number):
     raise NotFiniteError(f"{entries.where(entry)}: {what} is {value}; give a number")
   return number
@@ -253,12 +272,13 @@ def _window(entries, entry, note: Note, window: Any, width: int) -> list[float]:
   """[start, end] or [start, end, score], as the others of the file."""
   if not isinstance(window, list) or len(window) not in (2, 3):
     raise entries.error(
-      entry, f"window {window!r} of query {note.id!r} is not [start, end, score]"
+      entry, f"window {_short(window)} of query {note.id!r} is not [start, end, score]"
     )
-  what = f"window {window} of query {note.id!r}"
+  what = f"window {_short(window)} of query {note.id!r}"
   if width and len(window) != width:
     raise entries.error(entry, f"{what} has {len(window)} numbers, others {width}")
   numbers = [_number(entries, entry, x, f"a number of {what}") for x in window]
+  numbers[0] = max(numbers[0], 0.0) if numbers[0] >= -_SLACK else numbers[0]
   if not 0 <= numbers[0] < numbers[1]:
     raise entries.error(entry, f"{what}: expected 0 <= start < end")
   return numbers

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from typing import Any
 
 import jax
@@ -190,7 +189,7 @@ def _data(config: DataConfig, data: str, protocol: Protocol) -> DataConfig:
 
 def with_data(config: DataConfig, data: str) -> DataConfig:
   """`config` for the prepared data `data`, a directory or name; "" = its own."""
-  name = os.path.abspath(data) if os.path.isdir(data) else data or config.name
+  name = sources.named(data) or config.name
   return dataclasses.replace(config, name=name, curriculum=())
 
 

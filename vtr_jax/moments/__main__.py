@@ -12,6 +12,7 @@ and the head to --out. Features are cached next to it. One process, with all of 
 devices.
 """
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -89,7 +90,7 @@ def moments(request: Request) -> dict[str, float]:
     f"--protocol: {request.protocol} is of task {protocol.task!r}, not moments",
   )
   model = load(request.checkpoint)
-  directory = embedded.find(model.config.data.dir, request.data)
+  directory = embedded.find(model.config.data.dir, sources.named(request.data))
   truth = truths.read(protocol, directory)
   place = Mirror(
     request.out or f"{request.checkpoint.rstrip('/')}/moments/{request.kind}",
@@ -211,9 +212,13 @@ def _of_grid(f: Features, score: Float[np.ndarray, "q w"]) -> Scored:
 def _others(
   text: Float[np.ndarray, "q e"], records: Sequence[str]
 ) -> Float[np.ndarray, "q e"]:
-  """For each query one of another video; the same where there is only one."""
-  shift = max(records.count(record) for record in set(records))
-  return np.roll(text, shift, axis=0)
+  """For each query one of another video; the same where there is only one video."""
+  shift, rows = max(collections.Counter(records).values()), len(records)
+  order = []
+  for row, record in enumerate(records):
+    steps = (other % rows for other in range(row - shift, row - shift - rows, -1))
+    order.append(next((other for other in steps if records[other] != record), row))
+  return text[order]
 
 
 def _write_predictions(path: pathlib.Path, found: Moments, truth: Truth) -> None:

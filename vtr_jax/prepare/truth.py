@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from vtr_jax.core.config import require
 from vtr_jax.core.errors import DataError
+from vtr_jax.core.paths import near
 from vtr_jax.data import notes, sources
 from vtr_jax.data.notes import Note
 from vtr_jax.eval.noted import Truth
@@ -61,7 +62,14 @@ def read(protocol: Protocol, data: str = "", annotations: str = "") -> Truth:
 
 def _prepared(protocol: Protocol, data: str) -> Iterator[_Found]:
   """The notes by whatever split their record is in."""
-  name, directory = protocol.notes, sources.find("", data)
+  name = protocol.notes
+  try:
+    directory = sources.find("", data)
+  except DataError:
+    raise DataError(
+      f"--data: {data} is no directory of prepared data{near(data)}; give one, such as "
+      f"data/{name}"
+    ) from None
   sets = notes.listed(directory)
   if name not in sets:
     known = ", ".join(sorted(sets)) or "none"

@@ -25,7 +25,7 @@ def read(request: Request) -> Iterator[Item]:
   files = media.Files(request.source)
   lists = dict(train="train.json", test=f"{request.variant}.json")
   for split, path in parse.by_split(request, lists):
-    videos = parse.as_object(parse.load_json(path), path)
+    videos, left = parse.as_object(parse.load_json(path), path), []
     for name, video in videos.items():
       where = f"{path}: {name!r}"
       texts = parse.as_object(video, where, "sentences")["sentences"]
@@ -33,21 +33,28 @@ def read(request: Request) -> Iterator[Item]:
       file = files.find(name.removeprefix("v_"), where, name)
       length = video.get("duration")
       duration = 0.0 if length is None else number(length, where, "duration")
-      found = tuple(moments(name, video, where, duration=duration))
+      found = tuple(moments(name, video, where, left, duration=duration))
       yield Item(name, split, file, parse.sentences(paragraph, where), notes=found)
+    parse.warn_left_out(path, left)
 
 
 def moments(
-  name: str, video: dict[str, Any], where: str, fps: float = 1.0, duration: float = 0.0
+  name: str,
+  video: dict[str, Any],
+  where: str,
+  left: list[str],
+  fps: float = 1.0,
+  duration: float = 0.0,
 ) -> Iterator[Note]:
   """A moment per sentence, if the file has the times; called video#number.
 
-  Sentences that end before they start are left out.
+  Those that end before they start, or have no sentence, are left out.
 
   Args:
     name: of the video.
     video: sentences and timestamps, which are pairs.
     where: file and key of the video.
+    left: takes the place of each that is left out.
     fps: units of the timestamps per second.
     duration: of the video in seconds; 0 is not known.
   """
@@ -61,7 +68,9 @@ def moments(
     here = f"{where}: timestamps[{i}]"
     numbers = [t for t in parse.as_list(window, here) if isinstance(t, int | float)]
     backwards = len(numbers) == 2 and numbers[0] >= numbers[1]
-    if isinstance(text, str) and not blank(text) and not backwards:
+    if not isinstance(text, str) or blank(text) or backwards:
+      left.append(here)
+    else:
       start, end = parse.segment(window, here)
       yield parse.note(
         *(here, "moment", f"{name}#{i}", text),

@@ -134,7 +134,10 @@ def _check_notes(items: list[Item]) -> None:
       if expected := problem(note):
         raise DataError(f"{where}: expected {expected}; fix the annotations")
       if (note.kind, note.id) in seen:
-        raise DataError(f"{where}: occurs twice; rename or remove one")
+        raise DataError(
+          f"{where}: occurs twice; rename or remove one, or give one of "
+          "several annotation files"
+        )
       seen.add((note.kind, note.id))
 
 

@@ -30,6 +30,7 @@ def _moments(
 ) -> Iterator[tuple[str, str, Note | None]]:
   """(file and line, video, moment; None if it ends before it starts)."""
   count: dict[str, int] = collections.Counter()
+  left = []
   for where, line in parse.lines(path):
     head, mark, sentence = line.partition("##")
     fields = head.split()
@@ -41,7 +42,10 @@ def _moments(
     made = window and parse.note(
       *(where, "moment", name, sentence), windows=(window,), **timed
     )
+    if not made:
+      left.append(where)
     yield where, video, made
+  parse.warn_left_out(path, left)
 
 
 def _window(times: list[str], where: str) -> tuple[float, float] | None:

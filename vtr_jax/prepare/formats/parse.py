@@ -6,12 +6,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from vtr_jax.core.config import choose
 from vtr_jax.core.errors import ConfigError, DataError, one_line
 from vtr_jax.core.paths import near
+from vtr_jax.core.shutdown import warn
 from vtr_jax.data.captions import blank
 from vtr_jax.data.notes import Note, problem
 from vtr_jax.prepare.formats.base import Item, Request
@@ -204,6 +205,15 @@ def noted(
     key, *names = name(where, video)
     found = files.find(names[0], where, *names[1:])
     yield Item(key, split, found, (), notes=tuple(notes))
+
+
+def warn_left_out(path: str, places: Sequence[str]) -> None:
+  """Warns of the moments at these places of a file, if there are any."""
+  if places:
+    warn(
+      f"{path}: moments left out: {len(places):,} (they end before they start, or have "
+      f"no sentence); the first is {places[0]}"
+    )
 
 
 def _strip(value: Any) -> Any:

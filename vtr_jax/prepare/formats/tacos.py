@@ -16,6 +16,7 @@ def read(request: Request) -> Iterator[Item]:
   """One item a video, called by its file without the ending, with all its moments."""
   files = media.Files(request.source)
   for split, path in parse.by_split(request, _FILES):
+    left: list[str] = []
     for file, video in parse.as_object(parse.load_json(path), path).items():
       where = f"{path}: {file!r}"
       keys = ("timestamps", "sentences", "fps", "num_frames")
@@ -23,5 +24,6 @@ def read(request: Request) -> Iterator[Item]:
       fps = activitynet.number(video["fps"], where, "fps")
       duration = activitynet.number(video["num_frames"], where, "num_frames") / fps
       name = media.stem(file)
-      notes = tuple(activitynet.moments(name, video, where, fps, duration))
+      notes = tuple(activitynet.moments(name, video, where, left, fps, duration))
       yield Item(name, split, files.find(file, where), (), notes=notes)
+    parse.warn_left_out(path, left)
