@@ -239,6 +239,7 @@ def test_the_evaluator_and_the_commands_of_the_docs_write_all_figures(
   names = ("attention", "words_0", "words_2", "space", "gallery")
   assert {f"pictures_{name}.png" for name in names} <= files
   (tmp_path / "docs").mkdir()
+  (run.parent / "simvtp-fine").symlink_to(run)
   monkeypatch.chdir(tmp_path)
   exec(commands, {})
   for name in ("attention", "words", "ratios"):
