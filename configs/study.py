@@ -3,7 +3,7 @@
   python -m vtr_jax.study --config=configs/study.py           every claim, in
                                                               runs/study-claims
   python -m vtr_jax.study --config=configs/study.py:shapes    MAC's masks, other data
-  python -m vtr_jax.study --config=configs/study.py:quick     22 minutes on two slow cores
+  python -m vtr_jax.study --config=configs/study.py:quick     22 minutes, two slow cores
   python -m vtr_jax.study --config=configs/study.py:gpu       12 minutes on a large GPU
   python -m vtr_jax.study --config=configs/study.py:smoke     a minute, for tests
 
