@@ -71,8 +71,13 @@ def accuracy(
 def counted(
   values: Float[np.ndarray, " q"], limits: tuple[int, int]
 ) -> Float[np.ndarray, " q"]:
-  """Numbers rounded, halves up, and cut to the least and the greatest count."""
-  return np.clip(np.floor(values + 0.5), *limits)
+  """Numbers `rounded`, and cut to the least and the greatest count."""
+  return np.clip(rounded(values), *limits)
+
+
+def rounded(values: Float[np.ndarray, " q"]) -> Float[np.ndarray, " q"]:
+  """The nearest whole numbers, halves up."""
+  return np.floor(values + 0.5)
 
 
 def squared_error(

@@ -146,8 +146,7 @@ def _counts(predicted: Sequence[float], protocol: Protocol, truth: Truth) -> Sco
   given = np.array(predicted)
   rows = dict(predictions=answers.counted(given, protocol.counts))
   low, high = protocol.counts
-  rounded = np.floor(given + 0.5)
-  changed = int(((rounded < low) | (rounded > high)).sum())
+  changed = int((rows["predictions"] != answers.rounded(given)).sum())
   remarks = [f"counts are rounded and cut to {low} to {high}, {changed:,} cut"]
   if truth.training:
     usual = answers.counted(_numbers(truth.training).mean(keepdims=True), (low, high))

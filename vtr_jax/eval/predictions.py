@@ -278,7 +278,8 @@ def _window(entries, entry, note: Note, window: Any, width: int) -> list[float]:
   if width and len(window) != width:
     raise entries.error(entry, f"{what} has {len(window)} numbers, others {width}")
   numbers = [_number(entries, entry, x, f"a number of {what}") for x in window]
-  numbers[0] = max(numbers[0], 0.0) if numbers[0] >= -_SLACK else numbers[0]
+  if -_SLACK <= numbers[0] < 0:
+    numbers[0] = 0.0
   if not 0 <= numbers[0] < numbers[1]:
     raise entries.error(entry, f"{what}: expected 0 <= start < end")
   return numbers
