@@ -2,7 +2,7 @@
 
   python -m vtr_jax.study --config=configs/study.py           every claim, in
                                                               runs/study-claims
-  python -m vtr_jax.study --config=configs/study.py:shapes    MAC's masks, other data
+  python -m vtr_jax.study --config=configs/study.py:shapes    the same on other data
   python -m vtr_jax.study --config=configs/study.py:quick     22 minutes, two slow cores
   python -m vtr_jax.study --config=configs/study.py:gpu       12 minutes on a large GPU
   python -m vtr_jax.study --config=configs/study.py:smoke     a minute, for tests
@@ -39,11 +39,20 @@ def get_config(variant: str = "claims") -> ConfigDict:
 def claims() -> dict:
   """All tables, on moving_scenes."""
   scenes = {k: common.SCENES[k] for k in ("text", "data")}
-  mac = dual(FINE | scenes)
-  joint = joined(FINE | scenes)
+  return everything(FINE | scenes) | dict(budgets=(5.0, 10.0, 20.0, 40.0))
+
+
+def shapes() -> dict:
+  """All tables, on moving_shapes, whose grey backgrounds are easier."""
+  return everything(FINE) | dict(budgets=(20.0, 40.0, 80.0, 160.0))
+
+
+def everything(changes: dict) -> dict:
+  """Every table and claim, with these changes for every row."""
+  mac = dual(changes)
+  joint = joined(changes)
   return measured() | dict(
     seeds=(0, 1, 2),
-    budgets=(5.0, 10.0, 20.0, 40.0),
     rates=(0.5, 1.0, 2.0),
     tables=(
       table("MAC: masked video", "mac:demo", mac, *masked()),
@@ -109,18 +118,6 @@ def claims() -> dict:
         "MILES: the snapshot / frozen first",
       ),
     ),
-  )
-
-
-def shapes() -> dict:
-  """MAC's masks on moving_shapes, whose grey backgrounds are easier."""
-  mac = dual(FINE)
-  return measured() | dict(
-    seeds=(0, 1, 2),
-    budgets=(20.0, 40.0, 80.0, 160.0),
-    rates=(0.5, 1.0, 2.0),
-    tables=(table("MAC: masked video", "mac:demo", mac, *masked()),),
-    claims=mac_claims("MAC: masked video"),
   )
 
 
