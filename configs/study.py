@@ -284,7 +284,7 @@ def fewer() -> list[dict]:
   none = dict(loss_weights=dict(pixels=0.0, mlm=0.0, vtc=1.0, vtm=0.0))
   rows = []
   for percent in (10, 30, 100):
-    split = dict(data=dict(split=f"train[:{percent}%]"))
+    split = dict(data=dict(split=f"train[:{percent}%]")) if percent < 100 else {}
     rows += [
       row(f"{percent} % of clips", **split),
       row(f"{percent} % of clips, no reconstruction", **split, **none),

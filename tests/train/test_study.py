@@ -264,6 +264,36 @@ def test_a_run_that_diverges_is_kept_as_such(tmp_path, monkeypatch):
   job.check(key, found[key])
 
 
+def test_rows_of_the_same_config_are_trained_once(tmp_path, monkeypatch, capsys):
+  """Also by another process, whose results.json alone is here."""
+  trained = []
+
+  def train(config, path):
+    trained.append(path)
+    return dict.fromkeys(("test/t2v/R@1", "test/t2v/R@10", "motion/top1"), 7.0)
+
+  monkeypatch.setattr(rows, "train_and_evaluate", train)
+  study = config("claims", rates=(1.0,), budgets=(1.0,), seeds=(0,))
+  names = [
+    "SimVTP: loss terms / + contrast + matching",
+    "SimVTP: fewer clips / 100 % of clips",
+    "The best of three / SimVTP",
+  ]
+  other = "SimVTP: loss terms / contrast alone"
+  for name in (*names, other):
+    if name == names[-1]:
+      (tmp_path / Key(names[0], 1.0, 0).path / "study.json").unlink()
+      (tmp_path / Key(names[1], 1.0, 0).path / "study.json").unlink()
+    made = plans.plan(study, CONFIGS, *rows_of(study)[name])
+    rows._Job(study, made, [1e9], [1e9], tmp_path).train(Key(name, 1.0, 0))
+    results.load(study, tmp_path)
+  assert trained == [tmp_path / Key(name, 1.0, 0).path for name in (names[0], other)]
+  found = results.load(study, tmp_path)
+  assert {k.row for k in found} == {*names, other}
+  assert {r.metrics["test/t2v/R@1"] for r in found.values()} == {7.0}
+  assert capsys.readouterr().out.count(f"as {names[0]}, which has the same config") >= 1
+
+
 @pytest.mark.nightly
 def test_two_shards_train_every_row_once(data_dir, tmp_path):
   flags = ["--config=configs/study.py:smoke", f"--workdir={tmp_path}"]

@@ -77,7 +77,7 @@ def load(study: StudyConfig, directory: pathlib.Path) -> Results:
   """
   workdir.make(directory)
   with processes.locked(directory / "results.lock", "study"):
-    found = _stored(study, directory / ALL)
+    found = {r.key: r for r in _stored(directory / ALL, study.metrics)}
     for name in rows_of(study):
       for budget in study.budgets:
         for seed in study.seeds:
@@ -91,18 +91,33 @@ def load(study: StudyConfig, directory: pathlib.Path) -> Results:
   return ordered
 
 
-def _stored(study: StudyConfig, path: pathlib.Path) -> Results:
+def find(directory: pathlib.Path, fingerprint: str) -> Result | None:
+  """A finished run or trial of a study with that config, of whichever row.
+
+  Seed and steps are part of the config; a trial's seed is no run's.
+
+  Raises:
+    DataError: a file is damaged.
+  """
+  for path in sorted(directory.glob(f"*/*/{FILE}")):
+    result = read_result(path, ())
+    if result.fingerprint == fingerprint:
+      return result
+  stored = _stored(directory / ALL, ())
+  return next((r for r in stored if r.fingerprint == fingerprint), None)
+
+
+def _stored(path: pathlib.Path, metrics: Sequence[str]) -> list[Result]:
   """The runs in results.json, also those of rows that the study no longer has."""
   if not path.exists():
-    return {}
+    return []
   try:
     runs = io.mapping(path.read_bytes())["runs"]
-    made = [_result(values, study.metrics) for values in runs]
+    return [_result(values, metrics) for values in runs]
   except (ValueError, KeyError, TypeError, ConfigError) as e:
     raise DataError(
       f"{path}: damaged ({one_line(e)}); restore it, or delete it and run again"
     ) from e
-  return {r.key: r for r in made}
 
 
 def read_result(path: pathlib.Path, metrics: Sequence[str]) -> Result:

@@ -2,7 +2,8 @@
 
 A budget fixes the steps: its FLOPs over those of a step, or its time over that of a
 step, measured for all rows of a table in turns. Evaluations and compilation are not
-counted. Finished runs are skipped, interrupted ones resume. Processes that share the
+counted. Finished runs are skipped, interrupted ones resume, and rows of two tables that
+have the same config are trained once. Processes that share the
 rows (`shard`) may share the directory, or copy their folders together later.
 """
 
@@ -159,8 +160,25 @@ class _Job:
   def _run(
     self, key: Key, rate: float, path: pathlib.Path, evals: Mapping[str, Any]
   ) -> None:
-    """Trains the parts of one run and writes its result."""
+    """Trains the parts of one run and writes its result, or takes an equal run's."""
     configs = self.sized(key, rate, path, evals)
+    equal = results.find(self.directory, fingerprint(configs))
+    if equal is not None:
+      print(f"  as {equal.row}, which has the same config", flush=True)
+      result = dataclasses.replace(equal, row=key.row, budget=key.budget)
+    else:
+      result = self._trained(key, rate, path, configs)
+    workdir.make(path)
+    workdir.write_json(path / results.FILE, dataclasses.asdict(result))
+
+  def _trained(
+    self,
+    key: Key,
+    rate: float,
+    path: pathlib.Path,
+    configs: tuple[dict[str, Any], ...],
+  ) -> Result:
+    """The result of training the parts of one run."""
     diverged, found = "", {}
     try:
       for part, config in enumerate(configs[:-1]):
@@ -168,7 +186,8 @@ class _Job:
       found = train_and_evaluate(configs[-1], path)
     except DivergedError as e:
       diverged = str(e)
-    result = Result(
+    jax.clear_caches()  # frees the run's compiled programs
+    return Result(
       row=key.row,
       budget=key.budget,
       seed=key.seed,
@@ -180,9 +199,6 @@ class _Job:
       commands=tuple(map(self._command, configs)),
       fingerprint=fingerprint(configs),
     )
-    workdir.make(path)
-    workdir.write_json(path / results.FILE, dataclasses.asdict(result))
-    jax.clear_caches()  # frees the run's compiled programs
 
   def _command(self, config: Mapping[str, Any]) -> str:
     """The command of one part, the study's evaluations apart."""
