@@ -20,6 +20,20 @@ def test_an_indivisible_batch_size_names_the_nearest_valid_ones(size, suggestion
   assert str(e.value).endswith(suggestion)
 
 
+def test_suggested_batch_sizes_satisfy_every_rule_at_once():
+  """4 devices in two microbatches of groups of 3, and whole groups of 9 rows: 72."""
+  cut = (2, 3, (9, "config.objective.negatives_group"))
+  message = (
+    r"config\.batch_size: 99 rows do not divide over data x fsdp = 4 devices and "
+    r"micro_batches = 2 in groups of 3 into whole groups of 9 "
+    r"\(config\.objective\.negatives_group\); use 72 or 144"
+  )
+  with pytest.raises(ConfigError, match=message):
+    sharding.check_batch_size(99, MESH, "config.batch_size", *cut)
+  for size in (72, 144):
+    sharding.check_batch_size(size, MESH, "config.batch_size", *cut)
+
+
 def test_a_divisible_batch_size_is_accepted():
   sharding.check_batch_size(8, MESH, "config.batch_size")
 

@@ -136,12 +136,9 @@ def test_a_share_that_does_not_divide_is_refused(changes, message):
 
 
 @pytest.mark.parametrize("key", ["match_one_in", "negatives_group"])
-def test_groups_that_do_not_divide_the_batch_are_refused(key):
+def test_a_batch_is_of_whole_groups_by_that_key(key):
   _, objective, _ = built(**{key: 3})
-  objective.check_batch(9)
-  message = rf"8 rows are not whole groups of 3 \(config.*{key}\); use 6 or 9"
-  with pytest.raises(ConfigError, match=message):
-    objective.check_batch(8)
+  assert objective.batch_group == (3, f"config.objective.{key}")
 
 
 @pytest.mark.parametrize("one_pass", [True, False])

@@ -250,12 +250,14 @@ def check_batch_size(
   key: str,
   micro_batches: int = 1,
   group: int = 1,
+  whole: tuple[int, str] = (1, ""),
 ) -> None:
   """Rejects a batch size that does not divide; names the two nearest that do.
 
-  `group` rows stay on one device in one microbatch.
+  `group` rows stay on one device in one microbatch. `whole` is (rows, key): a batch is
+  of whole groups of so many rows, by that key.
   """
-  divisor = row_devices(mesh) * micro_batches * group
+  divisor = math.lcm(row_devices(mesh) * micro_batches * group, whole[0])
   if batch_size <= 0 or batch_size % divisor:
     low = batch_size // divisor * divisor
     near = f"{low} or {low + divisor}" if low > 0 else str(divisor)
@@ -264,6 +266,8 @@ def check_batch_size(
       over += f" and micro_batches = {micro_batches}"
     if group > 1:
       over += f" in groups of {group}"
+    if whole[0] > 1:
+      over += f" into whole groups of {whole[0]} ({whole[1]})"
     raise ConfigError(f"{key}: {batch_size} rows do not divide over {over}; use {near}")
 
 

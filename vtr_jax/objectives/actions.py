@@ -277,6 +277,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     predict=methods(model, "logits", "embed_video", "encode_video", "video_features"),
     row_group=group,
     batch_group=(group, "config.objective.mix.group"),
+    mixed=group > 1,
     rows=LabelRows(config.classes),
     reads_text=False,
     classes=config.classes,

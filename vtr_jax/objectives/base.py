@@ -22,7 +22,7 @@ from vtr_jax import objectives
 from vtr_jax.core import precision
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec
-from vtr_jax.core.config import choose, complete, read, require
+from vtr_jax.core.config import choose, complete, read
 from vtr_jax.core.errors import ConfigError
 from vtr_jax.data.examples import CaptionRows, Rows
 from vtr_jax.models.layers import Compute
@@ -91,6 +91,7 @@ class Objective:
   row_group: int = 1  # successive rows that a microbatch may not separate
   # (rows, key): a batch is of whole groups of so many successive rows, by that key
   batch_group: tuple[int, str] = (1, "")
+  mixed: bool = False  # whether rows of a `row_group` are mixed with one another
   match_weight: float = 0.0  # of `match` in re-ranking, see `rescore.matching`
   teacher: Teacher | None = None
   rows: Rows = CaptionRows()  # what a training row holds  # noqa: RUF009
@@ -101,17 +102,6 @@ class Objective:
   def teacher_params(self, params: Any) -> Any:
     """The teacher's part of `params` or a tree of its structure; None = no teacher."""
     return self.teacher.pick(params) if self.teacher else None
-
-  def check_batch(self, rows: int) -> None:
-    """Raises ConfigError if a batch of so many rows is not of whole groups."""
-    group, key = self.batch_group
-    low = rows // group * group
-    near = f"{low} or {low + group}" if low else str(group)
-    require(
-      rows % group == 0,
-      f"config.batch_size: {rows} rows are not whole groups of {group} ({key}); use "
-      f"{near}",
-    )
 
   @property
   def num_classes(self) -> int:

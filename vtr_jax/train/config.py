@@ -144,14 +144,12 @@ class Parts:
     Raises:
       ConfigError: they cannot; it names sizes that can.
     """
-    c, micro = self.config, self.config.micro_batches
-    group = self.objective.row_group if micro > 1 else 1
-    sharding.check_batch_size(c.batch_size, mesh, "config.batch_size", micro, group)
-    self.objective.check_batch(c.batch_size)
-    repeats, group = c.data.repeats, self.objective.row_group
-    mixed = dict(c.objective.get("mix") or {}).get("prob", 0) > 0 and group > 1
+    c, objective = self.config, self.objective
+    cut, whole = self._cut, objective.batch_group
+    sharding.check_batch_size(c.batch_size, mesh, "config.batch_size", *cut, whole)
+    repeats, group = c.data.repeats, objective.row_group
     require(
-      not mixed or group % (2 * repeats) == 0,
+      not objective.mixed or group % (2 * repeats) == 0,
       f"config.objective.mix.group: {group} is not a multiple of {2 * repeats}, twice "
       f"config.data.repeats: clips would be mixed with clips of their own record; use "
       f"{2 * repeats}",
@@ -159,9 +157,14 @@ class Parts:
 
   def smallest_batch(self, mesh: Mesh | AbstractMesh) -> int:
     """The number of rows that batch sizes are multiples of."""
-    micro, group = self.config.micro_batches, self.objective.row_group
-    together = sharding.row_devices(mesh) * micro * (group if micro > 1 else 1)
-    return math.lcm(together, self.objective.batch_group[0])
+    rows = sharding.row_devices(mesh) * math.prod(self._cut)
+    return math.lcm(rows, self.objective.batch_group[0])
+
+  @property
+  def _cut(self) -> tuple[int, int]:
+    """(microbatches, successive rows that they may not separate)."""
+    micro = self.config.micro_batches
+    return micro, self.objective.row_group if micro > 1 else 1
 
   def abstract(self, mesh: Mesh | AbstractMesh) -> tuple[TrainState, TrainState]:
     """(shapes of the state, its shardings)."""
