@@ -92,9 +92,9 @@ def load(study: StudyConfig, directory: pathlib.Path) -> Results:
 
 
 def find(directory: pathlib.Path, fingerprint: str) -> Result | None:
-  """A finished run or trial of a study with that config, of whichever row.
+  """A finished run or trial of a study with that config, of any row.
 
-  Seed and steps are part of the config; a trial's seed is no run's.
+  Seed and steps are part of the config; no run has the seed of trials.
 
   Raises:
     DataError: a file is damaged.
