@@ -107,6 +107,23 @@ def test_flops_that_a_budget_counts(variant, row, than, low, high):
   assert low < flops(row) / flops(than) < high
 
 
+def test_rows_of_one_budget_are_drawn_as_bars(tmp_path, monkeypatch):
+  """Means as bars, seeds as dots; a row that has not run has neither."""
+  shown = []
+  monkeypatch.setattr(report.canvas, "save", lambda figure, path: shown.append(figure))
+  study = config(budgets=(1.0, 2.0))
+  found = of(result(LESS, 2.0, 0, 11.0), result(LESS, 2.0, 1, 14.0))
+  report.draw(tmp_path / "x.png", study, study.tables[0], found, {})
+  (ax,) = shown[0].axes
+  assert [bar.get_width() for bar in ax.patches] == [0.0, 12.5]
+  dots = [dots.get_offsets().tolist() for dots in ax.collections]
+  assert dots == [[], [[11.0, 1.0], [14.0, 1.0]]]
+  assert ax.get_xlabel() == "R@1, percent, after 2 TFLOP"
+  found |= of(result(LESS, 1.0, 0, 5.0))
+  report.draw(tmp_path / "x.png", study, study.tables[0], found, {})
+  assert len(shown[1].axes) == 2  # curves against compute and time
+
+
 # Verdicts.
 
 

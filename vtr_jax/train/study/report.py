@@ -166,7 +166,14 @@ def draw(
   results: Results,
   seconds: Mapping[str, Sequence[float]],
 ) -> None:
-  """The first metric against compute and against time: a curve for each row."""
+  """The first metric against compute and against time: a curve for each row.
+
+  Rows that have been trained at one budget alone are compared there, by bars.
+  """
+  names = {f"{table.title} / {row.name}" for row in table.rows}
+  budgets = {k.budget for k in results if k.row in names}
+  if len(budgets) == 1:
+    return _draw_bars(path, study, table, results, *budgets)
   figure = canvas.figure(10, 4.2)
   for ax, unit in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
     for number, row in enumerate(table.rows):
@@ -191,4 +198,28 @@ def draw(
     ax.xaxis.set_major_formatter("{x:g}")
     if (legend := ax.get_legend()) is not None and unit == "minutes":
       legend.remove()
+  canvas.save(figure, path)
+
+
+def _draw_bars(
+  path: pathlib.Path,
+  study: StudyConfig,
+  table: Table,
+  results: Results,
+  budget: float,
+) -> None:
+  """The first metric of every row at one budget; a dot for each seed."""
+  figure = canvas.figure(7, 0.8 + 0.4 * len(table.rows))
+  ax, metric = figure.subplots(), study.metrics[0]
+  for number, row in enumerate(table.rows):
+    name = f"{table.title} / {row.name}"
+    runs = [r for k, r in results.items() if k.row == name and not r.diverged]
+    values = [r.metrics[metric] for r in runs]
+    mean = results_lib.estimate(values).mean if values else 0.0
+    ax.barh(number, mean, height=0.6, color=canvas.CYCLE[0], alpha=0.6)
+    ax.scatter(values, [number] * len(values), color=canvas.INK, s=9)
+  unit = dict(tflop="TFLOP", minutes="minutes of steps")[study.unit]
+  canvas.style_axes(ax, f"{_short(metric)}, percent, after {budget:g} {unit}", "")
+  ax.set_yticks(range(len(table.rows)), [row.name for row in table.rows])
+  ax.invert_yaxis()
   canvas.save(figure, path)
