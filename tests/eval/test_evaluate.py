@@ -328,6 +328,29 @@ def test_recognition_requires_labels(run, tints):
     call(run, "kinetics400", data=data, changes=dict(split="test"))
 
 
+def test_evaluators_of_a_split_share_its_embeddings(tints, monkeypatch):
+  """Of the same parameters; a training step gives others."""
+  data, tokenizer = tints
+  scaled = lambda p, b: p["scale"] * brightness(p, b)
+  model = clips.objective(embed_video=scaled, embed_text=brightness)
+  mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
+  context = base.Context(model, clips.CLIP, clips.TEXT, data, tokenizer, mesh, 8)
+  opened, read = [], base.loader.eval_videos
+  tell = lambda split, *rest, **more: (
+    opened.append(split.name) or read(split, *rest, **more)
+  )
+  monkeypatch.setattr(base.loader, "eval_videos", tell)
+  one, two = dict(scale=np.float32(1)), dict(scale=np.float32(2))
+  first = context.embedder.videos(one, data.open())
+  assert context.embedder.videos(one, data.open()) is first
+  half = context.embedder.videos(one, data.open(f"{data.split}[:50%]"))
+  np.testing.assert_array_equal(half, first[: len(half)])
+  assert opened == [data.split, f"{data.split}[:50%]"]
+  with pytest.raises(ValueError, match="read-only"):
+    first += 1
+  np.testing.assert_array_equal(context.embedder.videos(two, data.open()), 2 * first)
+
+
 @pytest.mark.parametrize("average", ["before", "after"])
 def test_embeddings_of_several_views_are_averaged(tints, average):
   data, tokenizer = tints

@@ -46,6 +46,11 @@ class Context:
   batch_size: int  # global rows per evaluation batch
   check: Callable[[], None] = lambda: None  # before each batch; raises to stop
 
+  @functools.cached_property
+  def embedder(self) -> "Embedder":
+    """Of one centred clip per video; evaluators of a split share its embeddings."""
+    return Embedder(self)
+
 
 @runtime_checkable
 class Evaluator(Protocol):
@@ -160,13 +165,27 @@ class Embedder:
     self._video = OnDevices(embed, mesh)
     hosts = sharding.host_rows(mesh)
     self._hosts = dict(host=hosts.host, num_hosts=hosts.count)
+    self._params: Params | None = None  # whose embeddings are kept
+    self._kept: dict[tuple[str, str], np.ndarray] = {}  # by directory and split
 
   @functools.cached_property
   def _text(self) -> OnDevices:
     return OnDevices(self._context.objective.predict["embed_text"], self._context.mesh)
 
   def videos(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
-    """Unit-norm embeddings of all videos of `source`."""
+    """Unit-norm embeddings of all videos of `source`, read-only.
+
+    They are kept until other parameters come.
+    """
+    if params is not self._params:
+      self._params, self._kept = params, {}
+    key = source.directory, source.name
+    if key not in self._kept:
+      self._kept[key] = self._embedded(params, source)
+      self._kept[key].flags.writeable = False
+    return self._kept[key]
+
+  def _embedded(self, params: Params, source: Split) -> Float[np.ndarray, "v e"]:
     c, views = self._context, self._views
     if views is None:
       batches = loader.eval_videos(

@@ -15,7 +15,7 @@ from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.data.tokenizers.base import Tokenizer
 from vtr_jax.eval import query_texts, ranks
-from vtr_jax.eval.evaluators.base import Context, Embedder
+from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.eval.viz import attention, base, gallery, space, words
 from vtr_jax.objectives.base import Objective, Params
 
@@ -57,7 +57,7 @@ class Evaluator:
     captions.check(context.tokenizer, self._texts, self._source.place, name)
     count = min(config.clips, len(self._texts))
     self._queries = np.linspace(0, len(self._texts) - 1, count).astype(int)
-    self._embed = Embedder(context)
+    self._embed = context.embedder
 
   def run(self, params: Params) -> dict[str, float]:
     c = self._context

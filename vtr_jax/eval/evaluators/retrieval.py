@@ -16,7 +16,7 @@ from vtr_jax.core.config import choose, require
 from vtr_jax.data import captions, loader, sources
 from vtr_jax.data.examples import EvalExample
 from vtr_jax.eval import metrics, query_texts, ranks, rescore, scoring
-from vtr_jax.eval.evaluators.base import Context, Embedder, matcher
+from vtr_jax.eval.evaluators.base import Context, matcher
 from vtr_jax.eval.viz import gallery, plots
 from vtr_jax.objectives.base import Params
 
@@ -57,7 +57,7 @@ class Evaluator:
     self._texts, self._owner = query_texts.select(texts, owner, config.captions)
     name = lambda i: f"record {self._owner[i]}"
     captions.check(context.tokenizer, self._texts, self._source.place, name)
-    self._embed = Embedder(context)
+    self._embed = context.embedder
     if config.rerank:
       self._match = matcher(context, self._source, self._texts)
 

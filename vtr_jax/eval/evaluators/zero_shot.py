@@ -20,7 +20,7 @@ from vtr_jax.core.config import choose, nearest, require
 from vtr_jax.core.errors import BadSample, ConfigError
 from vtr_jax.data import captions, sources
 from vtr_jax.eval import metrics, query_texts
-from vtr_jax.eval.evaluators.base import Context, Embedder
+from vtr_jax.eval.evaluators.base import Context
 from vtr_jax.eval.scoring import class_scores
 from vtr_jax.eval.viz import plots
 from vtr_jax.objectives.base import Params
@@ -67,7 +67,7 @@ class Evaluator:
     texts, owner = self._texts()
     name = lambda i: f"class {self._names[owner[i]]!r}"
     captions.check(context.tokenizer, texts, "evals: classes", name)
-    self._embed = Embedder(context)
+    self._embed = context.embedder
 
   def run(self, params: Params) -> dict[str, float]:
     scores = self._scores(params)
