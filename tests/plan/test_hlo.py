@@ -56,7 +56,7 @@ def test_the_compiler_s_cycles_are_added_up_with_loops():
   step = costs.Costs("compiled", True, {}, 1, 1, flops=1.0, cycles=cycles)
   assert step.expected(chip) == pytest.approx(244412 / 1.5e9, rel=0.01)
   # An estimate is no lower bound.
-  assert step.bound(chip) == (1 / 197e12, "products")
+  assert step.bound(chip) == (1 / 197e12, "compute")
   assert step.expected(chips.TPUS["7x"]) is None  # of unknown clock
 
 

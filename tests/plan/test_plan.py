@@ -218,9 +218,9 @@ def test_if_nothing_fits_there_is_no_largest_batch():
 def test_the_time_bound_is_that_of_the_slowest_resource():
   chip = chips.Chip("some", 16.0, bandwidth=10.0, peak=100.0)
   of = lambda flops, moved: costs.Costs("compiled", True, {}, 1, 16, flops, bytes=moved)
-  assert of(500.0, 20.0).bound(chip) == (5.0, "products")
+  assert of(500.0, 20.0).bound(chip) == (5.0, "compute")
   assert of(500.0, 80.0).bound(chip) == (8.0, "memory")
-  assert of(500.0, None).bound(chip) == (5.0, "products")
+  assert of(500.0, None).bound(chip) == (5.0, "compute")
   assert of(500.0, 80.0).bound(chips.Chip("unknown", None, None, None)) is None
 
 
@@ -350,14 +350,14 @@ def test_rows_say_what_they_are():
   plan = Plan(step, target, done, None, None)
   n = plan.metrics()
   # 1 ms of products, 2 of main memory, by the peaks; 2 by the compiler.
-  assert n["ms"] == pytest.approx(dict(products=1.0, memory=2.0))
+  assert n["ms"] == pytest.approx(dict(compute=1.0, memory=2.0))
   assert (n["bound_ms"], n["by"]) == (pytest.approx(2.0), "memory")
   assert (n["hbm_gb"], n["moved_gb"]) == pytest.approx((1.638, 3.0))
   assert n["cycles_ms"] == pytest.approx(2.0, rel=0.01)
   assert n["peak_share"] == pytest.approx(0.5, rel=0.01)
   assert (n["cycles"], n["cycles_missing"], n["kernels"]) == (3e6, 5, 7)
   rows = {row[2:14].strip(): row for row in plan.text().splitlines()}
-  assert rows["products"].endswith("1.0 ms  lower bound, at the peak")
+  assert rows["compute"].endswith("1.0 ms  lower bound, at the peak")
   assert rows["main memory"].endswith("2.0 ms  lower bound, at the bandwidth")
   assert "compiler's count" in rows["all memory"]
   label = "the compiler's estimate, 50% of peak; 5 custom calls without cycles"

@@ -30,7 +30,7 @@ class Costs:
     """Seconds that each resource needs at its peak."""
     seconds = {}
     if chip.peak:
-      seconds["products"] = self.flops / chip.peak
+      seconds["compute"] = self.flops / chip.peak
     moved = self.bytes if self.hbm is None else self.hbm
     if chip.bandwidth and moved:
       seconds["memory"] = moved / chip.bandwidth

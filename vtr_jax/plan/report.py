@@ -49,7 +49,7 @@ class Plan:
     bound = costs.bound(target.chip)
     seconds, by = bound or (None, None)
     times, expected = costs.times(target.chip), costs.expected(target.chip)
-    products = times.get("products")
+    compute = times.get("compute")
     hours = seconds and c.steps * seconds / 3600 * target.chips
     giga = lambda n: None if n is None else n / 1e9
     return dict(
@@ -82,7 +82,7 @@ class Plan:
       cycles=costs.cycles and costs.cycles.count,
       cycles_missing=costs.cycles and costs.cycles.missing,
       cycles_ms=expected and 1e3 * expected,
-      peak_share=expected and products and products / expected,
+      peak_share=expected and compute and compute / expected,
       kernels=costs.kernels,
       collectives=[dataclasses.asdict(x) for x in costs.collectives],
       steps=c.steps,
@@ -139,7 +139,7 @@ class Plan:
 
   def _rows(self, m: dict[str, Any]) -> Iterator[tuple]:
     """(name, amount, unit, milliseconds, what it is) of each row."""
-    yield "products", m["tflop"], "TFLOP", m["ms"].get("products"), _BOUND
+    yield "compute", m["tflop"], "TFLOP", m["ms"].get("compute"), _BOUND
     memory = m["ms"].get("memory")
     if m["hbm_gb"] is not None:
       yield "main memory", m["hbm_gb"], "GB", memory, _MEMORY
