@@ -201,6 +201,9 @@ def test_a_diverged_seed_is_shown_and_in_no_verdict():
   assert "| 0 % masked | 10.5 ± 0.5 |" in text
   assert "| 40 % masked | 10.0 (1 diverged) |" in text
   assert "cannot be told (one seed)" in text
+  assert "no compute in common" not in text
+  slower = report.to_markdown(study, of(*runs), {WHOLE: [0.1], LESS: [0.2]})
+  assert slower.count("no compute in common") == 1  # equal FLOPs, twice the time
   assert "python -m vtr_jax.main --config.seed=0" in text
   assert report.missing(study, of(*runs[:3])) == {
     LESS: 1,

@@ -125,6 +125,8 @@ def _verdicts(
       ]
       at, found = results_lib.difference(*pair)
       verdict = results_lib.verdict(claim, found, study.margin)
+      if all(pair) and not found.count:  # one budget, whose steps take another time
+        verdict = "no compute in common"
       name = dict(tflop="TFLOP", minutes="min")[unit]
       where = f" at {at:.3g} {name}" if found.count else ""
       cells += [(_number(found, "+") if found.count else "") + where, verdict]
