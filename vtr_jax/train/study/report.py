@@ -131,7 +131,7 @@ def _verdicts(
       where = f" at {at:.3g} {name}" if found.count else ""
       cells += [(_number(found, "+") if found.count else "") + where, verdict]
     cells += [_past(results_lib.gains(results, claim.than, study.budgets, metric))]
-    rows = f"{claim.row}, less {claim.than} ({_short(metric)})"
+    rows = f"{claim.row} minus {claim.than} ({_short(metric)})"
     lines.append(f"| {claim.text} | {rows} | " + " | ".join(cells) + " |")
   note = (
     f"Holds: by more than {results_lib.ERRORS:g} standard errors of the difference; "
