@@ -332,7 +332,8 @@ def test_evaluators_of_a_split_share_its_embeddings(tints, monkeypatch):
   """Of the same parameters; a training step gives others."""
   data, tokenizer = tints
   scaled = lambda p, b: p["scale"] * brightness(p, b)
-  model = clips.objective(embed_video=scaled, embed_text=brightness)
+  ones = lambda p, b: jnp.ones((len(b["text_ids"]), 2))
+  model = clips.objective(embed_video=scaled, embed_text=ones)
   mesh = sharding.make_mesh(sharding.MeshConfig(-1, 1, 1))
   context = base.Context(model, clips.CLIP, clips.TEXT, data, tokenizer, mesh, 8)
   opened, read = [], base.loader.eval_videos
@@ -343,6 +344,11 @@ def test_evaluators_of_a_split_share_its_embeddings(tints, monkeypatch):
   one, two = dict(scale=np.float32(1)), dict(scale=np.float32(2))
   first = context.embedder.videos(one, data.open())
   assert context.embedder.videos(one, data.open()) is first
+  sections = {
+    n: dict(kind="retrieval", split="test", captions=n) for n in ("all", "first")
+  }
+  for evaluator in base.build(base.check(sections), context).values():
+    evaluator.run(one)
   half = context.embedder.videos(one, data.open(f"{data.split}[:50%]"))
   np.testing.assert_array_equal(half, first[: len(half)])
   assert opened == [data.split, f"{data.split}[:50%]"]

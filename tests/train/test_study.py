@@ -65,6 +65,8 @@ def test_a_misspelt_change_is_rejected():
 
 def test_names_that_do_not_fit_are_rejected():
   smoke = study_config.get_config("smoke").to_dict()
+  with pytest.raises(ConfigError, match="seeds: 1000 is that of trials"):
+    read(StudyConfig, smoke | dict(seeds=(1000,)))
   with pytest.raises(ConfigError, match="budgets"):
     read(StudyConfig, smoke | dict(budgets=(2.0, 1.0)))
   claim = dict(text="x", row=LESS, than=f"{TABLE} / 1 % masked")
@@ -305,13 +307,31 @@ def test_rows_of_the_same_config_are_trained_once(tmp_path, monkeypatch, capsys)
       (tmp_path / Key(names[0], 1.0, 0).path / "study.json").unlink()
       (tmp_path / Key(names[1], 1.0, 0).path / "study.json").unlink()
     made = plans.plan(study, CONFIGS, *rows_of(study)[name])
-    rows._Job(study, made, [1e9], [1e9], tmp_path).train(Key(name, 1.0, 0))
-    results.load(study, tmp_path)
+    job, key = rows._Job(study, made, [1e9], [2e9], tmp_path), Key(name, 1.0, 0)
+    assert job.train(key) == (name in (names[0], other))
+    job.check(key, results.load(study, tmp_path)[key])
   assert trained == [tmp_path / Key(name, 1.0, 0).path for name in (names[0], other)]
   found = results.load(study, tmp_path)
   assert {k.row for k in found} == {*names, other}
   assert {r.metrics["test/t2v/R@1"] for r in found.values()} == {7.0}
+  assert {r.gflop for r in found.values()} == {(2.0,)}
   assert capsys.readouterr().out.count(f"as {names[0]}, which has the same config") >= 1
+
+
+def test_an_equal_run_counts_if_it_has_what_the_row_needs(tmp_path):
+  """Not one whose metrics were others, nor a damaged one of a row that is gone."""
+  find = lambda: results.find(tmp_path, "f", ("test/t2v/R@1",))
+  (tmp_path / "gone" / "5-0").mkdir(parents=True)
+  (tmp_path / "gone" / "5-0" / "study.json").write_text("{")
+  run = result(WHOLE, 1.0, 0)
+  less = dataclasses.replace(run, metrics={"motion/top1": 1.0})
+  write(tmp_path / "old" / "1-0" / "study.json", less)
+  assert find() is None
+  write(tmp_path / run.key.path / "study.json", run)
+  assert find() == run
+  failed = dataclasses.replace(less, diverged="loss is not finite", fingerprint="g")
+  write(tmp_path / "other" / "1-0" / "study.json", failed)
+  assert results.find(tmp_path, "g", ("test/t2v/R@1",)) == failed
 
 
 @pytest.mark.nightly

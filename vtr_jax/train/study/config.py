@@ -7,6 +7,7 @@ from typing import Any
 from vtr_jax.core.config import choose, require
 
 UNITS = ("tflop", "minutes")
+TRIAL_SEED = 1000  # of no run, so that no seed is chosen by its own trial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,10 @@ class StudyConfig:
 
   def __post_init__(self):
     require(len(self.seeds) > 0, "seeds: none; give one or more")
+    require(
+      TRIAL_SEED not in self.seeds,
+      f"seeds: {TRIAL_SEED} is that of trials; use another",
+    )
     choose(self.unit, UNITS, "unit")
     ascending = list(self.budgets) == sorted(set(self.budgets))
     require(

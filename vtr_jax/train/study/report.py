@@ -114,6 +114,7 @@ def _verdicts(
     "| claim | rows | at equal FLOPs | | at equal time | | past the steepest part |",
     "|---|---|---:|---|---:|---|---|",
   ]
+  left = missing(study, results)
   for claim in study.claims:
     metric, cells = study.metrics[0], []
     for unit in _AXES:
@@ -125,8 +126,8 @@ def _verdicts(
       ]
       at, found = results_lib.difference(*pair)
       verdict = results_lib.verdict(claim, found, study.margin)
-      if all(pair) and not found.count:  # one budget, whose steps take another time
-        verdict = "no compute in common"
+      if all(pair) and not found.count and not {claim.row, claim.than} & set(left):
+        verdict = "no compute in common"  # one budget, whose steps take other times
       name = dict(tflop="TFLOP", minutes="min")[unit]
       where = f" at {at:.3g} {name}" if found.count else ""
       cells += [(_number(found, "+") if found.count else "") + where, verdict]
@@ -175,7 +176,8 @@ def draw(
   names = {f"{table.title} / {row.name}" for row in table.rows}
   budgets = {k.budget for k in results if k.row in names}
   if len(budgets) == 1:
-    return _draw_bars(path, study, table, results, *budgets)
+    _draw_bars(path, study, table, results, *budgets)
+    return
   figure = canvas.figure(10, 4.2)
   for ax, unit in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
     for number, row in enumerate(table.rows):

@@ -1,5 +1,6 @@
 """Results of a study's runs: files, means over seeds, curves, verdicts."""
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -91,20 +92,26 @@ def load(study: StudyConfig, directory: pathlib.Path) -> Results:
   return ordered
 
 
-def find(directory: pathlib.Path, fingerprint: str) -> Result | None:
-  """A finished run or trial of a study with that config, of any row.
+def find(
+  directory: pathlib.Path, fingerprint: str, metrics: Sequence[str]
+) -> Result | None:
+  """A finished run or trial with that config and these metrics, of any row.
 
-  Seed and steps are part of the config; no run has the seed of trials.
+  Seed and steps are part of the config, and no run has the seed of trials.
 
   Raises:
-    DataError: a file is damaged.
+    DataError: results.json is damaged.
   """
-  for path in sorted(directory.glob(f"*/*/{FILE}")):
-    result = read_result(path, ())
-    if result.fingerprint == fingerprint:
-      return result
   stored = _stored(directory / ALL, ())
-  return next((r for r in stored if r.fingerprint == fingerprint), None)
+  for path in sorted(directory.glob(f"*/*/{FILE}")):
+    # `load` reports damaged files of the study's rows; others may be a removed row's.
+    with contextlib.suppress(DataError, FileNotFoundError):
+      stored.append(read_result(path, ()))
+  for result in stored:
+    whole = bool(result.diverged) or set(metrics) <= set(result.metrics)
+    if result.fingerprint == fingerprint and whole:
+      return result
+  return None
 
 
 def _stored(path: pathlib.Path, metrics: Sequence[str]) -> list[Result]:

@@ -2,13 +2,14 @@
 
 A budget fixes the steps: its FLOPs over those of a step, or its time over that of a
 step, measured for all rows of a table in turns. Evaluations and compilation are not
-counted. Finished runs are skipped, interrupted ones resume, and rows of two tables that
-have the same config are trained once. Processes that share the
-rows (`shard`) may share the directory, or copy their folders together later.
+counted. Finished runs are skipped, interrupted ones resume, and a run takes the result
+of a finished one that has the same config. Processes that share the rows (`shard`) may
+share the directory, or copy their folders together later.
 """
 
 import dataclasses
 import functools
+import gc
 import math
 import pathlib
 import shlex
@@ -25,12 +26,11 @@ from vtr_jax.train import progress, workdir
 from vtr_jax.train.loop import train_and_evaluate
 from vtr_jax.train.study import cost as cost_lib
 from vtr_jax.train.study import results
-from vtr_jax.train.study.config import Key, StudyConfig, rows_of
+from vtr_jax.train.study.config import TRIAL_SEED, Key, StudyConfig, rows_of
 from vtr_jax.train.study.plans import Plan, change, plan
 from vtr_jax.train.study.results import Result
 
 _NOT_SHOWN = ("evals.", "data.dir", "checkpoint_")
-_TRIAL_SEED = 1000  # of no run, so that no seed is chosen by its own trial
 
 
 def run(
@@ -79,8 +79,8 @@ def run(
       + (f"; about {progress.clock(ahead)} left" if trained else ""),
       flush=True,
     )
-    job_of(key.row).train(key)
-    trained += key.budget
+    if job_of(key.row).train(key):
+      trained += key.budget
     done = results.load(study, directory)
 
 
@@ -94,11 +94,14 @@ class _Job:
   flops: Sequence[float]  # of a step of each part
   directory: pathlib.Path
 
-  def train(self, key: Key) -> None:
-    """One run, preceded by the trials of its row if they are missing."""
-    rate = self._best_rate(key)
-    path = self.directory / key.path
-    self._run(key, rate, path, self.study.evals)
+  def train(self, key: Key) -> bool:
+    """One run, preceded by the trials of its row if they are missing.
+
+    Returns:
+      Whether it was trained; otherwise it has the result of an equal run.
+    """
+    rate, study = self._best_rate(key), self.study
+    return self._run(key, rate, self.directory / key.path, study.evals, study.metrics)
 
   def check(self, key: Key, result: Result) -> None:
     """Raises ConfigError if a finished run had another config."""
@@ -119,11 +122,11 @@ class _Job:
     if len(study.rates) == 1:
       return study.rates[0]
     for rate in study.rates:
-      trial = Key(key.row, study.budgets[0], _TRIAL_SEED)
+      trial = Key(key.row, study.budgets[0], TRIAL_SEED)
       path = self.directory / pathlib.Path(trial.path).parent / f"rate-{rate:g}"
       if not (path / results.FILE).exists():
         print(f"  learning rate x {rate:g}", flush=True)
-        self._run(trial, rate, path, study.trial_evals)
+        self._run(trial, rate, path, study.trial_evals, (study.trial,))
       result = results.read_result(path / results.FILE, (study.trial,))
       configs = self.sized(trial, rate, path, study.trial_evals)
       require(
@@ -158,18 +161,34 @@ class _Job:
     return tuple(sized)
 
   def _run(
-    self, key: Key, rate: float, path: pathlib.Path, evals: Mapping[str, Any]
-  ) -> None:
-    """Trains the parts of one run and writes its result, or takes an equal run's."""
+    self,
+    key: Key,
+    rate: float,
+    path: pathlib.Path,
+    evals: Mapping[str, Any],
+    metrics: Sequence[str],
+  ) -> bool:
+    """Trains the parts of one run and writes its result, or takes an equal run's.
+
+    Returns:
+      Whether it was trained.
+    """
     configs = self.sized(key, rate, path, evals)
-    equal = results.find(self.directory, fingerprint(configs))
+    equal = results.find(self.directory, fingerprint(configs), metrics)
     if equal is not None:
       print(f"  as {equal.row}, which has the same config", flush=True)
-      result = dataclasses.replace(equal, row=key.row, budget=key.budget)
+      own = dict(row=key.row, budget=key.budget, rate=rate, gflop=self._gflop)
+      result = dataclasses.replace(equal, **own)
     else:
       result = self._trained(key, rate, path, configs)
     workdir.make(path)
     workdir.write_json(path / results.FILE, dataclasses.asdict(result))
+    return equal is None
+
+  @property
+  def _gflop(self) -> tuple[float, ...]:
+    """GFLOP per step of each part."""
+    return tuple(f / 1e9 for f in self.flops)
 
   def _trained(
     self,
@@ -186,14 +205,16 @@ class _Job:
       found = train_and_evaluate(configs[-1], path)
     except DivergedError as e:
       diverged = str(e)
-    jax.clear_caches()  # frees the run's compiled programs
+    # Frees the run's compiled programs, and parameters that its evaluators refer to.
+    jax.clear_caches()
+    gc.collect()
     return Result(
       row=key.row,
       budget=key.budget,
       seed=key.seed,
       rate=rate,
       steps=tuple(c["steps"] for c in configs),
-      gflop=tuple(f / 1e9 for f in self.flops),
+      gflop=self._gflop,
       metrics=found,
       diverged=diverged,
       commands=tuple(map(self._command, configs)),
