@@ -244,6 +244,17 @@ def merge_rows(batch: Any, mesh: Mesh) -> Any:
   return jax.tree.map(merge, batch)
 
 
+def smallest_batch(
+  mesh: Mesh | AbstractMesh, micro_batches: int = 1, group: int = 1, whole: int = 1
+) -> int:
+  """The number of rows that batch sizes are multiples of.
+
+  `group` rows stay on one device in one microbatch, and a batch is of whole groups of
+  `whole` rows.
+  """
+  return math.lcm(row_devices(mesh) * micro_batches * group, whole)
+
+
 def check_batch_size(
   batch_size: int,
   mesh: Mesh | AbstractMesh,
@@ -254,10 +265,9 @@ def check_batch_size(
 ) -> None:
   """Rejects a batch size that does not divide; names the two nearest that do.
 
-  `group` rows stay on one device in one microbatch. `whole` is (rows, key): a batch is
-  of whole groups of so many rows, by that key.
+  As `smallest_batch`; `whole` is (rows, the key of the config that states them).
   """
-  divisor = math.lcm(row_devices(mesh) * micro_batches * group, whole[0])
+  divisor = smallest_batch(mesh, micro_batches, group, whole[0])
   if batch_size <= 0 or batch_size % divisor:
     low = batch_size // divisor * divisor
     near = f"{low} or {low + divisor}" if low > 0 else str(divisor)

@@ -1,7 +1,6 @@
 """The full config, and the parts built from it without data, device or directory."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -157,8 +156,7 @@ class Parts:
 
   def smallest_batch(self, mesh: Mesh | AbstractMesh) -> int:
     """The number of rows that batch sizes are multiples of."""
-    rows = sharding.row_devices(mesh) * math.prod(self._cut)
-    return math.lcm(rows, self.objective.batch_group[0])
+    return sharding.smallest_batch(mesh, *self._cut, self.objective.batch_group[0])
 
   @property
   def _cut(self) -> tuple[int, int]:
