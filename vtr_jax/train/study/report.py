@@ -138,7 +138,8 @@ def _verdicts(
     f"Holds: by more than {results_lib.ERRORS:g} standard errors of the difference; "
     f'"no worse" tolerates {study.margin:g} point. The largest compute that both rows '
     "have; curves are linear in its logarithm between budgets. Past the steepest part: "
-    "whether the baseline's last gain per doubling is below its largest."
+    "whether the baseline's last gain per doubling is below its largest. No compute in "
+    "common: the curves of the two rows do not overlap."
   )
   return [*lines, "", note, ""]
 
