@@ -1,6 +1,7 @@
-"""SimVTP's matching and pixels on a share of rows and of masked tubelets."""
+"""SimVTP's joint pass on a share of rows, and of masked tubelets and tokens."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -37,9 +38,11 @@ def built(mask=None, **changes):
   )
 
 
-def test_matching_reads_every_second_row_with_the_false_pair_of_that_row():
-  _, full, batch = built()
-  _, half, _ = built(match_one_in=2)
+@pytest.mark.parametrize("contrast_text", ["masked", "whole"])
+def test_every_second_row_is_read_jointly_and_every_row_is_contrasted(contrast_text):
+  """With the false pair that the row has where all rows are read."""
+  _, full, batch = built(contrast_text=contrast_text)
+  _, half, _ = built(contrast_text=contrast_text, joint_one_in=2)
   batch |= dict(valid=np.arange(ROWS) != 4)
   key = jax.random.key(0)
   params = nn.unbox(jax.jit(full.init)(key, batch))
@@ -50,10 +53,33 @@ def test_matching_reads_every_second_row_with_the_false_pair_of_that_row():
     return apply(objective.model, params, batch, key, negatives, rngs=rngs)
 
   every_row, some = encoded(full), encoded(half)
-  rows = [0, 2, 4, 6, *(ROWS + np.array([0, 2, 4, 6]))]
-  np.testing.assert_allclose(some.match, every_row.match[np.array(rows)], atol=1e-5)
-  np.testing.assert_array_equal(some.match_valid, every_row.match_valid[np.array(rows)])
-  np.testing.assert_allclose(some.words, every_row.words, atol=1e-5)
+  close = functools.partial(np.testing.assert_allclose, atol=1e-5)
+  for name in ("joint", "pixels", "words"):
+    close(getattr(some, name), getattr(every_row, name)[::2], err_msg=name)
+  for name in ("mask_idx", "word_ids", "word_masked"):
+    wanted = np.asarray(getattr(every_row, name))[::2]
+    np.testing.assert_array_equal(getattr(some, name), wanted)
+  for name in ("video", "text"):
+    close(getattr(some, name), getattr(every_row, name), err_msg=name)
+  pairs = np.array([0, 2, 4, 6, *(ROWS + np.array([0, 2, 4, 6]))])
+  close(some.match, every_row.match[pairs])
+  np.testing.assert_array_equal(some.match_valid, every_row.match_valid[pairs])
+
+
+def test_the_losses_of_joint_rows_count_these_alone():
+  """As if the batch held no other row."""
+  config, objective, batch = built(joint_one_in=2)
+  batch |= dict(valid=np.arange(ROWS) != 4)
+  key = jax.random.key(0)
+  params = nn.unbox(jax.jit(objective.init)(key, batch))
+  out = objective.forward(params, None, batch, key)
+  _, full, _ = built()
+  others = full.forward(params, None, {k: v[::2] for k, v in batch.items()}, key)
+  for name in ("pixels", "mlm"):
+    np.testing.assert_allclose(out.terms[name].mean(), others.terms[name].mean(), 1e-5)
+    assert float(out.terms[name].count) == float(others.terms[name].count)
+  assert float(out.terms["pixels"].count) == ROWS / 2 - 1
+  assert len(out.pairs["vtc"].a) == config.batch_size == ROWS
 
 
 @pytest.mark.parametrize("one_pass", [True, False])
@@ -125,8 +151,8 @@ def test_the_predicted_tubelets_of_a_row_depend_on_its_number_alone():
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    (dict(match_one_in=0), "match_one_in: 0 does not divide negatives_group = 0"),
-    (dict(match_one_in=3, negatives_group=4), "match_one_in: 3 does not divide"),
+    (dict(joint_one_in=0), "joint_one_in: 0 does not divide negatives_group = 0"),
+    (dict(joint_one_in=3, negatives_group=4), "joint_one_in: 3 does not divide"),
     (dict(pixels_one_in=0), "pixels_one_in: 0 is below 1"),
   ],
 )
@@ -135,7 +161,7 @@ def test_a_share_that_does_not_divide_is_refused(changes, message):
     built(**changes)
 
 
-@pytest.mark.parametrize("key", ["match_one_in", "negatives_group"])
+@pytest.mark.parametrize("key", ["joint_one_in", "negatives_group"])
 def test_a_batch_is_of_whole_groups_by_that_key(key):
   _, objective, _ = built(**{key: 3})
   assert objective.batch_group == (3, f"config.objective.{key}")
@@ -143,9 +169,9 @@ def test_a_batch_is_of_whole_groups_by_that_key(key):
 
 @pytest.mark.parametrize("one_pass", [True, False])
 @pytest.mark.parametrize("negatives", ["random", "hard"])
-def test_few_rows_may_be_matched(negatives, one_pass):
-  """Of 8 rows 1 in 4 is matched: the 2 false pairs are fewer than `match_one_in`."""
-  _, objective, batch = built(negatives=negatives, match_one_in=4, one_pass=one_pass)
+def test_few_rows_may_be_read_jointly(negatives, one_pass):
+  """Of 8 rows 1 in 4 is: the 2 false pairs are fewer than `joint_one_in`."""
+  _, objective, batch = built(negatives=negatives, joint_one_in=4, one_pass=one_pass)
   key = jax.random.key(0)
   params = nn.unbox(jax.eval_shape(objective.init, key, batch))
   out = jax.eval_shape(
@@ -167,7 +193,7 @@ def test_one_pass_gives_the_losses_and_gradients_of_separate_ones(negatives, poo
   key = jax.random.key(2)
 
   def gradient(one_pass):
-    changes = dict(one_pass=one_pass, pool=pool, negatives=negatives, match_one_in=4)
+    changes = dict(one_pass=one_pass, pool=pool, negatives=negatives, joint_one_in=4)
     _, objective, batch = built(**changes)
     params = nn.unbox(jax.jit(objective.init)(jax.random.key(0), batch))
 

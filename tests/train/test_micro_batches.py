@@ -80,7 +80,7 @@ def cases():
     for group in (4, 16, 0):
       changes = dict(negatives=negatives, negatives_group=group)
       yield pytest.param("simvtp", changes, LAYOUTS, marks=pytest.mark.nightly)
-  shares = dict(negatives_group=4, match_one_in=4, pixels_one_in=2)
+  shares = dict(negatives_group=4, joint_one_in=4, pixels_one_in=2)
   whole = [[1, 2], [1, 4], [2, 1], [2, 4], [8, 1]]  # groups that stay together
   yield pytest.param("simvtp", shares, whole, marks=pytest.mark.nightly)
   learned = dict(learn_temperature=True)

@@ -72,8 +72,8 @@ class Config:
   # rows of the batch that form a group, within which false pairs are drawn; 0 = all;
   # ours (code: the 16 of one GPU)
   negatives_group: int = 0
-  # matching reads one row in so many, with its false pair; code: 1
-  match_one_in: int = 1
+  # reconstruction and matching read one row in so many, with its false pair; code: 1
+  joint_one_in: int = 1
   # one masked tubelet in so many is predicted, drawn for each row; code: 1
   pixels_one_in: int = 1
   # tokens in the mean: valid | all (padding too, as the paper's code); ours
@@ -98,25 +98,25 @@ class Config:
       f"negatives_group: {group} rows have no false pair; use 2 or more, 0 = all",
     )
     require(self.pixels_one_in > 0, f"pixels_one_in: {self.pixels_one_in} is below 1")
-    one_in = self.match_one_in
+    one_in = self.joint_one_in
     require(
       one_in > 0 and group % one_in == 0,
-      f"match_one_in: {one_in} does not divide negatives_group = {group}",
+      f"joint_one_in: {one_in} does not divide negatives_group = {group}",
     )
 
 
 class Encoded(NamedTuple):
-  """Output of one training pass."""
+  """Output of one training pass over b rows, m of them jointly (`joint_rows`)."""
 
-  joint: Float[Array, "b k+l d"]  # tokens [visible video ; text]
-  pixels: Float[Array, "b p c"]  # at mask_idx, normalised as `pixel_decoder.targets`
-  mask_idx: Int32[AnyArray, "b p"]  # masked tubelets that are predicted
-  words: Float[Array, "b w v"]  # logits at `w` positions, all masked ones among them
-  word_ids: Int32[AnyArray, "b w"]  # tokens there, see `losses.at_masked`
-  word_masked: Bool[AnyArray, "b w"]
+  joint: Float[Array, "m k+l d"]  # tokens [visible video ; text]
+  pixels: Float[Array, "m p c"]  # at mask_idx, normalised as `pixel_decoder.targets`
+  mask_idx: Int32[AnyArray, "m p"]  # masked tubelets that are predicted
+  words: Float[Array, "m w v"]  # logits at `w` positions, all masked ones among them
+  word_ids: Int32[AnyArray, "m w"]  # tokens there, see `losses.at_masked`
+  word_masked: Bool[AnyArray, "m w"]
   video: Float[Array, "b d"]  # mean of the video encoded alone
   text: Float[Array, "b d"]  # mean of the text encoded alone
-  match: Float[Array, "2m 2"]  # logits of some rows: true pairs, then their false ones
+  match: Float[Array, "2m 2"]  # logits of true pairs, then of their false ones
   match_valid: Bool[AnyArray, " 2m"]  # pairs that count
 
 
@@ -152,41 +152,41 @@ class SimVTP(nn.Module):
     self, batch: Batch, key: jax.Array, negatives: Int32[AnyArray, " b"] | None = None
   ) -> Encoded:
     """Training pass on the masked batch; `key` samples negatives if not given."""
-    keep_idx, valid = batch["video_keep_idx"], batch["text_valid"]
-    x = self.embed_visible(batch["video"], keep_idx)
+    valid = batch["text_valid"]
+    x = self.embed_visible(batch["video"], batch["video_keep_idx"])
     ids = jnp.where(batch["text_masked"], self.text.mask_id, batch["text_ids"])
     y = self.text_embed(ids, valid, train=True)
     contrast_text = y
     if self.config.contrast_text == "whole":
       contrast_text = self.text_embed(batch["text_ids"], valid, train=True)
-    k, some = x.shape[1], functools.partial(every, n=self.config.match_one_in)
-    rows = [pair(x, y, valid), pair(x, contrast_text, valid, apart=True)]
+    k, some = x.shape[1], joint_rows(self.config, batch)
+    y = every(y, self.config.joint_one_in)
+    true = pair(every(x, self.config.joint_one_in), y, some["text_valid"])
+    rows = [true, pair(x, contrast_text, valid, apart=True)]
     joined = "false_visible" in batch
     if negatives is None and self.config.negatives == "random" and not joined:
       negatives = draw_negatives(self.config, None, None, batch, key)
     known = joined or negatives is not None
     if known:
       false, false_valid = self.false_videos(batch, x, negatives)
-      rows.append(pair(false, some(y), some(valid)))
+      rows.append(pair(false, y, some["text_valid"]))
     joint, apart, *wrong = self.encode_rows(rows)
     video, text = self.pool(apart[:, :k]), self.pool(apart[:, k:], valid)
     if not known:
       negatives = draw_negatives(self.config, video, text, batch, key)
       false, false_valid = self.false_videos(batch, x, negatives)
-      wrong = [self.encode_parts(pair(false, some(y), some(valid)))]
-    pair_valid = valid_tokens(some(valid), k)
-    is_row = some(batch["valid"])
-    mask_idx = choose_masked(self.config, batch, key)
+      wrong = [self.encode_parts(pair(false, y, some["text_valid"]))]
+    mask_idx = choose_masked(self.config, some, key)
     words, word_ids, word_masked = at_masked(
-      batch["text_masked"],
+      some["text_masked"],
       y.shape[1] if self.max_masked is None else self.max_masked,
       joint[:, k:],
-      batch["text_ids"],
-      batch["text_masked"],
+      some["text_ids"],
+      some["text_masked"],
     )
     return Encoded(
       joint=joint,
-      pixels=self.pixel_decoder(joint[:, :k], keep_idx, mask_idx),
+      pixels=self.pixel_decoder(joint[:, :k], some["video_keep_idx"], mask_idx),
       mask_idx=mask_idx,
       words=self.word_head(words),
       word_ids=word_ids,
@@ -194,9 +194,9 @@ class SimVTP(nn.Module):
       video=video,
       text=text,
       match=self.match_head(
-        jnp.concatenate([self.pool(t, pair_valid) for t in (some(joint), *wrong)])
+        jnp.concatenate([self.pool(t, true.valid) for t in (joint, *wrong)])
       ),
-      match_valid=jnp.concatenate([is_row, is_row & some(false_valid)]),
+      match_valid=jnp.concatenate([some["valid"], some["valid"] & false_valid]),
     )
 
   def false_videos(
@@ -204,21 +204,22 @@ class SimVTP(nn.Module):
     batch: Batch,
     x: Float[Array, "b k d"],
     negatives: Int32[AnyArray, " b"] | None,
-  ) -> tuple[Float[Array, "m k d"], Bool[AnyArray, " b"]]:
-    """(embedded tubelets of the false pairs of some rows, all rows' that count)."""
-    some = functools.partial(every, n=self.config.match_one_in)
+  ) -> tuple[Float[Array, "m k d"], Bool[AnyArray, " m"]]:
+    """(embedded tubelets of the false pairs, which of these count)."""
     if "false_visible" in batch:  # see `join_rows`
-      visible, keep_idx = some(batch["false_visible"]), some(batch["false_keep_idx"])
-      return self.video_embed(visible, keep_idx), batch["false_valid"]
+      some = joint_rows(self.config, batch)
+      false = self.video_embed(some["false_visible"], some["false_keep_idx"])
+      return false, some["false_valid"]
     assert negatives is not None
-    false = take_rows(x, some(negatives), self.config.negatives_group)
-    return false, jnp.asarray(batch["valid"])[negatives]
+    idx = every(negatives, self.config.joint_one_in)
+    false = take_rows(x, idx, self.config.negatives_group)
+    return false, jnp.asarray(batch["valid"])[idx]
 
   def encode_rows(self, rows: list[Rows]) -> list[Float[Array, "_ n d"]]:
     """Encodes several sets of rows; in one pass, a device encodes its own rows."""
     if not self.config.one_pass:
       return [self.encode_parts(r) for r in rows]
-    blocks = len(rows[0].tokens) // self.config.match_one_in
+    blocks = len(rows[0].tokens)  # of a joint row, its group, a false pair
     encoded = self.encoder(*pair_rows.join(rows, blocks))
     return pair_rows.separate(encoded, rows, blocks)
 
@@ -331,19 +332,18 @@ def forward(
   draws, key = jax.random.split(key)  # as in `join_rows`
   rngs = dropout(key, batch)
   out: Encoded = apply(model, params, batch, draws, negatives, rngs=rngs)
-  valid = batch["valid"]
-  predicted = {**batch, "video_mask_idx": out.mask_idx}
+  some = joint_rows(model.config, batch) | dict(video_mask_idx=out.mask_idx)
   kind = model.config.pixel_target
-  error = pixel_decoder.errors(out.pixels, predicted, kind, model.clip)
-  masked = out.word_masked & valid[:, None]
+  error = pixel_decoder.errors(out.pixels, some, kind, model.clip)
+  masked = out.word_masked & some["valid"][:, None]
   is_pair = jnp.repeat(jnp.array([1, 0]), len(out.match) // 2)
   terms = dict(
-    pixels=masked_sum(error, valid),
+    pixels=masked_sum(error, some["valid"]),
     mlm=masked_sum(cross_entropy(out.words, out.word_ids), masked),
     vtm=masked_sum(cross_entropy(out.match, is_pair), out.match_valid),
   )
   scale = 1 / model.config.temperature
-  pairs = Pairs(l2_normalize(out.video), l2_normalize(out.text), scale, valid)
+  pairs = Pairs(l2_normalize(out.video), l2_normalize(out.text), scale, batch["valid"])
   return Outputs(terms, dict(vtc=pairs))
 
 
@@ -375,8 +375,8 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
   )
   model = SimVTP(clip, text, config, mask.max_masked_tokens(text.max_length))
 
-  # match_one_in divides negatives_group.
-  group = (config.match_one_in, "config.objective.match_one_in")
+  # joint_one_in divides negatives_group.
+  group = (config.joint_one_in, "config.objective.joint_one_in")
   if config.negatives_group:
     group = (config.negatives_group, "config.objective.negatives_group")
 
@@ -395,7 +395,7 @@ def build(config: Config, clip: ClipSpec, text: TextSpec, mask: MaskSpec) -> Obj
     pairs=("vtc",),
     predict=methods(model, *dual_encoder.PREDICTIONS, "match", "reconstruct"),
     join_rows=functools.partial(join_rows, config, clip),
-    row_group=config.match_one_in,
+    row_group=config.joint_one_in,
     batch_group=group,
     match_weight=config.temperature,
   )
@@ -446,6 +446,11 @@ def take_rows(
   in_groups = lambda y: y.reshape(rows // group, -1, *y.shape[1:])
   taken = jax.vmap(lambda x, i: x[i])(in_groups(x), in_groups(idx % group))
   return taken.reshape(len(idx), *x.shape[1:])
+
+
+def joint_rows(config: Config, batch: Batch) -> dict[str, AnyArray]:
+  """The rows that are encoded jointly, for reconstruction and matching."""
+  return {name: every(value, config.joint_one_in) for name, value in batch.items()}
 
 
 def every(x: Num[AnyArray, "b ..."] | Bool[AnyArray, "b ..."], n: int) -> Any:
