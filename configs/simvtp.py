@@ -88,8 +88,8 @@ def webvid2m() -> dict:
 def demo() -> dict:
   """Embedded clips on a laptop; every value that differs from the paper is ours."""
   c = webvid2m()
-  c |= dict(steps=900, batch_size=128, eval_batch_size=100, log_every=20)
-  c |= dict(checkpoint_every=225, checkpoint_keep=2)
+  c |= dict(steps=740, batch_size=128, eval_batch_size=100, log_every=20)
+  c |= dict(checkpoint_every=185, checkpoint_keep=2)
   c["clip"] |= dict(num_frames=8, image_size=64)
   # One caption in 120 is longer and loses its last words.
   c["text"] = dict(max_length=16, vocab_size=256)
@@ -113,12 +113,12 @@ def demo() -> dict:
   )
   c["optim"] |= common.FROM_SCRATCH
   c["evals"] = dict(
-    validation=common.retrieval("validation", every=225),
+    validation=common.retrieval("validation", every=185),
     test=common.retrieval("test", dual_softmax=0.05, rerank=5),
     novel=common.retrieval("novel"),
     motion=common.motion_recognition("test", single=True),
     labels=common.motion_recognition("test", single=False),
-    reconstruction=dict(kind="reconstruction", split="test", batches=2, every=225),
+    reconstruction=dict(kind="reconstruction", split="test", batches=2, every=185),
     # What the model sees, of all of the split; 7 s of CPU time; ours.
     pictures=dict(kind="pictures", split="test[:30%]"),
   )
