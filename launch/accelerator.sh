@@ -29,12 +29,12 @@ hint() {
     echo "JAX lacks the plugin for this machine: ACCELERATOR=$seen ./launch/setup.sh installs it" >&2
 }
 
-# Installs packages into .venv.
 into_venv() {
   if command -v uv >/dev/null; then
     run uv pip install --quiet --python .venv/bin/python "$@"
   else
-    run .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    run .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"
+    run .venv/bin/python -m compileall -qq -j 0 .venv/lib || : # pip would use one core
   fi
 }
 

@@ -173,18 +173,19 @@ class Project:
 
 
 MAIN_CALL = "-m vtr_jax.main"
-PIP = "-m pip install --quiet --disable-pip-version-check"
+PIP = "-m pip install --quiet --disable-pip-version-check --no-compile"
+COMPILE = "-m compileall -qq -j 0 .venv/lib"
 
 
 def test_an_accelerator_is_installed_remembered_and_renewed(tmp_path):
   project = Project(tmp_path)
   made, _ = project.run(ACCELERATOR="cuda12")
-  assert made == [f"{PIP} jax[cuda12]==0.12.0.1", MAIN_CALL]
+  assert made == [f"{PIP} jax[cuda12]==0.12.0.1", COMPILE, MAIN_CALL]
   assert project.run()[0] == [MAIN_CALL]
   assert project.run(ACCELERATOR="cuda12")[0] == [MAIN_CALL]
   # requirements.txt has moved jax.
   (project.site / "jax-0.12.0.1.dist-info").rename(project.site / "jax-0.13.dist-info")
-  assert project.run()[0] == [f"{PIP} jax[cuda12]==0.13", MAIN_CALL]
+  assert project.run()[0] == [f"{PIP} jax[cuda12]==0.13", COMPILE, MAIN_CALL]
   assert project.run()[0] == [MAIN_CALL]
 
 
@@ -195,6 +196,7 @@ def test_another_plugin_of_cuda_replaces_the_first(tmp_path):
   assert project.run(ACCELERATOR="cuda13")[0] == [
     "-m pip uninstall --quiet --yes jax-cuda12-plugin jax-cuda12-pjrt",
     f"{PIP} jax[cuda13]==0.12.0.1",
+    COMPILE,
     MAIN_CALL,
   ]
 
