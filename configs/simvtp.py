@@ -104,7 +104,7 @@ def demo() -> dict:
     encoder=common.size("demo"),
     decoder=dict(width=96, depth=1, mlp_dim=384, num_heads=3),
     text_dropout=0.0,
-    # The contrast sees more clips in the same time; separate passes are faster on a CPU.
+    # The contrast sees more clips in a minute; separate passes are faster on a CPU.
     joint_one_in=4,
     one_pass=False,
     contrast_text="whole",

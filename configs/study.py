@@ -117,6 +117,14 @@ def everything(changes: dict) -> dict:
         "MILES: the snapshot / EMA",
         "MILES: the snapshot / frozen first",
       ),
+      *(
+        claim(
+          f"One tower with the contrast alone is better than {name}",
+          "The best of three / One tower, contrast alone",
+          f"The best of three / {name}",
+        )
+        for name in ("MAC", "SimVTP", "MILES")
+      ),
     ),
   )
 
@@ -321,6 +329,8 @@ def combined(mac: dict, joint: dict) -> list[dict]:
     row("MAC", mask=per_frame),
     other("SimVTP", "simvtp:demo", joint),
     other("MILES", "miles:demo", miles(mac)),
+    # SimVTP's one tower for both sides, which reconstructs and matches nothing.
+    other("One tower, contrast alone", "simvtp:demo", joint | terms()[2]["changes"]),
     # SimVTP's reconstruction, in a tower that drops what is masked.
     row(
       "MAC + pixels",
