@@ -427,7 +427,7 @@ def test_the_largest_batch_is_of_whole_groups():
     return command.plan(config, dataclasses.replace(target, chip=chip)).metrics()
 
   assert largest_in(20e6)["largest"] is None  # 16 rows do not fit
-  assert largest_in(40e6)["largest"] == 8  # rows on each of 4 chips
+  assert largest_in(30e6)["largest"] == 8  # rows on each of 4 chips
   wrong = dataclasses.replace(config, batch_size=24)
   with pytest.raises(ConfigError, match=r"whole groups of 16 .*use 16 or 32"):
     command.plan(wrong, target)
