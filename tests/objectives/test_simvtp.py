@@ -49,8 +49,10 @@ def test_every_second_row_is_read_jointly_and_every_row_is_contrasted(contrast_t
   negatives = np.roll(np.arange(ROWS), 3).astype(np.int32)
 
   def encoded(objective):
-    rngs = dropout(key, batch)
-    return apply(objective.model, params, batch, key, negatives, rngs=rngs)
+    call = lambda p: apply(
+      objective.model, p, batch, key, negatives, rngs=dropout(key, batch)
+    )
+    return jax.jit(call)(params)
 
   every_row, some = encoded(full), encoded(half)
   close = functools.partial(np.testing.assert_allclose, atol=1e-5)
@@ -72,9 +74,12 @@ def test_the_losses_of_joint_rows_count_these_alone():
   batch |= dict(valid=np.arange(ROWS) != 4)
   key = jax.random.key(0)
   params = nn.unbox(jax.jit(objective.init)(key, batch))
-  out = objective.forward(params, None, batch, key)
   _, full, _ = built()
-  others = full.forward(params, None, {k: v[::2] for k, v in batch.items()}, key)
+  losses = lambda objective, rows: jax.jit(
+    lambda p: objective.forward(p, None, rows, key)
+  )(params)
+  out = losses(objective, batch)
+  others = losses(full, {k: v[::2] for k, v in batch.items()})
   for name in ("pixels", "mlm"):
     np.testing.assert_allclose(out.terms[name].mean(), others.terms[name].mean(), 1e-5)
     assert float(out.terms[name].count) == float(others.terms[name].count)
