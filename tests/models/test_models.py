@@ -14,7 +14,7 @@ from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.batch import ClipSpec, MaskSpec, TextSpec
 from vtr_jax.models import layers
 from vtr_jax.models import patch_embed as video_lib
-from vtr_jax.objectives import base, simvtp
+from vtr_jax.objectives import base, draws, simvtp
 from vtr_jax.train.loss import Loss
 
 CLIP = ClipSpec(4, 32, (2, 8, 8), (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -221,7 +221,7 @@ def test_rows_are_taken_within_groups():
   x = jnp.arange(24.0).reshape(12, 2)
   idx = jnp.array([1, 2, 0, 3, 5, 4, 7, 6, 9, 8, 11, 10])
   for group in (0, 4):
-    np.testing.assert_array_equal(simvtp.take_rows(x, idx, group), x[idx])
+    np.testing.assert_array_equal(draws.take_rows(x, idx, group), x[idx])
 
 
 @pytest.mark.parametrize(

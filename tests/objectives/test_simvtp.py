@@ -1,6 +1,5 @@
 """SimVTP's joint pass on a share of rows, and of masked tubelets and tokens."""
 
-import dataclasses
 import functools
 
 import flax.linen as nn
@@ -12,7 +11,7 @@ from configs import simvtp as recipe
 from vtr_jax.core import batch as batch_lib
 from vtr_jax.core.config import read
 from vtr_jax.core.errors import ConfigError
-from vtr_jax.objectives import simvtp
+from vtr_jax.objectives import draws
 from vtr_jax.objectives.base import apply, dropout
 from vtr_jax.train.config import TrainConfig
 
@@ -134,8 +133,8 @@ def test_words_are_predicted_at_as_many_positions_as_may_be_masked(most, positio
 
 def test_the_predicted_tubelets_of_a_row_depend_on_its_number_alone():
   config, objective, batch = built(pixels_one_in=4)
-  key, section = jax.random.key(5), objective.model.config
-  chosen = np.asarray(simvtp.choose_masked(section, batch, key))
+  key, one_in = jax.random.key(5), objective.model.config.pixels_one_in
+  chosen = np.asarray(draws.choose_masked(batch, key, one_in))
   masked = batch["video_mask_idx"]
   assert masked.shape == (ROWS, 6)
   assert chosen.shape == (ROWS, 2)  # a quarter, rounded up
@@ -144,12 +143,10 @@ def test_the_predicted_tubelets_of_a_row_depend_on_its_number_alone():
     assert set(row) <= set(all_of_row)
   order = np.random.default_rng(0).permutation(ROWS)
   moved = {k: v[order] for k, v in batch.items()}
-  again = np.asarray(simvtp.choose_masked(section, moved, key))
+  again = np.asarray(draws.choose_masked(moved, key, one_in))
   np.testing.assert_array_equal(again, chosen[order])
-  other = np.asarray(simvtp.choose_masked(section, batch, jax.random.key(6)))
+  other = np.asarray(draws.choose_masked(batch, jax.random.key(6), one_in))
   assert (other != chosen).any()
-  all_of_them = dataclasses.replace(section, pixels_one_in=1)
-  assert simvtp.choose_masked(all_of_them, batch, key) is masked
   assert config.clip.num_tubelets == 8
 
 

@@ -25,9 +25,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int32, Num
+from jaxtyping import Array, Bool, Float, Int32
 
-from vtr_jax.core import sharding
 from vtr_jax.core.arrays import AnyArray
 from vtr_jax.core.batch import Batch, ClipSpec, MaskSpec, TextSpec, patchify
 from vtr_jax.core.config import choose, require
@@ -45,6 +44,7 @@ from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
 from vtr_jax.models.pooling import VideoFeatures
 from vtr_jax.models.text_embed import TextEmbed
+from vtr_jax.objectives import draws
 from vtr_jax.objectives.base import (
   Objective,
   Outputs,
@@ -55,6 +55,7 @@ from vtr_jax.objectives.base import (
   dropout,
   methods,
 )
+from vtr_jax.objectives.draws import choose_masked, every, take_rows
 from vtr_jax.objectives.losses import at_masked, cross_entropy, masked_sum
 
 
@@ -176,7 +177,7 @@ class SimVTP(nn.Module):
       negatives = draw_negatives(self.config, video, text, batch, key)
       false, false_valid = self.false_videos(batch, x, negatives)
       wrong = [self.encode_parts(pair(false, y, some["text_valid"]))]
-    mask_idx = choose_masked(self.config, some, key)
+    mask_idx = choose_masked(some, key, self.config.pixels_one_in)
     words, word_ids, word_masked = at_masked(
       some["text_masked"],
       y.shape[1] if self.max_masked is None else self.max_masked,
@@ -411,65 +412,17 @@ def draw_negatives(
   """For each text the index of another video of its group of rows.
 
   The probability is softmax(cosine / temperature) for hard negatives, else uniform, and
-  the embeddings are not read. A row's draw depends on `batch["row"]` alone, not on
-  where the row lies in the arrays.
+  the embeddings are not read.
   """
-  row, valid = jnp.asarray(batch["row"]), jnp.asarray(batch["valid"])
-  rows = len(row)
-  group = config.negatives_group or rows
-  others = row[:, None] // group * group + jnp.arange(group, dtype=row.dtype)[None]
-  index = jnp.argsort(row)[others]  # in the arrays
-  noise = lambda row: jax.random.gumbel(jax.random.fold_in(key, row), (group,))
-  scores = jax.vmap(noise)(row)  # the largest is a sample of the softmax
+  scores = None
   if config.negatives == "hard":
     assert video is not None
     assert text is not None
     cosines = l2_normalize(text) @ l2_normalize(video).T
-    cosines = jax.lax.stop_gradient(cosines)
-    scores += jnp.take_along_axis(cosines, index, axis=1) / config.temperature
-  scores = jnp.where(valid[index], scores, scores - 1e9)
-  scores = jnp.where(others == row[:, None], -jnp.inf, scores)
-  choice = scores.argmax(axis=1, keepdims=True)
-  return jnp.take_along_axis(index, choice, axis=1)[:, 0]
-
-
-def take_rows(
-  x: Num[AnyArray, "b ..."], idx: Int32[AnyArray, " m"], group: int
-) -> Num[Array, "m ..."]:
-  """x[idx]; idx are of the rows 0, n, 2n ... of their groups, n = b / m.
-
-  Nothing is communicated where each device holds whole groups.
-  """
-  rows = len(x)
-  if group == 0 or rows // sharding.row_shards() % group:
-    return jnp.take(x, idx, axis=0)
-  in_groups = lambda y: y.reshape(rows // group, -1, *y.shape[1:])
-  taken = jax.vmap(lambda x, i: x[i])(in_groups(x), in_groups(idx % group))
-  return taken.reshape(len(idx), *x.shape[1:])
+    scores = jax.lax.stop_gradient(cosines) / config.temperature
+  return draws.other_rows(batch, key, config.negatives_group, scores)
 
 
 def joint_rows(config: Config, batch: Batch) -> dict[str, AnyArray]:
   """The rows that are encoded jointly, for reconstruction and matching."""
   return {name: every(value, config.joint_one_in) for name, value in batch.items()}
-
-
-def every(x: Num[AnyArray, "b ..."] | Bool[AnyArray, "b ..."], n: int) -> Any:
-  """Rows 0, n, 2n ... of `x`, without communication where devices hold whole groups."""
-  return x if n == 1 else x.reshape(len(x) // n, n, *x.shape[1:])[:, 0]
-
-
-def choose_masked(
-  config: Config, batch: Batch, key: jax.Array
-) -> Int32[AnyArray, "b p"]:
-  """Masked tubelets that are predicted, sorted; a row's depend on its number alone."""
-  masked = batch["video_mask_idx"]
-  if config.pixels_one_in == 1:
-    return masked
-  count = -(-masked.shape[1] // config.pixels_one_in)
-  key = jax.random.split(key)[1]  # negatives are drawn from `key`
-
-  def choose(row: Array, masked: Array) -> Array:
-    drawn = jax.random.permutation(jax.random.fold_in(key, row), masked)
-    return jnp.sort(drawn[:count])
-
-  return jax.vmap(choose)(jnp.asarray(batch["row"]), jnp.asarray(masked))

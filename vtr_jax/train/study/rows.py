@@ -228,8 +228,13 @@ class _Job:
       for key, value in flatten(config).items()
       if value != self.plan.defaults.get(key) and not key.startswith(_NOT_SHOWN)
     }
-    words = [f"--config.{key}={shlex.quote(str(v))}" for key, v in changed.items()]
+    words = [f"--config.{key}={shlex.quote(_shown(v))}" for key, v in changed.items()]
     return " ".join(["python -m vtr_jax.main", f"--config={self.plan.file}", *words])
+
+
+def _shown(value: Any) -> str:
+  """A value as a command has it: no 0.00041999999999999996."""
+  return f"{value:.12g}" if isinstance(value, float) and value % 1 else str(value)
 
 
 def fingerprint(configs: tuple[Mapping[str, Any], ...]) -> str:
