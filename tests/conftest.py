@@ -16,8 +16,8 @@ FAST = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
 os.environ |= dict(
   XLA_FLAGS=FAST + os.environ.get("XLA_FLAGS", ""),
   JAX_COMPILATION_CACHE_DIR=str(ROOT / ".pytest_cache" / "xla"),
-  JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS="0",
-  JAX_PERSISTENT_COMPILATION_CACHE_MIN_ENTRY_SIZE_BYTES="0",
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+  JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
 )
 
 import pytest  # noqa: E402

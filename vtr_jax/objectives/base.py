@@ -167,7 +167,7 @@ def probabilities(
 
 
 # Files of this folder that are shared by objectives.
-_SHARED = {"base", "contrastive", "losses", "teacher"}
+_SHARED = {"base", "contrastive", "draws", "losses", "teacher"}
 
 
 def names() -> list[str]:
