@@ -3,6 +3,7 @@
 import json
 
 import clips
+import jax
 import numpy as np
 import pytest
 from training import trained_smoke
@@ -64,7 +65,7 @@ def own_scores(model, videos, question):
     text_ids=np.stack([ids] * len(videos)),
     text_valid=np.stack([valid] * len(videos)),
   )
-  return np.asarray(model.objective.predict["answers"](model.params, batch))
+  return np.asarray(jax.jit(model.objective.predict["answers"])(model.params, batch))
 
 
 def test_an_answer_is_the_best_of_the_run_s_scores(model, videos):

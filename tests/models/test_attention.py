@@ -105,12 +105,12 @@ def test_a_tower_is_padded_once_for_cudnn(scan, monkeypatch):
   size, compute = TransformerConfig(16, 2, 32, 2), Compute("bfloat16", "cudnn", scan)
   tower = Transformer(size, compute)
   x = jnp.asarray(normal(0, 2, 33, 16), "bfloat16")
-  params = tower.init(jax.random.key(0), x)
+  params = jax.jit(tower.init)(jax.random.key(0), x)
 
   def run():
     apply = lambda p, x: tower.apply(p, x, mutable=["intermediates"])
     results = value_and_gradients(lambda p, x: apply(p, x)[0], params, x)
-    return results, jax.tree.leaves(apply(params, x)[1])
+    return results, jax.tree.leaves(jax.jit(apply)(params, x)[1])
 
   lengths.clear()
   once, maps = run()

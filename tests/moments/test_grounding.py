@@ -125,8 +125,8 @@ def test_an_untrained_head_ranks_steps_by_their_best_windows(stories):
     steps, score = head._inputs(GRID, f, text)
     valid = np.ones(score.shape[:2], bool)
     model = head.Head(8)
-    params = model.init(jax.random.key(0), score, valid)
-    logit, reach = model.apply(params, score, valid)
+    params = jax.jit(model.init)(jax.random.key(0), score, valid)
+    logit, reach = jax.jit(model.apply)(params, score, valid)
     found, ranked = plain(f, text)
     for own, times, windows in zip(np.asarray(logit), found, ranked, strict=True):
       middle = times[windows.argmax()].mean()

@@ -46,11 +46,12 @@ def test_training_reads_the_visible_tubelets_and_prediction_reads_all():
     tubelets[:, start:stop] = 255 - tubelets[:, start:stop]
     return batch | dict(video=np.asarray(unpatchify(tubelets, config.clip)))
 
-  loss = lambda b: objective.forward(params, None, b, jax.random.key(1)).terms
+  key = jax.random.key(1)
+  loss = jax.jit(lambda b: objective.forward(params, None, b, key).terms)
   masked, visible = changed(kept, None), changed(0, kept)
   assert loss(masked)["actions"].total == loss(batch)["actions"].total
   assert abs(loss(visible)["actions"].total - loss(batch)["actions"].total) > 1e-4
-  logits = objective.predict["logits"]
+  logits = jax.jit(objective.predict["logits"])
   assert np.abs(logits(params, masked) - logits(params, batch)).max() > 1e-4
 
 

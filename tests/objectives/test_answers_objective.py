@@ -54,7 +54,7 @@ def open_case(request):
 
 def scores(found, **changes):
   objective, params, batch = found
-  return np.asarray(objective.predict["answers"](params, batch | changes))
+  return np.asarray(jax.jit(objective.predict["answers"])(params, batch | changes))
 
 
 def test_scores_depend_on_the_clip_and_on_the_question_of_a_row_alone(open_case):
@@ -141,9 +141,10 @@ def test_training_reads_the_visible_tubelets_and_answers_read_all():
   tubelets = patchify(batch["video"], config.clip.tubelet_size).copy()
   tubelets[:, kept:] = 255 - tubelets[:, kept:]
   other = batch | dict(video=np.asarray(unpatchify(tubelets, config.clip)))
-  loss = lambda b: objective.forward(params, None, b, jax.random.key(1)).terms
+  key = jax.random.key(1)
+  loss = jax.jit(lambda b: objective.forward(params, None, b, key).terms)
   assert loss(other)["answers"].total == loss(batch)["answers"].total
-  answers = objective.predict["answers"]
+  answers = jax.jit(objective.predict["answers"])
   assert np.abs(answers(params, other) - answers(params, batch)).max() > 1e-4
 
 

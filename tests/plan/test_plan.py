@@ -416,18 +416,18 @@ def test_the_largest_batch_is_found_if_the_given_one_does_not_fit(rows, largest)
   assert largest_in(1e3) is None
 
 
-def test_the_largest_batch_is_of_whole_groups():
+@pytest.mark.parametrize(
+  ("memory", "largest"),  # rows on each of 4 chips; 16 rows in all do not fit
+  [(30e6, 8), pytest.param(20e6, None, marks=pytest.mark.nightly)],
+)
+def test_the_largest_batch_is_of_whole_groups(memory, largest):
   """SimVTP draws false pairs in groups of rows; no batch of 4 or 8 can be trained."""
   target = chips.find("v5e:2x2", compiler=False)
   config = config_of(simvtp, "demo", batch_size=64)
   config.objective["negatives_group"] = 16
-
-  def largest_in(memory):
-    chip = dataclasses.replace(target.chip, memory=memory)
-    return command.plan(config, dataclasses.replace(target, chip=chip)).metrics()
-
-  assert largest_in(20e6)["largest"] is None  # 16 rows do not fit
-  assert largest_in(30e6)["largest"] == 8  # rows on each of 4 chips
+  chip = dataclasses.replace(target.chip, memory=memory)
+  found = command.plan(config, dataclasses.replace(target, chip=chip)).metrics()
+  assert found["largest"] == largest
   wrong = dataclasses.replace(config, batch_size=24)
   with pytest.raises(ConfigError, match=r"whole groups of 16 .*use 16 or 32"):
     command.plan(wrong, target)
