@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -355,6 +356,8 @@ def test_two_shards_train_every_row_once(data_dir, tmp_path):
   assert len(runs) == 6
   two = [r for r in runs if "unmasked at" in r["row"]]
   assert all(len(r["steps"]) == 2 and len(r["commands"]) == 2 for r in two)
+  for run in two:  # 0.3 of the first part's 0.0014 or 0.0007, not 0.000419999...
+    assert re.search(r"optim\.lr=0\.000(42|21) ", run["commands"][1])
   # As if one had been killed before its result was written.
   (path,) = tmp_path.glob("mac-masked-video-0-masked/0.002-0/study.json")
   path.unlink()
