@@ -44,7 +44,6 @@ from vtr_jax.models.patch_embed import POSITIONS, VideoEmbed, gather
 from vtr_jax.models.pixel_decoder import PixelDecoder
 from vtr_jax.models.pooling import VideoFeatures
 from vtr_jax.models.text_embed import TextEmbed
-from vtr_jax.objectives import draws
 from vtr_jax.objectives.base import (
   Objective,
   Outputs,
@@ -55,7 +54,7 @@ from vtr_jax.objectives.base import (
   dropout,
   methods,
 )
-from vtr_jax.objectives.draws import choose_masked, every, take_rows
+from vtr_jax.objectives.draws import choose_masked, every, other_rows, take_rows
 from vtr_jax.objectives.losses import at_masked, cross_entropy, masked_sum
 
 
@@ -414,13 +413,13 @@ def draw_negatives(
   The probability is softmax(cosine / temperature) for hard negatives, else uniform, and
   the embeddings are not read.
   """
-  scores = None
+  logits = None
   if config.negatives == "hard":
     assert video is not None
     assert text is not None
     cosines = l2_normalize(text) @ l2_normalize(video).T
-    scores = jax.lax.stop_gradient(cosines) / config.temperature
-  return draws.other_rows(batch, key, config.negatives_group, scores)
+    logits = jax.lax.stop_gradient(cosines) / config.temperature
+  return other_rows(batch, key, config.negatives_group, logits)
 
 
 def joint_rows(config: Config, batch: Batch) -> dict[str, AnyArray]:
