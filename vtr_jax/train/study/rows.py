@@ -234,7 +234,7 @@ class _Job:
 
 def _shown(value: Any) -> str:
   """A value as a command has it: no 0.00041999999999999996."""
-  return f"{value:.12g}" if isinstance(value, float) and value % 1 else str(value)
+  return str(float(f"{value:.12g}") if isinstance(value, float) else value)
 
 
 def fingerprint(configs: tuple[Mapping[str, Any], ...]) -> str:
