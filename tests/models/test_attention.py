@@ -24,7 +24,7 @@ def test_attention_and_its_gradients_equal_those_of_jax_nn(valid, dtype, close):
     *inputs,
   )
   rough = [jnp.asarray(x, dtype) for x in inputs]
-  ours = value_and_gradients(jax.jit(lambda *x: attend(*x, valid)), *rough)
+  ours = value_and_gradients(lambda *x: attend(*x, valid), *rough)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=close * np.abs(b).max(), rtol=0)
 
@@ -42,7 +42,7 @@ def test_a_logit_cap_and_its_gradients_equal_those_of_plain_jax(causal):
     return jnp.einsum("bhnm,bmhe->bnhe", probs, value)
 
   exact = value_and_gradients(plain, *inputs)
-  capped = jax.jit(lambda *x: attend(*x, VALID, "xla", causal, 1.5))
+  capped = lambda *x: attend(*x, VALID, "xla", causal, 1.5)
   for a, b in zip(value_and_gradients(capped, *inputs), exact, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max(), rtol=0)
 
@@ -131,12 +131,8 @@ def test_a_tower_is_padded_once_for_cudnn(scan, monkeypatch):
 def test_the_gpu_kernel_equals_plain_attention(length, valid, causal):
   inputs = [jnp.asarray(normal(i, 2, length, 3, 64), "bfloat16") for i in range(3)]
   valid = None if valid is None else valid[:, :length]
-  exact = value_and_gradients(
-    jax.jit(lambda *x: attend(*x, valid, "xla", causal)), *inputs
-  )
-  ours = value_and_gradients(
-    jax.jit(lambda *x: attend(*x, valid, "cudnn", causal)), *inputs
-  )
+  exact = value_and_gradients(lambda *x: attend(*x, valid, "xla", causal), *inputs)
+  ours = value_and_gradients(lambda *x: attend(*x, valid, "cudnn", causal), *inputs)
   for a, b in zip(ours, exact, strict=True):
     np.testing.assert_allclose(a, b, atol=3e-2 * np.abs(b).max(), rtol=0)
 
